@@ -1,0 +1,94 @@
+"""Plain, frozen configuration: values with defaults that can be compared, copied with ``replace`` and logged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Final, Literal
+
+from prefiq_db.errors import UsageError
+from prefiq_db.masking import Secret
+
+EngineName = Literal["sqlite", "postgres", "mariadb", "mongodb"]
+Mode = Literal["sync", "async"]
+SslMode = Literal["disable", "prefer", "require", "verify-ca", "verify-full"]
+
+ISOLATION_LEVELS: Final = ("READ UNCOMMITTED", "READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE")
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """How often and how long to try again what is safe to repeat.
+
+    Attributes:
+        attempts: tries in all, the first included; 1 means no retry. Default 4.
+        wait_initial_seconds: upper bound of the first wait; it doubles with each further one. Default 0.05.
+        wait_max_seconds: upper bound of any wait. Default 2.
+        total_seconds: no new attempt starts later than this after the first one began. Default 15.
+
+    Waits have full jitter: each is drawn evenly between 0 and its bound, so that many clients don't come back at once.
+    """
+
+    attempts: int = 4
+    wait_initial_seconds: float = 0.05
+    wait_max_seconds: float = 2.0
+    total_seconds: float = 15.0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.attempts, int) or isinstance(self.attempts, bool) or self.attempts < 1:
+            raise UsageError("RetryPolicy.attempts: expected a whole number of at least 1; 1 means no retry")
+        for name in ("wait_initial_seconds", "wait_max_seconds", "total_seconds"):
+            value = getattr(self, name)
+            if (
+                not isinstance(value, (int, float))
+                or isinstance(value, bool)
+                or not 0 <= value < float("inf")
+            ):
+                raise UsageError(f"RetryPolicy.{name}: expected seconds, at least 0 and finite")
+
+
+NO_RETRY: Final = RetryPolicy(attempts=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """One server to try."""
+
+    host: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a database is: the one parsed form of a URL or of split fields.
+
+    Attributes:
+        engine: the kind of database.
+        hosts: servers in the order to try them; empty for SQLite.
+        user: login name, or ``None``.
+        password: a :class:`~prefiq_db.masking.Secret`, or ``None``.
+        database: database name; for SQLite a file path or ``:memory:``.
+        options: what the URL's query said beyond our own fields, passed on to the driver; never a secret.
+        secret_options: those of them that are secrets (``sslpassword``).
+        flavor: ``"mysql"`` when the user said MySQL rather than MariaDB, else ``""``.
+    """
+
+    engine: EngineName
+    hosts: tuple[Host, ...] = ()
+    user: str | None = None
+    password: Secret | None = None
+    database: str = ""
+    options: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    secret_options: Mapping[str, Secret] = field(default_factory=lambda: MappingProxyType({}))
+    flavor: str = ""
+
+    def __str__(self) -> str:
+        """Return a URL to show to people: no password, no options."""
+        if self.engine == "sqlite":
+            return f"sqlite:///{self.database}"
+        hosts = ",".join(
+            f"[{h.host}]:{h.port}" if ":" in h.host else f"{h.host}:{h.port}" for h in self.hosts
+        )
+        user = f"{self.user}@" if self.user else ""
+        return f"{self.engine}://{user}{hosts}/{self.database}"
