@@ -40,11 +40,7 @@ class RetryPolicy:
             raise UsageError("RetryPolicy.attempts: expected a whole number of at least 1; 1 means no retry")
         for name in ("wait_initial_seconds", "wait_max_seconds", "total_seconds"):
             value = getattr(self, name)
-            if (
-                not isinstance(value, (int, float))
-                or isinstance(value, bool)
-                or not 0 <= value < float("inf")
-            ):
+            if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value < float("inf"):
                 raise UsageError(f"RetryPolicy.{name}: expected seconds, at least 0 and finite")
 
 
@@ -87,8 +83,6 @@ class Target:
         """Return a URL to show to people: no password, no options."""
         if self.engine == "sqlite":
             return f"sqlite:///{self.database}"
-        hosts = ",".join(
-            f"[{h.host}]:{h.port}" if ":" in h.host else f"{h.host}:{h.port}" for h in self.hosts
-        )
+        hosts = ",".join(f"[{h.host}]:{h.port}" if ":" in h.host else f"{h.host}:{h.port}" for h in self.hosts)
         user = f"{self.user}@" if self.user else ""
         return f"{self.engine}://{user}{hosts}/{self.database}"

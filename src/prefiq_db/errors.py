@@ -214,9 +214,7 @@ class SettingsError(UsageError):
         self.problems = tuple(problems)
         count = len(self.problems)
         head = "1 problem" if count == 1 else f"{count} problems"
-        super().__init__(
-            "\n".join([f"{head} in the settings:", *(f"  - {problem}" for problem in self.problems)])
-        )
+        super().__init__("\n".join([f"{head} in the settings:", *(f"  - {problem}" for problem in self.problems)]))
         self.problems = tuple(problems)
 
 

@@ -29,9 +29,7 @@ class Secret:
     def reveal(self) -> str:
         """Return the secret itself. Call it at the last moment, where the driver needs it."""
         if self._value is None:
-            raise LookupError(
-                "this secret was pickled, and pickles carry no secrets: load the settings again here"
-            )
+            raise LookupError("this secret was pickled, and pickles carry no secrets: load the settings again here")
         return self._value
 
     def __repr__(self) -> str:
