@@ -1,0 +1,10 @@
+"""Help for tests: private servers, and what goes over the wire.
+
+Importing it needs no driver; starting a server needs the one of its database.
+"""
+
+from __future__ import annotations
+
+from prefiq_db.testing.servers import DatabaseServer, MariaDbServer, PostgresServer, ServerUnavailableError
+
+__all__ = ["DatabaseServer", "MariaDbServer", "PostgresServer", "ServerUnavailableError"]

@@ -1,0 +1,254 @@
+"""Child processes that never outlive the program that started them.
+
+Run as a script, this file is the watchdog: it sits at the end of a pipe, and when the pipe closes, because the program
+ended in whatever way, it ends the process it was told of and removes its folder. ``PR_SET_PDEATHSIG`` would do
+without a second process, but it fires when the *thread* that started the child ends.
+
+The script runs by its path with ``python -I -S``, so the module may import the standard library only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+_PATIENCE_SECONDS = 3.0
+_POLL_SECONDS = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """A user of this machine, to run a server as."""
+
+    name: str
+    uid: int
+    gid: int
+
+
+def account_for_root(*names: str) -> Account | None:
+    """Return the first account of *names* that exists, or ``None`` when we aren't root and so can't change users."""
+    if os.geteuid() != 0:
+        return None
+    import pwd
+
+    for name in names:
+        with contextlib.suppress(KeyError):
+            entry = pwd.getpwnam(name)
+            return Account(name, entry.pw_uid, entry.pw_gid)
+    return None
+
+
+def wait_until(condition: Callable[[], bool], *, timeout_seconds: float, poll_seconds: float = _POLL_SECONDS) -> bool:
+    """Poll *condition* until it is true; return False if that took longer than *timeout_seconds*."""
+    deadline = time.monotonic() + timeout_seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(poll_seconds)
+    return True
+
+
+# --- process trees -------------------------------------------------------------------------------
+
+
+def process_tree(pid: int) -> list[int]:
+    """Return *pid* and its descendants, parents first.
+
+    A process group is not enough: each PostgreSQL backend calls ``setsid`` and leads a group of its own.
+    """
+    parents = _parents_by_pid()
+    tree = [pid]
+    for parent in tree:  # grows while we walk
+        tree.extend(child for child, its_parent in parents.items() if its_parent == parent and child not in tree)
+    return tree
+
+
+def _parents_by_pid() -> dict[int, int]:
+    parents: dict[int, int] = {}
+    proc = Path("/proc")
+    if (proc / "self" / "stat").exists():
+        for entry in proc.iterdir():
+            if entry.name.isdigit():
+                # A process may end between the listing and the reading.
+                with contextlib.suppress(OSError, IndexError, ValueError):
+                    parents[int(entry.name)] = int(_stat_fields(entry)[1])
+    elif ps := shutil.which("ps"):
+        listing = subprocess.run([ps, "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=False).stdout
+        for line in listing.splitlines():
+            child, parent = line.split()
+            parents[int(child)] = int(parent)
+    return parents
+
+
+def _stat_fields(process: Path) -> list[str]:
+    # "pid (name) state ppid ...": the name may contain blanks and parentheses.
+    return (process / "stat").read_text(errors="replace").rpartition(")")[2].split()
+
+
+def send_signal(pids: Sequence[int], number: signal.Signals) -> None:
+    """Send a signal to each process that still exists."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+def kill_tree(pid: int) -> None:
+    """Kill *pid* and its descendants, the way a power cut would: none of them gets to say anything.
+
+    Returns when the descendants are gone; *pid* itself is its parent's to wait for.
+    """
+    send_signal([pid], signal.SIGSTOP)  # a stopped parent neither starts more children nor notices the dead ones
+    descendants = process_tree(pid)[1:]
+    send_signal(descendants, signal.SIGKILL)
+    send_signal([pid], signal.SIGKILL)
+    wait_until(lambda: all(map(_is_gone, descendants)), timeout_seconds=_PATIENCE_SECONDS)
+
+
+def _is_gone(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    # Whoever adopted it may reap late: a zombie holds nothing any more.
+    with contextlib.suppress(OSError, IndexError):
+        return _stat_fields(Path(f"/proc/{pid}"))[0] == "Z"
+    return False
+
+
+# --- one child -----------------------------------------------------------------------------------
+
+
+class ChildProcess:
+    """One program in a session of its own, guarded by a watchdog.
+
+    Args:
+        folder: what belongs to the process; the watchdog removes it when this program ends.
+        abort_signal: asks the program to end at once without saving; it gets a moment before it is killed.
+    """
+
+    def __init__(self, folder: Path, *, abort_signal: signal.Signals) -> None:
+        self._folder = folder
+        self._abort_signal = abort_signal
+        self._process: subprocess.Popen[bytes] | None = None
+        self._watchdog = subprocess.Popen(
+            [sys.executable, "-I", "-S", __file__, str(folder), str(int(abort_signal))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd="/",
+            start_new_session=True,  # Ctrl-C must not reach it
+        )
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def pid(self) -> int:
+        """The process id; 0 when nothing runs."""
+        return self._process.pid if self._process is not None and self.running else 0
+
+    def spawn(
+        self,
+        command: Sequence[str],
+        *,
+        log: Path,
+        account: Account | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        """Start *command* with its output appended to *log*."""
+        with log.open("ab") as output:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                cwd="/",  # the account may not be allowed to read ours
+                env=None if environment is None else dict(environment),
+                start_new_session=True,
+                user=account.uid if account else None,
+                group=account.gid if account else None,
+                extra_groups=[] if account else None,
+            )
+        self._tell_watchdog(self._process.pid)
+
+    def stop(self, number: signal.Signals, *, timeout_seconds: float = 30.0) -> None:
+        """Send *number* and wait for the end; kill what does not end in time."""
+        if self._process is None:
+            return
+        if self.running:
+            self.thaw()
+            send_signal([self._process.pid], number)
+            try:
+                self._process.wait(timeout_seconds)
+            except subprocess.TimeoutExpired:
+                kill_tree(self._process.pid)
+        self._reap()
+
+    def kill(self) -> None:
+        """Kill the process and all its children (``kill -9``)."""
+        if self._process is None:
+            return
+        if self.running:
+            kill_tree(self._process.pid)
+        self._reap()
+
+    def freeze(self) -> None:
+        """Stop the process and its children where they are (SIGSTOP): connections stay open and silent."""
+        if self.running and self._process is not None:
+            send_signal([self._process.pid], signal.SIGSTOP)
+            send_signal(process_tree(self._process.pid)[1:], signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let frozen processes go on (SIGCONT)."""
+        if self.running and self._process is not None:
+            send_signal(process_tree(self._process.pid), signal.SIGCONT)
+
+    def close(self) -> None:
+        """End the process at once, remove its folder and send the watchdog home."""
+        self.stop(self._abort_signal, timeout_seconds=_PATIENCE_SECONDS)
+        shutil.rmtree(self._folder, ignore_errors=True)
+        if self._watchdog.stdin is not None:
+            # A watchdog somebody killed reads no more.
+            with contextlib.suppress(BrokenPipeError):
+                self._watchdog.stdin.close()
+        self._watchdog.wait()
+
+    def _reap(self) -> None:
+        if self._process is not None:
+            self._process.wait()
+            self._process = None
+        self._tell_watchdog(0)  # the number may belong to somebody else from now on
+
+    def _tell_watchdog(self, pid: int) -> None:
+        if self._watchdog.stdin is not None and not self._watchdog.stdin.closed:
+            self._watchdog.stdin.write(b"%d\n" % pid)
+            self._watchdog.stdin.flush()
+
+
+# --- the watchdog --------------------------------------------------------------------------------
+
+
+def _watch(folder: str, abort_signal: signal.Signals) -> None:
+    pid = 0
+    for line in sys.stdin:
+        pid = int(line)
+    if pid and not _is_gone(pid):
+        send_signal(process_tree(pid), signal.SIGCONT)
+        send_signal([pid], abort_signal)  # PostgreSQL gives its shared memory back when it is asked, not when killed
+        if not wait_until(lambda: _is_gone(pid), timeout_seconds=_PATIENCE_SECONDS):
+            kill_tree(pid)
+            wait_until(lambda: _is_gone(pid), timeout_seconds=_PATIENCE_SECONDS)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    _watch(sys.argv[1], signal.Signals(int(sys.argv[2])))

@@ -1,0 +1,393 @@
+"""What a PostgreSQL and a MariaDB for tests have in common: life, databases, URLs."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import random
+import re
+import secrets
+import signal
+import socket
+import stat
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, ClassVar, Self
+from urllib.parse import SplitResult, unquote, urlsplit
+
+from prefiq_db.errors import UsageError
+from prefiq_db.testing.certificates import Certificate, make_certificate
+from prefiq_db.testing.locate import Search, ServerKind, ServerUnavailableError, remove_compose_service
+from prefiq_db.testing.processes import Account, ChildProcess, account_for_root, wait_until
+
+#: Every database we make is called this way, and we never drop another.
+DATABASE_PREFIX = "prefiq_test_"
+
+_HOST = "127.0.0.1"
+_START_SECONDS = 60.0
+_PORT_ATTEMPTS = 5
+_LOG_TAIL_BYTES = 4000
+
+
+class DatabaseServer(ABC):
+    """A database server to test against: a private one from local programs, or an existing one by URL.
+
+    A private server listens on 127.0.0.1 only, keeps its data in a temporary folder, and is gone with everything it
+    wrote when it is closed, when the program ends, and also when the program is killed. As root it runs as the
+    user of its package. Use it as a context manager, or call :meth:`start` and :meth:`close`.
+
+    An existing server is never stopped, and nothing in it is touched but databases made by :meth:`create_database`.
+
+    Args:
+        durable: keep the server's own guarantees against a power cut. Default: off, which is several times
+            faster and still survives :meth:`kill`, because the operating system keeps what was written.
+        tls: offer TLS with a self-signed certificate, see :attr:`certificate`.
+        settings: further server settings by their own names; they win over ours.
+        binaries: the folder of the server's programs. Default: search, see :mod:`prefiq_db.testing.locate`.
+        url: use this existing server; the options above must be left alone then.
+        source: what to call an existing server in reports.
+
+    Raises:
+        ServerUnavailableError: if there are no programs; the message says what to install.
+    """
+
+    kind: ClassVar[ServerKind]
+    _accounts: ClassVar[tuple[str, ...]]
+    _default_port: ClassVar[int]
+    _stop_signal: ClassVar[signal.Signals]
+    _abort_signal: ClassVar[signal.Signals]
+
+    def __init__(
+        self,
+        *,
+        durable: bool = False,
+        tls: bool = False,
+        settings: Mapping[str, str] | None = None,
+        binaries: str | os.PathLike[str] | None = None,
+        url: str | None = None,
+        source: str = "url",
+    ) -> None:
+        self.durable = durable
+        self.tls = tls
+        self.settings = dict(settings or {})
+        self.certificate: Certificate | None = None
+        self._source = source
+        self._version = ""
+        self._databases: set[str] = set()
+        self._owner_pid = os.getpid()
+        self._child: ChildProcess | None = None
+        self._folder = Path()
+        self._programs: Mapping[str, Path] = {}
+        self._external: SplitResult | None = None
+        self._reachable = False
+        self.user, self._password, self._port = "prefiq", secrets.token_hex(12), 0
+        self.host = _HOST
+        if url is not None:
+            if durable or tls or settings or binaries:
+                raise UsageError("an existing server keeps its own settings: give a URL or options, not both")
+            self._external = urlsplit(url)
+            self.host = self._external.hostname or _HOST
+            self._port = self._external.port or self._default_port
+            self.user = unquote(self._external.username or "")
+            self._password = unquote(self._external.password or "")
+            return
+        self._source = "local"
+        search = Search(self.kind)
+        programs = search.programs(binaries)
+        if programs is None:
+            raise search.failure()
+        self._programs = programs
+
+    @classmethod
+    def locate(cls, *, durable: bool = False, tls: bool = False, settings: Mapping[str, str] | None = None) -> Self:
+        """Return a server from the environment's URL, from local programs or from Docker Compose, not started yet.
+
+        The options hold for local programs only.
+
+        Raises:
+            ServerUnavailableError: if there is none; the message says where we looked and what to install.
+        """
+        search = Search(cls.kind)
+        if url := search.url():
+            return cls(url=url)
+        if search.programs():
+            return cls(durable=durable, tls=tls, settings=settings)
+        if url := search.docker():
+            return cls(url=url, source="docker")
+        raise search.failure()
+
+    # --- what it is ------------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """``postgresql`` or ``mariadb``."""
+        return self.kind.name
+
+    @property
+    def port(self) -> int:
+        """The TCP port; a private server keeps it over restarts. 0 before the first start."""
+        return self._port
+
+    @property
+    def version(self) -> str:
+        """The server's version, as in ``15.18``; empty before the first start."""
+        return self._version
+
+    @property
+    def source(self) -> str:
+        """Where it came from: ``local 15.18``, ``url`` or ``docker``."""
+        return f"{self._source} {self._version}".rstrip() if self._external is None else self._source
+
+    @property
+    def is_private(self) -> bool:
+        """Whether it is ours to stop, kill and freeze."""
+        return self._external is None
+
+    @property
+    def running(self) -> bool:
+        """Whether the process lives (private), or answered at :meth:`start` (existing)."""
+        return self._child.running if self._child is not None else self._reachable
+
+    @property
+    def pid(self) -> int:
+        """The process id of a private server; 0 when it isn't running."""
+        return self._child.pid if self._child is not None else 0
+
+    @property
+    def log(self) -> str:
+        """The end of a private server's log."""
+        path = self._folder / "log"
+        return path.read_bytes()[-_LOG_TAIL_BYTES:].decode(errors="replace") if path.is_file() else ""
+
+    def url(self, database: str | None = None) -> str:
+        """Return the URL of a database; without a name, of the one that is always there. It holds the password."""
+        database = self._maintenance_database() if database is None else database
+        if self._external is not None:
+            return self._external._replace(scheme=self.kind.name, path=f"/{database}").geturl()
+        return f"{self.kind.name}://{self.user}:{self._password}@{self.host}:{self._port}/{database}"
+
+    def __repr__(self) -> str:
+        state = "running" if self.running else "not running"
+        return f"<{type(self).__name__} {self.source} on port {self._port}, {state}>"
+
+    # --- life ------------------------------------------------------------------------------------
+
+    def start(self) -> Self:
+        """Start the server and return it when it answers; do nothing when it runs.
+
+        Raises:
+            ServerUnavailableError: if it ends or stays silent instead; the message has the end of its log.
+        """
+        if self.running:
+            return self
+        if self._external is None:
+            self._start_private()
+        else:
+            self._version = self._query_version()
+            self._reachable = True
+        return self
+
+    def stop(self) -> None:
+        """Shut a private server down properly and keep its data for the next :meth:`start`."""
+        self._own_child("stop").stop(self._stop_signal)
+
+    def kill(self) -> None:
+        """Kill a private server with all its processes (``kill -9``); :meth:`start` brings it back, with recovery."""
+        self._own_child("kill").kill()
+
+    def restart(self) -> None:
+        """Stop a private server, if it runs, and start it on the same port."""
+        self.stop()
+        self.start()
+
+    def freeze(self) -> None:
+        """Stop all processes of a private server where they are: it accepts connections and never answers."""
+        self._own_child("freeze").freeze()
+
+    def thaw(self) -> None:
+        """Let a frozen server go on."""
+        self._own_child("thaw").thaw()
+
+    def close(self) -> None:
+        """End a private server and remove its data; drop our databases from an existing one."""
+        if os.getpid() != self._owner_pid:  # a forked child inherits the object, not the server
+            return
+        atexit.unregister(self.close)
+        if self._child is not None:
+            self._child.close()
+            self._child = None
+        elif self._reachable:
+            for database in sorted(self._databases):
+                self.drop_database(database)
+            self._reachable = False
+            if self._source == "docker":
+                remove_compose_service(self.kind)
+        self._databases.clear()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # --- databases -------------------------------------------------------------------------------
+
+    def create_database(self) -> str:
+        """Create an empty database and return its name, which is random and starts with :data:`DATABASE_PREFIX`."""
+        database = f"{DATABASE_PREFIX}{secrets.token_hex(6)}"
+        self._create(database)
+        self._databases.add(database)
+        return database
+
+    def empty_database(self, database: str) -> None:
+        """Make a database of ours like new: end its sessions and drop what is in it. Cheaper than another database."""
+        self._empty(_ours(database))
+
+    def drop_database(self, database: str) -> None:
+        """Drop a database that :meth:`create_database` made, also while somebody is connected to it."""
+        self._drop(_ours(database))
+        self._databases.discard(database)
+
+    @abstractmethod
+    def execute(self, sql: str, database: str | None = None) -> list[tuple[Any, ...]]:
+        """Run one statement as the administrator, in autocommit on a connection of its own; return its rows."""
+
+    # --- what each kind knows --------------------------------------------------------------------
+
+    @abstractmethod
+    def _maintenance_database(self) -> str: ...
+
+    @abstractmethod
+    def _query_version(self) -> str: ...
+
+    @abstractmethod
+    def _create(self, database: str) -> None: ...
+
+    @abstractmethod
+    def _empty(self, database: str) -> None: ...
+
+    @abstractmethod
+    def _drop(self, database: str) -> None: ...
+
+    @abstractmethod
+    def _answers(self) -> bool:
+        """Try to connect."""
+
+    @abstractmethod
+    def _initialise(self) -> None:
+        """Make the data folder."""
+
+    @abstractmethod
+    def _command(self) -> list[str]: ...
+
+    # --- a private server's start ----------------------------------------------------------------
+
+    def _start_private(self) -> None:
+        if self._child is None:
+            self._prepare()
+        elif self._folder.is_dir():
+            self._launch()
+            return
+        assert self._child is not None
+        # Between choosing a port and listening on it, somebody else may take it; later starts keep the port.
+        for _ in range(_PORT_ATTEMPTS):
+            self._port = free_port()
+            try:
+                self._launch()
+            except ServerUnavailableError:
+                if "in use" not in self.log:
+                    self.close()
+                    raise
+            else:
+                self._version = self._query_version()
+                return
+        self.close()
+        raise ServerUnavailableError(f"{self.kind.title} found no free port in {_PORT_ATTEMPTS} attempts")
+
+    def _prepare(self) -> None:
+        self._folder = _make_folder(self.kind.name)
+        self._child = ChildProcess(self._folder, abort_signal=self._abort_signal)
+        atexit.register(self.close)
+        try:
+            if self.tls:
+                self.certificate = make_certificate(self._folder)
+                self._give_to_account(self.certificate.key)
+            data = self._folder / "data"
+            data.mkdir(mode=0o700)
+            self._give_to_account(data)
+            self._initialise()
+        except BaseException:
+            self.close()
+            raise
+
+    def _launch(self) -> None:
+        child = self._own_child("start")
+        child.spawn(self._command(), log=self._folder / "log", account=self._account, environment=server_environment())
+        ready = wait_until(lambda: not child.running or self._answers(), timeout_seconds=_START_SECONDS)
+        if not ready or not child.running:
+            child.kill()
+            raise ServerUnavailableError(f"{self.kind.title} did not start; the end of its log:\n{self.log}")
+
+    @property
+    def _account(self) -> Account | None:
+        return account_for_root(*self._accounts)
+
+    def _give_to_account(self, path: Path) -> None:
+        if account := self._account:
+            os.chown(path, account.uid, account.gid)
+
+    def _own_child(self, verb: str) -> ChildProcess:
+        if self._external is not None:
+            raise UsageError(f"can't {verb} {self.kind.title}: it came from a URL and isn't ours")
+        if self._child is None:
+            raise UsageError(f"can't {verb} {self.kind.title}: it was never started, or was closed")
+        return self._child
+
+
+def _ours(database: str) -> str:
+    if not re.fullmatch(rf"{DATABASE_PREFIX}[0-9a-f]+", database):
+        raise UsageError(f"only databases called {DATABASE_PREFIX}... may be emptied or dropped")
+    return database
+
+
+def free_port() -> int:
+    """Return a TCP port of 127.0.0.1 that nobody listens on now.
+
+    Not one of those the system gives to clients (bind to port 0): while the server is down for a test, the
+    reconnecting client itself could be given its port, even connect to itself, and the server could not come back.
+    """
+    choice = random.SystemRandom()  # tests may seed the global generator
+    for _ in range(200):
+        port = choice.randrange(15000, 30000)
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((_HOST, port))
+            except OSError:
+                continue
+            return port
+    raise ServerUnavailableError("no free TCP port between 15000 and 30000")
+
+
+def server_environment() -> dict[str, str]:
+    """Return our environment without what would bend a server's programs to another installation."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("PG", "MYSQL_", "MARIADB_")) and name not in {"LC_ALL", "LANGUAGE"}
+    }
+
+
+def _make_folder(name: str) -> Path:
+    """Make a folder that the server's account can reach: as root that rules out private parents."""
+    base = Path(tempfile.gettempdir())
+    if os.geteuid() == 0 and not all(folder.stat().st_mode & stat.S_IXOTH for folder in (base, *base.parents)):
+        base = Path("/tmp")
+    folder = Path(tempfile.mkdtemp(prefix=f"prefiq-{name}-", dir=base))
+    folder.chmod(0o755)
+    return folder

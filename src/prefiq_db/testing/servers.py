@@ -1,0 +1,21 @@
+"""The servers to test against, by name."""
+
+from __future__ import annotations
+
+from prefiq_db.testing.locate import ServerUnavailableError, is_required
+from prefiq_db.testing.mariadb_server import MariaDbServer
+from prefiq_db.testing.postgresql_server import PostgresServer
+from prefiq_db.testing.server import DATABASE_PREFIX, DatabaseServer
+
+#: What ``PREFIQ_REQUIRE`` and marks call them.
+SERVERS: dict[str, type[DatabaseServer]] = {"postgresql": PostgresServer, "mariadb": MariaDbServer}
+
+__all__ = [
+    "DATABASE_PREFIX",
+    "SERVERS",
+    "DatabaseServer",
+    "MariaDbServer",
+    "PostgresServer",
+    "ServerUnavailableError",
+    "is_required",
+]

@@ -1,0 +1,202 @@
+"""Servers, backends and worlds for every test.
+
+- ``backend`` runs a test on SQLite, PostgreSQL and MariaDB (``-m sqlite``, ``-m postgresql``, ``-m mariadb``).
+- ``world`` runs it sync and async (``-m sync``, ``-m async``).
+- ``postgresql_server`` and ``mariadb_server`` start when the first test asks. Don't stop or kill them: other tests use
+  them too. ``new_postgresql_server`` and ``new_mariadb_server`` make one for a single test.
+- ``async def`` tests run in an event loop of their own; in the sync world without any, see ``twins/harness.py``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prefiq_db.testing import DatabaseServer, MariaDbServer, PostgresServer, ServerUnavailableError
+from prefiq_db.testing.locate import REQUIRE_VARIABLE
+from prefiq_db.testing.servers import SERVERS, is_required
+from tests.twins.harness import drive
+
+_MARKERS = {
+    "sqlite": "runs on SQLite",
+    "postgresql": "runs on PostgreSQL",
+    "mariadb": "runs on MariaDB",
+    "sync": "runs in the sync world",
+    "async": "runs in the async world",
+    "integration": "needs a database of the matrix (set by itself)",
+}
+_SERVER_FIXTURES = {
+    "postgresql_server": "postgresql",
+    "new_postgresql_server": "postgresql",
+    "mariadb_server": "mariadb",
+    "new_mariadb_server": "mariadb",
+}
+_STARTED = pytest.StashKey[list[str]]()
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """An empty database, for one test.
+
+    Attributes:
+        name: ``sqlite``, ``postgresql`` or ``mariadb``.
+        url: the database's URL.
+        server: the server it is on; ``None`` for SQLite.
+    """
+
+    name: str
+    url: str
+    server: DatabaseServer | None = None
+
+
+# --- pytest --------------------------------------------------------------------------------------
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for name, meaning in _MARKERS.items():
+        config.addinivalue_line("markers", f"{name}: {meaning}")
+    config.stash[_STARTED] = []
+
+
+def pytest_report_header() -> str:
+    required = ", ".join(name for name in SERVERS if is_required(name)) or "none, so a missing one skips its tests"
+    return f"databases: sqlite {sqlite3.sqlite_version}; servers start when needed; {REQUIRE_VARIABLE}: {required}"
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    if started := config.stash[_STARTED]:
+        terminalreporter.write_line(f"databases used: sqlite {sqlite3.sqlite_version}, {', '.join(started)}")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        fixtures = set(getattr(item, "fixturenames", ()))
+        for fixture, name in _SERVER_FIXTURES.items():
+            if fixture in fixtures and "backend" not in fixtures:  # the backend's parameters are marked already
+                item.add_marker(name)
+        if "backend" in fixtures or fixtures & set(_SERVER_FIXTURES):
+            item.add_marker("integration")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Run ``async def`` tests: one event loop each, or none at all in the sync world."""
+    if not inspect.iscoroutinefunction(pyfuncitem.obj):
+        return None
+    arguments = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
+    test = pyfuncitem.obj(**arguments)
+    if pyfuncitem.funcargs.get("world") == "sync":
+        drive(test)
+    elif runner := pyfuncitem.funcargs.get("loop_runner"):
+        runner.run(test)
+    else:
+        with asyncio.Runner(debug=False) as runner:
+            runner.run(test)
+    return True
+
+
+# --- servers -------------------------------------------------------------------------------------
+
+
+def _find(kind: type[DatabaseServer]) -> DatabaseServer:
+    """Return a server that isn't started yet; skip the test when there is none, or fail when it is required."""
+    try:
+        return kind.locate()
+    except ServerUnavailableError as error:
+        reason = str(error)
+    name = kind.kind.name
+    if is_required(name):
+        pytest.fail(f"{REQUIRE_VARIABLE} demands {name}, but there is {reason}", pytrace=False)
+    pytest.skip(reason)
+
+
+def _shared_server(kind: type[DatabaseServer], config: pytest.Config) -> Iterator[DatabaseServer]:
+    with _find(kind) as server:
+        config.stash[_STARTED].append(f"{server.name} {server.version} ({server.source})")
+        yield server
+
+
+def _server_factory(kind: type[DatabaseServer]) -> Iterator[Callable[..., DatabaseServer]]:
+    with ExitStack() as stack:
+
+        def new_server(**options: Any) -> DatabaseServer:
+            _find(kind)
+            try:
+                server = kind(**options)
+            except ServerUnavailableError as error:
+                reason = str(error)
+            else:
+                return stack.enter_context(server)
+            # There is one by URL or in Docker, but a test of its own life needs the programs.
+            pytest.skip(f"needs a private server: {reason}")
+
+        yield new_server
+
+
+@pytest.fixture(scope="session")
+def postgresql_server(pytestconfig: pytest.Config) -> Iterator[DatabaseServer]:
+    """A running PostgreSQL that the whole session shares."""
+    yield from _shared_server(PostgresServer, pytestconfig)
+
+
+@pytest.fixture(scope="session")
+def mariadb_server(pytestconfig: pytest.Config) -> Iterator[DatabaseServer]:
+    """A running MariaDB that the whole session shares."""
+    yield from _shared_server(MariaDbServer, pytestconfig)
+
+
+@pytest.fixture
+def new_postgresql_server() -> Iterator[Callable[..., DatabaseServer]]:
+    """Make running private PostgreSQL servers, to be stopped, killed or frozen: ``new_postgresql_server(tls=True)``."""
+    yield from _server_factory(PostgresServer)
+
+
+@pytest.fixture
+def new_mariadb_server() -> Iterator[Callable[..., DatabaseServer]]:
+    """Make running private MariaDB servers, to be stopped, killed or frozen: ``new_mariadb_server(durable=True)``."""
+    yield from _server_factory(MariaDbServer)
+
+
+# --- backends ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def free_databases() -> dict[str, list[str]]:
+    """Empty databases by server, used again and again: making one costs PostgreSQL ten times what emptying it does."""
+    return {name: [] for name in SERVERS}
+
+
+@pytest.fixture(params=[pytest.param(name, marks=getattr(pytest.mark, name)) for name in ("sqlite", *SERVERS)])
+def backend(request: pytest.FixtureRequest, tmp_path: Path, free_databases: dict[str, list[str]]) -> Iterator[Backend]:
+    """An empty database on each of SQLite, PostgreSQL and MariaDB."""
+    name: str = request.param
+    if name == "sqlite":
+        yield Backend(name, f"sqlite:///{tmp_path / 'test.db'}")
+        return
+    server: DatabaseServer = request.getfixturevalue(f"{name}_server")
+    free = free_databases[name]
+    database = free.pop() if free else server.create_database()
+    yield Backend(name, server.url(database), server)
+    server.empty_database(database)
+    free.append(database)  # not reached when it could not be emptied
+
+
+@pytest.fixture(params=[pytest.param(world, marks=getattr(pytest.mark, world)) for world in ("sync", "async")])
+def world(request: pytest.FixtureRequest) -> str:
+    """Sync or async."""
+    return str(request.param)
+
+
+@pytest.fixture
+def loop_runner() -> Iterator[asyncio.Runner]:
+    """The event loop of this test, shared by its fixtures and its body."""
+    with asyncio.Runner(debug=False) as runner:
+        yield runner
