@@ -6,5 +6,6 @@ Importing it needs no driver; starting a server needs the one of its database.
 from __future__ import annotations
 
 from prefiq_db.testing.servers import DatabaseServer, MariaDbServer, PostgresServer, ServerUnavailableError
+from prefiq_db.testing.wire import WireCounter
 
-__all__ = ["DatabaseServer", "MariaDbServer", "PostgresServer", "ServerUnavailableError"]
+__all__ = ["DatabaseServer", "MariaDbServer", "PostgresServer", "ServerUnavailableError", "WireCounter"]
