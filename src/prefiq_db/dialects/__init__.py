@@ -1,0 +1,1 @@
+"""What differs per database, as data and small functions."""

@@ -1,0 +1,799 @@
+"""Turn what SQLAlchemy, a driver or the network raised into one error of ours, without a value in it.
+
+How the border is to be written, so that nothing of the driver is printed with our error::
+
+    failure: PrefiqDbError | None = None
+    try:
+        ...
+    except Exception as error:
+        failure = translate(error, dialect="postgresql", database="main")
+    if failure is not None:
+        raise failure          # outside the except block: __cause__ and __context__ stay empty
+
+``from None`` would only hide the driver's error: it stays in ``__context__``, where log formatters and error trackers
+find it, with its text and, through its traceback, with every value in its frames.
+"""
+
+from __future__ import annotations
+
+import re
+import ssl
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final, TypeVar
+
+from sqlalchemy import exc
+
+from prefiq_db.dialects.classify import Phase, classify_error, in_phase, treatment
+from prefiq_db.errors import (
+    ErrorClass,
+    ErrorKind,
+    EventLoopError,
+    MissingDriverError,
+    PoolTimeoutError,
+    PrefiqDbError,
+    UnsupportedError,
+    UsageError,
+    error_type,
+)
+
+_E = TypeVar("_E", bound=BaseException)
+
+_MYSQL: Final = ("mariadb", "mysql")
+
+
+@dataclass(frozen=True, slots=True)
+class NamedException:
+    """One case that a code alone can't tell, so that the text has to.
+
+    Attributes:
+        dialects: whose error it is.
+        code: the code that isn't enough; ``None`` stands for an error without any.
+        phases: the phases in which the text is believed.
+        text: what the error says, matched from its beginning where values could follow.
+        becomes: its class; a kind stands for its usual class in that phase.
+    """
+
+    dialects: tuple[str, ...]
+    code: str | int | None
+    phases: tuple[Phase, ...]
+    text: re.Pattern[str]
+    becomes: ErrorKind | ErrorClass
+
+
+_ANY: Final[tuple[Phase, ...]] = ("connect", "statement", "commit")
+_CONNECT: Final[tuple[Phase, ...]] = ("connect",)
+
+
+def _named(
+    dialects: tuple[str, ...],
+    code: str | int | None,
+    phases: tuple[Phase, ...],
+    becomes: ErrorKind | ErrorClass,
+    *patterns: str,
+) -> NamedException:
+    return NamedException(dialects, code, phases, re.compile("|".join(f"(?:{p})" for p in patterns)), becomes)
+
+
+_PG: Final = ("postgresql",)
+_LITE: Final = ("sqlite",)
+
+#: Everything that is classified by text, with the reason. The first match counts.
+NAMED_EXCEPTIONS: Final[tuple[NamedException, ...]] = (
+    # PostgreSQL says 57014 for its own timer and for somebody's cancel. A text in another language stays a timeout.
+    _named(_PG, "57014", _ANY, ErrorKind.CANCELLED, r"^canceling statement due to user request"),
+    # A prepared plan grew old (somebody altered the table): nothing was done, and psycopg prepares it anew.
+    _named(
+        _PG,
+        "0A000",
+        _ANY,
+        ErrorClass(ErrorKind.SCHEMA, transient=True, retry_statement=True, retry_transaction=True),
+        r"^cached plan must not change result type",
+    ),
+    # libpq gives no SQLSTATE for a failed connect, so only the server's text tells. Hosts of a list are tried one by
+    # one and all their texts come together: one that may be well soon counts more than one that refuses for good.
+    _named(
+        _PG,
+        None,
+        _CONNECT,
+        ErrorKind.NOT_READY,
+        r"the database system is (?:starting up|shutting down|in recovery mode|not yet accepting connections)",
+        r"the database system is not accepting connections",
+    ),
+    _named(
+        _PG,
+        None,
+        _CONNECT,
+        ErrorKind.TOO_MANY_CONNECTIONS,
+        r"sorry, too many clients already",
+        r"remaining connection slots are reserved",
+        r"too many connections for (?:role|database)",
+        r"no more connections allowed",  # pgbouncer
+    ),
+    # A list of hosts with target_session_attrs=read-write and no writer among them: a failover is under way.
+    _named(_PG, None, _CONNECT, ErrorKind.READ_ONLY, r"session is read-only", r"server is in hot standby mode"),
+    _named(
+        _PG,
+        None,
+        _CONNECT,
+        ErrorKind.AUTHENTICATION,
+        r"(?:password|Ident|Peer|GSSAPI|SSPI|PAM|BSD|LDAP|certificate|RADIUS|OAuth\S*) authentication failed",
+        r"authentication failed for user",
+        r"no password supplied",
+        r"role \".*\" does not exist",
+        r"role \".*\" is not permitted to log in",
+        r"no pg_hba\.conf entry",
+        r"pg_hba\.conf rejects",
+        r"(?:SCRAM|SASL) authentication",
+    ),
+    _named(_PG, None, _CONNECT, ErrorKind.PERMISSION, r"permission denied for database"),
+    _named(_PG, None, _CONNECT, ErrorKind.SCHEMA, r"database \".*\" does not exist"),
+    # TLS that isn't set up right stays wrong until somebody changes it.
+    _named(
+        _PG,
+        None,
+        _CONNECT,
+        ErrorClass(ErrorKind.CONNECT_FAILED),
+        r"certificate verify failed",
+        r"server does not support SSL",
+        r"server certificate for",
+        r"root certificate file",
+        r"could not (?:load|read|open) .*(?:certificate|private key)",
+    ),
+    # 1290 names the option in the way. Only --read-only (and MySQL's --super-read-only) is another node's business.
+    _named(
+        _MYSQL,
+        1290,
+        _ANY,
+        ErrorKind.UNSUPPORTED,
+        r"^(?!.*read[-_]only)",
+    ),
+    # ROLLBACK TO a savepoint that isn't there has the number of a missing procedure.
+    _named(_MYSQL, 1305, _ANY, ErrorKind.USAGE, r"^SAVEPOINT "),
+    # SQLITE_ERROR is everything that is wrong with the SQL; without one of these texts it is SYNTAX.
+    _named(
+        _LITE,
+        1,
+        _ANY,
+        ErrorKind.USAGE,
+        r"^cannot start a transaction within a transaction",
+        r"^cannot (?:commit|rollback) - no transaction is active",
+        r"^no such savepoint",
+        r"^cannot (?:INSERT into|UPDATE) generated column",
+        r"^cannot modify \S+ because it is a view",
+        r"^cannot change into wal mode from within a transaction",
+        r"^Safety level may not be changed inside a transaction",
+    ),
+    _named(_LITE, 1, _ANY, ErrorKind.UNSUPPORTED, r"^no such module"),
+    _named(_LITE, 1, _ANY, ErrorKind.PERMISSION, r"^table \S+ may not be (?:dropped|modified|altered|indexed)"),
+    _named(
+        _LITE,
+        1,
+        _ANY,
+        ErrorKind.SCHEMA,
+        r"^no such ",
+        r"^(?:table|index|view|trigger) .* already exists",
+        r"^there is already (?:a|an) (?:table|index|view|trigger)",
+        r"^(?:duplicate|ambiguous) column name",
+        r"^table .* has no column named ",
+        r"^unknown (?:database|column|table|function)",
+        r"^wrong number of arguments to function",
+        r"^ON CONFLICT clause does not match",
+        r"^foreign key mismatch",
+        r"^a \S+ with that name already exists",
+        r"^error in (?:view|trigger|index|table) ",
+    ),
+    _named(
+        _LITE,
+        1,
+        _ANY,
+        ErrorKind.DATA,
+        r"^integer overflow",
+        r"^malformed JSON",
+        r"^(?:bad )?JSON (?:path|cannot|text)",
+        r"^string or blob too big",
+        r"^(?:first|second|third) argument (?:to|of) ",
+        r"^sub-select returns ",
+    ),
+    _named(
+        _LITE,
+        1,
+        _ANY,
+        ErrorKind.RESOURCE,
+        r"^too many ",
+        r"^parser stack overflow",
+        r"^Expression tree is too large",
+        r"^at most \d+ tables in a join",
+    ),
+    # Python's own sqlite3 raises these without a code.
+    _named(
+        _LITE,
+        None,
+        _ANY,
+        ErrorKind.CONNECTION_LOST,
+        r"^Cannot operate on a closed ",
+        r"^no active connection",
+        r"^Base Connection\.__init__ not called",
+    ),
+)
+
+
+# --- what the driver reports --------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Report:
+    """What one driver's error says: its code, its text, which is matched and never shown, and the names in it."""
+
+    code: str | int | None
+    text: str
+    names: Mapping[str, str]
+
+
+# Identifiers as people write them. Anything else (blanks, quotes, a name longer than any server allows) could be a
+# value in disguise and is left out.
+_IDENTIFIER: Final = re.compile(r"[^\W\d][\w$]{0,63}")
+
+
+def _identifiers(found: Mapping[str, str | None]) -> dict[str, str]:
+    """Return the names among *found* that are identifiers; several columns stand as ``a, b``."""
+    return {
+        noun: text
+        for noun, text in found.items()
+        if text and all(_IDENTIFIER.fullmatch(part) for part in (text.split(", ") if noun == "column" else [text]))
+    }
+
+
+def _read_psycopg(error: Any) -> _Report:
+    diag = error.diag
+    text = diag.message_primary or (str(error.args[0]) if error.args else "")
+    names: Mapping[str, str | None] = {}
+    # RAISE ... USING CONSTRAINT = ... is the user's own text, which may be a value.
+    if diag.source_function != "exec_stmt_raise":
+        names = {"constraint": diag.constraint_name, "table": diag.table_name, "column": diag.column_name}
+    if not any(names.values()):
+        names = _cut(_PG_TEMPLATES, error.sqlstate, text)
+    return _Report(error.sqlstate, text, _identifiers(names))
+
+
+def _read_mysql(error: Any) -> _Report:
+    args = error.args
+    code = args[0] if args and isinstance(args[0], int) and args[0] else None
+    text = str(args[-1]) if args and not (len(args) == 1 and code) else ""
+    return _Report(code, text, _identifiers(_cut(_MYSQL_TEMPLATES, code, text)))
+
+
+def _read_sqlite(error: Any) -> _Report:
+    code = getattr(error, "sqlite_errorcode", None)
+    text = str(error.args[0]) if error.args else ""
+    return _Report(code, text, _identifiers(_cut(_SQLITE_TEMPLATES, code, text)))
+
+
+def _read_pymongo(error: Any) -> _Report:
+    return _Report(getattr(error, "code", None), "", {})
+
+
+# The servers' fixed message templates, matched whole. A value stands before the name where there is one, and is
+# matched greedily, so the name is the server's last word whatever the value contains. Messages in another language
+# don't match, and give no names. Unknown columns are left out on purpose: a forgotten quote makes a value a "column".
+_TICKED: Final = r"`[^`]*`\.`(?P<table>[^`]*)`"
+_ONE_NAME_IN_BRACKETS: Final = rf"\({_TICKED}, CONSTRAINT `(?P<constraint>[^`]*)` FOREIGN KEY \(.*"
+
+_MYSQL_TEMPLATES: Final[Mapping[Any, re.Pattern[str]]] = {
+    code: re.compile(template, re.DOTALL)
+    for codes, template in (
+        # MySQL 8 writes table.key
+        ((1062, 1586), r"Duplicate entry '.*' for key '(?:(?P<table>[^'.]*)\.)?(?P<constraint>[^'.]*)'"),
+        ((1048,), r"Column '(?P<column>[^']*)' cannot be null"),
+        ((1364,), r"Field '(?P<column>[^']*)' doesn't have a default value"),
+        ((1452,), rf"Cannot add or update a child row: a foreign key constraint fails {_ONE_NAME_IN_BRACKETS}"),
+        ((1451,), rf"Cannot delete or update a parent row: a foreign key constraint fails {_ONE_NAME_IN_BRACKETS}"),
+        # A column's own CHECK is called table.column
+        ((4025,), rf"CONSTRAINT `(?:[^`.]*\.)?(?P<constraint>[^`.]*)` failed for {_TICKED}"),
+        ((3819,), r"Check constraint '(?P<constraint>[^']*)' is violated\."),
+        ((1264,), r"Out of range value for column '(?P<column>[^']*)' at row \d+"),
+        ((1265,), r"Data truncated for column '(?P<column>[^']*)' at row \d+"),
+        ((1406,), r"Data too long for column '(?P<column>[^']*)' at row \d+"),
+        (
+            (1366, 1292),
+            rf"Incorrect [\w ]{{1,32}} value: '.*' for column (?:{_TICKED}\.`(?P<column>[^`]*)`|'[^']*') at row \d+",
+        ),
+        ((1146,), r"Table '[^'.]*\.(?P<table>[^'.]*)' doesn't exist"),
+    )
+    for code in codes
+}
+
+_SQLITE_TEMPLATES: Final[Mapping[Any, re.Pattern[str]]] = {
+    code: re.compile(template, re.DOTALL)
+    for codes, template in (
+        (
+            (2067, 1555, 2579),
+            r"UNIQUE constraint failed: (?:index '(?P<constraint>[^']*)'|(?P<columns>.*))",
+        ),
+        ((1299,), r"NOT NULL constraint failed: (?P<columns>.*)"),
+        # An unnamed CHECK shows its expression, which is no identifier unless it is one.
+        ((275,), r"CHECK constraint failed: (?P<constraint>.*)"),
+        ((1,), r"no such table: (?:main\.)?(?P<table>.*)"),
+    )
+    for code in codes
+}
+
+_PG_TEMPLATES: Final[Mapping[Any, re.Pattern[str]]] = {
+    "42P01": re.compile(r"relation \"(?P<table>[^\"]*)\" does not exist"),
+}
+
+
+def _cut(templates: Mapping[Any, re.Pattern[str]], code: Any, text: str) -> dict[str, str | None]:
+    template = templates.get(code)
+    match = template.fullmatch(text) if template else None
+    if match is None:
+        return {}
+    groups = match.groupdict()
+    columns = groups.pop("columns", None)
+    if columns:
+        # SQLite writes t.a, t.b
+        pairs = [part.partition(".") for part in columns.split(", ")]
+        tables = {table for table, dot, _ in pairs if dot}
+        if len(tables) == 1:
+            groups |= {"table": tables.pop(), "column": ", ".join(column for *_, column in pairs)}
+    return groups
+
+
+@dataclass(frozen=True, slots=True)
+class _Driver:
+    """How one driver's errors are read, and what those without a code are, by the name of their class."""
+
+    read: Callable[[Any], _Report]
+    codeless: Mapping[str, ErrorKind]
+
+
+_PSYCOPG_DRIVER: Final = _Driver(
+    _read_psycopg,
+    {
+        "ConnectionTimeout": ErrorKind.CONNECT_FAILED,
+        "PipelineAborted": ErrorKind.USAGE,
+        "OperationalError": ErrorKind.CONNECTION_LOST,
+        "InterfaceError": ErrorKind.USAGE,
+        "DataError": ErrorKind.DATA,
+        "IntegrityError": ErrorKind.INTEGRITY,
+        "InternalError": ErrorKind.INTERNAL,
+        "ProgrammingError": ErrorKind.USAGE,
+        "NotSupportedError": ErrorKind.UNSUPPORTED,
+    },
+)
+_MYSQL_DRIVER: Final = _Driver(
+    _read_mysql,
+    {
+        "ProgrammingError": ErrorKind.USAGE,
+        "DataError": ErrorKind.DATA,
+        "IntegrityError": ErrorKind.INTEGRITY,
+        "NotSupportedError": ErrorKind.UNSUPPORTED,
+        # What is left is the line: "(0, '')" on a closed socket, a packet out of order, "Already closed".
+        "MySQLError": ErrorKind.CONNECTION_LOST,
+    },
+)
+_SQLITE_DRIVER: Final = _Driver(
+    _read_sqlite,
+    {
+        "ProgrammingError": ErrorKind.USAGE,
+        "InterfaceError": ErrorKind.USAGE,
+        "DataError": ErrorKind.DATA,
+        "IntegrityError": ErrorKind.INTEGRITY,
+        "NotSupportedError": ErrorKind.UNSUPPORTED,
+        "Error": ErrorKind.INTERNAL,
+    },
+)
+_PYMONGO_DRIVER: Final = _Driver(
+    _read_pymongo,
+    {
+        "ServerSelectionTimeoutError": ErrorKind.CONNECT_FAILED,
+        "WaitQueueTimeoutError": ErrorKind.POOL_TIMEOUT,
+        "ConnectionFailure": ErrorKind.CONNECTION_LOST,
+        "ConfigurationError": ErrorKind.USAGE,
+        "InvalidOperation": ErrorKind.USAGE,
+        "InvalidName": ErrorKind.USAGE,
+        "DocumentTooLarge": ErrorKind.DATA,
+        "InvalidDocument": ErrorKind.DATA,
+    },
+)
+
+# By the package that the error's class, or one it inherits from, lives in: nothing is imported that isn't installed.
+_DRIVERS: Final[Mapping[str, _Driver]] = {
+    "psycopg": _PSYCOPG_DRIVER,
+    "pymysql": _MYSQL_DRIVER,
+    "asyncmy": _MYSQL_DRIVER,
+    "sqlite3": _SQLITE_DRIVER,
+    "pymongo": _PYMONGO_DRIVER,
+    "bson": _PYMONGO_DRIVER,
+}
+
+
+def _driver_of(error: BaseException) -> _Driver | None:
+    roots = (cls.__module__.partition(".")[0] for cls in type(error).__mro__)
+    return next((_DRIVERS[root] for root in roots if root in _DRIVERS), None)
+
+
+# --- the class -----------------------------------------------------------------------------------
+
+
+def _classify(report: _Report, driver: _Driver, error: BaseException, dialect: str, phase: Phase) -> ErrorClass:
+    for named in NAMED_EXCEPTIONS:
+        if (
+            named.code == report.code
+            and dialect in named.dialects
+            and phase in named.phases
+            and named.text.search(report.text)
+        ):
+            becomes = named.becomes
+            if isinstance(becomes, ErrorClass):
+                return becomes
+            return in_phase(treatment(becomes), phase)
+    if report.code is not None:
+        return classify_error(dialect, report.code, phase=phase)
+    names = (cls.__name__ for cls in type(error).__mro__)
+    kind = next((driver.codeless[name] for name in names if name in driver.codeless), ErrorKind.UNKNOWN)
+    return in_phase(treatment(kind), phase)
+
+
+# Cancels look the same whoever asked for them, and a socket that our watchdog shut looks like a lost one.
+_CANCELS: Final = frozenset({ErrorKind.STATEMENT_TIMEOUT, ErrorKind.CANCELLED})
+
+
+def _who_cancelled(found: ErrorClass, phase: Phase, by_timeout: bool | None) -> ErrorClass:
+    if by_timeout is None or phase == "connect":
+        return found
+    if found.kind in _CANCELS:
+        return treatment(ErrorKind.STATEMENT_TIMEOUT if by_timeout else ErrorKind.CANCELLED)
+    if by_timeout and found.kind is ErrorKind.CONNECTION_LOST:
+        return replace(treatment(ErrorKind.STATEMENT_TIMEOUT), connection_lost=True)
+    return found
+
+
+# What Python itself raises out of a driver. The first that fits counts.
+_PYTHON: Final[tuple[tuple[type[Exception], ErrorClass], ...]] = (
+    (ssl.SSLCertVerificationError, ErrorClass(ErrorKind.CONNECT_FAILED, connection_lost=True)),
+    (OSError, treatment(ErrorKind.CONNECTION_LOST)),
+    (EOFError, treatment(ErrorKind.CONNECTION_LOST)),
+    # A number too big for SQLite, a lone surrogate, a NUL in a string: the value doesn't fit.
+    (ValueError, treatment(ErrorKind.DATA)),
+    (ArithmeticError, treatment(ErrorKind.DATA)),
+    (MemoryError, treatment(ErrorKind.RESOURCE)),
+)
+
+
+def _classify_python(error: Exception, phase: Phase) -> ErrorClass | None:
+    found = next((found for cls, found in _PYTHON if isinstance(error, cls)), None)
+    if found is None:
+        return None
+    if isinstance(error, TimeoutError) and error.errno is None and phase != "connect":
+        # A deadline of ours, not the operating system's: asyncio's is the same class without an errno.
+        found = replace(treatment(ErrorKind.STATEMENT_TIMEOUT), connection_lost=True)
+    if isinstance(error, ssl.SSLCertVerificationError) and phase == "connect":
+        return ErrorClass(ErrorKind.CONNECT_FAILED)
+    return in_phase(found, phase)
+
+
+# --- the message ---------------------------------------------------------------------------------
+
+#: For each kind: what happened, and what to try.
+WORDS: Final[Mapping[ErrorKind, tuple[str, str]]] = {
+    ErrorKind.UNIQUE: ("a unique constraint was violated", "another row has that key already"),
+    ErrorKind.FOREIGN_KEY: (
+        "a foreign key constraint was violated",
+        "the row that is referred to is missing, or is still referred to",
+    ),
+    ErrorKind.NOT_NULL: ("a NOT NULL constraint was violated", "give the column a value or a default"),
+    ErrorKind.CHECK: ("a CHECK constraint was violated", "the row breaks a rule of its table or view"),
+    ErrorKind.EXCLUSION: ("an exclusion constraint was violated", "the row overlaps with another one"),
+    ErrorKind.INTEGRITY: ("a rule of the database refused the change", "see the table's constraints and triggers"),
+    ErrorKind.SERIALIZATION: (
+        "the transaction collided with another one",
+        "run the whole transaction again, for example with run_in_transaction",
+    ),
+    ErrorKind.DEADLOCK: (
+        "the transaction was chosen to end a deadlock",
+        "run the whole transaction again, for example with run_in_transaction",
+    ),
+    ErrorKind.LOCK_TIMEOUT: (
+        "a lock was not granted in time",
+        "another transaction holds it; see lock_timeout_seconds, and run the whole transaction again",
+    ),
+    ErrorKind.STATEMENT_TIMEOUT: (
+        "the statement took longer than it was allowed to",
+        "see statement_timeout_seconds and using(timeout=...)",
+    ),
+    ErrorKind.TRANSACTION_TIMEOUT: (
+        "the transaction took longer, or stood idle longer, than it was allowed to",
+        "keep transactions short: nothing slow between their statements",
+    ),
+    ErrorKind.CONNECT_FAILED: (
+        "no connection could be made",
+        "is the server running, and are host, port and TLS right?",
+    ),
+    ErrorKind.CONNECTION_LOST: ("the connection was lost", "the server or the network closed it"),
+    ErrorKind.TOO_MANY_CONNECTIONS: (
+        "the server has no connection left for us",
+        "make the pools smaller, or the server's limit larger",
+    ),
+    ErrorKind.POOL_TIMEOUT: (
+        "no connection of the pool became free in time",
+        "see pool_size and max_overflow, and look for connections that are never given back",
+    ),
+    ErrorKind.READ_ONLY: (
+        "the database takes no writes here",
+        "a replica, a read-only transaction, a demoted primary, or a file without write permission",
+    ),
+    ErrorKind.NOT_READY: ("the server is not ready", "it is starting, recovering, or cut off from its cluster"),
+    ErrorKind.SERVER_SHUTDOWN: ("the server is shutting down or ended the session", "connect again"),
+    ErrorKind.AUTHENTICATION: (
+        "the server refused user or password",
+        "check user, password and the server's access rules",
+    ),
+    ErrorKind.PERMISSION: ("the database user may not do that", "grant it, or connect as another user"),
+    ErrorKind.SYNTAX: ("the statement is not valid SQL here", "see .original for the place"),
+    ErrorKind.SCHEMA: (
+        "a table, column, function or other name is missing, is there already, or is not what the statement expects",
+        "are all migrations applied? See .original for the name",
+    ),
+    ErrorKind.DATA: (
+        "a value does not fit",
+        "out of range, too long, or not of the type that is expected there",
+    ),
+    ErrorKind.RESOURCE: ("a limit of the server is reached", "disk, memory, locks, or the size of a statement"),
+    ErrorKind.CANCELLED: ("the statement was cancelled", "somebody asked the server to stop it"),
+    ErrorKind.UNSUPPORTED: (
+        "the server can't do that",
+        "the version, the settings or the engine of the table don't have it",
+    ),
+    ErrorKind.USAGE: (
+        "the call does not fit the moment",
+        "transaction state, parameters, cursors or prepared statements",
+    ),
+    ErrorKind.OUTCOME_UNKNOWN: (
+        "nobody answered, so the change may have happened or not",
+        "don't repeat it on a guess; exactly_once=True resolves this",
+    ),
+    ErrorKind.INTERNAL: ("the server or the driver failed inside", "see the server's log"),
+    ErrorKind.UNKNOWN: ("the database reported an error that has no name here", "see .code and .original"),
+}
+
+
+# The same kinds before there is a connection, where they mean something more exact.
+_WORDS_AT_CONNECT: Final[Mapping[ErrorKind, tuple[str, str]]] = {
+    ErrorKind.SCHEMA: ("the server has no database of that name", "create it, or check the name in the settings"),
+    ErrorKind.PERMISSION: ("the database user may not use that database", "grant it, or connect as another user"),
+    ErrorKind.USAGE: ("the driver refused the connection's settings", "see .original for the one that is wrong"),
+    ErrorKind.READ_ONLY: ("no server that takes writes was found", "a failover may be under way"),
+}
+
+
+def _where(database: str | None) -> str:
+    return f"database '{database}': " if database else ""
+
+
+def _message(
+    found: ErrorClass, report: _Report, phase: Phase, database: str | None, statement_seconds: float | None
+) -> str:
+    words = _WORDS_AT_CONNECT if phase == "connect" and found.kind in _WORDS_AT_CONNECT else WORDS
+    what, advice = words[found.kind]
+    if found.kind is ErrorKind.STATEMENT_TIMEOUT and statement_seconds is not None:
+        what = f"the statement took longer than {statement_seconds:g} s"
+    facts = [f"{noun} {name}" for noun, name in report.names.items()]
+    if report.code is not None:
+        facts.append(f"code {report.code}")
+    listed = f" ({', '.join(facts)})" if facts else ""
+    return f"{_where(database)}{what}{listed}: {advice}"
+
+
+def _build(
+    found: ErrorClass,
+    report: _Report,
+    phase: Phase,
+    *,
+    original: BaseException,
+    database: str | None,
+    statement_seconds: float | None,
+) -> PrefiqDbError:
+    return error_type(found.kind)(
+        _message(found, report, phase, database, statement_seconds),
+        code=report.code,
+        database=database,
+        constraint=report.names.get("constraint"),
+        table=report.names.get("table"),
+        column=report.names.get("column"),
+        classification=found,
+        original=original,
+    )
+
+
+# --- SQLAlchemy's own errors ---------------------------------------------------------------------
+
+_POOL: Final = re.compile(r"limit of size (\d+) overflow (-?\d+) reached, connection timed out, timeout ([\d.]+)")
+
+# The extra that brings a dialect's drivers.
+_EXTRAS: Final[Mapping[str, str]] = {
+    "postgresql": "prefiq-db[postgres]",
+    "mariadb": "prefiq-db[mariadb]",
+    "mysql": "prefiq-db[mariadb]",
+    "mongodb": "prefiq-db[mongodb]",
+    "sqlite": "prefiq-db",
+}
+
+
+def _pool_timeout(error: exc.TimeoutError, database: str | None) -> PrefiqDbError:
+    what, advice = WORDS[ErrorKind.POOL_TIMEOUT]
+    numbers = _POOL.search(str(error.args[0])) if error.args else None
+    if numbers:
+        size, overflow, seconds = int(numbers[1]), max(int(numbers[2]), 0), float(numbers[3])
+        what = f"no connection within {seconds:g} s: all {size + overflow} of the pool are in use"
+    return PoolTimeoutError(
+        f"{_where(database)}{what}; {advice}",
+        database=database,
+        classification=treatment(ErrorKind.POOL_TIMEOUT),
+        original=clean(error),
+    )
+
+
+def _missing_driver(original: BaseException, dialect: str, database: str | None) -> PrefiqDbError:
+    return MissingDriverError(
+        f"{_where(database)}the driver is not installed: pip install '{_EXTRAS.get(dialect, 'prefiq-db')}'",
+        database=database,
+        original=clean(original),
+    )
+
+
+def _usage(original: BaseException, database: str | None) -> PrefiqDbError:
+    """Say which error it was and where SQLAlchemy explains it; its text may quote values, so it is left out."""
+    code = getattr(original, "code", None)
+    known = isinstance(original, exc.SQLAlchemyError) and isinstance(code, str) and re.fullmatch(r"\w{4}", code)
+    more = f" (https://sqlalche.me/e/21/{code})" if known else ""
+    holds_parameters = isinstance(original, exc.StatementError)
+    unsupported = isinstance(original, (exc.UnsupportedCompilationError, NotImplementedError))
+    cls = UnsupportedError if unsupported else UsageError
+    return cls(
+        f"{_where(database)}the call was refused with {type(original).__name__}{more}: see .original for its text",
+        database=database,
+        original=None if holds_parameters else clean(original),
+    )
+
+
+# RuntimeErrors that mean something: texts of asyncio, PyMySQL and asyncmy, without values.
+_LOOP: Final = re.compile(r"Event loop is closed|different (?:event )?loop|no running event loop")
+_PACKAGES: Final[Mapping[str, tuple[str, str]]] = {
+    "pynacl": ("ed25519", "pynacl"),
+    "cryptography": ("sha256_password and caching_sha2_password", "'prefiq-db[mariadb]'"),
+}
+
+
+def _runtime(error: RuntimeError, database: str | None) -> PrefiqDbError:
+    text = str(error)
+    if _LOOP.search(text):
+        return EventLoopError(
+            f"{_where(database)}used from another event loop than the one it was opened in: open one per loop",
+            database=database,
+            original=clean(error),
+        )
+    for package, (method, install) in _PACKAGES.items():
+        if package in text.lower():
+            return MissingDriverError(
+                f"{_where(database)}the server's account logs in by {method}, which needs a package that is not"
+                f" installed: pip install {install}",
+                database=database,
+                original=clean(error),
+            )
+    return _usage(error, database)
+
+
+# --- the border ----------------------------------------------------------------------------------
+
+
+def translate(
+    error: BaseException,
+    *,
+    dialect: str,
+    phase: Phase = "statement",
+    database: str | None = None,
+    cancelled_by_timeout: bool | None = None,
+    statement_seconds: float | None = None,
+) -> PrefiqDbError:
+    """Return *error* as one of ours, to be raised outside any ``except`` block.
+
+    Args:
+        error: what SQLAlchemy, a driver, asyncio or the operating system raised. One of ours comes back unchanged.
+        dialect: ``postgresql``, ``mariadb``, ``mysql``, ``sqlite`` or ``mongodb``.
+        phase: ``connect`` until a connection is ready, ``commit`` once COMMIT was sent, else ``statement``.
+        database: the name of the ``Database``, for the message.
+        cancelled_by_timeout: who stopped the statement, where the server can't tell (57014, 1317, SQLITE_INTERRUPT, a
+            socket shut by a watchdog): our timer (``True``), not our timer (``False``), not known (``None``).
+        statement_seconds: how long the statement was allowed to take, for the message.
+
+    The message holds kind, database, code and names of constraints, tables and columns, never a value. The driver's
+    own exception is at ``.original``, cleaned; SQLAlchemy's wrapper, which holds the statement and its parameters, is
+    not kept. This function changes the driver's exception: its traceback and its chain are gone.
+
+    Raises:
+        TypeError: for ``CancelledError``, ``KeyboardInterrupt`` and other exceptions that are not errors: they belong
+            to the caller and must go on as they are.
+    """
+    if isinstance(error, PrefiqDbError):
+        return error
+    if not isinstance(error, Exception):
+        raise TypeError(f"{type(error).__name__} is not an error to translate: let it pass")
+    if isinstance(error, exc.TimeoutError):
+        return _pool_timeout(error, database)
+    original = _unwrap(error)
+    if isinstance(original, PrefiqDbError):
+        return original
+    driver = _driver_of(original)
+    if driver is not None:
+        report = driver.read(original)
+        found = _classify(report, driver, original, dialect, phase)
+    else:
+        special = _not_a_drivers(original, dialect, database)
+        if special is not None:
+            return special
+        python = _classify_python(original, phase)
+        if python is None:
+            return _usage(original, database)
+        report, found = _Report(None, "", {}), python
+    if phase == "statement" and getattr(error, "connection_invalidated", False):
+        # SQLAlchemy has thrown the connection away, so whatever it was, it is lost.
+        found = replace(
+            treatment(ErrorKind.CONNECTION_LOST) if found.kind is ErrorKind.UNKNOWN else found, connection_lost=True
+        )
+    found = _who_cancelled(found, phase, cancelled_by_timeout)
+    return _build(
+        found, report, phase, original=clean(original), database=database, statement_seconds=statement_seconds
+    )
+
+
+def _unwrap(error: Exception) -> Exception:
+    """Return the driver's error out of SQLAlchemy's wrapper and of its emulated DBAPI for async drivers."""
+    inner: Any = error
+    if isinstance(inner, exc.StatementError):
+        inner = inner.orig
+    if isinstance(inner, exc.EmulatedDBAPIException):
+        inner = inner.driver_exception
+    return inner if isinstance(inner, Exception) else error
+
+
+def _not_a_drivers(original: Exception, dialect: str, database: str | None) -> PrefiqDbError | None:
+    if isinstance(original, (ImportError, exc.NoDBAPILoaded)):
+        return _missing_driver(original, dialect, database)
+    if isinstance(original, RuntimeError):
+        return _runtime(original, database)
+    if isinstance(original, exc.SQLAlchemyError):
+        return _usage(original, database)
+    return None
+
+
+# Where exceptions keep further exceptions, and what else they pin: psycopg a finished connection with its password,
+# PyMySQL a formatted traceback.
+_INNER: Final = ("__cause__", "__context__", "original_exception", "driver_exception")
+_PINNED: Final = ("_pgconn", "traceback")
+
+
+def clean(original: _E) -> _E:
+    """Return *original* without tracebacks, causes and contexts: these pin frames, values and connections."""
+    pending: list[BaseException] = [original]
+    seen: set[int] = set()
+    while pending:
+        error = pending.pop()
+        if id(error) in seen:
+            continue
+        seen.add(id(error))
+        pending.extend(_inner(error))
+        error.__traceback__ = None
+        error.__cause__ = None
+        error.__context__ = None
+        for name in _PINNED:
+            if getattr(error, name, None) is not None:
+                setattr(error, name, None)
+    return original
+
+
+def _inner(error: BaseException) -> Iterable[BaseException]:
+    found = [getattr(error, name, None) for name in _INNER]
+    if isinstance(error, BaseExceptionGroup):
+        found.extend(error.exceptions)
+    return [inner for inner in found if isinstance(inner, BaseException)]
