@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 from prefiq_db.errors import ErrorKind
-
-World = Literal["sync", "async"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,3 +59,19 @@ class AttemptFailed:
     wait_seconds: float
     kind: ErrorKind | None
     code: str | int | None
+
+
+class Listener:
+    """Base for listeners: override what you care for. A listener that raises is logged once and never breaks a query."""
+
+    def statement_started(self, event: StatementStarted) -> None:
+        """A statement is about to be sent."""
+
+    def statement_finished(self, event: StatementFinished) -> None:
+        """A statement was answered."""
+
+    def statement_failed(self, event: StatementFailed) -> None:
+        """A statement failed."""
+
+    def attempt_failed(self, event: AttemptFailed) -> None:
+        """An attempt failed and another one follows."""

@@ -81,3 +81,14 @@ def describe_value(value: object) -> str:
     if isinstance(value, (str, bytes, bytearray, list, tuple, dict, set, frozenset)):
         return f"<{name}:{len(value)}>"
     return f"<{name}>"
+
+
+# Strings in their several quotings, comments (they may hold anything), and numbers that aren't part of a name.
+_LITERAL = re.compile(
+    r"""'(?:[^'\\]|''|\\.)*'?|\$(\w*)\$.*?(?:\$\1\$|\Z)|--[^\n]*|/\*.*?(?:\*/|\Z)|(?<![\w:$%@.])\d[\w.]*""", re.S
+)
+
+
+def mask_literals(sql: str) -> str:
+    """Return *sql* with every literal and comment replaced by ``?``: bind markers and names stay."""
+    return _LITERAL.sub("?", sql)

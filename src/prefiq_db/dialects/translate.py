@@ -333,7 +333,7 @@ def _cut(templates: Mapping[Any, re.Pattern[str]], code: Any, text: str) -> dict
     if columns:
         # SQLite writes t.a, t.b
         pairs = [part.partition(".") for part in columns.split(", ")]
-        tables = {table for table, dot, _ in pairs if dot}
+        tables = {table for table, *_ in pairs}
         if len(tables) == 1:
             groups |= {"table": tables.pop(), "column": ", ".join(column for *_, column in pairs)}
     return groups
@@ -411,6 +411,12 @@ _DRIVERS: Final[Mapping[str, _Driver]] = {
 def _driver_of(error: BaseException) -> _Driver | None:
     roots = (cls.__module__.partition(".")[0] for cls in type(error).__mro__)
     return next((_DRIVERS[root] for root in roots if root in _DRIVERS), None)
+
+
+def code_of(error: BaseException) -> str | int | None:
+    """Return the server's code in a driver's own exception, or ``None``."""
+    driver = _driver_of(error)
+    return None if driver is None else driver.read(error).code
 
 
 # --- the class -----------------------------------------------------------------------------------

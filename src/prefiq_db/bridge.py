@@ -1,0 +1,157 @@
+"""The one door to SQLAlchemy's greenlet bridge, and the two worlds behind one interface.
+
+The core of prefiq_db is synchronous code. In the async world it runs inside a greenlet, one per verb, and whatever has
+to wait does so through a :class:`Runtime`. Nothing else imports SQLAlchemy's bridge.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import sys
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol, TypeVar
+
+from sqlalchemy.util.concurrency import await_ as _await
+from sqlalchemy.util.concurrency import greenlet_spawn as _greenlet_spawn
+
+T = TypeVar("T")
+
+
+def await_(awaitable: Awaitable[T]) -> T:
+    """Wait for *awaitable* from synchronous code that runs under :func:`spawn`."""
+    return _await(awaitable)
+
+
+async def spawn(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+    """Run the synchronous *function* so that it may :func:`await_`."""
+    result: T = await _greenlet_spawn(function, *args, **kwargs)
+    return result
+
+
+class Runtime(Protocol):
+    """How one world sleeps, calls user code, names its workers and shields a COMMIT."""
+
+    is_async: bool
+
+    def sleep(self, seconds: float) -> None:
+        """Wait without blocking anybody else of this world."""
+
+    def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Call user code and, in the async world, await what it returns."""
+
+    def worker(self) -> object:
+        """Return what identifies the running task or thread, for comparing with ``==``."""
+
+    def shielded(self, function: Callable[[], T], budget_seconds: float) -> T:
+        """Run *function* to its end although the task is cancelled meanwhile, for at most *budget_seconds*.
+
+        A cancellation that arrived is raised afterwards, the very same instance, when *function* has ended.
+        """
+
+    def check(self) -> None:
+        """Raise ``RuntimeError`` when called from where this world can't work (no loop, or another loop)."""
+
+
+class SyncRuntime:
+    """Threads. A sync database used from tasks of one loop tells the tasks apart as well."""
+
+    is_async = False
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+    def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        return function(*args, **kwargs)
+
+    def worker(self) -> object:
+        return (threading.get_ident(), _running_task())
+
+    def shielded(self, function: Callable[[], T], budget_seconds: float) -> T:
+        return function()
+
+    def check(self) -> None:
+        return None
+
+
+class AsyncRuntime:
+    """Tasks of the one event loop that the engine belongs to."""
+
+    is_async = True
+
+    def __init__(self) -> None:
+        self.loop: asyncio.AbstractEventLoop | None = None
+
+    def sleep(self, seconds: float) -> None:
+        await_(asyncio.sleep(seconds))
+
+    def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        result = function(*args, **kwargs)
+        return await_(result) if inspect.isawaitable(result) else result
+
+    def worker(self) -> object:
+        return asyncio.current_task()
+
+    def shielded(self, function: Callable[[], T], budget_seconds: float) -> T:
+        return await_(_shielded(function, budget_seconds))
+
+    def check(self) -> None:
+        running = asyncio.get_running_loop()
+        if self.loop is None:
+            self.loop = running
+        elif self.loop is not running:
+            raise RuntimeError("another event loop")
+
+
+def _running_task() -> object | None:
+    # asyncio.current_task() raises outside a loop; most sync callers never imported asyncio at all.
+    if "asyncio" not in sys.modules or asyncio._get_running_loop() is None:
+        return None
+    return asyncio.current_task()
+
+
+async def _shielded(function: Callable[[], T], budget_seconds: float) -> T:
+    """Run *function* in a task of its own, which a cancellation of the caller doesn't reach."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + budget_seconds
+    task = loop.create_task(spawn(function))
+    cancelled: asyncio.CancelledError | None = None
+    with _anyio_shield():
+        while not task.done() and (left := deadline - loop.time()) > 0:
+            try:
+                await asyncio.wait([task], timeout=left)
+            except asyncio.CancelledError as error:
+                # Keep the first one: asyncio.timeout() compares instances' messages and counts cancellations.
+                cancelled = cancelled or error
+    if not task.done():
+        task.cancel()
+        await asyncio.wait([task])
+    if cancelled is not None:
+        # Look at the result, or asyncio complains that nobody did; the caller notes what came of it.
+        _ = task.cancelled() or task.exception()
+        raise cancelled
+    if task.cancelled():
+        raise TimeoutError(f"not done within {budget_seconds:g} s")
+    return task.result()
+
+
+def _anyio_shield() -> Any:
+    """Return a shield against anyio's cancel scopes, which would otherwise cancel again at every await."""
+    if "anyio" in sys.modules:
+        import anyio
+
+        try:
+            return anyio.CancelScope(shield=True)
+        except RuntimeError:  # anyio is imported, but this loop is none of its own
+            return _NoShield()
+    return _NoShield()
+
+
+class _NoShield:
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *exc: object) -> None:
+        return None

@@ -1,0 +1,546 @@
+"""What ``Database`` and ``AsyncDatabase`` do, once for both worlds.
+
+Synchronous code over SQLAlchemy's Connection; in the async world it runs inside the greenlet bridge, and whatever waits
+does so through the :class:`~prefiq_db.bridge.Runtime`.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import os
+import random
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final, NoReturn
+
+from sqlalchemy import Connection, Engine, Executable
+
+from prefiq_db.bridge import Runtime
+from prefiq_db.config import NO_RETRY, RetryPolicy
+from prefiq_db.errors import (
+    ClosedError,
+    ErrorClass,
+    ErrorKind,
+    EventLoopError,
+    OutcomeUnknownError,
+    PrefiqDbError,
+    UnsupportedError,
+    UsageError,
+)
+from prefiq_db.events import AttemptFailed
+from prefiq_db.execution.facts import as_executable, check_one_shot, reads_only
+from prefiq_db.execution.mapping import Into
+from prefiq_db.execution.shapes import Shape, all_rows, executed, one_row, one_value, row_count
+from prefiq_db.execution.standard import StandardRoad, checked_params
+from prefiq_db.hooks.registry import Hooks
+from prefiq_db.hooks.statements import StatementObserver
+from prefiq_db.overrides import NO_OVERRIDES, Overrides, OverrideScope, scoped
+from prefiq_db.reports import DatabaseStats, ExecuteResult, HealthReport, PoolStats
+from prefiq_db.retry import Retrier, attempt_failed, next_wait, note_attempt, worth_repeating
+from prefiq_db.settings import DatabaseSettings
+from prefiq_db.transaction import Ground, Scope, TransactionCore, TransactionOptions, ambient
+
+logger = logging.getLogger("prefiq_db.database")
+
+_PING: Final = "SELECT 1"
+Params = Mapping[str, Any] | None
+
+
+class Life:
+    """The engine of one database and whether it is closed: shared by all views of it."""
+
+    def __init__(self, engine: Engine, observer: StatementObserver, runtime: Runtime) -> None:
+        self.engine = engine
+        self.observer = observer
+        self.runtime = runtime
+        self.closed = False
+        self.retry_count = 0
+        self._lock = threading.Lock()
+        _alive.add(self)
+
+    def count_retry(self) -> None:
+        with self._lock:
+            self.retry_count += 1
+
+    def close(self) -> None:
+        self.closed = True
+        self.engine.dispose()
+        connector: Any = self.engine.dialect.connector  # type: ignore[attr-defined]
+        if hasattr(connector, "close"):
+            connector.close()
+
+    def forget_after_fork(self) -> None:
+        """Start with an empty pool in a forked child; the parent's sockets are neither used nor closed."""
+        # Kept alive on purpose: collecting an asyncio transport would unregister the parent's socket from the event
+        # loop's epoll, which parent and child share.
+        _of_the_parent.append(self.engine.pool)
+        self.engine.dispose(close=False)
+        if hasattr(self.runtime, "loop"):
+            self.runtime.loop = None
+
+
+_alive: weakref.WeakSet[Life] = weakref.WeakSet()
+_of_the_parent: list[object] = []
+
+
+def _after_fork_in_child() -> None:
+    for life in list(_alive):
+        life.forget_after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+class DatabaseCore:
+    """One database. Every decision of the public verbs is made here."""
+
+    def __init__(self, settings: DatabaseSettings, name: str, runtime: Runtime, life: Life, hooks: Hooks) -> None:
+        self.settings = settings
+        self.name = name
+        self.runtime = runtime
+        self.life = life
+        self.hooks = hooks
+        self.road = StandardRoad(life.engine, name)
+        self.view = NO_OVERRIDES
+        self.ground = Ground(
+            key=life,
+            database=name,
+            road=self.road,
+            runtime=runtime,
+            statement_timeout_seconds=settings.statement_timeout_seconds,
+            commit_budget_seconds=settings.statement_timeout_seconds + settings.connect_timeout_seconds,
+        )
+
+    # --- life ------------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Fill the pool: one connection must succeed, the rest is best effort."""
+        self.check_world()
+        self.life.closed = False
+        held: list[Connection] = []
+        try:
+            held.append(self.road.checkout())
+            while len(held) < self.settings.pool_size:
+                held.append(self.road.checkout())
+        except PrefiqDbError as error:
+            if not held:
+                raise
+            logger.warning(
+                "the pool of database %s holds %d of %d connections: %s",
+                self.name,
+                len(held),
+                self.settings.pool_size,
+                error.kind.value,
+                extra={"database": self.name, "error_kind": error.kind.value},
+            )
+        finally:
+            for connection in held:
+                connection.close()
+
+    def close(self) -> None:
+        """Close the pool's connections. Statements after that raise ClosedError; open() opens it again."""
+        if not self.life.closed:
+            self.check_world()
+            self.life.close()
+
+    def check_world(self) -> None:
+        try:
+            self.runtime.check()
+        except RuntimeError:
+            pass
+        else:
+            return
+        raise EventLoopError(
+            f"database {self.name} belongs to the event loop it was opened in; its connections can't move to another "
+            "one: close() it there, or make an AsyncDatabase per loop",
+            database=self.name,
+        )
+
+    def check_usable(self) -> None:
+        if self.life.closed:
+            raise ClosedError(f"database {self.name} is closed; open() it again or make a new one", database=self.name)
+        self.check_world()
+
+    # --- overrides -------------------------------------------------------------------------------
+
+    def using(self, given: Mapping[str, Any]) -> DatabaseCore:
+        """Return the same database with other defaults."""
+        other = copy.copy(self)
+        other.view = Overrides.checked(given).over(self.view)
+        return other
+
+    def override(self, given: Mapping[str, Any]) -> OverrideScope:
+        return OverrideScope(self.life, self.runtime, Overrides.checked(given))
+
+    def overrides(self) -> Overrides:
+        return self.view.over(scoped(self.life, self.runtime))
+
+    # --- statements ------------------------------------------------------------------------------
+
+    def fetch_all(self, statement: Any, params: Params, into: Into | None) -> list[Any]:
+        rows: list[Any] = self.run(statement, params, all_rows(into))
+        return rows
+
+    def fetch_one(self, statement: Any, params: Params, into: Into | None) -> Any:
+        return self.run(statement, params, one_row(into))
+
+    def fetch_value(self, statement: Any, params: Params, into: Into | None) -> Any:
+        return self.run(statement, params, one_value(into))
+
+    def execute(self, statement: Any, params: Params) -> ExecuteResult:
+        result: ExecuteResult = self.run(statement, params, executed)
+        return result
+
+    def run(self, statement: Any, params: Params, shape: Shape) -> Any:
+        """Run one statement: in the ambient transaction if there is one, else as a one-shot."""
+        self.check_usable()
+        executable = as_executable(statement)
+        checked_params(params)
+        scope = ambient(self.ground)
+        given = self.overrides()
+        if scope is not None:
+            return scope.blocks[-1].run(executable, params, shape, given.timeout, explicit=False)
+        check_one_shot(executable)
+        # A read-only view sends what provably reads as it is; the server judges the rest inside READ ONLY. Behind a
+        # transaction pooler only a transaction can carry a timeout of its own.
+        if (given.read_only and not reads_only(executable)) or (given.timeout and self.settings.pgbouncer):
+            return self.in_transaction(
+                lambda tx: tx.run(executable, params, shape, explicit=True),
+                TransactionOptions(read_only=bool(given.read_only), timeout_seconds=given.timeout),
+            )
+        retrier = self.retrier(given, lambda error: self._one_shot_repeatable(error, executable, given))
+        fetched = retrier.run(lambda: self._one_shot(executable, params, shape, given))
+        return shape.finished(fetched)
+
+    def execute_many(self, statement: Any, rows: Iterable[Mapping[str, Any]]) -> int:
+        """Run *statement* once per row, all or nothing."""
+        self.check_usable()
+        executable, checked = as_executable(statement), checked_rows(rows)
+        if not checked:
+            return 0
+        scope = ambient(self.ground)
+        if scope is not None:
+            count: int = scope.blocks[-1].run(executable, checked, row_count, self.overrides().timeout, explicit=False)
+            return count
+        limit = self.overrides().timeout
+        made: int = self.in_transaction(lambda tx: tx.run(executable, checked, row_count, limit, explicit=True))
+        return made
+
+    def _one_shot(self, statement: Executable, params: Params, shape: Shape, given: Overrides) -> Any:
+        connection = self.road.checkout(given.timeout)
+        try:
+            self.road.state(connection).one_shot = True
+            return self.road.run(connection, statement, params, shape, self._timeout(given))
+        except PrefiqDbError as error:
+            if not _fate_unknown(error) or given.idempotent or reads_only(statement):
+                raise
+            failure = self._outcome_unknown(error)
+        finally:
+            connection.close()
+        raise failure
+
+    def _timeout(self, given: Overrides) -> float:
+        return self.settings.statement_timeout_seconds if given.timeout is None else given.timeout
+
+    def _outcome_unknown(self, error: PrefiqDbError) -> OutcomeUnknownError:
+        return OutcomeUnknownError(
+            f"the connection to database {self.name} was lost after a write was sent: it may have happened. Look "
+            "before you repeat it, or run it in run_in_transaction(), which repeats only what did not commit",
+            code=error.code,
+            database=self.name,
+            classification=ErrorClass(ErrorKind.OUTCOME_UNKNOWN, connection_lost=True),
+            original=error.original,
+        )
+
+    def _one_shot_repeatable(self, error: BaseException, statement: Executable, given: Overrides) -> bool:
+        if not isinstance(error, PrefiqDbError) or isinstance(error, OutcomeUnknownError):
+            return False
+        found = error.classification
+        if found.retry_statement:
+            return True
+        if not (found.retry_transaction or found.connection_lost):
+            return False
+        return bool(given.idempotent) or reads_only(statement)
+
+    # --- retries ---------------------------------------------------------------------------------
+
+    def policy(self, given: Overrides, retry: RetryPolicy | None = None) -> RetryPolicy:
+        policy = retry or given.retry or self.settings.retry
+        if given.timeout is not None and given.timeout < policy.total_seconds:
+            policy = replace(policy, total_seconds=given.timeout)
+        return policy
+
+    def retrier(
+        self, given: Overrides, repeatable: Callable[[BaseException], bool], retry: RetryPolicy | None = None
+    ) -> Retrier:
+        return Retrier(
+            self.policy(given, retry), self.runtime.sleep, repeatable, database=self.name, on_retry=self._on_retry
+        )
+
+    def _on_retry(self, event: AttemptFailed) -> None:
+        self.life.count_retry()
+        self.hooks.emit(replace(event, database=self.name))
+
+    # --- transactions ----------------------------------------------------------------------------
+
+    def transaction(self, options: TransactionOptions) -> TransactionCore:
+        """Return a transaction that has not begun: a savepoint if one is open here, else a new one."""
+        self.check_usable()
+        return TransactionCore(self.ground, self._with_overrides(options), ambient(self.ground))
+
+    def _with_overrides(self, options: TransactionOptions) -> TransactionOptions:
+        given = self.overrides()
+        if given.read_only and not options.read_only:
+            options = replace(options, read_only=True)
+        return options
+
+    def begin(self, tx: TransactionCore) -> None:
+        """Begin *tx*; a connection that turns out to be dead costs no failed call, for nothing was done yet."""
+        given = self.overrides()
+        repeatable = worth_repeating if tx.is_root else _never
+        self.retrier(given, repeatable).run(tx.begin)
+
+    def in_transaction(
+        self,
+        body: Callable[[TransactionCore], Any],
+        options: TransactionOptions | None = None,
+        retry: RetryPolicy | None = None,
+    ) -> Any:
+        """Run *body* in a transaction, the whole of it again when it was rolled back for a reason that passes.
+
+        Inside another transaction it is a savepoint and runs once: only the outermost block may run again.
+        """
+        self.check_usable()
+        chosen = self._with_overrides(options or TransactionOptions())
+        parent = ambient(self.ground)
+        if parent is not None:
+            return self._attempt(TransactionCore(self.ground, chosen, parent), body)
+        retrier = self.retrier(self.overrides(), _transaction_repeatable, retry)
+        return retrier.run(lambda: self._attempt(TransactionCore(self.ground, chosen), body))
+
+    def _attempt(self, tx: TransactionCore, body: Callable[[TransactionCore], Any]) -> Any:
+        tx.begin()
+        try:
+            result = body(tx)
+        except BaseException as error:
+            tx.end(error)
+            raise
+        tx.end(None)
+        return result
+
+    def attempts(self, options: TransactionOptions, retry: RetryPolicy | None) -> Attempts:
+        self.check_usable()
+        if ambient(self.ground) is not None:
+            raise UsageError(
+                "attempts() inside a transaction: an inner block can't run again by itself; put the loop around the "
+                "outermost transaction"
+            )
+        return Attempts(self, options, self.policy(self.overrides(), retry))
+
+    # --- diagnosis -------------------------------------------------------------------------------
+
+    def ping(self) -> float:
+        """Return the seconds of one round trip, checkout included. One attempt; raises when there is no answer."""
+        self.check_usable()
+        started = time.perf_counter()
+        self._one_shot(as_executable(_PING), None, one_value(None), replace(self.overrides(), retry=NO_RETRY))
+        return time.perf_counter() - started
+
+    def test_connection(self) -> bool:
+        """Return whether the database answers; never raises."""
+        return self.health(None).healthy
+
+    def health(self, timeout_seconds: float | None) -> HealthReport:
+        """Return whether the database answers, and why not. One attempt, never raises."""
+        core = self if timeout_seconds is None else self.using({"timeout": timeout_seconds})
+        details = {"engine": self.settings.engine, "mode": "async" if self.runtime.is_async else "sync"}
+        try:
+            latency = core.ping()
+        except PrefiqDbError as error:
+            return HealthReport(self.name, False, health_reason(error), error.kind, None, details)
+        return HealthReport(self.name, True, latency_seconds=latency, details=details)
+
+    def stats(self) -> DatabaseStats:
+        pool: Any = self.life.engine.pool
+        return DatabaseStats(
+            database=self.name,
+            pool=PoolStats(
+                size=self.settings.pool_size,
+                max_overflow=self.settings.max_overflow,
+                checked_out=pool.checkedout(),
+                idle=pool.checkedin(),
+            ),
+            statements=self.life.observer.statement_count,
+            errors=self.life.observer.error_count,
+            retries=self.life.retry_count,
+            hook_errors=self.hooks.error_count,
+        )
+
+    # --- SQLAlchemy's own objects ----------------------------------------------------------------
+
+    def check_engine_allowed(self) -> None:
+        """Refuse the engine inside a transaction: it would open a second connection beside it."""
+        if ambient(self.ground) is not None:
+            raise UsageError(
+                "engine inside transaction(): it would work on another connection, outside the transaction; use "
+                "session() or tx.connection"
+            )
+
+    def pinned(self) -> Scope | None:
+        self.check_usable()
+        return ambient(self.ground)
+
+
+class TransactionVerbs:
+    """The verbs of an explicit ``tx``, for both worlds' shells."""
+
+    def __init__(self, core: DatabaseCore, tx: TransactionCore) -> None:
+        self.core = core
+        self.tx = tx
+
+    def enter(self) -> None:
+        self.core.begin(self.tx)
+
+    def fetch_all(self, statement: Any, params: Params, into: Into | None) -> list[Any]:
+        rows: list[Any] = self._run(statement, params, all_rows(into))
+        return rows
+
+    def fetch_one(self, statement: Any, params: Params, into: Into | None) -> Any:
+        return self._run(statement, params, one_row(into))
+
+    def fetch_value(self, statement: Any, params: Params, into: Into | None) -> Any:
+        return self._run(statement, params, one_value(into))
+
+    def execute(self, statement: Any, params: Params) -> ExecuteResult:
+        result: ExecuteResult = self._run(statement, params, executed)
+        return result
+
+    def execute_many(self, statement: Any, rows: Iterable[Mapping[str, Any]]) -> int:
+        checked = checked_rows(rows)
+        if not checked:
+            return 0
+        count: int = self._run(statement, checked, row_count)
+        return count
+
+    def _run(self, statement: Any, params: Any, shape: Shape) -> Any:
+        self.core.check_usable()
+        if shape is not row_count:
+            checked_params(params)
+        executable = as_executable(statement)
+        return self.tx.run(executable, params, shape, self.core.overrides().timeout, explicit=True)
+
+    def nested(self, options: TransactionOptions) -> TransactionCore:
+        self.core.check_usable()
+        return TransactionCore(self.core.ground, options, self.tx.scope)
+
+
+class Attempts:
+    """``for attempt in db.attempts(): with attempt as tx:``: the loop ends with success or with the last error."""
+
+    def __init__(self, core: DatabaseCore, options: TransactionOptions, policy: RetryPolicy) -> None:
+        self.core = core
+        self.options = options
+        self.policy = policy
+        self.number = 0
+        self.wait_seconds = 0.0
+        self.done = False
+        self._started = time.monotonic()
+
+    def next(self) -> AttemptCore | None:
+        """Return the next attempt, or ``None`` when the loop is over."""
+        if self.done:
+            return None
+        self.number += 1
+        return AttemptCore(self)
+
+    def failed(self, error: BaseException) -> bool:
+        """Return whether another attempt follows after *error*."""
+        elapsed = time.monotonic() - self._started
+        wait = next_wait(self.number, elapsed, self.policy, random.random()) if _transaction_repeatable(error) else None
+        if wait is None:
+            self.done = True
+            return False
+        event = attempt_failed(error, self.number, wait)
+        note_attempt(self.core.name, event)
+        self.core._on_retry(event)
+        self.wait_seconds = wait
+        return True
+
+
+class AttemptCore:
+    """One attempt: waits first if an earlier one failed, then is a transaction."""
+
+    def __init__(self, loop: Attempts) -> None:
+        self.loop = loop
+        self.number = loop.number
+        self.tx: TransactionCore | None = None
+
+    def enter(self) -> TransactionCore:
+        """Wait if an earlier attempt failed, then begin."""
+        if self.loop.wait_seconds:
+            self.loop.core.runtime.sleep(self.loop.wait_seconds)
+            self.loop.wait_seconds = 0.0
+        self.tx = TransactionCore(self.loop.core.ground, self.loop.core._with_overrides(self.loop.options))
+        self.loop.core.begin(self.tx)
+        return self.tx
+
+    def exit(self, error: BaseException | None) -> bool:
+        """End the transaction; return whether *error* is dealt with because another attempt follows."""
+        assert self.tx is not None
+        try:
+            self.tx.end(error)
+        except PrefiqDbError as failure:
+            if self.loop.failed(failure):
+                return True
+            raise
+        if error is None:
+            self.loop.done = True
+            return False
+        return self.loop.failed(error)
+
+
+def _never(error: BaseException) -> bool:
+    return False
+
+
+def _transaction_repeatable(error: BaseException) -> bool:
+    return isinstance(error, PrefiqDbError) and error.classification.retry_transaction
+
+
+def _fate_unknown(error: PrefiqDbError) -> bool:
+    """Return whether a statement that failed with *error* may have been carried out all the same."""
+    found = error.classification
+    lost = found.kind in (ErrorKind.CONNECTION_LOST, ErrorKind.SERVER_SHUTDOWN)
+    return lost and not found.retry_statement
+
+
+def checked_rows(rows: Iterable[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    """Return *rows* as a list, or raise if they aren't mappings."""
+    if isinstance(rows, (str, bytes, Mapping)):
+        raise UsageError("rows: expected a sequence of mappings, one per row; for a single one use execute")
+    made = list(rows)
+    for number, row in enumerate(made):
+        if not isinstance(row, Mapping):
+            raise UsageError(f"rows[{number}]: expected a mapping of bind names to values, not {type(row).__name__}")
+    return made
+
+
+def health_reason(error: PrefiqDbError) -> str:
+    """Return why a database is not well, without host, user or value."""
+    code = "" if error.code is None else f" (code {error.code})"
+    return f"{error.kind.value}{code}"
+
+
+def not_yet(verb: str) -> NoReturn:
+    """Raise for a verb of the design that has no implementation yet."""
+    raise UnsupportedError(f"{verb}: not supported yet in this version of prefiq_db")
+
+
+def refuse_exactly_once(exactly_once: bool) -> None:
+    if exactly_once:
+        not_yet("exactly_once=True")

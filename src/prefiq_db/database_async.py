@@ -1,0 +1,398 @@
+"""The async face: ``AsyncDatabase``, the twin of ``database``. A method is one crossing of the bridge to ``core``."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from typing import Any, NoReturn, Self, TypeVar, overload
+
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
+
+from prefiq_db.bridge import AsyncRuntime, spawn
+from prefiq_db.config import RetryPolicy
+from prefiq_db.core import AttemptCore, Attempts, DatabaseCore, Life, TransactionVerbs, not_yet, refuse_exactly_once
+from prefiq_db.database import as_settings, dialect_label, unpicklable
+from prefiq_db.engines import make_async_engine
+from prefiq_db.execution.mapping import Into
+from prefiq_db.hooks.registry import Hooks
+from prefiq_db.hooks.statements import StatementObserver
+from prefiq_db.overrides import OverrideScope
+from prefiq_db.reports import DatabaseStats, ExecuteResult, HealthReport
+from prefiq_db.settings import DatabaseSettings
+from prefiq_db.transaction import Outcome, TransactionCore, TransactionOptions
+
+F = TypeVar("F", bound=Callable[..., Any])
+Params = Mapping[str, Any] | None
+
+
+class AsyncDatabase:
+    """One database for the tasks of one event loop: queries, transactions, retries, health.
+
+    Args:
+        settings: a URL, or :class:`~prefiq_db.DatabaseSettings`. The environment is never read.
+        name: what logs, errors and events call it.
+        fields: further settings, with a URL: ``AsyncDatabase("sqlite:///app.db", pool_size=2)``.
+
+    There is no I/O before :meth:`open`, the ``async with`` block, or the first statement. It belongs to the loop of
+    its first use; another one gets EventLoopError.
+
+    Raises:
+        SettingsError: if the settings are wrong; it lists every problem, without values.
+        MissingDriverError: if the driver isn't installed; it names the extra.
+    """
+
+    is_async = True
+    _core: DatabaseCore
+    _engine: AsyncEngine
+
+    def __init__(self, settings: DatabaseSettings | str, *, name: str = "main", **fields: Any) -> None:
+        made = as_settings(settings, fields)
+        hooks = Hooks(name)
+        observer = StatementObserver(name, dialect_label(made), hooks, masked=made.masked)
+        runtime = AsyncRuntime()
+        self._engine = make_async_engine(made, observer=observer)
+        life = Life(self._engine.sync_engine, observer, runtime)
+        self._core = DatabaseCore(made, name, runtime, life, hooks)
+
+    # --- life ------------------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        return self._core.name
+
+    @property
+    def settings(self) -> DatabaseSettings:
+        return self._core.settings
+
+    @property
+    def hooks(self) -> Hooks:
+        """Listeners to statements: ``hooks.before(fn)``, ``.after``, ``.on_error``, ``.add(listener)``."""
+        return self._core.hooks
+
+    async def open(self) -> None:
+        """Fill the pool, so that the first query pays nothing and a database that is down is found here.
+
+        Raises:
+            PrefiqDbError: if not even one connection succeeds. The rest of the pool is filled as far as it goes.
+        """
+        await spawn(self._core.open)
+
+    async def close(self) -> None:
+        """Close the pool's connections. Statements after that raise ClosedError; :meth:`open` opens it again."""
+        await spawn(self._core.close)
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name}: {self.settings.target}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise unpicklable(self)
+
+    # --- statements ------------------------------------------------------------------------------
+
+    async def fetch_all(self, statement: Any, params: Params = None, *, into: Into | None = None) -> list[Any]:
+        """Return every row; an empty list for a statement that returns none."""
+        return await spawn(self._core.fetch_all, statement, params, into)
+
+    async def fetch_one(self, statement: Any, params: Params = None, *, into: Into | None = None) -> Any:
+        """Return the first row, or ``None``."""
+        return await spawn(self._core.fetch_one, statement, params, into)
+
+    async def fetch_value(self, statement: Any, params: Params = None, *, into: Into | None = None) -> Any:
+        """Return the first column of the first row, or ``None``."""
+        return await spawn(self._core.fetch_value, statement, params, into)
+
+    async def execute(self, statement: Any, params: Params = None) -> ExecuteResult:
+        """Run a statement for what it does. Outside a transaction it is one by itself."""
+        return await spawn(self._core.execute, statement, params)
+
+    async def execute_many(self, statement: Any, rows: Iterable[Mapping[str, Any]]) -> int:
+        """Run a statement once per row, all or nothing; return the row count."""
+        return await spawn(self._core.execute_many, statement, rows)
+
+    # --- transactions ----------------------------------------------------------------------------
+
+    def transaction(
+        self,
+        *,
+        isolation: str | None = None,
+        read_only: bool = False,
+        durable: bool = False,
+        exactly_once: bool = False,
+        timeout: float | None = None,
+    ) -> AsyncTransaction:
+        """Return a transaction for an ``async with`` block; inside another one it is a savepoint.
+
+        Args:
+            isolation: ``"READ COMMITTED"``, ``"REPEATABLE READ"``, ``"SERIALIZABLE"`` or ``"READ UNCOMMITTED"``.
+            read_only: the server refuses writes.
+            durable: refuse to be nested.
+            exactly_once: not supported yet.
+            timeout: seconds from BEGIN to COMMIT.
+        """
+        refuse_exactly_once(exactly_once)
+        options = TransactionOptions(isolation, read_only, durable, timeout)
+        return AsyncTransaction(self._core, self._engine, self._core.transaction(options))
+
+    async def run_in_transaction(
+        self,
+        fn: Callable[..., Any],
+        *args: Any,
+        exactly_once: bool = False,
+        retry: RetryPolicy | None = None,
+        isolation: str | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Return ``await fn(tx, *args, **kwargs)``, committed; the whole body again on deadlock, conflict or lost
+        connection.
+
+        Raises:
+            OutcomeUnknownError: if the reply to COMMIT was lost: that is never repeated on a guess.
+        """
+        refuse_exactly_once(exactly_once)
+        options = TransactionOptions(isolation=isolation)
+        return await spawn(self._core.in_transaction, self._body(fn, args, kwargs), options, retry)
+
+    @overload
+    def transactional(self, fn: F) -> F: ...
+    @overload
+    def transactional(
+        self,
+        fn: None = None,
+        *,
+        exactly_once: bool = False,
+        retry: RetryPolicy | None = None,
+        isolation: str | None = None,
+    ) -> Callable[[F], F]: ...
+    def transactional(
+        self,
+        fn: Callable[..., Any] | None = None,
+        *,
+        exactly_once: bool = False,
+        retry: RetryPolicy | None = None,
+        isolation: str | None = None,
+    ) -> Any:
+        """Decorate ``fn(tx, ...)`` so that awaiting ``fn(...)`` runs it by :meth:`run_in_transaction`."""
+        refuse_exactly_once(exactly_once)
+        if fn is None:
+            return functools.partial(self.transactional, retry=retry, isolation=isolation)
+        options = TransactionOptions(isolation=isolation)
+
+        @functools.wraps(fn)
+        async def wrapper(*args: Any, **kwargs: Any) -> Any:
+            return await spawn(self._core.in_transaction, self._body(fn, args, kwargs), options, retry)
+
+        return wrapper
+
+    def _body(self, fn: Callable[..., Any], args: Any, kwargs: Any) -> Callable[[TransactionCore], Any]:
+        def body(tx: TransactionCore) -> Any:
+            return self._core.runtime.call(fn, AsyncTransaction(self._core, self._engine, tx), *args, **kwargs)
+
+        return body
+
+    def attempts(
+        self,
+        *,
+        exactly_once: bool = False,
+        retry: RetryPolicy | None = None,
+        isolation: str | None = None,
+        read_only: bool = False,
+        timeout: float | None = None,
+    ) -> AsyncAttemptLoop:
+        """Return attempts for ``for attempt in db.attempts(): async with attempt as tx:``; ``async for`` works too."""
+        refuse_exactly_once(exactly_once)
+        options = TransactionOptions(isolation, read_only, timeout_seconds=timeout)
+        return AsyncAttemptLoop(self._core.attempts(options, retry), self._engine)
+
+    # --- overrides -------------------------------------------------------------------------------
+
+    def using(self, **overrides: Any) -> Self:
+        """Return a view of this database with other defaults: ``timeout``, ``retry``, ``read_only``, ``idempotent``."""
+        view = object.__new__(type(self))
+        view._engine = self._engine
+        view._core = self._core.using(overrides)
+        return view
+
+    def override(self, **overrides: Any) -> OverrideScope:
+        """Return a scope in which this task, and no other, has other defaults; see :meth:`using`."""
+        return self._core.override(overrides)
+
+    # --- diagnosis -------------------------------------------------------------------------------
+
+    async def ping(self) -> float:
+        """Return the seconds of one round trip. One attempt; raises when there is no answer."""
+        return await spawn(self._core.ping)
+
+    async def test_connection(self) -> bool:
+        """Return whether the database answers; never raises."""
+        return await spawn(self._core.test_connection)
+
+    async def health(self, timeout_seconds: float | None = None) -> HealthReport:
+        """Return whether the database answers and why not. One attempt within *timeout_seconds*; never raises."""
+        return await spawn(self._core.health, timeout_seconds)
+
+    def stats(self) -> DatabaseStats:
+        """Return the pool and the counters now."""
+        return self._core.stats()
+
+    # --- SQLAlchemy's own ------------------------------------------------------------------------
+
+    @property
+    def engine(self) -> AsyncEngine:
+        """SQLAlchemy's engine, with our hooks and masking. Refused inside ``transaction()``: use :meth:`session`."""
+        self._core.check_engine_allowed()
+        return self._engine
+
+    def session(self, **options: Any) -> AsyncSession:
+        """Return an ORM session; inside ``transaction()`` it works on that transaction, in a savepoint."""
+        scope = self._core.pinned()
+        if scope is None:
+            return AsyncSession(self._engine, **options)
+        joined = AsyncConnection(self._engine, scope.connection)
+        return AsyncSession(joined, join_transaction_mode="create_savepoint", **options)
+
+    # --- what comes later ------------------------------------------------------------------------
+
+    def stream(
+        self, statement: Any, params: Params = None, *, batch_size: int = 1000, into: Into | None = None
+    ) -> NoReturn:
+        """Not supported yet."""
+        not_yet("stream")
+
+    async def batch(self, statements: Iterable[Any]) -> NoReturn:
+        """Not supported yet."""
+        not_yet("batch")
+
+    async def bulk_insert(
+        self, table: Any, rows: Iterable[Any], *, columns: Any = None, on_conflict: str = "error", progress: Any = None
+    ) -> NoReturn:
+        """Not supported yet."""
+        not_yet("bulk_insert")
+
+    async def upsert(
+        self, table: Any, rows: Iterable[Any], *, key: Any, update: Any = None, returning: Any = None
+    ) -> NoReturn:
+        """Not supported yet."""
+        not_yet("upsert")
+
+
+class AsyncTransaction:
+    """A transaction, or a savepoint in one; every verb of :class:`AsyncDatabase` works on its connection."""
+
+    def __init__(self, core: DatabaseCore, engine: AsyncEngine, tx: TransactionCore) -> None:
+        self._engine = engine
+        self._verbs = TransactionVerbs(core, tx)
+
+    @property
+    def outcome(self) -> Outcome:
+        """``active``, ``committed``, ``not committed`` or ``unknown``."""
+        return self._verbs.tx.outcome
+
+    @property
+    def callback_errors(self) -> tuple[Exception, ...]:
+        """What ``on_commit`` and ``on_rollback`` functions raised; it never looks like a failed transaction."""
+        return self._verbs.tx.callback_errors
+
+    @property
+    def connection(self) -> AsyncConnection:
+        """The pinned SQLAlchemy connection."""
+        return AsyncConnection(self._engine, self._verbs.tx.connection)
+
+    async def __aenter__(self) -> Self:
+        await spawn(self._verbs.enter)
+        return self
+
+    async def __aexit__(self, exc_type: object, exc: BaseException | None, traceback: object) -> None:
+        await spawn(self._verbs.tx.end, exc)
+
+    async def fetch_all(self, statement: Any, params: Params = None, *, into: Into | None = None) -> list[Any]:
+        """Return every row; an empty list for a statement that returns none."""
+        return await spawn(self._verbs.fetch_all, statement, params, into)
+
+    async def fetch_one(self, statement: Any, params: Params = None, *, into: Into | None = None) -> Any:
+        """Return the first row, or ``None``."""
+        return await spawn(self._verbs.fetch_one, statement, params, into)
+
+    async def fetch_value(self, statement: Any, params: Params = None, *, into: Into | None = None) -> Any:
+        """Return the first column of the first row, or ``None``."""
+        return await spawn(self._verbs.fetch_value, statement, params, into)
+
+    async def execute(self, statement: Any, params: Params = None) -> ExecuteResult:
+        """Run a statement for what it does."""
+        return await spawn(self._verbs.execute, statement, params)
+
+    async def execute_many(self, statement: Any, rows: Iterable[Mapping[str, Any]]) -> int:
+        """Run a statement once per row; return the row count."""
+        return await spawn(self._verbs.execute_many, statement, rows)
+
+    def transaction(
+        self,
+        *,
+        isolation: str | None = None,
+        read_only: bool = False,
+        durable: bool = False,
+        timeout: float | None = None,
+    ) -> AsyncTransaction:
+        """Return a nested transaction: a savepoint."""
+        options = TransactionOptions(isolation, read_only, durable, timeout)
+        return AsyncTransaction(self._verbs.core, self._engine, self._verbs.nested(options))
+
+    def session(self, **options: Any) -> AsyncSession:
+        """Return an ORM session that works in a savepoint of this transaction."""
+        return AsyncSession(self.connection, join_transaction_mode="create_savepoint", **options)
+
+    def bind(self) -> AbstractContextManager[None]:
+        """Adopt this transaction in the running task: there, the database's own verbs use it."""
+        return self._verbs.tx.bind()
+
+    def on_commit(self, fn: F) -> F:
+        """Call *fn* after the outermost COMMIT; never, if this block or one around it is rolled back."""
+        self._verbs.tx.on_commit(fn)
+        return fn
+
+    def on_rollback(self, fn: F) -> F:
+        """Call *fn* after this block, or one around it, was rolled back."""
+        self._verbs.tx.on_rollback(fn)
+        return fn
+
+
+class AsyncAttemptLoop:
+    """Iterates over attempts until one succeeds; the last error leaves the loop."""
+
+    def __init__(self, loop: Attempts, engine: AsyncEngine) -> None:
+        self._loop = loop
+        self._engine = engine
+
+    def __iter__(self) -> Iterator[AsyncAttempt]:
+        while (attempt := self._loop.next()) is not None:
+            yield AsyncAttempt(attempt, self._engine)
+
+    async def __aiter__(self) -> AsyncIterator[AsyncAttempt]:
+        for attempt in self:
+            yield attempt
+
+
+class AsyncAttempt:
+    """One try: ``async with attempt as tx:``. An error that another try may cure stays inside."""
+
+    def __init__(self, core: AttemptCore, engine: AsyncEngine) -> None:
+        self._core = core
+        self._engine = engine
+
+    @property
+    def number(self) -> int:
+        """1 for the first."""
+        return self._core.number
+
+    async def __aenter__(self) -> AsyncTransaction:
+        return AsyncTransaction(self._core.loop.core, self._engine, await spawn(self._core.enter))
+
+    async def __aexit__(self, exc_type: object, exc: BaseException | None, traceback: object) -> bool:
+        return await spawn(self._core.exit, exc)

@@ -1,0 +1,347 @@
+"""What all our dialects share: one connection pool for one-shots and transactions alike.
+
+Connections are in autocommit at the driver and SQLAlchemy does not know. BEGIN, COMMIT and ROLLBACK are sent here,
+by ``do_begin``, ``do_commit`` and ``do_rollback``, and only when there is something to say. Why and what it saves:
+docs/decisions/0002-driver-autocommit-with-our-own-begin.md.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Protocol
+
+from sqlalchemy import exc as sa_exc
+from sqlalchemy.engine.characteristics import ConnectionCharacteristic, IsolationLevelCharacteristic
+
+from prefiq_db.config import ISOLATION_LEVELS
+from prefiq_db.dialects.classify import classify_error
+from prefiq_db.dialects.translate import code_of
+from prefiq_db.errors import ErrorClass, ErrorKind, TransactionAbortedError, UnsupportedError
+
+_KEY = "prefiq_db.session"
+AUTOCOMMIT = "AUTOCOMMIT"
+
+# The whole transaction is gone at the server although the client still thinks that it is in one; whatever came next
+# would be committed statement by statement.
+GONE = "gone"
+# One statement was undone and the rest stands: COMMIT would keep half of the work.
+HALF = "half"
+
+
+class SessionState:
+    """What we know of one pooled connection without asking the server."""
+
+    __slots__ = (
+        "aborted",
+        "began",
+        "deferrable",
+        "expires_at",
+        "isolation",
+        "last_used",
+        "local_timeout",
+        "one_shot",
+        "read_only",
+        "session_timeout",
+        "write",
+    )
+
+    def __init__(self, expires_at: float, session_timeout: float | None) -> None:
+        self.expires_at = expires_at
+        self.last_used = time.monotonic()
+        self.session_timeout = session_timeout
+        self.began = False
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop what belonged to one checkout: the next user starts from the defaults."""
+        self.one_shot = False
+        self.write = False
+        self.isolation: str | None = None
+        self.read_only = False
+        self.deferrable = False
+        self.ended()
+
+    def ended(self) -> None:
+        """Note that no transaction is open any more."""
+        self.began = False
+        self.aborted: str | None = None
+        self.local_timeout: float | None = None
+
+
+class Observer(Protocol):
+    """Who wants to know of each statement that is sent."""
+
+    def observe(
+        self,
+        send: Callable[..., None],
+        cursor: Any,
+        statement: str,
+        parameters: Any,
+        context: Any,
+        batch_size: int,
+    ) -> None:
+        """Call ``send(cursor, statement, parameters, context)`` and tell what came of it."""
+
+
+class _Isolation(IsolationLevelCharacteristic):
+    """Remember the level; our BEGIN speaks it. The driver is never touched after connect."""
+
+    def set_connection_characteristic(self, dialect: Any, conn: Any, dbapi_conn: Any, value: Any) -> None:
+        level = str(value).upper().replace("_", " ")
+        if level not in (*ISOLATION_LEVELS, AUTOCOMMIT):
+            raise sa_exc.ArgumentError(f"isolation_level: expected one of {', '.join((*ISOLATION_LEVELS, AUTOCOMMIT))}")
+        dialect.session_of(conn.connection).isolation = level
+
+    def reset_characteristic(self, dialect: Any, dbapi_conn: Any) -> None:
+        """Do nothing: the pool forgets it at checkin."""
+
+
+class Remembered(ConnectionCharacteristic):
+    """Remember a yes or no (read-only, deferrable) for our BEGIN."""
+
+    transactional: ClassVar[bool] = True
+
+    def __init__(self, attribute: str) -> None:
+        self.attribute = attribute
+
+    def set_connection_characteristic(self, dialect: Any, conn: Any, dbapi_conn: Any, value: Any) -> None:
+        setattr(dialect.session_of(conn.connection), self.attribute, bool(value))
+
+    def reset_characteristic(self, dialect: Any, dbapi_conn: Any) -> None:
+        """Do nothing: the pool forgets it at checkin."""
+
+    def set_characteristic(self, dialect: Any, dbapi_conn: Any, value: Any) -> None:
+        raise NotImplementedError  # SQLAlchemy calls the method above instead
+
+    def get_characteristic(self, dialect: Any, dbapi_conn: Any) -> Any:
+        raise NotImplementedError  # there is nothing at the driver to ask
+
+    def get_connection_characteristic(self, dialect: Any, conn: Any, dbapi_conn: Any) -> Any:
+        return getattr(dialect.session_of(conn.connection), self.attribute)
+
+
+class PrefiqDialect:
+    """Mixed in before a SQLAlchemy dialect. The engine factory sets the instance attributes below."""
+
+    #: how classify_error and people call this database
+    label: ClassVar[str]
+    #: DDL commits the open transaction by itself, so it is refused inside ours
+    ddl_commits: ClassVar[bool] = False
+    #: what an error does to the open transaction, where the server doesn't hold it in an aborted state by itself
+    after_error: ClassVar[Mapping[ErrorKind, str]] = {}
+    #: how values that the driver doesn't take are passed to text statements
+    adapters: ClassVar[Mapping[type, Callable[[Any], Any]]] = {}
+    #: a per-call statement timeout costs a round trip to set (it stays remembered)
+    server_side_timeout: ClassVar[bool] = True
+
+    # Set once by engines.make_engine, before the first connection.
+    observer: Observer | None = None
+    connector: Callable[..., Any] | None = None
+    max_age_seconds: float = 1800.0
+    ping_after_idle_seconds: float = 30.0
+    statement_timeout_seconds: float = 30.0
+    lock_timeout_seconds: float = 10.0
+    session_settings: bool = True
+
+    @classmethod
+    def get_async_dialect_cls(cls, url: Any) -> type:
+        """Return this class: each world has its own, and SQLAlchemy must not replace it by the driver's."""
+        return cls
+
+    # --- session state ---------------------------------------------------------------------------
+
+    def session_of(self, proxied: Any) -> SessionState:
+        """Return the state of the connection that SQLAlchemy's *proxied* connection stands for."""
+        record = proxied._connection_record
+        return self.session_in(record.info if record is not None else proxied.info)
+
+    def session_in(self, info: Any) -> SessionState:
+        state = info.get(_KEY)
+        if state is None:
+            # Up to 10 % earlier than the maximum, so that a pool filled at once doesn't reconnect at once.
+            age = self.max_age_seconds * random.uniform(0.9, 1.0)
+            timeout = self.statement_timeout_seconds if self.session_settings else None
+            info[_KEY] = state = SessionState(time.monotonic() + age, timeout)
+        assert isinstance(state, SessionState)
+        return state
+
+    # --- connecting ------------------------------------------------------------------------------
+
+    def connect(self, *cargs: Any, **cparams: Any) -> Any:
+        """Connect through the engine's connector, which knows the password; SQLAlchemy's URL doesn't."""
+        connect = super().connect  # type: ignore[misc]
+        if self.connector is None:
+            return connect(*cargs, **cparams)
+        return self.connector(connect, cparams)
+
+    def set_isolation_level(self, dbapi_connection: Any, level: str) -> None:
+        raise UnsupportedError(
+            "set the isolation level with execution_options(isolation_level=...) or transaction(isolation=...)"
+        )
+
+    def reset_isolation_level(self, dbapi_conn: Any) -> None:
+        """Do nothing: the driver's own level is never changed."""
+
+    # --- transaction control ---------------------------------------------------------------------
+
+    def begin_sql(self, state: SessionState) -> str:
+        raise NotImplementedError
+
+    def control(self, dbapi_connection: Any, sql: str) -> str | None:
+        """Send a control statement; return the server's command tag where there is one."""
+        cursor = dbapi_connection.cursor()
+        try:
+            cursor.execute(sql)
+        finally:
+            cursor.close()
+        return None
+
+    def in_transaction(self, dbapi_connection: Any) -> bool:
+        """Return whether the driver knows of an open transaction, without a round trip."""
+        return False
+
+    def do_begin(self, dbapi_connection: Any) -> None:
+        state = self.session_of(dbapi_connection)
+        if state.one_shot or state.isolation == AUTOCOMMIT:
+            return
+        # Up before it is sent: if the reply is lost, a ROLLBACK is owed.
+        state.began = True
+        self.control(dbapi_connection.dbapi_connection, self.begin_sql(state))
+
+    def do_commit(self, dbapi_connection: Any) -> None:
+        state = self.session_of(dbapi_connection)
+        if not state.began:
+            return
+        if state.aborted is not None or self.commit_would_lie(dbapi_connection.dbapi_connection):
+            raise aborted_error()
+        tag = self.control(dbapi_connection.dbapi_connection, "COMMIT")
+        state.ended()
+        if tag == "ROLLBACK":
+            raise aborted_error()
+
+    def do_rollback(self, dbapi_connection: Any) -> None:
+        state = self.session_of(dbapi_connection)
+        raw = dbapi_connection.dbapi_connection
+        if not state.began and not self.in_transaction(raw):
+            return
+        if state.aborted != GONE or self.in_transaction(raw):
+            self.control(raw, "ROLLBACK")
+        state.ended()
+
+    def commit_would_lie(self, dbapi_connection: Any) -> bool:
+        """Return whether the server would answer COMMIT with a silent rollback."""
+        return False
+
+    def do_savepoint(self, connection: Any, name: str) -> None:
+        self._savepoint(connection, f"SAVEPOINT {name}")
+
+    def do_rollback_to_savepoint(self, connection: Any, name: str) -> None:
+        state = self.session_of(connection.connection)
+        if state.aborted == GONE:
+            return
+        self._savepoint(connection, f"ROLLBACK TO SAVEPOINT {name}")
+        state.aborted = None
+        state.local_timeout = None
+
+    def do_release_savepoint(self, connection: Any, name: str) -> None:
+        state = self.session_of(connection.connection)
+        if state.aborted is not None:
+            raise aborted_error()
+        self._savepoint(connection, f"RELEASE SAVEPOINT {name}")
+
+    def _savepoint(self, connection: Any, sql: str) -> None:
+        try:
+            self.control(connection.connection.dbapi_connection, sql)
+        except Exception as error:  # noqa: BLE001 - SQLAlchemy decides whose it is and raises it
+            # SQLAlchemy wraps what the driver raises in a statement, but not in these calls.
+            connection._handle_dbapi_exception(error, sql, None, None, None)
+
+    # --- statements ------------------------------------------------------------------------------
+
+    def do_execute(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
+        self._send(super().do_execute, cursor, statement, parameters, context, 1)  # type: ignore[misc]
+
+    def do_executemany(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
+        self._send(super().do_executemany, cursor, statement, parameters, context, len(parameters))  # type: ignore[misc]
+
+    def do_execute_no_params(self, cursor: Any, statement: str, context: Any = None) -> None:
+        def send(cursor: Any, statement: str, parameters: Any, context: Any) -> None:
+            super(PrefiqDialect, self).do_execute_no_params(cursor, statement, context)  # type: ignore[misc]
+
+        self._send(send, cursor, statement, None, context, 1)
+
+    def _send(
+        self,
+        send: Callable[..., None],
+        cursor: Any,
+        statement: str,
+        parameters: Any,
+        context: Any,
+        batch_size: int,
+    ) -> None:
+        state = None if context is None else self.session_of(context.root_connection.connection)
+        if state is not None and state.aborted is not None:
+            raise aborted_error()
+        try:
+            if self.observer is None or context is None:
+                send(cursor, statement, parameters, context)
+            else:
+                self.observer.observe(send, cursor, statement, parameters, context, batch_size)
+        except Exception as error:
+            if state is not None and state.began:
+                state.aborted = self.effect_of(error, context.root_connection.connection.dbapi_connection)
+            raise
+
+    def effect_of(self, error: Exception, dbapi_connection: Any) -> str | None:
+        """Return what *error* did to the open transaction: ``None`` (nothing), ``HALF`` or ``GONE``."""
+        code = code_of(error)
+        if code is None or not self.after_error:
+            return None
+        return self.after_error.get(classify_error(self.label, code).kind)
+
+    # --- timeouts --------------------------------------------------------------------------------
+
+    def set_statement_timeout(self, proxied: Any, seconds: float) -> None:
+        """Bound the statements that follow on this connection; silent when that is already so."""
+        raise NotImplementedError
+
+    def timed_out(self, connection: Any) -> bool | None:
+        """Return whether our own clock ended the last statement; ``None`` where only the server knows."""
+        return None
+
+    # --- liveness --------------------------------------------------------------------------------
+
+    def socket_of(self, dbapi_connection: Any) -> int | None:
+        """Return the file descriptor of an idle connection, ``-1`` when it is known to be closed, ``None`` if n/a."""
+        return None
+
+    # --- disconnects -----------------------------------------------------------------------------
+
+    def is_disconnect(self, e: Any, connection: Any, cursor: Any) -> bool:
+        if super().is_disconnect(e, connection, cursor):  # type: ignore[misc]
+            return True
+        code = code_of(e)
+        if code is None:
+            return False
+        found: ErrorClass = classify_error(self.label, code)
+        # A read-only error may be our own READ ONLY transaction's; the wrong node is another issue than a dead one.
+        return found.connection_lost and found.kind is not ErrorKind.READ_ONLY
+
+
+def aborted_error() -> TransactionAbortedError:
+    return TransactionAbortedError(
+        "the transaction can't go on: an earlier statement in it failed and undid work, and COMMIT would keep only the "
+        "rest; let the error leave the block, or put the risky statement in a nested transaction()"
+    )
+
+
+def characteristics(**more: ConnectionCharacteristic) -> Mapping[str, ConnectionCharacteristic]:
+    """Return the connection characteristics of a dialect: the remembered isolation level, and *more*."""
+    from sqlalchemy.engine.characteristics import LoggingTokenCharacteristic
+
+    return {"isolation_level": _Isolation(), "logging_token": LoggingTokenCharacteristic(), **more}
+
+
+__all__: Sequence[str] = ("GONE", "HALF", "PrefiqDialect", "Remembered", "SessionState", "characteristics")

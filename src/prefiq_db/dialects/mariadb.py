@@ -1,0 +1,102 @@
+"""MariaDB, and MySQL as its alias, through PyMySQL and asyncmy."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import uuid
+from typing import Any, ClassVar
+
+from sqlalchemy.dialects.mysql.asyncmy import MySQLDialect_asyncmy
+from sqlalchemy.dialects.mysql.mariadb import MariaDBDialect
+from sqlalchemy.dialects.mysql.pymysql import MySQLDialect_pymysql
+
+from prefiq_db.dialects.base import GONE, HALF, PrefiqDialect, SessionState, characteristics
+from prefiq_db.errors import ErrorKind
+
+
+def _utc(value: dt.datetime) -> dt.datetime:
+    """Return an aware time as naive UTC, which is what the session's time zone makes of it; leave a naive one."""
+    return value if value.tzinfo is None else value.astimezone(dt.UTC).replace(tzinfo=None)
+
+
+class _MySQLFamily(PrefiqDialect):
+    ddl_commits = True
+    connection_characteristics: Any = characteristics()
+    adapters: ClassVar[Any] = {dt.datetime: _utc, uuid.UUID: str, dict: json.dumps}
+    # A deadlock or a snapshot conflict rolls the whole transaction back; what came next would be committed statement
+    # by statement. A lock timeout undoes only its statement.
+    after_error: ClassVar[Any] = {
+        ErrorKind.DEADLOCK: GONE,
+        ErrorKind.SERIALIZATION: GONE,
+        ErrorKind.LOCK_TIMEOUT: HALF,
+    }
+
+    def begin_sql(self, state: SessionState) -> str:
+        start = "START TRANSACTION READ ONLY" if state.read_only else "START TRANSACTION"
+        if state.isolation is None:
+            return start
+        # One round trip instead of two: SET TRANSACTION holds for the next transaction only.
+        return f"BEGIN NOT ATOMIC SET TRANSACTION ISOLATION LEVEL {state.isolation}; {start}; END"
+
+    def do_begin(self, dbapi_connection: Any) -> None:
+        state = self.session_of(dbapi_connection)
+        if state.isolation is not None and not self.is_mariadb and not state.one_shot:  # type: ignore[attr-defined]
+            self._begin_mysql(dbapi_connection, state)
+        else:
+            super().do_begin(dbapi_connection)
+
+    def _begin_mysql(self, proxied: Any, state: SessionState) -> None:
+        """Begin in two messages: MySQL has no anonymous blocks."""
+        level, state.isolation = state.isolation, None
+        try:
+            self.control(proxied.dbapi_connection, f"SET TRANSACTION ISOLATION LEVEL {level}")
+            super().do_begin(proxied)
+        finally:
+            state.isolation = level
+
+    def set_statement_timeout(self, proxied: Any, seconds: float) -> None:
+        state = self.session_of(proxied)
+        if state.session_timeout == seconds:
+            return
+        if self.is_mariadb:  # type: ignore[attr-defined]
+            self.control(proxied.dbapi_connection, f"SET SESSION max_statement_time = {seconds:.6f}")
+        else:
+            self.control(proxied.dbapi_connection, f"SET SESSION max_execution_time = {max(1, round(seconds * 1000))}")
+        state.session_timeout = seconds
+
+
+class _PyMySQL(_MySQLFamily):
+    def socket_of(self, dbapi_connection: Any) -> int | None:
+        sock = dbapi_connection._sock
+        return -1 if sock is None else int(sock.fileno())
+
+
+class _Asyncmy(_MySQLFamily):
+    def socket_of(self, dbapi_connection: Any) -> int | None:
+        connection = dbapi_connection._connection
+        # The event loop may have read the end of the stream already; then the socket itself looks idle.
+        if connection._stream_broken:
+            return -1
+        sock = connection._transport.get_extra_info("socket")
+        return -1 if sock is None else int(sock.fileno())
+
+
+class PrefiqMysql(_PyMySQL, MySQLDialect_pymysql):
+    label = "mysql"
+    supports_statement_cache = True
+
+
+class PrefiqMysqlAsync(_Asyncmy, MySQLDialect_asyncmy):
+    label = "mysql"
+    supports_statement_cache = True
+
+
+class PrefiqMariadb(_PyMySQL, MariaDBDialect, MySQLDialect_pymysql):
+    label = "mariadb"
+    supports_statement_cache = True
+
+
+class PrefiqMariadbAsync(_Asyncmy, MariaDBDialect, MySQLDialect_asyncmy):
+    label = "mariadb"
+    supports_statement_cache = True

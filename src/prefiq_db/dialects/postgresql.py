@@ -1,0 +1,96 @@
+"""PostgreSQL through psycopg 3, sync and async."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, ClassVar
+
+from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg, PGDialectAsync_psycopg
+
+from prefiq_db.bridge import await_
+from prefiq_db.dialects.base import PrefiqDialect, Remembered, SessionState, characteristics
+
+# psycopg.pq.TransactionStatus, by number: the dialect must import without the driver.
+_IDLE, _IN_ERROR = 0, 3
+
+
+class _Postgresql(PrefiqDialect):
+    label = "postgresql"
+    connection_characteristics: Any = characteristics(
+        postgresql_readonly=Remembered("read_only"),
+        postgresql_deferrable=Remembered("deferrable"),
+    )
+    # psycopg has no default for these; jsonb accepts what json does, and text columns get the text.
+    adapters: ClassVar[Any] = {dict: json.dumps}
+
+    def begin_sql(self, state: SessionState) -> str:
+        words = ["BEGIN"]
+        if state.isolation is not None:
+            words.append(f"ISOLATION LEVEL {state.isolation}")
+        if state.read_only:
+            words.append("READ ONLY")
+        if state.deferrable:
+            words.append("DEFERRABLE")
+        begin = " ".join(words)
+        if self.session_settings:
+            if state.local_timeout is None:
+                return begin
+            return f"{begin}; SET LOCAL statement_timeout = {_ms(state.local_timeout)}"
+        # Behind a transaction pooler nothing of a session survives, so the limits travel with each BEGIN.
+        timeout = self.statement_timeout_seconds if state.local_timeout is None else state.local_timeout
+        return (
+            f"{begin}; SET LOCAL statement_timeout = {_ms(timeout)};"
+            f" SET LOCAL lock_timeout = {_ms(self.lock_timeout_seconds)}"
+        )
+
+    def commit_would_lie(self, dbapi_connection: Any) -> bool:
+        return bool(self._driver(dbapi_connection).pgconn.transaction_status == _IN_ERROR)
+
+    def in_transaction(self, dbapi_connection: Any) -> bool:
+        return bool(self._driver(dbapi_connection).pgconn.transaction_status != _IDLE)
+
+    def set_statement_timeout(self, proxied: Any, seconds: float) -> None:
+        state = self.session_of(proxied)
+        if state.began:
+            # SET LOCAL ends with the transaction; a plain SET would be undone by its ROLLBACK behind our back.
+            current = state.session_timeout if state.local_timeout is None else state.local_timeout
+            if current != seconds:
+                self.control(proxied.dbapi_connection, f"SET LOCAL statement_timeout = {_ms(seconds)}")
+                state.local_timeout = seconds
+        elif not self.session_settings:
+            state.local_timeout = seconds
+        elif state.session_timeout != seconds:
+            self.control(proxied.dbapi_connection, f"SET statement_timeout = {_ms(seconds)}")
+            state.session_timeout = seconds
+
+    def socket_of(self, dbapi_connection: Any) -> int | None:
+        pgconn = self._driver(dbapi_connection).pgconn
+        return -1 if pgconn.status != 0 else int(pgconn.socket)
+
+    def _driver(self, dbapi_connection: Any) -> Any:
+        return dbapi_connection
+
+
+class PrefiqPostgresql(_Postgresql, PGDialect_psycopg):
+    supports_statement_cache = True
+
+    def control(self, dbapi_connection: Any, sql: str) -> str | None:
+        # prepare=False: psycopg would PREPARE a BEGIN it has seen five times, and that costs a round trip.
+        tag: str | None = dbapi_connection.execute(sql, prepare=False).statusmessage
+        return tag
+
+
+class PrefiqPostgresqlAsync(_Postgresql, PGDialectAsync_psycopg):
+    supports_statement_cache = True
+
+    def control(self, dbapi_connection: Any, sql: str) -> str | None:
+        tag: str | None = await_(dbapi_connection._connection.execute(sql, prepare=False)).statusmessage
+        return tag
+
+    def _driver(self, dbapi_connection: Any) -> Any:
+        return dbapi_connection._connection
+
+
+def _ms(seconds: float) -> int:
+    """Return whole milliseconds, at least 1: to PostgreSQL 0 means no limit."""
+    return max(1, round(seconds * 1000))

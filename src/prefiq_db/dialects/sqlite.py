@@ -1,0 +1,164 @@
+"""SQLite through sqlite3 and aiosqlite."""
+
+from __future__ import annotations
+
+import datetime as dt
+import decimal
+import json
+import sqlite3
+import time
+import uuid
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from sqlalchemy.dialects.sqlite.aiosqlite import SQLiteDialect_aiosqlite
+from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
+
+from prefiq_db.dialects.base import GONE, PrefiqDialect, SessionState, characteristics
+
+# How many steps of SQLite's virtual machine pass between two looks at the clock: well under a millisecond of work.
+_STEPS_BETWEEN_CLOCK_LOOKS = 10_000
+
+
+class SqliteConnection(sqlite3.Connection):
+    """A connection that stops a statement at its deadline; SQLite has no statement timeout of its own."""
+
+    timeout_seconds: float = 0.0
+    deadline: float | None = None
+    timed_out: bool = False
+
+    def start_clock(self) -> None:
+        self.timed_out = False
+        self.deadline = time.monotonic() + self.timeout_seconds
+
+    def stop_clock(self) -> None:
+        self.deadline = None
+
+    def _look_at_clock(self) -> int:
+        if self.deadline is None or time.monotonic() < self.deadline:
+            return 0
+        self.timed_out = True
+        return 1
+
+
+def connection_factory(timeout_seconds: float, durable_wal: bool) -> Callable[..., SqliteConnection]:
+    """Return what ``sqlite3.connect(factory=)`` takes: connections that are set up before anybody sees them."""
+
+    def connect(*args: Any, **kwargs: Any) -> SqliteConnection:
+        connection = SqliteConnection(*args, **kwargs)
+        try:
+            connection.timeout_seconds = timeout_seconds
+            connection.execute("PRAGMA foreign_keys = ON").close()
+            if durable_wal:
+                _use_wal(connection)
+            connection.set_progress_handler(connection._look_at_clock, _STEPS_BETWEEN_CLOCK_LOOKS)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    return connect
+
+
+def _use_wal(connection: sqlite3.Connection) -> None:
+    """Switch the file to write-ahead logging once; readers and the one writer then don't block each other."""
+    (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
+    if mode != "wal":
+        connection.execute("PRAGMA journal_mode = WAL").fetchone()
+
+
+def _iso(value: dt.datetime) -> str:
+    """Return a time as SQLAlchemy stores it in SQLite; an aware one in UTC."""
+    if value.tzinfo is not None:
+        value = value.astimezone(dt.UTC).replace(tzinfo=None)
+    return value.isoformat(sep=" ", timespec="microseconds")
+
+
+class _Sqlite(PrefiqDialect):
+    label = "sqlite"
+    connection_characteristics: Any = characteristics()
+    server_side_timeout = False
+    adapters: ClassVar[Any] = {
+        decimal.Decimal: str,
+        dt.datetime: _iso,
+        dt.date: dt.date.isoformat,
+        dt.time: dt.time.isoformat,
+        uuid.UUID: lambda value: value.hex,
+        dict: json.dumps,
+    }
+
+    def begin_sql(self, state: SessionState) -> str:
+        # A writer that begins as a reader fails with BUSY_SNAPSHOT when somebody else wrote meanwhile, and no
+        # timeout helps it; IMMEDIATE waits its turn. SQLAlchemy's own autobegin (ORM) stays deferred.
+        return "BEGIN IMMEDIATE" if state.write and not state.read_only else "BEGIN"
+
+    def do_begin(self, dbapi_connection: Any) -> None:
+        super().do_begin(dbapi_connection)
+        state = self.session_of(dbapi_connection)
+        if state.began and state.read_only:
+            self.control(dbapi_connection.dbapi_connection, "PRAGMA query_only = ON")
+
+    def do_commit(self, dbapi_connection: Any) -> None:
+        read_only = self._was_read_only(dbapi_connection)
+        super().do_commit(dbapi_connection)
+        self._writable_again(dbapi_connection, read_only)
+
+    def do_rollback(self, dbapi_connection: Any) -> None:
+        read_only = self._was_read_only(dbapi_connection)
+        super().do_rollback(dbapi_connection)
+        self._writable_again(dbapi_connection, read_only)
+
+    def _was_read_only(self, proxied: Any) -> bool:
+        state = self.session_of(proxied)
+        return state.began and state.read_only
+
+    def _writable_again(self, proxied: Any, read_only: bool) -> None:
+        if read_only:
+            self.control(proxied.dbapi_connection, "PRAGMA query_only = OFF")
+
+    def control(self, dbapi_connection: Any, sql: str) -> str | None:
+        self._sqlite(dbapi_connection).stop_clock()
+        return super().control(dbapi_connection, sql)
+
+    def in_transaction(self, dbapi_connection: Any) -> bool:
+        return bool(self._sqlite(dbapi_connection).in_transaction)
+
+    def effect_of(self, error: Exception, dbapi_connection: Any) -> str | None:
+        # SQLite rolls back by itself on a full disk, an I/O error and a few more: it says so only by this flag.
+        return None if self.in_transaction(dbapi_connection) else GONE
+
+    def _send(self, send: Any, cursor: Any, statement: Any, parameters: Any, context: Any, batch_size: int) -> None:
+        if context is not None:
+            self._sqlite(context.root_connection.connection.dbapi_connection).start_clock()
+        super()._send(send, cursor, statement, parameters, context, batch_size)
+
+    def set_statement_timeout(self, proxied: Any, seconds: float) -> None:
+        self._sqlite(proxied.dbapi_connection).timeout_seconds = seconds
+
+    def timed_out(self, connection: Any) -> bool | None:
+        if connection.invalidated or connection.closed:
+            return None
+        return self._sqlite(connection.connection.dbapi_connection).timed_out
+
+    def _sqlite(self, dbapi_connection: Any) -> SqliteConnection:
+        assert isinstance(dbapi_connection, SqliteConnection)
+        return dbapi_connection
+
+
+class PrefiqSqlite(_Sqlite, SQLiteDialect_pysqlite):
+    supports_statement_cache = True
+
+
+class PrefiqSqliteAsync(_Sqlite, SQLiteDialect_aiosqlite):
+    supports_statement_cache = True
+
+    def _sqlite(self, dbapi_connection: Any) -> SqliteConnection:
+        connection: SqliteConnection = dbapi_connection._connection._conn
+        return connection
+
+    def do_terminate(self, dbapi_connection: Any) -> None:
+        # A cancelled statement still runs in the driver's thread, and the close would wait for it.
+        raw = dbapi_connection._connection._connection
+        if raw is not None:
+            raw.interrupt()
+        super().do_terminate(dbapi_connection)

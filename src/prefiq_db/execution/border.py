@@ -1,0 +1,51 @@
+"""The border: whatever SQLAlchemy or a driver raises goes in, one of our exceptions comes out, without a value."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, TypeVar
+
+from prefiq_db.dialects.translate import translate
+from prefiq_db.errors import PrefiqDbError
+
+T = TypeVar("T")
+Phase = Literal["connect", "statement", "commit"]
+
+
+class Border:
+    """Translates at one place, knowing the database's name and dialect."""
+
+    def __init__(self, database: str, dialect: str) -> None:
+        self.database = database
+        self.dialect = dialect
+
+    def cross(
+        self, action: Callable[[], T], phase: Phase = "statement", *, timed_out: Callable[[], bool | None] | None = None
+    ) -> T:
+        """Return what *action* returns.
+
+        The exception is raised after the except block was left: then its ``__cause__`` and ``__context__`` are empty.
+        ``raise ... from None`` would keep the driver's exception, and the values in its text, in ``__context__``.
+
+        Raises:
+            PrefiqDbError: of the class that fits the kind.
+        """
+        try:
+            return action()
+        except PrefiqDbError as error:
+            failure = error
+        except Exception as error:  # noqa: BLE001 - this is the border: everything is translated and raised
+            failure = translate(
+                error,
+                dialect=self.dialect,
+                phase=phase,
+                database=self.database,
+                cancelled_by_timeout=None if timed_out is None else timed_out(),
+            )
+        if failure.database is None:
+            failure.database = self.database
+        try:
+            raise failure
+        finally:
+            # The traceback holds this frame; a reference back would make a cycle for the garbage collector.
+            del failure

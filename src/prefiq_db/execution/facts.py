@@ -1,0 +1,214 @@
+"""What can be known of a statement before it is sent: whether it only reads, and where it may not run.
+
+Texts are scanned once and remembered; Core constructs are asked. When in doubt a statement is taken for a write.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Final
+
+from sqlalchemy import Executable, TextClause, text
+from sqlalchemy.schema import ExecutableDDLElement
+from sqlalchemy.sql import visitors
+from sqlalchemy.sql.dml import UpdateBase
+from sqlalchemy.sql.elements import TString
+from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.sql.selectable import CompoundSelect, Select
+
+from prefiq_db.errors import StatementRefusedError, UsageError
+
+_TOKEN = re.compile(
+    r"""(?P<skip>\s+|--[^\n]*|/\*.*?\*/)
+      | (?P<quoted>'(?:[^']|'')*'|"(?:[^"]|"")*"|`[^`]*`|\$(?P<tag>\w*)\$.*?\$(?P=tag)\$)
+      | (?P<word>[^\W\d][\w$]*)
+      | (?P<mark>[(;=.]|:=)
+      | (?P<other>.)""",
+    re.S | re.X,
+)
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+# Functions of the SQL standard and their everyday kin: no side effect on any of the three databases.
+_HARMLESS: Final = _words(
+    """abs avg cast ceil ceiling char_length character_length coalesce concat concat_ws convert count cume_dist
+    current_date current_time current_timestamp date date_add date_format date_part date_sub date_trunc datetime
+    dense_rank exp extract first_value floor format greatest group_concat ifnull iif instr json_agg json_array
+    json_build_object json_extract json_object julianday lag last_value lead least left length ln localtime
+    localtimestamp log lower lpad ltrim max min mod now ntile nullif octet_length pg_backend_pid power percent_rank
+    rank replace right round row_number rpad rtrim sign sqrt strftime string_agg substr substring sum time to_char
+    total trim trunc unixepoch upper version year month day hour minute second"""
+)
+# Words that an opening parenthesis may follow without being a function call.
+_BEFORE_PARENTHESIS: Final = _words(
+    """select from where and or not in as on using over filter values exists any all some union except intersect join
+    by having when then else case between like distinct with recursive materialized limit offset lateral is end
+    within group partition"""
+)
+_DATA_CHANGING: Final = _words("insert update delete merge replace truncate")
+_LOCKING: Final = (("for", "update"), ("for", "share"), ("for", "no"), ("for", "key"), ("lock", "in"))
+_SESSION_LOCKS: Final = re.compile(r"^(pg_(try_)?advisory_.*|get_lock|release_lock|release_all_locks|is_used_lock)$")
+_CONTROL: Final = _words("begin commit rollback savepoint release start end abort")
+_DDL: Final = _words(
+    """create alter drop truncate rename grant revoke comment reindex vacuum analyze optimize repair lock unlock flush
+    install uninstall"""
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a statement is.
+
+    Attributes:
+        reads_only: it provably changes nothing and holds nothing, so it may be sent twice.
+        ddl: it defines the schema (on MariaDB it would commit the open transaction).
+        control: it begins or ends a transaction by text; never allowed.
+        no_tomorrow: why it is of no use outside a transaction, or ``""``.
+    """
+
+    reads_only: bool = False
+    ddl: bool = False
+    control: bool = False
+    no_tomorrow: str = ""
+
+
+def as_executable(statement: Any) -> Executable:
+    """Return *statement* (text or any Core construct) as what SQLAlchemy executes.
+
+    Raises:
+        UsageError: if it is neither.
+    """
+    if isinstance(statement, str):
+        return _text(statement)
+    if isinstance(statement, Executable):
+        return statement
+    raise UsageError(f"statement: expected SQL text or a SQLAlchemy Core construct, not {type(statement).__name__}")
+
+
+# One text() per SQL string keeps SQLAlchemy from parsing the bind names again on every call.
+_text = lru_cache(maxsize=1024)(text)
+
+
+def facts_of(statement: Executable) -> Facts:
+    """Return the facts that decide where *statement* may run; cheap, no traversal of Core constructs."""
+    if isinstance(statement, TextClause):
+        return facts_of_text(statement.text)
+    if isinstance(statement, ExecutableDDLElement):
+        return Facts(ddl=True)
+    if isinstance(statement, Select) and statement._for_update_arg is not None:
+        return Facts(no_tomorrow=_LOCK_REASON)
+    return Facts()
+
+
+def reads_only(statement: Executable) -> bool:
+    """Return whether *statement* provably only reads. Walks a Core construct: ask when it matters, not always."""
+    if isinstance(statement, TextClause):
+        return facts_of_text(statement.text).reads_only
+    if not isinstance(statement, (Select, CompoundSelect)):
+        return False
+    for element in visitors.iterate(statement):
+        if isinstance(element, (UpdateBase, TextClause, TString)):
+            return False
+        if isinstance(element, Select) and element._for_update_arg is not None:
+            return False
+        if isinstance(element, FunctionElement) and str(getattr(element, "name", "")).lower() not in _HARMLESS:
+            return False
+    return True
+
+
+_LOCK_REASON: Final = "its row locks would be gone as soon as it ends; run it inside transaction()"
+
+
+@lru_cache(maxsize=2048)
+def facts_of_text(sql: str) -> Facts:
+    """Return the facts of SQL text."""
+    tokens = _tokens(sql)
+    words = [token for token in tokens if token[0].isalpha() or token[0] == "_"]
+    if not words:
+        return Facts()
+    first, second = words[0], words[1] if len(words) > 1 else ""
+    # MariaDB's compound block begins with BEGIN NOT ATOMIC; it is one statement.
+    if first in _CONTROL and not (first == "begin" and second == "not"):
+        return Facts(control=True)
+    temporary = first in ("create", "drop") and second in ("temporary", "temp")
+    return Facts(
+        reads_only=not _doubtful(sql) and _reads_only(first, words, tokens),
+        ddl=first in _DDL and not temporary,
+        no_tomorrow=_no_tomorrow(first, second, words, tokens, temporary),
+    )
+
+
+def check_one_shot(statement: Executable) -> None:
+    """Raise :class:`StatementRefusedError` if *statement* makes no sense outside a transaction."""
+    facts = facts_of(statement)
+    if facts.control:
+        raise control_refused()
+    if facts.no_tomorrow:
+        raise StatementRefusedError(f"this statement can't run outside a transaction: {facts.no_tomorrow}")
+
+
+def control_refused() -> StatementRefusedError:
+    return StatementRefusedError(
+        "BEGIN, COMMIT, ROLLBACK and SAVEPOINT can't be sent as text: use transaction(); a nested one is a savepoint"
+    )
+
+
+def _doubtful(sql: str) -> bool:
+    """Return whether the server's mode decides where a string or comment ends."""
+    # A backslash is an escape to MariaDB and a character to the others; /*! ... */ is code to MariaDB.
+    return "\\" in sql or "/*!" in sql or "/*M!" in sql or "#" in sql
+
+
+def _tokens(sql: str) -> list[str]:
+    """Return lower-case words and marks; whatever else stands there becomes ``?``."""
+    tokens = []
+    for match in _TOKEN.finditer(sql):
+        if match.lastgroup in ("word", "mark"):
+            tokens.append(match.group().lower())
+        elif match.lastgroup != "skip":
+            tokens.append("?")
+    return tokens
+
+
+def _reads_only(first: str, words: list[str], tokens: list[str]) -> bool:
+    if first not in ("select", "with"):
+        return False
+    known = set(words)
+    if known & _DATA_CHANGING - {"replace"} or "into" in known or ";" in tokens[:-1]:
+        return False
+    if any((one, two) in _LOCKING for one, two in itertools.pairwise(words)):
+        return False
+    return all(
+        before in _HARMLESS or before in _BEFORE_PARENTHESIS
+        for before, after in itertools.pairwise(tokens)
+        if after == "(" and (before[0].isalpha() or before[0] == "_")
+    )
+
+
+def _no_tomorrow(first: str, second: str, words: list[str], tokens: list[str], temporary: bool) -> str:
+    if first == "set" and second != "statement":
+        return "SET would change a pooled connection for whoever gets it next; use settings, using() or transaction()"
+    if first == "pragma" and "=" in tokens:
+        return "PRAGMA would change a pooled connection for whoever gets it next"
+    if first in ("use", "attach", "detach"):
+        return f"{first.upper()} would change a pooled connection for whoever gets it next"
+    if first == "lock" or (first == "unlock"):
+        return "a table lock would be gone, or left behind, when the connection returns to the pool"
+    if temporary and first == "create":
+        return "a temporary table belongs to one connection, and the next statement may get another"
+    if first in ("declare", "listen", "unlisten", "prepare", "deallocate", "fetch"):
+        return f"{first.upper()} belongs to one connection, and the next statement may get another"
+    if first in ("select", "with") and any(
+        pair in _LOCKING for pair in itertools.pairwise(words) if pair[0] in ("for", "lock")
+    ):
+        return _LOCK_REASON
+    for before, after in itertools.pairwise(tokens):
+        if after == "(" and _SESSION_LOCKS.match(before):
+            return "a session lock belongs to one connection, and the next statement may get another"
+    return ""

@@ -1,0 +1,75 @@
+"""Make rows into what ``into=`` asks for: dataclass, pydantic model, dict, or any callable."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import pydantic
+from sqlalchemy import Row
+
+from prefiq_db.errors import MappingError, UsageError
+
+Into = Callable[..., Any]
+
+
+def mapper(into: Into | None) -> Callable[[Row[Any]], Any] | None:
+    """Return a function from row to result, or ``None`` when rows stay rows.
+
+    A dataclass and a pydantic model get the columns as keywords, ``dict`` gets them as items, any other callable gets
+    the row itself.
+
+    Raises:
+        UsageError: if *into* is not callable.
+    """
+    if into is None:
+        return None
+    if into is dict:
+        return lambda row: dict(row._mapping)
+    if isinstance(into, type) and dataclasses.is_dataclass(into):
+        return _dataclass_mapper(into)
+    if isinstance(into, type) and issubclass(into, pydantic.BaseModel):
+        return _model_mapper(into)
+    if not callable(into):
+        raise UsageError("into: expected a dataclass, a pydantic model, dict or a callable that takes a row")
+    return into
+
+
+def _dataclass_mapper(cls: type) -> Callable[[Row[Any]], Any]:
+    fields = [field for field in dataclasses.fields(cls) if field.init]
+    names = {field.name for field in fields}
+    required = {
+        field.name
+        for field in fields
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    }
+
+    def build(row: Row[Any]) -> Any:
+        columns = dict(row._mapping)
+        if columns.keys() - names or required - columns.keys():
+            raise MappingError(_mismatch(cls, columns.keys() - names, required - columns.keys()))
+        return cls(**columns)
+
+    return build
+
+
+def _mismatch(cls: type, unexpected: set[str], missing: set[str]) -> str:
+    parts = [f"into={cls.__name__}: the columns and the fields differ"]
+    if missing:
+        parts.append(f"no column for {', '.join(sorted(missing))}")
+    if unexpected:
+        parts.append(f"no field for {', '.join(sorted(map(str, unexpected)))}")
+    return "; ".join(parts)
+
+
+def _model_mapper(cls: type[pydantic.BaseModel]) -> Callable[[Row[Any]], Any]:
+    def build(row: Row[Any]) -> Any:
+        try:
+            return cls.model_validate(dict(row._mapping))
+        except pydantic.ValidationError as error:
+            # Only where and which rule: pydantic's own message quotes the input.
+            problems = [f"{'.'.join(map(str, item['loc'])) or cls.__name__}: {item['type']}" for item in error.errors()]
+        raise MappingError(f"into={cls.__name__}: the row doesn't fit: {'; '.join(problems)}")
+
+    return build

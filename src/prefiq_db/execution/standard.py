@@ -1,0 +1,93 @@
+"""The standard road: SQLAlchemy's Connection, with our border around every step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Engine, Executable, RootTransaction, TextClause
+from sqlalchemy.engine import NestedTransaction
+
+from prefiq_db.dialects.base import PrefiqDialect, SessionState
+from prefiq_db.errors import UsageError
+from prefiq_db.execution.border import Border
+from prefiq_db.execution.shapes import Shape
+from prefiq_db.pool import checkout_within
+
+Params = Mapping[str, Any] | None
+
+
+class StandardRoad:
+    """Checks out connections and runs statements, transactions and savepoints on them."""
+
+    def __init__(self, engine: Engine, database: str) -> None:
+        self.engine = engine
+        self.dialect: PrefiqDialect = engine.dialect  # type: ignore[assignment]
+        self.border = Border(database, self.dialect.label)
+
+    def checkout(self, within_seconds: float | None = None) -> Connection:
+        """Return a connection from the pool, or a new one; nothing was sent on it yet."""
+
+        def connect() -> Connection:
+            with checkout_within(within_seconds):
+                return self.engine.connect()
+
+        return self.border.cross(connect, "connect")
+
+    def state(self, connection: Connection) -> SessionState:
+        return self.dialect.session_of(connection.connection)
+
+    def run(
+        self,
+        connection: Connection,
+        statement: Executable,
+        params: Params | Sequence[Mapping[str, Any]],
+        shape: Shape,
+        timeout_seconds: float,
+    ) -> Any:
+        """Execute *statement* and return what *shape* fetches; the caller finishes it."""
+        parameters = self._adapted(statement, params)
+
+        def send() -> Any:
+            self.dialect.set_statement_timeout(connection.connection, timeout_seconds)
+            result = connection.execute(statement, parameters)
+            try:
+                return shape.fetch(result)
+            finally:
+                result.close()
+
+        return self.border.cross(send, timed_out=lambda: self.dialect.timed_out(connection))
+
+    def begin(self, connection: Connection) -> RootTransaction:
+        return self.border.cross(connection.begin)
+
+    def begin_nested(self, connection: Connection) -> NestedTransaction:
+        return self.border.cross(connection.begin_nested)
+
+    def _adapted(self, statement: Executable, params: Any) -> Any:
+        """Return *params* with the values that the driver doesn't take in text statements made into what it takes.
+
+        A Core construct knows its columns' types; text doesn't, and sqlite3 refuses a Decimal, asyncmy a dict.
+        """
+        adapters = self.dialect.adapters
+        if not params or not adapters or not isinstance(statement, TextClause):
+            return params
+        if isinstance(params, Mapping):
+            return _adapt(params, adapters)
+        return [_adapt(row, adapters) for row in params]
+
+
+def _adapt(row: Mapping[str, Any], adapters: Mapping[type, Callable[[Any], Any]]) -> Mapping[str, Any]:
+    if adapters.keys().isdisjoint(map(type, row.values())):
+        return row
+    return {name: adapters[type(value)](value) if type(value) in adapters else value for name, value in row.items()}
+
+
+def checked_params(params: Any) -> Params:
+    """Return *params*, or raise if they aren't a mapping from bind name to value."""
+    if params is None or isinstance(params, Mapping):
+        return params
+    raise UsageError(
+        f"params: expected a mapping of bind names to values, not {type(params).__name__}; "
+        "for many rows use execute_many"
+    )

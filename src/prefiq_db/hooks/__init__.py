@@ -1,0 +1,1 @@
+"""What is told while statements run: events to listeners, counters."""

@@ -1,0 +1,94 @@
+"""The listeners of one database. A listener never breaks a query: its error is logged once and counted."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from prefiq_db.errors import UsageError
+from prefiq_db.events import AttemptFailed, Listener, StatementFailed, StatementFinished, StatementStarted
+
+logger = logging.getLogger("prefiq_db.hooks")
+
+F = TypeVar("F", bound=Callable[..., Any])
+Event = StatementStarted | StatementFinished | StatementFailed | AttemptFailed
+
+_METHODS: dict[type, str] = {
+    StatementStarted: "statement_started",
+    StatementFinished: "statement_finished",
+    StatementFailed: "statement_failed",
+    AttemptFailed: "attempt_failed",
+}
+
+
+class Hooks:
+    """Register listeners: ``before``, ``after`` and ``on_error`` take ``fn(event)`` and work as decorators."""
+
+    def __init__(self, database: str) -> None:
+        self._database = database
+        self._called: dict[type, tuple[Callable[[Any], object], ...]] = dict.fromkeys(_METHODS, ())
+        self._lock = threading.Lock()
+        self._failed: set[tuple[int, type]] = set()
+        self.error_count = 0
+
+    def before(self, fn: F) -> F:
+        """Call *fn* with a :class:`~prefiq_db.events.StatementStarted` before each statement."""
+        return self._register(StatementStarted, fn)
+
+    def after(self, fn: F) -> F:
+        """Call *fn* with a :class:`~prefiq_db.events.StatementFinished` after each statement that succeeded."""
+        return self._register(StatementFinished, fn)
+
+    def on_error(self, fn: F) -> F:
+        """Call *fn* with a :class:`~prefiq_db.events.StatementFailed` after each statement that failed."""
+        return self._register(StatementFailed, fn)
+
+    def add(self, listener: Listener) -> Listener:
+        """Add a :class:`~prefiq_db.events.Listener`; only the methods that it overrides are called."""
+        if not isinstance(listener, Listener):
+            raise UsageError(
+                "hooks.add: expected a prefiq_db.events.Listener; for a function use before/after/on_error"
+            )
+        for kind, method in _METHODS.items():
+            if getattr(type(listener), method) is not getattr(Listener, method):
+                self._register(kind, getattr(listener, method))
+        return listener
+
+    def wants(self, kind: type) -> bool:
+        """Return whether anybody listens to this *kind* of event, so that it is worth making."""
+        return bool(self._called[kind])
+
+    def emit(self, event: Event) -> None:
+        """Tell the listeners of this kind of event, in the order they came."""
+        for fn in self._called[type(event)]:
+            try:
+                fn(event)
+            except Exception as error:  # noqa: BLE001 - a listener may raise anything, and a query goes on
+                self._note_failure(fn, error)
+
+    def _register(self, kind: type, fn: F) -> F:
+        if not callable(fn):
+            raise UsageError("hooks: expected a function that takes one event")
+        if inspect.iscoroutinefunction(fn):
+            raise UsageError("hooks: expected a plain function; hooks run inside the statement and can't be awaited")
+        with self._lock:
+            self._called[kind] = (*self._called[kind], fn)
+        return fn
+
+    def _note_failure(self, fn: Callable[..., object], error: Exception) -> None:
+        self.error_count += 1
+        key = (id(fn), type(error))
+        if key in self._failed:
+            return
+        self._failed.add(key)
+        # The type only: a listener's error text may quote what it was given.
+        logger.error(
+            "a listener of database %s raised %s in %s; further ones are counted, not logged",
+            self._database,
+            type(error).__name__,
+            getattr(fn, "__qualname__", type(fn).__name__),
+            extra={"database": self._database, "error_type": type(error).__name__},
+        )

@@ -1,0 +1,100 @@
+"""What one call, one view or one scope does differently: ``using()`` and ``override()``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass, fields, replace
+from types import MappingProxyType
+from typing import Any, Final
+
+from prefiq_db.bridge import Runtime
+from prefiq_db.config import RetryPolicy
+from prefiq_db.errors import UnsupportedError, UsageError
+from prefiq_db.transaction import check_timeout
+
+_LATER: Final = ("replica", "schema", "tags", "database")
+
+
+@dataclass(frozen=True, slots=True)
+class Overrides:
+    """What differs from the settings; ``None`` means nothing.
+
+    Attributes:
+        timeout: seconds a statement may take, and that retries and the wait for a connection may take in all.
+        retry: the policy for what is safe to repeat.
+        read_only: the server refuses writes.
+        idempotent: the caller vouches that every statement may be sent twice.
+    """
+
+    timeout: float | None = None
+    retry: RetryPolicy | None = None
+    read_only: bool | None = None
+    idempotent: bool | None = None
+
+    @classmethod
+    def checked(cls, given: Mapping[str, Any]) -> Overrides:
+        """Return the overrides that a caller gave as keywords.
+
+        Raises:
+            UnsupportedError: for one that a later version will have.
+            UsageError: for an unknown one, or a value of the wrong type.
+        """
+        known = [field.name for field in fields(cls)]
+        for name in given:
+            if name in _LATER:
+                raise UnsupportedError(f"override {name}: not supported yet; supported are {', '.join(known)}")
+            if name not in known:
+                raise UsageError(f"override {name}: unknown; expected some of {', '.join(known)}")
+        check_timeout(given.get("timeout"))
+        if not isinstance(given.get("retry"), (RetryPolicy, type(None))):
+            raise UsageError("override retry: expected a RetryPolicy; RetryPolicy(attempts=1) means no retry")
+        for name in ("read_only", "idempotent"):
+            if not isinstance(given.get(name), (bool, type(None))):
+                raise UsageError(f"override {name}: expected True or False")
+        return cls(**given)
+
+    def over(self, below: Overrides) -> Overrides:
+        """Return these overrides, with *below*'s where these say nothing."""
+        mine = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(below, **{name: value for name, value in mine.items() if value is not None})
+
+
+NO_OVERRIDES: Final = Overrides()
+
+_Scopes = Mapping[object, tuple[object, Overrides]]
+_scoped: ContextVar[_Scopes] = ContextVar("prefiq_db_overrides", default=MappingProxyType({}))
+
+
+def scoped(key: object, runtime: Runtime) -> Overrides:
+    """Return the overrides in force here for the database *key*; another task's don't count."""
+    held = _scoped.get().get(key)
+    if held is None or held[0] != runtime.worker():
+        return NO_OVERRIDES
+    return held[1]
+
+
+class OverrideScope:
+    """``with db.override(timeout=2):`` or ``async with``: in force for the task or thread that entered it, no other."""
+
+    def __init__(self, key: object, runtime: Runtime, overrides: Overrides) -> None:
+        self._key = key
+        self._runtime = runtime
+        self._overrides = overrides
+        self._before: list[_Scopes] = []
+
+    def __enter__(self) -> None:
+        before = _scoped.get()
+        self._before.append(before)
+        merged = self._overrides.over(scoped(self._key, self._runtime))
+        _scoped.set({**before, self._key: (self._runtime.worker(), merged)})
+
+    def __exit__(self, *exc: object) -> None:
+        # set, not reset(token): a generator may be finished in another context
+        _scoped.set(self._before.pop())
+
+    async def __aenter__(self) -> None:
+        self.__enter__()
+
+    async def __aexit__(self, *exc: object) -> None:
+        self.__exit__(*exc)

@@ -1,0 +1,118 @@
+"""The connection pool: SQLAlchemy's own, with a look at each connection before it is handed out.
+
+A dead idle connection is found by polling its socket (readable or closed means dead: no server speaks first to an idle
+client, except to say goodbye), which costs no round trip; only after long idling a real ping is sent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import time
+from collections.abc import Iterator
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy.pool import AsyncAdaptedQueuePool, QueuePool
+
+if TYPE_CHECKING:
+    from sqlalchemy.pool import ConnectionPoolEntry
+
+    from prefiq_db.dialects.base import PrefiqDialect
+
+_checkout_limit: ContextVar[float | None] = ContextVar("prefiq_db_checkout_limit", default=None)
+
+
+@contextlib.contextmanager
+def checkout_within(seconds: float | None) -> Iterator[None]:
+    """Wait at most *seconds* for a free connection in this block, if that is less than the pool's own limit."""
+    if seconds is None:
+        yield
+        return
+    before = _checkout_limit.get()
+    _checkout_limit.set(seconds)
+    try:
+        yield
+    finally:
+        # set, not reset(token): a generator may be finished in another context, and reset() raises there
+        _checkout_limit.set(before)
+
+
+class _VettingPool(QueuePool):
+    """Hands out only connections that are young enough and alive."""
+
+    _limit_seconds: float
+
+    @property
+    def _timeout(self) -> float:
+        limit = _checkout_limit.get()
+        return self._limit_seconds if limit is None else min(limit, self._limit_seconds)
+
+    @_timeout.setter
+    def _timeout(self, seconds: float) -> None:
+        self._limit_seconds = seconds
+
+    def _do_get(self) -> ConnectionPoolEntry:
+        record: Any = super()._do_get()
+        if record.dbapi_connection is not None:
+            try:
+                if not self._fit(record):
+                    # It reconnects at once, in the same slot.
+                    record.invalidate()
+            except BaseException:
+                record._checkin_failed(RuntimeError("vetting was interrupted"), _fairy_was_created=False)
+                raise
+        return record  # type: ignore[no-any-return]
+
+    def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
+        # A detached or invalidated record has no connection, and the state belongs to the connection.
+        if record.dbapi_connection is not None:
+            state = self._prefiq.session_in(record.info)
+            state.forget()
+            state.last_used = time.monotonic()
+        super()._do_return_conn(record)
+
+    @property
+    def _prefiq(self) -> PrefiqDialect:
+        dialect: PrefiqDialect = self._dialect  # type: ignore[assignment]
+        return dialect
+
+    def _fit(self, record: Any) -> bool:
+        dialect = self._prefiq
+        state = dialect.session_in(record.info)
+        now = time.monotonic()
+        if now >= state.expires_at:
+            return False
+        descriptor = dialect.socket_of(record.dbapi_connection)
+        if descriptor is not None and _has_something_to_read(descriptor):
+            return False
+        if now - state.last_used < dialect.ping_after_idle_seconds:
+            return True
+        return self._answers(record.dbapi_connection)
+
+    def _answers(self, connection: Any) -> bool:
+        """Ask the server; any of the driver's errors means no."""
+        dialect: Any = self._dialect
+        try:
+            return bool(dialect.do_ping(connection))
+        except (dialect.loaded_dbapi.Error, OSError):
+            return False
+
+
+class PrefiqPool(_VettingPool):
+    """The pool of sync engines."""
+
+
+class AsyncPrefiqPool(_VettingPool, AsyncAdaptedQueuePool):
+    """The pool of async engines."""
+
+
+def _has_something_to_read(descriptor: int) -> bool:
+    if descriptor < 0:
+        return True
+    if os.name == "nt":
+        return bool(select.select([descriptor], [], [], 0)[0])
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(0))

@@ -1,0 +1,275 @@
+"""Try again what is safe to repeat: full jitter, a total budget, tenacity for the waits.
+
+tenacity is entered only after a first failure: it costs 12 µs per call when it has nothing to do
+(docs/decisions/0005-why-retries-start-after-the-first-failure.md).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar, overload
+
+import tenacity
+
+from prefiq_db.config import RetryPolicy
+from prefiq_db.errors import ErrorKind, PrefiqDbError, UsageError
+from prefiq_db.events import AttemptFailed
+
+logger = logging.getLogger("prefiq_db.retry")
+
+T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
+Repeatable = Callable[[BaseException], bool]
+On = ErrorKind | type[BaseException] | Repeatable
+DEFAULT_POLICY = RetryPolicy()
+
+
+def backoff_bound_seconds(attempt: int, policy: RetryPolicy) -> float:
+    """Return the longest wait after *attempt* (1-based) failed; the wait itself is drawn evenly from 0 up to it."""
+    # Beyond 2**64 the maximum has long been reached, and a float would overflow.
+    return float(min(policy.wait_max_seconds, policy.wait_initial_seconds * 2.0 ** min(attempt - 1, 64)))
+
+
+def next_wait(attempt: int, elapsed_seconds: float, policy: RetryPolicy, draw: float) -> float | None:
+    """Return the seconds to wait after *attempt* failed, or ``None`` when it was the last one.
+
+    *draw* is a random number from 0 up to 1. No attempt starts after ``policy.total_seconds``.
+    """
+    if attempt >= policy.attempts:
+        return None
+    wait = draw * backoff_bound_seconds(attempt, policy)
+    return wait if elapsed_seconds + wait <= policy.total_seconds else None
+
+
+def worth_repeating(error: BaseException) -> bool:
+    """Return whether what raised *error* may run again as it is: nothing of it was done, or it was all undone."""
+    if not isinstance(error, PrefiqDbError):
+        return False
+    return error.classification.retry_statement or error.classification.retry_transaction
+
+
+class Retrier:
+    """Runs attempts under one policy, with the sleep of its world."""
+
+    def __init__(
+        self,
+        policy: RetryPolicy,
+        sleep: Callable[[float], None],
+        repeatable: Repeatable = worth_repeating,
+        *,
+        database: str | None = None,
+        on_retry: Callable[[AttemptFailed], None] | None = None,
+    ) -> None:
+        self.policy = policy
+        self.sleep = sleep
+        self.repeatable = repeatable
+        self.database = database
+        self.on_retry = on_retry
+
+    def run(self, attempt: Callable[[], T]) -> T:
+        """Return what *attempt* returns, calling it again while that is safe, allowed and in time."""
+        started = time.monotonic()
+        try:
+            return attempt()
+        except Exception as error:
+            if self.policy.attempts == 1 or not self.repeatable(error):
+                raise
+            first = error
+        return self._again(attempt, first, started)
+
+    def _again(self, attempt: Callable[[], T], first: Exception, started: float) -> T:
+        plan = Plan(self.policy, self.repeatable, started, self.note)
+        retrying = tenacity.Retrying(sleep=self.sleep, **plan.options())
+        result: T = retrying(_resumed(attempt, first))
+        return result
+
+    def note(self, event: AttemptFailed) -> None:
+        note_attempt(self.database, event)
+        if self.on_retry is not None:
+            self.on_retry(event)
+
+
+class Plan:
+    """What tenacity is told: when to stop, how long to wait, what to repeat; drawn once per failure."""
+
+    def __init__(
+        self, policy: RetryPolicy, repeatable: Repeatable, started: float, note: Callable[[AttemptFailed], None]
+    ) -> None:
+        self.policy = policy
+        self.repeatable = repeatable
+        self.started = started
+        self.note = note
+        self._drawn: tuple[int, float | None] = (0, None)
+
+    def options(self) -> dict[str, Any]:
+        return {
+            "stop": lambda state: self._wait(state.attempt_number) is None,
+            "wait": lambda state: self._wait(state.attempt_number) or 0.0,
+            "retry": tenacity.retry_if_exception(self.repeatable),
+            "before_sleep": self._before_sleep,
+            "reraise": True,
+        }
+
+    def _wait(self, attempt: int) -> float | None:
+        if self._drawn[0] != attempt:
+            # Jitter needs no cryptography.
+            elapsed = time.monotonic() - self.started
+            self._drawn = (attempt, next_wait(attempt, elapsed, self.policy, random.random()))
+        return self._drawn[1]
+
+    def _before_sleep(self, state: tenacity.RetryCallState) -> None:
+        assert state.outcome is not None
+        error = state.outcome.exception()
+        assert error is not None
+        self.note(attempt_failed(error, state.attempt_number, self._wait(state.attempt_number) or 0.0))
+
+
+def attempt_failed(error: BaseException, attempt: int, wait_seconds: float) -> AttemptFailed:
+    """Return the event for a failed attempt that will be followed by another one."""
+    known = error if isinstance(error, PrefiqDbError) else None
+    return AttemptFailed(
+        database=known.database if known else None,
+        attempt=attempt,
+        wait_seconds=wait_seconds,
+        kind=known.kind if known else None,
+        code=known.code if known else None,
+    )
+
+
+def note_attempt(database: str | None, event: AttemptFailed) -> None:
+    """Log a failed attempt: which, why, how long until the next."""
+    name = database or event.database
+    reason = event.kind.value if event.kind is not None else "error"
+    logger.warning(
+        "attempt %d failed on database %s: %s (code %s); next in %.3f s",
+        event.attempt,
+        name,
+        reason,
+        event.code,
+        event.wait_seconds,
+        extra={
+            "database": name,
+            "attempt": event.attempt,
+            "wait_seconds": event.wait_seconds,
+            "error_kind": reason,
+            "code": event.code,
+        },
+    )
+
+
+def _resumed(attempt: Callable[[], T], first: Exception) -> Callable[[], T]:
+    """Return a function that first raises the failure that happened already, then calls *attempt*."""
+    pending = [first]
+
+    def resume() -> T:
+        if pending:
+            raise pending.pop()
+        return attempt()
+
+    return resume
+
+
+# --- for any function ----------------------------------------------------------------------------
+
+
+def _repeatable_on(on: On | tuple[On, ...] | None) -> Repeatable:
+    if on is None:
+        return worth_repeating
+    choices = on if isinstance(on, tuple) else (on,)
+
+    def repeatable(error: BaseException) -> bool:
+        return any(_matches(choice, error) for choice in choices)
+
+    return repeatable
+
+
+def _matches(choice: On, error: BaseException) -> bool:
+    if isinstance(choice, ErrorKind):
+        return isinstance(error, PrefiqDbError) and error.kind is choice
+    if isinstance(choice, type):
+        return isinstance(error, choice)
+    return bool(choice(error))
+
+
+@overload
+def with_retry(fn: F, *, policy: RetryPolicy | None = None, on: On | tuple[On, ...] | None = None) -> F: ...
+@overload
+def with_retry(
+    fn: None = None, *, policy: RetryPolicy | None = None, on: On | tuple[On, ...] | None = None
+) -> Callable[[F], F]: ...
+def with_retry(
+    fn: Callable[..., Any] | None = None,
+    *,
+    policy: RetryPolicy | None = None,
+    on: On | tuple[On, ...] | None = None,
+) -> Any:
+    """Return *fn* made to try again on errors that are safe to repeat. A decorator, with or without arguments.
+
+    *on* widens or narrows that: an :class:`ErrorKind`, an exception type, a function of the error, or a tuple of
+    these. An unknown outcome is never repeated unless *on* names it.
+
+    Raises:
+        UsageError: if *fn* is a coroutine function; use :func:`with_retry_async`.
+    """
+    if fn is None:
+        return functools.partial(with_retry, policy=policy, on=on)
+    if inspect.iscoroutinefunction(fn):
+        raise UsageError("with_retry: expected a plain function; for a coroutine function use with_retry_async")
+    retrier = Retrier(policy or DEFAULT_POLICY, time.sleep, _repeatable_on(on))
+
+    @functools.wraps(fn)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        return retrier.run(lambda: fn(*args, **kwargs))
+
+    return wrapper
+
+
+@overload
+def with_retry_async(fn: F, *, policy: RetryPolicy | None = None, on: On | tuple[On, ...] | None = None) -> F: ...
+@overload
+def with_retry_async(
+    fn: None = None, *, policy: RetryPolicy | None = None, on: On | tuple[On, ...] | None = None
+) -> Callable[[F], F]: ...
+def with_retry_async(
+    fn: Callable[..., Awaitable[Any]] | None = None,
+    *,
+    policy: RetryPolicy | None = None,
+    on: On | tuple[On, ...] | None = None,
+) -> Any:
+    """Return the coroutine function *fn* made to try again, as :func:`with_retry` does; its waits never block the loop.
+
+    Raises:
+        UsageError: if *fn* is not a coroutine function; use :func:`with_retry`.
+    """
+    if fn is None:
+        return functools.partial(with_retry_async, policy=policy, on=on)
+    if not inspect.iscoroutinefunction(fn):
+        raise UsageError("with_retry_async: expected a coroutine function; for a plain function use with_retry")
+    chosen, repeatable = policy or DEFAULT_POLICY, _repeatable_on(on)
+
+    @functools.wraps(fn)
+    async def wrapper(*args: Any, **kwargs: Any) -> Any:
+        started = time.monotonic()
+        try:
+            return await fn(*args, **kwargs)
+        except Exception as error:
+            if chosen.attempts == 1 or not repeatable(error):
+                raise
+            first = error
+        plan = Plan(chosen, repeatable, started, functools.partial(note_attempt, None))
+        pending = [first]
+
+        async def resume() -> Any:
+            if pending:
+                raise pending.pop()
+            return await fn(*args, **kwargs)
+
+        return await tenacity.AsyncRetrying(sleep=asyncio.sleep, **plan.options())(resume)
+
+    return wrapper
