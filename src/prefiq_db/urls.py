@@ -1,0 +1,305 @@
+"""Read a database URL into a :class:`~prefiq_db.config.Target`, and write one back.
+
+This is the only URL parser of the house. It reports every part that is wrong by name, never by value, and refuses what
+could be read in two ways: a raw ``@`` in a password moves the host, and other parsers then print half of the password.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv6Address
+from types import MappingProxyType
+from typing import Final
+from urllib.parse import quote, unquote
+
+from prefiq_db.config import EngineName, Host, Target
+from prefiq_db.errors import Problem, SettingsError
+from prefiq_db.masking import Secret, is_secret_key
+
+MEMORY: Final = ":memory:"
+STANDARD_PORTS: Final[Mapping[EngineName, int]] = MappingProxyType(
+    {"postgres": 5432, "mariadb": 3306, "mongodb": 27017}
+)
+ACCEPTED_ENGINES: Final = (
+    "sqlite, postgres, mariadb or mongodb (or one of their other names: "
+    "sqlite3, postgresql, pg, psql, maria, mysql, mongo)"
+)
+
+_ENGINES: Final[Mapping[str, EngineName]] = {
+    "sqlite": "sqlite",
+    "sqlite3": "sqlite",
+    "postgres": "postgres",
+    "postgresql": "postgres",
+    "pg": "postgres",
+    "psql": "postgres",
+    "mariadb": "mariadb",
+    "maria": "mariadb",
+    "mysql": "mariadb",
+    "mongodb": "mongodb",
+    "mongo": "mongodb",
+}
+_OUR_DRIVERS: Final[Mapping[EngineName, frozenset[str]]] = {
+    "sqlite": frozenset({"pysqlite", "aiosqlite"}),
+    "postgres": frozenset({"psycopg", "psycopg_async"}),
+    "mariadb": frozenset({"pymysql", "asyncmy"}),
+    "mongodb": frozenset(),
+}
+_ENCODE: Final = "percent-encode the special characters of each part: @ is %40, / is %2F, : is %3A, ? is %3F, % is %25"
+
+_BAD_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_HOST_AND_PORT = re.compile(r"(?:\[(?P<ipv6>[^\[\]]*)\]|(?P<name>[^\[\]:]*))(?::(?P<port>.*))?", re.DOTALL)
+_HOST_NAME = re.compile(r"[\w.-]+|/[^,\x00-\x1f]+")
+_PORT = re.compile(r"[0-9]{1,5}")
+
+
+def engine_named(name: str) -> EngineName | None:
+    """Return the engine that goes by *name*, in any case, aliases included; ``None`` for an unknown one."""
+    return _ENGINES.get(name.strip().lower())
+
+
+def is_mysql(name: str) -> bool:
+    """Return whether *name* says MySQL rather than MariaDB."""
+    return name.strip().lower() == "mysql"
+
+
+def parse_url(text: str, *, where: str) -> Target:
+    """Return what the URL says; standard ports are filled in, secrets are wrapped.
+
+    *where* is what the user calls this URL (``DB_URL``) and begins each problem. ``sqlite://`` and
+    ``sqlite:///:memory:`` mean ``:memory:``; three slashes begin a relative path, four an absolute one.
+
+    Raises:
+        SettingsError: with every part that is wrong, and no value of any.
+    """
+    reader = _Reader(where)
+    target = reader.read(text.strip())
+    if reader.problems or target is None:
+        raise SettingsError(reader.problems)
+    return target
+
+
+def split_hosts(text: str, *, where: str) -> tuple[tuple[str, int | None], ...]:
+    """Return the hosts of a comma-separated list, each with its port or ``None``: ``db1,db2:5433,[::1]:5434,::1``.
+
+    Raises:
+        SettingsError: naming *where*, without the values.
+    """
+    reader = _Reader(where, whole=True)
+    hosts = reader.hosts(text, str)
+    if reader.problems:
+        raise SettingsError(reader.problems)
+    return hosts
+
+
+def format_url(target: Target) -> str:
+    """Return the URL of *target*, **password included**: ``parse_url(format_url(t)) == t``. Never show it."""
+    secrets = {key: secret.reveal() for key, secret in target.secret_options.items()}
+    options = {**target.options, **secrets}
+    if target.engine == "sqlite":
+        return f"sqlite:///{quote(target.database, safe='/:')}{_format_options(options)}"
+    login = quote(target.user, safe="") if target.user else ""
+    if target.password:
+        if login:
+            login += ":" + quote(target.password.reveal(), safe="")
+        else:
+            options["password"] = target.password.reveal()
+    hosts = ",".join(map(_format_host, target.hosts))
+    scheme = target.flavor or target.engine
+    database = quote(target.database, safe="")
+    return f"{scheme}://{login}{'@' if login else ''}{hosts}/{database}{_format_options(options)}"
+
+
+def _format_host(host: Host) -> str:
+    name = f"[{quote(host.host, safe=':')}]" if ":" in host.host else quote(host.host, safe="")
+    return f"{name}:{host.port}"
+
+
+def _format_options(options: Mapping[str, str]) -> str:
+    pairs = "&".join(f"{quote(key, safe='')}={quote(value, safe='')}" for key, value in options.items())
+    return f"?{pairs}" if pairs else ""
+
+
+@dataclass(slots=True)
+class _Reader:
+    """One pass over a URL. Goes on after a problem, so that the user sees all of them at once."""
+
+    where: str
+    whole: bool = False  # the text is one part only (a host list), so the problem needs no part's name
+    problems: list[Problem] = field(default_factory=list)
+
+    def wrong(self, part: str, expected: str, fix: str) -> None:
+        where = self.where if self.whole or not part else f"{self.where} ({part})"
+        self.problems.append(Problem(where, expected, fix))
+
+    def read(self, text: str) -> Target | None:
+        scheme, found, rest = text.partition("://")
+        if not found:
+            self.wrong("", "a URL", "write it like postgres://user@host/name or sqlite:///file.db")
+            return None
+        engine = self.scheme(scheme.lower())
+        if engine is None:
+            return None
+        if engine == "sqlite":
+            return self.sqlite(rest)
+        return self.network(engine, "mysql" if is_mysql(scheme.partition("+")[0]) else "", rest)
+
+    def scheme(self, scheme: str) -> EngineName | None:
+        name, plus, driver = scheme.partition("+")
+        engine = engine_named(name)
+        if engine is None:
+            self.wrong("scheme", ACCEPTED_ENGINES, "begin the URL with one of these names and ://")
+        elif plus and driver not in _OUR_DRIVERS[engine]:
+            self.wrong("scheme", "no driver name", f"write {engine}:// alone: prefiq_db chooses the driver by DB_MODE")
+        return engine
+
+    # --- SQLite -----------------------------------------------------------------------------------
+
+    def sqlite(self, rest: str) -> Target | None:
+        path, _, query = rest.partition("?")
+        if path and not path.startswith("/"):
+            self.wrong("path", "three slashes and a path", "write sqlite:///file.db, or sqlite:////srv/file.db")
+            return None
+        if path == "/":
+            self.wrong("path", "a file, or :memory:", "write sqlite:///file.db, or sqlite:///:memory:")
+        options, secrets = _split_secrets(self.single(self.query(query)))
+        database = self.decode(path[1:], "path") if path else MEMORY
+        return Target("sqlite", database=database, options=options, secret_options=secrets)
+
+    # --- servers ----------------------------------------------------------------------------------
+
+    def network(self, engine: EngineName, flavor: str, rest: str) -> Target | None:
+        authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
+        if self.ambiguous(rest, authority):
+            return None
+        path, _, query = rest[len(authority) :].partition("?")
+        login, _, netloc = authority.rpartition("@")
+        repeatable = self.query(query)
+        hosts = self.all_hosts(netloc, repeatable.pop("host", []), repeatable.pop("port", []))
+        single = self.single(repeatable)
+        user, password = self.login(login, single)
+        options, secrets = _split_secrets(single)
+        if "/" in path[1:]:
+            self.wrong("database", "one name after the host", _ENCODE)
+        return Target(
+            engine,
+            hosts=tuple(Host(name, port or STANDARD_PORTS[engine]) for name, port in hosts),
+            user=user or None,
+            password=Secret(password) if password else None,
+            database=self.decode(path[1:], "database"),
+            options=options,
+            secret_options=secrets,
+            flavor=flavor,
+        )
+
+    def ambiguous(self, rest: str, authority: str) -> bool:
+        before = len(self.problems)
+        # Any further "@", and one behind a "/", "?" or "#", is most likely a piece of a raw password.
+        if rest.count("@") > 1 or ("@" in rest and "@" not in authority):
+            self.wrong("password", "no raw @ or / in it, nor @ elsewhere in the URL", _ENCODE)
+        elif "#" in rest:
+            self.wrong("", "no raw # in it", "percent-encode it as %23")
+        if re.search(r"[\s\x00-\x1f]", rest):
+            self.wrong("", "no blanks or line breaks inside", "remove them, or percent-encode a blank as %20")
+        return len(self.problems) > before
+
+    def login(self, login: str, options: dict[str, str]) -> tuple[str, str]:
+        raw_user, _, raw_password = login.partition(":")
+        user, password = self.decode(raw_user, "user"), self.decode(raw_password, "password")
+        if raw_password and not raw_user:
+            self.wrong("user", "a user before the password", "write user:password@host")
+        return self.once("user", user, options), self.once("password", password, options)
+
+    def once(self, part: str, value: str, options: dict[str, str]) -> str:
+        other = options.pop(part, "")
+        if value and other and value != other:
+            self.wrong(part, "one value", f"say it before the host or as ?{part}=, not both")
+        return value or other
+
+    def all_hosts(self, netloc: str, query_hosts: list[str], ports: list[str]) -> tuple[tuple[str, int | None], ...]:
+        if netloc and query_hosts:
+            self.wrong("host", "hosts in one place", "say them after the // or as ?host=, not both")
+        if query_hosts:
+            hosts = self.hosts(",".join(query_hosts), str)
+        elif netloc:
+            hosts = self.hosts(netloc, lambda raw: self.decode(raw, "host"), bare_ipv6=False)
+        else:
+            self.wrong("host", "a host", "write 127.0.0.1 for this machine")
+            return ()
+        return self.with_ports(hosts, ",".join(ports)) if ports else hosts
+
+    def with_ports(self, hosts: tuple[tuple[str, int | None], ...], text: str) -> tuple[tuple[str, int | None], ...]:
+        ports = [self.port(item.strip()) for item in text.split(",")]
+        if len(ports) == 1:
+            ports *= len(hosts)
+        if len(ports) != len(hosts) or any(port is not None for _, port in hosts):
+            self.wrong("port", "one port for all hosts, or one for each, said once", "write host:port for each host")
+            return hosts
+        return tuple((name, port) for (name, _), port in zip(hosts, ports, strict=True))
+
+    def hosts(
+        self, text: str, decode: Callable[[str], str], *, bare_ipv6: bool = True
+    ) -> tuple[tuple[str, int | None], ...]:
+        return tuple(self.host(item.strip(), decode, bare_ipv6) for item in text.split(","))
+
+    def host(self, item: str, decode: Callable[[str], str], bare_ipv6: bool) -> tuple[str, int | None]:
+        if bare_ipv6 and _is_ipv6(item):
+            return item, None
+        match = _HOST_AND_PORT.fullmatch(item)
+        ipv6 = decode(match["ipv6"]) if match and match["ipv6"] is not None else None
+        name = decode(match["name"]) if match and match["name"] is not None else ""
+        if match is None or not (_is_ipv6(ipv6) if ipv6 is not None else _HOST_NAME.fullmatch(name)):
+            self.wrong("host", "host names or addresses", "write host, host:port or [IPv6]:port, with commas between")
+            return "", None
+        port = None if match["port"] is None else self.port(match["port"])
+        return ipv6 or name, port
+
+    def port(self, text: str) -> int | None:
+        if _PORT.fullmatch(text) and 1 <= int(text) <= 65535:
+            return int(text)
+        self.wrong("port", "a whole number from 1 to 65535", "write host:port, or leave :port out for the standard one")
+        return None
+
+    # --- pieces -----------------------------------------------------------------------------------
+
+    def query(self, text: str) -> dict[str, list[str]]:
+        """Return the options; empty ones count as not given. A ``+`` is a plus, as libpq reads it."""
+        found: dict[str, list[str]] = {}
+        for piece in filter(None, text.split("&")):
+            raw_key, equals, raw_value = piece.partition("=")
+            key, value = self.decode(raw_key, "options"), self.decode(raw_value, "options")
+            if not equals or not key:
+                self.wrong("options", "name=value pairs with & between", "write ?name=value&name=value")
+            elif value:
+                found.setdefault(key, []).append(value)
+        return found
+
+    def single(self, options: Mapping[str, list[str]]) -> dict[str, str]:
+        if any(len(set(values)) > 1 for values in options.values()):
+            self.wrong("options", "each option once", "remove the repeated ones; only host and port may be repeated")
+        return {key: values[0] for key, values in options.items()}
+
+    def decode(self, raw: str, part: str) -> str:
+        if not _BAD_PERCENT.search(raw):
+            try:
+                return unquote(raw, errors="strict")
+            except UnicodeDecodeError:
+                pass
+        self.wrong(part, "valid percent-encoding of UTF-8", "write a plain % as %25")
+        return ""
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        IPv6Address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _split_secrets(options: Mapping[str, str]) -> tuple[Mapping[str, str], Mapping[str, Secret]]:
+    """Return the options that may be shown, and those that are secrets."""
+    plain = {key: value for key, value in options.items() if not is_secret_key(key)}
+    secret = {key: Secret(value) for key, value in options.items() if is_secret_key(key)}
+    return MappingProxyType(plain), MappingProxyType(secret)
