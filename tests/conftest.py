@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import sqlite3
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ import pytest
 from prefiq_db.testing import DatabaseServer, MariaDbServer, PostgresServer, ServerUnavailableError
 from prefiq_db.testing.locate import REQUIRE_VARIABLE
 from prefiq_db.testing.servers import SERVERS, is_required
-from tests.twins.harness import drive
+from tests.twins.harness import Harness, drive, make_database, make_harness
 
 _MARKERS = {
     "sqlite": "runs on SQLite",
@@ -72,8 +73,36 @@ def pytest_report_header() -> str:
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    _print_matrix(terminalreporter)
     if started := config.stash[_STARTED]:
         terminalreporter.write_line(f"databases used: sqlite {sqlite3.sqlite_version}, {', '.join(started)}")
+
+
+def _print_matrix(terminalreporter: Any) -> None:
+    """Show how many tests passed on which database in which world, when a run covered some of it."""
+    counts: Counter[tuple[str, str, str]] = Counter()
+    for outcome in ("passed", "failed", "error", "skipped"):
+        for report in terminalreporter.stats.get(outcome, ()):
+            for backend_name in ("sqlite", *SERVERS):
+                if backend_name in getattr(report, "keywords", ()):
+                    world_name = next((name for name in ("sync", "async") if name in report.keywords), "either")
+                    counts[backend_name, world_name, outcome] += 1
+    if not counts:
+        return
+    terminalreporter.section("matrix")
+    terminalreporter.write_line(f"{'':12}" + "".join(f"{name:>30}" for name in ("sync", "async", "either")))
+    for backend_name in ("sqlite", *SERVERS):
+        cells = [_cell(counts, backend_name, world_name) for world_name in ("sync", "async", "either")]
+        terminalreporter.write_line(f"{backend_name:12}" + "".join(f"{cell:>30}" for cell in cells))
+
+
+def _cell(counts: Counter[tuple[str, str, str]], backend_name: str, world_name: str) -> str:
+    parts = [
+        f"{counts[backend_name, world_name, outcome]} {outcome}"
+        for outcome in ("passed", "failed", "error", "skipped")
+        if counts[backend_name, world_name, outcome]
+    ]
+    return ", ".join(parts) or "-"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -200,3 +229,37 @@ def loop_runner() -> Iterator[asyncio.Runner]:
     """The event loop of this test, shared by its fixtures and its body."""
     with asyncio.Runner(debug=False) as runner:
         yield runner
+
+
+# --- databases of both worlds --------------------------------------------------------------------
+
+
+@pytest.fixture
+def harness(world: str) -> Harness:
+    """Workers and events of this world."""
+    return make_harness(world)
+
+
+@pytest.fixture
+def make_db(backend: Backend, world: str, loop_runner: asyncio.Runner) -> Iterator[Callable[..., Any]]:
+    """Make databases on the backend: ``make_db(pool_size=1)``. They open at first use and are closed after the test."""
+    run = loop_runner.run if world == "async" else drive
+    made: list[Any] = []
+
+    def make(**fields: Any) -> Any:
+        made.append(make_database(world, backend.url, **fields))
+        return made[-1]
+
+    yield make
+    checked_out = [database.stats().pool.checked_out for database in made]
+    for database in reversed(made):
+        run(database.close())
+    assert not any(checked_out), f"connections left checked out: {checked_out}"
+
+
+@pytest.fixture
+def db(make_db: Callable[..., Any], world: str, loop_runner: asyncio.Runner) -> Any:
+    """An open database, for each backend and world; its verbs are awaited, see ``twins/harness.py``."""
+    database = make_db()
+    (loop_runner.run if world == "async" else drive)(database.open())
+    return database
