@@ -217,7 +217,6 @@ class ChildProcess:
         self.stop(self._abort_signal, timeout_seconds=_PATIENCE_SECONDS)
         shutil.rmtree(self._folder, ignore_errors=True)
         if self._watchdog.stdin is not None:
-            # A watchdog somebody killed reads no more.
             with contextlib.suppress(BrokenPipeError):
                 self._watchdog.stdin.close()
         self._watchdog.wait()
@@ -229,9 +228,11 @@ class ChildProcess:
         self._tell_watchdog(0)  # the number may belong to somebody else from now on
 
     def _tell_watchdog(self, pid: int) -> None:
-        if self._watchdog.stdin is not None and not self._watchdog.stdin.closed:
-            self._watchdog.stdin.write(b"%d\n" % pid)
-            self._watchdog.stdin.flush()
+        # Somebody may have killed the watchdog: then there is nobody to tell.
+        with contextlib.suppress(BrokenPipeError):
+            if self._watchdog.stdin is not None and not self._watchdog.stdin.closed:
+                self._watchdog.stdin.write(b"%d\n" % pid)
+                self._watchdog.stdin.flush()
 
 
 # --- the watchdog --------------------------------------------------------------------------------
