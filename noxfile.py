@@ -1,0 +1,60 @@
+"""Everything that checks prefiq_db, on every Python that is here: ``nox``, ``nox -s unit-3.12``, ``nox -l``.
+
+Arguments after ``--`` go to the tool: ``nox -s integration -- -m "mariadb and async" -x``.
+"""
+
+from __future__ import annotations
+
+import nox
+
+PYTHONS = ["3.11", "3.12", "3.13"]
+PYPROJECT = nox.project.load_toml("pyproject.toml")
+
+nox.needs_version = ">=2025.2.9"
+nox.options.sessions = ["lint", "types", "unit", "integration", "docs"]
+nox.options.reuse_existing_virtualenvs = True
+nox.options.error_on_missing_interpreters = False  # they are reported as skipped
+
+
+def install(session: nox.Session, *groups: str) -> None:
+    """Install the package as people get it, and the dependency groups."""
+    requirements = [line for group in groups for line in nox.project.dependency_groups(PYPROJECT, group)]
+    session.install("-e", ".[all]", *requirements)
+
+
+@nox.session(python=PYTHONS)
+def unit(session: nox.Session) -> None:
+    """Run the tests that need no server."""
+    install(session, "test")
+    session.run("pytest", "tests/unit", "-m", "not integration", *session.posargs)
+
+
+@nox.session(python=PYTHONS)
+def integration(session: nox.Session) -> None:
+    """Run the matrix {sqlite, postgresql, mariadb} x {sync, async}, and show it."""
+    install(session, "test")
+    # A later -m wins, so that one can choose: -- -m "postgresql and async"
+    session.run("pytest", "-m", "integration", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style and the import contract."""
+    install(session, "test", "lint")
+    session.run("ruff", "check", *(session.posargs or ["."]))
+    session.run("ruff", "format", "--check", ".")
+    session.run("lint-imports")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check types."""
+    install(session, "test", "lint")
+    session.run("mypy", *session.posargs)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Run every snippet and example of the documentation."""
+    install(session, "test")
+    session.run("pytest", "tests/docs", *session.posargs)
