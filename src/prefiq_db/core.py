@@ -544,3 +544,29 @@ def not_yet(verb: str) -> NoReturn:
 def refuse_exactly_once(exactly_once: bool) -> None:
     if exactly_once:
         not_yet("exactly_once=True")
+
+
+def as_settings(settings: DatabaseSettings | str, fields: Mapping[str, Any]) -> DatabaseSettings:
+    """Return *settings*, made from a URL if it is one."""
+    if isinstance(settings, DatabaseSettings):
+        if fields:
+            raise UsageError(
+                "expected either DatabaseSettings or a URL with further fields; put them into the settings"
+            )
+        return settings
+    if isinstance(settings, str):
+        return DatabaseSettings(url=settings, **fields)
+    raise UsageError(f"expected a URL or DatabaseSettings, not {type(settings).__name__}")
+
+
+def dialect_label(settings: DatabaseSettings) -> str:
+    """Return the dialect's name for classify_error."""
+    target = settings.target
+    return target.flavor or {"postgres": "postgresql"}.get(target.engine, target.engine)
+
+
+def unpicklable(database: Any) -> UsageError:
+    return UsageError(
+        f"{type(database).__name__} can't be pickled: connections belong to one process; pass its settings' source and "
+        "make one there"
+    )

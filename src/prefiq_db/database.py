@@ -12,9 +12,19 @@ from sqlalchemy.orm import Session
 
 from prefiq_db.bridge import SyncRuntime
 from prefiq_db.config import RetryPolicy
-from prefiq_db.core import AttemptCore, Attempts, DatabaseCore, Life, TransactionVerbs, not_yet, refuse_exactly_once
+from prefiq_db.core import (
+    AttemptCore,
+    Attempts,
+    DatabaseCore,
+    Life,
+    TransactionVerbs,
+    as_settings,
+    dialect_label,
+    not_yet,
+    refuse_exactly_once,
+    unpicklable,
+)
 from prefiq_db.engines import make_engine
-from prefiq_db.errors import UsageError
 from prefiq_db.execution.mapping import Into
 from prefiq_db.hooks.registry import Hooks
 from prefiq_db.hooks.statements import StatementObserver
@@ -383,29 +393,3 @@ class Attempt:
 
     def __exit__(self, exc_type: object, exc: BaseException | None, traceback: object) -> bool:
         return self._core.exit(exc)
-
-
-def as_settings(settings: DatabaseSettings | str, fields: Mapping[str, Any]) -> DatabaseSettings:
-    """Return *settings*, made from a URL if it is one."""
-    if isinstance(settings, DatabaseSettings):
-        if fields:
-            raise UsageError(
-                "expected either DatabaseSettings or a URL with further fields; put them into the settings"
-            )
-        return settings
-    if isinstance(settings, str):
-        return DatabaseSettings(url=settings, **fields)
-    raise UsageError(f"expected a URL or DatabaseSettings, not {type(settings).__name__}")
-
-
-def dialect_label(settings: DatabaseSettings) -> str:
-    """Return the dialect's name for classify_error."""
-    target = settings.target
-    return target.flavor or {"postgres": "postgresql"}.get(target.engine, target.engine)
-
-
-def unpicklable(database: Any) -> UsageError:
-    return UsageError(
-        f"{type(database).__name__} can't be pickled: connections belong to one process; pass its settings' source and "
-        "make one there"
-    )

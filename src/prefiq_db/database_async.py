@@ -11,8 +11,18 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 
 from prefiq_db.bridge import AsyncRuntime, spawn
 from prefiq_db.config import RetryPolicy
-from prefiq_db.core import AttemptCore, Attempts, DatabaseCore, Life, TransactionVerbs, not_yet, refuse_exactly_once
-from prefiq_db.database import as_settings, dialect_label, unpicklable
+from prefiq_db.core import (
+    AttemptCore,
+    Attempts,
+    DatabaseCore,
+    Life,
+    TransactionVerbs,
+    as_settings,
+    dialect_label,
+    not_yet,
+    refuse_exactly_once,
+    unpicklable,
+)
 from prefiq_db.engines import make_async_engine
 from prefiq_db.execution.mapping import Into
 from prefiq_db.hooks.registry import Hooks

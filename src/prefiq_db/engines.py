@@ -302,8 +302,8 @@ class _AsyncmyConnector(_MySQLConnector):
             return connect(**arguments)
         try:
             return connect(**arguments, ssl=self.context)
-        except Exception:
-            if mode != "prefer":
+        except Exception as error:
+            if mode != "prefer" or not isinstance(error.__cause__, ssl.SSLError):
                 raise
         # asyncmy asks for TLS without looking whether the server offers it. PyMySQL looks; so the second try here
         # is what keeps the two worlds alike.

@@ -62,7 +62,7 @@ class AttemptFailed:
 
 
 class Listener:
-    """Base for listeners: override what you care for. A listener that raises is logged once and never breaks a query."""
+    """Base for listeners: override what you care for. One that raises is logged once and never breaks a query."""
 
     def statement_started(self, event: StatementStarted) -> None:
         """A statement is about to be sent."""
