@@ -1,0 +1,207 @@
+"""The settings of one database; they never read the environment."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any, Final, Self
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    PlainSerializer,
+    PlainValidator,
+    PrivateAttr,
+    ValidationError,
+)
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from prefiq_db.config import EngineName, Mode, RetryPolicy, SslMode, Target
+from prefiq_db.errors import Problem, SettingsError, UsageError
+from prefiq_db.masking import Secret
+from prefiq_db.settings.place import PLACE, completed, place
+from prefiq_db.settings.problems import Names, carried_problems, collect, shown_key, unknown_key
+from prefiq_db.settings.tls import lift_tls
+from prefiq_db.settings.values import (
+    MODES,
+    Boolean,
+    ExistingFile,
+    Seconds,
+    SecondsOrZero,
+    SecretText,
+    Text,
+    check_engine,
+    check_host,
+    check_replicas,
+    check_retry,
+    check_ssl_mode,
+    choice,
+    drop_unset,
+    whole_number,
+)
+from prefiq_db.urls import is_mysql, parse_url
+
+_PRODUCTION: Final = frozenset({"production", "prod", "prd", "live"})
+
+
+class DatabaseSettings(BaseModel):
+    """Say where one database is and how to treat it. Frozen; ``docs/settings.md`` tells each option's worst case.
+
+    Blanks around texts are dropped, an empty text counts as not set. After construction ``engine`` and the ``ssl_``
+    fields hold what the URL says too, and ``target`` is the one parsed form of URL, split fields and defaults.
+
+    Raises:
+        SettingsError: with every problem, each naming the field; never a value, and never pydantic's own error.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, validate_default=False)
+
+    engine: Annotated[EngineName, BeforeValidator(check_engine)] = "sqlite"
+    mode: Annotated[Mode, BeforeValidator(choice(MODES, "sync or async"))] = "sync"
+    url: SecretText | None = None
+    host: Annotated[str, BeforeValidator(check_host)] | None = None
+    port: Annotated[int, BeforeValidator(whole_number(1, 65535))] | None = None
+    user: Text | None = None
+    password: SecretText | None = None
+    name: Text | None = None
+    replicas: Annotated[tuple[SecretText, ...], BeforeValidator(check_replicas)] = ()
+    pool_size: Annotated[int, BeforeValidator(whole_number(1))] = 5
+    max_overflow: Annotated[int, BeforeValidator(whole_number(0))] = 5
+    pool_timeout_seconds: Seconds = 5.0
+    pool_max_age_seconds: Seconds = 1800.0
+    ping_after_idle_seconds: SecondsOrZero = 30.0
+    connect_timeout_seconds: Seconds = 5.0
+    statement_timeout_seconds: Seconds = 30.0
+    lock_timeout_seconds: Seconds = 10.0
+    retry: Annotated[
+        RetryPolicy, PlainValidator(check_retry), PlainSerializer(asdict, return_type=dict[str, int | float])
+    ] = RetryPolicy()
+    slow_query_seconds: SecondsOrZero = 0.5
+    leak_after_seconds: Seconds = 60.0
+    ssl_mode: Annotated[SslMode, BeforeValidator(check_ssl_mode)] = "prefer"
+    ssl_ca: ExistingFile | None = None
+    ssl_cert: ExistingFile | None = None
+    ssl_key: ExistingFile | None = None
+    mask: Boolean = True
+    pgbouncer: Boolean = False
+    application_name: Text = "prefiq_db"
+    environment: Text = "production"
+
+    _mysql: bool = PrivateAttr(default=False)  # "mysql" was the engine's name: it is normalised away
+
+    def __init__(self, /, **values: Any) -> None:
+        self._fill(values, str)
+
+    @classmethod
+    def from_url(cls, url: str | Secret, **values: Any) -> Self:
+        """Return settings for *url*; further fields as keyword arguments."""
+        return cls(url=url, **values)
+
+    @property
+    def target(self) -> Target:
+        """Where the database is: from the URL, the split fields or the defaults."""
+        return place(self, str)
+
+    @property
+    def target_replicas(self) -> tuple[Target, ...]:
+        """Where its replicas are. What a replica's URL leaves out (user, password, name) is the main one's."""
+        main = self.target
+        replicas = (parse_url(url.reveal(), where="replicas") for url in self.replicas)
+        return tuple(completed(lift_tls(replica)[0], main) for replica in replicas)
+
+    @property
+    def masked(self) -> bool:
+        """Whether values must stay in the process: always in production, whatever ``mask`` says."""
+        return self.mask or self.environment.lower() in _PRODUCTION
+
+    def replace(self, **changes: Any) -> Self:
+        """Return a copy with *changes*, validated like new."""
+        return type(self)(**{**self._set_values(), **changes})
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Return a copy; *update* is validated, unlike pydantic's own."""
+        return self.replace(**update) if update else super().model_copy(deep=deep)
+
+    if not TYPE_CHECKING:  # pydantic's own refusal would carry the value that was to be set
+
+        def __setattr__(self, name: str, value: object) -> None:
+            if not name.startswith("_"):
+                raise UsageError(f"DatabaseSettings is frozen: use settings.replace({shown_key(name)}=...)")
+            super().__setattr__(name, value)
+
+    def _set_values(self) -> dict[str, Any]:
+        values = {name: getattr(self, name) for name in self.model_fields_set}
+        if self._mysql and "engine" in values:
+            values["engine"] = "mysql"
+        return values
+
+    def _fill(self, values: Mapping[str, Any], names: Names) -> None:
+        """Validate into this instance; *names* gives the words of the messages."""
+        given = drop_unset(values)
+        problems, bad = self._validate(given, names)
+        if bad:  # the rest is judged on its own, so that all problems are told at once
+            self._validate({key: value for key, value in given.items() if key not in bad}, names)
+        problems += self._settle(names, bad)
+        if problems:
+            raise SettingsError(problems)
+        self._mysql = "engine" in given and is_mysql(str(given["engine"]))
+
+    def _validate(self, given: dict[str, Any], names: Names) -> tuple[list[Problem], set[str]]:
+        details: list[ErrorDetails] = []
+        try:
+            self.__pydantic_validator__.validate_python(given, self_instance=self)
+        except ValidationError as error:
+            details = error.errors(include_url=False, include_input=False)
+        problems = [problem for detail in details for problem in _field_problems(detail, names)]
+        return problems, {str(detail["loc"][0]) for detail in details}
+
+    def _settle(self, names: Names, bad: Collection[str]) -> list[Problem]:
+        """Put what the URL says into the fields, and return what the fields say against each other."""
+        problems: list[Problem] = []
+        main = None
+        parsed = None if self.url is None else collect(problems, parse_url, self.url.reveal(), where=names("url"))
+        if parsed is not None:
+            problems += self._lift_ssl(parsed, names)
+        if PLACE.isdisjoint(bad) and (self.url is None or parsed is not None):
+            main = collect(problems, place, self, names)
+        if main is not None:
+            self.__dict__["engine"] = main.engine
+        for index, url in enumerate(self.replicas):
+            where = f"{names('replicas')}[{index}]"
+            replica = collect(problems, parse_url, url.reveal(), where=where)
+            if main is not None and replica is not None:
+                problems += self._replica_problems(where, replica, main)
+        if (self.ssl_cert is None) != (self.ssl_key is None) and {"ssl_cert", "ssl_key"}.isdisjoint(bad):
+            have, lack = ("ssl_cert", "ssl_key") if self.ssl_key is None else ("ssl_key", "ssl_cert")
+            problems.append(Problem(names(lack), f"a file, since {names(have)} is set", "set both or neither"))
+        return problems
+
+    def _lift_ssl(self, target: Target, names: Names) -> list[Problem]:
+        problems: list[Problem] = []
+        for key, (name, check, text) in lift_tls(target)[1].items():
+            where = f"{names('url')} ({key})"
+            try:
+                value = check(text)
+            except PydanticCustomError as error:
+                problems += carried_problems(error, where)
+                continue
+            if name in self.model_fields_set and getattr(self, name) != value:
+                problems.append(Problem(names(name), f"the same as in {where}", "say it in one place only"))
+            self.__dict__[name] = value
+        return problems
+
+    def _replica_problems(self, where: str, replica: Target, main: Target) -> Iterator[Problem]:
+        if replica.engine != main.engine:
+            yield Problem(where, f"a {main.engine} database, like the main one", "use the same kind of database")
+        if lift_tls(replica)[1]:
+            yield Problem(where, "no TLS options of its own", "set ssl_mode, ssl_ca, ssl_cert, ssl_key for all servers")
+
+
+def _field_problems(detail: ErrorDetails, names: Names) -> list[Problem]:
+    name = str(detail["loc"][0])
+    if detail["type"] == "extra_forbidden":
+        return [Problem(names(shown_key(name)), *unknown_key(name, DatabaseSettings.model_fields))]
+    context: dict[str, Any] = detail.get("ctx") or {}
+    found = context.get("problems") or [("", "another kind of value", "see docs/settings.md")]
+    return [Problem(names(f"{name}.{sub}" if sub else name), expected, fix) for sub, expected, fix in found]

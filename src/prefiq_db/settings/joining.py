@@ -1,0 +1,131 @@
+"""Lay the layers over each other: what becomes of a database that several of them describe."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from pydantic_core import PydanticCustomError
+
+from prefiq_db.config import EngineName, Host, Target
+from prefiq_db.errors import Problem, SettingsError
+from prefiq_db.masking import Secret
+from prefiq_db.settings.database import DatabaseSettings
+from prefiq_db.settings.layers import Entry, FieldPath, Layer
+from prefiq_db.settings.place import PLACE, SERVER_ONLY
+from prefiq_db.settings.problems import collect
+from prefiq_db.settings.values import check_secret, check_text, whole_number
+from prefiq_db.urls import STANDARD_PORTS, engine_named, format_url, parse_url, split_hosts
+
+
+def join_databases(
+    layers: list[Layer], environment: str, sources: dict[str, str], problems: list[Problem]
+) -> dict[str, DatabaseSettings]:
+    names = dict.fromkeys(["main", *(name for layer in layers for name in layer.databases)])
+    built: dict[str, DatabaseSettings] = {}
+    for name in names:
+        entries: dict[FieldPath, Entry] = {}
+        for layer in layers:
+            entries = _overlaid(entries, layer.databases.get(name, {}))
+        sources |= {".".join(("databases", name, *path)): entry.layer for path, entry in entries.items()}
+        settings = collect(problems, _database, name, entries, environment)
+        if settings is not None:
+            built[name] = settings
+    return built
+
+
+def _database(name: str, entries: Mapping[FieldPath, Entry], environment: str) -> DatabaseSettings:
+    def shown(path: str) -> str:
+        parts = tuple(path.split("."))
+        entry = entries.get(parts) or entries.get(parts[:1])
+        stem = "DB_" if name == "main" else f"DATABASES__{name.upper()}__"
+        return entry.where if entry else stem + "__".join(parts).upper()
+
+    values: dict[str, Any] = {"environment": environment}
+    for path, entry in entries.items():
+        if len(path) == 1:
+            values[path[0]] = entry.value
+        elif ("retry",) not in entries:
+            values.setdefault(path[0], {})[path[1]] = entry.value
+    if name != "main" and not any(path[0] in ("engine", "url", "host", "name") for path in entries):
+        # Without this, a misspelt name would quietly become another database: app.db.
+        where = next((entry.where for entry in entries.values()), shown("url"))
+        fix = f"set {shown('url')}, or check the name of the database"
+        raise SettingsError([Problem(where, f"the database {name} to say where it is", fix)])
+    settings = DatabaseSettings.__new__(DatabaseSettings)
+    settings._fill(values, shown)
+    return settings
+
+
+def _overlaid(old: dict[FieldPath, Entry], new: dict[FieldPath, Entry]) -> dict[FieldPath, Entry]:
+    """Lay one layer over the earlier ones.
+
+    A URL is shorthand for its parts. In a later layer, a URL replaces all parts of earlier layers, but for a password
+    that stands alone in its layer when the URL has none; a part replaces that part of an earlier URL; another engine
+    drops what earlier layers said about the place, which was another server's.
+    """
+    changed = {path[0] for path in new} & PLACE
+    kept = dict(old)
+    if "url" in changed:
+        keep_password = _password_stands_alone(old) and not _has_password(new[("url",)])
+        kept = _without_place(old, keep=("password",) if keep_password else ())
+    elif changed and (engine := _engine_said(old)) is not None:
+        later = _engine_said(new) or ("mariadb" if engine == "sqlite" and changed & set(SERVER_ONLY) else engine)
+        if later != engine:
+            kept = _without_place(old)
+        elif ("url",) in old:
+            kept[("url",)] = _with_parts(old[("url",)], new)
+    if ("retry",) in new:
+        kept = {path: entry for path, entry in kept.items() if path[0] != "retry"}
+    return {**kept, **new}
+
+
+def _without_place(entries: Mapping[FieldPath, Entry], keep: Collection[str] = ()) -> dict[FieldPath, Entry]:
+    return {path: entry for path, entry in entries.items() if path[0] not in PLACE or path[0] in keep}
+
+
+def _password_stands_alone(entries: Mapping[FieldPath, Entry]) -> bool:
+    password = entries.get(("password",))
+    beside = [path for path, entry in entries.items() if password and entry.layer == password.layer]
+    return password is not None and not any(path[0] in PLACE - {"password"} for path in beside)
+
+
+def _parsed(entry: Entry) -> Target | None:
+    text = entry.value.reveal() if isinstance(entry.value, Secret) else entry.value
+    return collect([], parse_url, text, where="") if isinstance(text, str) else None
+
+
+def _has_password(entry: Entry) -> bool:
+    target = _parsed(entry)
+    return target is not None and target.password is not None
+
+
+def _engine_said(entries: Mapping[FieldPath, Entry]) -> EngineName | None:
+    if ("engine",) in entries:
+        return engine_named(str(entries[("engine",)].value))
+    target = _parsed(entries[("url",)]) if ("url",) in entries else None
+    return target.engine if target else None
+
+
+def _with_parts(url: Entry, new: Mapping[FieldPath, Entry]) -> Entry:
+    """Return the earlier URL with the parts that a later layer says; unchanged when one of them is not valid."""
+    target = _parsed(url)
+    said = {path[0]: entry.value for path, entry in new.items() if path[0] in PLACE}
+    if target is None:
+        return url
+    try:
+        port = whole_number(1, 65535)(said["port"]) if "port" in said else None
+        hosts: Iterable[tuple[str, int | None]] = ((host.host, host.port) for host in target.hosts)
+        if "host" in said:
+            hosts = split_hosts(check_text(said["host"]), where="")
+        target = replace(
+            target,
+            hosts=tuple(Host(name, port or own or STANDARD_PORTS[target.engine]) for name, own in hosts),
+            user=check_text(said["user"]) if "user" in said else target.user,
+            password=check_secret(said["password"]) if "password" in said else target.password,
+            database=check_text(said["name"]) if "name" in said else target.database,
+        )
+    except (PydanticCustomError, SettingsError):
+        return url
+    return replace(url, value=Secret(format_url(target)))

@@ -1,0 +1,85 @@
+"""What one layer says, and what the user calls each part of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final
+
+from prefiq_db.config import RetryPolicy
+from prefiq_db.errors import Problem
+from prefiq_db.settings.database import DatabaseSettings
+from prefiq_db.settings.problems import unknown_key
+from prefiq_db.settings.values import from_json
+
+FieldPath = tuple[str, ...]
+
+LOADED: Final = tuple(name for name in DatabaseSettings.model_fields if name != "environment")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One set value, what the user calls it, and the layer it came from."""
+
+    value: Any = field(repr=False)
+    where: str
+    layer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """What one layer says.
+
+    Attributes:
+        databases: by name, the fields with their paths: ``("retry", "attempts")``.
+        sections: by namespace, what it says to the user's models.
+        locate: (namespace, path) -> what the user calls it, or ``None`` when this layer doesn't say it.
+    """
+
+    name: str
+    databases: dict[str, dict[FieldPath, Entry]]
+    sections: dict[str, dict[str, Any]]
+    locate: Callable[[str, FieldPath], str | None]
+
+
+def put(entries: dict[FieldPath, Entry], path: FieldPath, entry: Entry, problems: list[Problem]) -> None:
+    """Add one value to a layer; two names for one thing may only say the same."""
+    value = asdict(entry.value) if isinstance(entry.value, RetryPolicy) else entry.value
+    if path == ("retry",) and isinstance(value, str):
+        value = from_json(value)
+    if path == ("retry",) and isinstance(value, Mapping):
+        for key, item in value.items():
+            put(entries, (*path, str(key)), replace(entry, value=item, where=f"{entry.where}.{key}"), problems)
+        return
+    other = entries.setdefault(path, entry)
+    if other.value != entry.value:
+        problems.append(Problem(entry.where, f"the same as in {other.where}, or nothing", "say it in one place only"))
+
+
+def unknown_field(key: str) -> tuple[str, str]:
+    if key == "environment":
+        return "nothing: all databases of a process share one environment", "set PREFIQ_ENV"
+    return unknown_key(key, LOADED)
+
+
+def is_name(name: str) -> bool:
+    return re.fullmatch(r"[a-z][a-z0-9_]*", name) is not None and "__" not in name
+
+
+def read_text(path: Path, where: str, problems: list[Problem]) -> str:
+    try:
+        return path.read_text("utf-8-sig")
+    except (OSError, UnicodeDecodeError, ValueError):
+        problems.append(Problem(where, "a file that can be read as UTF-8 text", "check the path and its permissions"))
+        return ""
+
+
+def read_secret(path: str, where: str, problems: list[Problem]) -> str | None:
+    found: list[Problem] = []
+    text = read_text(Path(path), where, found)
+    if not found and not text.strip():
+        found.append(Problem(where, "a file with a value in it", "check that the secret was written"))
+    problems.extend(found)
+    return None if found else text.rstrip("\r\n")

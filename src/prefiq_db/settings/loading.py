@@ -1,0 +1,97 @@
+"""The one place that reads the environment: find the layers, join them, and tell all problems at once."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
+
+from pydantic import BaseModel
+
+from prefiq_db.errors import Problem, SettingsError, UsageError
+from prefiq_db.settings.joining import join_databases
+from prefiq_db.settings.loaded import Settings
+from prefiq_db.settings.mappings import mapping_layer, read_yaml
+from prefiq_db.settings.namespaces import fill_namespace
+from prefiq_db.settings.values import drop_unset
+from prefiq_db.settings.variables import read_dotenv, variables_layer
+
+_RESERVED: Final = frozenset({"database", "databases", "db", "environment", "sources"})
+
+
+def load_settings(
+    namespaces: Mapping[str, type[BaseModel]] = MappingProxyType({}),
+    *,
+    environ: Mapping[str, str] | None = None,
+    directory: Path | None = None,
+    arguments: Mapping[str, Any] | None = None,
+) -> Settings:
+    """Return the settings of all databases and *namespaces*, each validated.
+
+    Later wins: defaults, ``settings.yaml``, ``settings.<PREFIQ_ENV>.yaml``, ``.env``, *environ* (the process's by
+    default), *arguments* (shaped like the YAML). Files are looked for in *directory*, else in
+    ``PREFIQ_SETTINGS_DIR``, else in the working directory; a missing one is skipped. How the layers join:
+    ``docs/settings.md``.
+
+    Raises:
+        SettingsError: with every problem found, by the names the user wrote, and without values.
+        UsageError: when a namespace's own name can't be used.
+    """
+    _check_names(namespaces)
+    problems: list[Problem] = []
+    environ = os.environ if environ is None else environ
+    arguments = {} if arguments is None else arguments
+    directory = _directory(environ, directory, problems)
+    dotenv = read_dotenv(directory / ".env", problems)
+    environment = _environment_name(environ, dotenv, arguments, problems)
+    layers = []
+    for name in dict.fromkeys(("settings.yaml", f"settings.{environment}.yaml")):
+        layers.append(mapping_layer(name, read_yaml(directory / name, problems), namespaces, problems))
+    layers.append(variables_layer(".env", dotenv, namespaces, problems))
+    layers.append(variables_layer("environment", environ, namespaces, problems))
+    layers.append(mapping_layer("arguments", arguments, namespaces, problems))
+    sources: dict[str, str] = {}
+    databases = join_databases(layers, environment, sources, problems)
+    typed = {name: fill_namespace(name, model, layers, sources, problems) for name, model in namespaces.items()}
+    if problems:
+        raise SettingsError(problems)
+    return Settings(
+        environment, databases, {name: value for name, value in typed.items() if value is not None}, sources
+    )
+
+
+def _check_names(namespaces: Mapping[str, type[BaseModel]]) -> None:
+    for name in namespaces:
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or "__" in name or name in _RESERVED:
+            raise UsageError(
+                f"the settings namespace {name!r} can't be used: expected lower-case letters, digits and single "
+                f"underscores, and none of {', '.join(sorted(_RESERVED))}"
+            )
+
+
+def _directory(environ: Mapping[str, str], directory: Path | None, problems: list[Problem]) -> Path:
+    text = environ.get("PREFIQ_SETTINGS_DIR", "").strip()
+    found = directory or Path(text or ".")
+    if not found.is_dir():
+        where = "PREFIQ_SETTINGS_DIR" if directory is None else "directory"
+        problems.append(Problem(where, "a directory that exists", "check the path, or unset it"))
+    return found
+
+
+def _environment_name(
+    environ: Mapping[str, str], dotenv: Mapping[str, str], arguments: Mapping[str, Any], problems: list[Problem]
+) -> str:
+    choices = {
+        "arguments:environment": arguments.get("environment"),
+        "PREFIQ_ENV": environ.get("PREFIQ_ENV"),
+        ".env:PREFIQ_ENV": dotenv.get("PREFIQ_ENV"),
+    }
+    for where, value in drop_unset(choices).items():
+        if isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", value):
+            return value
+        problems.append(Problem(where, "a short name such as dev or production", "use letters, digits, _ and -"))
+        break
+    return "production"

@@ -1,0 +1,198 @@
+"""What one field accepts: the checks of single values, and the field types made of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, Final, get_args
+
+from pydantic import BeforeValidator, GetCoreSchemaHandler, SecretStr
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+from prefiq_db.config import EngineName, Mode, RetryPolicy, SslMode
+from prefiq_db.errors import Problem
+from prefiq_db.masking import MASK, Secret
+from prefiq_db.settings.problems import all_wrong, collect, shown_key, unknown_key, wrong
+from prefiq_db.urls import ACCEPTED_ENGINES, engine_named, split_hosts
+
+MAX_SECONDS: Final = 2_000_000.0  # 23 days: PostgreSQL counts its timeouts in 32 bits of milliseconds
+
+MODES: Final = {mode: mode for mode in get_args(Mode)}
+
+_SSL_MODES: Final = {
+    **{mode: mode for mode in get_args(SslMode)},
+    "disabled": "disable",
+    "preferred": "prefer",
+    "required": "require",
+    "verify_ca": "verify-ca",
+    "verify_full": "verify-full",
+    "verify-identity": "verify-full",
+    "verify_identity": "verify-full",
+}
+
+
+def drop_unset(values: Mapping[Any, Any]) -> dict[str, Any]:
+    """Return what is really set: blanks around texts are dropped; empty texts and ``None`` count as not set."""
+    stripped = {key: value.strip() if isinstance(value, str) else value for key, value in values.items()}
+    return {key: value for key, value in stripped.items() if value is not None and value != "" and value != Secret("")}
+
+
+def from_json(text: str) -> object:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def whole_number(minimum: int, maximum: int = 2**31 - 1) -> Callable[[object], int]:
+    def check(value: object) -> int:
+        if isinstance(value, str) and re.fullmatch(r"[+-]?[0-9]{1,18}", value):
+            value = int(value)
+        if isinstance(value, int) and not isinstance(value, bool) and minimum <= value <= maximum:
+            return value
+        limit = f" and at most {maximum}" if maximum < 2**31 - 1 else ""
+        raise wrong(f"a whole number, at least {minimum}{limit}", "write digits only, without a unit")
+
+    return check
+
+
+def _seconds(*, zero: bool = False) -> Callable[[object], float]:
+    def check(value: object) -> float:
+        if isinstance(value, timedelta):
+            value = value.total_seconds()
+        if isinstance(value, str) and re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?", value, re.I):
+            value = float(value)
+        number = value if isinstance(value, (int, float)) and not isinstance(value, bool) else -1.0
+        if 0 <= number <= MAX_SECONDS and (number > 0 or zero):
+            return float(number)
+        limit = "at least 0" if zero else "more than 0"
+        raise wrong(f"seconds, {limit} and at most {MAX_SECONDS:.0f}", "write a plain number such as 2.5")
+
+    return check
+
+
+def _boolean(value: object) -> bool:
+    words = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+    found = words.get(str(value).strip().lower()) if isinstance(value, (str, bool, int)) else None
+    if found is None:
+        raise wrong("yes or no", "write one of 1/0, true/false, yes/no, on/off")
+    return found
+
+
+def check_text(value: object) -> str:
+    if not isinstance(value, str) or "\x00" in value:
+        raise wrong("text", "write it in quotes")
+    return value
+
+
+def check_host(value: object) -> str:
+    text = check_text(value)
+    problems: list[Problem] = []
+    collect(problems, split_hosts, text, where="")
+    if problems:
+        raise all_wrong([("", problem.expected, problem.fix) for problem in problems])
+    return text
+
+
+def choice(words: Mapping[str, str], expected: str) -> Callable[[object], str]:
+    def check(value: object) -> str:
+        found = words.get(value.lower()) if isinstance(value, str) else None
+        if found is None:
+            raise wrong(expected, "write one of these")
+        return found
+
+    return check
+
+
+def check_engine(value: object) -> EngineName:
+    found = engine_named(value) if isinstance(value, str) else None
+    if found is None:
+        raise wrong(ACCEPTED_ENGINES, "write one of these")
+    return found
+
+
+def check_file(value: object) -> Path:
+    path = os.path.expanduser(value) if isinstance(value, (str, Path)) else ""
+    if os.path.isfile(path) and os.access(path, os.R_OK):
+        return Path(path)
+    raise wrong("a file that exists and may be read", "check the path, and that the file is mounted here")
+
+
+def check_replicas(value: object) -> tuple[Secret, ...]:
+    """Accept a list of URLs, a JSON list, or URLs with commas or blanks between (a URL may hold commas itself)."""
+    if isinstance(value, str) and value.startswith("["):
+        value = from_json(value)
+    elif isinstance(value, str):
+        value = re.split(r"[\s,]+(?=[A-Za-z][\w+]*://)", value)
+    if not isinstance(value, (list, tuple)) or not all(isinstance(item, (str, Secret, SecretStr)) for item in value):
+        raise wrong("a list of URLs", "write URLs with commas between, or a JSON list of texts")
+    return tuple(check_secret(item) for item in value)
+
+
+def check_secret(value: object) -> Secret:
+    if isinstance(value, SecretStr):
+        value = value.get_secret_value()
+    if isinstance(value, str):
+        value = Secret(value.strip())
+    if not isinstance(value, Secret):
+        raise wrong("text", "write it in quotes")
+    if value == Secret(MASK):
+        raise wrong("the secret itself", "this one was masked on its way here: set the real one")
+    return value
+
+
+class _SecretSchema:
+    """Teach pydantic our ``Secret``: goes in as text, comes out of every dump as ``***``."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(
+            check_secret,
+            serialization=core_schema.plain_serializer_function_ser_schema(str, return_schema=core_schema.str_schema()),
+            json_schema_input_schema=core_schema.str_schema(),
+        )
+
+
+def check_retry(value: object) -> RetryPolicy:
+    if isinstance(value, RetryPolicy):
+        return value
+    if isinstance(value, str):
+        value = from_json(value)
+    if not isinstance(value, Mapping):
+        raise wrong("a mapping of " + ", ".join(RETRY_FIELDS), "set them one by one, as in DB_RETRY__ATTEMPTS")
+    problems: list[tuple[str, str, str]] = []
+    checked: dict[str, Any] = {}
+    for key, item in drop_unset(value).items():
+        if key not in RETRY_FIELDS:
+            problems.append((shown_key(key), *unknown_key(key, RETRY_FIELDS)))
+            continue
+        try:
+            checked[key] = RETRY_FIELDS[key](item)
+        except PydanticCustomError as error:
+            problems.extend((key, expected, fix) for _, expected, fix in (error.context or {})["problems"])
+    if problems:
+        raise all_wrong(problems)
+    return RetryPolicy(**checked)
+
+
+RETRY_FIELDS: Final[Mapping[str, Callable[[object], float]]] = {
+    entry.name: whole_number(1) if entry.name == "attempts" else _seconds(zero=True) for entry in fields(RetryPolicy)
+}
+
+check_ssl_mode = choice(_SSL_MODES, "disable, prefer, require, verify-ca or verify-full")
+
+Text = Annotated[str, BeforeValidator(check_text)]
+
+SecretText = Annotated[Secret, _SecretSchema()]
+
+ExistingFile = Annotated[Path, BeforeValidator(check_file)]
+
+Boolean = Annotated[bool, BeforeValidator(_boolean)]
+
+Seconds = Annotated[float, BeforeValidator(_seconds())]
+
+SecondsOrZero = Annotated[float, BeforeValidator(_seconds(zero=True))]

@@ -1,0 +1,106 @@
+"""The layers that are variables: ``.env`` and the environment."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping
+from io import StringIO
+from pathlib import Path
+from typing import Final
+
+from dotenv.parser import parse_stream
+from pydantic import BaseModel
+
+from prefiq_db.errors import Problem, SettingsError
+from prefiq_db.settings.layers import (
+    LOADED,
+    Entry,
+    FieldPath,
+    Layer,
+    is_name,
+    put,
+    read_secret,
+    read_text,
+    unknown_field,
+)
+from prefiq_db.settings.namespace_variables import environment_sections, locate_variable
+from prefiq_db.settings.problems import collect
+from prefiq_db.settings.values import RETRY_FIELDS, drop_unset
+
+_FROM_FILE: Final = frozenset({"url", "host", "user", "password", "name", "replicas", "application_name"})
+
+_URL_ALIASES: Final = {"DATABASE_URL": "DB_URL", "DATABASE_URL_FILE": "DB_URL_FILE"}
+
+_PATHS: Final = frozenset({*((name,) for name in LOADED), *(("retry", name) for name in RETRY_FIELDS)})
+
+# What Kubernetes puts into every pod beside a service called "db".
+_SERVICE_LINK = re.compile(r"DB_(SERVICE_(HOST|PORT)(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)")
+
+
+def read_dotenv(path: Path, problems: list[Problem]) -> dict[str, str]:
+    """Return the variables of a ``.env`` file; ``${NAME}`` stays as it is, for a password may hold it."""
+    found: dict[str, str] = {}
+    if path.is_file():
+        for binding in parse_stream(StringIO(read_text(path, path.name, problems))):
+            if binding.error or (binding.key is not None and binding.value is None):
+                line = f"{path.name} (line {binding.original.line})"
+                problems.append(Problem(line, "NAME=value", "quote values that hold quotes, # or line breaks"))
+            elif binding.key is not None:
+                found[binding.key] = binding.value or ""
+    return found
+
+
+def variables_layer(
+    layer: str, raw: Mapping[str, str], namespaces: Mapping[str, type[BaseModel]], problems: list[Problem]
+) -> Layer:
+    variables = drop_unset(raw)
+    prefix = "" if layer == "environment" else f"{layer}:"
+    databases: dict[str, dict[FieldPath, Entry]] = {}
+    for name, value in variables.items():
+        where = prefix + name
+        upper = name.upper()
+        if not upper.startswith(("DB_", "DATABASES__", "DATABASE__")) and upper not in _URL_ALIASES:
+            continue
+        if _SERVICE_LINK.fullmatch(upper):
+            continue
+        found = collect(problems, _variable_path, upper, where)
+        if found is not None:
+            database, path, from_file = found
+            content = read_secret(value, where, problems) if from_file else value
+            if content is not None:
+                put(databases.setdefault(database, {}), path, Entry(content, where, layer), problems)
+    sections, shown = environment_sections(prefix, variables, namespaces, problems)
+    return Layer(layer, databases, sections, lambda name, path: locate_variable(prefix, shown, name, path))
+
+
+def _variable_path(name: str, where: str) -> tuple[str, FieldPath, bool]:
+    """Return which database and field a variable sets, and whether it names a file with the value.
+
+    Raises:
+        SettingsError: when it begins like ours and is none of ours: most likely a slip of the pen.
+    """
+    database, rest = "main", _URL_ALIASES.get(name, name).removeprefix("DB_")
+    if name.startswith("DATABASE__"):
+        raise SettingsError([Problem(where, "DB_<FIELD> or DATABASES__<NAME>__<FIELD>", "write DB_ for DATABASE__")])
+    if name.startswith("DATABASES__"):
+        database, _, rest = name.removeprefix("DATABASES__").lower().partition("__")
+        if not rest or not is_name(database):
+            raise SettingsError([Problem(where, "DATABASES__<NAME>__<FIELD>", "put two underscores between the parts")])
+    first, *below = path = tuple(rest.lower().split("__"))
+    if path in _PATHS:
+        return database, path, False
+    field_name = first.removesuffix("_file")
+    if not below and field_name in _FROM_FILE:
+        return database, (field_name,), True
+    stem = where[: len(where) - len(rest)]
+    raise SettingsError([Problem(where, *_unknown_variable(stem, path))])
+
+
+def _unknown_variable(stem: str, path: FieldPath) -> tuple[str, str]:
+    if path == ("environment",):
+        return unknown_field("environment")
+    known = ["__".join(known_path) for known_path in sorted(_PATHS)]
+    close = difflib.get_close_matches("__".join(path), known, 1, cutoff=0.6)
+    hint = f"did you mean {stem}{close[0].upper()}?" if close else "docs/settings.md has the known ones."
+    return "a known setting, since names with this beginning are ours", f"{hint} If it isn't meant for us, rename it"
