@@ -42,7 +42,7 @@ from prefiq_db.overrides import NO_OVERRIDES, Overrides, OverrideScope, scoped
 from prefiq_db.reports import DatabaseStats, ExecuteResult, HealthReport, PoolStats
 from prefiq_db.retry import Retrier, attempt_failed, next_wait, note_attempt, worth_repeating
 from prefiq_db.settings import DatabaseSettings
-from prefiq_db.transaction import Ground, Scope, TransactionCore, TransactionOptions, ambient
+from prefiq_db.transaction import Ground, Outcome, Scope, TransactionCore, TransactionOptions, ambient
 
 logger = logging.getLogger("prefiq_db.database")
 
@@ -303,7 +303,12 @@ class DatabaseCore:
         """Begin *tx*; a connection that turns out to be dead costs no failed call, for nothing was done yet."""
         given = self.overrides()
         repeatable = worth_repeating if tx.is_root else _never
-        self.retrier(given, repeatable).run(tx.begin)
+        try:
+            self.retrier(given, repeatable).run(tx.begin)
+        except BaseException:
+            # Of any kind, a cancellation too: nothing was begun, so nothing can be committed.
+            tx.outcome = Outcome.NOT_COMMITTED
+            raise
 
     def in_transaction(
         self,
@@ -324,7 +329,7 @@ class DatabaseCore:
         return retrier.run(lambda: self._attempt(TransactionCore(self.ground, chosen), body))
 
     def _attempt(self, tx: TransactionCore, body: Callable[[TransactionCore], Any]) -> Any:
-        tx.begin()
+        self._begin_once(tx)
         try:
             result = body(tx)
         except BaseException as error:
@@ -332,6 +337,13 @@ class DatabaseCore:
             raise
         tx.end(None)
         return result
+
+    def _begin_once(self, tx: TransactionCore) -> None:
+        try:
+            tx.begin()
+        except BaseException:
+            tx.outcome = Outcome.NOT_COMMITTED
+            raise
 
     def attempts(self, options: TransactionOptions, retry: RetryPolicy | None) -> Attempts:
         self.check_usable()
