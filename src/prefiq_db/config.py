@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Final, Literal
 
 from prefiq_db.errors import UsageError
@@ -75,8 +74,8 @@ class Target:
     user: str | None = None
     password: Secret | None = None
     database: str = ""
-    options: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-    secret_options: Mapping[str, Secret] = field(default_factory=lambda: MappingProxyType({}))
+    options: Mapping[str, str] = field(default_factory=dict)
+    secret_options: Mapping[str, Secret] = field(default_factory=dict)
     flavor: str = ""
 
     def __str__(self) -> str:

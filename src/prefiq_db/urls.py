@@ -10,7 +10,6 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv6Address
-from types import MappingProxyType
 from typing import Final
 from urllib.parse import quote, unquote
 
@@ -19,9 +18,7 @@ from prefiq_db.errors import Problem, SettingsError
 from prefiq_db.masking import Secret, is_secret_key
 
 MEMORY: Final = ":memory:"
-STANDARD_PORTS: Final[Mapping[EngineName, int]] = MappingProxyType(
-    {"postgres": 5432, "mariadb": 3306, "mongodb": 27017}
-)
+STANDARD_PORTS: Final[Mapping[EngineName, int]] = {"postgres": 5432, "mariadb": 3306, "mongodb": 27017}
 ACCEPTED_ENGINES: Final = (
     "sqlite, postgres, mariadb or mongodb (or one of their other names: "
     "sqlite3, postgresql, pg, psql, maria, mysql, mongo)"
@@ -302,4 +299,4 @@ def _split_secrets(options: Mapping[str, str]) -> tuple[Mapping[str, str], Mappi
     """Return the options that may be shown, and those that are secrets."""
     plain = {key: value for key, value in options.items() if not is_secret_key(key)}
     secret = {key: Secret(value) for key, value in options.items() if is_secret_key(key)}
-    return MappingProxyType(plain), MappingProxyType(secret)
+    return plain, secret

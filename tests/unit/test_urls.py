@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,6 +14,7 @@ from hypothesis import strategies as st
 from prefiq_db.config import EngineName, Host, Target
 from prefiq_db.errors import SettingsError
 from prefiq_db.masking import Secret, is_secret_key
+from prefiq_db.settings import DatabaseSettings
 from prefiq_db.urls import STANDARD_PORTS, engine_named, format_url, parse_url, split_hosts
 
 
@@ -204,6 +208,25 @@ def targets(draw: st.DrawFn) -> Target:
 @given(targets())
 def test_a_target_survives_the_way_to_a_url_and_back(target: Target) -> None:
     assert parse(format_url(target)) == target
+
+
+@given(targets())
+def test_a_target_can_be_copied_and_a_pickle_of_it_carries_no_secrets(target: Target) -> None:
+    assert copy.deepcopy(target) == target
+    back = pickle.loads(pickle.dumps(target))
+    secrets = [*back.secret_options.values(), *([] if back.password is None else [back.password])]
+    assert len(secrets) == len(target.secret_options) + (target.password is not None)
+    for secret in secrets:
+        with pytest.raises(LookupError):
+            secret.reveal()
+    assert replace(back, password=None, secret_options={}) == replace(target, password=None, secret_options={})
+
+
+@pytest.mark.parametrize("url", ["postgres://u:c4n4ry@h/d?sslpassword=c4n4ry&opt=1", "sqlite:///x.db?token=c4n4ry"])
+def test_no_secret_of_a_url_is_in_a_pickle(url: str) -> None:
+    for target in (parse(url), DatabaseSettings(url=url).target):
+        assert b"c4n4ry" not in pickle.dumps(target)
+        assert b"c4n4ry" not in pickle.dumps(copy.deepcopy(target))
 
 
 @given(st.text(max_size=20))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from types import MappingProxyType
 from typing import Final
 
 from prefiq_db.config import Target
@@ -27,4 +26,4 @@ def lift_tls(target: Target) -> tuple[Target, dict[str, tuple[str, Callable[[obj
     spelled = {key: _SSL_IN_URL.get(key.lower().replace("-", "_")) for key in target.options}
     lifted = {key: (*found, target.options[key]) for key, found in spelled.items() if found is not None}
     rest = {key: value for key, value in target.options.items() if key not in lifted}
-    return replace(target, options=MappingProxyType(rest)), lifted
+    return replace(target, options=rest), lifted
