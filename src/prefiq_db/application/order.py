@@ -1,0 +1,84 @@
+"""What a provider is to the container, and in which order providers start."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from prefiq_db.application.bindings import unknown_name
+from prefiq_db.errors import BindingError, UsageError
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from prefiq_db.application import Application
+
+
+class Provider(Protocol):
+    """What an Application asks of a provider. ``prefiq_db.BaseProvider`` answers all of it."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def requires(self) -> Sequence[str]: ...
+    @property
+    def provides(self) -> Sequence[str]: ...
+    @property
+    def schema_namespace(self) -> str | None: ...
+    @property
+    def schema_model(self) -> type[BaseModel] | None: ...
+
+    def attach(self, app: Application) -> None: ...
+    def async_only(self) -> str: ...
+    def register(self) -> None: ...
+    def boot(self) -> None: ...
+    async def boot_async(self) -> None: ...
+    def shutdown(self) -> None: ...
+    async def shutdown_async(self) -> None: ...
+
+
+def start_order(providers: Iterable[Provider], bound: Collection[str] = ()) -> list[Provider]:
+    """Return *providers* so that each comes after those it requires; otherwise their order stays.
+
+    A requirement is the name of a provider, a name that a provider ``provides`` (``db`` stands for ``db.analytics``
+    too), or a name in *bound*. A provider with settings of its own requires ``settings`` without saying so.
+
+    Raises:
+        BindingError: nobody meets a requirement, or providers need each other in a circle.
+    """
+    providers = list(providers)
+    by_name: dict[str, Provider] = {}
+    for provider in providers:
+        for provided in provider.provides:
+            by_name.setdefault(provided, provider)
+    by_name.update({provider.name: provider for provider in providers})
+    ordered: list[Provider] = []
+
+    def place(provider: Provider, waiting: list[Provider]) -> None:
+        if provider in ordered:
+            return
+        if provider in waiting:
+            circle = [p.name for p in [*waiting[waiting.index(provider) :], provider]]
+            raise BindingError(f"providers need each other in a circle: {' -> '.join(circle)}")
+        for requirement in requirements(provider):
+            needed = by_name.get(requirement)
+            if needed is None and requirement not in bound:
+                needed = by_name.get(requirement.partition(".")[0])
+                if needed is None:
+                    head = f"provider {provider.name!r} requires"
+                    raise BindingError(unknown_name(head, requirement, [*by_name, *bound]))
+            if needed is not None:
+                place(needed, [*waiting, provider])
+        ordered.append(provider)
+
+    for provider in providers:
+        place(provider, [])
+    return ordered
+
+
+def requirements(provider: Provider) -> tuple[str, ...]:
+    """Return what *provider* requires, said or implied."""
+    if isinstance(provider.requires, str):
+        raise UsageError(f"provider {provider.name!r}: `requires` is a sequence of names, not one string")
+    has_settings = provider.schema_namespace is not None and "settings" not in (provider.name, *provider.provides)
+    return ("settings", *provider.requires) if has_settings else tuple(provider.requires)
