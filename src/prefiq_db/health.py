@@ -1,0 +1,41 @@
+"""Ask whether a database is well, with a yes or no; ``db.health()`` gives the reason."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from prefiq_db.errors import UsageError
+
+if TYPE_CHECKING:
+    from prefiq_db.database import Database
+    from prefiq_db.database_async import AsyncDatabase
+
+
+def is_healthy(db: Database, *, timeout_seconds: float | None = None) -> bool:
+    """Return whether *db* answers one round trip now: one attempt, no retries; ``False`` when it is down.
+
+    Raises:
+        UsageError: *db* is asynchronous (use ``await is_healthy_async(db)``) or no database.
+    """
+    if _is_async(db):
+        raise UsageError("this database is asynchronous: use await is_healthy_async(db)")
+    return db.health(timeout_seconds=timeout_seconds).healthy
+
+
+async def is_healthy_async(db: AsyncDatabase, *, timeout_seconds: float | None = None) -> bool:
+    """Return whether *db* answers one round trip now, as :func:`is_healthy` does.
+
+    Raises:
+        UsageError: *db* is synchronous (use ``is_healthy(db)``) or no database.
+    """
+    if not _is_async(db):
+        raise UsageError("this database is synchronous: use is_healthy(db)")
+    return (await db.health(timeout_seconds=timeout_seconds)).healthy
+
+
+def _is_async(db: Any) -> bool:
+    # Asked by attribute, not by class: a database that is not SQL answers it as well.
+    is_async = getattr(db, "is_async", None)
+    if not isinstance(is_async, bool) or not callable(getattr(db, "health", None)):
+        raise UsageError(f"expected a Database or an AsyncDatabase, not a {type(db).__name__}")
+    return is_async

@@ -1,0 +1,15 @@
+"""Providers: the parts of a service that the container starts and stops."""
+
+from prefiq_db.providers.base import BaseProvider
+from prefiq_db.providers.database_provider import DatabaseProvider
+from prefiq_db.providers.registry import ProviderRegistry, default_registry, register_provider
+from prefiq_db.providers.settings_provider import SettingsProvider
+
+__all__ = [
+    "BaseProvider",
+    "DatabaseProvider",
+    "ProviderRegistry",
+    "SettingsProvider",
+    "default_registry",
+    "register_provider",
+]

@@ -1,0 +1,150 @@
+"""DatabaseProvider: every configured database, built, opened and verified at boot, closed at shutdown."""
+
+from __future__ import annotations
+
+import logging
+
+from prefiq_db.application.failures import attempt, attempt_async
+from prefiq_db.database import Database
+from prefiq_db.database_async import AsyncDatabase
+from prefiq_db.errors import DatabaseError, ErrorKind, PrefiqDbError, error_type
+from prefiq_db.providers.base import BaseProvider
+from prefiq_db.reports import HealthReport
+
+logger = logging.getLogger("prefiq_db.boot")
+
+
+class DatabaseProvider(BaseProvider):
+    """Bind ``db.<name>`` for every database of the settings, and ``db`` for ``db.main``: the very same object.
+
+    At boot each database is opened, which must succeed, and one line is logged about it (logger
+    ``prefiq_db.boot``; fields ``database``, ``engine``, ``mode``, ``healthy``, ``latency_seconds``). All of them are
+    tried before a failure is raised, and then none of them stays open.
+
+    Attributes:
+        databases: the databases by name, from ``register()`` on.
+        reports: what each database answered at boot, also when the boot failed.
+        failures: the error of each database that could not be opened.
+    """
+
+    name = "database"
+    requires = ("settings",)
+    provides = ("db",)
+
+    def __init__(self) -> None:
+        self.databases: dict[str, Database | AsyncDatabase] = {}
+        self.reports: dict[str, HealthReport] = {}
+        self.failures: dict[str, Exception] = {}
+
+    def register(self) -> None:
+        for name, settings in self.app.resolve("settings").databases.items():
+            world = AsyncDatabase if settings.mode == "async" else Database
+            self.databases[name] = world(settings, name=name)
+            self.app.bind(f"db.{name}", self.databases[name])
+        self.app.bind("db", self.databases["main"])
+
+    def async_only(self) -> str:
+        names = [repr(name) for name, database in self.databases.items() if database.is_async]
+        if not names:
+            return ""
+        return f"{'database' if len(names) == 1 else 'databases'} {', '.join(names)} in mode 'async'"
+
+    # --- twins -------------------------------------------------------------------------------------
+
+    def boot(self) -> None:
+        try:
+            for database in self.databases.values():
+                assert isinstance(database, Database)  # async_only() said so
+                failure = attempt(database.open)
+                self._note(database, failure, database.health() if failure is None else None)
+            failed = self._failure()
+        except BaseException:
+            self._close_all()
+            raise
+        if failed is not None:
+            self._close_all()
+            raise failed
+
+    async def boot_async(self) -> None:
+        try:
+            for database in self.databases.values():
+                if isinstance(database, AsyncDatabase):
+                    failure = await attempt_async(database.open)
+                    self._note(database, failure, await database.health() if failure is None else None)
+                else:
+                    # In this thread: nothing else runs yet that a short wait could hold up.
+                    failure = attempt(database.open)
+                    self._note(database, failure, database.health() if failure is None else None)
+            failed = self._failure()
+        except BaseException:
+            await self._close_all_async()
+            raise
+        if failed is not None:
+            await self._close_all_async()
+            raise failed
+
+    def shutdown(self) -> None:
+        """Close every database, also when closing another one fails; the first error is raised at the end."""
+        failure = self._close_all()
+        if failure is not None:
+            raise failure
+
+    async def shutdown_async(self) -> None:
+        """Close every database, as :meth:`shutdown` does."""
+        failure = await self._close_all_async()
+        if failure is not None:
+            raise failure
+
+    def _close_all(self) -> Exception | None:
+        failures = [attempt(d.close) for d in reversed(self.databases.values()) if isinstance(d, Database)]
+        return next(filter(None, failures), None)
+
+    async def _close_all_async(self) -> Exception | None:
+        failures: list[Exception | None] = []
+        for database in reversed(self.databases.values()):
+            if isinstance(database, AsyncDatabase):
+                failures.append(await attempt_async(database.close))
+            else:
+                failures.append(attempt(database.close))
+        return next(filter(None, failures), None)
+
+    # --- what both worlds say ----------------------------------------------------------------------
+
+    def _note(self, database: Database | AsyncDatabase, failure: Exception | None, report: HealthReport | None) -> None:
+        if report is None:
+            kind = failure.kind if isinstance(failure, PrefiqDbError) else ErrorKind.UNKNOWN
+            reason = str(failure) if isinstance(failure, PrefiqDbError) else type(failure).__name__
+            reason = reason.removeprefix(f"database '{database.name}': ")  # the report says that itself
+            report = HealthReport(database.name, healthy=False, reason=reason, kind=kind)
+        elif not report.healthy:
+            failure = error_type(report.kind or ErrorKind.UNKNOWN)(report.reason, database=database.name)
+        self.reports[database.name] = report
+        if failure is not None:
+            self.failures[database.name] = failure
+        logger.log(
+            logging.INFO if report.healthy else logging.ERROR,
+            "database %s: %s",
+            database.name,
+            "healthy" if report.healthy else report.reason,
+            extra={
+                "database": database.name,
+                "engine": database.settings.engine,
+                "mode": database.settings.mode,
+                "healthy": report.healthy,
+                "latency_seconds": report.latency_seconds,
+            },
+        )
+
+    def _failure(self) -> Exception | None:
+        """Return what to raise when databases failed: the error itself, or for several one that tells them all."""
+        failures = list(self.failures.values())
+        if len(failures) < 2:
+            return failures[0] if failures else None
+        first = failures[0]
+        down = "; ".join(f"{name}: {self.reports[name].reason}" for name in self.failures)
+        together = ExceptionGroup("databases failed to open", failures)
+        if not isinstance(first, PrefiqDbError):
+            return DatabaseError(down, original=together)
+        return error_type(first.kind)(
+            down, code=first.code, database=first.database, classification=first.classification, original=together
+        )
