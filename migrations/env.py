@@ -1,0 +1,5 @@
+"""Alembic runs this for each command; what it does is in prefiq_db.migrate.environment."""
+
+from prefiq_db.migrate import run
+
+run()
