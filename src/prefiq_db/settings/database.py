@@ -3,42 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from pydantic import (
     BaseModel,
-    BeforeValidator,
     ConfigDict,
-    PlainSerializer,
-    PlainValidator,
     PrivateAttr,
     ValidationError,
 )
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from prefiq_db.config import EngineName, Mode, RetryPolicy, SslMode, Target
+from prefiq_db.config import RetryPolicy, Target
 from prefiq_db.errors import Problem, SettingsError, UsageError
 from prefiq_db.masking import Secret
 from prefiq_db.settings.place import PLACE, completed, place
-from prefiq_db.settings.problems import Names, carried_problems, collect, shown_key, unknown_key
+from prefiq_db.settings.problems import Names, collect, complaints, shown_key, unknown_key
 from prefiq_db.settings.tls import lift_tls
 from prefiq_db.settings.values import (
-    MODES,
     Boolean,
+    Count,
+    CountOrZero,
+    Engine,
     ExistingFile,
+    Hosts,
+    Port,
+    Replicas,
+    Retry,
     Seconds,
     SecondsOrZero,
     SecretText,
+    SyncOrAsync,
     Text,
-    check_engine,
-    check_host,
-    check_replicas,
-    check_retry,
+    Tls,
+    check_file,
     check_ssl_mode,
-    choice,
     drop_unset,
-    whole_number,
 )
 from prefiq_db.urls import is_mysql, parse_url
 
@@ -57,29 +56,27 @@ class DatabaseSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, validate_default=False)
 
-    engine: Annotated[EngineName, BeforeValidator(check_engine)] = "sqlite"
-    mode: Annotated[Mode, BeforeValidator(choice(MODES, "sync or async"))] = "sync"
+    engine: Engine = "sqlite"
+    mode: SyncOrAsync = "sync"
     url: SecretText | None = None
-    host: Annotated[str, BeforeValidator(check_host)] | None = None
-    port: Annotated[int, BeforeValidator(whole_number(1, 65535))] | None = None
+    host: Hosts | None = None
+    port: Port | None = None
     user: Text | None = None
     password: SecretText | None = None
     name: Text | None = None
-    replicas: Annotated[tuple[SecretText, ...], BeforeValidator(check_replicas)] = ()
-    pool_size: Annotated[int, BeforeValidator(whole_number(1))] = 5
-    max_overflow: Annotated[int, BeforeValidator(whole_number(0))] = 5
+    replicas: Replicas = ()
+    pool_size: Count = 5
+    max_overflow: CountOrZero = 5
     pool_timeout_seconds: Seconds = 5.0
     pool_max_age_seconds: Seconds = 1800.0
     ping_after_idle_seconds: SecondsOrZero = 30.0
     connect_timeout_seconds: Seconds = 5.0
     statement_timeout_seconds: Seconds = 30.0
     lock_timeout_seconds: Seconds = 10.0
-    retry: Annotated[
-        RetryPolicy, PlainValidator(check_retry), PlainSerializer(asdict, return_type=dict[str, int | float])
-    ] = RetryPolicy()
+    retry: Retry = RetryPolicy()
     slow_query_seconds: SecondsOrZero = 0.5
     leak_after_seconds: Seconds = 60.0
-    ssl_mode: Annotated[SslMode, BeforeValidator(check_ssl_mode)] = "prefer"
+    ssl_mode: Tls = "prefer"
     ssl_ca: ExistingFile | None = None
     ssl_cert: ExistingFile | None = None
     ssl_key: ExistingFile | None = None
@@ -88,7 +85,7 @@ class DatabaseSettings(BaseModel):
     application_name: Text = "prefiq_db"
     environment: Text = "production"
 
-    _mysql: bool = PrivateAttr(default=False)  # "mysql" was the engine's name: it is normalised away
+    _flavor: str = PrivateAttr(default="")  # "mysql" when that was the engine's name: it is normalised away
 
     def __init__(self, /, **values: Any) -> None:
         self._fill(values, str)
@@ -101,7 +98,7 @@ class DatabaseSettings(BaseModel):
     @property
     def target(self) -> Target:
         """Where the database is: from the URL, the split fields or the defaults."""
-        return place(self, str)
+        return place(self, self._flavor, str)
 
     @property
     def target_replicas(self) -> tuple[Target, ...]:
@@ -117,7 +114,7 @@ class DatabaseSettings(BaseModel):
 
     def replace(self, **changes: Any) -> Self:
         """Return a copy with *changes*, validated like new."""
-        return type(self)(**{**self._set_values(), **changes})
+        return type(self)(**{**set_values(self), **changes})
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """Return a copy; *update* is validated, unlike pydantic's own."""
@@ -130,12 +127,6 @@ class DatabaseSettings(BaseModel):
                 raise UsageError(f"DatabaseSettings is frozen: use settings.replace({shown_key(name)}=...)")
             super().__setattr__(name, value)
 
-    def _set_values(self) -> dict[str, Any]:
-        values = {name: getattr(self, name) for name in self.model_fields_set}
-        if self._mysql and "engine" in values:
-            values["engine"] = "mysql"
-        return values
-
     def _fill(self, values: Mapping[str, Any], names: Names) -> None:
         """Validate into this instance; *names* gives the words of the messages."""
         given = drop_unset(values)
@@ -145,16 +136,17 @@ class DatabaseSettings(BaseModel):
         problems += self._settle(names, bad)
         if problems:
             raise SettingsError(problems)
-        self._mysql = "engine" in given and is_mysql(str(given["engine"]))
+        self._flavor = "mysql" if is_mysql(str(given.get("engine"))) else ""
 
     def _validate(self, given: dict[str, Any], names: Names) -> tuple[list[Problem], set[str]]:
-        details: list[ErrorDetails] = []
+        """Let pydantic fill the fields; return the problems, and the fields that have one."""
         try:
             self.__pydantic_validator__.validate_python(given, self_instance=self)
         except ValidationError as error:
             details = error.errors(include_url=False, include_input=False)
-        problems = [problem for detail in details for problem in _field_problems(detail, names)]
-        return problems, {str(detail["loc"][0]) for detail in details}
+            problems = [problem for detail in details for problem in _field_problems(detail, names)]
+            return problems, {str(detail["loc"][0]) for detail in details}
+        return [], set()
 
     def _settle(self, names: Names, bad: Collection[str]) -> list[Problem]:
         """Put what the URL says into the fields, and return what the fields say against each other."""
@@ -164,7 +156,7 @@ class DatabaseSettings(BaseModel):
         if parsed is not None:
             problems += self._lift_ssl(parsed, names)
         if PLACE.isdisjoint(bad) and (self.url is None or parsed is not None):
-            main = collect(problems, place, self, names)
+            main = collect(problems, place, self, self._flavor, names)
         if main is not None:
             self.__dict__["engine"] = main.engine
         for index, url in enumerate(self.replicas):
@@ -179,12 +171,12 @@ class DatabaseSettings(BaseModel):
 
     def _lift_ssl(self, target: Target, names: Names) -> list[Problem]:
         problems: list[Problem] = []
-        for key, (name, check, text) in lift_tls(target)[1].items():
+        for key, name in lift_tls(target)[1].items():
             where = f"{names('url')} ({key})"
             try:
-                value = check(text)
+                value = (check_ssl_mode if name == "ssl_mode" else check_file)(target.options[key])
             except PydanticCustomError as error:
-                problems += carried_problems(error, where)
+                problems += [Problem(where, expected, fix) for _, expected, fix in complaints(error.context)]
                 continue
             if name in self.model_fields_set and getattr(self, name) != value:
                 problems.append(Problem(names(name), f"the same as in {where}", "say it in one place only"))
@@ -198,10 +190,28 @@ class DatabaseSettings(BaseModel):
             yield Problem(where, "no TLS options of its own", "set ssl_mode, ssl_ca, ssl_cert, ssl_key for all servers")
 
 
+def build_settings(values: Mapping[str, Any], names: Names) -> DatabaseSettings:
+    """Return settings whose problems are told by *names* instead of the fields' own.
+
+    Raises:
+        SettingsError: like the constructor.
+    """
+    settings = DatabaseSettings.__new__(DatabaseSettings)
+    settings._fill(values, names)
+    return settings
+
+
+def set_values(settings: DatabaseSettings) -> dict[str, Any]:
+    """Return what was said to the constructor; ``DatabaseSettings(**set_values(s)) == s``."""
+    values = {name: getattr(settings, name) for name in settings.model_fields_set}
+    if settings._flavor and "engine" in values:
+        values["engine"] = settings._flavor
+    return values
+
+
 def _field_problems(detail: ErrorDetails, names: Names) -> list[Problem]:
     name = str(detail["loc"][0])
     if detail["type"] == "extra_forbidden":
         return [Problem(names(shown_key(name)), *unknown_key(name, DatabaseSettings.model_fields))]
-    context: dict[str, Any] = detail.get("ctx") or {}
-    found = context.get("problems") or [("", "another kind of value", "see docs/settings.md")]
+    found = complaints(detail.get("ctx")) or [("", "another kind of value", "see docs/settings.md")]
     return [Problem(names(f"{name}.{sub}" if sub else name), expected, fix) for sub, expected, fix in found]

@@ -1,4 +1,4 @@
-"""Lay the layers over each other: what becomes of a database that several of them describe."""
+"""The layers laid over each other: what becomes of a database that several of them describe."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ from pydantic_core import PydanticCustomError
 from prefiq_db.config import EngineName, Host, Target
 from prefiq_db.errors import Problem, SettingsError
 from prefiq_db.masking import Secret
-from prefiq_db.settings.database import DatabaseSettings
+from prefiq_db.settings.database import DatabaseSettings, build_settings
 from prefiq_db.settings.layers import Entry, FieldPath, Layer
 from prefiq_db.settings.place import PLACE, SERVER_ONLY
 from prefiq_db.settings.problems import collect
-from prefiq_db.settings.values import check_secret, check_text, whole_number
+from prefiq_db.settings.values import check_port, check_secret, check_text
 from prefiq_db.urls import STANDARD_PORTS, engine_named, format_url, parse_url, split_hosts
 
 
 def join_databases(
     layers: list[Layer], environment: str, sources: dict[str, str], problems: list[Problem]
 ) -> dict[str, DatabaseSettings]:
+    """Return every database that a layer speaks of, and ``main``; *sources* gets the layer that set each field."""
     names = dict.fromkeys(["main", *(name for layer in layers for name in layer.databases)])
     built: dict[str, DatabaseSettings] = {}
     for name in names:
@@ -53,9 +54,7 @@ def _database(name: str, entries: Mapping[FieldPath, Entry], environment: str) -
         where = next((entry.where for entry in entries.values()), shown("url"))
         fix = f"set {shown('url')}, or check the name of the database"
         raise SettingsError([Problem(where, f"the database {name} to say where it is", fix)])
-    settings = DatabaseSettings.__new__(DatabaseSettings)
-    settings._fill(values, shown)
-    return settings
+    return build_settings(values, shown)
 
 
 def _overlaid(old: dict[FieldPath, Entry], new: dict[FieldPath, Entry]) -> dict[FieldPath, Entry]:
@@ -115,7 +114,7 @@ def _with_parts(url: Entry, new: Mapping[FieldPath, Entry]) -> Entry:
     if target is None:
         return url
     try:
-        port = whole_number(1, 65535)(said["port"]) if "port" in said else None
+        port = check_port(said["port"]) if "port" in said else None
         hosts: Iterable[tuple[str, int | None]] = ((host.host, host.port) for host in target.hosts)
         if "host" in said:
             hosts = split_hosts(check_text(said["host"]), where="")

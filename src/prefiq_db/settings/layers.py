@@ -59,16 +59,19 @@ def put(entries: dict[FieldPath, Entry], path: FieldPath, entry: Entry, problems
 
 
 def unknown_field(key: str) -> tuple[str, str]:
+    """Return what was expected instead of this field of a database, and the likely fix."""
     if key == "environment":
         return "nothing: all databases of a process share one environment", "set PREFIQ_ENV"
     return unknown_key(key, LOADED)
 
 
 def is_name(name: str) -> bool:
+    """Return whether a database or namespace may be called so: ``__`` would split its variables' names."""
     return re.fullmatch(r"[a-z][a-z0-9_]*", name) is not None and "__" not in name
 
 
 def read_text(path: Path, where: str, problems: list[Problem]) -> str:
+    """Return the text of a file, or ``""`` after noting why it can't be read."""
     try:
         return path.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError, ValueError):
@@ -77,6 +80,7 @@ def read_text(path: Path, where: str, problems: list[Problem]) -> str:
 
 
 def read_secret(path: str, where: str, problems: list[Problem]) -> str | None:
+    """Return the value that a file holds, without its last line break, or ``None`` after noting what is wrong."""
     found: list[Problem] = []
     text = read_text(Path(path), where, found)
     if not found and not text.strip():

@@ -13,9 +13,10 @@ from pydantic import BaseModel
 
 from prefiq_db.errors import Problem, SettingsError, UsageError
 from prefiq_db.settings.joining import join_databases
+from prefiq_db.settings.layers import is_name
 from prefiq_db.settings.loaded import Settings
 from prefiq_db.settings.mappings import mapping_layer, read_yaml
-from prefiq_db.settings.namespaces import fill_namespace
+from prefiq_db.settings.namespaces import fill_namespaces
 from prefiq_db.settings.values import drop_unset
 from prefiq_db.settings.variables import read_dotenv, variables_layer
 
@@ -55,17 +56,15 @@ def load_settings(
     layers.append(mapping_layer("arguments", arguments, namespaces, problems))
     sources: dict[str, str] = {}
     databases = join_databases(layers, environment, sources, problems)
-    typed = {name: fill_namespace(name, model, layers, sources, problems) for name, model in namespaces.items()}
+    filled = fill_namespaces(namespaces, layers, sources, problems)
     if problems:
         raise SettingsError(problems)
-    return Settings(
-        environment, databases, {name: value for name, value in typed.items() if value is not None}, sources
-    )
+    return Settings(environment, databases, filled, sources)
 
 
 def _check_names(namespaces: Mapping[str, type[BaseModel]]) -> None:
     for name in namespaces:
-        if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or "__" in name or name in _RESERVED:
+        if not is_name(name) or name in _RESERVED:
             raise UsageError(
                 f"the settings namespace {name!r} can't be used: expected lower-case letters, digits and single "
                 f"underscores, and none of {', '.join(sorted(_RESERVED))}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 from pydantic import BaseModel
@@ -13,7 +14,69 @@ from prefiq_db.settings.layers import FieldPath, read_secret
 from prefiq_db.settings.namespaces import merge
 
 
-class _Variables(EnvSettingsSource):
+@dataclass(slots=True)
+class NamespaceVariables:
+    """The variables of one layer, as the user's models read them.
+
+    Attributes:
+        prefix: stands before each name when it is told: ``.env:``.
+        variables: without those that are not set.
+        problems: where problems go.
+    """
+
+    prefix: str
+    variables: Mapping[str, str]
+    problems: list[Problem]
+    _shown: dict[str, str] = field(init=False)  # upper-case name -> what the user wrote
+
+    def __post_init__(self) -> None:
+        self._shown = {name.upper(): name for name in self.variables}
+
+    def read(self, namespace: str, model: type[BaseModel]) -> dict[str, Any]:
+        """Return what the variables say to *model*; what can't be read is a problem, and the rest is still there."""
+        variables = self._with_files(f"{namespace.upper()}_", model)
+        section = _read(namespace, model, variables)
+        if section is not None:
+            return section
+        section = {}
+        for name, value in variables.items():  # one by one, to tell which of them is at fault
+            part = _read(namespace, model, {name: value})
+            section = merge(section, part or {})
+            if part is None:
+                self._problem(name, "JSON, since it is a list or a mapping", 'write it like ["a", "b"]')
+        return section
+
+    def locate(self, namespace: str, path: FieldPath) -> str | None:
+        """Return what the user calls the variable that sets *path* or something above it."""
+        for length in range(len(path), 0, -1):
+            name = f"{namespace}_{'__'.join(path[:length])}".upper()
+            if name in self._shown:
+                return self._where(name)
+        return None
+
+    def _with_files(self, stem: str, model: type[BaseModel]) -> dict[str, str]:
+        """Return the variables with the content of each file that a ``*_FILE`` variable of this namespace names."""
+        known = set(_leaves(stem, model))
+        variables = {name.upper(): value for name, value in self.variables.items()}
+        for name, path in list(variables.items()):
+            plain = name.removesuffix("_FILE")
+            if name in known or plain not in known:
+                continue
+            if plain in variables:
+                self._problem(name, f"only one of this and {self._where(plain)}", "unset one of the two")
+            content = read_secret(path, self._where(name), self.problems)
+            if content is not None:
+                variables[plain], self._shown[plain] = content, self._shown[name]
+        return variables
+
+    def _where(self, name: str) -> str:
+        return self.prefix + self._shown[name]
+
+    def _problem(self, name: str, expected: str, fix: str) -> None:
+        self.problems.append(Problem(self._where(name), expected, fix))
+
+
+class _Source(EnvSettingsSource):
     """pydantic-settings' reading of variables (nesting, JSON for lists), over a mapping instead of the process's."""
 
     def __init__(self, model: type[BaseModel], prefix: str, variables: Mapping[str, str]) -> None:
@@ -24,34 +87,9 @@ class _Variables(EnvSettingsSource):
         return self._variables
 
 
-def environment_sections(
-    prefix: str,
-    variables: Mapping[str, str],
-    namespaces: Mapping[str, type[BaseModel]],
-    problems: list[Problem],
-) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
-    """Return what the variables say to each namespace, and by upper-case name what the user calls each variable."""
-    shown = {name.upper(): name for name in variables}
-    sections: dict[str, dict[str, Any]] = {}
-    for namespace, model in namespaces.items():
-        own = _with_files(prefix, f"{namespace.upper()}_", model, variables, shown, problems)
-        section = _read_variables(namespace, model, own)
-        if section is None:  # one by one, to tell which of them is at fault
-            section = {}
-            for name, value in own.items():
-                part = _read_variables(namespace, model, {name: value})
-                section = merge(section, part or {})
-                if part is None:
-                    where = prefix + shown.get(name, name)
-                    problems.append(Problem(where, "JSON, since it is a list or a mapping", 'write it like ["a", "b"]'))
-        if section:
-            sections[namespace] = section
-    return sections, shown
-
-
-def _read_variables(namespace: str, model: type[BaseModel], variables: Mapping[str, str]) -> dict[str, Any] | None:
+def _read(namespace: str, model: type[BaseModel], variables: Mapping[str, str]) -> dict[str, Any] | None:
     """Return what the variables say to the fields of *model*, or ``None`` when one is not valid JSON."""
-    source = _Variables(model, f"{namespace}_", variables)
+    source = _Source(model, f"{namespace}_", variables)
     section: dict[str, Any] = {}
     for name, info in model.model_fields.items():
         try:
@@ -64,40 +102,8 @@ def _read_variables(namespace: str, model: type[BaseModel], variables: Mapping[s
     return section
 
 
-def _with_files(
-    prefix: str,
-    stem: str,
-    model: type[BaseModel],
-    variables: Mapping[str, str],
-    shown: dict[str, str],
-    problems: list[Problem],
-) -> dict[str, str]:
-    """Return *variables* with the content of each file that a ``*_FILE`` variable of this namespace names."""
-    known = set(_leaves(stem, model))
-    own = {name.upper(): value for name, value in variables.items()}
-    for name, path in list(own.items()):
-        plain = name.removesuffix("_FILE")
-        if name in known or plain not in known or plain == name:
-            continue
-        where = prefix + shown[name]
-        if plain in own:
-            problems.append(Problem(where, f"only one of this and {prefix}{shown[plain]}", "unset one of the two"))
-        content = read_secret(path, where, problems)
-        if content is not None:
-            own[plain], shown[plain] = content, shown[name]
-    return own
-
-
 def _leaves(stem: str, model: type[BaseModel]) -> Iterator[str]:
     for name, info in model.model_fields.items():
         yield f"{stem}{name.upper()}"
         if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
             yield from _leaves(f"{stem}{name.upper()}__", info.annotation)
-
-
-def locate_variable(prefix: str, shown: Mapping[str, str], namespace: str, path: FieldPath) -> str | None:
-    for length in range(len(path), 0, -1):
-        name = f"{namespace}_{'__'.join(path[:length])}".upper()
-        if name in shown:
-            return prefix + shown[name]
-    return None

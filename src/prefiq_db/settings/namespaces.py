@@ -49,28 +49,27 @@ _EXPECTED: Final = {
 }
 
 
-def fill_namespace(
-    namespace: str,
-    model: type[BaseModel],
-    layers: list[Layer],
-    sources: dict[str, str],
-    problems: list[Problem],
-) -> BaseModel | None:
-    merged: dict[str, Any] = {}
-    for layer in layers:
-        section = layer.sections.get(namespace, {})
-        merged = merge(merged, section)
-        sources |= {f"{namespace}.{key}": layer.name for key in section}
-    details: list[ErrorDetails] = []
-    try:
-        return model.model_validate(merged)
-    except ValidationError as error:
-        details = error.errors(include_url=False, include_input=False)
-    problems.extend(_section_problem(namespace, detail, layers) for detail in details)
-    return None
+def fill_namespaces(
+    namespaces: Mapping[str, type[BaseModel]], layers: list[Layer], sources: dict[str, str], problems: list[Problem]
+) -> dict[str, BaseModel]:
+    """Return each model filled from the layers; *sources* gets the layer that set each of its fields."""
+    filled: dict[str, BaseModel] = {}
+    for name, model in namespaces.items():
+        values: dict[str, Any] = {}
+        for layer in layers:
+            section = layer.sections.get(name, {})
+            values = merge(values, section)
+            sources |= {f"{name}.{key}": layer.name for key in section}
+        try:
+            filled[name] = model.model_validate(values)
+        except ValidationError as error:
+            details = error.errors(include_url=False, include_input=False)
+            problems.extend(_section_problem(name, detail, layers) for detail in details)
+    return filled
 
 
 def merge(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """Return *new* laid over *old*, mapping by mapping."""
     result = dict(old)
     for key, value in new.items():
         earlier = result.get(key)

@@ -15,13 +15,9 @@ from prefiq_db.urls import STANDARD_PORTS, parse_url, split_hosts
 if TYPE_CHECKING:
     from prefiq_db.settings.database import DatabaseSettings
 
-
 PLACE: Final = frozenset({"engine", "url", "host", "port", "user", "password", "name"})
-
 SERVER_ONLY: Final = ("host", "port", "user", "password")
-
 _DEFAULT_USER: Final[Mapping[EngineName, str | None]] = {"postgres": "postgres", "mariadb": "root", "mongodb": None}
-
 _DEFAULT_NAME: Final[Mapping[EngineName, str]] = {
     "sqlite": "app.db",
     "postgres": "postgres",
@@ -30,7 +26,12 @@ _DEFAULT_NAME: Final[Mapping[EngineName, str]] = {
 }
 
 
-def place(settings: DatabaseSettings, names: Names) -> Target:
+def place(settings: DatabaseSettings, flavor: str, names: Names) -> Target:
+    """Return where the database of *settings* is.
+
+    Raises:
+        SettingsError: where its fields contradict each other or its URL, told by *names*.
+    """
     given = settings.model_fields_set
     if settings.url is not None:
         target = lift_tls(parse_url(settings.url.reveal(), where=names("url")))[0]
@@ -39,7 +40,7 @@ def place(settings: DatabaseSettings, names: Names) -> Target:
     else:
         split = any(name in given for name in SERVER_ONLY)
         engine: EngineName = settings.engine if "engine" in given else "mariadb" if split else "sqlite"
-        target, problems = _from_fields(settings, engine, names)
+        target, problems = _from_fields(settings, engine, flavor, names)
     if target.engine == "sqlite":
         problems += [
             Problem(names(name), "nothing, since SQLite has no server", "remove it, or choose another engine")
@@ -51,7 +52,9 @@ def place(settings: DatabaseSettings, names: Names) -> Target:
     return target
 
 
-def _from_fields(settings: DatabaseSettings, engine: EngineName, names: Names) -> tuple[Target, list[Problem]]:
+def _from_fields(
+    settings: DatabaseSettings, engine: EngineName, flavor: str, names: Names
+) -> tuple[Target, list[Problem]]:
     name = settings.name or _DEFAULT_NAME[engine]
     if engine == "sqlite":
         return Target("sqlite", database=name), []
@@ -66,7 +69,7 @@ def _from_fields(settings: DatabaseSettings, engine: EngineName, names: Names) -
         user=settings.user or _DEFAULT_USER[engine],
         password=settings.password,
         database=name,
-        flavor="mysql" if settings._mysql else "",
+        flavor=flavor,
     )
     return target, problems
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeVar
 
 from pydantic_core import PydanticCustomError
@@ -12,17 +12,26 @@ from pydantic_core import PydanticCustomError
 from prefiq_db.errors import Problem, SettingsError
 
 T = TypeVar("T")
-
 Names = Callable[[str], str]  # field path ("retry.attempts") -> what the user calls it ("DB_RETRY__ATTEMPTS")
 
 
-def wrong(expected: str, fix: str, sub: str = "") -> PydanticCustomError:
-    return all_wrong([(sub, expected, fix)])
+Complaint = tuple[str, str, str]  # path below the field, expected, fix
 
 
-def all_wrong(problems: list[tuple[str, str, str]]) -> PydanticCustomError:
-    """Return an error that carries (path below the field, expected, fix), where pydantic would carry the value."""
-    return PydanticCustomError("prefiq_db", "see the context", {"problems": problems})
+def wrong(expected: str, fix: str) -> PydanticCustomError:
+    """Return an error for pydantic, about the field as a whole."""
+    return all_wrong([("", expected, fix)])
+
+
+def all_wrong(complaints: list[Complaint]) -> PydanticCustomError:
+    """Return an error that carries complaints where pydantic would carry the value."""
+    return PydanticCustomError("prefiq_db", "see the context", {"complaints": complaints})
+
+
+def complaints(context: Mapping[str, Any] | None) -> list[Complaint]:
+    """Return what an error of :func:`all_wrong` carries in its context; nothing for pydantic's own errors."""
+    found: list[Complaint] = (context or {}).get("complaints", [])
+    return found
 
 
 def collect(problems: list[Problem], function: Callable[..., T], *args: Any, **kwargs: Any) -> T | None:
@@ -34,11 +43,8 @@ def collect(problems: list[Problem], function: Callable[..., T], *args: Any, **k
         return None
 
 
-def carried_problems(error: PydanticCustomError, where: str) -> list[Problem]:
-    return [Problem(where, expected, fix) for _, expected, fix in (error.context or {})["problems"]]
-
-
 def unknown_key(key: object, known: Collection[str]) -> tuple[str, str]:
+    """Return what was expected instead of *key*, and the likely fix."""
     close = difflib.get_close_matches(str(key), known, 1, cutoff=0.6)
     fix = f"did you mean {close[0]}?" if close else "remove it, or use one of " + ", ".join(known)
     return "a known setting", fix

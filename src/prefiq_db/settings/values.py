@@ -6,33 +6,28 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import fields
+from dataclasses import asdict, fields
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Final, get_args
 
-from pydantic import BeforeValidator, GetCoreSchemaHandler, SecretStr
+from pydantic import BeforeValidator, GetCoreSchemaHandler, PlainSerializer, PlainValidator, SecretStr
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from prefiq_db.config import EngineName, Mode, RetryPolicy, SslMode
 from prefiq_db.errors import Problem
 from prefiq_db.masking import MASK, Secret
-from prefiq_db.settings.problems import all_wrong, collect, shown_key, unknown_key, wrong
+from prefiq_db.settings.problems import Complaint, all_wrong, collect, complaints, shown_key, unknown_key, wrong
 from prefiq_db.urls import ACCEPTED_ENGINES, engine_named, split_hosts
 
 MAX_SECONDS: Final = 2_000_000.0  # 23 days: PostgreSQL counts its timeouts in 32 bits of milliseconds
 
-MODES: Final = {mode: mode for mode in get_args(Mode)}
-
-_SSL_MODES: Final = {
-    **{mode: mode for mode in get_args(SslMode)},
+_MODES: Final = {mode: mode for mode in get_args(Mode)}
+_SSL_MODES: Final = {mode: mode for mode in get_args(SslMode)} | {
     "disabled": "disable",
     "preferred": "prefer",
     "required": "require",
-    "verify_ca": "verify-ca",
-    "verify_full": "verify-full",
     "verify-identity": "verify-full",
-    "verify_identity": "verify-full",
 }
 
 
@@ -43,13 +38,14 @@ def drop_unset(values: Mapping[Any, Any]) -> dict[str, Any]:
 
 
 def from_json(text: str) -> object:
+    """Return what the JSON says; ``None`` when it isn't JSON."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
         return None
 
 
-def whole_number(minimum: int, maximum: int = 2**31 - 1) -> Callable[[object], int]:
+def _whole(minimum: int, maximum: int = 2**31 - 1) -> Callable[[object], int]:
     def check(value: object) -> int:
         if isinstance(value, str) and re.fullmatch(r"[+-]?[0-9]{1,18}", value):
             value = int(value)
@@ -90,7 +86,7 @@ def check_text(value: object) -> str:
     return value
 
 
-def check_host(value: object) -> str:
+def _host(value: object) -> str:
     text = check_text(value)
     problems: list[Problem] = []
     collect(problems, split_hosts, text, where="")
@@ -99,9 +95,9 @@ def check_host(value: object) -> str:
     return text
 
 
-def choice(words: Mapping[str, str], expected: str) -> Callable[[object], str]:
+def _choice(words: Mapping[str, str], expected: str) -> Callable[[object], str]:
     def check(value: object) -> str:
-        found = words.get(value.lower()) if isinstance(value, str) else None
+        found = words.get(value.lower().replace("_", "-")) if isinstance(value, str) else None
         if found is None:
             raise wrong(expected, "write one of these")
         return found
@@ -109,7 +105,7 @@ def choice(words: Mapping[str, str], expected: str) -> Callable[[object], str]:
     return check
 
 
-def check_engine(value: object) -> EngineName:
+def _engine(value: object) -> EngineName:
     found = engine_named(value) if isinstance(value, str) else None
     if found is None:
         raise wrong(ACCEPTED_ENGINES, "write one of these")
@@ -123,7 +119,7 @@ def check_file(value: object) -> Path:
     raise wrong("a file that exists and may be read", "check the path, and that the file is mounted here")
 
 
-def check_replicas(value: object) -> tuple[Secret, ...]:
+def _replicas(value: object) -> tuple[Secret, ...]:
     """Accept a list of URLs, a JSON list, or URLs with commas or blanks between (a URL may hold commas itself)."""
     if isinstance(value, str) and value.startswith("["):
         value = from_json(value)
@@ -157,42 +153,47 @@ class _SecretSchema:
         )
 
 
-def check_retry(value: object) -> RetryPolicy:
+def _retry(value: object) -> RetryPolicy:
     if isinstance(value, RetryPolicy):
         return value
     if isinstance(value, str):
         value = from_json(value)
     if not isinstance(value, Mapping):
         raise wrong("a mapping of " + ", ".join(RETRY_FIELDS), "set them one by one, as in DB_RETRY__ATTEMPTS")
-    problems: list[tuple[str, str, str]] = []
+    found: list[Complaint] = []
     checked: dict[str, Any] = {}
     for key, item in drop_unset(value).items():
         if key not in RETRY_FIELDS:
-            problems.append((shown_key(key), *unknown_key(key, RETRY_FIELDS)))
+            found.append((shown_key(key), *unknown_key(key, RETRY_FIELDS)))
             continue
         try:
             checked[key] = RETRY_FIELDS[key](item)
         except PydanticCustomError as error:
-            problems.extend((key, expected, fix) for _, expected, fix in (error.context or {})["problems"])
-    if problems:
-        raise all_wrong(problems)
+            found.extend((key, expected, fix) for _, expected, fix in complaints(error.context))
+    if found:
+        raise all_wrong(found)
     return RetryPolicy(**checked)
 
 
 RETRY_FIELDS: Final[Mapping[str, Callable[[object], float]]] = {
-    entry.name: whole_number(1) if entry.name == "attempts" else _seconds(zero=True) for entry in fields(RetryPolicy)
+    entry.name: _whole(1) if entry.name == "attempts" else _seconds(zero=True) for entry in fields(RetryPolicy)
 }
 
-check_ssl_mode = choice(_SSL_MODES, "disable, prefer, require, verify-ca or verify-full")
+check_port = _whole(1, 65535)
+check_ssl_mode = _choice(_SSL_MODES, "disable, prefer, require, verify-ca or verify-full")
 
 Text = Annotated[str, BeforeValidator(check_text)]
-
 SecretText = Annotated[Secret, _SecretSchema()]
-
 ExistingFile = Annotated[Path, BeforeValidator(check_file)]
-
 Boolean = Annotated[bool, BeforeValidator(_boolean)]
-
 Seconds = Annotated[float, BeforeValidator(_seconds())]
-
 SecondsOrZero = Annotated[float, BeforeValidator(_seconds(zero=True))]
+Count = Annotated[int, BeforeValidator(_whole(1))]
+CountOrZero = Annotated[int, BeforeValidator(_whole(0))]
+Engine = Annotated[EngineName, BeforeValidator(_engine)]
+SyncOrAsync = Annotated[Mode, BeforeValidator(_choice(_MODES, "sync or async"))]
+Hosts = Annotated[str, BeforeValidator(_host)]
+Port = Annotated[int, BeforeValidator(check_port)]
+Replicas = Annotated[tuple[SecretText, ...], BeforeValidator(_replicas)]
+Tls = Annotated[SslMode, BeforeValidator(check_ssl_mode)]
+Retry = Annotated[RetryPolicy, PlainValidator(_retry), PlainSerializer(asdict, return_type=dict[str, int | float])]

@@ -24,14 +24,12 @@ from prefiq_db.settings.layers import (
     read_text,
     unknown_field,
 )
-from prefiq_db.settings.namespace_variables import environment_sections, locate_variable
+from prefiq_db.settings.namespace_variables import NamespaceVariables
 from prefiq_db.settings.problems import collect
 from prefiq_db.settings.values import RETRY_FIELDS, drop_unset
 
 _FROM_FILE: Final = frozenset({"url", "host", "user", "password", "name", "replicas", "application_name"})
-
 _URL_ALIASES: Final = {"DATABASE_URL": "DB_URL", "DATABASE_URL_FILE": "DB_URL_FILE"}
-
 _PATHS: Final = frozenset({*((name,) for name in LOADED), *(("retry", name) for name in RETRY_FIELDS)})
 
 # What Kubernetes puts into every pod beside a service called "db".
@@ -54,15 +52,15 @@ def read_dotenv(path: Path, problems: list[Problem]) -> dict[str, str]:
 def variables_layer(
     layer: str, raw: Mapping[str, str], namespaces: Mapping[str, type[BaseModel]], problems: list[Problem]
 ) -> Layer:
+    """Return the layer of these variables; of those that begin like ours, only Kubernetes' own may be unknown."""
     variables = drop_unset(raw)
     prefix = "" if layer == "environment" else f"{layer}:"
     databases: dict[str, dict[FieldPath, Entry]] = {}
     for name, value in variables.items():
         where = prefix + name
         upper = name.upper()
-        if not upper.startswith(("DB_", "DATABASES__", "DATABASE__")) and upper not in _URL_ALIASES:
-            continue
-        if _SERVICE_LINK.fullmatch(upper):
+        ours = upper.startswith(("DB_", "DATABASES__", "DATABASE__")) or upper in _URL_ALIASES
+        if not ours or _SERVICE_LINK.fullmatch(upper):
             continue
         found = collect(problems, _variable_path, upper, where)
         if found is not None:
@@ -70,8 +68,9 @@ def variables_layer(
             content = read_secret(value, where, problems) if from_file else value
             if content is not None:
                 put(databases.setdefault(database, {}), path, Entry(content, where, layer), problems)
-    sections, shown = environment_sections(prefix, variables, namespaces, problems)
-    return Layer(layer, databases, sections, lambda name, path: locate_variable(prefix, shown, name, path))
+    own = NamespaceVariables(prefix, variables, problems)
+    sections = {name: own.read(name, model) for name, model in namespaces.items()}
+    return Layer(layer, databases, sections, own.locate)
 
 
 def _variable_path(name: str, where: str) -> tuple[str, FieldPath, bool]:
