@@ -105,7 +105,7 @@ class DatabaseCore:
         self.runtime = runtime
         self.life = life
         self.hooks = hooks
-        self.road = StandardRoad(life.engine, name)
+        self.road = StandardRoad(life.engine, name, masked=settings.masked)
         self.view = NO_OVERRIDES
         self.ground = Ground(
             key=life,

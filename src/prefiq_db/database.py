@@ -60,7 +60,7 @@ class Database:
         hooks = Hooks(name)
         observer = StatementObserver(name, dialect_label(made), hooks, masked=made.masked)
         runtime = SyncRuntime()
-        life = Life(make_engine(made, observer=observer), observer, runtime)
+        life = Life(make_engine(made, name=name, observer=observer), observer, runtime)
         self._core = DatabaseCore(made, name, runtime, life, hooks)
 
     # --- life ------------------------------------------------------------------------------------

@@ -61,7 +61,7 @@ class AsyncDatabase:
         hooks = Hooks(name)
         observer = StatementObserver(name, dialect_label(made), hooks, masked=made.masked)
         runtime = AsyncRuntime()
-        self._engine = make_async_engine(made, observer=observer)
+        self._engine = make_async_engine(made, name=name, observer=observer)
         life = Life(self._engine.sync_engine, observer, runtime)
         self._core = DatabaseCore(made, name, runtime, life, hooks)
 

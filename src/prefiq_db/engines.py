@@ -19,6 +19,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from prefiq_db.config import Host, Target
 from prefiq_db.dialects.base import Observer
 from prefiq_db.errors import MissingDriverError, UnsupportedError
+from prefiq_db.hooks.logs import logging_name, mask_loggers
+from prefiq_db.hooks.scrub import scrub_errors
 from prefiq_db.pool import AsyncPrefiqPool, PrefiqPool
 from prefiq_db.settings import DatabaseSettings
 
@@ -63,23 +65,31 @@ for _driver in _DRIVERS.values():
     registry.register(_driver.scheme.replace("+", "."), *_driver.dialect)
 
 
-def make_engine(settings: DatabaseSettings, *, observer: Observer | None = None) -> Engine:
+def make_engine(settings: DatabaseSettings, *, name: str = "main", observer: Observer | None = None) -> Engine:
     """Return a sync engine for *settings*, without any I/O.
 
     Raises:
         MissingDriverError: if the driver isn't installed; names the extra.
         UnsupportedError: if this kind of database has no SQL engine.
     """
-    return _make(settings, create_engine, PrefiqPool, is_async=False, observer=observer)  # type: ignore[no-any-return]
+    return _make(settings, create_engine, PrefiqPool, name, is_async=False, observer=observer)  # type: ignore[no-any-return]
 
 
-def make_async_engine(settings: DatabaseSettings, *, observer: Observer | None = None) -> AsyncEngine:
+def make_async_engine(
+    settings: DatabaseSettings, *, name: str = "main", observer: Observer | None = None
+) -> AsyncEngine:
     """Return an async engine for *settings*, without any I/O. Raises what :func:`make_engine` raises."""
-    return _make(settings, create_async_engine, AsyncPrefiqPool, is_async=True, observer=observer)  # type: ignore[no-any-return]
+    return _make(settings, create_async_engine, AsyncPrefiqPool, name, is_async=True, observer=observer)  # type: ignore[no-any-return]
 
 
 def _make(
-    settings: DatabaseSettings, create: Callable[..., Any], pool: type, *, is_async: bool, observer: Observer | None
+    settings: DatabaseSettings,
+    create: Callable[..., Any],
+    pool: type,
+    name: str,
+    *,
+    is_async: bool,
+    observer: Observer | None,
 ) -> Any:
     target = settings.target
     driver = _driver_for(target, is_async)
@@ -89,8 +99,14 @@ def _make(
         pool_size=settings.pool_size,
         max_overflow=settings.max_overflow,
         pool_timeout=settings.pool_timeout_seconds,
-        hide_parameters=True,
+        hide_parameters=settings.masked,
+        logging_name=logging_name(name, masked=settings.masked),
+        pool_logging_name=logging_name(name, masked=settings.masked),
     )
+    sync_engine: Any = engine.sync_engine if is_async else engine
+    if settings.masked:
+        mask_loggers(sync_engine.logger, sync_engine.pool.logger)
+        scrub_errors(sync_engine, sync_engine.dialect.label, name)
     dialect = engine.dialect
     dialect.observer = observer
     dialect.connector = _connector(settings, target, is_async)

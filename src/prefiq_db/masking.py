@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import re
+from contextvars import ContextVar
 from typing import Final
 
 MASK: Final = "***"
+
+# True while whatever is raised will be translated by our border, so that nobody else needs to take the values out.
+border_translates: ContextVar[bool] = ContextVar("prefiq_db_border_translates", default=False)
 
 # Matched against whole lower-case words of a key, so "passenger" is not a password.
 _SECRET_KEY = re.compile(

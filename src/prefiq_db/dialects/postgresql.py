@@ -23,6 +23,9 @@ class _Postgresql(PrefiqDialect):
     # psycopg has no default for these; jsonb accepts what json does, and text columns get the text.
     adapters: ClassVar[Any] = {dict: json.dumps}
 
+    def on_connect(self) -> None:
+        """Set up nothing: SQLAlchemy would log the server's notices, which may quote values."""
+
     def begin_sql(self, state: SessionState) -> str:
         words = ["BEGIN"]
         if state.isolation is not None:

@@ -7,6 +7,7 @@ from typing import Literal, TypeVar
 
 from prefiq_db.dialects.translate import translate
 from prefiq_db.errors import PrefiqDbError
+from prefiq_db.masking import border_translates
 
 T = TypeVar("T")
 Phase = Literal["connect", "statement", "commit"]
@@ -15,9 +16,10 @@ Phase = Literal["connect", "statement", "commit"]
 class Border:
     """Translates at one place, knowing the database's name and dialect."""
 
-    def __init__(self, database: str, dialect: str) -> None:
+    def __init__(self, database: str, dialect: str, *, masked: bool = True) -> None:
         self.database = database
         self.dialect = dialect
+        self.masked = masked
 
     def cross(
         self, action: Callable[[], T], phase: Phase = "statement", *, timed_out: Callable[[], bool | None] | None = None
@@ -30,6 +32,8 @@ class Border:
         Raises:
             PrefiqDbError: of the class that fits the kind.
         """
+        outside = border_translates.get()
+        border_translates.set(True)
         try:
             return action()
         except PrefiqDbError as error:
@@ -42,8 +46,13 @@ class Border:
                 database=self.database,
                 cancelled_by_timeout=None if timed_out is None else timed_out(),
             )
+        finally:
+            border_translates.set(outside)
         if failure.database is None:
             failure.database = self.database
+        if not self.masked and failure.original is not None:
+            # Only outside production, and only when masking was switched off: the driver's own words help there.
+            failure.args = (f"{failure} [{type(failure.original).__name__}: {failure.original}]",)
         try:
             raise failure
         finally:

@@ -20,10 +20,10 @@ Params = Mapping[str, Any] | None
 class StandardRoad:
     """Checks out connections and runs statements, transactions and savepoints on them."""
 
-    def __init__(self, engine: Engine, database: str) -> None:
+    def __init__(self, engine: Engine, database: str, *, masked: bool = True) -> None:
         self.engine = engine
         self.dialect: PrefiqDialect = engine.dialect  # type: ignore[assignment]
-        self.border = Border(database, self.dialect.label)
+        self.border = Border(database, self.dialect.label, masked=masked)
 
     def checkout(self, within_seconds: float | None = None) -> Connection:
         """Return a connection from the pool, or a new one; nothing was sent on it yet."""
