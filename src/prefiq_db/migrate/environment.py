@@ -11,10 +11,9 @@ from alembic import context
 from alembic.runtime.migration import MigrationContext, MigrationInfo
 from alembic.util import CommandError
 
-from prefiq_db.dialects.classify import Phase
-from prefiq_db.dialects.translate import translate
 from prefiq_db.engines import make_engine
 from prefiq_db.errors import PrefiqDbError, Problem, SettingsError
+from prefiq_db.execution.border import Border
 from prefiq_db.settings import DatabaseSettings, load_settings
 
 #: The revisions applied are noted here; a service's own Alembic keeps ``alembic_version``.
@@ -98,18 +97,25 @@ def _run(attributes: dict[str, Any]) -> None:
         _write_sql(settings)
         return
     engine = make_engine(settings)
-    phase: Phase = "connect"
-    failure = None
+    border = Border(name, engine.dialect.name)
     try:
-        with engine.connect() as connection:
-            phase = "statement"
-            migrate_on(connection, on_version_apply)
-    except (sa.exc.SQLAlchemyError, OSError) as error:
-        failure = translate(error, dialect=engine.dialect.name, phase=phase, database=name)
+        with border.cross(engine.connect, "connect") as connection:
+            failure = border.cross(lambda: _migrate(connection, on_version_apply))
     finally:
         engine.dispose()
-    if failure is not None:  # outside of the handler, so that no __context__ carries the driver's values
+    if failure is not None:
         raise failure
+
+
+def _migrate(connection: sa.Connection, on_version_apply: OnApply | None) -> Exception | None:
+    """Return what is no error of the database: a wrong revision id, a bug in a revision. The border would rename it."""
+    try:
+        migrate_on(connection, on_version_apply)
+    except (sa.exc.SQLAlchemyError, OSError):
+        raise
+    except Exception as error:  # noqa: BLE001 - revisions are anybody's code; raised by the caller
+        return error
+    return None
 
 
 def _write_sql(settings: DatabaseSettings) -> None:
