@@ -292,6 +292,9 @@ class PrefiqDialect:
         except Exception as error:
             if state is not None and state.began:
                 state.aborted = self.effect_of(error, context.root_connection.connection.dbapi_connection)
+                if state.aborted is None and context.executemany:
+                    # Where a failed row doesn't end the transaction, the rows before it stand, and nobody knows which.
+                    state.aborted = HALF
             raise
 
     def effect_of(self, error: Exception, dbapi_connection: Any) -> str | None:

@@ -648,9 +648,18 @@ def _missing_driver(original: BaseException, dialect: str, database: str | None)
     )
 
 
+# A bind's name stands in the statement; it is no value.
+_MISSING_BIND: Final = re.compile(r"A value is required for bind parameter '(\w+)'(?:, in parameter group (\d+))?")
+
+
 def _usage(original: BaseException, database: str | None) -> PrefiqDbError:
     """Say which error it was and where SQLAlchemy explains it; its text may quote values, so it is left out."""
     code = getattr(original, "code", None)
+    if missing := _MISSING_BIND.match(str(original.args[0]) if original.args else ""):
+        where = f" of rows[{missing[2]}]" if missing[2] else ""
+        return UsageError(
+            f"{_where(database)}params{where}: no value for the bind {missing[1]!r} of the statement", database=database
+        )
     known = isinstance(original, exc.SQLAlchemyError) and isinstance(code, str) and re.fullmatch(r"\w{4}", code)
     more = f" (https://sqlalche.me/e/21/{code})" if known else ""
     holds_parameters = isinstance(original, exc.StatementError)

@@ -22,7 +22,7 @@ from sqlalchemy.sql.selectable import CompoundSelect, Select
 from prefiq_db.errors import StatementRefusedError, UsageError
 
 _TOKEN = re.compile(
-    r"""(?P<skip>\s+|--[^\n]*|/\*.*?\*/)
+    r"""(?P<skip>\s+|--[^\n]*|/\*(?!M?!).*?\*/|\A\#[^\n]*)
       | (?P<quoted>'(?:[^']|'')*'|"(?:[^"]|"")*"|`[^`]*`|\$(?P<tag>\w*)\$.*?\$(?P=tag)\$)
       | (?P<word>[^\W\d][\w$]*)
       | (?P<mark>[(;=.]|:=)
@@ -54,7 +54,9 @@ _BEFORE_PARENTHESIS: Final = _words(
 _DATA_CHANGING: Final = _words("insert update delete merge replace truncate")
 _LOCKING: Final = (("for", "update"), ("for", "share"), ("for", "no"), ("for", "key"), ("lock", "in"))
 _SESSION_LOCKS: Final = re.compile(r"^(pg_(try_)?advisory_.*|get_lock|release_lock|release_all_locks|is_used_lock)$")
-_CONTROL: Final = _words("begin commit rollback savepoint release start end abort")
+_CONTROL: Final = _words("begin commit rollback savepoint release start end abort xa")
+# Their bodies are statements with semicolons of their own.
+_COMPOUND: Final = _words("begin create do declare")
 _DDL: Final = _words(
     """create alter drop truncate rename grant revoke comment reindex vacuum analyze optimize repair lock unlock flush
     install uninstall"""
@@ -132,9 +134,10 @@ def facts_of_text(sql: str) -> Facts:
     words = [token for token in tokens if token[0].isalpha() or token[0] == "_"]
     if not words:
         return Facts()
+    if words[:2] == ["set", "statement"] and "for" in words[:-1]:  # MariaDB: limits for the statement that follows
+        words = words[words.index("for") + 1 :]
     first, second = words[0], words[1] if len(words) > 1 else ""
-    # MariaDB's compound block begins with BEGIN NOT ATOMIC; it is one statement.
-    if first in _CONTROL and not (first == "begin" and second == "not"):
+    if _controls(first, second, words, tokens):
         return Facts(control=True)
     temporary = first in ("create", "drop") and second in ("temporary", "temp")
     return Facts(
@@ -159,18 +162,39 @@ def control_refused() -> StatementRefusedError:
     )
 
 
+def _controls(first: str, second: str, words: list[str], tokens: list[str]) -> bool:
+    """Return whether a statement begins or ends a transaction, whichever place of the text it has."""
+    if first == "set":  # to MariaDB, switching autocommit on is a COMMIT
+        return "autocommit" in words
+    if first == "prepare":
+        return second == "transaction"
+    # MariaDB's compound block begins with BEGIN NOT ATOMIC; it is one statement.
+    if first in _CONTROL:
+        return not (first == "begin" and second == "not")
+    # psycopg sends several statements at once when there are no parameters.
+    return first not in _COMPOUND and any(
+        before == ";" and after in _CONTROL for before, after in itertools.pairwise(tokens)
+    )
+
+
+# A backslash is an escape to MariaDB and a character to the others; so are # and -- without a blank a comment to some
+# and operators to the others, and $ quotes only on PostgreSQL; /*! ... */ is code to MariaDB.
+_DOUBTFUL: Final = re.compile(r"[\\#$]|/\*M?!|--(?!\s|\Z)")
+
+
 def _doubtful(sql: str) -> bool:
-    """Return whether the server's mode decides where a string or comment ends."""
-    # A backslash is an escape to MariaDB and a character to the others; /*! ... */ is code to MariaDB.
-    return "\\" in sql or "/*!" in sql or "/*M!" in sql or "#" in sql
+    """Return whether the server or its mode decides where a string or comment ends."""
+    return _DOUBTFUL.search(sql) is not None
 
 
 def _tokens(sql: str) -> list[str]:
-    """Return lower-case words and marks; whatever else stands there becomes ``?``."""
+    """Return lower-case words and marks; what is quoted becomes ``'``, whatever else stands there ``?``."""
     tokens = []
     for match in _TOKEN.finditer(sql):
         if match.lastgroup in ("word", "mark"):
             tokens.append(match.group().lower())
+        elif match.group("quoted") is not None:
+            tokens.append("'")
         elif match.lastgroup != "skip":
             tokens.append("?")
     return tokens
@@ -182,13 +206,23 @@ def _reads_only(first: str, words: list[str], tokens: list[str]) -> bool:
     known = set(words)
     if known & _DATA_CHANGING - {"replace"} or "into" in known or ";" in tokens[:-1]:
         return False
-    if any((one, two) in _LOCKING for one, two in itertools.pairwise(words)):
+    if any(pair in _LOCKING or pair == ("next", "value") for pair in itertools.pairwise(words)):
         return False
-    return all(
-        before in _HARMLESS or before in _BEFORE_PARENTHESIS
-        for before, after in itertools.pairwise(tokens)
-        if after == "(" and (before[0].isalpha() or before[0] == "_")
-    )
+    return all(_harmless_call(*tokens[place - 2 : place]) for place in _parentheses(tokens) if place >= 2)
+
+
+def _parentheses(tokens: list[str]) -> list[int]:
+    return [place for place, token in enumerate(tokens) if token == "("]
+
+
+def _harmless_call(before: str, name: str) -> bool:
+    """Return whether the parenthesis after *name* calls nothing, or a function that we know."""
+    if name == "'":  # "nextval"(...): a name in quotes is called as well
+        return False
+    if not (name[0].isalpha() or name[0] == "_"):
+        return True
+    # A function of somebody's own schema may be called like one of the standard.
+    return name in _BEFORE_PARENTHESIS or (name in _HARMLESS and before != ".")
 
 
 def _no_tomorrow(first: str, second: str, words: list[str], tokens: list[str], temporary: bool) -> str:

@@ -1,0 +1,125 @@
+"""What several test files need: SQL that differs per database, a look at the server, both worlds' engines as one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from tests.conftest import Backend
+
+T = TypeVar("T")
+
+CREATE_STOCK = "create table stock (id integer primary key, quantity integer not null)"
+INSERT_STOCK = "insert into stock (id, quantity) values (:id, :quantity)"
+COUNT_STOCK = "select count(*) from stock"
+
+_SESSION_ID = {"postgresql": "select pg_backend_pid()", "mariadb": "select connection_id()"}
+_KILL = {"postgresql": "select pg_terminate_backend({})", "mariadb": "kill {}"}
+_WAITING = {
+    "postgresql": "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and pid = {}",
+    "mariadb": "select count(*) from information_schema.innodb_trx where trx_state = 'LOCK WAIT' "
+    "and trx_mysql_thread_id = {}",
+}
+_RUNNING = {
+    "postgresql": "select count(*) from pg_stat_activity where state = 'active' and pid = {}",
+    "mariadb": "select count(*) from information_schema.processlist where state = 'User sleep' and id = {}",
+}
+_SLOW = {
+    "sqlite": "with recursive t(n) as (select 1 union all select n + 1 from t where n < 400000000) "
+    "select count(*) from t",
+    "postgresql": "select pg_sleep(60)",
+    "mariadb": "select sleep(60)",
+}
+
+
+def slow_read(backend: Backend) -> str:
+    """Return a SELECT that takes far longer than any test."""
+    return _SLOW[backend.name]
+
+
+async def session_id(executor: Any, backend: Backend) -> int:
+    """Return the server's number for the connection that *executor* (a database or transaction) uses now."""
+    return int(await executor.fetch_value(_SESSION_ID[backend.name]))
+
+
+def kill_session(backend: Backend, session: int) -> None:
+    """End a connection from the server's side, as a failover or an administrator would."""
+    assert backend.server is not None
+    backend.server.execute(_KILL[backend.name].format(session))
+
+
+async def is_waiting_for_lock(backend: Backend, session: int) -> bool:
+    """Return whether, on the server's word, *session* waits for a lock."""
+    assert backend.server is not None
+    return bool(backend.server.execute(_WAITING[backend.name].format(session))[0][0])
+
+
+async def is_sleeping(backend: Backend, session: int) -> bool:
+    """Return whether, on the server's word, *session* is carrying out :func:`slow_read`."""
+    assert backend.server is not None
+    return bool(backend.server.execute(_RUNNING[backend.name].format(session))[0][0])
+
+
+async def on_engine(db: Any, work: Callable[[sa.Connection], T], **options: Any) -> T:
+    """Run *work* on a connection of ``db.engine``, without ``begin()``."""
+    engine = db.engine
+    if isinstance(engine, AsyncEngine):
+        async with engine.connect() as connection:
+            if options:
+                await connection.execution_options(**options)
+            return await connection.run_sync(work)
+    with engine.connect() as connection:
+        return work(connection.execution_options(**options))
+
+
+async def in_engine_begin(db: Any, work: Callable[[sa.Connection], T]) -> T:
+    """Run *work* inside ``db.engine.begin()``."""
+    engine = db.engine
+    if isinstance(engine, AsyncEngine):
+        async with engine.begin() as connection:
+            return await connection.run_sync(work)
+    with engine.begin() as connection:
+        return work(connection)
+
+
+async def in_thread_or_task(world: str, work: Callable[[], Awaitable[Any]]) -> Any:
+    """Run *work* elsewhere with the context of the caller: in a task, or in a thread as ``asyncio.to_thread`` does."""
+    if world == "async":
+        return await asyncio.create_task(_awaited(work))
+    import contextvars
+    import threading
+
+    outcome: list[Any] = []
+
+    def run() -> None:
+        from tests.twins.harness import drive
+
+        try:
+            outcome.append(drive(_awaited(work)))
+        except BaseException as error:
+            outcome.append(error)
+
+    context = contextvars.copy_context()
+    thread = threading.Thread(target=context.run, args=(run,))
+    thread.start()
+    thread.join()
+    if isinstance(outcome[0], BaseException):
+        raise outcome[0]
+    return outcome[0]
+
+
+async def _awaited(work: Callable[[], Awaitable[T]]) -> T:
+    return await work()
+
+
+def assert_silent(error: BaseException, *values: str) -> None:
+    """Check that nothing of *values* can be read from *error*, and that no driver's error hangs on it."""
+    shown = f"{error} {error!r} {error.__dict__} {error.args}"
+    for value in values:
+        assert value not in shown
+    assert error.__cause__ is None
+    assert error.__context__ is None
