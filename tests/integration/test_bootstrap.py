@@ -180,11 +180,7 @@ def test_a_server_that_is_down_is_told_with_the_reason(
     [
         ("postgres", "sync"),
         ("postgres", "async"),
-        pytest.param(
-            "mariadb",
-            "sync",
-            marks=pytest.mark.xfail(reason="PyMySQL's connect timeout ends before the handshake; engines must mend it"),
-        ),
+        ("mariadb", "sync"),
         ("mariadb", "async"),
     ],
 )

@@ -1,0 +1,274 @@
+"""Open connections: what each driver is told. The password is revealed here and nowhere else."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import ssl
+import uuid
+from collections.abc import Callable
+from typing import Any, Final
+
+from prefiq_db.config import Host, Target
+from prefiq_db.dialects.sqlite import connection_factory
+from prefiq_db.settings import DatabaseSettings
+
+# A client deadline behind the server's own statement timeout, for a server that doesn't answer at all.
+READ_GRACE_SECONDS: Final = 5.0
+
+_Connect = Callable[..., Any]
+_Connector = Callable[[_Connect, dict[str, Any]], Any]
+
+
+def connector_for(settings: DatabaseSettings, target: Target, is_async: bool) -> _Connector:
+    """Return what opens one connection to *target*."""
+    if target.engine == "sqlite":
+        return (_AiosqliteConnector if is_async else SqliteConnector)(settings, target)
+    if target.engine == "postgres":
+        return _PostgresConnector(settings, target)
+    return (_AsyncmyConnector if is_async else _PyMySQLConnector)(settings, target)
+
+
+class _Base:
+    def __init__(self, settings: DatabaseSettings, target: Target) -> None:
+        self.settings = settings
+        self.target = target
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} to {self.target}>"
+
+    @property
+    def password(self) -> str | None:
+        return None if self.target.password is None else self.target.password.reveal()
+
+
+class SqliteConnector(_Base):
+    """A file, or a database in memory that all connections of one engine share.
+
+    Memory: SQLite's ``memdb`` file system under a name that nobody else has. A second writer waits there, as it does
+    for a file; a shared cache would fail at once with SQLITE_LOCKED. One connection more keeps it alive while the pool
+    is empty.
+    """
+
+    def __init__(self, settings: DatabaseSettings, target: Target) -> None:
+        super().__init__(settings, target)
+        self.in_memory = target.database == ":memory:"
+        self.path = f"file:/prefiq-{uuid.uuid4().hex}?vfs=memdb" if self.in_memory else os.path.abspath(target.database)
+        self.anchor: sqlite3.Connection | None = None
+
+    def __call__(self, connect: _Connect, cparams: dict[str, Any]) -> Any:
+        if self.in_memory and self.anchor is None:
+            self.anchor = sqlite3.connect(self.path, uri=True, check_same_thread=False)
+        return self.open(
+            connect,
+            uri=self.in_memory,
+            isolation_level=None,
+            timeout=self.settings.lock_timeout_seconds,
+            check_same_thread=False,
+            factory=connection_factory(self.settings.statement_timeout_seconds, durable_wal=not self.in_memory),
+        )
+
+    def open(self, connect: _Connect, **arguments: Any) -> Any:
+        return connect(self.path, **arguments)
+
+    def close(self) -> None:
+        """Let go of the database in memory."""
+        if self.anchor is not None:
+            self.anchor.close()
+            self.anchor = None
+
+
+class _AiosqliteConnector(SqliteConnector):
+    """Waits for aiosqlite's thread when opening fails or is cancelled.
+
+    aiosqlite only asks it to stop: it would report to a loop that may be closed by then, and a connection that was
+    opened after the cancellation would be nobody's.
+    """
+
+    def open(self, connect: _Connect, **arguments: Any) -> Any:
+        return connect(self.path, async_creator_fn=self._open, **arguments)
+
+    async def _open(self, path: str, *, factory: Callable[..., sqlite3.Connection], **arguments: Any) -> Any:
+        import aiosqlite
+
+        made: list[sqlite3.Connection] = []
+
+        def remembered(*args: Any, **kwargs: Any) -> sqlite3.Connection:
+            made.append(factory(*args, **kwargs))
+            return made[-1]
+
+        opening = aiosqlite.connect(path, factory=remembered, **arguments)
+        # As SQLAlchemy does: an unclosed connection must not keep the interpreter from exiting.
+        opening._thread.daemon = True
+        try:
+            return await opening
+        except BaseException:
+            await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, opening._thread.join))
+            for connection in made:
+                connection.close()
+            raise
+
+
+class _PostgresConnector(_Base):
+    def __call__(self, connect: _Connect, cparams: dict[str, Any]) -> Any:
+        settings, target = self.settings, self.target
+        arguments: dict[str, Any] = {
+            "context": cparams.get("context"),
+            **target.options,
+            **{name: secret.reveal() for name, secret in target.secret_options.items()},
+            "host": ",".join(host.host for host in target.hosts),
+            "port": ",".join(str(host.port) for host in target.hosts),
+            "user": target.user,
+            "password": self.password,
+            "dbname": target.database or None,
+            "autocommit": True,
+            "connect_timeout": max(1, round(settings.connect_timeout_seconds)),
+            "application_name": settings.application_name,
+            "sslmode": settings.ssl_mode,
+            "sslrootcert": _path(settings.ssl_ca),
+            "sslcert": _path(settings.ssl_cert),
+            "sslkey": _path(settings.ssl_key),
+        }
+        if settings.pgbouncer:
+            arguments["prepare_threshold"] = None
+        else:
+            arguments["options"] = " ".join(
+                [
+                    target.options.get("options", ""),
+                    "-c timezone=UTC",
+                    f"-c statement_timeout={max(1, round(settings.statement_timeout_seconds * 1000))}",
+                    f"-c lock_timeout={max(1, round(settings.lock_timeout_seconds * 1000))}",
+                ]
+            ).strip()
+        return connect(**{name: value for name, value in arguments.items() if value is not None})
+
+
+class _MySQLConnector(_Base):
+    """Tries each host in turn: neither driver knows more than one."""
+
+    def __init__(self, settings: DatabaseSettings, target: Target) -> None:
+        super().__init__(settings, target)
+        self.context = ssl_context(settings)
+
+    def arguments(self, host: Host) -> dict[str, Any]:
+        settings, target = self.settings, self.target
+        return {
+            "host": host.host,
+            "port": host.port,
+            "user": target.user or "",
+            "password": self.password or "",
+            "database": target.database or None,
+            "charset": "utf8mb4",
+            "autocommit": True,
+            "connect_timeout": settings.connect_timeout_seconds,
+            "read_timeout": settings.statement_timeout_seconds + READ_GRACE_SECONDS,
+            "init_command": self.init_command(),
+            "local_infile": False,
+        }
+
+    def init_command(self) -> str:
+        """Return one statement for the whole session set-up; each server skips the other's comment."""
+        settings = self.settings
+        lock = max(1, round(settings.lock_timeout_seconds))
+        limit = settings.statement_timeout_seconds
+        return (
+            "SET SESSION sql_mode = 'STRICT_ALL_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_ZERO_DATE,NO_ZERO_IN_DATE,"
+            "NO_ENGINE_SUBSTITUTION', time_zone = '+00:00', "
+            f"innodb_lock_wait_timeout = {lock}, lock_wait_timeout = {lock} "
+            f"/*M! , max_statement_time = {limit:.6f} */ "
+            f"/*!50708 , max_execution_time = {max(1, round(limit * 1000))} */"
+        )
+
+    def client_flag(self, cparams: dict[str, Any]) -> int:
+        # FOUND_ROWS, set by SQLAlchemy: an UPDATE counts the rows it matched, as on the other databases.
+        return int(cparams.get("client_flag", 0))
+
+    def __call__(self, connect: _Connect, cparams: dict[str, Any]) -> Any:
+        last: Exception | None = None
+        for host in self.target.hosts:
+            try:
+                return self.open(connect, {**self.arguments(host), "client_flag": self.client_flag(cparams)})
+            except Exception as error:
+                if not _tells_to_try_the_next(error):
+                    raise
+                last = error
+        assert last is not None
+        raise last
+
+    def open(self, connect: _Connect, arguments: dict[str, Any]) -> Any:
+        raise NotImplementedError
+
+
+class _PyMySQLConnector(_MySQLConnector):
+    """Adds what PyMySQL lacks: a connect timeout that covers the handshake."""
+
+    def open(self, connect: _Connect, arguments: dict[str, Any]) -> Any:
+        if self.settings.ssl_mode == "disable":
+            arguments["ssl_disabled"] = True
+        elif self.settings.ssl_mode != "prefer":
+            arguments["ssl"] = self.context
+        # "prefer" is PyMySQL's own default: encrypted, unverified, if the server offers it.
+        read_timeout = arguments["read_timeout"]
+        connection = connect(**{**arguments, "read_timeout": self.settings.connect_timeout_seconds})
+        connection._read_timeout = read_timeout
+        return connection
+
+
+class _AsyncmyConnector(_MySQLConnector):
+    """Adds what asyncmy lacks: "prefer" for TLS, and a connect timeout that covers the handshake."""
+
+    without_tls = False
+
+    def open(self, connect: _Connect, arguments: dict[str, Any]) -> Any:
+        mode = self.settings.ssl_mode
+        arguments["async_creator_fn"] = self._within_timeout
+        if mode == "disable" or self.without_tls:
+            return connect(**arguments)
+        try:
+            return connect(**arguments, ssl=self.context)
+        except Exception as error:
+            if mode != "prefer" or not isinstance(error.__cause__, ssl.SSLError):
+                raise
+        # asyncmy asks for TLS without looking whether the server offers it. PyMySQL looks; so the second try here
+        # is what keeps the two worlds alike.
+        connection = connect(**arguments)
+        self.without_tls = True
+        return connection
+
+    async def _within_timeout(self, **arguments: Any) -> Any:
+        import asyncmy
+
+        try:
+            async with asyncio.timeout(self.settings.connect_timeout_seconds):
+                return await asyncmy.connect(**arguments)
+        except TimeoutError:
+            limit = self.settings.connect_timeout_seconds
+        raise asyncmy.errors.OperationalError(2003, f"no connection within {limit:g} s")
+
+
+def _tells_to_try_the_next(error: Exception) -> bool:
+    """Return whether another host may do better: not when this one answered that login or database are wrong."""
+    code = error.args[0] if error.args else None
+    return code in {2002, 2003, 2005, 2006, 2013, 1040, 1047, 1053, 1129, 1203} or isinstance(error, OSError)
+
+
+def _path(path: Any) -> str | None:
+    return None if path is None else os.fspath(path)
+
+
+def ssl_context(settings: DatabaseSettings) -> ssl.SSLContext | None:
+    """Return the TLS context for MariaDB's drivers; ``None`` for ``disable``.
+
+    ``prefer`` and ``require`` encrypt without verifying, as libpq does; ``verify-ca`` checks the chain,
+    ``verify-full`` the host's name as well.
+    """
+    if settings.ssl_mode == "disable":
+        return None
+    context = ssl.create_default_context(cafile=_path(settings.ssl_ca))
+    context.check_hostname = settings.ssl_mode == "verify-full"
+    if settings.ssl_mode in ("prefer", "require"):
+        context.verify_mode = ssl.CERT_NONE
+    if settings.ssl_cert is not None:
+        context.load_cert_chain(os.fspath(settings.ssl_cert), _path(settings.ssl_key))
+    return context
