@@ -130,7 +130,9 @@ class _PostgresConnector(_Base):
             "sslcert": _path(settings.ssl_cert),
             "sslkey": _path(settings.ssl_key),
         }
+        arguments = {name: value for name, value in arguments.items() if value is not None}
         if settings.pgbouncer:
+            # To psycopg None means never to prepare; without it a pooler's backends meet names they don't know.
             arguments["prepare_threshold"] = None
         else:
             arguments["options"] = " ".join(
@@ -141,7 +143,7 @@ class _PostgresConnector(_Base):
                     f"-c lock_timeout={max(1, round(settings.lock_timeout_seconds * 1000))}",
                 ]
             ).strip()
-        return connect(**{name: value for name, value in arguments.items() if value is not None})
+        return connect(**arguments)
 
 
 class _MySQLConnector(_Base):

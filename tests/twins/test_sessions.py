@@ -1,0 +1,259 @@
+"""How a session is set up: limits, time zone, SQL mode, TLS, and what stays away behind a transaction pooler."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import shutil
+import socket
+import ssl
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import make_url
+
+from prefiq_db import ErrorKind, RetryPolicy
+from prefiq_db.errors import ConnectFailedError, DataError, LockTimeoutError, PrefiqDbError
+from prefiq_db.testing import DatabaseServer, MariaDbServer, PostgresServer
+from prefiq_db.testing.processes import account_for_root, wait_until
+from prefiq_db.testing.server import free_port
+from tests.conftest import Backend
+from tests.twins.harness import Harness, drive, make_database
+
+
+def _on(*names: str) -> pytest.MarkDecorator:
+    params = [pytest.param(name, marks=getattr(pytest.mark, name)) for name in names]
+    return pytest.mark.parametrize("backend", params, indirect=True)
+
+
+@_on("postgresql")
+async def test_a_postgresql_session_is_in_utc_with_limits_and_a_name(make_db: Any) -> None:
+    """Time zone, both timeouts and application_name are set without a round trip of their own."""
+    db = make_db(statement_timeout_seconds=7, lock_timeout_seconds=3, application_name="ledger")
+    shown = {
+        name: await db.fetch_value("select current_setting(:name)", {"name": name})
+        for name in ("timezone", "statement_timeout", "lock_timeout", "application_name")
+    }
+    assert shown == {
+        "timezone": "UTC",
+        "statement_timeout": "7s",
+        "lock_timeout": "3s",
+        "application_name": "ledger",
+    }
+
+
+@_on("mariadb")
+async def test_a_mariadb_session_is_strict_in_utc_and_in_utf8(make_db: Any) -> None:
+    """Strict SQL mode, UTC, utf8mb4 and all timeouts, the same with both drivers."""
+    db = make_db(statement_timeout_seconds=7, lock_timeout_seconds=3)
+    row = await db.fetch_one(
+        "select @@time_zone as zone, @@character_set_client as charset, @@max_statement_time as statement,"
+        " @@innodb_lock_wait_timeout as row_lock, @@lock_wait_timeout as table_lock, @@sql_mode as mode",
+        into=dict,
+    )
+    mode = set(row.pop("mode").split(","))
+    assert row == {"zone": "+00:00", "charset": "utf8mb4", "statement": 7, "row_lock": 3, "table_lock": 3}
+    assert mode >= {"STRICT_ALL_TABLES", "ERROR_FOR_DIVISION_BY_ZERO", "NO_ZERO_DATE", "NO_ENGINE_SUBSTITUTION"}
+    await db.execute("create table item (word varchar(3))")
+    with pytest.raises(DataError):
+        await db.execute("insert into item (word) values ('toolong')")
+
+
+@_on("sqlite")
+async def test_a_sqlite_session_has_wal_foreign_keys_and_full_durability(make_db: Any) -> None:
+    db = make_db(lock_timeout_seconds=3)
+    shown = [await db.fetch_value(f"pragma {name}") for name in ("journal_mode", "foreign_keys", "busy_timeout")]
+    assert shown == ["wal", 1, 3000]
+    assert await db.fetch_value("pragma synchronous") == 2, "a commit must survive a power loss"
+
+
+async def test_a_lock_held_by_somebody_else_is_waited_for_no_longer_than_allowed(
+    make_db: Any, harness: Harness
+) -> None:
+    """lock_timeout_seconds ends the wait with the same kind of error on every database."""
+    holder, waiter = make_db(), make_db(lock_timeout_seconds=1)
+    await holder.execute("create table item (id integer primary key, qty integer)")
+    await holder.execute("insert into item (id, qty) values (1, 1)")
+    async with holder.transaction() as tx:
+        await tx.execute("update item set qty = 2 where id = 1")
+        with pytest.raises(LockTimeoutError) as caught:
+            await waiter.using(retry=RetryPolicy(attempts=1)).execute("update item set qty = 3 where id = 1")
+    assert caught.value.is_transient
+    assert await holder.fetch_value("select qty from item") == 2
+
+
+async def test_now_is_the_same_instant_for_server_and_client(make_db: Any, backend: Backend) -> None:
+    """The session is in UTC, so the server's clock read as text is UTC, whatever zone the machine is in."""
+    db = make_db()
+    text = await db.fetch_value("select current_timestamp")
+    seen = text if isinstance(text, dt.datetime) else dt.datetime.fromisoformat(str(text))
+    seen = seen if seen.tzinfo else seen.replace(tzinfo=dt.UTC)
+    assert abs(dt.datetime.now(dt.UTC) - seen) < dt.timedelta(minutes=10)
+
+
+# --- TLS -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tls_servers() -> Iterator[Callable[[str], DatabaseServer]]:
+    """Private servers with a self-signed certificate, started when asked for."""
+    started: dict[str, DatabaseServer] = {}
+    kinds: dict[str, type[DatabaseServer]] = {"postgresql": PostgresServer, "mariadb": MariaDbServer}
+
+    def get(name: str) -> DatabaseServer:
+        if name not in started:
+            started[name] = kinds[name](tls=True).start()
+        return started[name]
+
+    yield get
+    for server in started.values():
+        server.close()
+
+
+_ENCRYPTED = {
+    "postgresql": "select ssl from pg_stat_ssl where pid = pg_backend_pid()",
+    "mariadb": "select variable_value <> '' from information_schema.session_status where variable_name = 'Ssl_cipher'",
+}
+
+
+@pytest.fixture(params=[pytest.param(name, marks=getattr(pytest.mark, name)) for name in ("postgresql", "mariadb")])
+def tls_server(request: pytest.FixtureRequest, tls_servers: Callable[[str], DatabaseServer]) -> DatabaseServer:
+    request.getfixturevalue(f"{request.param}_server")  # skips, or fails, where there is none
+    return tls_servers(request.param)
+
+
+async def _is_encrypted(world: str, server: DatabaseServer, **fields: Any) -> bool:
+    db = make_database(world, server.url(), **fields)
+    try:
+        await db.open()
+        return bool(await db.fetch_value(_ENCRYPTED[server.name]))
+    finally:
+        await db.close()
+
+
+@pytest.mark.parametrize(
+    ("mode", "with_ca", "encrypted"),
+    [
+        ("disable", False, False),
+        ("prefer", False, True),
+        ("require", False, True),
+        ("verify-ca", True, True),
+        ("verify-full", True, True),
+    ],
+)
+async def test_tls_means_the_same_with_every_driver(
+    world: str, tls_server: DatabaseServer, mode: str, with_ca: bool, encrypted: bool
+) -> None:
+    """One vocabulary: what ssl_mode says is what the server sees, with all four drivers."""
+    assert tls_server.certificate is not None
+    ca = {"ssl_ca": str(tls_server.certificate.certificate)} if with_ca else {}
+    assert await _is_encrypted(world, tls_server, ssl_mode=mode, **ca) is encrypted
+
+
+async def test_tls_verification_refuses_an_unknown_authority(world: str, tls_server: DatabaseServer) -> None:
+    """Without the server's CA, verify-full does not connect: a certificate of anybody's is not enough."""
+    with pytest.raises(PrefiqDbError) as caught:
+        await _is_encrypted(world, tls_server, ssl_mode="verify-full", ssl_ca=ssl.get_default_verify_paths().cafile)
+    assert caught.value.kind is ErrorKind.CONNECT_FAILED
+
+
+async def test_prefer_falls_back_where_the_server_offers_no_tls(world: str, backend: Backend) -> None:
+    """prefer encrypts if the server can, require insists: the same in both worlds."""
+    if backend.server is None:
+        return  # SQLite has no wire: nothing to encrypt, and the settings are accepted
+    assert await _is_encrypted(world, backend.server, ssl_mode="prefer") is False
+    with pytest.raises(ConnectFailedError):
+        await _is_encrypted(world, backend.server, ssl_mode="require")
+
+
+# --- behind a transaction pooler -----------------------------------------------------------------
+
+
+@_on("postgresql")
+async def test_pgbouncer_mode_leaves_no_state_in_the_session(world: str, backend: Backend) -> None:
+    """No startup options, no prepared statements, limits only inside transactions."""
+    db = make_database(world, backend.url, pgbouncer=True, pool_size=1, max_overflow=0, statement_timeout_seconds=7)
+    await db.open()
+    for _ in range(8):  # psycopg would prepare at the fifth
+        await db.fetch_value("select :n", {"n": 1})
+    assert await db.fetch_value("select count(*) from pg_prepared_statements") == 0
+    assert await db.fetch_value("select current_setting('statement_timeout')") == "0"
+    async with db.transaction() as tx:
+        assert await tx.fetch_value("select current_setting('statement_timeout')") == "7s"
+        assert await tx.fetch_value("select current_setting('lock_timeout')") == "10s"
+    assert await db.using(timeout=2).fetch_value("select current_setting('statement_timeout')") == "2s"
+    assert await db.fetch_value("select current_setting('statement_timeout')") == "0"
+    await db.close()
+
+
+@pytest.fixture
+def pooler(backend: Backend, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A running pgbouncer in transaction mode in front of the server; yields the URL through it."""
+    program = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+    if program is None:
+        pytest.skip("needs pgbouncer: apt-get install pgbouncer")
+    url = make_url(backend.url)
+    port = free_port()
+    with tempfile.TemporaryDirectory(prefix="prefiq-pgbouncer-") as folder:
+        Path(folder).chmod(0o755)
+        (Path(folder) / "users.txt").write_text(f'"{url.username}" "{url.password}"\n')
+        (Path(folder) / "pgbouncer.ini").write_text(
+            f"[databases]\n* = host={url.host} port={url.port}\n"
+            f"[pgbouncer]\nlisten_addr=127.0.0.1\nlisten_port={port}\nunix_socket_dir=\nauth_type=scram-sha-256\n"
+            f"auth_file={folder}/users.txt\npool_mode=transaction\ndefault_pool_size=2\n"
+        )
+        account = account_for_root("postgres", "nobody")
+        identity = {} if account is None else {"user": account.uid, "group": account.gid, "extra_groups": []}
+        process = subprocess.Popen([program, "-q", f"{folder}/pgbouncer.ini"], cwd="/", **identity)  # type: ignore[call-overload]
+        try:
+            assert wait_until(lambda: _accepts(port), timeout_seconds=10), "pgbouncer did not start"
+            yield url.set(host="127.0.0.1", port=port).render_as_string(hide_password=False)
+        finally:
+            process.terminate()
+            process.wait(10)
+
+
+def _accepts(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@_on("postgresql")
+async def test_pgbouncer_mode_works_behind_pgbouncer(world: str, pooler: str, harness: Harness) -> None:
+    """Eight workers over two backends, each statement many times: nothing prepared, nothing remembered, no error."""
+    db = make_database(world, pooler, pgbouncer=True, pool_size=8, ssl_mode="disable")
+    await db.open()
+    await db.execute("create table item (id integer primary key, qty integer not null)")
+    await db.execute("insert into item (id, qty) values (1, 0)")
+
+    async def work() -> None:
+        for _ in range(10):
+            await db.fetch_value("select qty from item where id = :id", {"id": 1})
+            async with db.transaction(isolation="READ COMMITTED") as tx:
+                await tx.execute("update item set qty = qty + 1 where id = 1")
+
+    await harness.together(*[work] * 8)
+    assert await db.fetch_value("select qty from item where id = 1") == 80
+    await db.close()
+
+
+@_on("postgresql")
+async def test_control_without_the_switch_pgbouncer_refuses(world: str, pooler: str) -> None:
+    """A session's limits travel as startup options, and a pooler takes none."""
+    db = make_database(world, pooler, ssl_mode="disable")
+    with pytest.raises(PrefiqDbError):
+        await db.open()
+    await db.close()
+
+
+def test_drive_is_the_sync_worlds_loop() -> None:
+    """The harness that these tests stand on really runs their bodies."""
+
+    async def body() -> int:
+        return 7
+
+    assert drive(body()) == 7
