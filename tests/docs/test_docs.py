@@ -1,0 +1,90 @@
+"""The documentation is complete, and its links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import prefiq_db
+from prefiq_db import ErrorKind
+from tests.docs.pages import PAGES, ROOT, page_id, prose
+
+DECISIONS = sorted((ROOT / "docs" / "decisions").glob("*.md"))
+_LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+
+
+def _everything() -> str:
+    return "\n".join(page.read_text("utf-8") for page in PAGES)
+
+
+@pytest.mark.parametrize("name", prefiq_db.__all__)
+def test_every_public_name_is_told(name: str) -> None:
+    assert re.search(rf"\b{name}\b", _everything())
+
+
+def test_every_kind_of_error_has_its_entry() -> None:
+    text = (ROOT / "docs" / "errors.md").read_text("utf-8")
+    assert [kind.name for kind in ErrorKind if not re.search(rf"\b({kind.name}|{kind.value})\b", text)] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_the_links_of_a_page_lead_somewhere(page: Path) -> None:
+    broken = [link for link in _LINK.findall(prose(page)) if not _resolves(page, link)]
+    assert broken == []
+
+
+def _resolves(page: Path, link: str) -> bool:
+    if link.startswith("https://"):
+        return True
+    path, _, anchor = link.partition("#")
+    target = (page.parent / path) if path else page
+    return target.exists() and (not anchor or anchor in _anchors(target))
+
+
+def _anchors(page: Path) -> set[str]:
+    """Return the anchors that GitHub makes of a page's headings."""
+    headings = re.findall(r"^#+ (.+)$", prose(page), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_every_page_can_be_reached_from_the_index() -> None:
+    index = ROOT / "docs" / "index.md"
+    linked = {(index.parent / link).resolve() for link in _LINK.findall(index.read_text("utf-8"))}
+    assert [page_id(page) for page in PAGES if page != index and page.resolve() not in linked] == []
+
+
+@pytest.mark.parametrize("page", DECISIONS, ids=lambda page: page.stem)
+def test_a_decision_asks_answers_and_says_what_would_change_it(page: Path) -> None:
+    lines = page.read_text("utf-8").splitlines()
+    assert re.fullmatch(r"# (Why|Who|When|What|How) .+\?", lines[0])
+    assert lines[2], "the answer follows the question"
+    headings = [line for line in lines if line.startswith("## ")]
+    assert headings == ["## Why", "## What we turned down", "## What would change our mind"]
+    assert 20 <= len(lines) <= 40
+
+
+def test_decisions_are_numbered_without_a_gap_and_named_in_the_index() -> None:
+    assert [int(page.name[:4]) for page in DECISIONS] == list(range(1, len(DECISIONS) + 1))
+    index = (ROOT / "docs" / "index.md").read_text("utf-8")
+    for page in DECISIONS:
+        question = page.read_text("utf-8").splitlines()[0].removeprefix("# ")
+        assert f"[{question}](decisions/{page.name})" in index
+
+
+def test_a_decision_that_the_source_names_is_there() -> None:
+    files = [*(ROOT / "src").rglob("*.py"), *(ROOT / "tests").rglob("*.py"), ROOT / "pyproject.toml"]
+    named = {name for file in files for name in re.findall(r"decisions/(\d{4}[\w-]*\.md)", file.read_text("utf-8"))}
+    assert named <= {page.name for page in DECISIONS}
+
+
+def test_the_architecture_draws_the_layers_of_the_import_contract() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    layers = project["tool"]["importlinter"]["contracts"][0]["layers"]
+    # In parentheses: layers that are planned and don't exist yet.
+    contract = [{name.strip() for name in layer.split("|") if not name.strip().startswith("(")} for layer in layers]
+    page = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    drawn = page.split("```text\n")[1].split("```")[0].splitlines()
+    assert [set(re.split(r"\s{3,}", line.strip())[0].split(" · ")) for line in drawn] == contract
