@@ -5,6 +5,9 @@ Arguments after ``--`` go to the tool: ``nox -s integration -- -m "mariadb and a
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import nox
 
 PYTHONS = ["3.11", "3.12", "3.13"]
@@ -14,6 +17,11 @@ nox.needs_version = ">=2025.2.9"
 nox.options.sessions = ["lint", "types", "unit", "integration", "docs"]
 nox.options.reuse_existing_virtualenvs = True
 nox.options.error_on_missing_interpreters = False  # they are reported as skipped
+nox.options.download_python = "never"
+
+# pyenv's shims answer for activated versions only, so look where the versions are.
+PYENV_VERSIONS = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv") / "versions"
+os.environ["PATH"] = os.pathsep.join([*map(str, sorted(PYENV_VERSIONS.glob("3.*/bin"))), os.environ["PATH"]])
 
 
 def install(session: nox.Session, *groups: str) -> None:

@@ -32,7 +32,7 @@ _MARKERS = {
     "mariadb": "runs on MariaDB",
     "sync": "runs in the sync world",
     "async": "runs in the async world",
-    "integration": "needs a database of the matrix (set by itself)",
+    "integration": "belongs to the matrix of databases and worlds (set by itself)",
 }
 _SERVER_FIXTURES = {
     "postgresql_server": "postgresql",
@@ -111,7 +111,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for fixture, name in _SERVER_FIXTURES.items():
             if fixture in fixtures and "backend" not in fixtures:  # the backend's parameters are marked already
                 item.add_marker(name)
-        if "backend" in fixtures or fixtures & set(_SERVER_FIXTURES):
+        in_matrix = any(item.get_closest_marker(name) for name in ("sqlite", *SERVERS))
+        if in_matrix or item.nodeid.startswith(("tests/integration/", "tests/twins/")):
             item.add_marker("integration")
 
 
