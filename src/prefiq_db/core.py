@@ -28,6 +28,7 @@ from prefiq_db.errors import (
     EventLoopError,
     OutcomeUnknownError,
     PrefiqDbError,
+    StatementRefusedError,
     UnsupportedError,
     UsageError,
 )
@@ -147,6 +148,8 @@ class DatabaseCore:
         if not self.life.closed:
             self.check_world()
             self.life.close()
+            if hasattr(self.runtime, "loop"):
+                self.runtime.loop = None  # open() may be in another one
 
     def check_world(self) -> None:
         try:
@@ -204,6 +207,7 @@ class DatabaseCore:
         scope = ambient(self.ground)
         given = self.overrides()
         if scope is not None:
+            check_read_only(given, scope.blocks[0].options, executable)
             return scope.blocks[-1].run(executable, params, shape, given.timeout, explicit=False)
         check_one_shot(executable)
         # A read-only view sends what provably reads as it is; the server judges the rest inside READ ONLY. Behind a
@@ -224,10 +228,12 @@ class DatabaseCore:
         if not checked:
             return 0
         scope = ambient(self.ground)
+        given = self.overrides()
         if scope is not None:
-            count: int = scope.blocks[-1].run(executable, checked, row_count, self.overrides().timeout, explicit=False)
+            check_read_only(given, scope.blocks[0].options, executable)
+            count: int = scope.blocks[-1].run(executable, checked, row_count, given.timeout, explicit=False)
             return count
-        limit = self.overrides().timeout
+        limit = given.timeout
         made: int = self.in_transaction(lambda tx: tx.run(executable, checked, row_count, limit, explicit=True))
         return made
 
@@ -301,7 +307,11 @@ class DatabaseCore:
 
     def begin(self, tx: TransactionCore) -> None:
         """Begin *tx*; a connection that turns out to be dead costs no failed call, for nothing was done yet."""
+        tx.check_new()
         given = self.overrides()
+        limit = tx.options.timeout_seconds
+        if limit is not None and (given.timeout is None or limit < given.timeout):
+            given = replace(given, timeout=limit)
         repeatable = worth_repeating if tx.is_root else _never
         try:
             self.retrier(given, repeatable).run(tx.begin)
@@ -325,7 +335,7 @@ class DatabaseCore:
         parent = ambient(self.ground)
         if parent is not None:
             return self._attempt(TransactionCore(self.ground, chosen, parent), body)
-        retrier = self.retrier(self.overrides(), _transaction_repeatable, retry)
+        retrier = self.retrier(self.overrides(), lambda error: _transaction_repeatable(error, chosen), retry)
         return retrier.run(lambda: self._attempt(TransactionCore(self.ground, chosen), body))
 
     def _attempt(self, tx: TransactionCore, body: Callable[[TransactionCore], Any]) -> Any:
@@ -397,6 +407,7 @@ class DatabaseCore:
 
     def check_engine_allowed(self) -> None:
         """Refuse the engine inside a transaction: it would open a second connection beside it."""
+        self._check_writable("engine")
         if ambient(self.ground) is not None:
             raise UsageError(
                 "engine inside transaction(): it would work on another connection, outside the transaction; use "
@@ -404,8 +415,16 @@ class DatabaseCore:
             )
 
     def pinned(self) -> Scope | None:
+        """Return the transaction that a session joins here, or ``None`` when it gets a connection of its own."""
         self.check_usable()
-        return ambient(self.ground)
+        scope = ambient(self.ground)
+        if scope is None or not scope.blocks[0].options.read_only:
+            self._check_writable("session()")
+        return scope
+
+    def _check_writable(self, what: str) -> None:
+        if self.overrides().read_only:
+            raise UnsupportedError(f"{what} would write although read_only is set; use transaction(read_only=True)")
 
 
 class TransactionVerbs:
@@ -443,12 +462,14 @@ class TransactionVerbs:
         self.core.check_usable()
         if shape is not row_count:
             checked_params(params)
-        executable = as_executable(statement)
-        return self.tx.run(executable, params, shape, self.core.overrides().timeout, explicit=True)
+        executable, given = as_executable(statement), self.core.overrides()
+        if given.read_only:
+            check_read_only(given, self.tx.root_options, executable)
+        return self.tx.run(executable, params, shape, given.timeout, explicit=True)
 
     def nested(self, options: TransactionOptions) -> TransactionCore:
         self.core.check_usable()
-        return TransactionCore(self.core.ground, options, self.tx.scope)
+        return self.tx.nested(options)
 
 
 class Attempts:
@@ -461,19 +482,24 @@ class Attempts:
         self.number = 0
         self.wait_seconds = 0.0
         self.done = False
+        self.last: AttemptCore | None = None
         self._started = time.monotonic()
 
     def next(self) -> AttemptCore | None:
         """Return the next attempt, or ``None`` when the loop is over."""
         if self.done:
             return None
+        if self.last is not None and self.last.tx is None:
+            raise UsageError("attempts(): an attempt is a block: `for attempt in db.attempts(): with attempt as tx:`")
         self.number += 1
-        return AttemptCore(self)
+        self.last = AttemptCore(self)
+        return self.last
 
     def failed(self, error: BaseException) -> bool:
         """Return whether another attempt follows after *error*."""
         elapsed = time.monotonic() - self._started
-        wait = next_wait(self.number, elapsed, self.policy, random.random()) if _transaction_repeatable(error) else None
+        repeatable = _transaction_repeatable(error, self.options)
+        wait = next_wait(self.number, elapsed, self.policy, random.random()) if repeatable else None
         if wait is None:
             self.done = True
             return False
@@ -520,8 +546,21 @@ def _never(error: BaseException) -> bool:
     return False
 
 
-def _transaction_repeatable(error: BaseException) -> bool:
-    return isinstance(error, PrefiqDbError) and error.classification.retry_transaction
+def _transaction_repeatable(error: BaseException, options: TransactionOptions) -> bool:
+    if not isinstance(error, PrefiqDbError):
+        return False
+    if options.read_only and error.kind is ErrorKind.READ_ONLY:  # our own, not a failover's: it stays so
+        return False
+    return error.classification.retry_transaction
+
+
+def check_read_only(given: Overrides, options: TransactionOptions, statement: Executable) -> None:
+    """Raise if a read-only view or scope would write in a transaction that may: the server can't refuse it there."""
+    if given.read_only and not options.read_only and not reads_only(statement):
+        raise StatementRefusedError(
+            "read_only: this statement may write, and the server would let it: the open transaction isn't read-only; "
+            "run it outside the read-only scope, or open transaction(read_only=True)"
+        )
 
 
 def _fate_unknown(error: PrefiqDbError) -> bool:

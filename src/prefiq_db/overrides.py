@@ -62,16 +62,24 @@ class Overrides:
 
 NO_OVERRIDES: Final = Overrides()
 
-_Scopes = Mapping[object, tuple[object, Overrides]]
-_scoped: ContextVar[_Scopes] = ContextVar("prefiq_db_overrides", default=MappingProxyType({}))
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    worker: object
+    overrides: Overrides
+    outer: _Held | None
+
+
+_NOTHING: Mapping[object, _Held | None] = MappingProxyType({})
+_scoped: ContextVar[Mapping[object, _Held | None]] = ContextVar("prefiq_db_overrides", default=_NOTHING)
 
 
 def scoped(key: object, runtime: Runtime) -> Overrides:
     """Return the overrides in force here for the database *key*; another task's don't count."""
     held = _scoped.get().get(key)
-    if held is None or held[0] != runtime.worker():
+    if held is None or held.worker != runtime.worker():
         return NO_OVERRIDES
-    return held[1]
+    return held.overrides
 
 
 class OverrideScope:
@@ -81,17 +89,19 @@ class OverrideScope:
         self._key = key
         self._runtime = runtime
         self._overrides = overrides
-        self._before: list[_Scopes] = []
 
     def __enter__(self) -> None:
-        before = _scoped.get()
-        self._before.append(before)
+        held = _scoped.get()
         merged = self._overrides.over(scoped(self._key, self._runtime))
-        _scoped.set({**before, self._key: (self._runtime.worker(), merged)})
+        _scoped.set({**held, self._key: _Held(self._runtime.worker(), merged, held.get(self._key))})
 
     def __exit__(self, *exc: object) -> None:
-        # set, not reset(token): a generator may be finished in another context
-        _scoped.set(self._before.pop())
+        # What was before is kept in the context, not in this object: many tasks may be in the same scope at once. And
+        # set, not reset(token): a generator may be finished in another context, where there is nothing to leave.
+        held = _scoped.get()
+        mine = held.get(self._key)
+        if mine is not None and mine.worker == self._runtime.worker():
+            _scoped.set({**held, self._key: mine.outer})
 
     async def __aenter__(self) -> None:
         self.__enter__()

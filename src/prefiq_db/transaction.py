@@ -33,13 +33,12 @@ from prefiq_db.errors import (
     NotCommittedError,
     OutcomeUnknownError,
     PrefiqDbError,
-    StatementRefusedError,
     TransactionBusyError,
     TransactionOwnershipError,
     TransactionTimeoutError,
     UsageError,
 )
-from prefiq_db.execution.facts import control_refused, facts_of
+from prefiq_db.execution.facts import control_refused, ddl_refused, facts_of_text
 from prefiq_db.execution.shapes import Shape
 from prefiq_db.execution.standard import StandardRoad
 
@@ -49,6 +48,10 @@ _HAND_OVER: Final = (
     "adopt it there with `with tx.bind():` or use the verbs of `tx`; for a time limit use asyncio.timeout(), which "
     "stays in the task, instead of asyncio.wait_for()"
 )
+
+
+# How often to look whether the connection is free; nobody can wake us who doesn't know that we wait.
+_LOOK_AGAIN_SECONDS: Final = 0.005
 
 
 class Outcome(StrEnum):
@@ -125,6 +128,26 @@ class Scope:
         self.explicit_uses = 0
         self._busy = threading.Lock()
 
+    def refuse_ending(self, statement: str, is_ddl: bool) -> None:
+        """Raise if *statement* would end the transaction by itself, be it a verb's, a session's or a connection's."""
+        facts = facts_of_text(statement)
+        if facts.control:
+            raise control_refused()
+        if (facts.ddl or is_ddl) and self.ground.road.dialect.ddl_commits:
+            raise ddl_refused(self.ground.road.dialect.label)
+
+    def seize(self, within_seconds: float) -> bool:
+        """Hold the connection for good: wait until a statement that somebody else runs on it has ended.
+
+        Ending the transaction on a connection that is being read would mix up the replies.
+        """
+        deadline = time.monotonic() + within_seconds
+        while not self._busy.acquire(blocking=False):
+            if time.monotonic() >= deadline:
+                return False
+            self.ground.runtime.sleep(_LOOK_AGAIN_SECONDS)
+        return True
+
     @property
     def finished(self) -> bool:
         return not self.blocks
@@ -170,9 +193,16 @@ def ambient(ground: Ground) -> Scope | None:
         TransactionOwnershipError: if it was inherited by a task or thread that did not open it.
     """
     held = _ambient.get().get(ground.key)
-    if held is None or held.scope.finished:
+    if held is None:
         return None
-    if held.worker != ground.runtime.worker():
+    mine = held.worker == ground.runtime.worker()
+    if held.scope.finished:
+        if mine and held.bound:
+            raise ClosedError(
+                "the transaction that was adopted here with tx.bind() has ended; leave the block to work outside of it"
+            )
+        return None
+    if not mine:
         raise TransactionOwnershipError(
             f"a transaction on database {ground.database} is open in the task or thread that started this one, and "
             f"this one did not open it; {_HAND_OVER}",
@@ -225,6 +255,8 @@ class TransactionCore:
             self._check_nested(parent)
 
     def _check_nested(self, parent: Scope) -> None:
+        if parent.finished:
+            raise ClosedError("the outer transaction has ended; open a new one")
         if self.options.durable:
             raise NestingError("transaction(durable=True) was opened inside another transaction; open it outside")
         outer = parent.blocks[0].options
@@ -241,15 +273,30 @@ class TransactionCore:
 
     @property
     def scope(self) -> Scope:
-        if self._scope is None:
-            raise UsageError("the transaction has not begun: use it as `with db.transaction() as tx:`")
+        assert self._scope is not None, "asked for before begin()"
         return self._scope
+
+    def nested(self, options: TransactionOptions) -> TransactionCore:
+        """Return a savepoint in this transaction that has not begun."""
+        self._check_active()
+        return TransactionCore(self.ground, options, self.scope)
 
     @property
     def connection(self) -> Connection:
         """The pinned SQLAlchemy connection, inside the transaction."""
         self._check_active()
         return self.scope.connection
+
+    @property
+    def root_options(self) -> TransactionOptions:
+        """How the outermost block began."""
+        self._check_active()
+        return self.scope.blocks[0].options
+
+    def check_new(self) -> None:
+        """Raise if it has begun already."""
+        if self._handle is not None or self.outcome is not Outcome.ACTIVE:
+            raise UsageError("a transaction begins once; call transaction() again for another one")
 
     @property
     def is_root(self) -> bool:
@@ -260,8 +307,7 @@ class TransactionCore:
 
     def begin(self) -> None:
         """Send BEGIN or SAVEPOINT and become ambient for this task or thread."""
-        if self._handle is not None or self.outcome is not Outcome.ACTIVE:
-            raise UsageError("a transaction begins once; call transaction() again for another one")
+        self.check_new()
         if self.options.timeout_seconds is not None:
             self._deadline = time.monotonic() + self.options.timeout_seconds
         if self._is_root:
@@ -279,6 +325,7 @@ class TransactionCore:
             state.write = not options.read_only
             state.read_only = options.read_only
             state.isolation = options.isolation or state.isolation
+            state.managed = True
             if options.timeout_seconds is not None and options.timeout_seconds < self._statement_limit:
                 state.local_timeout = options.timeout_seconds
             self._handle = road.begin(connection)
@@ -286,6 +333,7 @@ class TransactionCore:
             connection.close()
             raise
         self._scope = Scope(self.ground, connection)
+        state.guard = self._scope.refuse_ending
         _enter(self._scope)
 
     # --- statements ------------------------------------------------------------------------------
@@ -295,14 +343,6 @@ class TransactionCore:
     ) -> Any:
         """Run one statement in this transaction."""
         self._check_active()
-        facts = facts_of(statement)
-        if facts.control:
-            raise control_refused()
-        if facts.ddl and self.ground.road.dialect.ddl_commits:
-            raise StatementRefusedError(
-                f"{self.ground.road.dialect.label} commits the open transaction at every DDL statement, and everything "
-                "before it with it, even when the DDL fails; run DDL outside transaction(), best in a migration"
-            )
         scope = self.scope
         if explicit:
             scope.explicit_uses += 1
@@ -335,8 +375,10 @@ class TransactionCore:
             )
 
     def _check_active(self) -> None:
-        if self.outcome is not Outcome.ACTIVE or self._handle is None:
+        if self.outcome is not Outcome.ACTIVE:
             raise ClosedError(f"the transaction has ended ({self.outcome.value}); open a new one")
+        if self._handle is None:
+            raise UsageError("the transaction has not begun: use it as `with db.transaction() as tx:`")
 
     def _lost(self) -> NotCommittedError:
         return NotCommittedError(
@@ -435,7 +477,11 @@ class TransactionCore:
         self._call(self._on_commit, "on_commit")
 
     def _give_up(self) -> None:
-        """Say so when COMMIT did not end within its budget."""
+        """Say so when COMMIT, or what follows it, did not end within its budget."""
+        if self.outcome is Outcome.COMMITTED:
+            budget = self.ground.commit_budget_seconds
+            self._note_callback_error("on_commit", None, TimeoutError(f"not done within {budget:g} s"))
+            return
         self.outcome = Outcome.UNKNOWN
         raise OutcomeUnknownError(
             f"COMMIT on database {self.ground.database} was not answered within "
@@ -450,7 +496,9 @@ class TransactionCore:
             block.outcome = outcome
         scope.blocks.clear()
         try:
-            if not scope.connection.invalidated:
+            if not scope.seize(self.ground.commit_budget_seconds):
+                self._discard()
+            elif not scope.connection.invalidated:
                 self.ground.road.border.cross(self._handle.rollback)
         except PrefiqDbError as error:
             # The error on its way matters more; the server rolls back by itself when the connection closes.
@@ -524,16 +572,19 @@ class TransactionCore:
             try:
                 self.ground.runtime.call(fn)
             except Exception as error:  # noqa: BLE001 - the caller's function may raise anything; kept and logged
-                self.callback_errors = (*self.callback_errors, error)
-                logger.error(
-                    "%s function %s of a transaction on database %s raised %s; the transaction itself is %s",
-                    what,
-                    getattr(fn, "__qualname__", type(fn).__name__),
-                    self.ground.database,
-                    type(error).__name__,
-                    self.outcome.value,
-                    extra={"database": self.ground.database, "error_type": type(error).__name__},
-                )
+                self._note_callback_error(what, fn, error)
+
+    def _note_callback_error(self, what: str, fn: Callable[[], Any] | None, error: Exception) -> None:
+        self.callback_errors = (*self.callback_errors, error)
+        logger.error(
+            "%s function %s of a transaction on database %s raised %s; the transaction itself is %s",
+            what,
+            "" if fn is None else getattr(fn, "__qualname__", type(fn).__name__),
+            self.ground.database,
+            type(error).__name__,
+            self.outcome.value,
+            extra={"database": self.ground.database, "error_type": type(error).__name__},
+        )
 
 
 def _checked_callable(fn: Callable[[], Any], name: str) -> Callable[[], Any]:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
+from sqlalchemy import TextClause
 from sqlalchemy import exc as sa_exc
 from sqlalchemy.engine.characteristics import ConnectionCharacteristic, IsolationLevelCharacteristic
 
@@ -29,6 +30,9 @@ GONE = "gone"
 # One statement was undone and the rest stands: COMMIT would keep half of the work.
 HALF = "half"
 
+# A timeout inside the transaction that is not the session's, and not known.
+FORGOTTEN = -1.0
+
 
 class SessionState:
     """What we know of one pooled connection without asking the server."""
@@ -38,9 +42,11 @@ class SessionState:
         "began",
         "deferrable",
         "expires_at",
+        "guard",
         "isolation",
         "last_used",
         "local_timeout",
+        "managed",
         "one_shot",
         "read_only",
         "session_timeout",
@@ -56,6 +62,9 @@ class SessionState:
 
     def forget(self) -> None:
         """Drop what belonged to one checkout: the next user starts from the defaults."""
+        # Our transaction() bounds each statement itself; whoever else begins here gets the settings' limit.
+        self.managed = False
+        self.guard: Callable[[str, bool], None] | None = None
         self.one_shot = False
         self.write = False
         self.isolation: str | None = None
@@ -204,7 +213,12 @@ class PrefiqDialect:
 
     def do_begin(self, dbapi_connection: Any) -> None:
         state = self.session_of(dbapi_connection)
-        if state.one_shot or state.isolation == AUTOCOMMIT:
+        if state.one_shot:
+            return
+        if not state.managed:
+            # A call with a timeout of its own may have used this connection before.
+            self.set_statement_timeout(dbapi_connection, self.statement_timeout_seconds)
+        if state.isolation == AUTOCOMMIT:
             return
         # Up before it is sent: if the reply is lost, a ROLLBACK is owed.
         state.began = True
@@ -243,7 +257,9 @@ class PrefiqDialect:
             return
         self._savepoint(connection, f"ROLLBACK TO SAVEPOINT {name}")
         state.aborted = None
-        state.local_timeout = None
+        if state.local_timeout is not None:
+            # The server went back to what was set before the savepoint; nobody remembers what that was.
+            state.local_timeout = FORGOTTEN
 
     def do_release_savepoint(self, connection: Any, name: str) -> None:
         state = self.session_of(connection.connection)
@@ -252,10 +268,11 @@ class PrefiqDialect:
         self._savepoint(connection, f"RELEASE SAVEPOINT {name}")
 
     def _savepoint(self, connection: Any, sql: str) -> None:
+        # SQLAlchemy judges what the driver raises in a statement, but not in these calls. A connection that was lost
+        # or cancelled in the middle of a reply must not be used again.
         try:
             self.control(connection.connection.dbapi_connection, sql)
-        except Exception as error:  # noqa: BLE001 - SQLAlchemy decides whose it is and raises it
-            # SQLAlchemy wraps what the driver raises in a statement, but not in these calls.
+        except BaseException as error:  # noqa: BLE001 - SQLAlchemy decides whose it is and raises it
             connection._handle_dbapi_exception(error, sql, None, None, None)
 
     # --- statements ------------------------------------------------------------------------------
@@ -284,6 +301,8 @@ class PrefiqDialect:
         state = None if context is None else self.session_of(context.root_connection.connection)
         if state is not None and state.aborted is not None:
             raise aborted_error()
+        if state is not None and state.guard is not None and (context.isddl or _is_text(context)):
+            state.guard(statement, context.isddl)
         try:
             if self.observer is None or context is None:
                 send(cursor, statement, parameters, context)
@@ -310,6 +329,13 @@ class PrefiqDialect:
         """Bound the statements that follow on this connection; silent when that is already so."""
         raise NotImplementedError
 
+    def bound_statements(self, connection: Any, seconds: float) -> None:
+        """Bound the statements that follow on SQLAlchemy's *connection*; what goes wrong there ends the connection."""
+        try:
+            self.set_statement_timeout(connection.connection, seconds)
+        except BaseException as error:  # noqa: BLE001 - likewise
+            connection._handle_dbapi_exception(error, None, None, None, None)
+
     def timed_out(self, connection: Any) -> bool | None:
         """Return whether our own clock ended the last statement; ``None`` where only the server knows."""
         return None
@@ -331,6 +357,11 @@ class PrefiqDialect:
         found: ErrorClass = classify_error(self.label, code)
         # A read-only error may be our own READ ONLY transaction's; the wrong node is another issue than a dead one.
         return found.connection_lost and found.kind is not ErrorKind.READ_ONLY
+
+
+def _is_text(context: Any) -> bool:
+    """Return whether somebody wrote the statement by hand; a Core construct ends no transaction."""
+    return context.compiled is None or isinstance(context.compiled.statement, TextClause)
 
 
 def aborted_error() -> TransactionAbortedError:

@@ -24,6 +24,7 @@ class SqliteConnection(sqlite3.Connection):
     """A connection that stops a statement at its deadline; SQLite has no statement timeout of its own."""
 
     timeout_seconds: float = 0.0
+    lock_wait_seconds: float = 0.0
     deadline: float | None = None
     timed_out: bool = False
 
@@ -48,6 +49,7 @@ def connection_factory(timeout_seconds: float, durable_wal: bool) -> Callable[..
         connection = SqliteConnection(*args, **kwargs)
         try:
             connection.timeout_seconds = timeout_seconds
+            connection.lock_wait_seconds = kwargs["timeout"]
             connection.execute("PRAGMA foreign_keys = ON").close()
             if durable_wal:
                 _use_wal(connection)
@@ -93,8 +95,11 @@ class _Sqlite(PrefiqDialect):
         return "BEGIN IMMEDIATE" if state.write and not state.read_only else "BEGIN"
 
     def do_begin(self, dbapi_connection: Any) -> None:
-        super().do_begin(dbapi_connection)
         state = self.session_of(dbapi_connection)
+        if state.managed:
+            # A writer waits for its turn here, in BEGIN IMMEDIATE.
+            self._bound_lock_wait(dbapi_connection, state.local_timeout or self.statement_timeout_seconds)
+        super().do_begin(dbapi_connection)
         if state.began and state.read_only:
             self.control(dbapi_connection.dbapi_connection, "PRAGMA query_only = ON")
 
@@ -104,7 +109,10 @@ class _Sqlite(PrefiqDialect):
         self._writable_again(dbapi_connection, read_only)
 
     def do_rollback(self, dbapi_connection: Any) -> None:
-        read_only = self._was_read_only(dbapi_connection)
+        read_only, state = self._was_read_only(dbapi_connection), self.session_of(dbapi_connection)
+        if state.began and not self.in_transaction(dbapi_connection.dbapi_connection):
+            # A BEGIN that waited in vain: a ROLLBACK would fail, and its error would hide why.
+            state.aborted = GONE
         super().do_rollback(dbapi_connection)
         self._writable_again(dbapi_connection, read_only)
 
@@ -134,6 +142,15 @@ class _Sqlite(PrefiqDialect):
 
     def set_statement_timeout(self, proxied: Any, seconds: float) -> None:
         self._sqlite(proxied.dbapi_connection).timeout_seconds = seconds
+        self._bound_lock_wait(proxied, seconds)
+
+    def _bound_lock_wait(self, proxied: Any, seconds: float) -> None:
+        """Wait for a lock no longer than a statement may take: our clock doesn't tick while SQLite waits."""
+        connection = self._sqlite(proxied.dbapi_connection)
+        wait = min(self.lock_timeout_seconds, seconds)
+        if connection.lock_wait_seconds != wait:
+            self.control(proxied.dbapi_connection, f"PRAGMA busy_timeout = {max(1, round(wait * 1000))}")
+            connection.lock_wait_seconds = wait
 
     def timed_out(self, connection: Any) -> bool | None:
         if connection.invalidated or connection.closed:

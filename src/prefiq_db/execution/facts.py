@@ -162,6 +162,13 @@ def control_refused() -> StatementRefusedError:
     )
 
 
+def ddl_refused(label: str) -> StatementRefusedError:
+    return StatementRefusedError(
+        f"{label} commits the open transaction at every DDL statement, and everything before it with it, even when the "
+        "DDL fails; run DDL outside transaction(), best in a migration"
+    )
+
+
 def _controls(first: str, second: str, words: list[str], tokens: list[str]) -> bool:
     """Return whether a statement begins or ends a transaction, whichever place of the text it has."""
     if first == "set":  # to MariaDB, switching autocommit on is a COMMIT

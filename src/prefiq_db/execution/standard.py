@@ -10,7 +10,7 @@ from sqlalchemy.engine import NestedTransaction
 
 from prefiq_db.dialects.base import PrefiqDialect, SessionState
 from prefiq_db.errors import UsageError
-from prefiq_db.execution.border import Border
+from prefiq_db.execution.border import Border, Phase
 from prefiq_db.execution.shapes import Shape
 from prefiq_db.pool import checkout_within
 
@@ -48,8 +48,11 @@ class StandardRoad:
         """Execute *statement* and return what *shape* fetches; the caller finishes it."""
         parameters = self._adapted(statement, params)
 
+        # For a one-shot this belongs to getting a connection: nothing of the statement was sent yet.
+        preparing: Phase = "connect" if self.state(connection).one_shot else "statement"
+        self.border.cross(lambda: self.dialect.bound_statements(connection, timeout_seconds), preparing)
+
         def send() -> Any:
-            self.dialect.set_statement_timeout(connection.connection, timeout_seconds)
             result = connection.execute(statement, parameters)
             try:
                 return shape.fetch(result)
