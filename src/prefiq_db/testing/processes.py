@@ -100,13 +100,35 @@ def send_signal(pids: Sequence[int], number: signal.Signals) -> None:
             os.kill(pid, number)
 
 
+def stop_tree(pid: int) -> list[int]:
+    """Stop *pid* and its descendants (SIGSTOP) and return them, *pid* first, when none of them runs any more."""
+    _stop([pid])  # first, so that it starts no more children while we look
+    tree = process_tree(pid)
+    _stop(tree[1:])
+    return tree
+
+
+def _stop(pids: Sequence[int]) -> None:
+    send_signal(pids, signal.SIGSTOP)
+    wait_until(lambda: all(_state(pid) in "TtZ" for pid in pids), timeout_seconds=_PATIENCE_SECONDS)
+
+
+def _state(pid: int) -> str:
+    """Return the letter that ``ps`` shows; ``Z`` for a process that is gone, ``T`` where the system doesn't tell."""
+    if not Path("/proc/self/stat").exists():
+        return "T"
+    try:
+        return _stat_fields(Path(f"/proc/{pid}"))[0]
+    except (OSError, IndexError):
+        return "Z"
+
+
 def kill_tree(pid: int) -> None:
     """Kill *pid* and its descendants, the way a power cut would: none of them gets to say anything.
 
     Returns when the descendants are gone; *pid* itself is its parent's to wait for.
     """
-    send_signal([pid], signal.SIGSTOP)  # a stopped parent neither starts more children nor notices the dead ones
-    descendants = process_tree(pid)[1:]
+    descendants = stop_tree(pid)[1:]  # a stopped parent doesn't notice that its children die
     send_signal(descendants, signal.SIGKILL)
     send_signal([pid], signal.SIGKILL)
     wait_until(lambda: all(map(_is_gone, descendants)), timeout_seconds=_PATIENCE_SECONDS)
@@ -117,10 +139,7 @@ def _is_gone(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return True
-    # Whoever adopted it may reap late: a zombie holds nothing any more.
-    with contextlib.suppress(OSError, IndexError):
-        return _stat_fields(Path(f"/proc/{pid}"))[0] == "Z"
-    return False
+    return _state(pid) == "Z"  # whoever adopted it may reap late: a zombie holds nothing any more
 
 
 # --- one child -----------------------------------------------------------------------------------
@@ -204,8 +223,7 @@ class ChildProcess:
     def freeze(self) -> None:
         """Stop the process and its children where they are (SIGSTOP): connections stay open and silent."""
         if self.running and self._process is not None:
-            send_signal([self._process.pid], signal.SIGSTOP)
-            send_signal(process_tree(self._process.pid)[1:], signal.SIGSTOP)
+            stop_tree(self._process.pid)
 
     def thaw(self) -> None:
         """Let frozen processes go on (SIGCONT)."""
