@@ -125,7 +125,7 @@ class Way:
     """
 
     what: str
-    code: str | int | None | tuple[int, ...]
+    code: str | int | tuple[int, ...] | None
     act: Act
 
 
@@ -1065,7 +1065,7 @@ def bench(request: pytest.FixtureRequest, scratch: dict[str, str], tmp_path: Pat
     server.empty_database(database)
 
 
-def assert_is_ours(error: PrefiqDbError, kind: ErrorKind, code: str | int | None | tuple[int, ...]) -> None:
+def assert_is_ours(error: PrefiqDbError, kind: ErrorKind, code: str | int | tuple[int, ...] | None) -> None:
     """The class of its kind, the server's code, no value anywhere, and nothing of the driver's in its chain."""
     assert error.kind == kind, repr(error.original)
     assert error.code in (code if isinstance(code, tuple) else (code,)), repr(error.original)
@@ -1258,7 +1258,7 @@ def _cell(cell: list[Way] | str) -> str:
     return "; ".join(f"{way.what}: {_code(way.code)}" for way in cell)
 
 
-def _code(code: str | int | None | tuple[int, ...]) -> str:
+def _code(code: str | int | tuple[int, ...] | None) -> str:
     if isinstance(code, tuple):
         return " or ".join(str(one) for one in code)
     return "no code" if code is None else str(code)
