@@ -289,7 +289,7 @@ async def test_two_workers_at_once_are_refused(stock: Any, harness: Harness, bac
 async def test_a_transaction_that_ends_under_a_running_statement_commits_nothing(
     stock: Any, harness: Harness, backend: Backend, ending: str
 ) -> None:
-    """Leaving the block while another worker's statement runs rolls back once that has ended; no replies are mixed up."""
+    """Leaving the block while another worker's statement runs rolls back once that has ended."""
     if backend.name == "sqlite":
         pytest.skip("SQLite can't be seen while a statement runs")
     transaction = stock.transaction()
