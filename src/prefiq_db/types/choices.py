@@ -1,0 +1,110 @@
+"""Choices: one of a few texts, and the database refuses all others."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.dialects import mysql
+from sqlalchemy.types import TypeDecorator, TypeEngine
+
+from prefiq_db.errors import DataError, UsageError
+from prefiq_db.types.naming import fitted
+
+DEFAULT_LENGTH: Final = 32
+
+
+class StrEnum(TypeDecorator[Any]):
+    """A member of an :class:`enum.StrEnum`: a ``VARCHAR`` with a named CHECK on the table, no ``ENUM`` of the server.
+
+    ``StrEnum(Status)`` gives members; ``StrEnum(("new", "paid"))`` gives plain texts and is what a revision says,
+    because a revision must not change when the enum does. A new member changes only the CHECK, and autogenerate finds
+    it. Upper and lower case differ everywhere; the order in SQL is that of the texts' bytes, not of the members.
+
+    Args:
+        members: the enum, or its values.
+        length: of the column. A change of it is a change of type, so it has room to grow: default 32.
+        name: what the CHECK is called; default: ``ck_<table>_<column>``, or what the naming convention makes of
+            the column's name.
+
+    Raises:
+        UsageError: for what is no member; in a declaration: a value that is empty, too long or ends in a blank.
+        DataError: when the database holds a text that is no member of the enum.
+    """
+
+    impl = sa.String
+    cache_ok = True
+
+    # No keyword-only arguments: SQLAlchemy's cache key would miss them.
+    def __init__(
+        self, members: type[enum.StrEnum] | Sequence[str], length: int = DEFAULT_LENGTH, name: str | None = None
+    ) -> None:
+        self.members = members if isinstance(members, type) else tuple(members)
+        self.values: tuple[str, ...] = tuple(str(member) for member in members)
+        self.length = length
+        self.name = name
+        if not self.values or len(set(self.values)) < len(self.values):
+            raise UsageError("StrEnum: expected an enum.StrEnum with members, or different texts")
+        if bad := [value for value in self.values if not value or value != value.strip() or len(value) > length]:
+            raise UsageError(f"StrEnum: expected values of 1 to {length} characters without outer blanks; got {bad}")
+        super().__init__(length)
+
+    def load_dialect_impl(self, dialect: sa.Dialect) -> TypeEngine[Any]:
+        if dialect.name in ("mysql", "mariadb"):
+            # Its usual collations say that 'PAID' is 'paid', and so is 'paid ' unless they are NOPAD.
+            collation = "utf8mb4_nopad_bin" if dialect.is_mariadb else "utf8mb4_bin"  # type: ignore[attr-defined]
+            return dialect.type_descriptor(mysql.VARCHAR(self.length, charset="utf8mb4", collation=collation))
+        return dialect.type_descriptor(sa.String(self.length, collation="C" if dialect.name == "postgresql" else None))
+
+    def process_bind_param(self, value: Any, dialect: sa.Dialect) -> str | None:
+        if value is None:
+            return None
+        if not isinstance(value, str):
+            raise UsageError(f"StrEnum: expected one of {self._shown()}, not {type(value).__name__}")
+        if isinstance(value, enum.StrEnum) and isinstance(self.members, type) and not isinstance(value, self.members):
+            raise UsageError(f"StrEnum: expected one of {self._shown()}, not a {type(value).__name__}")
+        text = str(value)
+        if text not in self.values:
+            raise UsageError(f"StrEnum: expected one of {self._shown()}")
+        return text
+
+    def process_result_value(self, value: str | None, dialect: sa.Dialect) -> Any:
+        if value is None or not isinstance(self.members, type):
+            return value
+        if value not in self.values:
+            raise DataError(f"StrEnum: the database holds a text that is no {self.members.__name__}")
+        return self.members(value)
+
+    def _shown(self) -> str:
+        # The members are the program's own words, not data.
+        return self.members.__name__ if isinstance(self.members, type) else ", ".join(self.values)
+
+    # --- the CHECK ---------------------------------------------------------------------------------------------
+
+    def _set_parent(self, parent: Any, outer: bool = False, **kw: Any) -> None:
+        """Follow the column to its table, as SQLAlchemy's own types with a CHECK do."""
+        super()._set_parent(parent, outer, **kw)
+        event.listen(parent, "after_parent_attach", self._add_check)
+
+    def _add_check(self, column: sa.Column[Any], table: Any) -> None:
+        if not isinstance(table, sa.Table):
+            return
+        name = self.name or column.name
+        if "ck" not in table.metadata.naming_convention and self.name is None:
+            name = fitted(f"ck_{table.name}_{column.name}")
+        # On the table: MariaDB takes no name for a CHECK on a column. Bound to the type: who copies the table or
+        # renders it gets the CHECK with the column, and must not make a second one.
+        check = sa.CheckConstraint(
+            sa.column(column.name).in_([sa.literal_column(_quoted(v)) for v in self.values]),
+            name=name,
+            _type_bound=True,
+        )
+        table.append_constraint(check)
+
+
+def _quoted(value: str) -> str:
+    doubled = value.replace("'", "''")
+    return f"'{doubled}'"

@@ -1,0 +1,52 @@
+"""Instants: the same moment comes back, whatever zone it was written in."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+from sqlalchemy import DateTime, Dialect
+from sqlalchemy.dialects.mysql import DATETIME
+from sqlalchemy.types import TypeDecorator, TypeEngine
+
+from prefiq_db.errors import UsageError
+
+
+class UtcDateTime(TypeDecorator[dt.datetime]):
+    """An instant: aware datetimes in, UTC datetimes out, microseconds kept.
+
+    PostgreSQL ``TIMESTAMP WITH TIME ZONE``, MariaDB ``DATETIME(6)`` and SQLite ``DATETIME`` in UTC. Compares and sorts
+    in time everywhere. Adding a ``timedelta`` in SQL is refused: calculate in Python, or in the database's own words.
+
+    Raises:
+        UsageError: for a naive datetime: nobody knows which instant it means; for what is no datetime; for an instant
+            outside the years 1 to 9999 in UTC.
+    """
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        if dialect.name in ("mysql", "mariadb"):
+            return dialect.type_descriptor(DATETIME(fsp=6))
+        return dialect.type_descriptor(DateTime(timezone=dialect.name == "postgresql"))
+
+    def process_bind_param(self, value: dt.datetime | None, dialect: Dialect) -> dt.datetime | None:
+        if value is None:
+            return None
+        if not isinstance(value, dt.datetime):
+            raise UsageError(f"UtcDateTime: expected an aware datetime, not {type(value).__name__}")
+        if value.tzinfo is None or value.utcoffset() is None:
+            raise UsageError("UtcDateTime: expected an aware datetime, such as datetime.now(UTC); got a naive one")
+        try:
+            utc = value.astimezone(dt.UTC)
+        except OverflowError:
+            utc = None
+        if utc is None:  # outside the except block: the driver's or Python's error must not hang on ours
+            raise UsageError("UtcDateTime: expected an instant within the years 1 to 9999 in UTC")
+        return utc if dialect.name == "postgresql" else utc.replace(tzinfo=None)
+
+    def process_result_value(self, value: dt.datetime | None, dialect: Dialect) -> dt.datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=dt.UTC) if value.tzinfo is None else value.astimezone(dt.UTC)
