@@ -87,12 +87,45 @@ def describe_value(value: object) -> str:
     return f"<{name}>"
 
 
-# Strings in their several quotings, comments (they may hold anything), and numbers that aren't part of a name.
-_LITERAL = re.compile(
-    r"""'(?:[^'\\]|''|\\.)*'?|\$(\w*)\$.*?(?:\$\1\$|\Z)|--[^\n]*|/\*.*?(?:\*/|\Z)|(?<![\w:$%@.])\d[\w.]*""", re.S
-)
+# What a mark opens differs per dialect, and whoever reads it wrong takes the inside of a string for names. Where a text
+# can be read in two ways, the rest of it is a literal.
+_REST: Final = r".*"
+_QUOTED: Final = r"{0}(?:[^{0}\\]|{0}{0})*(?:{0}|\Z|\\.*)"  # a backslash escapes on some servers, in some modes
+_IN_BACKTICKS: Final = r"(?P<name>`(?:[^`]|``)*(?:`|\Z))"
+_BLOCK_COMMENT: Final = r"/\*(?:(?!/\*).)*?(?:\*/|\Z)|/\*.*"  # PostgreSQL nests them, the others don't
+_LINE_COMMENT: Final = r"--[^\n]*"
+_NUMBER: Final = r"(?<![\w:$@])\.?\d[\w.]*"
 
 
-def mask_literals(sql: str) -> str:
-    """Return *sql* with every literal and comment replaced by ``?``: bind markers and names stay."""
-    return _LITERAL.sub("?", sql)
+def _literals(*dialects: str) -> re.Pattern[str]:
+    return re.compile("|".join((_QUOTED.format("'"), *dialects, _BLOCK_COMMENT, _NUMBER)), re.S)
+
+
+_STRING_IN_DOUBLE_QUOTES: Final = _QUOTED.format('"')
+_BLANK_AFTER_DASHES: Final = r"--(?=\s|\Z)[^\n]*"
+_MYSQL_LITERAL: Final = _literals(_STRING_IN_DOUBLE_QUOTES, _IN_BACKTICKS, _BLANK_AFTER_DASHES, r"\#[^\n]*")
+_LITERAL: Final = {
+    "postgresql": _literals(r"(?P<name>\"(?:[^\"]|\"\")*(?:\"|\Z))", r"\$(\w*)\$.*?(?:\$\2\$|\Z)", _LINE_COMMENT),
+    # SQLite takes "x" for a string when no column is called x.
+    "sqlite": _literals(
+        _STRING_IN_DOUBLE_QUOTES, r"(?P<name>`(?:[^`]|``)*(?:`|\Z)|\[[^\]]*(?:\]|\Z))", _LINE_COMMENT
+    ),
+    "mariadb": _MYSQL_LITERAL,
+    "mysql": _MYSQL_LITERAL,
+    "": _literals(
+        _STRING_IN_DOUBLE_QUOTES, _IN_BACKTICKS, rf"\$\w*\${_REST}", _BLANK_AFTER_DASHES, rf"--{_REST}", rf"\#{_REST}"
+    ),
+}
+
+
+def mask_literals(sql: str, dialect: str = "") -> str:
+    """Return *sql* with every literal and comment replaced by ``?``: bind markers and names stay.
+
+    Without *dialect* the text is read so that it is right for each: more of it may be masked then, among it names in
+    double quotes, which are strings on MariaDB and may be on SQLite.
+    """
+    return _LITERAL.get(dialect, _LITERAL[""]).sub(_shown, sql)
+
+
+def _shown(match: re.Match[str]) -> str:
+    return match.group() if match.lastgroup == "name" else "?"
