@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, Executable, RootTransaction, TextClause
 from sqlalchemy.engine import NestedTransaction
@@ -81,9 +81,19 @@ class StandardRoad:
 
 
 def _adapt(row: Mapping[str, Any], adapters: Mapping[type, Callable[[Any], Any]]) -> Mapping[str, Any]:
-    if adapters.keys().isdisjoint(map(type, row.values())):
+    if _TAKEN_BY_ALL.issuperset(map(type, row.values())):
         return row
-    return {name: adapters[type(value)](value) if type(value) in adapters else value for name, value in row.items()}
+    return {name: _adapted_value(value, adapters) for name, value in row.items()}
+
+
+_TAKEN_BY_ALL: Final = frozenset({str, int, float, bool, bytes, type(None)})
+
+
+def _adapted_value(value: Any, adapters: Mapping[type, Callable[[Any], Any]]) -> Any:
+    for kind in type(value).__mro__:  # an OrderedDict is a dict to us, and a pendulum.DateTime a datetime
+        if kind in adapters:
+            return adapters[kind](value)
+    return value
 
 
 def checked_params(params: Any) -> Params:
