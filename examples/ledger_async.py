@@ -45,7 +45,7 @@ async def run(db: AsyncDatabase) -> None:
         print(ledger.report(stock_lines, order_lines))
     finally:
         await drop(db)
-    print(f"\n{count} statements, {db.stats().retries} retries")
+    print(f"\n{count} statements, {db.stats().retry_count} retries")
 
 
 async def create(db: AsyncDatabase) -> None:

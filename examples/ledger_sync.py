@@ -44,7 +44,7 @@ def run(db: Database) -> None:
         print(ledger.report(stock_lines, order_lines))
     finally:
         drop(db)
-    print(f"\n{count} statements, {db.stats().retries} retries")
+    print(f"\n{count} statements, {db.stats().retry_count} retries")
 
 
 def create(db: Database) -> None:

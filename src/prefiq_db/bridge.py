@@ -12,8 +12,10 @@ import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable
+from types import FrameType
 from typing import Any, Protocol, TypeVar
 
+import greenlet
 from sqlalchemy.util.concurrency import await_ as _await
 from sqlalchemy.util.concurrency import greenlet_spawn as _greenlet_spawn
 
@@ -29,6 +31,13 @@ async def spawn(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
     """Run the synchronous *function* so that it may :func:`await_`."""
     result: T = await _greenlet_spawn(function, *args, **kwargs)
     return result
+
+
+def frame_behind() -> FrameType | None:
+    """Return the frame that waits for the running greenlet, where the async application goes on; else ``None``."""
+    parent = greenlet.getcurrent().parent
+    frame: FrameType | None = None if parent is None else parent.gr_frame
+    return frame
 
 
 class Runtime(Protocol):

@@ -10,7 +10,6 @@ import copy
 import logging
 import os
 import random
-import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,6 +19,7 @@ from typing import Any, Final, NoReturn
 from sqlalchemy import Connection, Engine, Executable
 
 from prefiq_db.bridge import Runtime
+from prefiq_db.calls import Call, begin_call
 from prefiq_db.config import NO_RETRY, RetryPolicy
 from prefiq_db.errors import (
     ClosedError,
@@ -37,10 +37,14 @@ from prefiq_db.execution.facts import as_executable, check_one_shot, reads_only
 from prefiq_db.execution.mapping import Into
 from prefiq_db.execution.shapes import Shape, all_rows, executed, one_row, one_value, row_count
 from prefiq_db.execution.standard import StandardRoad, checked_params
+from prefiq_db.hooks.budgets import StatementBudget
+from prefiq_db.hooks.calls import told
+from prefiq_db.hooks.connections import ConnectionWatcher
 from prefiq_db.hooks.registry import Hooks
 from prefiq_db.hooks.statements import StatementObserver
-from prefiq_db.overrides import NO_OVERRIDES, Overrides, OverrideScope, scoped
-from prefiq_db.reports import DatabaseStats, ExecuteResult, HealthReport, PoolStats
+from prefiq_db.hooks.watchdog import watchdog
+from prefiq_db.overrides import NO_OVERRIDES, NO_TAGS, Overrides, OverrideScope, scoped
+from prefiq_db.reports import DatabaseStats, ExecuteResult, HealthReport
 from prefiq_db.retry import Retrier, attempt_failed, next_wait, note_attempt, worth_repeating
 from prefiq_db.settings import DatabaseSettings
 from prefiq_db.transaction import Ground, Outcome, Scope, TransactionCore, TransactionOptions, ambient
@@ -54,21 +58,21 @@ Params = Mapping[str, Any] | None
 class Life:
     """The engine of one database and whether it is closed: shared by all views of it."""
 
-    def __init__(self, engine: Engine, observer: StatementObserver, runtime: Runtime) -> None:
+    def __init__(
+        self, engine: Engine, observer: StatementObserver, watcher: ConnectionWatcher, runtime: Runtime
+    ) -> None:
         self.engine = engine
         self.observer = observer
+        self.watcher = watcher
         self.runtime = runtime
         self.closed = False
-        self.retry_count = 0
-        self._lock = threading.Lock()
+        watcher.on_first_checkout = watchdog.watch
         _alive.add(self)
-
-    def count_retry(self) -> None:
-        with self._lock:
-            self.retry_count += 1
 
     def close(self) -> None:
         self.closed = True
+        watchdog.forget(self.watcher)
+        self.watcher.on_first_checkout = watchdog.watch
         self.engine.dispose()
         connector: Any = self.engine.dialect.connector  # type: ignore[attr-defined]
         if hasattr(connector, "close"):
@@ -80,6 +84,7 @@ class Life:
         # loop's epoll, which parent and child share.
         _of_the_parent.append(self.engine.pool)
         self.engine.dispose(close=False)
+        self.watcher.on_first_checkout = watchdog.watch
         if hasattr(self.runtime, "loop"):
             self.runtime.loop = None
 
@@ -113,6 +118,7 @@ class DatabaseCore:
             database=name,
             road=self.road,
             runtime=runtime,
+            hooks=hooks,
             statement_timeout_seconds=settings.statement_timeout_seconds,
             commit_budget_seconds=settings.statement_timeout_seconds + settings.connect_timeout_seconds,
         )
@@ -186,39 +192,43 @@ class DatabaseCore:
     # --- statements ------------------------------------------------------------------------------
 
     def fetch_all(self, statement: Any, params: Params, into: Into | None) -> list[Any]:
-        rows: list[Any] = self.run(statement, params, all_rows(into))
+        rows: list[Any] = self.run("fetch_all", statement, params, all_rows(into))
         return rows
 
     def fetch_one(self, statement: Any, params: Params, into: Into | None) -> Any:
-        return self.run(statement, params, one_row(into))
+        return self.run("fetch_one", statement, params, one_row(into))
 
     def fetch_value(self, statement: Any, params: Params, into: Into | None) -> Any:
-        return self.run(statement, params, one_value(into))
+        return self.run("fetch_value", statement, params, one_value(into))
 
     def execute(self, statement: Any, params: Params) -> ExecuteResult:
-        result: ExecuteResult = self.run(statement, params, executed)
+        result: ExecuteResult = self.run("execute", statement, params, executed)
         return result
 
-    def run(self, statement: Any, params: Params, shape: Shape) -> Any:
+    def run(self, verb: str, statement: Any, params: Params, shape: Shape) -> Any:
         """Run one statement: in the ambient transaction if there is one, else as a one-shot."""
         self.check_usable()
         executable = as_executable(statement)
         checked_params(params)
-        scope = ambient(self.ground)
         given = self.overrides()
+        call = begin_call(verb, given.tags or NO_TAGS)
+        return told(self.hooks, self.name, call, lambda: self._run(executable, params, shape, given, call))
+
+    def _run(self, executable: Executable, params: Params, shape: Shape, given: Overrides, call: Call) -> Any:
+        scope = ambient(self.ground)
         if scope is not None:
             check_read_only(given, scope.blocks[0].options, executable)
-            return scope.blocks[-1].run(executable, params, shape, given.timeout, explicit=False)
+            return scope.blocks[-1].run(executable, params, shape, given.timeout, explicit=False, call=call)
         check_one_shot(executable)
         # A read-only view sends what provably reads as it is; the server judges the rest inside READ ONLY. Behind a
         # transaction pooler only a transaction can carry a timeout of its own.
         if (given.read_only and not reads_only(executable)) or (given.timeout and self.settings.pgbouncer):
             return self.in_transaction(
-                lambda tx: tx.run(executable, params, shape, explicit=True),
+                lambda tx: tx.run(executable, params, shape, explicit=True, call=call),
                 TransactionOptions(read_only=bool(given.read_only), timeout_seconds=given.timeout),
             )
         retrier = self.retrier(given, lambda error: self._one_shot_repeatable(error, executable, given))
-        fetched = retrier.run(lambda: self._one_shot(executable, params, shape, given))
+        fetched = retrier.run(lambda: self._one_shot(executable, params, shape, given, call))
         return shape.finished(fetched)
 
     def execute_many(self, statement: Any, rows: Iterable[Mapping[str, Any]]) -> int:
@@ -227,21 +237,27 @@ class DatabaseCore:
         executable, checked = as_executable(statement), checked_rows(rows)
         if not checked:
             return 0
-        scope = ambient(self.ground)
         given = self.overrides()
+        call = begin_call("execute_many", given.tags or NO_TAGS)
+        count: int = told(self.hooks, self.name, call, lambda: self._run_many(executable, checked, given, call))
+        return count
+
+    def _run_many(self, executable: Executable, rows: Sequence[Mapping[str, Any]], given: Overrides, call: Call) -> Any:
+        scope = ambient(self.ground)
         if scope is not None:
             check_read_only(given, scope.blocks[0].options, executable)
-            count: int = scope.blocks[-1].run(executable, checked, row_count, given.timeout, explicit=False)
-            return count
+            return scope.blocks[-1].run(executable, rows, row_count, given.timeout, explicit=False, call=call)
         limit = given.timeout
-        made: int = self.in_transaction(lambda tx: tx.run(executable, checked, row_count, limit, explicit=True))
-        return made
+        return self.in_transaction(lambda tx: tx.run(executable, rows, row_count, limit, explicit=True, call=call))
 
-    def _one_shot(self, statement: Executable, params: Params, shape: Shape, given: Overrides) -> Any:
-        connection = self.road.checkout(given.timeout)
+    def _one_shot(self, statement: Executable, params: Params, shape: Shape, given: Overrides, call: Call) -> Any:
+        call.attempts += 1
+        connection = self.road.checkout(given.timeout, call)
         try:
-            self.road.state(connection).one_shot = True
-            return self.road.run(connection, statement, params, shape, self._timeout(given))
+            state = self.road.state(connection)
+            state.one_shot = True
+            state.retry_number = call.attempts - 1
+            return self.road.run(connection, statement, params, shape, self._timeout(given), call)
         except PrefiqDbError as error:
             if not _fate_unknown(error) or given.idempotent or reads_only(statement):
                 raise
@@ -289,7 +305,7 @@ class DatabaseCore:
         )
 
     def _on_retry(self, event: AttemptFailed) -> None:
-        self.life.count_retry()
+        self.life.observer.statistics.note_retry(event.kind)
         self.hooks.emit(replace(event, database=self.name))
 
     # --- transactions ----------------------------------------------------------------------------
@@ -370,7 +386,8 @@ class DatabaseCore:
         """Return the seconds of one round trip, checkout included. One attempt; raises when there is no answer."""
         self.check_usable()
         started = time.perf_counter()
-        self._one_shot(as_executable(_PING), None, one_value(None), replace(self.overrides(), retry=NO_RETRY))
+        call = begin_call("ping", NO_TAGS)
+        self._one_shot(as_executable(_PING), None, one_value(None), replace(self.overrides(), retry=NO_RETRY), call)
         return time.perf_counter() - started
 
     def test_connection(self) -> bool:
@@ -388,20 +405,26 @@ class DatabaseCore:
         return HealthReport(self.name, True, latency_seconds=latency, details=details)
 
     def stats(self) -> DatabaseStats:
-        pool: Any = self.life.engine.pool
+        observer, watcher = self.life.observer, self.life.watcher
+        statistics = observer.statistics
         return DatabaseStats(
             database=self.name,
-            pool=PoolStats(
-                size=self.settings.pool_size,
-                max_overflow=self.settings.max_overflow,
-                checked_out=pool.checkedout(),
-                idle=pool.checkedin(),
-            ),
-            statements=self.life.observer.statement_count,
-            errors=self.life.observer.error_count,
-            retries=self.life.retry_count,
-            hook_errors=self.hooks.error_count,
+            pool=watcher.pool_stats(self.life.engine.pool, self.settings.pool_size, self.settings.max_overflow),
+            statement_count=statistics.statement_count,
+            error_count=statistics.error_count,
+            retry_count=statistics.retries.total(),
+            hook_error_count=self.hooks.error_count,
+            leak_count=watcher.leak_count,
+            slow_count=statistics.slow_count,
+            errors=dict(statistics.errors),
+            retries=dict(statistics.retries),
+            durations=statistics.durations(),
+            statements=statistics.top(),
+            holders=watcher.holders(),
         )
+
+    def expect(self, max_statements: int | None, max_repeats: int | None) -> StatementBudget:
+        return StatementBudget(self.life.observer, max_statements=max_statements, max_repeats=max_repeats)
 
     # --- SQLAlchemy's own objects ----------------------------------------------------------------
 
@@ -438,34 +461,40 @@ class TransactionVerbs:
         self.core.begin(self.tx)
 
     def fetch_all(self, statement: Any, params: Params, into: Into | None) -> list[Any]:
-        rows: list[Any] = self._run(statement, params, all_rows(into))
+        rows: list[Any] = self._run("fetch_all", statement, params, all_rows(into))
         return rows
 
     def fetch_one(self, statement: Any, params: Params, into: Into | None) -> Any:
-        return self._run(statement, params, one_row(into))
+        return self._run("fetch_one", statement, params, one_row(into))
 
     def fetch_value(self, statement: Any, params: Params, into: Into | None) -> Any:
-        return self._run(statement, params, one_value(into))
+        return self._run("fetch_value", statement, params, one_value(into))
 
     def execute(self, statement: Any, params: Params) -> ExecuteResult:
-        result: ExecuteResult = self._run(statement, params, executed)
+        result: ExecuteResult = self._run("execute", statement, params, executed)
         return result
 
     def execute_many(self, statement: Any, rows: Iterable[Mapping[str, Any]]) -> int:
         checked = checked_rows(rows)
         if not checked:
             return 0
-        count: int = self._run(statement, checked, row_count)
+        count: int = self._run("execute_many", statement, checked, row_count)
         return count
 
-    def _run(self, statement: Any, params: Any, shape: Shape) -> Any:
+    def _run(self, verb: str, statement: Any, params: Any, shape: Shape) -> Any:
         self.core.check_usable()
         if shape is not row_count:
             checked_params(params)
         executable, given = as_executable(statement), self.core.overrides()
         if given.read_only:
             check_read_only(given, self.tx.root_options, executable)
-        return self.tx.run(executable, params, shape, given.timeout, explicit=True)
+        call = begin_call(verb, given.tags or NO_TAGS)
+        return told(
+            self.core.hooks,
+            self.core.name,
+            call,
+            lambda: self.tx.run(executable, params, shape, given.timeout, explicit=True, call=call),
+        )
 
     def nested(self, options: TransactionOptions) -> TransactionCore:
         self.core.check_usable()
@@ -614,6 +643,12 @@ def dialect_label(settings: DatabaseSettings) -> str:
     """Return the dialect's name for classify_error."""
     target = settings.target
     return target.flavor or {"postgres": "postgresql"}.get(target.engine, target.engine)
+
+
+def make_observer(settings: DatabaseSettings, name: str, hooks: Hooks) -> StatementObserver:
+    """Return the observer of one database's statements."""
+    label = dialect_label(settings)
+    return StatementObserver(name, label, hooks, masked=settings.masked, slow_seconds=settings.slow_query_seconds)
 
 
 def unpicklable(database: Any) -> UsageError:

@@ -19,15 +19,16 @@ from prefiq_db.core import (
     Life,
     TransactionVerbs,
     as_settings,
-    dialect_label,
+    make_observer,
     not_yet,
     refuse_exactly_once,
     unpicklable,
 )
 from prefiq_db.engines import make_engine
 from prefiq_db.execution.mapping import Into
+from prefiq_db.hooks.budgets import StatementBudget
+from prefiq_db.hooks.connections import ConnectionWatcher
 from prefiq_db.hooks.registry import Hooks
-from prefiq_db.hooks.statements import StatementObserver
 from prefiq_db.overrides import OverrideScope
 from prefiq_db.reports import DatabaseStats, ExecuteResult, HealthReport
 from prefiq_db.settings import DatabaseSettings
@@ -58,9 +59,10 @@ class Database:
     def __init__(self, settings: DatabaseSettings | str, *, name: str = "main", **fields: Any) -> None:
         made = as_settings(settings, fields)
         hooks = Hooks(name)
-        observer = StatementObserver(name, dialect_label(made), hooks, masked=made.masked)
+        observer = make_observer(made, name, hooks)
+        watcher = ConnectionWatcher(name, hooks, made.leak_after_seconds)
         runtime = SyncRuntime()
-        life = Life(make_engine(made, name=name, observer=observer), observer, runtime)
+        life = Life(make_engine(made, name=name, observer=observer, watcher=watcher), observer, watcher, runtime)
         self._core = DatabaseCore(made, name, runtime, life, hooks)
 
     # --- life ------------------------------------------------------------------------------------
@@ -246,6 +248,14 @@ class Database:
     def stats(self) -> DatabaseStats:
         """Return the pool and the counters now."""
         return self._core.stats()
+
+    def expect(self, *, max_statements: int | None = None) -> StatementBudget:
+        """Return a block that fails when more than *max_statements* are sent in it; for tests and development."""
+        return self._core.expect(max_statements, None)
+
+    def no_n_plus_one(self, *, max_repeats: int = 2) -> StatementBudget:
+        """Return a block that fails when one line sends the same statement more than *max_repeats* times in it."""
+        return self._core.expect(None, max_repeats)
 
     # --- SQLAlchemy's own ------------------------------------------------------------------------
 

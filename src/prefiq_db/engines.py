@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import URL, Engine, create_engine
+from sqlalchemy import URL, Engine, create_engine, event
 from sqlalchemy.dialects import registry
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from prefiq_db.config import Target
 from prefiq_db.connectors import connector_for
-from prefiq_db.dialects.base import Observer
+from prefiq_db.dialects.base import Observer, Watcher
 from prefiq_db.errors import MissingDriverError, UnsupportedError
 from prefiq_db.hooks.logs import logging_name, mask_loggers
 from prefiq_db.hooks.scrub import scrub_errors
@@ -58,21 +58,31 @@ for _driver in _DRIVERS.values():
     registry.register(_driver.scheme.replace("+", "."), *_driver.dialect)
 
 
-def make_engine(settings: DatabaseSettings, *, name: str = "main", observer: Observer | None = None) -> Engine:
+def make_engine(
+    settings: DatabaseSettings, *, name: str = "main", observer: Observer | None = None, watcher: Watcher | None = None
+) -> Engine:
     """Return a sync engine for *settings*, without any I/O.
 
     Raises:
         MissingDriverError: if the driver isn't installed; names the extra.
         UnsupportedError: if this kind of database has no SQL engine.
     """
-    return _make(settings, create_engine, PrefiqPool, name, is_async=False, observer=observer)  # type: ignore[no-any-return]
+    made: Engine = _make(settings, create_engine, PrefiqPool, name, is_async=False, observer=observer, watcher=watcher)
+    return made
 
 
 def make_async_engine(
-    settings: DatabaseSettings, *, name: str = "main", observer: Observer | None = None
+    settings: DatabaseSettings,
+    *,
+    name: str = "main",
+    observer: Observer | None = None,
+    watcher: Watcher | None = None,
 ) -> AsyncEngine:
     """Return an async engine for *settings*, without any I/O. Raises what :func:`make_engine` raises."""
-    return _make(settings, create_async_engine, AsyncPrefiqPool, name, is_async=True, observer=observer)  # type: ignore[no-any-return]
+    made: AsyncEngine = _make(
+        settings, create_async_engine, AsyncPrefiqPool, name, is_async=True, observer=observer, watcher=watcher
+    )
+    return made
 
 
 def _make(
@@ -83,6 +93,7 @@ def _make(
     *,
     is_async: bool,
     observer: Observer | None,
+    watcher: Watcher | None,
 ) -> Any:
     target = settings.target
     driver = _driver_for(target, is_async)
@@ -102,12 +113,15 @@ def _make(
         scrub_errors(sync_engine, sync_engine.dialect.label, name)
     dialect = engine.dialect
     dialect.observer = observer
+    dialect.watcher = watcher
     dialect.connector = connector_for(settings, target, is_async)
     dialect.max_age_seconds = settings.pool_max_age_seconds
     dialect.ping_after_idle_seconds = settings.ping_after_idle_seconds
     dialect.statement_timeout_seconds = settings.statement_timeout_seconds
     dialect.lock_timeout_seconds = settings.lock_timeout_seconds
     dialect.session_settings = not settings.pgbouncer
+    if watcher is not None:
+        _tell_of_invalidation(sync_engine, watcher)
     return engine
 
 
@@ -134,3 +148,12 @@ def _shown_url(driver: _Driver, target: Target) -> URL:
         port=first.port if first else None,
         database=target.database,
     )
+
+
+def _tell_of_invalidation(engine: Engine, watcher: Watcher) -> None:
+    """Tell *watcher* when SQLAlchemy throws a connection away because of an error on it."""
+
+    @event.listens_for(engine, "invalidate")
+    def invalidated(dbapi_connection: Any, record: Any, error: BaseException | None) -> None:
+        if error is not None:
+            watcher.lost("invalidated")

@@ -146,7 +146,11 @@ class UnsupportedError(UsageError):
     default_kind = ErrorKind.UNSUPPORTED
 
 
-class MissingDriverError(UnsupportedError):
+class MissingExtraError(UnsupportedError):
+    """A package that is needed here isn't installed; the message names the extra that brings it."""
+
+
+class MissingDriverError(MissingExtraError):
     """A driver isn't installed; the message names the extra that brings it."""
 
 
@@ -176,6 +180,10 @@ class ForkError(UsageError):
 
 class NestingError(UsageError):
     """A transaction that asked not to be nested was nested, or a savepoint was asked for what only BEGIN can do."""
+
+
+class StatementBudgetError(UsageError, AssertionError):
+    """A block sent more statements than it was allowed to; a test that runs into it fails like an assertion."""
 
 
 class MappingError(UsageError):

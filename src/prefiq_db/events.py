@@ -1,53 +1,133 @@
-"""What happened, as frozen dataclasses: one event a statement, one an attempt. Never a value in any of them."""
+"""What happened, as frozen dataclasses, and who is told. Never a value in any of them.
+
+Events of statements are told inside the statement, in its thread or task; leaks by a thread of their own. A listener
+must be quick and may not call the database.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from prefiq_db.errors import ErrorKind
 
+_NO_TAGS: Mapping[str, str] = MappingProxyType({})
+
 
 @dataclass(frozen=True, slots=True)
-class StatementStarted:
-    """A statement is about to be sent.
+class Origin:
+    """The line of the application that something began at; never one of ours or of SQLAlchemy's."""
+
+    file: str
+    line: int
+    function: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line} in {self.function}"
+
+
+@dataclass(frozen=True, slots=True)
+class StatementEvent:
+    """What all events of a statement tell.
 
     Attributes:
         database: the database's name.
         statement: the SQL text with bind markers (its literals masked).
         parameters: each bind's type and length: ``{"sku": "<str:2>"}``; for many rows, of the first.
         batch_size: how many rows the statement is executed with; 1 for a single one.
+        operation: ``SELECT``, ``INSERT`` ...; ``""`` if not known.
+        summary: operations and tables: ``INSERT audit SELECT orders``.
+        tables: the tables, each once.
+        fingerprint: 16 hex digits that group statements which differ in values only.
+        wait_seconds: how long the call waited for its connection; counted for the first statement on it.
+        retry_number: 0 for the first attempt of the call or transaction.
+        call_id: the verb that sent it, as in :class:`CallStarted`; ``None`` through ``engine`` and ``session()``.
+        transaction_id: the transaction that it runs in; ``None`` for a one-shot.
+        origin: the application's line; ``None`` when it could not be found.
+        tags: from ``using(tags=...)`` and ``override(tags=...)``.
     """
 
     database: str
     statement: str
     parameters: Mapping[str, str]
     batch_size: int = 1
+    operation: str = ""
+    summary: str = ""
+    tables: tuple[str, ...] = ()
+    fingerprint: str = ""
+    wait_seconds: float = 0.0
+    retry_number: int = 0
+    call_id: int | None = None
+    transaction_id: int | None = None
+    origin: Origin | None = None
+    tags: Mapping[str, str] = field(default_factory=lambda: _NO_TAGS)
 
 
 @dataclass(frozen=True, slots=True)
-class StatementFinished:
-    """A statement was answered. ``rows`` is the driver's row count, -1 where it can't tell."""
-
-    database: str
-    statement: str
-    parameters: Mapping[str, str]
-    duration_seconds: float
-    rows: int
-    batch_size: int = 1
+class StatementStarted(StatementEvent):
+    """A statement is about to be sent."""
 
 
 @dataclass(frozen=True, slots=True)
-class StatementFailed:
-    """A statement failed."""
+class StatementFinished(StatementEvent):
+    """A statement was answered.
+
+    Attributes:
+        duration_seconds: from sending to the answer; rows fetched later are not in it.
+        rows: the driver's row count, -1 where it can't tell.
+    """
+
+    duration_seconds: float = 0.0
+    rows: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class StatementFailed(StatementEvent):
+    """A statement failed; ``code`` is the server's."""
+
+    duration_seconds: float = 0.0
+    kind: ErrorKind = ErrorKind.UNKNOWN
+    code: str | int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CallStarted:
+    """A verb begins: one logical call, over all its attempts.
+
+    Attributes:
+        database: the database's name.
+        call_id: the same in :class:`CallFinished`.
+        verb: ``fetch_all``, ``execute``, ``execute_many`` ...
+        origin: the application's line.
+        tags: the request's tags.
+    """
 
     database: str
-    statement: str
-    parameters: Mapping[str, str]
+    call_id: int
+    verb: str
+    origin: Origin | None = None
+    tags: Mapping[str, str] = field(default_factory=lambda: _NO_TAGS)
+
+
+@dataclass(frozen=True, slots=True)
+class CallFinished:
+    """A call ended.
+
+    Attributes:
+        duration_seconds: waits for a connection and between attempts included.
+        attempts: how many tries it took.
+        kind: why it failed; ``None`` when it succeeded.
+        code: the server's code.
+    """
+
+    database: str
+    call_id: int
+    verb: str
     duration_seconds: float
-    kind: ErrorKind
-    code: str | int | None
-    batch_size: int = 1
+    attempts: int = 1
+    kind: ErrorKind | None = None
+    code: str | int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +139,102 @@ class AttemptFailed:
     wait_seconds: float
     kind: ErrorKind | None
     code: str | int | None
+
+
+@dataclass(frozen=True, slots=True)
+class TransactionFinished:
+    """A transaction ended.
+
+    Attributes:
+        transaction_id: as in the events of its statements.
+        outcome: ``committed``, ``not committed`` or ``unknown``.
+        duration_seconds: from BEGIN to the end.
+        origin: where the application opened it.
+    """
+
+    database: str
+    transaction_id: int
+    outcome: str
+    duration_seconds: float
+    origin: Origin | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionOpened:
+    """The pool opened a connection; ``duration_seconds`` includes login and session set-up."""
+
+    database: str
+    duration_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionLost:
+    """The pool threw a connection away; ``reason`` is ``age``, ``dead``, ``no answer`` or ``invalidated``."""
+
+    database: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionCheckedOut:
+    """Somebody got a connection; ``wait_seconds`` is how long that took, a new connection included."""
+
+    database: str
+    wait_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionCheckedIn:
+    """A connection came back after ``use_seconds``."""
+
+    database: str
+    use_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class PoolTimedOut:
+    """Nobody gave a connection back in time."""
+
+    database: str
+    wait_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionLeaked:
+    """A connection has been out for longer than ``leak_after_seconds``, or was lost without being given back.
+
+    Attributes:
+        age_seconds: how long it has been out.
+        origin: the application's line that took it.
+        worker: the task or thread that took it.
+        summary: its last statement.
+        collected: it was garbage-collected unclosed.
+    """
+
+    database: str
+    age_seconds: float
+    origin: Origin | None
+    worker: str
+    summary: str
+    collected: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionUnleaked:
+    """A connection that was reported as leaked came back after all."""
+
+    database: str
+    age_seconds: float
+    origin: Origin | None
+
+
+@dataclass(frozen=True, slots=True)
+class HealthChanged:
+    """A health check found another answer than the one before."""
+
+    database: str
+    healthy: bool
+    reason: str = ""
 
 
 class Listener:
@@ -73,5 +249,38 @@ class Listener:
     def statement_failed(self, event: StatementFailed) -> None:
         """A statement failed."""
 
+    def call_started(self, event: CallStarted) -> None:
+        """A verb begins."""
+
+    def call_finished(self, event: CallFinished) -> None:
+        """A verb ended, with all its attempts."""
+
     def attempt_failed(self, event: AttemptFailed) -> None:
         """An attempt failed and another one follows."""
+
+    def transaction_finished(self, event: TransactionFinished) -> None:
+        """A transaction was committed, rolled back, or nobody knows."""
+
+    def connection_opened(self, event: ConnectionOpened) -> None:
+        """The pool opened a connection."""
+
+    def connection_lost(self, event: ConnectionLost) -> None:
+        """The pool threw a connection away."""
+
+    def connection_checked_out(self, event: ConnectionCheckedOut) -> None:
+        """Somebody got a connection."""
+
+    def connection_checked_in(self, event: ConnectionCheckedIn) -> None:
+        """A connection came back."""
+
+    def pool_timed_out(self, event: PoolTimedOut) -> None:
+        """Nobody gave a connection back in time."""
+
+    def connection_leaked(self, event: ConnectionLeaked) -> None:
+        """A connection has been out for too long, or was lost."""
+
+    def connection_unleaked(self, event: ConnectionUnleaked) -> None:
+        """A leaked connection came back after all."""
+
+    def health_changed(self, event: HealthChanged) -> None:
+        """A health check found another answer than before."""

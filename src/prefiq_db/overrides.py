@@ -13,7 +13,8 @@ from prefiq_db.config import RetryPolicy
 from prefiq_db.errors import UnsupportedError, UsageError
 from prefiq_db.transaction import check_timeout
 
-_LATER: Final = ("replica", "schema", "tags", "database")
+_LATER: Final = ("replica", "schema", "database")
+NO_TAGS: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +26,14 @@ class Overrides:
         retry: the policy for what is safe to repeat.
         read_only: the server refuses writes.
         idempotent: the caller vouches that every statement may be sent twice.
+        tags: words for events, spans and SQL comments, such as the route; few different ones, never values.
     """
 
     timeout: float | None = None
     retry: RetryPolicy | None = None
     read_only: bool | None = None
     idempotent: bool | None = None
+    tags: Mapping[str, str] | None = None
 
     @classmethod
     def checked(cls, given: Mapping[str, Any]) -> Overrides:
@@ -52,6 +55,11 @@ class Overrides:
         for name in ("read_only", "idempotent"):
             if not isinstance(given.get(name), (bool, type(None))):
                 raise UsageError(f"override {name}: expected True or False")
+        tags = given.get("tags")
+        if tags is not None and not (
+            isinstance(tags, Mapping) and all(isinstance(part, str) for item in tags.items() for part in item)
+        ):
+            raise UsageError("override tags: expected a mapping of words to words")
         return cls(**given)
 
     def over(self, below: Overrides) -> Overrides:

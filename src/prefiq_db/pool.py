@@ -10,11 +10,16 @@ import contextlib
 import os
 import select
 import time
+import weakref
 from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
+from sqlalchemy import exc as sa_exc
 from sqlalchemy.pool import AsyncAdaptedQueuePool, QueuePool
+
+from prefiq_db.masking import border_translates
+from prefiq_db.origin import application_line
 
 if TYPE_CHECKING:
     from sqlalchemy.pool import ConnectionPoolEntry
@@ -53,22 +58,54 @@ class _VettingPool(QueuePool):
     def _timeout(self, seconds: float) -> None:
         self._limit_seconds = seconds
 
+    def connect(self) -> Any:
+        dialect = self._prefiq
+        watcher = dialect.watcher
+        if watcher is None:
+            return super().connect()
+        watcher.waiting()
+        started = time.perf_counter()
+        try:
+            proxied: Any = super().connect()
+        except sa_exc.TimeoutError:
+            watcher.waited(time.perf_counter() - started, in_vain=True)
+            raise
+        except BaseException:
+            watcher.gave_up()
+            raise
+        waited = time.perf_counter() - started
+        watcher.waited(waited, in_vain=False)
+        state = dialect.session_of(proxied)
+        watcher.checked_out(state, waited)
+        if not border_translates.get():
+            # engine or session(): the verbs know their caller already
+            state.line = application_line()
+        # Forgotten at checkin, so it is called only for what nobody gave back.
+        state.fairy_ref = weakref.ref(proxied, lambda _: watcher.collected(state))
+        return proxied
+
     def _do_get(self) -> ConnectionPoolEntry:
         record: Any = super()._do_get()
         if record.dbapi_connection is not None:
             try:
-                if not self._fit(record):
+                reason = self._unfit(record)
+                if reason is not None:
                     # It reconnects at once, in the same slot.
                     record.invalidate()
+                    if self._prefiq.watcher is not None:
+                        self._prefiq.watcher.lost(reason)
             except BaseException:
                 record._checkin_failed(RuntimeError("vetting was interrupted"), _fairy_was_created=False)
                 raise
         return record  # type: ignore[no-any-return]
 
     def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
+        dialect = self._prefiq
+        state = dialect.session_in(record.info)
+        if dialect.watcher is not None:
+            dialect.watcher.checked_in(state)
         # A detached or invalidated record has no connection, and the state belongs to the connection.
         if record.dbapi_connection is not None:
-            state = self._prefiq.session_in(record.info)
             state.forget()
             state.last_used = time.monotonic()
         super()._do_return_conn(record)
@@ -78,18 +115,19 @@ class _VettingPool(QueuePool):
         dialect: PrefiqDialect = self._dialect  # type: ignore[assignment]
         return dialect
 
-    def _fit(self, record: Any) -> bool:
+    def _unfit(self, record: Any) -> str | None:
+        """Return why a connection must not be handed out, or ``None``."""
         dialect = self._prefiq
         state = dialect.session_in(record.info)
         now = time.monotonic()
         if now >= state.expires_at:
-            return False
+            return "age"
         descriptor = dialect.socket_of(record.dbapi_connection)
         if descriptor is not None and _has_something_to_read(descriptor):
-            return False
-        if now - state.last_used < dialect.ping_after_idle_seconds:
-            return True
-        return self._answers(record.dbapi_connection)
+            return "dead"
+        if now - state.last_used < dialect.ping_after_idle_seconds or self._answers(record.dbapi_connection):
+            return None
+        return "no answer"
 
     def _answers(self, connection: Any) -> bool:
         """Ask the server; any of the driver's errors means no."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,41 +23,152 @@ class ExecuteResult:
 
 
 @dataclass(frozen=True, slots=True)
+class HistogramStats:
+    """Durations in buckets.
+
+    Attributes:
+        bounds: upper bounds of the buckets in seconds, included; the last bucket has none.
+        counts: how many durations fell into each; one more than there are bounds.
+        total_seconds: their sum.
+        max_seconds: the longest.
+    """
+
+    bounds: tuple[float, ...] = ()
+    counts: tuple[int, ...] = (0,)
+    total_seconds: float = 0.0
+    max_seconds: float = 0.0
+
+    @property
+    def count(self) -> int:
+        return sum(self.counts)
+
+    @property
+    def mean_seconds(self) -> float:
+        """The mean; 0 when there were none."""
+        return self.total_seconds / self.count if self.count else 0.0
+
+    def quantile_seconds(self, share: float) -> float:
+        """Return a duration that *share* of all (0.95, say) did not exceed: the upper bound of its bucket."""
+        wanted, seen = share * self.count, 0
+        for bound, count in zip(self.bounds, self.counts, strict=False):
+            seen += count
+            if count and seen >= wanted:
+                return min(bound, self.max_seconds)
+        return self.max_seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who has a connection, and since when.
+
+    Attributes:
+        database: the database's name.
+        age_seconds: how long ago it was taken.
+        worker: the task or thread that took it.
+        origin: the application's line that took it; ``None`` when it could not be found.
+        summary: its last statement's operations and tables.
+        leaked: it has been reported as a leak.
+    """
+
+    database: str
+    age_seconds: float
+    worker: str
+    origin: str | None
+    summary: str
+    leaked: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StatementStats:
+    """One kind of statement, as ``pg_stat_statements`` would tell it, but in this process and on every database.
+
+    Attributes:
+        fingerprint: 16 hex digits; statements that differ in values only share it. ``other`` collects the rest.
+        summary: operations and tables.
+        statement: the text of one of them, its literals masked.
+        calls, errors, retries, rows: how many of each; rows as far as the driver tells.
+        total_seconds, mean_seconds, p95_seconds, max_seconds: how long they took.
+        origin: the application's line that last sent one (taken now and then, not every time).
+    """
+
+    fingerprint: str
+    summary: str
+    statement: str
+    calls: int
+    errors: int
+    retries: int
+    rows: int
+    total_seconds: float
+    mean_seconds: float
+    p95_seconds: float
+    max_seconds: float
+    origin: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class PoolStats:
-    """The pool at one moment.
+    """The pool now, and what it did since the database was made.
 
     Attributes:
         size: connections that the pool keeps (``pool_size``).
         max_overflow: how many more it may open for a while.
         checked_out: connections in use.
         idle: connections waiting in the pool.
+        pending: callers waiting for a connection.
+        timeout_count: callers that waited in vain.
+        opened_count: connections opened.
+        lost: connections thrown away, by reason: ``age``, ``dead``, ``no answer``, ``invalidated``.
+        wait: how long callers waited for a connection.
+        use: how long connections were out.
+        create: how long opening one took.
     """
 
     size: int
     max_overflow: int
     checked_out: int
     idle: int
+    pending: int = 0
+    timeout_count: int = 0
+    opened_count: int = 0
+    lost: Mapping[str, int] = field(default_factory=dict)
+    wait: HistogramStats = HistogramStats()
+    use: HistogramStats = HistogramStats()
+    create: HistogramStats = HistogramStats()
 
 
 @dataclass(frozen=True, slots=True)
 class DatabaseStats:
-    """Counters of one database since it was made.
+    """What one database did since it was made.
 
     Attributes:
         database: its name.
-        pool: the pool now.
-        statements: statements sent, by all roads.
-        errors: statements that failed.
-        retries: attempts beyond the first.
-        hook_errors: listeners that raised.
+        pool: the pool.
+        statement_count: statements sent, by all roads.
+        error_count: statements that failed.
+        retry_count: attempts beyond the first.
+        hook_error_count: listeners that raised.
+        leak_count: connections reported as leaked.
+        slow_count: statements above ``slow_query_seconds``.
+        errors: failed statements by kind.
+        retries: attempts beyond the first by the kind of error that caused them.
+        durations: statements by summary (the commonest 200; the others together as ``other``).
+        statements: the statements that took most time in all, first the worst.
+        holders: who has a connection now, the oldest first.
     """
 
     database: str
     pool: PoolStats
-    statements: int = 0
-    errors: int = 0
-    retries: int = 0
-    hook_errors: int = 0
+    statement_count: int = 0
+    error_count: int = 0
+    retry_count: int = 0
+    hook_error_count: int = 0
+    leak_count: int = 0
+    slow_count: int = 0
+    errors: Mapping[ErrorKind, int] = field(default_factory=dict)
+    retries: Mapping[ErrorKind, int] = field(default_factory=dict)
+    durations: Mapping[str, HistogramStats] = field(default_factory=dict)
+    statements: tuple[StatementStats, ...] = ()
+    holders: tuple[Holder, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, Executable
 
 from prefiq_db.bridge import Runtime
+from prefiq_db.calls import Call
 from prefiq_db.config import ISOLATION_LEVELS
 from prefiq_db.errors import (
     ClosedError,
@@ -38,9 +39,12 @@ from prefiq_db.errors import (
     TransactionTimeoutError,
     UsageError,
 )
+from prefiq_db.events import TransactionFinished
 from prefiq_db.execution.facts import control_refused, ddl_refused, facts_of_text
 from prefiq_db.execution.shapes import Shape
 from prefiq_db.execution.standard import StandardRoad
+from prefiq_db.hooks.registry import Hooks
+from prefiq_db.origin import Line, readable
 
 logger = logging.getLogger("prefiq_db.transaction")
 
@@ -109,6 +113,7 @@ class Ground:
     database: str
     road: StandardRoad
     runtime: Runtime
+    hooks: Hooks
     statement_timeout_seconds: float
     commit_budget_seconds: float
 
@@ -246,6 +251,9 @@ class TransactionCore:
         self.outcome = Outcome.ACTIVE
         self.callback_errors: tuple[Exception, ...] = ()
         self._scope = parent
+        self.retry_number = 0
+        self.line: Line | None = None
+        self._started = 0.0
         self._is_root = parent is None
         self._handle: Any = None
         self._deadline: float | None = None
@@ -319,9 +327,13 @@ class TransactionCore:
 
     def _begin_root(self) -> None:
         road, options = self.ground.road, self.options
+        self._started = time.perf_counter()
         connection = road.checkout(options.timeout_seconds)
         try:
             state = road.state(connection)
+            self.line = state.line
+            state.transaction_id = self.id
+            state.retry_number = self.retry_number
             state.write = not options.read_only
             state.read_only = options.read_only
             state.isolation = options.isolation or state.isolation
@@ -339,7 +351,14 @@ class TransactionCore:
     # --- statements ------------------------------------------------------------------------------
 
     def run(
-        self, statement: Executable, params: Any, shape: Shape, timeout_seconds: float | None = None, *, explicit: bool
+        self,
+        statement: Executable,
+        params: Any,
+        shape: Shape,
+        timeout_seconds: float | None = None,
+        *,
+        explicit: bool,
+        call: Call | None = None,
     ) -> Any:
         """Run one statement in this transaction."""
         self._check_active()
@@ -350,7 +369,7 @@ class TransactionCore:
             if scope.connection.invalidated:
                 raise self._lost()
             limit = self._limit(timeout_seconds)
-            fetched = self.ground.road.run(scope.connection, statement, params, shape, limit)
+            fetched = self.ground.road.run(scope.connection, statement, params, shape, limit, call)
         return shape.finished(fetched)
 
     @property
@@ -420,10 +439,20 @@ class TransactionCore:
     def end(self, error: BaseException | None) -> None:
         """Commit, or roll back if *error* is leaving the block."""
         self._check_active()
-        if self._is_root:
-            self._end_root(error)
-        else:
+        if not self._is_root:
             self._end_nested(error)
+            return
+        try:
+            self._end_root(error)
+        finally:
+            self._tell()
+
+    def _tell(self) -> None:
+        hooks = self.ground.hooks
+        if hooks.wants(TransactionFinished):
+            duration = time.perf_counter() - self._started
+            database, outcome = self.ground.database, self.outcome.value
+            hooks.emit(TransactionFinished(database, self.id, outcome, duration, readable(self.line)))
 
     def _end_root(self, error: BaseException | None) -> None:
         scope = self.scope

@@ -383,7 +383,7 @@ async def test_stats_count(stock: Any) -> None:
     with pytest.raises(PrefiqDbError):
         await stock.using(timeout=9).fetch_all("select * from no_such_table")
     after = stock.stats()
-    assert (after.statements - before.statements, after.errors - before.errors) == (2, 1)
+    assert (after.statement_count - before.statement_count, after.error_count - before.error_count) == (2, 1)
     assert after.pool.checked_out == 0
     assert after.pool.idle >= 1
     assert after.pool.size == stock.settings.pool_size

@@ -93,7 +93,7 @@ async def test_a_connection_killed_while_idle_costs_no_failed_call(make_db: Any,
     _kill(backend, session)
     assert (await db.execute("insert into item (id) values (1)")).rowcount == 1
     assert await db.fetch_value(_MY_ID[backend.name]) != session
-    assert db.stats().retries == 0, "it was healed before anything was sent"
+    assert db.stats().retry_count == 0, "it was healed before anything was sent"
 
 
 @on_servers

@@ -244,11 +244,11 @@ async def test_many_rows_are_counted(db: Any) -> None:
 
 async def test_no_rows_is_nothing_to_do(db: Any) -> None:
     """An empty list sends nothing and returns 0."""
-    before = db.stats().statements
+    before = db.stats().statement_count
     assert await db.execute_many(INSERT_STOCK, []) == 0
     async with db.transaction() as tx:
         assert await tx.execute_many(INSERT_STOCK, iter(())) == 0
-    assert db.stats().statements == before
+    assert db.stats().statement_count == before
 
 
 @pytest.mark.parametrize("core", [False, True], ids=["text", "core"])
@@ -295,7 +295,7 @@ async def test_half_a_batch_in_a_nested_block_costs_only_the_block(db: Any) -> N
 
 async def test_wrong_rows_are_refused_by_place_and_type(db: Any) -> None:
     """What is no sequence of mappings raises UsageError with the place and the type, before anything is sent."""
-    before = db.stats().statements
+    before = db.stats().statement_count
     for rows, message in (
         ({"id": 4711}, "rows: expected a sequence of mappings"),
         ("4711", "rows: expected a sequence of mappings"),
@@ -307,7 +307,7 @@ async def test_wrong_rows_are_refused_by_place_and_type(db: Any) -> None:
         async with db.transaction() as tx:
             with pytest.raises(UsageError, match=message):
                 await tx.execute_many(INSERT_STOCK, rows)
-    assert db.stats().statements == before
+    assert db.stats().statement_count == before
 
 
 # --- params --------------------------------------------------------------------------------------
@@ -328,7 +328,7 @@ async def test_wrong_params_are_refused_by_type(db: Any) -> None:
 async def test_a_missing_bind_is_named(stock: Any, inside: bool) -> None:
     """A bind without a value raises UsageError that names it, and quotes nothing of the others."""
     statement = "update items set sku = :sku where quantity = :quantity"
-    before = stock.stats().statements
+    before = stock.stats().statement_count
     with pytest.raises(UsageError, match="quantity") as failure:
         if inside:
             async with stock.transaction() as tx:
@@ -337,7 +337,7 @@ async def test_a_missing_bind_is_named(stock: Any, inside: bool) -> None:
             await stock.execute(statement, {"sku": "planted"})
     assert_silent(failure.value, "planted")
     assert failure.value.kind is ErrorKind.USAGE
-    assert stock.stats().statements == before
+    assert stock.stats().statement_count == before
 
 
 async def test_a_value_the_driver_cannot_take_is_a_typed_error(stock: Any, backend: Backend) -> None:
@@ -409,7 +409,7 @@ _CONTROL = [
 
 async def test_transaction_control_as_text_is_refused_everywhere(stock: Any) -> None:
     """BEGIN, COMMIT, ROLLBACK and SAVEPOINT as text are refused outside and inside a transaction, unsent."""
-    before = stock.stats().statements
+    before = stock.stats().statement_count
     for statement in _CONTROL:
         with pytest.raises(StatementRefusedError):
             await stock.execute(statement)
@@ -418,7 +418,7 @@ async def test_transaction_control_as_text_is_refused_everywhere(stock: Any) -> 
             for executor in (tx, stock):
                 with pytest.raises(StatementRefusedError):
                     await executor.execute(statement)
-    assert stock.stats().statements == before
+    assert stock.stats().statement_count == before
     assert await stock.fetch_value("select count(*) from items") == 3
 
 
@@ -449,11 +449,11 @@ _NO_TOMORROW: list[Any] = [
 
 async def test_what_has_no_tomorrow_is_refused_outside_a_transaction(stock: Any) -> None:
     """Locks, SET, temporary tables and the like need a connection of their own; a one-shot refuses them unsent."""
-    before = stock.stats().statements
+    before = stock.stats().statement_count
     for statement in _NO_TOMORROW:
         with pytest.raises(StatementRefusedError):
             await stock.execute(statement)
-    assert stock.stats().statements == before
+    assert stock.stats().statement_count == before
 
 
 async def test_words_in_strings_and_names_are_not_taken_for_statements(stock: Any, backend: Backend) -> None:
@@ -497,7 +497,7 @@ async def test_what_comes_later_says_so(db: Any) -> None:
         lambda: db.transactional(lambda tx: None, exactly_once=True),
         lambda: db.using(replica="x"),
         lambda: db.using(schema="x"),
-        lambda: db.override(tags={"a": "b"}),
+        lambda: db.override(schema="b"),
         lambda: db.override(database="x"),
     ]
     for call in at_once:

@@ -192,13 +192,13 @@ async def test_durable_refuses_to_be_nested(stock: Any) -> None:
     """transaction(durable=True) means: committed when left; inside another one it raises before anything is sent."""
     async with stock.transaction(durable=True) as tx:
         await tx.execute(INSERT_STOCK, row(1))
-        before = stock.stats().statements
+        before = stock.stats().statement_count
         with pytest.raises(NestingError, match="durable"):
             async with stock.transaction(durable=True):
                 pass
         with pytest.raises(NestingError, match="durable"):
             tx.transaction(durable=True)
-        assert stock.stats().statements == before
+        assert stock.stats().statement_count == before
     assert await ids(stock) == [1]
 
 
@@ -307,12 +307,12 @@ async def test_read_only_refuses_writes(stock: Any) -> None:
     await stock.execute(INSERT_STOCK, row(1))
     async with stock.transaction(read_only=True) as tx:
         assert await ids(tx) == [1]
-    before = stock.stats().statements
+    before = stock.stats().statement_count
     with pytest.raises(ReadOnlyError) as refused:
         async with stock.transaction(read_only=True) as tx:
             await tx.execute(INSERT_STOCK, row(2))
     assert refused.value.kind is ErrorKind.READ_ONLY
-    assert stock.stats().statements == before + 1
+    assert stock.stats().statement_count == before + 1
     async with stock.transaction() as tx:
         await tx.execute(INSERT_STOCK, row(3))
     assert await ids(stock) == [1, 3]
@@ -327,10 +327,10 @@ async def test_a_read_only_transaction_is_not_repeated_for_being_read_only(stock
                 calls += 1
                 await tx.execute(INSERT_STOCK, row(1))
     assert calls == 1
-    before = stock.stats().statements
+    before = stock.stats().statement_count
     with pytest.raises(ReadOnlyError):
         await stock.using(read_only=True).execute(INSERT_STOCK, row(1))
-    assert stock.stats().statements == before + 1
+    assert stock.stats().statement_count == before + 1
     assert await ids(stock) == []
 
 

@@ -40,16 +40,26 @@ class SessionState:
     __slots__ = (
         "aborted",
         "began",
+        "call",
+        "checked_out_at",
         "deferrable",
         "expires_at",
+        "fairy_ref",
         "guard",
         "isolation",
         "last_used",
+        "leaked",
+        "line",
         "local_timeout",
         "managed",
         "one_shot",
         "read_only",
+        "retry_number",
         "session_timeout",
+        "summary",
+        "transaction_id",
+        "wait_seconds",
+        "worker",
         "write",
     )
 
@@ -57,6 +67,7 @@ class SessionState:
         self.expires_at = expires_at
         self.last_used = time.monotonic()
         self.session_timeout = session_timeout
+        self.checked_out_at = self.last_used
         self.began = False
         self.forget()
 
@@ -71,6 +82,16 @@ class SessionState:
         self.read_only = False
         self.deferrable = False
         self.ended()
+        # Who has it, and for what: told in events, leaks and the table of holders.
+        self.call: Any = None
+        self.line: Any = None
+        self.worker: object = None
+        self.leaked = False
+        self.summary = ""
+        self.retry_number = 0
+        self.transaction_id: int | None = None
+        self.wait_seconds = 0.0
+        self.fairy_ref: Any = None
 
     def ended(self) -> None:
         """Note that no transaction is open any more."""
@@ -90,8 +111,40 @@ class Observer(Protocol):
         parameters: Any,
         context: Any,
         batch_size: int,
+        state: SessionState,
     ) -> None:
         """Call ``send(cursor, statement, parameters, context)`` and tell what came of it."""
+
+
+class Watcher(Protocol):
+    """Who wants to know what the pool does with its connections."""
+
+    def waiting(self) -> None:
+        """Somebody asks for a connection."""
+
+    def waited(self, seconds: float, *, in_vain: bool) -> None:
+        """The asking ended, with a connection or because the limit was reached."""
+
+    def gave_up(self) -> None:
+        """The asking ended otherwise: no connection could be opened, or the task was cancelled."""
+
+    def opened(self, seconds: float) -> None:
+        """A connection was opened."""
+
+    def lost(self, reason: str) -> None:
+        """A connection was thrown away."""
+
+    def checked_out(self, state: SessionState, wait_seconds: float) -> None:
+        """Somebody got a connection."""
+
+    def checked_in(self, state: SessionState) -> None:
+        """A connection came back."""
+
+    def table(self) -> str:
+        """Return who has the connections, a line each."""
+
+    def collected(self, state: SessionState) -> None:
+        """A connection was garbage-collected by its user instead of being given back."""
 
 
 class _Isolation(IsolationLevelCharacteristic):
@@ -147,6 +200,7 @@ class PrefiqDialect:
 
     # Set once by engines.make_engine, before the first connection.
     observer: Observer | None = None
+    watcher: Watcher | None = None
     connector: Callable[..., Any] | None = None
     max_age_seconds: float = 1800.0
     ping_after_idle_seconds: float = 30.0
@@ -181,9 +235,11 @@ class PrefiqDialect:
     def connect(self, *cargs: Any, **cparams: Any) -> Any:
         """Connect through the engine's connector, which knows the password; SQLAlchemy's URL doesn't."""
         connect = super().connect  # type: ignore[misc]
-        if self.connector is None:
-            return connect(*cargs, **cparams)
-        return self.connector(connect, cparams)
+        started = time.perf_counter()
+        connection = connect(*cargs, **cparams) if self.connector is None else self.connector(connect, cparams)
+        if self.watcher is not None:
+            self.watcher.opened(time.perf_counter() - started)
+        return connection
 
     def set_isolation_level(self, dbapi_connection: Any, level: str) -> None:
         raise UnsupportedError(
@@ -304,10 +360,10 @@ class PrefiqDialect:
         if state is not None and state.guard is not None and (context.isddl or _is_text(context)):
             state.guard(statement, context.isddl)
         try:
-            if self.observer is None or context is None:
+            if self.observer is None or state is None:
                 send(cursor, statement, parameters, context)
             else:
-                self.observer.observe(send, cursor, statement, parameters, context, batch_size)
+                self.observer.observe(send, cursor, statement, parameters, context, batch_size, state)
         except Exception as error:
             if state is not None and state.began:
                 state.aborted = self.effect_of(error, context.root_connection.connection.dbapi_connection)

@@ -8,10 +8,12 @@ from typing import Any, Final
 from sqlalchemy import Connection, Engine, Executable, RootTransaction, TextClause
 from sqlalchemy.engine import NestedTransaction
 
+from prefiq_db.calls import Call
 from prefiq_db.dialects.base import PrefiqDialect, SessionState
-from prefiq_db.errors import UsageError
+from prefiq_db.errors import PoolTimeoutError, UsageError
 from prefiq_db.execution.border import Border, Phase
 from prefiq_db.execution.shapes import Shape
+from prefiq_db.origin import application_line
 from prefiq_db.pool import checkout_within
 
 Params = Mapping[str, Any] | None
@@ -25,14 +27,27 @@ class StandardRoad:
         self.dialect: PrefiqDialect = engine.dialect  # type: ignore[assignment]
         self.border = Border(database, self.dialect.label, masked=masked)
 
-    def checkout(self, within_seconds: float | None = None) -> Connection:
-        """Return a connection from the pool, or a new one; nothing was sent on it yet."""
+    def checkout(self, within_seconds: float | None = None, call: Call | None = None) -> Connection:
+        """Return a connection from the pool, or a new one; nothing was sent on it yet.
+
+        Raises:
+            PoolTimeoutError: when none came back in time; its message names who has them.
+        """
 
         def connect() -> Connection:
             with checkout_within(within_seconds):
                 return self.engine.connect()
 
-        return self.border.cross(connect, "connect")
+        try:
+            connection = self.border.cross(connect, "connect")
+        except PoolTimeoutError as error:
+            if self.dialect.watcher is not None:
+                error.args = (f"{error}\nwho has them:\n{self.dialect.watcher.table()}",)
+            raise
+        state = self.state(connection)
+        state.call = call
+        state.line = application_line() if call is None else call.line
+        return connection
 
     def state(self, connection: Connection) -> SessionState:
         return self.dialect.session_of(connection.connection)
@@ -44,12 +59,15 @@ class StandardRoad:
         params: Params | Sequence[Mapping[str, Any]],
         shape: Shape,
         timeout_seconds: float,
+        call: Call | None = None,
     ) -> Any:
         """Execute *statement* and return what *shape* fetches; the caller finishes it."""
         parameters = self._adapted(statement, params)
 
         # For a one-shot this belongs to getting a connection: nothing of the statement was sent yet.
-        preparing: Phase = "connect" if self.state(connection).one_shot else "statement"
+        state = self.state(connection)
+        state.call = call
+        preparing: Phase = "connect" if state.one_shot else "statement"
         self.border.cross(lambda: self.dialect.bound_statements(connection, timeout_seconds), preparing)
 
         def send() -> Any:

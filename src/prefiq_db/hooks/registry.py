@@ -8,19 +8,31 @@ import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from prefiq_db import events
 from prefiq_db.errors import UsageError
-from prefiq_db.events import AttemptFailed, Listener, StatementFailed, StatementFinished, StatementStarted
+from prefiq_db.events import Listener, StatementFailed, StatementFinished, StatementStarted
 
 logger = logging.getLogger("prefiq_db.hooks")
 
 F = TypeVar("F", bound=Callable[..., Any])
-Event = StatementStarted | StatementFinished | StatementFailed | AttemptFailed
 
+# Which method of a listener is called for which event.
 _METHODS: dict[type, str] = {
     StatementStarted: "statement_started",
     StatementFinished: "statement_finished",
     StatementFailed: "statement_failed",
-    AttemptFailed: "attempt_failed",
+    events.CallStarted: "call_started",
+    events.CallFinished: "call_finished",
+    events.AttemptFailed: "attempt_failed",
+    events.TransactionFinished: "transaction_finished",
+    events.ConnectionOpened: "connection_opened",
+    events.ConnectionLost: "connection_lost",
+    events.ConnectionCheckedOut: "connection_checked_out",
+    events.ConnectionCheckedIn: "connection_checked_in",
+    events.PoolTimedOut: "pool_timed_out",
+    events.ConnectionLeaked: "connection_leaked",
+    events.ConnectionUnleaked: "connection_unleaked",
+    events.HealthChanged: "health_changed",
 }
 
 
@@ -57,11 +69,19 @@ class Hooks:
                 self._register(kind, getattr(listener, method))
         return listener
 
+    def remove(self, listener: Listener | Callable[..., Any]) -> None:
+        """Forget a listener or function that was registered; silent when it wasn't."""
+        with self._lock:
+            for kind, functions in self._called.items():
+                self._called[kind] = tuple(
+                    fn for fn in functions if fn is not listener and getattr(fn, "__self__", None) is not listener
+                )
+
     def wants(self, kind: type) -> bool:
         """Return whether anybody listens to this *kind* of event, so that it is worth making."""
         return bool(self._called[kind])
 
-    def emit(self, event: Event) -> None:
+    def emit(self, event: object) -> None:
         """Tell the listeners of this kind of event, in the order they came."""
         for fn in self._called[type(event)]:
             try:

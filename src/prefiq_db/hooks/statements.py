@@ -1,31 +1,57 @@
-"""Watch each statement: count it, time it and tell the listeners, without a value in anything that is told."""
+"""Watch each statement: count it, time it, tell the listeners and log the slow ones, without a value in any of it.
+
+The order of things is made for the common case, in which nobody listens: then a statement costs two looks at the clock,
+a look into a dictionary and a few additions under a lock.
+"""
 
 from __future__ import annotations
 
-import threading
+import logging
 import time
 from collections.abc import Callable, Mapping
-from functools import lru_cache
-from typing import Any
+from typing import Any, Final, NamedTuple
 
+from prefiq_db.dialects.base import SessionState
 from prefiq_db.dialects.translate import translate
 from prefiq_db.errors import ErrorKind
 from prefiq_db.events import StatementFailed, StatementFinished, StatementStarted
+from prefiq_db.hooks.budgets import note_in_budgets
+from prefiq_db.hooks.histogram import Histogram
 from prefiq_db.hooks.registry import Hooks
+from prefiq_db.hooks.slow import SlowLog
+from prefiq_db.hooks.statistics import StatementEntry, StatementStatistics
+from prefiq_db.hooks.summary import Description, describe
 from prefiq_db.masking import MASK, describe_value, is_secret_key, mask_literals
+from prefiq_db.origin import application_line, readable
+
+logger = logging.getLogger("prefiq_db.statements")
+
+# Texts that are remembered; one that is made up anew each time pushes the others out, and no more than that.
+_MOST_TEXTS: Final = 2000
+# The application's line is taken once in so many calls of a statement: walking the stack costs more than counting.
+_LINE_EVERY: Final = 64
+
+
+class _Known(NamedTuple):
+    """What was found out about a text when it was first seen."""
+
+    description: Description
+    shown: str
+    entry: StatementEntry
+    histogram: Histogram
 
 
 class StatementObserver:
-    """The observer that every engine gets; an event is made only when somebody listens."""
+    """The observer that every engine gets."""
 
-    def __init__(self, database: str, dialect: str, hooks: Hooks, *, masked: bool) -> None:
+    def __init__(self, database: str, dialect: str, hooks: Hooks, *, masked: bool, slow_seconds: float) -> None:
         self.database = database
         self.dialect = dialect
         self.hooks = hooks
         self.masked = masked
-        self.statement_count = 0
-        self.error_count = 0
-        self._lock = threading.Lock()
+        self.statistics = StatementStatistics()
+        self.slow = SlowLog(database, slow_seconds, time.monotonic)
+        self._known: dict[str, _Known] = {}
 
     def observe(
         self,
@@ -35,32 +61,79 @@ class StatementObserver:
         parameters: Any,
         context: Any,
         batch_size: int,
+        state: SessionState,
     ) -> None:
-        with self._lock:
-            self.statement_count += 1
-        hooks = self.hooks
-        if hooks.wants(StatementStarted):
-            hooks.emit(StatementStarted(self.database, *self._shown(statement, parameters, context), batch_size))
+        known = self._known.get(statement) or self._learn(statement, context)
+        state.summary = known.description.summary
+        note_in_budgets(self, known.description.fingerprint, known.description.summary)
+        if self.hooks.wants(StatementStarted):
+            self.hooks.emit(StatementStarted(**self._told(known, parameters, context, batch_size, state)))
         started = time.perf_counter()
         try:
             send(cursor, statement, parameters, context)
         except BaseException as error:
-            self._failed(error, time.perf_counter() - started, statement, parameters, context, batch_size)
-            raise
-        if hooks.wants(StatementFinished):
             duration = time.perf_counter() - started
-            shown = self._shown(statement, parameters, context)
-            hooks.emit(StatementFinished(self.database, *shown, duration, cursor.rowcount, batch_size))
+            self._failed(known, error, duration, parameters, context, batch_size, state)
+            raise
+        duration = time.perf_counter() - started
+        rows = cursor.rowcount
+        self._count(known, duration, rows, state)
+        if duration >= self.slow.threshold_seconds:
+            self._slow(known, duration, rows, state, None)
+        if self.hooks.wants(StatementFinished):
+            told = self._told(known, parameters, context, batch_size, state)
+            self.hooks.emit(StatementFinished(**told, duration_seconds=duration, rows=rows))
+        if logger.isEnabledFor(logging.DEBUG):
+            self._log(known, duration, rows, state)
+        state.wait_seconds = 0.0
+
+    # --- counting --------------------------------------------------------------------------------
+
+    def _learn(self, statement: str, context: Any) -> _Known:
+        description = describe(statement, None if context is None else context.compiled)
+        shown = mask_literals(statement, self.dialect) if self.masked else statement
+        known = _Known(description, shown, *self.statistics.entry(description, shown))
+        if len(self._known) >= _MOST_TEXTS:
+            self._known.clear()
+        self._known[statement] = known
+        return known
+
+    def _count(self, known: _Known, duration: float, rows: int, state: SessionState) -> None:
+        statistics, entry = self.statistics, known.entry
+        with statistics.lock:
+            statistics.statement_count += 1
+            known.histogram.add(duration)
+            entry.histogram.add(duration)
+            entry.calls += 1
+            if rows > 0:
+                entry.rows += rows
+            if state.retry_number:
+                entry.retries += 1
+            wants_line = entry.calls % _LINE_EVERY == 1
+        if wants_line:
+            entry.line = state.line or application_line()
 
     def _failed(
-        self, error: BaseException, duration: float, statement: str, parameters: Any, context: Any, batch_size: int
+        self,
+        known: _Known,
+        error: BaseException,
+        duration: float,
+        parameters: Any,
+        context: Any,
+        batch_size: int,
+        state: SessionState,
     ) -> None:
-        with self._lock:
-            self.error_count += 1
+        kind, code = self._what_failed(error)
+        self._count(known, duration, 0, state)
+        with self.statistics.lock:
+            self.statistics.error_count += 1
+            self.statistics.errors[kind] += 1
+            known.entry.errors += 1
+        if duration >= self.slow.threshold_seconds:
+            self._slow(known, duration, -1, state, kind.value)
         if self.hooks.wants(StatementFailed):
-            kind, code = self._what_failed(error)
-            shown = self._shown(statement, parameters, context)
-            self.hooks.emit(StatementFailed(self.database, *shown, duration, kind, code, batch_size))
+            told = self._told(known, parameters, context, batch_size, state)
+            self.hooks.emit(StatementFailed(**told, duration_seconds=duration, kind=kind, code=code))
 
     def _what_failed(self, error: BaseException) -> tuple[ErrorKind, str | int | None]:
         if not isinstance(error, Exception):  # the task was cancelled, or the process interrupted
@@ -68,10 +141,31 @@ class StatementObserver:
         found = translate(error, dialect=self.dialect, database=self.database)
         return found.kind, found.code
 
-    def _shown(self, statement: str, parameters: Any, context: Any) -> tuple[str, Mapping[str, str]]:
+    # --- telling ---------------------------------------------------------------------------------
+
+    def _told(
+        self, known: _Known, parameters: Any, context: Any, batch_size: int, state: SessionState
+    ) -> dict[str, Any]:
+        """Return the fields that all events of a statement share."""
         if context is not None and context.compiled is not None and context.compiled_parameters:
             parameters = context.compiled_parameters[0]
-        return (_masked(statement) if self.masked else statement), self._shown_parameters(parameters)
+        call = state.call
+        return {
+            "database": self.database,
+            "statement": known.shown,
+            "parameters": self._shown_parameters(parameters),
+            "batch_size": batch_size,
+            "operation": known.description.operation,
+            "summary": known.description.summary,
+            "tables": known.description.tables,
+            "fingerprint": known.description.fingerprint,
+            "wait_seconds": state.wait_seconds,
+            "retry_number": state.retry_number,
+            "call_id": None if call is None else call.id,
+            "transaction_id": state.transaction_id,
+            "origin": readable(application_line()),
+            "tags": {} if call is None else call.tags,
+        }
 
     def _shown_parameters(self, parameters: Any) -> Mapping[str, str]:
         if not parameters:
@@ -86,5 +180,39 @@ class StatementObserver:
             return MASK
         return describe_value(value) if self.masked else repr(value)
 
+    def _slow(self, known: _Known, duration: float, rows: int, state: SessionState, error_kind: str | None) -> None:
+        with self.statistics.lock:
+            self.statistics.slow_count += 1
+        self.slow.note(
+            statement=known.shown,
+            summary=known.description.summary,
+            fingerprint=known.description.fingerprint,
+            duration_seconds=duration,
+            wait_seconds=state.wait_seconds,
+            rows=rows,
+            retries=state.retry_number,
+            transaction_id=state.transaction_id,
+            line=application_line(),
+            error_kind=error_kind,
+        )
 
-_masked = lru_cache(maxsize=1024)(mask_literals)
+    def _log(self, known: _Known, duration: float, rows: int, state: SessionState) -> None:
+        origin = readable(application_line())
+        logger.debug(
+            "%s on database %s: %.6f s, %d rows",
+            known.description.summary or "statement",
+            self.database,
+            duration,
+            rows,
+            extra={
+                "database": self.database,
+                "summary": known.description.summary,
+                "fingerprint": known.description.fingerprint,
+                "duration_seconds": round(duration, 6),
+                "rows": rows,
+                "query_bytes": len(known.shown.encode()),
+                "retries": state.retry_number,
+                "transaction_id": state.transaction_id,
+                "source": None if origin is None else str(origin),
+            },
+        )

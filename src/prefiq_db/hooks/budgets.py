@@ -1,0 +1,93 @@
+"""Count the statements of a block: budgets and N+1 detection, for tests and development.
+
+An N+1 is what it looks like from the outside: the same statement from the same line, again and again in one scope. No
+ORM is asked, so it is found in loops over plain SQL too.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Mapping
+from contextvars import ContextVar
+from types import MappingProxyType
+from typing import Final, Self
+
+from prefiq_db.errors import StatementBudgetError, UsageError
+from prefiq_db.origin import Line, application_line, readable
+
+_NOTHING: Final[Mapping[object, tuple[StatementBudget, ...]]] = MappingProxyType({})
+_open: ContextVar[Mapping[object, tuple[StatementBudget, ...]]] = ContextVar("prefiq_db_budgets", default=_NOTHING)
+
+
+class StatementBudget:
+    """``with db.expect(max_statements=3):``, raising at the end of the block if it was exceeded.
+
+    Statements of threads and tasks that were started inside the block count as well.
+    """
+
+    def __init__(self, key: object, *, max_statements: int | None, max_repeats: int | None) -> None:
+        for name, value in (("max_statements", max_statements), ("max_repeats", max_repeats)):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
+                raise UsageError(f"{name}: expected a whole number, at least 0")
+        self._key = key
+        self._max_statements = max_statements
+        self._max_repeats = max_repeats
+        self._lock = threading.Lock()
+        self._seen: Counter[tuple[str, str, Line | None]] = Counter()
+
+    @property
+    def count(self) -> int:
+        """How many statements were sent so far."""
+        with self._lock:
+            return self._seen.total()
+
+    def note(self, fingerprint: str, summary: str, line: Line | None) -> None:
+        with self._lock:
+            self._seen[(fingerprint, summary, line)] += 1
+
+    def __enter__(self) -> Self:
+        before = _open.get()
+        _open.set({**before, self._key: (*before.get(self._key, ()), self)})
+        return self
+
+    def __exit__(self, exc_type: type[BaseException] | None, *exc: object) -> None:
+        current = _open.get()
+        rest = tuple(budget for budget in current.get(self._key, ()) if budget is not self)
+        _open.set({**current, self._key: rest})
+        if exc_type is None:
+            self.check()
+
+    async def __aenter__(self) -> Self:
+        return self.__enter__()
+
+    async def __aexit__(self, exc_type: type[BaseException] | None, *exc: object) -> None:
+        self.__exit__(exc_type, *exc)
+
+    def check(self) -> None:
+        """Raise :class:`StatementBudgetError` if a limit was exceeded; it names statements and lines."""
+        with self._lock:
+            seen = self._seen.most_common()
+        repeated = [item for item in seen if self._max_repeats is not None and item[1] > self._max_repeats]
+        if repeated:
+            raise StatementBudgetError(
+                f"the same statement from the same line more than {self._max_repeats} times (N+1):\n" + _table(repeated)
+            )
+        total = sum(count for _, count in seen)
+        if self._max_statements is not None and total > self._max_statements:
+            raise StatementBudgetError(
+                f"{total} statements where at most {self._max_statements} were expected:\n" + _table(seen)
+            )
+
+
+def _table(rows: list[tuple[tuple[str, str, Line | None], int]]) -> str:
+    return "\n".join(f"  {count} x {summary or 'statement'} at {readable(line)}" for (_, summary, line), count in rows)
+
+
+def note_in_budgets(key: object, fingerprint: str, summary: str) -> None:
+    """Count a statement in every budget that is open here."""
+    budgets = _open.get().get(key)
+    if budgets:
+        line = application_line()
+        for budget in budgets:
+            budget.note(fingerprint, summary, line)

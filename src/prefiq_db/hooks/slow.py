@@ -1,0 +1,87 @@
+"""Log slow statements, at WARNING, and never more than one of a kind in a while."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any, Final
+
+from prefiq_db.origin import Line, readable
+
+logger = logging.getLogger("prefiq_db.slow")
+
+# One record per fingerprint and this many seconds; what was held back is counted in the next one.
+QUIET_SECONDS: Final = 10.0
+_MOST_FINGERPRINTS: Final = 1000
+
+
+class SlowLog:
+    """The slow statements of one database."""
+
+    def __init__(self, database: str, threshold_seconds: float, clock: Callable[[], float]) -> None:
+        self.database = database
+        self.threshold_seconds = threshold_seconds
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._last: dict[str, tuple[float, int]] = {}
+
+    def note(
+        self,
+        *,
+        statement: str,
+        summary: str,
+        fingerprint: str,
+        duration_seconds: float,
+        wait_seconds: float,
+        rows: int,
+        retries: int,
+        transaction_id: int | None,
+        line: Line | None,
+        error_kind: str | None,
+    ) -> None:
+        """Log a statement that took longer than the threshold, unless its kind was logged just now."""
+        held_back = self._admit(fingerprint)
+        if held_back is None or not logger.isEnabledFor(logging.WARNING):
+            return
+        origin = readable(line)
+        fields: dict[str, Any] = {
+            "database": self.database,
+            "summary": summary,
+            "fingerprint": fingerprint,
+            "duration_seconds": round(duration_seconds, 6),
+            "wait_seconds": round(wait_seconds, 6),
+            "rows": rows,
+            "query_bytes": len(statement.encode()),
+            "retries": retries,
+            "transaction_id": transaction_id,
+            "source": None if origin is None else str(origin),
+            "error_kind": error_kind,
+            "held_back": held_back,
+        }
+        logger.warning(
+            "slow statement on database %s: %s took %.3f s (waited %.3f; rows %d, retries %d, held back %d) at %s: %s",
+            self.database,
+            summary or "statement",
+            duration_seconds,
+            wait_seconds,
+            rows,
+            retries,
+            held_back,
+            origin,
+            statement,
+            extra=fields,
+        )
+
+    def _admit(self, fingerprint: str) -> int | None:
+        """Return how many were held back since the last record, or ``None`` to hold back this one too."""
+        now = self._clock()
+        with self._lock:
+            last, held = self._last.get(fingerprint, (None, 0))
+            if last is not None and now - last < QUIET_SECONDS:
+                self._last[fingerprint] = (last, held + 1)
+                return None
+            if len(self._last) >= _MOST_FINGERPRINTS:
+                self._last.clear()
+            self._last[fingerprint] = (now, 0)
+            return held

@@ -1,0 +1,194 @@
+"""Name a statement in a few words, without a parser: operations and tables, and a fingerprint that groups its likes.
+
+A summary has low cardinality and no value in it, so it may be a metric's label and a span's name. Its form is that of
+OpenTelemetry's ``db.query.summary``: ``SELECT orders customers``, ``INSERT audit SELECT orders``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Final
+
+from sqlalchemy import Delete, Insert, Select, TableClause, TextClause, Update
+from sqlalchemy.schema import ExecutableDDLElement
+from sqlalchemy.sql import visitors
+from sqlalchemy.sql.selectable import CompoundSelect
+
+from prefiq_db.masking import mask_literals
+
+# OpenTelemetry's semantic conventions: "The value of db.query.summary SHOULD be truncated to 255 characters".
+_LONGEST: Final = 255
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What a statement is called.
+
+    Attributes:
+        summary: operations and tables: ``SELECT orders``.
+        operation: the first of the operations: ``SELECT``; ``""`` when the text has none that we know.
+        tables: the tables, each once, in order.
+        fingerprint: 16 hex digits, the same for texts that differ in literals, bind names and lengths of lists only.
+    """
+
+    summary: str
+    operation: str
+    tables: tuple[str, ...]
+    fingerprint: str
+
+
+def describe(statement: str, compiled: Any) -> Description:
+    """Return the description of *statement*; *compiled* is SQLAlchemy's, or ``None`` for a driver's text."""
+    construct = None if compiled is None else compiled.statement
+    parts = _of_text(statement) if construct is None or isinstance(construct, TextClause) else _of_core(construct)
+    words = list(parts)
+    operations = [word for word, is_operation in words if is_operation]
+    tables = tuple(dict.fromkeys(word for word, is_operation in words if not is_operation))
+    return Description(_joined(words), operations[0] if operations else "", tables, fingerprint(statement))
+
+
+def _joined(words: list[tuple[str, bool]]) -> str:
+    """Join the words, a table once per operation, up to the longest allowed."""
+    seen: set[str] = set()
+    chosen: list[str] = []
+    length = 0
+    for word, is_operation in words:
+        if is_operation:
+            seen = set()
+        elif word in seen:
+            continue
+        else:
+            seen.add(word)
+        length += len(word) + bool(chosen)
+        if length > _LONGEST:
+            break
+        chosen.append(word)
+    return " ".join(chosen)
+
+
+# --- Core constructs know their tables ------------------------------------------------------------
+
+_OPERATIONS: Final[tuple[tuple[type, str], ...]] = (
+    (Insert, "INSERT"),
+    (Update, "UPDATE"),
+    (Delete, "DELETE"),
+    (Select, "SELECT"),
+)
+
+
+def _of_core(construct: Any) -> Iterator[tuple[str, bool]]:
+    if isinstance(construct, ExecutableDDLElement):
+        yield construct.__visit_name__.upper().replace("_", " "), True
+        name = getattr(getattr(construct, "element", None), "name", None)
+        if name:
+            yield str(name), False
+        return
+    if isinstance(construct, CompoundSelect):
+        yield "SELECT", True
+    for element in visitors.iterate(construct):
+        operation = next((name for kind, name in _OPERATIONS if isinstance(element, kind)), None)
+        if operation is not None and not (operation == "SELECT" and isinstance(construct, CompoundSelect)):
+            yield operation, True
+        if isinstance(element, TableClause):
+            yield str(element.name), False
+
+
+# --- texts get a small tokenizer ------------------------------------------------------------------
+
+_TOKEN: Final = re.compile(
+    r"""(?P<skip>\s+|--[^\n]*|/\*.*?\*/|'(?:[^'\\]|''|\\.)*'|\$(?P<tag>\w*)\$.*?\$(?P=tag)\$|[:%$?@][\w()]*)
+      | (?P<name>(?:[^\W\d][\w$]*|"(?:[^"]|"")*"|`[^`]*`)(?:\s*\.\s*(?:[^\W\d][\w$]*|"(?:[^"]|"")*"|`[^`]*`))*)
+      | (?P<comma>,)
+      | (?P<other>.)""",
+    re.S | re.X,
+)
+_VERBS: Final = frozenset(
+    """SELECT INSERT UPDATE DELETE MERGE REPLACE CREATE ALTER DROP TRUNCATE CALL EXPLAIN VACUUM COPY LOAD REFRESH
+    REINDEX""".split()  # noqa: SIM905 - a block of words reads better
+)
+# These are operations only where a statement begins: elsewhere they are clauses.
+_FIRST_ONLY: Final = frozenset({"SET", "SHOW", "PRAGMA", "GRANT", "REVOKE", "ANALYZE", "EXECUTE"})
+_BEFORE_TABLE: Final = frozenset({"FROM", "INTO", "JOIN", "TABLE", "UPDATE", "CALL", "TRUNCATE"})
+_BETWEEN: Final = frozenset({"IF", "NOT", "EXISTS", "ONLY", "LATERAL", "IGNORE", "LOW_PRIORITY", "TABLE"})
+# Words after which UPDATE is no operation: FOR UPDATE, ON UPDATE, DO UPDATE, ON DUPLICATE KEY UPDATE.
+_NO_OPERATION_AFTER: Final = frozenset({"FOR", "ON", "DO", "KEY"})
+# Functions that have a FROM of their own: EXTRACT(YEAR FROM x).
+_WITH_FROM: Final = frozenset({"EXTRACT", "TRIM", "SUBSTRING", "OVERLAY"})
+_CLAUSES: Final = frozenset(
+    """WHERE ON USING SET VALUES GROUP ORDER HAVING LIMIT OFFSET FETCH UNION EXCEPT INTERSECT RETURNING INNER LEFT RIGHT
+    FULL CROSS NATURAL WINDOW FOR DEFAULT""".split()  # noqa: SIM905 - likewise
+)
+_LISTED: Final = "(listed)"
+
+
+class _TextReader:
+    """Walks through the names and marks of a text."""
+
+    def __init__(self) -> None:
+        self.before = ""
+        self.expecting = False
+        self.own_from = False
+        self.begun = False
+
+    def mark(self, is_comma: bool) -> None:
+        """A comma goes on with a list of tables; a parenthesis opens something else."""
+        self.expecting = is_comma and self.before == _LISTED
+        self.before = _LISTED if self.expecting else self.before if self.before in _WITH_FROM else ""
+
+    def name(self, word: str) -> tuple[str, bool] | None:
+        """Return an operation or a table, or ``None`` for any other name."""
+        upper = word.upper()
+        first, self.begun = not self.begun, True
+        if self.expecting and upper in _BETWEEN:
+            return None
+        if self.expecting and upper not in _VERBS:
+            self.expecting, self.before = False, _LISTED
+            return _bare(word), False
+        self.own_from = self.own_from or self.before in _WITH_FROM
+        is_operation = (upper in _VERBS and self.before not in _NO_OPERATION_AFTER) or (first and upper in _FIRST_ONLY)
+        if upper == "FROM" and self.own_from:
+            self.own_from, self.expecting = False, False
+        else:
+            self.expecting = upper in _BEFORE_TABLE and self.before not in _NO_OPERATION_AFTER
+        # An alias stays in the list; a clause ends it.
+        stays = self.before == _LISTED and upper not in _CLAUSES and upper not in _BEFORE_TABLE
+        self.before = _LISTED if stays else upper
+        return (upper, True) if is_operation else None
+
+
+def _of_text(statement: str) -> Iterator[tuple[str, bool]]:
+    reader = _TextReader()
+    for match in _TOKEN.finditer(statement):
+        kind = match.lastgroup
+        if kind == "name":
+            found = reader.name(match.group())
+            if found is not None:
+                yield found
+        elif kind in ("comma", "other"):
+            reader.mark(kind == "comma")
+
+
+def _bare(name: str) -> str:
+    """Return the last part of a qualified name, without its quotes."""
+    return re.split(r"\.(?=[^.]*$)", name)[-1].strip().strip('"`')
+
+
+# --- fingerprints ---------------------------------------------------------------------------------
+
+_BINDS: Final = re.compile(r"%\(\w+\)s|%s|:\w+|\$\d+|\?")
+_SPACE: Final = re.compile(r"\s+")
+_LIST: Final = re.compile(r"\(\s*\?(?:\s*,\s*\?)+\s*\)")
+_ROWS: Final = re.compile(r"\(\?\)(?:\s*,\s*\(\?\))+")
+
+
+@lru_cache(maxsize=2048)
+def fingerprint(statement: str) -> str:
+    """Return 16 hex digits for the shape of *statement*: literals, bind names and lengths of lists don't count."""
+    shape = _BINDS.sub("?", mask_literals(statement))
+    shape = _LIST.sub("(?)", _SPACE.sub(" ", shape).strip())
+    shape = _ROWS.sub("(?)", shape)
+    return hashlib.blake2b(shape.encode(), digest_size=8).hexdigest()

@@ -1,0 +1,69 @@
+"""One thread that looks after the connections of all databases; started with the first, gone with the last."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import weakref
+from typing import Final
+
+from prefiq_db.hooks.connections import ConnectionWatcher
+
+# How often to look, as a share of the shortest leak_after_seconds, within these bounds.
+_SHARE: Final = 0.1
+_BETWEEN_SECONDS: Final = (0.05, 5.0)
+
+
+class Watchdog:
+    """Looks now and then; one thread, however many checkouts there are."""
+
+    def __init__(self) -> None:
+        self._watchers: weakref.WeakSet[ConnectionWatcher] = weakref.WeakSet()
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def watch(self, watcher: ConnectionWatcher) -> None:
+        """Look after *watcher* from now on."""
+        with self._lock:
+            self._watchers.add(watcher)
+            if self._thread is None or not self._thread.is_alive():
+                self._wake = threading.Event()
+                self._thread = threading.Thread(target=self._run, name="prefiq-db-watchdog", daemon=True)
+                self._thread.start()
+            self._wake.set()
+
+    def forget(self, watcher: ConnectionWatcher) -> None:
+        """Look no longer; without anybody left to look after, the thread ends."""
+        with self._lock:
+            self._watchers.discard(watcher)
+            self._wake.set()
+
+    def _run(self) -> None:
+        while True:
+            with self._lock:
+                watchers = list(self._watchers)
+                if not watchers:
+                    self._thread = None
+                    return
+                wake = self._wake
+            now = time.monotonic()
+            for watcher in watchers:
+                watcher.look(now)
+            shortest = min(watcher.leak_after_seconds for watcher in watchers)
+            del watcher, watchers  # a database that nobody else holds must be able to go
+            least, most = _BETWEEN_SECONDS
+            wake.wait(min(most, max(least, shortest * _SHARE)))
+            wake.clear()
+
+    def after_fork(self) -> None:
+        """Start anew in a forked child, where the thread does not exist and the lock may be held."""
+        self._lock = threading.Lock()
+        self._thread = None
+
+
+watchdog = Watchdog()
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=watchdog.after_fork)
