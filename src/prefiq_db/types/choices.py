@@ -15,6 +15,8 @@ from prefiq_db.errors import DataError, UsageError
 from prefiq_db.types.naming import fitted
 
 DEFAULT_LENGTH: Final = 32
+#: Where the CHECK of an enum notes its column, in ``CheckConstraint.info``.
+CHECKS_COLUMN: Final = "prefiq_db.column"
 
 
 class StrEnum(TypeDecorator[Any]):
@@ -97,12 +99,13 @@ class StrEnum(TypeDecorator[Any]):
             name = fitted(f"ck_{table.name}_{column.name}")
         # On the table: MariaDB takes no name for a CHECK on a column. Bound to the type: who copies the table or
         # renders it gets the CHECK with the column, and must not make a second one.
-        check = sa.CheckConstraint(
-            sa.column(column.name).in_([sa.literal_column(_quoted(v)) for v in self.values]),
-            name=name,
-            _type_bound=True,
-        )
+        check = sa.CheckConstraint(self.check_sql(column.name), name=name, _type_bound=True)
+        check.info[CHECKS_COLUMN] = column.name
         table.append_constraint(check)
+
+    def check_sql(self, column: str) -> sa.ColumnElement[bool]:
+        """Return what the CHECK on *column* says."""
+        return sa.column(column).in_([sa.literal_column(_quoted(value)) for value in self.values])
 
 
 def _quoted(value: str) -> str:
