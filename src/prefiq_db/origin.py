@@ -45,6 +45,14 @@ def application_line() -> Line | None:
         frame, behind = frame_behind(), True
 
 
+def skip_file(path: str) -> None:
+    """Pass over the frames of a file from now on: for a layer of yours that everything goes through.
+
+    *path* is the module's ``__file__``.
+    """
+    _is_ours[path] = True
+
+
 def readable(line: Line | None) -> Origin | None:
     """Return *line* as people read it."""
     if line is None:

@@ -147,7 +147,7 @@ class SyncDatabaseFacade(SyncFacade):
 
     awaited = _VERBS | {"open", "close", "ping", "test_connection", "health", "resolve_outcome"}
     plain = frozenset({"name", "settings", "hooks", "stats", "engine", "is_async"})
-    scopes = frozenset({"transaction", "override", "session", "stream"})
+    scopes = frozenset({"transaction", "override", "session", "stream", "expect", "no_n_plus_one"})
 
     async def run_in_transaction(self, fn: Callable[..., Any], *args: Any, **options: Any) -> Any:
         return self._wrapped.run_in_transaction(_adapted(fn), *args, **options)

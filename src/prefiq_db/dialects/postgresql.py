@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg, PGDialectAsync_psycopg
 
 from prefiq_db.bridge import await_
-from prefiq_db.dialects.base import PrefiqDialect, Remembered, SessionState, characteristics
+from prefiq_db.dialects.base import HALF, PrefiqDialect, Remembered, SessionState, characteristics
 
 # psycopg.pq.TransactionStatus, by number: the dialect must import without the driver.
 _IDLE, _IN_ERROR = 0, 3
@@ -48,6 +48,10 @@ class _Postgresql(PrefiqDialect):
 
     def commit_would_lie(self, dbapi_connection: Any) -> bool:
         return bool(self._driver(dbapi_connection).pgconn.transaction_status == _IN_ERROR)
+
+    def effect_of(self, error: Exception, dbapi_connection: Any) -> str | None:
+        # The server would refuse whatever comes next with 25P02; ours says what happened and what to do.
+        return HALF if self.commit_would_lie(dbapi_connection) else None
 
     def in_transaction(self, dbapi_connection: Any) -> bool:
         return bool(self._driver(dbapi_connection).pgconn.transaction_status != _IDLE)

@@ -1,0 +1,421 @@
+"""What the database layer says by itself: statistics, slow statements, leaks, budgets and events."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import gc
+import logging
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from prefiq_db import PrefiqDbError
+from prefiq_db.errors import PoolTimeoutError, StatementBudgetError
+from prefiq_db.events import (
+    AttemptFailed,
+    CallFinished,
+    CallStarted,
+    ConnectionCheckedIn,
+    ConnectionCheckedOut,
+    ConnectionLeaked,
+    ConnectionLost,
+    ConnectionOpened,
+    ConnectionUnleaked,
+    Listener,
+    PoolTimedOut,
+    StatementFailed,
+    StatementFinished,
+    StatementStarted,
+    TransactionFinished,
+)
+from prefiq_db.hooks.connections import ConnectionWatcher
+from tests.conftest import Backend
+from tests.twins.harness import Harness
+
+HERE = Path(__file__).name
+
+
+class Recorder(Listener):
+    """Keeps every event, in order."""
+
+    def __init__(self) -> None:
+        self.events: list[Any] = []
+
+    def of(self, *kinds: type) -> list[Any]:
+        return [event for event in self.events if isinstance(event, kinds)]
+
+    def _keep(self, event: Any) -> None:
+        self.events.append(event)
+
+    statement_started = statement_finished = statement_failed = _keep
+    call_started = call_finished = attempt_failed = transaction_finished = _keep
+    connection_opened = connection_lost = connection_checked_out = connection_checked_in = _keep
+    pool_timed_out = connection_leaked = connection_unleaked = _keep
+
+
+async def _make_items(db: Any) -> None:
+    await db.execute("create table item (id integer primary key, qty integer not null)")
+    await db.execute_many("insert into item (id, qty) values (:id, :qty)", [{"id": n, "qty": n} for n in range(1, 6)])
+
+
+def _watcher(db: Any) -> ConnectionWatcher:
+    engine = db.engine
+    watcher = getattr(engine, "sync_engine", engine).dialect.watcher
+    assert isinstance(watcher, ConnectionWatcher)
+    return watcher
+
+
+# --- events --------------------------------------------------------------------------------------
+
+
+async def test_one_statement_tells_its_whole_story(make_db: Any) -> None:
+    """Call, checkout, statement and checkin, in order, with names, line, counts and no value."""
+    db = make_db(pool_size=1)
+    await _make_items(db)
+    recorder = db.hooks.add(Recorder())
+    await db.using(tags={"route": "/items"}).fetch_all("select id from item where qty > :least", {"least": 2})
+    kinds = [type(event) for event in recorder.events]
+    assert kinds == [
+        CallStarted,
+        ConnectionCheckedOut,
+        StatementStarted,
+        StatementFinished,
+        ConnectionCheckedIn,
+        CallFinished,
+    ]
+    call, _, started, finished, _, ended = recorder.events
+    assert (call.verb, ended.verb, ended.attempts, ended.kind) == ("fetch_all", "fetch_all", 1, None)
+    assert started.call_id == finished.call_id == call.call_id == ended.call_id
+    assert (finished.summary, finished.operation, finished.tables) == ("SELECT item", "SELECT", ("item",))
+    assert finished.parameters == {"least": "<int>"}
+    assert finished.tags == {"route": "/items"}
+    assert finished.transaction_id is None
+    assert finished.origin is not None
+    assert (Path(finished.origin.file).name, finished.origin.function) == (
+        HERE,
+        "test_one_statement_tells_its_whole_story",
+    )
+    assert len(finished.fingerprint) == 16
+    assert finished.duration_seconds > 0
+
+
+async def test_a_transaction_tells_its_outcome_and_its_statements_its_id(make_db: Any) -> None:
+    """Committed and rolled back; the id joins statements and end."""
+    db = make_db()
+    await _make_items(db)
+    recorder = db.hooks.add(Recorder())
+    async with db.transaction() as tx:
+        await tx.execute("update item set qty = 0 where id = 1")
+    with pytest.raises(KeyError):
+        async with db.transaction() as tx:
+            await tx.execute("update item set qty = 0 where id = 2")
+            raise KeyError
+    first, second = recorder.of(TransactionFinished)
+    assert (first.outcome, second.outcome) == ("committed", "not committed")
+    assert [event.transaction_id for event in recorder.of(StatementFinished)] == [
+        first.transaction_id,
+        second.transaction_id,
+    ]
+    assert Path(first.origin.file).name == HERE
+
+
+async def test_a_core_statement_names_its_tables_and_an_orm_one_its_line(make_db: Any) -> None:
+    """No parser is needed for Core, and what goes through engine or session() is told as well."""
+    db = make_db()
+    await _make_items(db)
+    items = sa.Table("item", sa.MetaData(), sa.Column("id", sa.Integer), sa.Column("qty", sa.Integer))
+    recorder = db.hooks.add(Recorder())
+    await db.execute(items.insert().from_select(["id", "qty"], sa.select(items.c.id + 100, items.c.qty)))
+    async with db.session() as session:
+        await session.execute(sa.select(items))
+    insert, select = recorder.of(StatementFinished)
+    assert (insert.summary, select.summary) == ("INSERT item SELECT item", "SELECT item")
+    assert select.call_id is None
+    assert Path(select.origin.file).name == HERE
+
+
+async def test_a_failed_statement_and_its_retries_are_one_call(make_db: Any, backend: Backend) -> None:
+    """Each attempt is told, and the call ends once, with the number of attempts."""
+    db = make_db(pool_size=1, max_overflow=0)
+    await _make_items(db)
+    recorder = db.hooks.add(Recorder())
+    with pytest.raises(PrefiqDbError):
+        await db.execute("insert into item (id, qty) values (1, 1)")
+    (failed,) = recorder.of(StatementFailed)
+    (ended,) = recorder.of(CallFinished)
+    assert (failed.kind.value, ended.kind.value, ended.attempts) == ("unique", "unique", 1)
+    assert failed.code == ended.code
+    assert recorder.of(AttemptFailed) == []
+
+
+async def test_a_removed_listener_hears_nothing_more(make_db: Any) -> None:
+    db = make_db()
+    recorder, heard = db.hooks.add(Recorder()), []
+    keep = db.hooks.after(heard.append)
+    await db.fetch_value("select 1")
+    before = (len(recorder.events), len(heard))
+    db.hooks.remove(recorder)
+    db.hooks.remove(keep)
+    await db.fetch_value("select 1")
+    assert (len(recorder.events), len(heard)) == before
+
+
+# --- statistics ----------------------------------------------------------------------------------
+
+
+async def test_top_statements_are_grouped_by_shape(make_db: Any) -> None:
+    """Calls, errors, rows and times per fingerprint; literals and lengths of lists don't make new ones."""
+    db = make_db()
+    await _make_items(db)
+    for number in range(1, 4):
+        await db.fetch_all(f"select id from item where qty = {number}")
+    with pytest.raises(PrefiqDbError):
+        await db.execute("insert into item (id, qty) values (1, 1)")
+    stats = db.stats()
+    selects = [entry for entry in stats.statements if entry.summary == "SELECT item"]
+    (select,) = selects
+    assert (select.calls, select.errors, select.statement) == (3, 0, "select id from item where qty = ?")
+    assert 0 < select.mean_seconds <= select.p95_seconds <= select.max_seconds
+    assert select.origin is not None
+    assert HERE in select.origin
+    assert stats.durations["SELECT item"].count == 3
+    assert {kind.value: count for kind, count in stats.errors.items()} == {"unique": 1}
+    assert [entry.total_seconds for entry in stats.statements] == sorted(
+        (entry.total_seconds for entry in stats.statements), reverse=True
+    )
+
+
+async def test_statistics_stay_bounded(make_db: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A service that makes up statements fills the last place, not the memory."""
+    monkeypatch.setattr("prefiq_db.hooks.statistics.MOST_FINGERPRINTS", 10)
+    monkeypatch.setattr("prefiq_db.hooks.statistics.MOST_SUMMARIES", 5)
+    monkeypatch.setattr("prefiq_db.hooks.statements._MOST_TEXTS", 8)
+    db = make_db()
+    for number in range(40):
+        await db.fetch_value(f"select 1 as column_{number} from (select 1 as x) table_{number}")
+    stats = db.stats()
+    observer = _watcher(db) and getattr(db.engine, "sync_engine", db.engine).dialect.observer
+    assert len(stats.durations) <= 6
+    assert len(stats.statements) <= 11
+    assert len(observer._known) <= 8
+    assert sum(entry.calls for entry in stats.statements) == stats.statement_count
+
+
+async def test_the_pool_tells_how_it_is(make_db: Any, harness: Harness) -> None:
+    """Opened, waited, used, timed out, pending: our own seam, for SQLAlchemy has no event there."""
+    db = make_db(pool_size=1, max_overflow=0, pool_timeout_seconds=0.05)
+    recorder = db.hooks.add(Recorder())
+    await db.open()
+    async with db.transaction() as tx:
+        await tx.fetch_value("select 1")
+        (refused,) = await _from_elsewhere(harness, lambda: db.using(timeout=5).fetch_value("select 1"))
+        assert isinstance(refused, PoolTimeoutError)
+        # The message names who has them: age, task or thread, line, last statement.
+        text = str(refused)
+        assert HERE in text
+        assert "SELECT" in text
+        assert ("thread " if harness.world == "sync" else "task ") in text
+        (holder,) = db.stats().holders
+        assert (holder.summary, holder.leaked) == ("SELECT", False)
+    pool = db.stats().pool
+    assert (pool.opened_count, pool.timeout_count, pool.pending, pool.checked_out) == (1, 1, 0, 0)
+    assert pool.create.count == 1
+    assert pool.wait.count == pool.use.count == 2
+    assert len(recorder.of(PoolTimedOut)) == 1
+    assert len(recorder.of(ConnectionOpened)) == 1
+    assert db.stats().holders == ()
+
+
+async def _from_elsewhere(harness: Harness, work: Callable[[], Any]) -> list[Any]:
+    """Run *work* in a thread or task that did not inherit the transaction."""
+    if harness.world == "sync":
+        return await harness.together(work, return_exceptions=True)
+    task = contextvars.Context().run(asyncio.ensure_future, work())
+    return list(await asyncio.gather(task, return_exceptions=True))
+
+
+async def test_a_connection_thrown_away_says_why(make_db: Any) -> None:
+    db = make_db(pool_size=1)
+    recorder = db.hooks.add(Recorder())
+    await db.fetch_value("select 1")
+    engine = getattr(db.engine, "sync_engine", db.engine)
+    engine.dialect.max_age_seconds = 0.0
+    for holder in range(2):
+        await db.fetch_value("select 1 + :n", {"n": holder})
+        _expire(engine)
+    await db.fetch_value("select 1")
+    assert "age" in db.stats().pool.lost
+    assert recorder.of(ConnectionLost)[0].reason == "age"
+
+
+def _expire(engine: Any) -> None:
+    queue = engine.pool._pool
+    for record in list(queue.queue if hasattr(queue, "queue") else queue._queue._queue):
+        engine.dialect.session_in(record.info).expires_at = 0.0
+
+
+# --- slow statements -----------------------------------------------------------------------------
+
+
+async def test_a_slow_statement_is_logged_once_in_a_while(make_db: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """Timing, wait, rows, retries, line and text, at WARNING; a thousand of them do not flood."""
+    db = make_db(slow_query_seconds=0.0000001)
+    await db.open()
+    before = db.stats().slow_count
+    caplog.clear()  # what SQLAlchemy asks a new server is slow by this measure, too
+    with caplog.at_level(logging.WARNING, logger="prefiq_db.slow"):
+        for number in range(1000):
+            await db.fetch_value(f"select {number}, 'planted'")
+    (record,) = [record for record in caplog.records if record.name == "prefiq_db.slow"]
+    assert record.levelno == logging.WARNING
+    for field in (
+        "database",
+        "summary",
+        "fingerprint",
+        "duration_seconds",
+        "wait_seconds",
+        "rows",
+        "retries",
+        "source",
+    ):
+        assert hasattr(record, field), field
+    assert HERE in record.source  # type: ignore[attr-defined]
+    assert "planted" not in record.getMessage()
+    assert db.stats().slow_count - before == 1000
+
+
+async def test_what_was_held_back_is_told_later(make_db: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """When the quiet time is over, the next record counts those that were not written."""
+    db = make_db(slow_query_seconds=0.0000001)
+    slow = getattr(db.engine, "sync_engine", db.engine).dialect.observer.slow
+    now = 1000.0
+    slow._clock = lambda: now
+    await db.open()
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, logger="prefiq_db.slow"):
+        for _ in range(5):
+            await db.fetch_value("select 1")
+        now += 11.0
+        await db.fetch_value("select 1")
+    records = [record for record in caplog.records if record.name == "prefiq_db.slow"]
+    assert [record.held_back for record in records] == [0, 4]  # type: ignore[attr-defined]
+
+
+async def test_a_fast_statement_is_not_logged(make_db: Any, caplog: pytest.LogCaptureFixture) -> None:
+    db = make_db(slow_query_seconds=60)
+    with caplog.at_level(logging.DEBUG, logger="prefiq_db.slow"):
+        await db.fetch_value("select 1")
+    assert not [record for record in caplog.records if record.name == "prefiq_db.slow"]
+    assert db.stats().slow_count == 0
+
+
+# --- leaks ---------------------------------------------------------------------------------------
+
+
+async def test_a_leak_names_the_applications_line_and_is_taken_back(
+    make_db: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """After leak_after_seconds a warning with file and line, once; a note when it came back after all."""
+    db = make_db(leak_after_seconds=3600)
+    recorder = db.hooks.add(Recorder())
+    watcher = _watcher(db)
+    caplog.set_level(logging.WARNING, logger="prefiq_db.leaks")
+    async with db.transaction() as tx:
+        await tx.fetch_value("select 1")
+        watcher.look(_later(3599))
+        assert recorder.of(ConnectionLeaked) == [], "no leak, no noise"
+        watcher.look(_later(3601))
+        watcher.look(_later(3700))
+        assert db.stats().holders[0].leaked
+    (leaked,), (unleaked,) = recorder.of(ConnectionLeaked), recorder.of(ConnectionUnleaked)
+    assert Path(leaked.origin.file).name == HERE
+    assert leaked.origin.function == "test_a_leak_names_the_applications_line_and_is_taken_back"
+    assert (leaked.summary, leaked.collected) == ("SELECT", False)
+    assert unleaked.origin == leaked.origin
+    warned = [record for record in caplog.records if record.name == "prefiq_db.leaks"]
+    assert len(warned) == 2
+    assert all(HERE in record.getMessage() for record in warned)
+    assert db.stats().leak_count == 1
+
+
+def _later(seconds: float) -> float:
+    return time.monotonic() + seconds
+
+
+async def test_the_watchdog_looks_by_itself(make_db: Any, harness: Harness) -> None:
+    """A real leak, a real thread: it is found without anybody asking."""
+    db = make_db(leak_after_seconds=0.05)
+    recorder = db.hooks.add(Recorder())
+
+    async def found() -> bool:
+        return bool(recorder.of(ConnectionLeaked))
+
+    async with db.transaction() as tx:
+        await tx.fetch_value("select 1")
+        await harness.until(found)
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+async def test_a_connection_that_nobody_gave_back_is_reported(make_db: Any, world: str) -> None:
+    """Garbage-collected unclosed: reported with the line that took it."""
+    db = make_db(pool_size=1, max_overflow=1)
+    recorder = db.hooks.add(Recorder())
+    await db.open()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", sa.exc.SAWarning)  # SQLAlchemy says so too, without the line
+        connection = await db.engine.connect() if world == "async" else db.engine.connect()
+        del connection
+        gc.collect()
+    (leaked,) = recorder.of(ConnectionLeaked)
+    assert leaked.collected
+    assert Path(leaked.origin.file).name == HERE
+    assert await db.fetch_value("select 1") == 1
+
+
+# --- budgets -------------------------------------------------------------------------------------
+
+
+async def test_a_budget_is_kept_or_fails_with_the_list(make_db: Any) -> None:
+    """expect() passes within its limit and names statements and lines beyond it."""
+    db = make_db()
+    await _make_items(db)
+    async with db.expect(max_statements=2) as budget:
+        await db.fetch_value("select 1")
+        await db.fetch_value("select 2")
+    assert budget.count == 2
+    with pytest.raises(StatementBudgetError, match="3 statements where at most 2") as caught:
+        async with db.expect(max_statements=2):
+            for _ in range(3):
+                await db.fetch_value("select count(*) from item")
+    assert "3 x SELECT item" in str(caught.value)
+    assert HERE in str(caught.value)
+    assert isinstance(caught.value, AssertionError)
+
+
+async def test_an_n_plus_one_is_found_by_line_and_shape(make_db: Any) -> None:
+    """The same statement from the same line again and again; different lines, or different statements, are fine."""
+    db = make_db()
+    await _make_items(db)
+    async with db.no_n_plus_one():
+        await db.fetch_value("select qty from item where id = :id", {"id": 1})
+        await db.fetch_value("select qty from item where id = :id", {"id": 2})
+        await db.fetch_value("select qty from item where id = :id", {"id": 3})
+    with pytest.raises(StatementBudgetError, match="N\\+1"):
+        async with db.no_n_plus_one():
+            for row in await db.fetch_all("select id from item"):
+                await db.fetch_value("select qty from item where id = :id", {"id": row.id})
+
+
+async def test_an_error_inside_a_budget_goes_on(make_db: Any) -> None:
+    """A block that fails by itself is not covered by the budget's complaint."""
+    db = make_db()
+    with pytest.raises(KeyError):
+        async with db.expect(max_statements=0):
+            await db.fetch_value("select 1")
+            raise KeyError
