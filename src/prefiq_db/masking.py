@@ -107,13 +107,17 @@ _MYSQL_LITERAL: Final = _literals(_STRING_IN_DOUBLE_QUOTES, _IN_BACKTICKS, _BLAN
 _LITERAL: Final = {
     "postgresql": _literals(r"(?P<name>\"(?:[^\"]|\"\")*(?:\"|\Z))", r"\$(\w*)\$.*?(?:\$\2\$|\Z)", _LINE_COMMENT),
     # SQLite takes "x" for a string when no column is called x.
-    "sqlite": _literals(
-        _STRING_IN_DOUBLE_QUOTES, r"(?P<name>`(?:[^`]|``)*(?:`|\Z)|\[[^\]]*(?:\]|\Z))", _LINE_COMMENT
-    ),
+    "sqlite": _literals(_STRING_IN_DOUBLE_QUOTES, r"(?P<name>`(?:[^`]|``)*(?:`|\Z)|\[[^\]]*(?:\]|\Z))", _LINE_COMMENT),
     "mariadb": _MYSQL_LITERAL,
     "mysql": _MYSQL_LITERAL,
     "": _literals(
-        _STRING_IN_DOUBLE_QUOTES, _IN_BACKTICKS, rf"\$\w*\${_REST}", _BLANK_AFTER_DASHES, rf"--{_REST}", rf"\#{_REST}"
+        _STRING_IN_DOUBLE_QUOTES,
+        _IN_BACKTICKS,
+        rf"\$\w*\${_REST}",
+        rf"\[[^\]'\"]*['\"]{_REST}",
+        _BLANK_AFTER_DASHES,
+        rf"--{_REST}",
+        rf"\#{_REST}",
     ),
 }
 

@@ -15,14 +15,14 @@ from sqlalchemy import Executable, TextClause, text
 from sqlalchemy.schema import ExecutableDDLElement
 from sqlalchemy.sql import visitors
 from sqlalchemy.sql.dml import UpdateBase
-from sqlalchemy.sql.elements import TString
+from sqlalchemy.sql.elements import ColumnClause, TString
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.sql.selectable import CompoundSelect, Select
 
 from prefiq_db.errors import StatementRefusedError, UsageError
 
 _TOKEN = re.compile(
-    r"""(?P<skip>\s+|--[^\n]*|/\*(?!M?!).*?\*/|\A\#[^\n]*)
+    r"""(?P<skip>\s+|--[^\n]*|/\*M?!\d*|\*/|/\*.*?\*/|\A\#[^\n]*)
       | (?P<quoted>'(?:[^']|'')*'|"(?:[^"]|"")*"|`[^`]*`|\$(?P<tag>\w*)\$.*?\$(?P=tag)\$)
       | (?P<word>[^\W\d][\w$]*)
       | (?P<mark>[(;=.]|:=)
@@ -117,11 +117,17 @@ def reads_only(statement: Executable) -> bool:
     for element in visitors.iterate(statement):
         if isinstance(element, (UpdateBase, TextClause, TString)):
             return False
+        if isinstance(element, ColumnClause) and element.is_literal and not _reads(f"select {element.name}"):
+            return False
         if isinstance(element, Select) and element._for_update_arg is not None:
             return False
         if isinstance(element, FunctionElement) and str(getattr(element, "name", "")).lower() not in _HARMLESS:
             return False
     return True
+
+
+def _reads(sql: str) -> bool:
+    return facts_of_text(sql).reads_only
 
 
 _LOCK_REASON: Final = "its row locks would be gone as soon as it ends; run it inside transaction()"
