@@ -16,7 +16,7 @@ from typing import Any
 import pydantic
 
 import prefiq_db
-from prefiq_db import errors, events, reports, testing, types
+from prefiq_db import errors, events, health, reports, testing, types
 from prefiq_db.settings import Settings
 
 SNAPSHOT = Path(__file__).with_name("public_api.txt")
@@ -63,6 +63,7 @@ def _lines() -> Iterator[str]:
         (errors, _own_names(errors)),
         (events, _own_names(events)),
         (reports, _own_names(reports)),
+        (health, health.__all__),
         (types, _own_names(types)),
         (testing, testing.__all__),
     ):
@@ -125,7 +126,8 @@ def _default(field: dataclasses.Field[Any]) -> str:
 
 def _own_members(cls: type) -> dict[str, Any]:
     """Return what the class defines, and what bases of ours define that have no name in the public API."""
-    public = {value for module in (prefiq_db, errors, testing) for value in vars(module).values() if _is_class(value)}
+    modules = (prefiq_db, errors, health, testing)
+    public = {value for module in modules for value in vars(module).values() if _is_class(value)}
     members: dict[str, Any] = {}
     for base in reversed(cls.__mro__):
         if base is cls or (base.__module__.startswith("prefiq_db") and base not in public):

@@ -402,6 +402,13 @@ class PrefiqDialect:
         """Return the file descriptor of an idle connection, ``-1`` when it is known to be closed, ``None`` if n/a."""
         return None
 
+    #: what a health check asks, and ailment_of understands the answer to
+    health_sql: ClassVar[str] = "SELECT 1"
+
+    def ailment_of(self, row: Any) -> ErrorKind | None:
+        """Return why the server that answered ``health_sql`` with *row* is no good for work; ``None`` when it is."""
+        return None
+
     # --- disconnects -----------------------------------------------------------------------------
 
     def is_disconnect(self, e: Any, connection: Any, cursor: Any) -> bool:

@@ -65,6 +65,23 @@ class _MySQLFamily(PrefiqDialect):
             self.control(proxied.dbapi_connection, f"SET SESSION max_execution_time = {max(1, round(seconds * 1000))}")
         state.session_timeout = seconds
 
+    health_sql = "SELECT @@global.read_only"
+
+    def ailment_of(self, row: Any) -> ErrorKind | None:
+        if len(row) > 1 and row[1] == "ON" and row[2] != "ON":
+            return ErrorKind.NOT_READY
+        # MariaDB 12 answers with words.
+        return None if str(row[0]).upper() in ("0", "OFF") else ErrorKind.READ_ONLY
+
+
+# A Galera node that has lost its cluster lets some statements through and refuses the rest. By these tables and not
+# by @@wsrep_on, which a server built without Galera doesn't know.
+_MARIADB_HEALTH = (
+    "SELECT @@global.read_only, "
+    "(SELECT variable_value FROM information_schema.global_variables WHERE variable_name = 'WSREP_ON'), "
+    "(SELECT variable_value FROM information_schema.global_status WHERE variable_name = 'WSREP_READY')"
+)
+
 
 class _PyMySQL(_MySQLFamily):
     def socket_of(self, dbapi_connection: Any) -> int | None:
@@ -95,8 +112,10 @@ class PrefiqMysqlAsync(_Asyncmy, MySQLDialect_asyncmy):
 class PrefiqMariadb(_PyMySQL, MariaDBDialect, MySQLDialect_pymysql):
     label = "mariadb"
     supports_statement_cache = True
+    health_sql = _MARIADB_HEALTH
 
 
 class PrefiqMariadbAsync(_Asyncmy, MariaDBDialect, MySQLDialect_asyncmy):
     label = "mariadb"
     supports_statement_cache = True
+    health_sql = _MARIADB_HEALTH

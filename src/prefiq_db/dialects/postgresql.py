@@ -9,6 +9,7 @@ from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg, PGDialectA
 
 from prefiq_db.bridge import await_
 from prefiq_db.dialects.base import HALF, PrefiqDialect, Remembered, SessionState, characteristics
+from prefiq_db.errors import ErrorKind
 
 # psycopg.pq.TransactionStatus, by number: the dialect must import without the driver.
 _IDLE, _IN_ERROR = 0, 3
@@ -76,6 +77,12 @@ class _Postgresql(PrefiqDialect):
 
     def _driver(self, dbapi_connection: Any) -> Any:
         return dbapi_connection
+
+    # Outside a transaction it tells of the next one: 'on' on a standby, and where server or user default to it.
+    health_sql = "SELECT current_setting('transaction_read_only')"
+
+    def ailment_of(self, row: Any) -> ErrorKind | None:
+        return ErrorKind.READ_ONLY if row[0] == "on" else None
 
 
 class PrefiqPostgresql(_Postgresql, PGDialect_psycopg):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import decimal
 import json
+import os
 import sqlite3
 import time
 import uuid
@@ -15,6 +16,7 @@ from sqlalchemy.dialects.sqlite.aiosqlite import SQLiteDialect_aiosqlite
 from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 
 from prefiq_db.dialects.base import GONE, PrefiqDialect, SessionState, characteristics
+from prefiq_db.errors import ErrorKind
 
 # How many steps of SQLite's virtual machine pass between two looks at the clock: well under a millisecond of work.
 _STEPS_BETWEEN_CLOCK_LOOKS = 10_000
@@ -156,6 +158,21 @@ class _Sqlite(PrefiqDialect):
         if connection.invalidated or connection.closed:
             return None
         return self._sqlite(connection.connection.dbapi_connection).timed_out
+
+    health_sql = "SELECT query_only, (SELECT count(*) FROM sqlite_master) FROM pragma_query_only"
+
+    def ailment_of(self, row: Any) -> ErrorKind | None:
+        connector: Any = self.connector
+        if row[0]:
+            return ErrorKind.READ_ONLY
+        if connector is None or connector.in_memory:
+            return None
+        if not os.path.exists(connector.path):
+            # Whoever has it open goes on working, and loses everything with the last connection.
+            return ErrorKind.NOT_READY
+        # The folder too: a write-ahead log is made beside the file.
+        writable = os.access(connector.path, os.W_OK) and os.access(os.path.dirname(connector.path), os.W_OK)
+        return None if writable else ErrorKind.READ_ONLY
 
     def _sqlite(self, dbapi_connection: Any) -> SqliteConnection:
         assert isinstance(dbapi_connection, SqliteConnection)

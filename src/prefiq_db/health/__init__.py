@@ -1,0 +1,16 @@
+"""Whether databases are well: a yes or no, or a check that may be asked by many and often."""
+
+from prefiq_db.health.check import AsyncHealthCheck, HealthCheck
+from prefiq_db.health.findings import Finding, Health, Status, Verdict
+from prefiq_db.health.questions import is_healthy, is_healthy_async
+
+__all__ = [
+    "AsyncHealthCheck",
+    "Finding",
+    "Health",
+    "HealthCheck",
+    "Status",
+    "Verdict",
+    "is_healthy",
+    "is_healthy_async",
+]

@@ -1,0 +1,167 @@
+"""``HealthCheck`` and ``AsyncHealthCheck``: one or many databases, asked by many, within a deadline."""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Any
+
+from prefiq_db.bridge import spawn
+from prefiq_db.database import Database
+from prefiq_db.database_async import AsyncDatabase
+from prefiq_db.errors import UsageError
+from prefiq_db.events import HealthChanged
+from prefiq_db.health.findings import Finding, Health, Verdict, verdict_of
+from prefiq_db.health.flight import Flight, TaskFlight, ThreadFlight
+from prefiq_db.health.probe import Held, probe
+from prefiq_db.health.watch import Pace, Subject, Watch
+
+AnyDatabase = Database | AsyncDatabase
+Check = Callable[[], Any]
+
+
+class _Checks:
+    """What both worlds share: who is watched, and how an answer is put together."""
+
+    _has_loop = False
+
+    def __init__(
+        self,
+        *databases: AnyDatabase,
+        non_critical: Iterable[str] = (),
+        read_only: Iterable[str] = (),
+        checks: Mapping[str, Check] | None = None,
+        deadline_seconds: float = 1.0,
+        cache_seconds: float = 1.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        asynchronous = [each.is_async for each in databases] + [*map(_is_async, (checks or {}).values())]
+        if any(asynchronous) and not self._has_loop:
+            raise UsageError("an asynchronous database or check needs an AsyncHealthCheck")
+        if not deadline_seconds > 0 or not cache_seconds >= 0:
+            raise UsageError("a health check needs deadline_seconds above 0, and cache_seconds of at least 0")
+        self.databases = {database.name: database for database in databases}
+        if len(self.databases) < len(databases):
+            raise UsageError("two databases of a health check have the same name: Database(url, name=...)")
+        spared, readable = set(non_critical), set(read_only)
+        if unknown := (spared | readable) - self.databases.keys():
+            raise UsageError(f"no database of this health check is called {', '.join(sorted(unknown))}")
+        pace = Pace(deadline_seconds, cache_seconds, clock)
+        self._watches = [
+            Watch(
+                Subject(
+                    f"{name}:responseTime",
+                    partial(_begin_probe, database, name not in readable, deadline_seconds / 2),
+                    name not in spared,
+                    partial(_tell, database),
+                ),
+                pace,
+            )
+            for name, database in self.databases.items()
+        ]
+        self._further = [
+            Watch(Subject(name, partial(_begin_check, name, check)), pace) for name, check in (checks or {}).items()
+        ]
+
+    def _rounds(self, *, ready: bool) -> list[list[Watch]]:
+        # A check may look into a database that is being asked already: one after the other, they hold one connection.
+        return [self._watches, self._further] if ready and self._further else [self._watches]
+
+
+class HealthCheck(_Checks):
+    """Say whether databases are well, for threads; ask as often as you like.
+
+    Each database is asked by one statement, in a thread of its own, and never twice at once: who comes meanwhile waits
+    for the same answer, which is good for *cache_seconds*. A check holds at most one connection.
+
+    Args:
+        databases: with different names.
+        non_critical: names of databases that the service can do without: their failures only warn.
+        read_only: names of databases that need not be writable.
+        checks: what readiness asks besides, by the finding's name (``"main:schema"``): functions that return a
+            :class:`Verdict` or whether all is well; what they raise is a failure.
+        deadline_seconds: how long anybody waits for the databases, for a connection as well, and then once more for
+            the further checks. Default 1.
+        cache_seconds: how long an answer is good for. Default 1.
+        clock: measures the age of an answer. Default ``time.monotonic``.
+
+    Raises:
+        UsageError: a database or a check is asynchronous, or a name is wrong.
+    """
+
+    def health(self) -> Health:
+        """Return how the databases are, within the deadline; never raises."""
+        return self._asked(ready=False)
+
+    def readiness(self) -> Health:
+        """Return how the databases are, and what the further checks say; never raises."""
+        return self._asked(ready=True)
+
+    def _asked(self, *, ready: bool) -> Health:
+        found: list[Finding] = []
+        for watches in self._rounds(ready=ready):
+            # All of them begin before the first is waited for: the deadline is everybody's, not the sum.
+            begun = [watch.begin() for watch in watches]
+            found += [self._landed(*each) for each in zip(watches, begun, strict=True)]
+        return Health(tuple(found))
+
+    def _landed(self, watch: Watch, begun: Finding | Flight) -> Finding:
+        if isinstance(begun, Finding):
+            return begun
+        return watch.end(begun, begun.wait(watch.seconds_left(begun)))
+
+
+class AsyncHealthCheck(_Checks):
+    """Say whether databases of either world are well, for tasks; see :class:`HealthCheck`.
+
+    An asynchronous database is asked in a task, a synchronous one in a thread. Checks may be coroutine functions.
+    """
+
+    _has_loop = True
+
+    async def health(self) -> Health:
+        """Return how the databases are, within the deadline; never raises."""
+        return await self._asked(ready=False)
+
+    async def readiness(self) -> Health:
+        """Return how the databases are, and what the further checks say; never raises."""
+        return await self._asked(ready=True)
+
+    async def _asked(self, *, ready: bool) -> Health:
+        found: list[Finding] = []
+        for watches in self._rounds(ready=ready):
+            begun = [watch.begin() for watch in watches]
+            found += [await self._landed(*each) for each in zip(watches, begun, strict=True)]
+        return Health(tuple(found))
+
+    async def _landed(self, watch: Watch, begun: Finding | Flight) -> Finding:
+        if isinstance(begun, Finding):
+            return begun
+        return watch.end(begun, await begun.wait_async(watch.seconds_left(begun)))
+
+
+def _tell(database: AnyDatabase, healthy: bool, reason: str) -> None:
+    database.hooks.emit(HealthChanged(database.name, healthy, reason))
+
+
+def _begin_probe(database: AnyDatabase, writable: bool, wait_seconds: float) -> Flight:
+    ask = partial(probe, database._core, writable=writable, wait_seconds=wait_seconds)
+    if database.is_async:
+        return TaskFlight(database.name, lambda: spawn(ask, held=Held()))
+    return ThreadFlight(database.name, lambda held: ask(held=held))
+
+
+def _begin_check(name: str, check: Check) -> Flight:
+    if _is_async(check):
+
+        async def asked() -> Verdict:
+            return verdict_of(await check())
+
+        return TaskFlight(name, asked)
+    return ThreadFlight(name, lambda held: verdict_of(check()))
+
+
+def _is_async(check: Check) -> bool:
+    return inspect.iscoroutinefunction(check)

@@ -1,0 +1,104 @@
+"""Ask one database: one statement on one connection, which is never one too many."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from typing import Final
+
+from sqlalchemy import Connection, Engine, NullPool, text
+
+from prefiq_db.core import DatabaseCore
+from prefiq_db.errors import ErrorKind, PoolTimeoutError, TooManyConnectionsError
+from prefiq_db.execution.shapes import one_row
+from prefiq_db.execution.standard import StandardRoad
+from prefiq_db.health.findings import WELL, Status, Verdict
+
+_AILMENTS: Final = {
+    ErrorKind.READ_ONLY: Verdict(Status.FAIL, ErrorKind.READ_ONLY.value, ErrorKind.READ_ONLY),
+    ErrorKind.NOT_READY: Verdict(Status.FAIL, ErrorKind.NOT_READY.value, ErrorKind.NOT_READY),
+}
+_EXHAUSTED: Final = Verdict(
+    Status.WARN, f"{ErrorKind.POOL_TIMEOUT.value}: the server answers outside the pool", ErrorKind.POOL_TIMEOUT
+)
+_FULL: Final = Verdict(
+    Status.WARN,
+    f"{ErrorKind.POOL_TIMEOUT.value}: the server takes no further connections",
+    ErrorKind.TOO_MANY_CONNECTIONS,
+)
+
+
+class Held:
+    """The connection of a probe that runs in a thread, so that somebody else can break it off."""
+
+    def __init__(self) -> None:
+        self._descriptor: int | None = None
+        self._lock = threading.Lock()
+
+    def take(self, road: StandardRoad, connection: Connection) -> None:
+        descriptor = road.dialect.socket_of(connection.connection.dbapi_connection)
+        with self._lock:
+            self._descriptor = descriptor
+
+    def release(self) -> None:
+        """Say that the connection goes back: from here on it isn't ours to break."""
+        with self._lock:
+            self._descriptor = None
+
+    def break_off(self) -> None:
+        """End the conversation below the driver, whatever it waits for: no driver has a deadline that holds."""
+        # Under the lock: the descriptor must not be given back, and be somebody else's, in the meantime.
+        with self._lock:
+            if self._descriptor is None or self._descriptor < 0:
+                return
+            with socket.socket(fileno=os.dup(self._descriptor)) as line:
+                line.shutdown(socket.SHUT_RDWR)
+
+
+def probe(core: DatabaseCore, *, writable: bool, wait_seconds: float, held: Held) -> Verdict:
+    """Return how a database is, by its own word, in one round trip.
+
+    A pool that has nothing to give within *wait_seconds* is not yet a server that is down: one connection outside the
+    pool tells which.
+
+    Raises:
+        PrefiqDbError: there was no answer.
+    """
+    core.check_usable()
+    try:
+        connection = core.road.checkout(wait_seconds)
+    except PoolTimeoutError:
+        connection = None
+    if connection is not None:
+        return _asked(core, core.road, connection, writable, held)
+    road = _outside(core)
+    try:
+        found = _asked(core, road, road.checkout(), writable, held)
+    except TooManyConnectionsError:
+        return _FULL
+    return _EXHAUSTED if found is WELL else found
+
+
+def _asked(core: DatabaseCore, road: StandardRoad, connection: Connection, writable: bool, held: Held) -> Verdict:
+    try:
+        held.take(road, connection)
+        road.state(connection).one_shot = True
+        # The settings' own limit: a shorter one would cost a round trip to set, and another one to take back.
+        limit = core.settings.statement_timeout_seconds
+        row = road.run(connection, text(road.dialect.health_sql), None, one_row(None), limit)
+    finally:
+        held.release()
+        connection.close()
+    ailment = road.dialect.ailment_of(row)
+    if ailment is None or (ailment is ErrorKind.READ_ONLY and not writable):
+        return WELL
+    return _AILMENTS[ailment]
+
+
+def _outside(core: DatabaseCore) -> StandardRoad:
+    """Return a road to the same database whose connections belong to no pool."""
+    engine = core.life.engine
+    pool = NullPool(engine.pool._creator, dialect=engine.dialect)
+    single = Engine(pool, engine.dialect, engine.url, hide_parameters=engine.hide_parameters)
+    return StandardRoad(single, core.name, masked=core.settings.masked)

@@ -1,0 +1,96 @@
+"""One subject of a health check: its last answer for a while, and never two askers at once."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from prefiq_db.errors import ErrorKind
+from prefiq_db.health.findings import Finding, Status, Verdict
+from prefiq_db.health.flight import Flight
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How often and how long a check may ask.
+
+    Attributes:
+        deadline_seconds: how long anybody waits for an answer, the wait for a connection included.
+        cache_seconds: how long an answer is good for.
+        clock: what the age of an answer is measured with.
+    """
+
+    deadline_seconds: float = 1.0
+    cache_seconds: float = 1.0
+    clock: Callable[[], float] = time.monotonic
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is checked.
+
+    Attributes:
+        name: as in findings.
+        begin: starts a check.
+        critical: the service can't do without it.
+        changed: told whether it is well, and why not, when that is another answer than before.
+    """
+
+    name: str
+    begin: Callable[[], Flight]
+    critical: bool = True
+    changed: Callable[[bool, str], None] | None = None
+
+
+class Watch:
+    """Keep the last answer about one subject, and the one check that may be under way."""
+
+    def __init__(self, subject: Subject, pace: Pace) -> None:
+        self._subject = subject
+        self._pace = pace
+        self._lock = threading.Lock()
+        self._found: Finding | None = None
+        self._good_until = 0.0
+        self._flight: Flight | None = None
+        self._settled: Flight | None = None
+        self._told = (True, "")  # what a database is until somebody finds otherwise
+
+    def begin(self) -> Finding | Flight:
+        """Return the last finding while it is good, else the check under way, else a new one."""
+        with self._lock:
+            if self._found is not None and self._pace.clock() < self._good_until:
+                return self._found
+            if self._flight is None or self._flight.is_over:
+                self._flight = self._subject.begin()
+            return self._flight
+
+    def seconds_left(self, flight: Flight) -> float:
+        return max(0.0, flight.started + self._pace.deadline_seconds - time.monotonic())
+
+    def end(self, flight: Flight, verdict: Verdict | None) -> Finding:
+        """Return what *flight* found; ``None`` means nothing within the deadline, and then it is broken off."""
+        with self._lock:
+            if self._settled is flight and self._found is not None:
+                return self._found
+            self._found = found = self._finding(verdict, time.monotonic() - flight.started)
+            self._good_until = self._pace.clock() + self._pace.cache_seconds
+            self._settled = flight
+            answer = (verdict is not None and verdict.status is not Status.FAIL, found.reason)
+            changed, self._told = answer != self._told, answer
+        if verdict is None:
+            flight.give_up()
+        if changed and self._subject.changed is not None:
+            self._subject.changed(*answer)
+        return found
+
+    def _finding(self, verdict: Verdict | None, seconds: float) -> Finding:
+        name = self._subject.name
+        if verdict is None:
+            late = f"no answer within {self._pace.deadline_seconds:g} s"
+            verdict = Verdict(Status.FAIL, late, ErrorKind.STATEMENT_TIMEOUT)
+        if verdict.status is Status.FAIL:
+            status = Status.FAIL if self._subject.critical else Status.WARN
+            return Finding(name, status, verdict.reason, verdict.kind)
+        return Finding(name, verdict.status, verdict.reason, verdict.kind, seconds)
