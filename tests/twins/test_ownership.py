@@ -423,22 +423,25 @@ async def test_workers_have_transactions_of_their_own(stock: Any, harness: Harne
     """Transactions of workers that were started outside any don't know of each other."""
     if backend.name == "sqlite":
         pytest.skip("SQLite lets one writer in at a time")
-    here, there = harness.event(), harness.event()
+    wrote = [harness.event(), harness.event()]
+    looked = [harness.event(), harness.event()]
 
-    def worker(number: int, mine: Any, other: Any, fails: bool) -> Callable[[], Awaitable[None]]:
+    def worker(number: int, fails: bool) -> Callable[[], Awaitable[None]]:
+        mine, other = number - 1, 2 - number
+
         async def run() -> None:
             async with stock.transaction():
                 await stock.execute(INSERT_STOCK, row(number))
-                mine.set()
-                await other.wait()
+                wrote[mine].set()
+                await wrote[other].wait()
                 assert await ids(stock) == [number]
+                looked[mine].set()
+                await looked[other].wait()
                 if fails:
                     raise ZeroDivisionError
 
         return run
 
-    results = await harness.together(
-        worker(1, here, there, False), worker(2, there, here, True), return_exceptions=True
-    )
+    results = await harness.together(worker(1, False), worker(2, True), return_exceptions=True)
     assert [type(result) for result in results] == [type(None), ZeroDivisionError]
     assert await ids(stock) == [1]

@@ -116,7 +116,7 @@ async def test_a_deadlock_is_repeated_to_one_effect(stock: Any, harness: Harness
     assert await quantities(stock) == [111, 112]
     assert sum(calls) == 2 + len(attempts.failed)
     assert {event.kind for event in attempts.failed} == {ErrorKind.DEADLOCK}
-    assert stock.stats().retries == len(attempts.failed)
+    assert stock.stats().retry_count == len(attempts.failed)
     assert stock.stats().pool.checked_out == 0
 
 
@@ -340,7 +340,7 @@ async def test_a_write_whose_fate_is_unknown_is_not_repeated(
         pytest.skip("SQLite has no connection to lose")
     db = make_db(pool_size=1, max_overflow=0)
     await db.open()
-    before = db.stats().statements
+    before = db.stats().statement_count
 
     async def send() -> Any:
         await db.execute("update stock set quantity = quantity + 10 where id = 1")
@@ -351,8 +351,8 @@ async def test_a_write_whose_fate_is_unknown_is_not_repeated(
     assert failure.kind is ErrorKind.OUTCOME_UNKNOWN
     assert not failure.is_transient
     assert failure.__context__ is None
-    assert db.stats().statements == before + 2  # session_id's and the one write
-    assert db.stats().retries == 0
+    assert db.stats().statement_count == before + 2  # session_id's and the one write
+    assert db.stats().retry_count == 0
     assert await quantities(stock) == [2, 2]
 
 
@@ -369,7 +369,7 @@ async def test_a_write_that_may_be_sent_twice_is(
         await db.using(idempotent=True).execute("update stock set quantity = 50 where id = 1")
 
     assert await lose_in_the_middle(db, stock, harness, backend, send) == [None, None]
-    assert db.stats().retries == 1
+    assert db.stats().retry_count == 1
     assert await quantities(stock) == [50, 2]
 
 
@@ -421,7 +421,7 @@ async def test_a_read_is_repeated(stock: Any, make_db: Callable[..., Any], harne
         await killer()
 
     assert await harness.together(read, wait_then_kill) == [1, None]
-    assert db.stats().retries == 1
+    assert db.stats().retry_count == 1
 
 
 class ReplyCutter(TcpProxy):
@@ -537,8 +537,7 @@ def conflict() -> SerializationError:
     return SerializationError("in the way", code="40001", classification=classify_error("postgresql", "40001"))
 
 
-@pytest.mark.parametrize("way", WAYS)
-async def test_a_policy_bounds_the_attempts(stock: Any, way: str) -> None:
+async def test_a_policy_bounds_the_attempts(stock: Any) -> None:
     """attempts counts the first one, total_seconds ends it as well; then the last error leaves as it is."""
     calls = 0
 
@@ -548,10 +547,10 @@ async def test_a_policy_bounds_the_attempts(stock: Any, way: str) -> None:
         await tx.execute("update stock set quantity = 0")
         raise conflict()
 
-    for policy, expected in (
-        (RetryPolicy(attempts=1), 1),
-        (RetryPolicy(attempts=3, wait_initial_seconds=0.001), 3),
-        (RetryPolicy(attempts=50, wait_initial_seconds=0, total_seconds=0), 1),
+    for way, policy, expected in (
+        *((way, RetryPolicy(attempts=1), 1) for way in WAYS),
+        *((way, RetryPolicy(attempts=3, wait_initial_seconds=0.001), 3) for way in WAYS),
+        *((way, RetryPolicy(attempts=50, wait_initial_seconds=0, total_seconds=0), 1) for way in WAYS),
     ):
         calls = 0
         with pytest.raises(SerializationError) as last:
@@ -559,15 +558,15 @@ async def test_a_policy_bounds_the_attempts(stock: Any, way: str) -> None:
         assert calls == expected
         assert last.value.__cause__ is None
         assert last.value.__context__ is None
-    calls = 0
-    with stock.override(retry=RetryPolicy(attempts=2, wait_initial_seconds=0.001)), pytest.raises(SerializationError):
-        await repeated(stock, way, body)
-    assert calls == 2
+    for way in WAYS:
+        calls, given = 0, RetryPolicy(attempts=2, wait_initial_seconds=0.001)
+        with stock.override(retry=given), pytest.raises(SerializationError):
+            await repeated(stock, way, body)
+        assert calls == 2
     assert await quantities(stock) == [1, 2]
 
 
-@pytest.mark.parametrize("way", WAYS)
-async def test_what_cannot_succeed_passes_at_once(stock: Any, way: str) -> None:
+async def test_what_cannot_succeed_passes_at_once(stock: Any) -> None:
     """A constraint, or an error of the caller's own, is raised after one call."""
     calls = 0
 
@@ -576,19 +575,19 @@ async def test_what_cannot_succeed_passes_at_once(stock: Any, way: str) -> None:
         calls += 1
         await tx.execute(INSERT_STOCK, row(1))
 
-    with pytest.raises(UniqueViolationError):
-        await repeated(stock, way, duplicate)
-    assert calls == 1
-
     async def wrong(tx: Any) -> None:
         nonlocal calls
         calls += 1
         raise ZeroDivisionError
 
-    with pytest.raises(ZeroDivisionError):
-        await repeated(stock, way, wrong)
-    assert calls == 2
-    assert stock.stats().retries == 0
+    for way in WAYS:
+        calls = 0
+        with pytest.raises(UniqueViolationError):
+            await repeated(stock, way, duplicate)
+        with pytest.raises(ZeroDivisionError):
+            await repeated(stock, way, wrong)
+        assert calls == 2
+    assert stock.stats().retry_count == 0
 
 
 async def test_attempts_are_blocks(stock: Any) -> None:
@@ -668,13 +667,10 @@ async def test_attempts_appear_in_the_log(stock: Any, caplog: pytest.LogCaptureF
         ("main", 1, ErrorKind.SERIALIZATION, "40001"),
         ("main", 2, ErrorKind.SERIALIZATION, "40001"),
     ]
-    assert stock.stats().retries == 2
+    assert stock.stats().retry_count == 2
 
 
-@pytest.mark.parametrize("way", WAYS)
-async def test_a_waiting_retry_does_not_block_the_loop(
-    stock: Any, world: str, way: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_waiting_retry_does_not_block_the_loop(stock: Any, world: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """While a retry waits, other tasks of the loop go on."""
     if world == "sync":
         pytest.skip("a sync retry blocks its thread, as it should")
@@ -699,14 +695,16 @@ async def test_a_waiting_retry_does_not_block_the_loop(
             raise conflict()
 
     stock.hooks.add(Watch())
-    task = asyncio.create_task(ticker())
-    await repeated(stock, way, body, retry=RetryPolicy(wait_initial_seconds=0.1))
-    waited = ticks - before
-    task.cancel()
-    assert calls == 2
-    assert before > 0
-    # BEGIN and COMMIT let the loop turn some times, too; a wait of a tenth of a second, a few thousand times.
-    assert waited > 300
+    for way in WAYS:
+        calls = 0
+        task = asyncio.create_task(ticker())
+        await repeated(stock, way, body, retry=RetryPolicy(wait_initial_seconds=0.1))
+        waited = ticks - before
+        task.cancel()
+        assert calls == 2
+        assert before > 0
+        # BEGIN and COMMIT let the loop turn some times, too; a wait of a tenth of a second, a few thousand times.
+        assert waited > 300
 
 
 async def test_classes_of_concurrency_errors_say_that_they_pass(stock: Any) -> None:

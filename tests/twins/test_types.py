@@ -115,7 +115,7 @@ async def test_json_null_is_not_sql_null(store: Any) -> None:
 async def test_a_bad_value_is_refused_without_being_shown(store: Any) -> None:
     """What a type refuses is our UsageError with the type's name, in and outside a transaction, and nothing is sent."""
     naive = dt.datetime(2024, 1, 1, 12, 30, 15)
-    before = store.stats().statements
+    before = store.stats().statement_count
     for column, value, shown in (("seen", naive, "2024"), ("price", decimal.Decimal("0.47114711471"), "4711")):
         with pytest.raises(UsageError) as refused:
             await store.execute(sa.insert(things).values({"id": 1, column: value}))
@@ -124,7 +124,7 @@ async def test_a_bad_value_is_refused_without_being_shown(store: Any) -> None:
         with pytest.raises(UsageError):
             async with store.transaction() as tx:
                 await tx.execute(sa.insert(things).values({"id": 1, column: value}))
-    assert store.stats().statements == before
+    assert store.stats().statement_count == before
     assert await store.fetch_value("select count(*) from things") == 0
 
 
