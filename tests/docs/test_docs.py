@@ -66,8 +66,10 @@ def test_a_decision_asks_answers_and_says_what_would_change_it(page: Path) -> No
     assert 20 <= len(lines) <= 40
 
 
-def test_decisions_are_numbered_without_a_gap_and_named_in_the_index() -> None:
-    assert [int(page.name[:4]) for page in DECISIONS] == list(range(1, len(DECISIONS) + 1))
+def test_decisions_have_a_number_each_and_are_named_in_the_index() -> None:
+    """Gaps are allowed: each area of the work numbers its decisions in tens of its own."""
+    numbers = [int(page.name[:4]) for page in DECISIONS]
+    assert len(numbers) == len(set(numbers))
     index = (ROOT / "docs" / "index.md").read_text("utf-8")
     for page in DECISIONS:
         question = page.read_text("utf-8").splitlines()[0].removeprefix("# ")

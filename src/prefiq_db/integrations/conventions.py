@@ -1,0 +1,174 @@
+"""The names that OpenTelemetry and Prometheus see, and how the one becomes the other: the same for both exporters.
+
+Source: OpenTelemetry's semantic conventions for databases, version 1.44. They are written down here, and compared with
+the package opentelemetry-semantic-conventions by a test; see decisions/0051-why-the-conventions-names-are-our-own.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from prefiq_db.config import Target
+from prefiq_db.hooks.histogram import OPERATION_BOUNDS
+from prefiq_db.urls import STANDARD_PORTS
+
+SCHEMA_URL: Final = "https://opentelemetry.io/schemas/1.44.0"
+
+# --- attributes -----------------------------------------------------------------------------------
+
+SYSTEM: Final = "db.system.name"
+NAMESPACE: Final = "db.namespace"
+SUMMARY: Final = "db.query.summary"
+TEXT: Final = "db.query.text"
+OPERATION: Final = "db.operation.name"
+COLLECTION: Final = "db.collection.name"
+BATCH_SIZE: Final = "db.operation.batch.size"
+STATUS_CODE: Final = "db.response.status_code"
+RETURNED_ROWS: Final = "db.response.returned_rows"
+ERROR_TYPE: Final = "error.type"
+SERVER_ADDRESS: Final = "server.address"
+SERVER_PORT: Final = "server.port"
+POOL_NAME: Final = "db.client.connection.pool.name"
+STATE: Final = "db.client.connection.state"
+FILE: Final = "code.file.path"
+LINE: Final = "code.line.number"
+FUNCTION: Final = "code.function.name"
+# Ours; the conventions have no word for them.
+ERROR_KIND: Final = "prefiq_db.error.kind"
+RETRIES: Final = "prefiq_db.retries"
+
+# --- metrics --------------------------------------------------------------------------------------
+
+Instrument = Literal["histogram", "counter", "updowncounter"]
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A metric as the conventions' tables describe it; ``bounds`` are the advised buckets of a histogram."""
+
+    name: str
+    instrument: Instrument
+    unit: str
+    description: str
+    bounds: tuple[float, ...] = ()
+
+
+DURATION: Final = Metric(
+    "db.client.operation.duration", "histogram", "s", "Duration of database client operations.", OPERATION_BOUNDS
+)
+ROWS: Final = Metric(
+    "db.client.response.returned_rows",
+    "histogram",
+    "{row}",
+    "The actual number of records returned by the database operation.",
+    (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000),
+)
+COUNT: Final = Metric(
+    "db.client.connection.count",
+    "updowncounter",
+    "{connection}",
+    "The number of connections that are currently in state described by the `state` attribute.",
+)
+IDLE_MAX: Final = Metric(
+    "db.client.connection.idle.max",
+    "updowncounter",
+    "{connection}",
+    "The maximum number of idle open connections allowed.",
+)
+IDLE_MIN: Final = Metric(
+    "db.client.connection.idle.min",
+    "updowncounter",
+    "{connection}",
+    "The minimum number of idle open connections allowed.",
+)
+MAX: Final = Metric(
+    "db.client.connection.max", "updowncounter", "{connection}", "The maximum number of open connections allowed."
+)
+PENDING: Final = Metric(
+    "db.client.connection.pending_requests",
+    "updowncounter",
+    "{request}",
+    "The number of current pending requests for an open connection.",
+)
+TIMEOUTS: Final = Metric(
+    "db.client.connection.timeouts",
+    "counter",
+    "{timeout}",
+    "The number of connection timeouts that have occurred trying to obtain a connection from the pool.",
+)
+CREATE_TIME: Final = Metric(
+    "db.client.connection.create_time",
+    "histogram",
+    "s",
+    "The time it took to create a new connection.",
+    OPERATION_BOUNDS,
+)
+WAIT_TIME: Final = Metric(
+    "db.client.connection.wait_time",
+    "histogram",
+    "s",
+    "The time it took to obtain an open connection from the pool.",
+    OPERATION_BOUNDS,
+)
+USE_TIME: Final = Metric(
+    "db.client.connection.use_time",
+    "histogram",
+    "s",
+    "The time between borrowing a connection and returning it to the pool.",
+    OPERATION_BOUNDS,
+)
+# Ours; the conventions have none for them.
+RETRY_COUNT: Final = Metric(
+    "db.client.operation.retries", "counter", "{retry}", "Attempts beyond the first, by the kind of error before them."
+)
+ERROR_COUNT: Final = Metric("db.client.operation.errors", "counter", "{error}", "Statements that failed, by kind.")
+LEAK_COUNT: Final = Metric("db.client.connection.leaks", "counter", "{leak}", "Connections reported as leaked.")
+
+CONVENTIONAL: Final = (
+    DURATION, ROWS, COUNT, IDLE_MAX, IDLE_MIN, MAX, PENDING, TIMEOUTS, CREATE_TIME, WAIT_TIME, USE_TIME,
+)  # fmt: skip
+OURS: Final = (RETRY_COUNT, ERROR_COUNT, LEAK_COUNT)
+
+# --- databases ------------------------------------------------------------------------------------
+
+Value = str | int
+_SYSTEMS: Final = {"postgres": "postgresql"}
+
+
+def identity(target: Target) -> dict[str, Value]:
+    """Return the attributes that say which database it is: those that every span and operation of it carries.
+
+    ``db.namespace`` is what the application was told to connect to (for SQLite the file as it was given), not what a
+    statement may have switched to. Of several hosts the first is named.
+    """
+    system = target.flavor or _SYSTEMS.get(target.engine, target.engine)
+    attributes: dict[str, Value] = {SYSTEM: system}
+    if target.database:
+        attributes[NAMESPACE] = target.database
+    if target.hosts:
+        first = target.hosts[0]
+        attributes[SERVER_ADDRESS] = first.host
+        if first.port != STANDARD_PORTS.get(target.engine):
+            attributes[SERVER_PORT] = first.port
+    return attributes
+
+
+# --- Prometheus -----------------------------------------------------------------------------------
+
+
+def prometheus_name(metric: Metric) -> str:
+    """Return the name of *metric* by OpenTelemetry's mapping; a counter's ``_total`` is added by the exposition."""
+    name = label_name(metric.name)
+    return f"{name}_seconds" if metric.unit == "s" else name
+
+
+def label_name(attribute: str) -> str:
+    """Return the label that an attribute becomes."""
+    return attribute.replace(".", "_")
+
+
+def labels(attributes: Mapping[str, Value]) -> dict[str, str]:
+    """Return *attributes* as labels; absent and empty are the same there."""
+    return {label_name(name): str(value) for name, value in attributes.items()}

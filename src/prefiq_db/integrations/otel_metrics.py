@@ -1,0 +1,202 @@
+"""The metrics of one database, by OpenTelemetry's conventions, and the three of ours."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from opentelemetry.metrics import (
+    CallbackOptions,
+    Counter,
+    Histogram,
+    Meter,
+    MeterProvider,
+    Observation,
+    get_meter_provider,
+)
+
+from prefiq_db.events import (
+    AttemptFailed,
+    ConnectionCheckedIn,
+    ConnectionCheckedOut,
+    ConnectionLeaked,
+    ConnectionOpened,
+    Listener,
+    PoolTimedOut,
+    StatementFailed,
+)
+from prefiq_db.hooks.statistics import MOST_SUMMARIES, OTHER
+from prefiq_db.integrations.conventions import (
+    COUNT,
+    CREATE_TIME,
+    DURATION,
+    ERROR_COUNT,
+    ERROR_KIND,
+    IDLE_MAX,
+    IDLE_MIN,
+    LEAK_COUNT,
+    MAX,
+    PENDING,
+    POOL_NAME,
+    RETRY_COUNT,
+    ROWS,
+    SCHEMA_URL,
+    STATE,
+    SUMMARY,
+    TIMEOUTS,
+    USE_TIME,
+    WAIT_TIME,
+    Metric,
+    Value,
+)
+from prefiq_db.integrations.operations import Operation
+from prefiq_db.integrations.otel_spans import summary_of, what_failed
+from prefiq_db.reports import PoolStats
+
+if TYPE_CHECKING:
+    from prefiq_db.database import Database
+    from prefiq_db.database_async import AsyncDatabase
+
+# What the pool says about itself when somebody reads: metric, further attributes, value.
+_GAUGES: Final[tuple[tuple[Metric, tuple[tuple[Mapping[str, Value], Callable[[PoolStats], int]], ...]], ...]] = (
+    (COUNT, (({STATE: "idle"}, lambda pool: pool.idle), ({STATE: "used"}, lambda pool: pool.checked_out))),
+    (IDLE_MAX, (({}, lambda pool: pool.size),)),
+    (IDLE_MIN, (({}, lambda pool: 0),)),  # the pool closes old connections and opens new ones on demand only
+    (MAX, (({}, lambda pool: pool.size + pool.max_overflow),)),
+    (PENDING, (({}, lambda pool: pool.pending),)),
+)
+
+
+class _Instruments:
+    """The instruments of one meter provider, shared by all databases: the API can't take a callback back."""
+
+    def __init__(self, meter: Meter) -> None:
+        self.duration = _histogram(meter, DURATION)
+        self.rows = _histogram(meter, ROWS)
+        self.create_time = _histogram(meter, CREATE_TIME)
+        self.wait_time = _histogram(meter, WAIT_TIME)
+        self.use_time = _histogram(meter, USE_TIME)
+        self.timeouts = _counter(meter, TIMEOUTS)
+        self.retries = _counter(meter, RETRY_COUNT)
+        self.errors = _counter(meter, ERROR_COUNT)
+        self.leaks = _counter(meter, LEAK_COUNT)
+        self._lock = threading.Lock()
+        self._observed: weakref.WeakSet[MetricListener] = weakref.WeakSet()
+        for metric, readings in _GAUGES:
+            meter.create_observable_up_down_counter(
+                metric.name, [self._reader(readings)], unit=metric.unit, description=metric.description
+            )
+
+    def observe(self, listener: MetricListener) -> None:
+        with self._lock:
+            self._observed.add(listener)
+
+    def forget(self, listener: MetricListener) -> None:
+        with self._lock:
+            self._observed.discard(listener)
+
+    def _reader(
+        self, readings: tuple[tuple[Mapping[str, Value], Callable[[PoolStats], int]], ...]
+    ) -> Callable[[CallbackOptions], Iterable[Observation]]:
+        def read(options: CallbackOptions) -> Iterable[Observation]:
+            with self._lock:
+                listeners = list(self._observed)
+            for listener in listeners:
+                pool = listener.pool()
+                for attributes, value in readings:
+                    yield Observation(value(pool), {**listener.named, **attributes})
+
+        return read
+
+
+def _histogram(meter: Meter, metric: Metric) -> Histogram:
+    return meter.create_histogram(
+        metric.name, metric.unit, metric.description, explicit_bucket_boundaries_advisory=metric.bounds
+    )
+
+
+def _counter(meter: Meter, metric: Metric) -> Counter:
+    return meter.create_counter(metric.name, metric.unit, metric.description)
+
+
+class _Global:
+    """Stands for the global meter provider, which is another object before it was set and after."""
+
+
+_GLOBAL: Final = _Global()
+_by_provider: weakref.WeakKeyDictionary[MeterProvider | _Global, _Instruments] = weakref.WeakKeyDictionary()
+_lock = threading.Lock()
+
+
+def _instruments(provider: MeterProvider | None) -> _Instruments:
+    of_all = get_meter_provider()
+    given = of_all if provider is None else provider
+    key = _GLOBAL if given is of_all else given
+    with _lock:
+        made = _by_provider.get(key)
+        if made is None:
+            made = _by_provider[key] = _Instruments(given.get_meter("prefiq_db", schema_url=SCHEMA_URL))
+        return made
+
+
+class MetricListener(Listener):
+    """Records what happens to one database and to its pool."""
+
+    def __init__(
+        self, db: Database | AsyncDatabase, provider: MeterProvider | None, identity: Mapping[str, Value]
+    ) -> None:
+        self._db: Any = db
+        self._identity = identity
+        self._summaries: set[str] = set()
+        self.named: Mapping[str, Value] = {POOL_NAME: db.name}
+        self._to = _instruments(provider)
+        self._to.observe(self)
+
+    def close(self) -> None:
+        self._to.forget(self)
+
+    def pool(self) -> PoolStats:
+        pool: PoolStats = self._db.stats().pool
+        return pool
+
+    def operation_ended(self, operation: Operation) -> None:
+        attributes = {**self._identity, **what_failed(operation)}
+        if summary := self._summary(operation):
+            attributes[SUMMARY] = summary
+        self._to.duration.record(operation.duration_seconds, attributes)
+        if operation.rows >= 0:
+            self._to.rows.record(operation.rows, attributes)
+
+    def _summary(self, operation: Operation) -> str:
+        """Return the summary, or ``other`` when there are too many already: each is a time series of its own."""
+        summary = "" if operation.statement is None else summary_of(operation.statement)
+        if not summary or summary in self._summaries:
+            return summary
+        if len(self._summaries) >= MOST_SUMMARIES:
+            return OTHER
+        self._summaries.add(summary)
+        return summary
+
+    def statement_failed(self, event: StatementFailed) -> None:
+        self._to.errors.add(1, {**self.named, ERROR_KIND: event.kind.value})
+
+    def attempt_failed(self, event: AttemptFailed) -> None:
+        kind = "unknown" if event.kind is None else event.kind.value
+        self._to.retries.add(1, {**self.named, ERROR_KIND: kind})
+
+    def connection_opened(self, event: ConnectionOpened) -> None:
+        self._to.create_time.record(event.duration_seconds, self.named)
+
+    def connection_checked_out(self, event: ConnectionCheckedOut) -> None:
+        self._to.wait_time.record(event.wait_seconds, self.named)
+
+    def connection_checked_in(self, event: ConnectionCheckedIn) -> None:
+        self._to.use_time.record(event.use_seconds, self.named)
+
+    def pool_timed_out(self, event: PoolTimedOut) -> None:
+        self._to.timeouts.add(1, self.named)
+
+    def connection_leaked(self, event: ConnectionLeaked) -> None:
+        self._to.leaks.add(1, self.named)

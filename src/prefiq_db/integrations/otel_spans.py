@@ -1,0 +1,128 @@
+"""One span for each logical call, over all its attempts.
+
+The span is made when the call has ended, with the time it began at and in the context it began in: only then its name
+and all its attributes are known to the sampler. See decisions/0050-why-is-a-span-made-when-its-call-has-ended.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from opentelemetry.trace import SpanKind, StatusCode, Tracer
+
+from prefiq_db.events import Origin, StatementEvent
+from prefiq_db.integrations.conventions import (
+    BATCH_SIZE,
+    COLLECTION,
+    ERROR_KIND,
+    ERROR_TYPE,
+    FILE,
+    FUNCTION,
+    LINE,
+    NAMESPACE,
+    OPERATION,
+    RETRIES,
+    RETURNED_ROWS,
+    STATUS_CODE,
+    SUMMARY,
+    SYSTEM,
+    TEXT,
+    Value,
+)
+from prefiq_db.integrations.operations import Operation
+
+# The conventions: "The value of db.query.summary SHOULD be truncated to 255 characters".
+_LONGEST_SUMMARY: Final = 255
+# Verbs that are told a table and an operation. Of other calls both are only known out of their text, and the
+# conventions want neither attribute taken from there.
+_NAMING_VERBS: Final = frozenset({"bulk_insert", "upsert"})
+
+
+class Spans:
+    """Makes the spans of one database."""
+
+    def __init__(self, tracer: Tracer, identity: Mapping[str, Value]) -> None:
+        self._tracer = tracer
+        self._identity = identity
+        # The conventions allow INTERNAL for databases in memory; a file is another process's too.
+        in_memory = identity.get(NAMESPACE) == ":memory:" and identity[SYSTEM] == "sqlite"
+        self._kind = SpanKind.INTERNAL if in_memory else SpanKind.CLIENT
+
+    def operation_ended(self, operation: Operation) -> None:
+        attributes = {**self._identity, **what_was_asked(operation), **what_failed(operation)}
+        span = self._tracer.start_span(
+            self._name(attributes, operation),
+            context=operation.context,
+            kind=self._kind,
+            attributes=attributes,
+            start_time=operation.started_ns,
+        )
+        if span.is_recording():
+            span.set_attributes(_what_came_of_it(operation))
+            if operation.kind is not None:
+                # No description: the conventions would put the server's message there, and that quotes values.
+                span.set_status(StatusCode.ERROR)
+        span.end(operation.ended_ns)
+
+    def _name(self, attributes: Mapping[str, Value], operation: Operation) -> str:
+        if summary := attributes.get(SUMMARY):
+            return str(summary)
+        statement = operation.statement
+        target = str(attributes.get(NAMESPACE, ""))
+        if statement is not None and statement.operation:
+            return " ".join(filter(None, (statement.operation, next(iter(statement.tables), target))))
+        return target or str(self._identity[SYSTEM])
+
+
+def what_was_asked(operation: Operation) -> dict[str, Value]:
+    """Return the attributes that describe the statement."""
+    statement = operation.statement
+    if statement is None:
+        return {}
+    attributes: dict[str, Value] = {TEXT: statement.statement}
+    if summary := summary_of(statement):
+        attributes[SUMMARY] = summary
+    if statement.batch_size > 1:
+        attributes[BATCH_SIZE] = statement.batch_size
+    if operation.verb in _NAMING_VERBS and statement.operation:
+        attributes[OPERATION] = _batch(statement) + statement.operation
+        if len(statement.tables) == 1:
+            attributes[COLLECTION] = statement.tables[0]
+    return attributes
+
+
+def summary_of(statement: StatementEvent) -> str:
+    """Return ``db.query.summary``; ``""`` when there is none."""
+    return (_batch(statement) + statement.summary)[:_LONGEST_SUMMARY] if statement.summary else ""
+
+
+def _batch(statement: StatementEvent) -> str:
+    return "BATCH " if statement.batch_size > 1 else ""
+
+
+def what_failed(operation: Operation) -> dict[str, Value]:
+    """Return the attributes that describe the failure: codes and kinds, never a message."""
+    if operation.kind is None:
+        return {}
+    attributes: dict[str, Value] = {ERROR_TYPE: operation.kind.value}
+    if operation.code is not None:
+        attributes[ERROR_TYPE] = attributes[STATUS_CODE] = str(operation.code)
+    return attributes
+
+
+def _what_came_of_it(operation: Operation) -> dict[str, Value]:
+    attributes: dict[str, Value] = {}
+    if operation.rows >= 0:
+        attributes[RETURNED_ROWS] = operation.rows
+    if operation.retries:
+        attributes[RETRIES] = operation.retries
+    if operation.kind is not None:
+        attributes[ERROR_KIND] = operation.kind.value
+    if origin := operation.origin or (operation.statement and operation.statement.origin):
+        attributes |= _where(origin)
+    return attributes
+
+
+def _where(origin: Origin) -> dict[str, Value]:
+    return {FILE: origin.file, LINE: origin.line, FUNCTION: origin.function}
