@@ -1,0 +1,188 @@
+"""Metrics for Prometheus, under the names that OpenTelemetry's become there; extra ``prometheus``.
+
+    from prefiq_db.integrations import prometheus
+    prometheus.export(db)
+
+Read at scrape time from ``db.stats()``, so that a statement pays nothing for it. That is also why multiprocess mode
+(``PROMETHEUS_MULTIPROC_DIR``) is not supported: there prometheus_client reads files that the worker processes write,
+and never asks a collector. Let each worker be scraped by itself, or export by OpenTelemetry.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any, Final
+
+from prefiq_db.errors import UnsupportedError
+from prefiq_db.integrations.conventions import (
+    COUNT,
+    CREATE_TIME,
+    DURATION,
+    ERROR_COUNT,
+    ERROR_KIND,
+    IDLE_MAX,
+    IDLE_MIN,
+    LEAK_COUNT,
+    MAX,
+    NAMESPACE,
+    PENDING,
+    POOL_NAME,
+    RETRY_COUNT,
+    SERVER_ADDRESS,
+    SERVER_PORT,
+    STATE,
+    SUMMARY,
+    SYSTEM,
+    TIMEOUTS,
+    USE_TIME,
+    WAIT_TIME,
+    Metric,
+    Value,
+    identity,
+    label_name,
+    labels,
+    prometheus_name,
+)
+from prefiq_db.integrations.extras import missing_extra
+from prefiq_db.reports import DatabaseStats, HistogramStats
+
+try:
+    from prometheus_client import REGISTRY, CollectorRegistry
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+    from prometheus_client.metrics_core import Metric as Family
+    from prometheus_client.registry import Collector
+    from prometheus_client.utils import floatToGoString
+    from prometheus_client.values import ValueClass
+except ModuleNotFoundError:
+    raise missing_extra(__name__, "prometheus-client", "prometheus") from None
+
+if TYPE_CHECKING:
+    from prefiq_db.database import Database
+    from prefiq_db.database_async import AsyncDatabase
+
+Reading = HistogramStats | float
+Attributes = Mapping[str, Value]
+
+_OF_DATABASE: Final = (SYSTEM, NAMESPACE, SERVER_ADDRESS, SERVER_PORT, SUMMARY)
+_OF_POOL: Final = (POOL_NAME,)
+_BY_KIND: Final = (POOL_NAME, ERROR_KIND)
+# Every family, with its labels.
+_FAMILIES: Final[Mapping[Metric, tuple[str, ...]]] = {
+    DURATION: _OF_DATABASE,
+    COUNT: (POOL_NAME, STATE),
+    IDLE_MAX: _OF_POOL,
+    IDLE_MIN: _OF_POOL,
+    MAX: _OF_POOL,
+    PENDING: _OF_POOL,
+    TIMEOUTS: _OF_POOL,
+    CREATE_TIME: _OF_POOL,
+    WAIT_TIME: _OF_POOL,
+    USE_TIME: _OF_POOL,
+    RETRY_COUNT: _BY_KIND,
+    ERROR_COUNT: _BY_KIND,
+    LEAK_COUNT: _OF_POOL,
+}
+
+
+def export(*databases: Database | AsyncDatabase, registry: CollectorRegistry = REGISTRY) -> DatabaseCollector:
+    """Register one collector for *databases*; take it away again with ``registry.unregister``.
+
+    Raises:
+        UnsupportedError: in multiprocess mode, where each scrape would show one worker process out of many.
+    """
+    if getattr(ValueClass, "_multiprocess", False):
+        raise UnsupportedError(
+            "prometheus: multiprocess mode (PROMETHEUS_MULTIPROC_DIR) never asks a collector; let each worker be "
+            "scraped by itself, with a DatabaseCollector in a registry of its own, or export by OpenTelemetry"
+        )
+    collector = DatabaseCollector(*databases)
+    registry.register(collector)
+    return collector
+
+
+class DatabaseCollector(Collector):
+    """The metrics of databases. A registry takes one collector: further databases are added to it, see :meth:`add`."""
+
+    def __init__(self, *databases: Database | AsyncDatabase) -> None:
+        self._databases: tuple[Any, ...] = databases
+        self._lock = threading.Lock()
+
+    def add(self, database: Database | AsyncDatabase) -> None:
+        """Export one more database."""
+        with self._lock:
+            self._databases = (*self._databases, database)
+
+    def describe(self) -> Iterable[Family]:
+        """Return the families without samples, so that a registry finds a second collector of the same names."""
+        return [_family(metric) for metric in _FAMILIES]
+
+    def collect(self) -> Iterable[Family]:
+        """Return the metrics now. No database is asked for that, and none is waited for."""
+        readings: dict[Metric, dict[tuple[str, ...], Reading]] = {metric: {} for metric in _FAMILIES}
+        for database in self._databases:
+            of_database = identity(database.settings.target)
+            for metric, attributes, reading in _read(database.stats(), of_database):
+                named = labels(attributes)
+                key = tuple(named.get(label_name(name), "") for name in _FAMILIES[metric])
+                # Two pools to the same server and database are one time series here, as they are in OpenTelemetry.
+                before = readings[metric].get(key)
+                readings[metric][key] = reading if before is None else _sum(before, reading)
+        return [_family(metric, found) for metric, found in readings.items()]
+
+
+def _read(stats: DatabaseStats, of_database: Attributes) -> Iterator[tuple[Metric, Attributes, Reading]]:
+    pool, named = stats.pool, {POOL_NAME: stats.database}
+    for summary, durations in stats.durations.items():
+        yield DURATION, {**of_database, SUMMARY: summary}, durations
+    yield COUNT, {**named, STATE: "idle"}, pool.idle
+    yield COUNT, {**named, STATE: "used"}, pool.checked_out
+    yield IDLE_MAX, named, pool.size
+    yield IDLE_MIN, named, 0
+    yield MAX, named, pool.size + pool.max_overflow
+    yield PENDING, named, pool.pending
+    yield TIMEOUTS, named, pool.timeout_count
+    yield CREATE_TIME, named, pool.create
+    yield WAIT_TIME, named, pool.wait
+    yield USE_TIME, named, pool.use
+    for kind, count in stats.retries.items():
+        yield RETRY_COUNT, {**named, ERROR_KIND: kind.value}, count
+    for kind, count in stats.errors.items():
+        yield ERROR_COUNT, {**named, ERROR_KIND: kind.value}, count
+    yield LEAK_COUNT, named, stats.leak_count
+
+
+def _sum(one: Reading, other: Reading) -> Reading:
+    if isinstance(one, HistogramStats) and isinstance(other, HistogramStats):
+        return HistogramStats(
+            one.bounds,
+            tuple(map(sum, zip(one.counts, other.counts, strict=True))),
+            one.total_seconds + other.total_seconds,
+            max(one.max_seconds, other.max_seconds),
+        )
+    assert not isinstance(one, HistogramStats)
+    assert not isinstance(other, HistogramStats)
+    return one + other
+
+
+def _family(metric: Metric, readings: Mapping[tuple[str, ...], Reading] | None = None) -> Family:
+    name, named = prometheus_name(metric), [label_name(name) for name in _FAMILIES[metric]]
+    kinds: Any = {
+        "histogram": HistogramMetricFamily,
+        "counter": CounterMetricFamily,
+        "updowncounter": GaugeMetricFamily,
+    }
+    family: Any = kinds[metric.instrument](name, metric.description, labels=named)
+    for key, reading in (readings or {}).items():
+        if isinstance(reading, HistogramStats):
+            family.add_metric(key, buckets=_buckets(reading), sum_value=reading.total_seconds)
+        else:
+            family.add_metric(key, reading)
+    return family  # type: ignore[no-any-return]
+
+
+def _buckets(durations: HistogramStats) -> list[tuple[str, float]]:
+    """Return the buckets as Prometheus has them: each counts the ones below it too."""
+    bounds = [*map(floatToGoString, durations.bounds), "+Inf"]
+    return list(zip(bounds, accumulate(durations.counts), strict=False))
