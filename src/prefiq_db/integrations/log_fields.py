@@ -1,0 +1,40 @@
+"""The structured fields of our log records, and how they are taken out of one."""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+from prefiq_db.masking import describe_value
+
+FIELDS: Final = (
+    "database",
+    "summary",
+    "fingerprint",
+    "duration_seconds",
+    "wait_seconds",
+    "rows",
+    "query_bytes",
+    "retries",
+    "transaction_id",
+    "source",
+    "error_kind",
+    "error_type",
+    "age_seconds",
+    "worker",
+    "held_back",
+)
+
+Field = str | int | float | bool | None
+
+
+def structured(record: logging.LogRecord, further: tuple[str, ...] = ()) -> dict[str, Field]:
+    """Return the fields that *record* has; anything that is no text or number by type and length only."""
+    found = vars(record)
+    return {name: _plain(found[name]) for name in (*FIELDS, *further) if name in found}
+
+
+def _plain(value: object) -> Field:
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    return str(value) if isinstance(value, str) else describe_value(value)
