@@ -40,6 +40,7 @@ def upgrade() -> None:
         mysql_engine="InnoDB",
         mariadb_engine="InnoDB",
     )
+    # prefiq: safe the table is new, so nobody waits; a run that stops between the two is found and goes on by --resume
     op.create_index(INDEX, TABLE, ["created_at"])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import re
 from decimal import Decimal
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -12,7 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 
-from prefiq_db.types import StrEnum, misfit_names, naming_convention
+from prefiq_db.types import (
+    ExactDecimal,
+    Json,
+    Money,
+    StrEnum,
+    UtcDateTime,
+    Uuid,
+    misfit_names,
+    naming_convention,
+)
 from prefiq_db.types.decimal_order import sort_key
 from prefiq_db.types.naming import MAX_NAME_BYTES, fitted
 
@@ -140,6 +150,23 @@ def test_what_does_not_fit_is_told() -> None:
         ["table", "column", "index", "UniqueConstraint", "CheckConstraint"]
     )
     assert any("without a name" in line for line in found)
+
+
+# --- column types ----------------------------------------------------------------------------------
+
+MAPPED = (UtcDateTime(), ExactDecimal(12, 2), Money(), Uuid(), Json(), StrEnum(Status))
+
+
+@pytest.mark.parametrize("type_", MAPPED, ids=lambda type_: type(type_).__name__)
+def test_the_docs_map_types_to_columns_as_the_code_does(type_: sa.types.TypeEngine[object]) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "layering-alembic.md").read_text("utf-8")
+    (row,) = re.findall(rf"^\| `{type(type_).__name__}(?:\(.*?\))?` \| (.*) \|$", page, re.M)
+    told = [cell.strip("`") for cell in row.split(" | ")]
+    assert told == [type_.compile(dialect=dialect) for dialect in (postgresql.dialect(), mariadb(), sqlite.dialect())]
+
+
+def mariadb() -> sa.Dialect:
+    return sa.make_url("mariadb+pymysql://").get_dialect()()
 
 
 # --- the order of decimals on SQLite ---------------------------------------------------------------

@@ -1,0 +1,44 @@
+"""Backfill: fill the new column while release 2 writes both.
+
+In steps, so that no lock lasts, and so that it may stop anywhere and run again: it looks for what isn't filled yet.
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+import sqlalchemy as sa
+from alembic import op
+
+import prefiq_db.types
+
+revision = "0002"
+down_revision = "0001"
+branch_labels = None
+depends_on = None
+
+STEP = 500
+
+# As this revision knows the table, whatever becomes of shop.tables.
+product = sa.table(
+    "product",
+    sa.column("id", prefiq_db.types.Uuid()),
+    sa.column("price_cents", sa.Integer()),
+    sa.column("price", prefiq_db.types.Money()),
+)
+price, cents = product.c.price, product.c.price_cents
+
+
+def upgrade() -> None:
+    unfilled = sa.select(product.c.id, cents).where(price == 0, cents != 0).limit(STEP)
+    fill = sa.update(product).where(product.c.id == sa.bindparam("key")).values(price=sa.bindparam("value"))
+    while rows := op.get_bind().execute(unfilled).all():
+        op.get_bind().execute(fill, [{"key": row.id, "value": Decimal(row.price_cents) / 100} for row in rows])
+
+
+def downgrade() -> None:
+    unfilled = sa.select(product.c.id, price).where(cents == 0, price != 0).limit(STEP)
+    fill = sa.update(product).where(product.c.id == sa.bindparam("key")).values(price_cents=sa.bindparam("value"))
+    while rows := op.get_bind().execute(unfilled).all():
+        # At least a cent, or a smaller price would be looked for again and again.
+        op.get_bind().execute(fill, [{"key": row.id, "value": int(row.price * 100) or 1} for row in rows])

@@ -1,0 +1,66 @@
+"""What a statement or operation is about: DDL or rows, and of which table."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final
+
+import sqlalchemy as sa
+from alembic.operations import ops
+
+from prefiq_db.migrate.lint.reading import Step
+
+_DDL: Final = re.compile(r"(?:CREATE|ALTER|DROP|RENAME|TRUNCATE)\b", re.I)
+_DATA: Final = re.compile(r"(?:INSERT|UPDATE|DELETE|REPLACE|MERGE|COPY|LOAD)\b", re.I)
+_NAME: Final = r'(?:IF (?:NOT )?EXISTS )?(?:ONLY )?(?P<name>(?:[`"\[]?[\w$]+[`"\]]?\.)?[`"\[]?[\w$]+[`"\]]?)'
+_TABLES: Final = tuple(
+    re.compile(rf"{words}\s+{_NAME}", re.I | re.S)
+    for words in (
+        r"CREATE (?:UNIQUE )?INDEX .*?\bON",
+        r"(?:CREATE|ALTER|DROP|RENAME|TRUNCATE) TABLE",
+        r"(?:INSERT|REPLACE)(?: IGNORE)? INTO",
+        r"DELETE FROM",
+        r"UPDATE(?: IGNORE)?",
+    )
+)
+
+
+def is_ddl(sql: str) -> bool:
+    return _DDL.match(sql) is not None
+
+
+def is_data(sql: str) -> bool:
+    return _DATA.match(sql) is not None
+
+
+def changed_table(sql: str) -> str | None:
+    """Return the table that a statement changes, without its schema; ``None`` when that can't be told."""
+    for pattern in _TABLES:
+        if found := pattern.match(sql):
+            return found["name"].split(".")[-1].strip('`"[]')
+    return None
+
+
+def table_of(step: Step) -> str | None:
+    """Return the table that an operation is about."""
+    operation: Any = step.operation
+    if isinstance(operation, ops.ExecuteSQLOp):
+        table = getattr(operation.sqltext, "table", None)
+        if isinstance(table, sa.TableClause):
+            return table.name
+        return changed_table(step.sql[0]) if step.sql else None
+    if isinstance(operation, ops.BulkInsertOp):
+        return str(operation.table.name)
+    if isinstance(operation, ops.CreateForeignKeyOp):
+        return operation.source_table
+    name = getattr(operation, "table_name", None)
+    return None if name is None else str(name)
+
+
+def created_tables(step: Step) -> set[str]:
+    """Return the tables that an operation makes."""
+    if isinstance(step.operation, ops.CreateTableOp):
+        return {step.operation.table_name}
+    return {
+        name for sql in step.sql if re.match(r"CREATE TABLE\b", sql, re.I) and (name := changed_table(sql)) is not None
+    }
