@@ -8,14 +8,12 @@ import sqlite3
 import ssl
 import uuid
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any
 
 from prefiq_db.config import Host, Target
+from prefiq_db.dialects import mariadb
 from prefiq_db.dialects.sqlite import connection_factory
 from prefiq_db.settings import DatabaseSettings
-
-# A client deadline behind the server's own statement timeout, for a server that doesn't answer at all.
-READ_GRACE_SECONDS: Final = 5.0
 
 _Connect = Callable[..., Any]
 _Connector = Callable[[_Connect, dict[str, Any]], Any]
@@ -164,7 +162,7 @@ class _MySQLConnector(_Base):
             "charset": "utf8mb4",
             "autocommit": True,
             "connect_timeout": settings.connect_timeout_seconds,
-            "read_timeout": settings.statement_timeout_seconds + READ_GRACE_SECONDS,
+            "read_timeout": settings.statement_timeout_seconds + mariadb.READ_GRACE_SECONDS,
             "init_command": self.init_command(),
             "local_infile": False,
         }

@@ -103,8 +103,11 @@ async def test_the_settings_timeout_holds_for_everything(make_db: Callable[..., 
             await on_engine(db, lambda connection: connection.execute(text(slow_read(backend))).all())
 
 
-async def test_a_longer_timeout_than_the_settings_is_given(make_db: Callable[..., Any], backend: Backend) -> None:
-    """using(timeout=...) may also allow more than the settings do."""
+async def test_a_longer_timeout_than_the_settings_is_given(
+    make_db: Callable[..., Any], backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """using(timeout=...) may also allow more than the settings do, to the server and to the driver."""
+    monkeypatch.setattr("prefiq_db.dialects.mariadb.READ_GRACE_SECONDS", 0.06)
     db = make_db(statement_timeout_seconds=0.05, pool_size=1)
     somewhat_slow = {
         "sqlite": "with recursive t(n) as (select 1 union all select n + 1 from t where n < 900000) "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import uuid
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from sqlalchemy.dialects.mysql.asyncmy import MySQLDialect_asyncmy
 from sqlalchemy.dialects.mysql.mariadb import MariaDBDialect
@@ -13,6 +13,9 @@ from sqlalchemy.dialects.mysql.pymysql import MySQLDialect_pymysql
 
 from prefiq_db.dialects.base import GONE, HALF, PrefiqDialect, SessionState, characteristics
 from prefiq_db.errors import ErrorKind
+
+# A client deadline behind the server's own statement timeout, for a server that doesn't answer at all.
+READ_GRACE_SECONDS: Final = 5.0
 
 
 def _utc(value: dt.datetime) -> dt.datetime:
@@ -64,6 +67,13 @@ class _MySQLFamily(PrefiqDialect):
         else:
             self.control(proxied.dbapi_connection, f"SET SESSION max_execution_time = {max(1, round(seconds * 1000))}")
         state.session_timeout = seconds
+        self.wait_for_replies(proxied.dbapi_connection, max(seconds, self.statement_timeout_seconds))
+
+    def wait_for_replies(self, dbapi_connection: Any, seconds: float) -> None:
+        """Let the driver wait for a reply at least as long as a statement may take, or it takes the server for dead."""
+        # Neither driver has a public way to change it, and both look at it with each read.
+        driver = getattr(dbapi_connection, "_connection", dbapi_connection)
+        driver._read_timeout = seconds + READ_GRACE_SECONDS
 
     health_sql = "SELECT @@global.read_only"
 
