@@ -129,6 +129,16 @@ async def test_an_exhausted_pool_warns_because_the_server_answers_outside_it(
     assert (await check.health()).status is Status.PASS
 
 
+async def test_a_database_in_memory_is_well_while_somebody_writes(world: str, make_check: Callable[..., Check]) -> None:
+    """There a reader waits for the writer, so a check must not read."""
+    db = make_database(world, "sqlite://", lock_timeout_seconds=0.2)
+    await db.execute(CREATE_STOCK)
+    async with db.transaction() as tx:
+        await tx.execute(INSERT_STOCK, {"id": 1, "quantity": 2})
+        assert (await make_check(db).health()).status is Status.PASS
+    await db.close()
+
+
 async def test_the_transaction_of_whoever_asks_is_left_alone(db: Any, make_check: Callable[..., Check]) -> None:
     await db.execute(CREATE_STOCK)
     async with db.transaction() as tx:

@@ -159,7 +159,8 @@ class _Sqlite(PrefiqDialect):
             return None
         return self._sqlite(connection.connection.dbapi_connection).timed_out
 
-    health_sql = "SELECT query_only, (SELECT count(*) FROM sqlite_master) FROM pragma_query_only"
+    # It takes no lock. In memory even a look at the schema would wait for whoever writes.
+    health_sql = "PRAGMA query_only"
 
     def ailment_of(self, row: Any) -> ErrorKind | None:
         connector: Any = self.connector

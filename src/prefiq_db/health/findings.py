@@ -71,6 +71,11 @@ class Finding:
     latency_seconds: float | None = None
     found_at: datetime = field(default_factory=partial(datetime.now, UTC))
 
+    @property
+    def subject(self) -> str:
+        """The database's name, or the whole name of another check."""
+        return self.name.removesuffix(":responseTime")
+
 
 @dataclass(frozen=True, slots=True)
 class Health:
@@ -86,7 +91,7 @@ class Health:
     @property
     def reason(self) -> str:
         """Why it isn't ``pass``: each name with its reason."""
-        return "; ".join(f"{each.name.partition(':')[0]}: {each.reason}" for each in self.findings if each.reason)
+        return "; ".join(f"{each.subject}: {each.reason}" for each in self.findings if each.reason)
 
     def __bool__(self) -> bool:
         return self.status is not Status.FAIL

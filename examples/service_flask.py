@@ -1,0 +1,53 @@
+"""A stock service in Flask: a hook of its own, endpoints for Kubernetes, and the page ``/db``.
+
+Run it with any WSGI server: ``flask --app examples/service_flask.py run``, then look at ``/healthz``, ``/readyz`` and
+``/db``. ``DB_URL`` takes it to a server.
+"""
+
+from __future__ import annotations
+
+import atexit
+from collections import Counter
+from typing import Any
+
+from flask import Flask, jsonify, request
+
+from prefiq_db import Database, bootstrap
+from prefiq_db.events import StatementFinished
+from prefiq_db.integrations.flask import mount_health
+
+
+def make_app(database: dict[str, Any] | None = None, **health: Any) -> Flask:
+    """Return the service; *database* are settings, *health* options of its health endpoints."""
+    container = bootstrap(arguments={"database": database or {}})
+    atexit.register(container.shutdown)
+    db = container.resolve("db", Database)
+    operations: Counter[str] = Counter()
+
+    @db.hooks.after
+    def count(event: StatementFinished) -> None:
+        operations[event.operation] += 1
+
+    db.execute("create table if not exists stock (sku varchar(20) primary key, quantity integer not null)")
+    service = Flask("stock")
+    service.extensions["prefiq_db"] = container
+    # The page shows statements and lines of code: in production, put it behind your own login.
+    mount_health(service, container, page=True, **health)
+
+    @service.put("/stock/<sku>")
+    def put(sku: str) -> Any:
+        quantity = int(request.args["quantity"])
+        with db.transaction() as tx:
+            tx.execute("delete from stock where sku = :sku", {"sku": sku})
+            tx.execute("insert into stock (sku, quantity) values (:sku, :quantity)", {"sku": sku, "quantity": quantity})
+        return jsonify(sku=sku, quantity=quantity)
+
+    @service.get("/stock")
+    def stock() -> Any:
+        return jsonify(db.fetch_all("select sku, quantity from stock order by sku", into=dict))
+
+    @service.get("/operations")
+    def counted() -> Any:
+        return jsonify(operations)
+
+    return service

@@ -1,0 +1,37 @@
+"""Where the databases of a service are, and what its readiness asks besides."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from prefiq_db.application import Application
+from prefiq_db.database import Database
+from prefiq_db.database_async import AsyncDatabase
+from prefiq_db.errors import UsageError
+from prefiq_db.providers import DatabaseProvider
+
+AnyDatabase = Database | AsyncDatabase
+Source = Application | AnyDatabase | Iterable[AnyDatabase]
+
+
+def databases_of(source: Source) -> list[AnyDatabase]:
+    """Return the databases of an application, of a list, or the one that was given.
+
+    Raises:
+        UsageError: there is none, or something else is among them.
+    """
+    if isinstance(source, Application):
+        source.prepare()
+        providers = [each for each in source.providers if isinstance(each, DatabaseProvider)]
+        found: list[Any] = [database for provider in providers for database in provider.databases.values()]
+    elif isinstance(source, (Database, AsyncDatabase)):
+        found = [source]
+    else:
+        found = list(source)
+    if not found:
+        raise UsageError("there is no database to watch: an Application needs the DatabaseProvider")
+    for each in found:
+        if not isinstance(each, (Database, AsyncDatabase)):
+            raise UsageError(f"expected an Application, a database or several, not a {type(each).__name__}")
+    return found
