@@ -299,6 +299,9 @@ async def test_decimal_columns_are_compared_with_columns(store: Any) -> None:
     assert await holds(t.price * t.quantity == Decimal("37.02"))
     assert not await holds(t.price * t.quantity < Decimal("37.02"))
     assert await holds(-t.price < t.quantity)
+    assert await holds(t.price == sa.literal_column("12.34"))
+    assert await holds(t.price > sa.func.coalesce(sa.literal_column("null"), sa.literal_column("9.5")))
+    assert await holds(t.price.between(t.wide, sa.select(sa.func.max(t.quantity) * 10).scalar_subquery()))
 
 
 async def test_sums_of_money_are_exact_or_refused(store: Any, backend: Backend) -> None:

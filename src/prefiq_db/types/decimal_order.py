@@ -34,7 +34,7 @@ def numeric_order(column: ColumnElement[Any]) -> ColumnElement[Any]:
 
     ``c.asc()`` and ``c.desc()`` do so by themselves; only the bare ``order_by(c)`` can't.
     """
-    return _Key(column)
+    return _Key(column, _scale_of(column))
 
 
 def sort_key(value: Decimal) -> str:
@@ -72,10 +72,14 @@ class _Key(ColumnElement[Any]):
     """A decimal operand in a comparison or an order."""
 
     inherit_cache = True
-    _traverse_internals = [("operand", sa.sql.visitors.InternalTraversal.dp_clauseelement)]  # noqa: RUF012
+    _traverse_internals = [  # noqa: RUF012
+        ("operand", sa.sql.visitors.InternalTraversal.dp_clauseelement),
+        ("scale", sa.sql.visitors.InternalTraversal.dp_plain_obj),
+    ]
 
-    def __init__(self, operand: ColumnElement[Any]) -> None:
+    def __init__(self, operand: ColumnElement[Any], scale: int) -> None:
         self.operand = operand
+        self.scale = scale
         self.type = _KeyType()
 
     @property
@@ -90,12 +94,10 @@ class ExactComparator(TypeDecorator.Comparator[Decimal]):
     """Compares by key where SQLite would compare texts; equal texts are equal numbers of the same scale."""
 
     def operate(self, op: Any, *other: Any, **kwargs: Any) -> Any:
-        if op in _SORTS:
-            return op(_Key(self.expr))
-        if op is operators.between_op:
-            return op(_Key(self.expr), *(_as_key(bound) for bound in other), **kwargs)
-        if op in _ORDERS or (op in _EQUALS and self._needs_key(other[0])):
-            return op(_Key(self.expr), _as_key(other[0]))
+        compares = op in _ORDERS or op is operators.between_op or (op in _EQUALS and self._needs_key(other[0]))
+        if compares or op in _SORTS:
+            scale = _scale_of(self.expr)
+            return op(_Key(self.expr, scale), *(_as_key(operand, scale) for operand in other), **kwargs)
         return super().operate(op, *other, **kwargs)
 
     def _needs_key(self, other: Any) -> bool:
@@ -104,24 +106,30 @@ class ExactComparator(TypeDecorator.Comparator[Decimal]):
             return False
         if not isinstance(other, ColumnElement) or isinstance(other, sa.BindParameter):
             return not _is_stored(self.expr)
-        return _scale(other) != _scale(self.expr) or not (_is_stored(other) and _is_stored(self.expr))
+        return _scale_of(other, None) != _scale_of(self.expr) or not (_is_stored(other) and _is_stored(self.expr))
 
 
-def _as_key(other: Any) -> Any:
-    return _Key(other) if isinstance(other, ColumnElement) and not isinstance(other, sa.BindParameter) else other
+def _as_key(other: Any, scale: int) -> Any:
+    if not isinstance(other, ColumnElement) or isinstance(other, sa.BindParameter):
+        return other
+    # What has no scale, as a float or an unknown function, is looked at with the digits of our side.
+    return _Key(other, _scale_of(other, scale))
 
 
 def _is_stored(expression: ColumnElement[Any]) -> bool:
     return isinstance(expression, sa.ColumnClause)
 
 
-def _scale(expression: ColumnElement[Any]) -> int:
+def _scale_of(expression: ColumnElement[Any], default: Any = ...) -> Any:
+    """Return how many digits after the point an operand has, or *default* when its type doesn't say."""
     if isinstance(expression.type, sa.Integer):
         return 0
     scale = getattr(expression.type, "scale", None)
-    if not isinstance(scale, int):
-        raise UsageError("ExactDecimal: compare it with a decimal or integer column; cast the other side")
-    return scale
+    if isinstance(scale, int):
+        return scale
+    if default is ...:
+        raise UsageError("numeric_order: expected a column of an exact decimal type")
+    return default
 
 
 @compiles(_Key)
@@ -131,7 +139,7 @@ def _plain(element: _Key, compiler: Any, **kwargs: Any) -> str:
 
 @compiles(_Key, "sqlite")
 def _padded(element: _Key, compiler: Any, **kwargs: Any) -> str:
-    scale = _scale(element.operand)
+    scale = element.scale
     value = compiler.process(element.operand, **kwargs)
     # What was calculated is a number, and what another program wrote may have fewer digits: printf makes it canonical.
     dot = f"instr(x, '.') = length(x) - {scale}" if scale else "instr(x, '.') = 0"
