@@ -1,5 +1,5 @@
 """Alembic runs this for each command; what it does is in prefiq_db.migrate.environment."""
 
-from prefiq_db.migrate import run
+from prefiq_db.migrate import VERSION_TABLE, run
 
-run()
+run(version_table=VERSION_TABLE)

@@ -303,3 +303,10 @@ def test_a_wheel_carries_its_own(backend: Backend, engine: sa.Engine, installed_
     done = run([sys.executable, "-W", "error", "-m", "prefiq_db.migrate", "upgrade", "head"], tmp_path, **environ)
     assert (done.returncode, done.stdout, done.stderr) == (0, "main: upgraded to 0001\n", "")
     assert tables(engine) == {TOKENS, VERSION_TABLE}
+    python = [sys.executable, "-W", "error", "-m", "prefiq_db.migrate"]
+    heads = run([*python, "heads"], tmp_path, **environ).stdout
+    assert heads == run([*python, "heads"], ROOT, DB_URL=backend.url).stdout == "0001 (head)\n"
+    done = run([*python, "init", "history"], tmp_path, **environ)
+    assert (done.returncode, done.stderr) == (0, "")
+    done = run([*python, "-c", "alembic.ini", "up"], tmp_path, **environ)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -1,48 +1,71 @@
-"""What ``migrations/env.py`` calls: open the configured database and run Alembic's revisions on it."""
+"""What an ``env.py`` calls: open the configured databases and run the Alembic command on each."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+import os
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
 from logging.config import fileConfig
-from typing import Any, Final
+from typing import Any
 
 import sqlalchemy as sa
 from alembic import context
-from alembic.runtime.migration import MigrationContext, MigrationInfo
 from alembic.util import CommandError
 
 from prefiq_db.engines import make_engine
-from prefiq_db.errors import PrefiqDbError, Problem, SettingsError
+from prefiq_db.errors import PrefiqDbError, Problem, SettingsError, UsageError
 from prefiq_db.execution.border import Border
+from prefiq_db.migrate.file_lock import FileLock, file_lock
+from prefiq_db.migrate.history import History
+from prefiq_db.migrate.locks import Lock, check_lockable, held, server_lock
+from prefiq_db.migrate.offline import write_sql
+from prefiq_db.migrate.options import MigrateOptions
+from prefiq_db.migrate.run import OnApply, Run, look_on, migrate_on
 from prefiq_db.settings import DatabaseSettings, load_settings
 
-#: The revisions applied are noted here; a service's own Alembic keeps ``alembic_version``.
-VERSION_TABLE: Final = "prefiq_alembic_version"
 
-#: Called after each revision, with what it was and the heads that the database has now.
-OnApply = Callable[[MigrationInfo, Collection[str]], None]
+def run(
+    target_metadata: Any = None,
+    *,
+    version_table: str = "alembic_version",
+    version_table_schema: str | None = None,
+    **configure: Any,
+) -> None:
+    """Do what the running Alembic command asks for; this is all that an ``env.py`` has to say.
 
+    Args:
+        target_metadata: the MetaData of your tables, or a list of them: what ``check`` and autogenerate compare with.
+        version_table: where this history notes its revisions.
+        version_table_schema: the schema of that table.
+        configure: whatever else Alembic's ``context.configure`` takes.
 
-def run() -> None:
-    """Do what the running Alembic command asks for, on the database that was chosen.
-
-    Under the ``alembic`` command that is the one that ``-x db=<name>`` names (default: ``main``) in the environment
-    that ``db`` is configured by. A caller may put ``settings`` and ``database`` (its name), or an open ``connection``,
-    and ``on_version_apply`` into ``config.attributes``. Mode ``async`` makes no difference: a sync engine is used.
+    Under the ``alembic`` command the database is the one that ``-x db=<name>`` names (default: ``main``; ``-x db=all``:
+    every one) in the environment that ``db`` is configured by; further ``-x`` arguments are the fields of
+    :class:`~prefiq_db.migrate.MigrateOptions`. A caller may put ``settings`` and ``database`` (its name), ``options``
+    and ``on_version_apply`` into ``config.attributes``, or an open ``connection`` (of an async engine: by
+    ``run_sync``). Mode ``async`` makes no difference: a sync engine is used.
     """
     config = context.config
-    if config.config_file_name is not None and config.file_config.has_section("loggers"):
+    by_command_line = config.cmd_opts is not None
+    if by_command_line and config.config_file_name is not None and config.file_config.has_section("loggers"):
         fileConfig(config.config_file_name, disable_existing_loggers=False, encoding="utf-8")
     failure = None
     try:
-        _run(config.attributes)
+        _run(History(target_metadata, version_table, version_table_schema, configure), config.attributes)
     except PrefiqDbError as error:
         failure = error
     if failure is None:
         return
-    if config.cmd_opts is None:
+    if not by_command_line:
         raise failure
     raise CommandError(str(failure))  # the alembic command shows its own kind of error without a traceback
+
+
+def configured_databases() -> dict[str, DatabaseSettings]:
+    """Return the settings of every database that Alembic can migrate, from the environment."""
+    return {name: each for name, each in load_settings().databases.items() if each.target.engine != "mongodb"}
 
 
 def database_settings(name: str) -> DatabaseSettings:
@@ -58,80 +81,129 @@ def database_settings(name: str) -> DatabaseSettings:
     raise SettingsError([Problem(f"databases.{name}", "a configured database", f"choose one of: {known}")])
 
 
-def migrate_on(connection: sa.Connection, on_version_apply: OnApply | None = None) -> None:
-    """Run the command's revisions on *connection*: every road to a migration ends here.
-
-    Each revision is a transaction with its own version, where the server can do that: PostgreSQL, and SQLite because
-    we send our own BEGIN. MariaDB commits at each DDL statement.
-    """
-
-    def applied(
-        ctx: MigrationContext, step: MigrationInfo, heads: Collection[Any], run_args: Mapping[str, Any]
-    ) -> None:
-        if not heads:
-            # Leave no trace: after the last downgrade Alembic would keep its empty table.
-            sa.Table(VERSION_TABLE, sa.MetaData()).drop(connection)
-        if on_version_apply is not None:
-            on_version_apply(step, heads)
-
-    context.configure(
-        connection=connection,
-        version_table=VERSION_TABLE,
-        transactional_ddl=_ddl_is_transactional(connection.dialect),
-        transaction_per_migration=True,
-        on_version_apply=applied,
-    )
-    with context.begin_transaction():
-        context.run_migrations()
+# --- what is asked for -------------------------------------------------------------------------------
 
 
-def _run(attributes: dict[str, Any]) -> None:
-    on_version_apply = attributes.get("on_version_apply")
-    connection = attributes.get("connection")
-    if connection is not None:
-        migrate_on(connection, on_version_apply)
-        return
-    name = attributes.get("database") or context.get_x_argument(as_dictionary=True).get("db", "main")
-    settings = attributes.get("settings") or database_settings(name)
-    if context.is_offline_mode():
-        _write_sql(settings)
-        return
-    engine = make_engine(settings)
-    border = Border(name, engine.dialect.name)
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """What the caller or the ``-x`` arguments said: one given connection, or databases to open."""
+
+    options: MigrateOptions
+    on_version_apply: OnApply | None
+    database: str
+    connection: Any = None
+    databases: Mapping[str, DatabaseSettings] = field(default_factory=dict)
+
+
+def _run(history: History, attributes: dict[str, Any]) -> None:
+    call = _call(attributes)
+    if call.connection is not None:
+        _on_given(Run(history, call.database, call.options, call.on_version_apply), call.connection)
+    for name, settings in call.databases.items():
+        if context.is_offline_mode():
+            write_sql(history, make_engine(settings).dialect)
+        else:
+            _on_configured(Run(history, name, call.options, call.on_version_apply), settings)
+
+
+def _call(attributes: dict[str, Any]) -> _Call:
+    arguments = {str(key): str(value) for key, value in context.get_x_argument(as_dictionary=True).items()}
+    name = attributes.get("database") or arguments.get("db", "main")
+    options = attributes.get("options") or MigrateOptions.from_x(arguments)
+    call = _Call(options, attributes.get("on_version_apply"), name, attributes.get("connection"))
+    if call.connection is not None:
+        return call
+    if "settings" in attributes:
+        databases = {name: attributes["settings"]}
+    else:
+        databases = configured_databases() if name == "all" else {name: database_settings(name)}
+    return _Call(options, call.on_version_apply, name, None, databases)
+
+
+def _changes_revisions() -> bool:
+    # Alembic tells it to nobody before the environment is configured, and by then the lock must be held.
+    return "destination_rev" in context._proxy.context_opts  # type: ignore[attr-defined]
+
+
+# --- a connection and a lock -------------------------------------------------------------------------
+
+
+def _on_configured(run: Run, settings: DatabaseSettings) -> None:
+    engine = make_engine(_for_migrations(settings, run.options), name=run.database)
+    border = Border(run.database, engine.dialect.name, masked=settings.masked)
+    in_file = settings.target.engine == "sqlite" and settings.target.database != ":memory:"
+
+    def work() -> Exception | None:
+        # Before connecting: already that may write, to switch the file to write-ahead logging.
+        file = FileLock(settings.target.database) if in_file else None
+        with _locked(file, run, engine.dialect), border.cross(engine.connect, "connect") as connection:
+            return _work(connection, run, server_lock(connection))
+
     try:
-        with border.cross(engine.connect, "connect") as connection:
-            failure = border.cross(lambda: _migrate(connection, on_version_apply))
+        failure = _placed(run, lambda: border.cross(work))
     finally:
         engine.dispose()
     if failure is not None:
         raise failure
 
 
-def _migrate(connection: sa.Connection, on_version_apply: OnApply | None) -> Exception | None:
+def _on_given(run: Run, given: Any) -> None:
+    with _opened(given) as connection:
+        border = Border(run.database, connection.dialect.name)
+        lock = server_lock(connection) or file_lock(connection)
+        failure = _placed(run, lambda: border.cross(lambda: _work(connection, run, lock)))
+    if failure is not None:
+        raise failure
+
+
+@contextmanager
+def _opened(given: Any) -> Iterator[sa.Connection]:
+    if isinstance(given, sa.Connection):
+        yield given
+    elif isinstance(given, sa.Engine):
+        with given.connect() as connection:
+            yield connection
+    else:
+        raise UsageError(
+            f"config.attributes['connection']: expected a Connection or Engine, not {type(given).__name__}; with "
+            "an async one: await connection.run_sync(function), and put what the function gets there"
+        )
+
+
+def _work(connection: sa.Connection, run: Run, lock: Lock | None) -> Exception | None:
     """Return what is no error of the database: a wrong revision id, a bug in a revision. The border would rename it."""
     try:
-        migrate_on(connection, on_version_apply)
-    except (sa.exc.SQLAlchemyError, OSError):
+        with _locked(lock, run, connection.dialect):
+            act: Callable[[sa.Connection, Run], None] = migrate_on if _changes_revisions() else look_on
+            act(connection, run)
+    except (sa.exc.DBAPIError, sa.exc.TimeoutError, OSError, PrefiqDbError, connection.dialect.loaded_dbapi.Error):
         raise
     except Exception as error:  # noqa: BLE001 - revisions are anybody's code; raised by the caller
         return error
     return None
 
 
-def _write_sql(settings: DatabaseSettings) -> None:
-    dialect = make_engine(settings).dialect
-    context.configure(
-        dialect_name=dialect.name,
-        version_table=VERSION_TABLE,
-        transactional_ddl=_ddl_is_transactional(dialect),
-        literal_binds=True,
-        transaction_per_migration=True,
+def _placed(run: Run, act: Callable[[], Exception | None]) -> Exception | None:
+    """Do it, and say in the message of an error of the database at which revision and statement it was."""
+    try:
+        return act()
+    except PrefiqDbError as error:
+        if run.failed_at and run.failed_at[0] and error.original is not None:
+            error.args = (f"{run.failed_at[0]}\n{error}",)
+        raise
+
+
+def _locked(lock: Lock | None, run: Run, dialect: sa.Dialect) -> Any:
+    if lock is None or not run.options.lock or not _changes_revisions():
+        return nullcontext()
+    check_lockable(dialect, run.database)
+    return held(lock, run.options, run.database, dialect)
+
+
+def _for_migrations(settings: DatabaseSettings, options: MigrateOptions) -> DatabaseSettings:
+    """Return the settings with the time limits of migrations, and a name by which others see who holds the lock."""
+    return settings.replace(
+        lock_timeout_seconds=options.lock_timeout,
+        statement_timeout_seconds=options.statement_timeout,
+        application_name=f"{settings.application_name[:24]} migrate, pid {os.getpid()} on {socket.gethostname()}"[:63],
     )
-    with context.begin_transaction():
-        context.run_migrations()
-
-
-def _ddl_is_transactional(dialect: sa.Dialect) -> bool | None:
-    """Return what our dialect knows better than Alembic; ``None`` for a connection of somebody else's engine."""
-    ddl_commits: bool | None = getattr(dialect, "ddl_commits", None)
-    return None if ddl_commits is None else not ddl_commits

@@ -1,0 +1,99 @@
+"""The migration lock of a SQLite database: a file beside it, locked by the operating system."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import socket
+from pathlib import Path
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from prefiq_db.errors import UnsupportedError
+
+fcntl: Any
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+SUFFIX: Final = ".migrate-lock"
+
+
+class FileLock:
+    """An exclusive lock on ``<database file>.migrate-lock``; the system releases it when the process ends, in any way.
+
+    The file says who has the lock, and is removed with it.
+    """
+
+    def __init__(self, database_file: str) -> None:
+        # Two names of one file must not make two locks.
+        self.path = Path(os.path.realpath(database_file) + SUFFIX)
+        self._descriptor: int | None = None
+
+    def take(self) -> bool:
+        if fcntl is None:
+            raise UnsupportedError("SQLite: no file locks on this system; migrate with --no-lock (alembic: -x lock=no)")
+        while True:
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(descriptor)
+                return False
+            if self._is_the_file(descriptor):
+                break
+            # Whoever had it removed the file between our open and our lock: what we locked is nobody's any more.
+            os.close(descriptor)
+        self._descriptor = descriptor
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, _myself().encode())
+        return True
+
+    def release(self) -> None:
+        if self._descriptor is None:
+            return
+        self.path.unlink(missing_ok=True)  # before the lock goes, see take()
+        os.close(self._descriptor)
+        self._descriptor = None
+
+    def holder(self) -> str:
+        """Return who has it; also when it was never tried to take it."""
+        if fcntl is None:
+            return ""
+        try:
+            descriptor = os.open(self.path, os.O_RDWR)
+        except FileNotFoundError:
+            return ""
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return os.read(descriptor, 200).decode(errors="replace").strip() or "a process that has not said its name"
+        finally:
+            os.close(descriptor)
+        return ""
+
+    def _is_the_file(self, descriptor: int) -> bool:
+        try:
+            there = self.path.stat()
+        except FileNotFoundError:
+            return False
+        mine = os.fstat(descriptor)
+        return (mine.st_dev, mine.st_ino) == (there.st_dev, there.st_ino)
+
+
+def file_lock(connection: sa.Connection) -> FileLock | None:
+    """Return the lock of the file that *connection* has open; ``None`` in memory, where nobody else can come."""
+    cursor = connection.connection.cursor()  # the driver's, for a statement of SQLAlchemy would begin a transaction
+    try:
+        cursor.execute("PRAGMA database_list")
+        file = next((row[2] for row in cursor.fetchall() if row[1] == "main"), "")
+    finally:
+        cursor.close()
+    return FileLock(file) if file and os.path.exists(file) else None
+
+
+def _myself() -> str:
+    now = dt.datetime.now(dt.UTC).strftime("%Y-%m-%d %H:%M:%S")
+    return f"pid {os.getpid()} on {socket.gethostname()}, since {now} UTC\n"

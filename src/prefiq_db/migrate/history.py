@@ -1,0 +1,55 @@
+"""A history of revisions: which metadata it follows, where it notes its version, what Alembic is told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from prefiq_db.migrate.autogenerate import OUR_PREFIX, autogenerate_options
+
+#: prefiq_db's own revisions are noted here; a service's own Alembic keeps ``alembic_version``.
+VERSION_TABLE: Final = "prefiq_alembic_version"
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """A history as its ``env.py`` describes it.
+
+    Attributes:
+        target_metadata: the MetaData of its tables, or a list of them, or ``None``.
+        version_table, version_table_schema: where it notes its revisions.
+        configure: whatever else Alembic's ``context.configure`` takes.
+    """
+
+    target_metadata: Any
+    version_table: str
+    version_table_schema: str | None = None
+    configure: Mapping[str, Any] = field(default_factory=dict)
+
+    def configured(self, dialect: sa.Dialect) -> dict[str, Any]:
+        """Return what ``context.configure`` is told about this history."""
+        ours = self.version_table == VERSION_TABLE
+        further = self.configure.get("include_name")
+        return {
+            "render_as_batch": True,
+            **autogenerate_options(ours=ours),
+            **self.configure,
+            "include_name": further if ours else _without_ours(further),
+            "target_metadata": self.target_metadata,
+            "version_table": self.version_table,
+            "version_table_schema": self.version_table_schema,
+        }
+
+
+def _without_ours(further: Callable[..., bool] | None) -> Callable[..., bool]:
+    """Hide prefiq_db's tables: autogenerate would drop what a service's metadata doesn't have."""
+
+    def include_name(name: str | None, type_: str, parent_names: Any) -> bool:
+        if type_ == "table" and name is not None and name.startswith(OUR_PREFIX):
+            return False
+        return further is None or further(name, type_, parent_names)
+
+    return include_name

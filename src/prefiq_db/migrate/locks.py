@@ -1,0 +1,131 @@
+"""The migration lock: any number of deployers start at once, one works, the others wait for it.
+
+One lock per database, whatever history is migrated. Why it belongs to the migrating session on a server, and why it is
+a file beside a SQLite database: docs/decisions/0020-why-the-migrating-session-holds-the-lock.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import random
+import time
+from collections.abc import Callable, Iterator
+from typing import Final, Protocol
+
+import sqlalchemy as sa
+
+from prefiq_db.bridge import AsyncRuntime, SyncRuntime
+from prefiq_db.errors import LockTimeoutError, UnsupportedError
+from prefiq_db.migrate.kinds import SessionLock, kind_of
+from prefiq_db.migrate.options import MigrateOptions
+
+logger = logging.getLogger("prefiq_db.migrate")
+
+# Between two looks: short enough for a deployment, long enough for eight waiters to be no load.
+_LOOK_AGAIN_SECONDS: Final = 0.2
+
+_WAY_OUT: Final = (
+    "run it again when that one is done, or end it if it hangs; without a lock: --no-lock (alembic: -x lock=no)"
+)
+
+
+class Lock(Protocol):
+    """Something that one deployer has at a time."""
+
+    def take(self) -> bool:
+        """Try to take it, without waiting."""
+
+    def release(self) -> None:
+        """Give it back; never raises for a connection that is gone."""
+
+    def holder(self) -> str:
+        """Return who has it, in words; ``""`` when nobody has."""
+
+
+class ServerLock:
+    """A lock of the session that migrates: it is lost exactly when the session is."""
+
+    def __init__(self, connection: sa.Connection, sql: SessionLock) -> None:
+        self.connection = connection
+        self.sql = sql
+        # In somebody else's transaction the work is not done when we are, but when they commit.
+        self.until_commit = connection.in_transaction() and bool(sql.take_for_transaction)
+
+    def take(self) -> bool:
+        return bool(self._ask(self.sql.take_for_transaction if self.until_commit else self.sql.take))
+
+    def release(self) -> None:
+        if self.until_commit or self.connection.invalidated or self.connection.closed:
+            return
+        try:
+            self._ask(self.sql.release)
+        except sa.exc.SQLAlchemyError:
+            # The pool must not get back a session that still has the lock.
+            self.connection.invalidate()
+
+    def holder(self) -> str:
+        return str(self._ask(self.sql.holder) or "")
+
+    def _ask(self, sql: str) -> object:
+        if self.connection.in_transaction():
+            return self.connection.exec_driver_sql(sql).scalar()
+        # Not left open: while one waits, an old snapshot would hold up CREATE INDEX CONCURRENTLY and purging.
+        with self.connection.begin():
+            return self.connection.exec_driver_sql(sql).scalar()
+
+
+@contextlib.contextmanager
+def held(lock: Lock, options: MigrateOptions, database: str, dialect: sa.Dialect) -> Iterator[None]:
+    """Hold *lock* in this block.
+
+    Raises:
+        LockTimeoutError: somebody else had it for ``options.lock_wait`` seconds; the message says who.
+    """
+    sleep = (AsyncRuntime() if dialect.is_async else SyncRuntime()).sleep
+    _take(lock, options.lock_wait, database, sleep)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _take(lock: Lock, patience_seconds: float, database: str, sleep: Callable[[float], None]) -> None:
+    deadline = time.monotonic() + patience_seconds
+    told = False
+    while not lock.take():
+        left = deadline - time.monotonic()
+        if left <= 0:
+            holder = lock.holder() or "somebody who is gone by now"
+            raise LockTimeoutError(
+                f"database {database}: the migration lock was not free within {patience_seconds:g} s; held by "
+                f"{holder}; {_WAY_OUT}",
+                database=database,
+            )
+        if not told and (holder := lock.holder()):
+            logger.warning("database %s: waiting for the migration lock; held by %s", database, holder)
+            told = True
+        sleep(min(left, _LOOK_AGAIN_SECONDS * random.uniform(0.5, 1.5)))
+
+
+def server_lock(connection: sa.Connection) -> ServerLock | None:
+    """Return the lock of the server behind *connection*; ``None`` for a file."""
+    sql = kind_of(connection.dialect.name).session_lock
+    return None if sql is None else ServerLock(connection, sql)
+
+
+def check_lockable(dialect: sa.Dialect, database: str) -> None:
+    """Refuse a transaction pooler: there a session, and what it locks, is another one with each transaction.
+
+    Raises:
+        UnsupportedError: naming the ways out.
+    """
+    if getattr(dialect, "session_settings", True):
+        return
+    raise UnsupportedError(
+        f"database {database}: pgbouncer is on, and behind it no lock can be held while migrations run. Migrate with "
+        "a direct URL of the server (DB_URL=... DB_PGBOUNCER=false for this command, or a second database in the "
+        "settings and --database), or without a lock, if only one deployer runs at a time: --no-lock (alembic: "
+        "-x lock=no)",
+        database=database,
+    )

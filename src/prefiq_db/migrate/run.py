@@ -1,0 +1,177 @@
+"""One run of migrations on one connection: every road to a migration ends here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import sqlalchemy as sa
+from alembic import context
+from alembic.runtime.migration import MigrationContext, MigrationInfo, RevisionStep
+from sqlalchemy import event
+
+from prefiq_db.dialects.base import PrefiqDialect
+from prefiq_db.migrate.explain import resumption, wrong_way
+from prefiq_db.migrate.foreign_keys import Check, foreign_keys_off
+from prefiq_db.migrate.history import History
+from prefiq_db.migrate.kinds import SQLITE, Kind, kind_of
+from prefiq_db.migrate.options import MigrateOptions
+from prefiq_db.migrate.recorder import Recorder
+from prefiq_db.migrate.run_log import RunLog, Step
+
+#: Called after each revision, with what it was and the heads that the database has now.
+OnApply = Callable[[MigrationInfo, Collection[str]], None]
+
+_Steps = Callable[[Any, MigrationContext], Iterable[RevisionStep]]
+_UP_AND_DOWN: Final = {True: "up", False: "down"}
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What is to be done on one database, and where it failed: revision and statement, for the message."""
+
+    history: History
+    database: str
+    options: MigrateOptions
+    on_version_apply: OnApply | None = None
+    failed_at: list[str] = field(default_factory=list)
+
+
+def look_on(connection: sa.Connection, run: Run) -> None:
+    """Run a command that changes no revision: ``current``, ``check``, autogenerate."""
+    _configure(connection, run, kind_of(connection.dialect.name))
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+def migrate_on(connection: sa.Connection, run: Run) -> None:
+    """Run a command that changes revisions, while somebody holds the lock.
+
+    Each revision is a transaction with its own version, where the server can do that: PostgreSQL, and SQLite because
+    of its own BEGIN. MariaDB commits at each DDL statement; what is applied by then is in the run log. In a transaction
+    of the caller everything is theirs to commit.
+    """
+    kind = kind_of(connection.dialect.name)
+    is_theirs = connection.in_transaction()
+    with ExitStack() as stack:
+        check: Check | None = None
+        if is_theirs and kind.ddl_commits:
+            # Their transaction ends at the first DDL anyway; a fresh one sees what the last deployer did.
+            connection.exec_driver_sql(kind.begin)
+            stack.callback(_commit, connection)
+        if kind is SQLITE:
+            check = stack.enter_context(foreign_keys_off(connection, run.database))
+            stack.enter_context(_beginning(connection, kind))
+        recorder = _configure(connection, run, kind, check)
+        try:
+            with recorder.listening(), context.begin_transaction():
+                context.run_migrations()
+            if not is_theirs:
+                connection.rollback()  # of what only looked: each revision has committed
+            recorder.clean_up()
+        except BaseException as error:
+            if not is_theirs:
+                _roll_back(connection)
+            run.failed_at.append(recorder.place())
+            recorder.note_failure(error, run.database)
+            raise
+
+
+def _configure(connection: sa.Connection, run: Run, kind: Kind, check: Check | None = None) -> Recorder:
+    history = run.history
+
+    def applied(
+        ctx: MigrationContext, step: MigrationInfo, heads: Collection[Any], run_args: Mapping[str, Any]
+    ) -> None:
+        if check is not None:
+            check(str(step.up_revision_id))
+        recorder.finish()
+        if not heads:
+            # Leave no trace: after the last downgrade Alembic would keep its empty table.
+            recorder.version_table.drop(connection)
+        if run.on_version_apply is not None:
+            run.on_version_apply(step, heads)
+
+    configured = history.configured(connection.dialect)
+    theirs = configured.pop("on_version_apply", ())
+    callbacks: Any = (applied, *((theirs,) if callable(theirs) else theirs))
+    context.configure(
+        **configured,
+        connection=connection,
+        transactional_ddl=not kind.ddl_commits,
+        transaction_per_migration=True,
+        on_version_apply=callbacks,
+    )
+    ctx = context.get_context()
+    log = RunLog(connection, history.version_table, history.version_table_schema)
+    recorder = Recorder(connection, log, kind, ctx._version)
+    if "destination_rev" in ctx.opts and ctx._migrations_fn is not None:
+        ctx._migrations_fn = _guarded(ctx._migrations_fn, run, kind, recorder)
+    return recorder
+
+
+def _guarded(original: _Steps, run: Run, kind: Kind, recorder: Recorder) -> _Steps:
+    """Return Alembic's steps, after a look at the run log: nothing goes on over a half-applied revision."""
+
+    def steps(heads: Any, ctx: MigrationContext) -> Iterator[RevisionStep]:
+        if "purge" in ctx.opts:  # stamp: somebody says what the database has
+            recorder.log.clear()
+            if not ctx._in_external_transaction:
+                recorder.connection.commit()
+            yield from original(heads, ctx)
+            return
+        resuming = resumption(recorder.log.unfinished(), run.options, kind, run.database)
+        for step in original(heads, ctx):
+            this = Step(run.history.version_table, str(step.info.up_revision_id), _UP_AND_DOWN[step.is_upgrade])
+            if resuming is not None and resuming.unfinished.step != this:
+                break
+            recorder.start(this, resuming)
+            resuming = None
+            yield step
+        if resuming is not None:
+            raise wrong_way(resuming.unfinished, kind, run.database)
+
+    return steps
+
+
+@contextmanager
+def _beginning(connection: sa.Connection, kind: Kind) -> Iterator[None]:
+    """Let each transaction of SQLite begin by BEGIN IMMEDIATE.
+
+    A writer that begins as a reader fails when somebody wrote meanwhile; and Python's own driver sends no BEGIN before
+    DDL, so that a failing revision would leave its half.
+    """
+    if isinstance(connection.dialect, PrefiqDialect):
+        state = connection.dialect.session_of(connection.connection)
+        before, state.write = state.write, True
+        try:
+            yield
+        finally:
+            state.write = before
+        return
+
+    def begin(connection: sa.Connection) -> None:
+        driver: Any = connection.connection.driver_connection
+        if not driver.in_transaction:
+            # By the driver's cursor: this is none of the revision's statements.
+            connection.connection.cursor().execute(kind.begin)
+
+    event.listen(connection, "begin", begin)
+    try:
+        if connection.in_transaction():
+            begin(connection)
+        yield
+    finally:
+        event.remove(connection, "begin", begin)
+
+
+def _roll_back(connection: sa.Connection) -> None:
+    with suppress(sa.exc.SQLAlchemyError):  # the connection may be what failed
+        connection.rollback()
+
+
+def _commit(connection: sa.Connection) -> None:
+    with suppress(sa.exc.SQLAlchemyError):
+        connection.exec_driver_sql("COMMIT")

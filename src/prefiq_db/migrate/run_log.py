@@ -1,0 +1,156 @@
+"""The run log: what of a revision is applied, where the database commits before the revision is complete.
+
+It is written on the migrating connection, in the very transaction of the revision. So it is true by construction:
+what a rollback undoes it forgets, and what a commit keeps, DDL's own commits on MariaDB included, it keeps. The table
+is made by the first statement of a run and dropped when a run ends with nothing unfinished.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import sqlalchemy as sa
+
+LOG_TABLE: Final = "prefiq_migration_log"
+
+STARTED, DONE, FAILED = "started", "done", "failed"
+
+_STATEMENT_LENGTH: Final = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One revision on its way.
+
+    Attributes:
+        version_table: names the history.
+        revision: its id.
+        direction: ``up`` or ``down``.
+    """
+
+    version_table: str
+    revision: str
+    direction: str
+
+
+@dataclass(frozen=True, slots=True)
+class Logged:
+    """One statement of a revision: its number from 1, its text without values, and what is known of it."""
+
+    position: int
+    statement: str
+    state: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """A revision that is half applied."""
+
+    step: Step
+    statements: tuple[Logged, ...]
+
+    @property
+    def in_flight(self) -> Logged | None:
+        """The statement of which nobody knows whether it is applied."""
+        last = self.statements[-1]
+        return last if last.state == STARTED else None
+
+    @property
+    def next_position(self) -> int:
+        """The statement to go on with: the first that is not recorded as done."""
+        return next((each.position for each in self.statements if each.state != DONE), self.statements[-1].position + 1)
+
+
+class RunLog:
+    """The log of one history, on one connection; ``schema`` is that of the version table."""
+
+    def __init__(self, connection: sa.Connection, version_table: str, schema: str | None = None) -> None:
+        self.connection = connection
+        self.version_table = version_table
+        self.schema = schema
+        self.table = sa.Table(
+            LOG_TABLE,
+            sa.MetaData(),
+            sa.Column("version_table", sa.String(64), primary_key=True),
+            sa.Column("revision", sa.String(64), primary_key=True),
+            sa.Column("direction", sa.String(4), primary_key=True),
+            sa.Column("position", sa.Integer, primary_key=True, autoincrement=False),
+            sa.Column("state", sa.String(8), nullable=False),
+            sa.Column("error", sa.String(64), nullable=False),
+            sa.Column("statement", sa.Text, nullable=False),
+            schema=schema,
+            mysql_engine="InnoDB",
+            mariadb_engine="InnoDB",
+        )
+
+    # --- reading ---------------------------------------------------------------------------------
+
+    def exists(self) -> bool:
+        return sa.inspect(self.connection).has_table(LOG_TABLE, schema=self.schema)
+
+    def unfinished(self) -> Unfinished | None:
+        """Return the half-applied revision of this history; there is at most one, for it stops everything."""
+        if not self.exists():
+            return None
+        columns = self.table.c
+        ours = sa.select(self.table).where(columns.version_table == self.version_table).order_by(columns.position)
+        rows = self.connection.execute(ours).all()
+        if not rows:
+            return None
+        step = Step(self.version_table, rows[0].revision, rows[0].direction)
+        return Unfinished(step, tuple(Logged(row.position, row.statement, row.state, row.error) for row in rows))
+
+    # --- writing ---------------------------------------------------------------------------------
+
+    def create(self) -> None:
+        self.table.create(self.connection)
+
+    def drop_if_empty(self) -> None:
+        if self.exists() and self.connection.scalar(sa.select(sa.func.count()).select_from(self.table)) == 0:
+            self.table.drop(self.connection)
+
+    def started(self, step: Step, position: int, statement: str) -> None:
+        self.connection.execute(
+            self.table.insert().values(
+                version_table=step.version_table,
+                revision=step.revision,
+                direction=step.direction,
+                position=position,
+                state=STARTED,
+                error="",
+                statement=statement[:_STATEMENT_LENGTH],
+            )
+        )
+
+    def done(self, step: Step, position: int) -> None:
+        self.connection.execute(self._rows(step, position).values(state=DONE))
+
+    def failed(self, step: Step, position: int, error: str) -> None:
+        self.connection.execute(self._rows(step, position).values(state=FAILED, error=error[:64]))
+
+    def forget(self, step: Step, *, from_position: int = 1) -> None:
+        """Forget a revision, or what comes from a statement on."""
+        self.connection.execute(self.table.delete().where(*self._of(step), self.table.c.position >= from_position))
+
+    def clear(self) -> None:
+        """Forget everything of this history: somebody said that its version is what the database has."""
+        if self.exists():
+            self.connection.execute(self.table.delete().where(self.table.c.version_table == self.version_table))
+
+    def _rows(self, step: Step, position: int) -> sa.Update:
+        return self.table.update().where(*self._of(step), self.table.c.position == position)
+
+    def _of(self, step: Step) -> tuple[sa.ColumnElement[bool], ...]:
+        columns = self.table.c
+        return (
+            columns.version_table == step.version_table,
+            columns.revision == step.revision,
+            columns.direction == step.direction,
+        )
+
+
+def same_statement(recorded: str, statement: str) -> bool:
+    """Return whether a recorded statement and the one that stands in its place now are the same."""
+    return recorded == statement[:_STATEMENT_LENGTH]

@@ -1,0 +1,150 @@
+"""Migrations on a connection that the caller gives: sync, async in a running loop, in a transaction, of any engine."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+
+from prefiq_db import AsyncDatabase, Database
+from prefiq_db.engines import make_engine
+from prefiq_db.errors import LockTimeoutError, UsageError
+from prefiq_db.migrate import LOG_TABLE, MigrateOptions
+from prefiq_db.migrate.command_line import main
+from prefiq_db.migrate.file_lock import FileLock
+from prefiq_db.migrate.locks import server_lock
+from prefiq_db.settings import DatabaseSettings
+from tests.conftest import Backend
+from tests.integration.migrate_support import Project
+
+#: SQLAlchemy's own drivers for the same databases: what people have who don't use our engines.
+PLAIN = {"sqlite": "sqlite", "postgresql": "postgresql+psycopg", "mariadb": "mariadb+pymysql"}
+
+
+@pytest.fixture
+def project(backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DB_URL", "sqlite:////nowhere/at/all.db")  # a given connection needs no settings
+    assert main(["init", "history"]) == 0
+    project = Project(tmp_path, backend)
+    project.revision(1, "op.create_table('item', sa.Column('sku', sa.String(9), primary_key=True))")
+    project.revision(2, "op.execute(\"insert into item values ('A1')\")")
+    return project
+
+
+def upgrade(connection: Any, project: Project, **options: Any) -> None:
+    config = Config(project.ini)
+    config.attributes["connection"] = connection
+    config.attributes["options"] = MigrateOptions(**options)
+    command.upgrade(config, "head")
+
+
+async def test_an_async_engine_in_a_running_loop(project: Project) -> None:
+    async with AsyncDatabase(project.backend.url, pool_size=1, max_overflow=0) as db:
+        ticks = 0
+
+        async def tick() -> None:
+            nonlocal ticks
+            while True:
+                await asyncio.sleep(0)
+                ticks += 1
+
+        ticking = asyncio.create_task(tick())
+        async with db.engine.connect() as connection:
+            await connection.run_sync(upgrade, project)
+        ticking.cancel()
+        assert ticks  # the loop went on meanwhile
+        assert [row.sku for row in await db.fetch_all("select sku from item")] == ["A1"]
+    assert project.version() == ["0002"]
+
+
+async def test_waiting_for_the_lock_does_not_block_the_loop(project: Project) -> None:
+    """The lock is given back by the loop that waits for it."""
+    waiting = asyncio.Event()
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if "waiting for the migration lock" in record.getMessage():
+                waiting.set()
+
+    listener = Listener()
+    logging.getLogger("prefiq_db.migrate").addHandler(listener)
+    with make_engine(DatabaseSettings(url=project.backend.url)).connect() as other:
+        lock = server_lock(other) or FileLock(project.backend.url.removeprefix("sqlite:///"))
+        assert lock.take()
+        async with AsyncDatabase(project.backend.url) as db, db.engine.connect() as connection:
+            deploying = asyncio.create_task(connection.run_sync(upgrade, project))
+            await waiting.wait()
+            lock.release()
+            await deploying
+    other.engine.dispose()
+    logging.getLogger("prefiq_db.migrate").removeHandler(listener)
+    assert project.version() == ["0002"]
+
+
+def test_in_a_transaction_it_is_the_callers_to_commit(project: Project) -> None:
+    with Database(project.backend.url) as db:
+        with db.engine.connect() as connection:
+            transaction = connection.begin()
+            upgrade(connection, project)
+            transaction.rollback()
+        exists = "item" in sa.inspect(db.engine).get_table_names()
+        assert exists == (project.backend.name == "mariadb")  # whose DDL is committed by the server
+        with db.engine.begin() as connection:
+            upgrade(connection, project)
+        assert set(sa.inspect(db.engine).get_table_names()) == {"item", "alembic_version"}
+    assert project.version() == ["0002"]
+    assert project.rows("select sku from item") == [("A1",)]
+
+
+def test_the_lock_is_held_until_the_caller_commits(backend: Backend, project: Project) -> None:
+    if backend.name == "mariadb":
+        pytest.skip("MariaDB commits by itself, so there is nothing to wait for")
+    with Database(backend.url, lock_timeout_seconds=0.2) as db, db.engine.connect() as second:
+        with db.engine.begin() as first:
+            upgrade(first, project)
+            with pytest.raises(Exception, match="lock") as caught:
+                upgrade(second, project, lock_wait=0.0)
+            assert isinstance(caught.value, LockTimeoutError)
+        upgrade(second, project, lock_wait=0.0)
+    assert project.rows("select sku from item") == [("A1",)]
+
+
+def test_a_plain_engine_of_sqlalchemy(backend: Backend, project: Project) -> None:
+    url = sa.make_url(backend.url.replace("mariadb://", "mariadb+pymysql://"))
+    engine = sa.create_engine(url.set(drivername=PLAIN[backend.name]))
+    project.revision(3, "op.execute('create table shelf (id integer)'); op.execute('create table item (id integer)')")
+    with engine.connect() as connection, pytest.raises(Exception, match="item"):
+        upgrade(connection, project)
+    assert project.version() == ["0002"]
+    left = {"shelf", LOG_TABLE} if backend.name == "mariadb" else set()
+    assert set(sa.inspect(engine).get_table_names()) == {"item", "alembic_version", *left}
+    project.revision(3, "op.execute('create table shelf (id integer)')")
+    with engine.connect() as connection:
+        upgrade(connection, project, resume=True)
+        assert not connection.in_transaction()
+    assert project.version() == ["0003"]
+    assert set(sa.inspect(engine).get_table_names()) == {"item", "shelf", "alembic_version"}
+    engine.dispose()
+
+
+def test_a_session_goes_back_to_the_pool_without_the_lock(project: Project) -> None:
+    settings = DatabaseSettings(url=project.backend.url, pool_size=1, max_overflow=0)
+    engine, other = make_engine(settings), make_engine(settings)
+    with engine.connect() as connection:
+        upgrade(connection, project)
+    with other.connect() as connection:
+        upgrade(connection, project, lock_wait=0.0)
+    engine.dispose()
+    other.dispose()
+
+
+def test_something_else_is_refused(project: Project) -> None:
+    with pytest.raises(UsageError, match="run_sync"):
+        upgrade(object(), project)
