@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Mapping
-
-from prefiq_db.origin import Line, application_line
 
 _ids = itertools.count(1)
 
@@ -16,21 +15,16 @@ class Call:
     Attributes:
         id: counts up in this process.
         verb: ``fetch_all``, ``execute`` ...
-        line: the application's line; None when it could not be found.
         tags: the request's tags.
         attempts: how many tries were begun.
+        started: on the monotonic clock.
     """
 
-    __slots__ = ("attempts", "id", "line", "tags", "verb")
+    __slots__ = ("attempts", "id", "started", "tags", "verb")
 
-    def __init__(self, verb: str, line: Line | None, tags: Mapping[str, str]) -> None:
+    def __init__(self, verb: str, tags: Mapping[str, str]) -> None:
         self.id = next(_ids)
         self.verb = verb
-        self.line = line
         self.tags = tags
         self.attempts = 0
-
-
-def begin_call(verb: str, tags: Mapping[str, str]) -> Call:
-    """Return a call that begins here."""
-    return Call(verb, application_line(), tags)
+        self.started = time.monotonic()

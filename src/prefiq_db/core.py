@@ -19,7 +19,7 @@ from typing import Any, Final, NoReturn
 from sqlalchemy import Connection, Engine, Executable
 
 from prefiq_db.bridge import Runtime
-from prefiq_db.calls import Call, begin_call
+from prefiq_db.calls import Call
 from prefiq_db.config import NO_RETRY, RetryPolicy
 from prefiq_db.errors import (
     ClosedError,
@@ -38,7 +38,7 @@ from prefiq_db.execution.mapping import Into
 from prefiq_db.execution.shapes import Shape, all_rows, executed, one_row, one_value, row_count
 from prefiq_db.execution.standard import StandardRoad, checked_params
 from prefiq_db.hooks.budgets import StatementBudget
-from prefiq_db.hooks.calls import told
+from prefiq_db.hooks.calls import tells_calls, told
 from prefiq_db.hooks.connections import ConnectionWatcher
 from prefiq_db.hooks.registry import Hooks
 from prefiq_db.hooks.statements import StatementObserver
@@ -187,7 +187,8 @@ class DatabaseCore:
         return OverrideScope(self.life, self.runtime, Overrides.checked(given))
 
     def overrides(self) -> Overrides:
-        return self.view.over(scoped(self.life, self.runtime))
+        here = scoped(self.life, self.runtime)
+        return self.view if here is NO_OVERRIDES else self.view.over(here)
 
     # --- statements ------------------------------------------------------------------------------
 
@@ -211,7 +212,9 @@ class DatabaseCore:
         executable = as_executable(statement)
         checked_params(params)
         given = self.overrides()
-        call = begin_call(verb, given.tags or NO_TAGS)
+        call = Call(verb, given.tags or NO_TAGS)
+        if not tells_calls(self.hooks):
+            return self._run(executable, params, shape, given, call)
         return told(self.hooks, self.name, call, lambda: self._run(executable, params, shape, given, call))
 
     def _run(self, executable: Executable, params: Params, shape: Shape, given: Overrides, call: Call) -> Any:
@@ -227,9 +230,26 @@ class DatabaseCore:
                 lambda tx: tx.run(executable, params, shape, explicit=True, call=call),
                 TransactionOptions(read_only=bool(given.read_only), timeout_seconds=given.timeout),
             )
+        try:
+            fetched = self._one_shot(executable, params, shape, given, call)
+        except PrefiqDbError as error:
+            first = error
+        else:
+            return shape.finished(fetched)
+        return shape.finished(self._one_shot_again(first, executable, params, shape, given, call))
+
+    def _one_shot_again(
+        self,
+        first: PrefiqDbError,
+        executable: Executable,
+        params: Params,
+        shape: Shape,
+        given: Overrides,
+        call: Call,
+    ) -> Any:
+        """Go on after a first failure; what a retry needs is made only now."""
         retrier = self.retrier(given, lambda error: self._one_shot_repeatable(error, executable, given))
-        fetched = retrier.run(lambda: self._one_shot(executable, params, shape, given, call))
-        return shape.finished(fetched)
+        return retrier.resume(lambda: self._one_shot(executable, params, shape, given, call), first, call.started)
 
     def execute_many(self, statement: Any, rows: Iterable[Mapping[str, Any]]) -> int:
         """Run *statement* once per row, all or nothing."""
@@ -238,7 +258,7 @@ class DatabaseCore:
         if not checked:
             return 0
         given = self.overrides()
-        call = begin_call("execute_many", given.tags or NO_TAGS)
+        call = Call("execute_many", given.tags or NO_TAGS)
         count: int = told(self.hooks, self.name, call, lambda: self._run_many(executable, checked, given, call))
         return count
 
@@ -252,18 +272,12 @@ class DatabaseCore:
 
     def _one_shot(self, statement: Executable, params: Params, shape: Shape, given: Overrides, call: Call) -> Any:
         call.attempts += 1
-        connection = self.road.checkout(given.timeout, call)
         try:
-            state = self.road.state(connection)
-            state.one_shot = True
-            state.retry_number = call.attempts - 1
-            return self.road.run(connection, statement, params, shape, self._timeout(given), call)
+            return self.road.one_shot(statement, params, shape, self._timeout(given), given.timeout, call)
         except PrefiqDbError as error:
             if not _fate_unknown(error) or given.idempotent or reads_only(statement):
                 raise
             failure = self._outcome_unknown(error)
-        finally:
-            connection.close()
         raise failure
 
     def _timeout(self, given: Overrides) -> float:
@@ -386,7 +400,7 @@ class DatabaseCore:
         """Return the seconds of one round trip, checkout included. One attempt; raises when there is no answer."""
         self.check_usable()
         started = time.perf_counter()
-        call = begin_call("ping", NO_TAGS)
+        call = Call("ping", NO_TAGS)
         self._one_shot(as_executable(_PING), None, one_value(None), replace(self.overrides(), retry=NO_RETRY), call)
         return time.perf_counter() - started
 
@@ -488,7 +502,7 @@ class TransactionVerbs:
         executable, given = as_executable(statement), self.core.overrides()
         if given.read_only:
             check_read_only(given, self.tx.root_options, executable)
-        call = begin_call(verb, given.tags or NO_TAGS)
+        call = Call(verb, given.tags or NO_TAGS)
         return told(
             self.core.hooks,
             self.core.name,

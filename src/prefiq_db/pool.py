@@ -10,7 +10,6 @@ import contextlib
 import os
 import select
 import time
-import weakref
 from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
@@ -63,25 +62,25 @@ class _VettingPool(QueuePool):
         watcher = dialect.watcher
         if watcher is None:
             return super().connect()
-        watcher.waiting()
+        # Only when all connections exist can there be a wait; asking the queue itself would take its lock.
+        may_wait = self._overflow >= self._max_overflow
+        if may_wait:
+            watcher.waiting()
         started = time.perf_counter()
         try:
             proxied: Any = super().connect()
         except sa_exc.TimeoutError:
-            watcher.waited(time.perf_counter() - started, in_vain=True)
+            watcher.waited_in_vain(time.perf_counter() - started)
             raise
-        except BaseException:
-            watcher.gave_up()
-            raise
-        waited = time.perf_counter() - started
-        watcher.waited(waited, in_vain=False)
+        finally:
+            if may_wait:
+                watcher.waited()
         state = dialect.session_of(proxied)
-        watcher.checked_out(state, waited)
+        watcher.checked_out(state, started)
         if not border_translates.get():
-            # engine or session(): the verbs know their caller already
+            # engine or session(): whoever it is, it is not one of our verbs, which give back what they take
             state.line = application_line()
-        # Forgotten at checkin, so it is called only for what nobody gave back.
-        state.fairy_ref = weakref.ref(proxied, lambda _: watcher.collected(state))
+            dialect.expect_back(proxied, state)
         return proxied
 
     def _do_get(self) -> ConnectionPoolEntry:

@@ -88,7 +88,7 @@ class StatementStats:
         statement: the text of one of them, its literals masked.
         calls, errors, retries, rows: how many of each; rows as far as the driver tells.
         total_seconds, mean_seconds, p95_seconds, max_seconds: how long they took.
-        origin: the application's line that last sent one (taken now and then, not every time).
+        origin: an application's line that sent one (taken now and then, not every time).
     """
 
     fingerprint: str

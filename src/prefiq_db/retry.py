@@ -83,6 +83,12 @@ class Retrier:
             first = error
         return self._again(attempt, first, started)
 
+    def resume(self, attempt: Callable[[], T], first: Exception, started: float) -> T:
+        """Go on after *first*, which an attempt made by the caller raised; *started* is on the monotonic clock."""
+        if self.policy.attempts == 1 or not self.repeatable(first):
+            raise first
+        return self._again(attempt, first, started)
+
     def _again(self, attempt: Callable[[], T], first: Exception, started: float) -> T:
         plan = Plan(self.policy, self.repeatable, started, self.note)
         retrying = tenacity.Retrying(sleep=self.sleep, **plan.options())

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 import time
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
@@ -59,6 +60,7 @@ class SessionState:
         "summary",
         "transaction_id",
         "wait_seconds",
+        "waited_seconds",
         "worker",
         "write",
     )
@@ -90,7 +92,7 @@ class SessionState:
         self.summary = ""
         self.retry_number = 0
         self.transaction_id: int | None = None
-        self.wait_seconds = 0.0
+        self.wait_seconds = self.waited_seconds = 0.0
         self.fairy_ref: Any = None
 
     def ended(self) -> None:
@@ -122,11 +124,11 @@ class Watcher(Protocol):
     def waiting(self) -> None:
         """Somebody asks for a connection."""
 
-    def waited(self, seconds: float, *, in_vain: bool) -> None:
-        """The asking ended, with a connection or because the limit was reached."""
+    def waited(self) -> None:
+        """The asking ended, in whatever way."""
 
-    def gave_up(self) -> None:
-        """The asking ended otherwise: no connection could be opened, or the task was cancelled."""
+    def waited_in_vain(self, seconds: float) -> None:
+        """No connection came back in time."""
 
     def opened(self, seconds: float) -> None:
         """A connection was opened."""
@@ -134,8 +136,8 @@ class Watcher(Protocol):
     def lost(self, reason: str) -> None:
         """A connection was thrown away."""
 
-    def checked_out(self, state: SessionState, wait_seconds: float) -> None:
-        """Somebody got a connection."""
+    def checked_out(self, state: SessionState, asked_at: float) -> None:
+        """Somebody got a connection, having asked for it at *asked_at* on the performance counter."""
 
     def checked_in(self, state: SessionState) -> None:
         """A connection came back."""
@@ -229,6 +231,13 @@ class PrefiqDialect:
             info[_KEY] = state = SessionState(time.monotonic() + age, timeout)
         assert isinstance(state, SessionState)
         return state
+
+    def expect_back(self, proxied: Any, state: SessionState) -> None:
+        """Report the connection if it is garbage-collected by its user instead of being given back."""
+        watcher = self.watcher
+        if watcher is not None:
+            # Forgotten at checkin, so it is called only for what nobody gave back.
+            state.fairy_ref = weakref.ref(proxied, lambda _: watcher.collected(state))
 
     # --- connecting ------------------------------------------------------------------------------
 
@@ -354,7 +363,7 @@ class PrefiqDialect:
         context: Any,
         batch_size: int,
     ) -> None:
-        state = None if context is None else self.session_of(context.root_connection.connection)
+        state = None if context is None else self.session_of(context.root_connection._dbapi_connection)
         if state is not None and state.aborted is not None:
             raise aborted_error()
         if state is not None and state.guard is not None and (context.isddl or _is_text(context)):
@@ -388,7 +397,7 @@ class PrefiqDialect:
     def bound_statements(self, connection: Any, seconds: float) -> None:
         """Bound the statements that follow on SQLAlchemy's *connection*; what goes wrong there ends the connection."""
         try:
-            self.set_statement_timeout(connection.connection, seconds)
+            self.set_statement_timeout(connection._dbapi_connection, seconds)
         except BaseException as error:  # noqa: BLE001 - likewise
             connection._handle_dbapi_exception(error, None, None, None, None)
 

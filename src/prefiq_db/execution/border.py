@@ -22,7 +22,11 @@ class Border:
         self.masked = masked
 
     def cross(
-        self, action: Callable[[], T], phase: Phase = "statement", *, timed_out: Callable[[], bool | None] | None = None
+        self,
+        action: Callable[[], T],
+        phase: Phase | Callable[[], Phase] = "statement",
+        *,
+        timed_out: Callable[[], bool | None] | None = None,
     ) -> T:
         """Return what *action* returns.
 
@@ -42,7 +46,7 @@ class Border:
             failure = translate(
                 error,
                 dialect=self.dialect,
-                phase=phase,
+                phase=phase if isinstance(phase, str) else phase(),
                 database=self.database,
                 cancelled_by_timeout=None if timed_out is None else timed_out(),
             )

@@ -27,7 +27,7 @@ class StandardRoad:
         self.dialect: PrefiqDialect = engine.dialect  # type: ignore[assignment]
         self.border = Border(database, self.dialect.label, masked=masked)
 
-    def checkout(self, within_seconds: float | None = None, call: Call | None = None) -> Connection:
+    def checkout(self, within_seconds: float | None = None) -> Connection:
         """Return a connection from the pool, or a new one; nothing was sent on it yet.
 
         Raises:
@@ -41,16 +41,42 @@ class StandardRoad:
         try:
             connection = self.border.cross(connect, "connect")
         except PoolTimeoutError as error:
-            if self.dialect.watcher is not None:
-                error.args = (f"{error}\nwho has them:\n{self.dialect.watcher.table()}",)
+            self._name_holders(error)
             raise
         state = self.state(connection)
-        state.call = call
-        state.line = application_line() if call is None else call.line
+        state.line = application_line()
+        self.dialect.expect_back(connection._dbapi_connection, state)
         return connection
+
+    def _name_holders(self, error: PoolTimeoutError) -> None:
+        if self.dialect.watcher is not None:
+            error.args = (f"{error}\nwho has them:\n{self.dialect.watcher.table()}",)
 
     def state(self, connection: Connection) -> SessionState:
         return self.dialect.session_of(connection.connection)
+
+    def one_shot(
+        self,
+        statement: Executable,
+        params: Params,
+        shape: Shape,
+        timeout_seconds: float,
+        within_seconds: float | None,
+        call: Call,
+    ) -> Any:
+        """Check out, execute, fetch and give back, with one crossing of the border for all of it.
+
+        Raises:
+            PrefiqDbError: classified by how far it came: until the statement was sent, nothing can have happened.
+        """
+        trip = _OneShot(self, statement, params, shape, timeout_seconds, within_seconds, call)
+        try:
+            return self.border.cross(trip.go, trip.phase, timed_out=trip.timed_out)
+        except PoolTimeoutError as error:
+            self._name_holders(error)
+            raise
+        finally:
+            trip.end()
 
     def run(
         self,
@@ -61,23 +87,18 @@ class StandardRoad:
         timeout_seconds: float,
         call: Call | None = None,
     ) -> Any:
-        """Execute *statement* and return what *shape* fetches; the caller finishes it."""
-        parameters = self._adapted(statement, params)
-
-        # For a one-shot this belongs to getting a connection: nothing of the statement was sent yet.
-        state = self.state(connection)
-        state.call = call
-        preparing: Phase = "connect" if state.one_shot else "statement"
-        self.border.cross(lambda: self.dialect.bound_statements(connection, timeout_seconds), preparing)
+        """Execute *statement* in a transaction and return what *shape* fetches; the caller finishes it."""
 
         def send() -> Any:
-            result = connection.execute(statement, parameters)
-            try:
-                return shape.fetch(result)
-            finally:
-                result.close()
+            self.state(connection).call = call
+            self.dialect.bound_statements(connection, timeout_seconds)
+            return shape.fetch(connection.execute(statement, self._adapted(statement, params)))
 
         return self.border.cross(send, timed_out=lambda: self.dialect.timed_out(connection))
+
+    def connect_without_begin(self) -> Connection:
+        """Return a connection on which SQLAlchemy begins nothing by itself, for a statement that stands alone."""
+        return self.engine._connection_cls(self.engine, _allow_autobegin=False)
 
     def begin(self, connection: Connection) -> RootTransaction:
         return self.border.cross(connection.begin)
@@ -96,6 +117,69 @@ class StandardRoad:
         if isinstance(params, Mapping):
             return _adapt(params, adapters)
         return [_adapt(row, adapters) for row in params]
+
+
+class _OneShot:
+    """One statement's way: how far it is decides what an error means."""
+
+    __slots__ = (
+        "call",
+        "connection",
+        "params",
+        "road",
+        "sent",
+        "shape",
+        "statement",
+        "timeout_seconds",
+        "within_seconds",
+    )
+
+    def __init__(
+        self,
+        road: StandardRoad,
+        statement: Executable,
+        params: Params,
+        shape: Shape,
+        timeout_seconds: float,
+        within_seconds: float | None,
+        call: Call,
+    ) -> None:
+        self.road = road
+        self.statement = statement
+        self.params = params
+        self.shape = shape
+        self.timeout_seconds = timeout_seconds
+        self.within_seconds = within_seconds
+        self.call = call
+        self.connection: Connection | None = None
+        self.sent = False
+
+    def go(self) -> Any:
+        road = self.road
+        if self.within_seconds is None:
+            self.connection = connection = road.connect_without_begin()
+        else:
+            with checkout_within(self.within_seconds):
+                self.connection = connection = road.connect_without_begin()
+        state = road.state(connection)
+        state.one_shot = True
+        state.call = self.call
+        state.retry_number = self.call.attempts - 1
+        road.dialect.bound_statements(connection, self.timeout_seconds)
+        parameters = road._adapted(self.statement, self.params)
+        self.sent = True
+        return self.shape.fetch(connection.execute(self.statement, parameters))
+
+    def phase(self) -> Phase:
+        return "statement" if self.sent else "connect"
+
+    def timed_out(self) -> bool | None:
+        return None if self.connection is None else self.road.dialect.timed_out(self.connection)
+
+    def end(self) -> None:
+        """Give the connection back; a result that was not read to its end goes with it."""
+        if self.connection is not None:
+            self.connection.close()
 
 
 def _adapt(row: Mapping[str, Any], adapters: Mapping[type, Callable[[Any], Any]]) -> Mapping[str, Any]:

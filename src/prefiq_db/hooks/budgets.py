@@ -84,6 +84,11 @@ def _table(rows: list[tuple[tuple[str, str, Line | None], int]]) -> str:
     return "\n".join(f"  {count} x {summary or 'statement'} at {readable(line)}" for (_, summary, line), count in rows)
 
 
+def budgets_are_open() -> bool:
+    """Return whether any budget of any database is open here."""
+    return _open.get() is not _NOTHING
+
+
 def note_in_budgets(key: object, fingerprint: str, summary: str) -> None:
     """Count a statement in every budget that is open here."""
     budgets = _open.get().get(key)

@@ -10,16 +10,21 @@ from prefiq_db.calls import Call
 from prefiq_db.errors import ErrorKind, PrefiqDbError
 from prefiq_db.events import CallFinished, CallStarted
 from prefiq_db.hooks.registry import Hooks
-from prefiq_db.origin import readable
+from prefiq_db.origin import application_line, readable
 
 T = TypeVar("T")
 
 
+def tells_calls(hooks: Hooks) -> bool:
+    """Return whether anybody listens to calls."""
+    return CallStarted in hooks.wanted or CallFinished in hooks.wanted
+
+
 def told(hooks: Hooks, database: str, call: Call, work: Callable[[], T]) -> T:
     """Return what *work* returns; tell the listeners of calls, if there are any."""
-    if not (hooks.wants(CallStarted) or hooks.wants(CallFinished)):
+    if not tells_calls(hooks):
         return work()
-    hooks.emit(CallStarted(database, call.id, call.verb, readable(call.line), call.tags))
+    hooks.emit(CallStarted(database, call.id, call.verb, readable(application_line()), call.tags))
     started = time.perf_counter()
     kind: ErrorKind | None = None
     code: Any = None

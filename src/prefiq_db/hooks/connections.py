@@ -9,9 +9,9 @@ import asyncio
 import logging
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from prefiq_db.dialects.base import SessionState
 from prefiq_db.events import (
@@ -23,12 +23,15 @@ from prefiq_db.events import (
     ConnectionUnleaked,
     PoolTimedOut,
 )
-from prefiq_db.hooks.histogram import Histogram
+from prefiq_db.hooks.histogram import Histogram, drained
 from prefiq_db.hooks.registry import Hooks
 from prefiq_db.origin import readable
 from prefiq_db.reports import Holder, PoolStats
 
 logger = logging.getLogger("prefiq_db.leaks")
+
+# How many uses are noted before they are counted; a reader counts them at once.
+_FOLD_AT: Final = 512
 
 
 class ConnectionWatcher:
@@ -47,6 +50,8 @@ class ConnectionWatcher:
         self.lost_counts: Counter[str] = Counter()
         self._lock = threading.Lock()
         self._wait, self._use, self._create = Histogram(), Histogram(), Histogram()
+        self._waits: deque[float] = deque()
+        self._uses: deque[float] = deque()
         self._held: dict[int, SessionState] = {}
 
     # --- told by the pool ------------------------------------------------------------------------
@@ -55,54 +60,59 @@ class ConnectionWatcher:
         with self._lock:
             self.pending += 1
 
-    def waited(self, seconds: float, *, in_vain: bool) -> None:
+    def waited(self) -> None:
         with self._lock:
             self.pending -= 1
-            if in_vain:
-                self.timeout_count += 1
-            else:
-                self._wait.add(seconds)
-        if in_vain and self.hooks.wants(PoolTimedOut):
-            self.hooks.emit(PoolTimedOut(self.database, seconds))
 
-    def gave_up(self) -> None:
+    def waited_in_vain(self, seconds: float) -> None:
         with self._lock:
-            self.pending -= 1
+            self.timeout_count += 1
+        if PoolTimedOut in self.hooks.wanted:
+            self.hooks.emit(PoolTimedOut(self.database, seconds))
 
     def opened(self, seconds: float) -> None:
         with self._lock:
             self.opened_count += 1
             self._create.add(seconds)
-        if self.hooks.wants(ConnectionOpened):
+        if ConnectionOpened in self.hooks.wanted:
             self.hooks.emit(ConnectionOpened(self.database, seconds))
 
     def lost(self, reason: str) -> None:
         with self._lock:
             self.lost_counts[reason] += 1
-        if self.hooks.wants(ConnectionLost):
+        if ConnectionLost in self.hooks.wanted:
             self.hooks.emit(ConnectionLost(self.database, reason))
 
-    def checked_out(self, state: SessionState, wait_seconds: float) -> None:
-        state.checked_out_at = time.monotonic()
-        state.wait_seconds = wait_seconds
+    def checked_out(self, state: SessionState, asked_at: float) -> None:
+        now = time.perf_counter()
+        state.checked_out_at = now
+        state.wait_seconds = state.waited_seconds = now - asked_at
         state.worker = _worker()
         self._held[id(state)] = state
         if self.on_first_checkout is not None:
             start, self.on_first_checkout = self.on_first_checkout, None
             start(self)
-        if self.hooks.wants(ConnectionCheckedOut):
-            self.hooks.emit(ConnectionCheckedOut(self.database, wait_seconds))
+        if ConnectionCheckedOut in self.hooks.wanted:
+            self.hooks.emit(ConnectionCheckedOut(self.database, state.wait_seconds))
 
     def checked_in(self, state: SessionState) -> None:
         if self._held.pop(id(state), None) is None:
             return
-        age = time.monotonic() - state.checked_out_at
-        with self._lock:
-            self._use.add(age)
+        age = time.perf_counter() - state.checked_out_at
+        self._waits.append(state.waited_seconds)
+        self._uses.append(age)
+        if len(self._uses) >= _FOLD_AT:
+            self._fold()
         if state.leaked:
             self._unleaked(state, age)
-        if self.hooks.wants(ConnectionCheckedIn):
+        if ConnectionCheckedIn in self.hooks.wanted:
             self.hooks.emit(ConnectionCheckedIn(self.database, age))
+
+    def _fold(self) -> None:
+        """Count what was only noted: noting takes no lock, counting does."""
+        with self._lock:
+            self._wait.add_all(sorted(drained(self._waits)))
+            self._use.add_all(sorted(drained(self._uses)))
 
     # --- leaks -----------------------------------------------------------------------------------
 
@@ -116,7 +126,7 @@ class ConnectionWatcher:
 
     def collected(self, state: SessionState) -> None:
         """Report a connection, or a transaction on it, that was garbage-collected unclosed."""
-        self._leaked(state, time.monotonic() - state.checked_out_at, collected=True)
+        self._leaked(state, time.perf_counter() - state.checked_out_at, collected=True)
 
     def _leaked(self, state: SessionState, age: float, *, collected: bool) -> None:
         with self._lock:
@@ -139,7 +149,7 @@ class ConnectionWatcher:
                 "summary": state.summary,
             },
         )
-        if self.hooks.wants(ConnectionLeaked):
+        if ConnectionLeaked in self.hooks.wanted:
             self.hooks.emit(ConnectionLeaked(self.database, age, origin, worker, state.summary, collected))
 
     def _unleaked(self, state: SessionState, age: float) -> None:
@@ -155,14 +165,14 @@ class ConnectionWatcher:
                 "source": None if origin is None else str(origin),
             },
         )
-        if self.hooks.wants(ConnectionUnleaked):
+        if ConnectionUnleaked in self.hooks.wanted:
             self.hooks.emit(ConnectionUnleaked(self.database, age, origin))
 
     # --- reading ---------------------------------------------------------------------------------
 
     def holders(self) -> tuple[Holder, ...]:
         """Return who has a connection now, the oldest first."""
-        now = time.monotonic()
+        now = time.perf_counter()
         # A copy: other threads check out and in meanwhile.
         states = list(self._held.values())
         states.sort(key=lambda state: state.checked_out_at)
@@ -187,6 +197,7 @@ class ConnectionWatcher:
         )
 
     def pool_stats(self, pool: Any, size: int, max_overflow: int) -> PoolStats:
+        self._fold()
         with self._lock:
             return PoolStats(
                 size=size,

@@ -42,6 +42,8 @@ class Hooks:
     def __init__(self, database: str) -> None:
         self._database = database
         self._called: dict[type, tuple[Callable[[Any], object], ...]] = dict.fromkeys(_METHODS, ())
+        #: the kinds of events that somebody listens to
+        self.wanted: frozenset[type] = frozenset()
         self._lock = threading.Lock()
         self._failed: set[tuple[int, type]] = set()
         self.error_count = 0
@@ -76,10 +78,11 @@ class Hooks:
                 self._called[kind] = tuple(
                     fn for fn in functions if fn is not listener and getattr(fn, "__self__", None) is not listener
                 )
+            self._note_wanted()
 
     def wants(self, kind: type) -> bool:
         """Return whether anybody listens to this *kind* of event, so that it is worth making."""
-        return bool(self._called[kind])
+        return kind in self.wanted
 
     def emit(self, event: object) -> None:
         """Tell the listeners of this kind of event, in the order they came."""
@@ -96,7 +99,11 @@ class Hooks:
             raise UsageError("hooks: expected a plain function; hooks run inside the statement and can't be awaited")
         with self._lock:
             self._called[kind] = (*self._called[kind], fn)
+            self._note_wanted()
         return fn
+
+    def _note_wanted(self) -> None:
+        self.wanted = frozenset(kind for kind, functions in self._called.items() if functions)
 
     def _note_failure(self, fn: Callable[..., object], error: Exception) -> None:
         self.error_count += 1

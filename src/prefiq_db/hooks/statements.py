@@ -9,17 +9,17 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
+from time import perf_counter
 from typing import Any, Final, NamedTuple
 
 from prefiq_db.dialects.base import SessionState
 from prefiq_db.dialects.translate import translate
 from prefiq_db.errors import ErrorKind
 from prefiq_db.events import StatementFailed, StatementFinished, StatementStarted
-from prefiq_db.hooks.budgets import note_in_budgets
-from prefiq_db.hooks.histogram import Histogram
+from prefiq_db.hooks.budgets import budgets_are_open, note_in_budgets
 from prefiq_db.hooks.registry import Hooks
 from prefiq_db.hooks.slow import SlowLog
-from prefiq_db.hooks.statistics import StatementEntry, StatementStatistics
+from prefiq_db.hooks.statistics import FOLD_AT, StatementEntry, StatementStatistics
 from prefiq_db.hooks.summary import Description, describe
 from prefiq_db.masking import MASK, describe_value, is_secret_key, mask_literals
 from prefiq_db.origin import application_line, readable
@@ -28,8 +28,6 @@ logger = logging.getLogger("prefiq_db.statements")
 
 # Texts that are remembered; one that is made up anew each time pushes the others out, and no more than that.
 _MOST_TEXTS: Final = 2000
-# The application's line is taken once in so many calls of a statement: walking the stack costs more than counting.
-_LINE_EVERY: Final = 64
 
 
 class _Known(NamedTuple):
@@ -38,7 +36,6 @@ class _Known(NamedTuple):
     description: Description
     shown: str
     entry: StatementEntry
-    histogram: Histogram
 
 
 class StatementObserver:
@@ -65,22 +62,30 @@ class StatementObserver:
     ) -> None:
         known = self._known.get(statement) or self._learn(statement, context)
         state.summary = known.description.summary
-        note_in_budgets(self, known.description.fingerprint, known.description.summary)
-        if self.hooks.wants(StatementStarted):
+        if budgets_are_open():
+            note_in_budgets(self, known.description.fingerprint, known.description.summary)
+        wanted = self.hooks.wanted
+        if wanted and StatementStarted in wanted:
             self.hooks.emit(StatementStarted(**self._told(known, parameters, context, batch_size, state)))
-        started = time.perf_counter()
+        started = perf_counter()
         try:
             send(cursor, statement, parameters, context)
         except BaseException as error:
-            duration = time.perf_counter() - started
-            self._failed(known, error, duration, parameters, context, batch_size, state)
+            self._failed(known, error, perf_counter() - started, parameters, context, batch_size, state)
             raise
-        duration = time.perf_counter() - started
+        duration = perf_counter() - started
         rows = cursor.rowcount
-        self._count(known, duration, rows, state)
+        entry = known.entry
+        entry.durations.append(duration)
+        if rows > 0:
+            entry.rows.append(rows)
+        if state.retry_number:
+            self._retried(entry)
+        if len(entry.durations) >= FOLD_AT:
+            self._fold(entry)
         if duration >= self.slow.threshold_seconds:
             self._slow(known, duration, rows, state, None)
-        if self.hooks.wants(StatementFinished):
+        if wanted and StatementFinished in wanted:
             told = self._told(known, parameters, context, batch_size, state)
             self.hooks.emit(StatementFinished(**told, duration_seconds=duration, rows=rows))
         if logger.isEnabledFor(logging.DEBUG):
@@ -90,28 +95,23 @@ class StatementObserver:
     # --- counting --------------------------------------------------------------------------------
 
     def _learn(self, statement: str, context: Any) -> _Known:
-        description = describe(statement, None if context is None else context.compiled)
+        description = describe(statement, None if context is None else context.compiled, self.dialect)
         shown = mask_literals(statement, self.dialect) if self.masked else statement
-        known = _Known(description, shown, *self.statistics.entry(description, shown))
+        known = _Known(description, shown, self.statistics.entry(description, shown))
         if len(self._known) >= _MOST_TEXTS:
             self._known.clear()
+        known.entry.line = application_line()
         self._known[statement] = known
         return known
 
-    def _count(self, known: _Known, duration: float, rows: int, state: SessionState) -> None:
-        statistics, entry = self.statistics, known.entry
-        with statistics.lock:
-            statistics.statement_count += 1
-            known.histogram.add(duration)
-            entry.histogram.add(duration)
-            entry.calls += 1
-            if rows > 0:
-                entry.rows += rows
-            if state.retry_number:
-                entry.retries += 1
-            wants_line = entry.calls % _LINE_EVERY == 1
-        if wants_line:
-            entry.line = state.line or application_line()
+    def _fold(self, entry: StatementEntry) -> None:
+        """Count what was noted, and take the line of the call that happens to come now."""
+        entry.fold()
+        entry.line = application_line()
+
+    def _retried(self, entry: StatementEntry) -> None:
+        with self.statistics.lock:
+            entry.retries += 1
 
     def _failed(
         self,
@@ -124,7 +124,7 @@ class StatementObserver:
         state: SessionState,
     ) -> None:
         kind, code = self._what_failed(error)
-        self._count(known, duration, 0, state)
+        known.entry.durations.append(duration)
         with self.statistics.lock:
             self.statistics.error_count += 1
             self.statistics.errors[kind] += 1

@@ -6,47 +6,82 @@ Everything is bounded: a service that makes up statements can't make this grow w
 from __future__ import annotations
 
 import threading
-from collections import Counter
+from collections import Counter, deque
 from typing import Final
 
 from prefiq_db.errors import ErrorKind
-from prefiq_db.hooks.histogram import FINE_BOUNDS, Histogram
+from prefiq_db.hooks.histogram import FINE_BOUNDS, Histogram, drained
 from prefiq_db.hooks.summary import Description
 from prefiq_db.origin import Line, readable
 from prefiq_db.reports import HistogramStats, StatementStats
 
 MOST_SUMMARIES: Final = 200
 MOST_FINGERPRINTS: Final = 500
+FOLD_AT: Final = 512
 OTHER: Final = "other"
 
 
 class StatementEntry:
-    """The counters of one fingerprint."""
+    """The counters of one fingerprint.
 
-    __slots__ = ("calls", "errors", "fingerprint", "histogram", "line", "retries", "rows", "statement", "summary")
+    What happens is noted in deques, which takes no lock and hardly any time, and counted now and then, many at once.
+    """
+
+    __slots__ = (
+        "_coarse",
+        "_fine",
+        "_lock",
+        "_rows",
+        "durations",
+        "errors",
+        "fingerprint",
+        "line",
+        "retries",
+        "rows",
+        "statement",
+        "summary",
+    )
 
     def __init__(self, fingerprint: str, summary: str, statement: str) -> None:
         self.fingerprint = fingerprint
         self.summary = summary
         self.statement = statement
-        self.calls = 0
+        self.line: Line | None = None
         self.errors = 0
         self.retries = 0
-        self.rows = 0
-        self.histogram = Histogram(FINE_BOUNDS)
-        self.line: Line | None = None
+        #: not counted yet
+        self.durations: deque[float] = deque()
+        self.rows: deque[int] = deque()
+        self._rows = 0
+        self._fine, self._coarse = Histogram(FINE_BOUNDS), Histogram()
+        self._lock = threading.Lock()
+
+    def fold(self) -> None:
+        """Count what was noted."""
+        with self._lock:
+            ascending = sorted(drained(self.durations))
+            self._fine.add_all(ascending)
+            self._coarse.add_all(ascending)
+            self._rows += sum(drained(self.rows))
+
+    @property
+    def calls(self) -> int:
+        return sum(self._coarse.counts)
+
+    def coarse(self) -> Histogram:
+        return self._coarse
 
     def read(self) -> StatementStats:
-        durations = self.histogram.read()
+        durations = self._fine.read()
         origin = readable(self.line)
         return StatementStats(
             fingerprint=self.fingerprint,
             summary=self.summary,
             statement=self.statement,
-            calls=self.calls,
+            calls=durations.count,
             errors=self.errors,
             retries=self.retries,
-            rows=self.rows,
+            rows=self._rows,
             total_seconds=durations.total_seconds,
             mean_seconds=durations.mean_seconds,
             p95_seconds=durations.quantile_seconds(0.95),
@@ -60,33 +95,34 @@ class StatementStatistics:
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.statement_count = 0
         self.error_count = 0
         self.slow_count = 0
         self.errors: Counter[ErrorKind] = Counter()
         self.retries: Counter[ErrorKind] = Counter()
         self._entries: dict[str, StatementEntry] = {}
-        self._durations: dict[str, Histogram] = {}
 
-    def entry(self, description: Description, statement: str) -> tuple[StatementEntry, Histogram]:
-        """Return the counters for a statement; the last place of each kind is shared by all the rest."""
+    def entry(self, description: Description, statement: str) -> StatementEntry:
+        """Return the counters for a statement; the last place is shared by all the rest."""
         with self.lock:
             entry = self._entries.get(description.fingerprint)
+            if entry is None and len(self._entries) >= MOST_FINGERPRINTS:
+                entry = self._entries.get(OTHER)
+                description = _THE_REST
             if entry is None:
-                entry = self._new_entry(description, statement)
-            summary = description.summary or OTHER
-            histogram = self._durations.get(summary)
-            if histogram is None:
-                name = summary if len(self._durations) < MOST_SUMMARIES else OTHER
-                histogram = self._durations.setdefault(name, Histogram())
-        return entry, histogram
-
-    def _new_entry(self, description: Description, statement: str) -> StatementEntry:
-        if len(self._entries) >= MOST_FINGERPRINTS:
-            return self._entries.setdefault(OTHER, StatementEntry(OTHER, OTHER, ""))
-        entry = StatementEntry(description.fingerprint, description.summary, statement)
-        self._entries[description.fingerprint] = entry
+                entry = StatementEntry(description.fingerprint, description.summary, statement)
+                self._entries[description.fingerprint] = entry
         return entry
+
+    def _folded(self) -> list[StatementEntry]:
+        with self.lock:
+            entries = list(self._entries.values())
+        for entry in entries:
+            entry.fold()
+        return entries
+
+    @property
+    def statement_count(self) -> int:
+        return sum(entry.calls for entry in self._folded())
 
     def note_retry(self, kind: ErrorKind | None) -> None:
         with self.lock:
@@ -95,12 +131,20 @@ class StatementStatistics:
     # --- reading ---------------------------------------------------------------------------------
 
     def durations(self) -> dict[str, HistogramStats]:
-        with self.lock:
-            return {summary: histogram.read() for summary, histogram in self._durations.items()}
+        """Return the durations by summary: the commonest ones, and all others together."""
+        merged: dict[str, Histogram] = {}
+        for entry in sorted(self._folded(), key=lambda entry: entry.calls, reverse=True):
+            summary = entry.summary or OTHER
+            if summary not in merged and len(merged) >= MOST_SUMMARIES:
+                summary = OTHER
+            merged.setdefault(summary, Histogram()).merge(entry.coarse())
+        return {summary: histogram.read() for summary, histogram in merged.items()}
 
     def top(self, most: int = 50) -> tuple[StatementStats, ...]:
         """Return the statements that took most time in all, first the worst."""
-        with self.lock:
-            entries = [entry.read() for entry in self._entries.values()]
+        entries = [entry.read() for entry in self._folded()]
         entries.sort(key=lambda entry: entry.total_seconds, reverse=True)
         return tuple(entries[:most])
+
+
+_THE_REST: Final = Description(OTHER, "", (), OTHER)

@@ -41,14 +41,14 @@ class Description:
     fingerprint: str
 
 
-def describe(statement: str, compiled: Any) -> Description:
+def describe(statement: str, compiled: Any, dialect: str = "") -> Description:
     """Return the description of *statement*; *compiled* is SQLAlchemy's, or ``None`` for a driver's text."""
     construct = None if compiled is None else compiled.statement
     parts = _of_text(statement) if construct is None or isinstance(construct, TextClause) else _of_core(construct)
     words = list(parts)
     operations = [word for word, is_operation in words if is_operation]
     tables = tuple(dict.fromkeys(word for word, is_operation in words if not is_operation))
-    return Description(_joined(words), operations[0] if operations else "", tables, fingerprint(statement))
+    return Description(_joined(words), operations[0] if operations else "", tables, fingerprint(statement, dialect))
 
 
 def _joined(words: list[tuple[str, bool]]) -> str:
@@ -186,9 +186,9 @@ _ROWS: Final = re.compile(r"\(\?\)(?:\s*,\s*\(\?\))+")
 
 
 @lru_cache(maxsize=2048)
-def fingerprint(statement: str) -> str:
+def fingerprint(statement: str, dialect: str = "") -> str:
     """Return 16 hex digits for the shape of *statement*: literals, bind names and lengths of lists don't count."""
-    shape = _BINDS.sub("?", mask_literals(statement))
+    shape = _BINDS.sub("?", mask_literals(statement, dialect))
     shape = _LIST.sub("(?)", _SPACE.sub(" ", shape).strip())
     shape = _ROWS.sub("(?)", shape)
     return hashlib.blake2b(shape.encode(), digest_size=8).hexdigest()

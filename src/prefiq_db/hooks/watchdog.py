@@ -48,7 +48,7 @@ class Watchdog:
                     self._thread = None
                     return
                 wake = self._wake
-            now = time.monotonic()
+            now = time.perf_counter()
             for watcher in watchers:
                 watcher.look(now)
             shortest = min(watcher.leak_after_seconds for watcher in watchers)
