@@ -4,8 +4,7 @@
     valgrind --tool=callgrind --callgrind-out-file=/dev/null \\
         python benchmarks/hooks_cost.py --count on 1000   # instructions; again with "off", and with another number
 
-On: statistics, timing, top statements, pool histograms, leak records, masked listeners' presets. Off: no observer and no
-watcher. Exporters are not in it; OpenTelemetry's spans cost what they cost and only when they are sampled.
+On: statistics, timing, top statements, pool histograms, leak records. Off: no observer and no watcher. Exporters are not in it; OpenTelemetry's spans cost what they cost and only when they are sampled.
 """
 
 from __future__ import annotations
@@ -71,7 +70,8 @@ def _compare(rounds: int, calls: int) -> None:
         plain, raw = medians["SQLAlchemy"], medians["sqlite3"]
         for name, median in medians.items():
             sys.stdout.write(
-                f"{name:22} {median * 1e6:8.2f} us   x{median / plain:5.2f} of SQLAlchemy   x{median / raw:6.1f} of sqlite3\n"
+                f"{name:22} {median * 1e6:8.2f} us   x{median / plain:5.2f} of SQLAlchemy"
+                f"   x{median / raw:6.1f} of sqlite3\n"
             )
         watching = medians["prefiq_db, watched"] - medians["prefiq_db, unwatched"]
         sys.stdout.write(f"watching costs {watching * 1e6:.2f} us per statement\n")
