@@ -4,7 +4,8 @@
     valgrind --tool=callgrind --callgrind-out-file=/dev/null \\
         python benchmarks/hooks_cost.py --count on 1000   # instructions; again with "off", and with another number
 
-On: statistics, timing, top statements, pool histograms, leak records. Off: no observer and no watcher. Exporters are not in it; OpenTelemetry's spans cost what they cost and only when they are sampled.
+On: statistics, timing, top statements, pool histograms, leak records. Off: no observer and no watcher.
+Exporters are not in it; OpenTelemetry's spans cost what they cost and only when they are sampled.
 """
 
 from __future__ import annotations
