@@ -303,10 +303,22 @@ def test_a_wheel_carries_its_own(backend: Backend, engine: sa.Engine, installed_
     done = run([sys.executable, "-W", "error", "-m", "prefiq_db.migrate", "upgrade", "head"], tmp_path, **environ)
     assert (done.returncode, done.stdout, done.stderr) == (0, "main: upgraded to 0001\n", "")
     assert tables(engine) == {TOKENS, VERSION_TABLE}
+
+
+def test_a_wheel_has_the_heads_of_the_checkout_and_writes_a_history(installed_wheel: Path, tmp_path: Path) -> None:
+    environ = {"PYTHONPATH": str(installed_wheel)}
     python = [sys.executable, "-W", "error", "-m", "prefiq_db.migrate"]
     heads = run([*python, "heads"], tmp_path, **environ).stdout
-    assert heads == run([*python, "heads"], ROOT, DB_URL=backend.url).stdout == "0001 (head)\n"
-    done = run([*python, "init", "history"], tmp_path, **environ)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert heads == run([*python, "heads"], ROOT).stdout == "0001 (head)\n"
+    assert run([*python, "init", "history"], tmp_path, **environ).returncode == 0
     done = run([*python, "-c", "alembic.ini", "up"], tmp_path, **environ)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_folder_that_is_not_there_is_named_as_the_cause(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DB_URL", "sqlite:///nowhere/app.db")
+    assert main(["upgrade", "head"]) == 1
+    assert "its folder must exist" in capsys.readouterr().err

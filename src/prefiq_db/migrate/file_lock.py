@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from prefiq_db.errors import UnsupportedError
+from prefiq_db.errors import ConnectFailedError, UnsupportedError
 
 fcntl: Any
 try:
@@ -36,7 +36,7 @@ class FileLock:
         if fcntl is None:
             raise UnsupportedError("SQLite: no file locks on this system; migrate with --no-lock (alembic: -x lock=no)")
         while True:
-            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+            descriptor = self._open()
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -73,6 +73,15 @@ class FileLock:
         finally:
             os.close(descriptor)
         return ""
+
+    def _open(self) -> int:
+        try:
+            return os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as error:
+            reason = os.strerror(error.errno or 0)
+        raise ConnectFailedError(
+            f"no lock file can be made beside the SQLite database ({reason}): its folder must exist and be writable"
+        )
 
     def _is_the_file(self, descriptor: int) -> bool:
         try:
