@@ -17,7 +17,7 @@ import pydantic
 
 import prefiq_db
 from prefiq_db import errors, events, health, reports, testing, types
-from prefiq_db.integrations import asgi, flask, starlette, wsgi
+from prefiq_db.integrations import asgi, flask, schema, starlette, wsgi
 from prefiq_db.settings import Settings
 
 SNAPSHOT = Path(__file__).with_name("public_api.txt")
@@ -67,7 +67,7 @@ def _lines() -> Iterator[str]:
         (health, health.__all__),
         (types, _own_names(types)),
         (testing, testing.__all__),
-        *((module, _own_names(module)) for module in (asgi, wsgi, starlette, flask)),
+        *((module, _own_names(module)) for module in (asgi, wsgi, starlette, flask, schema)),
     ):
         yield f"\n[{module.__name__}]"
         for name in sorted(names):

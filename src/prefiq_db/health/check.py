@@ -147,16 +147,18 @@ def _tell(database: AnyDatabase, healthy: bool, reason: str) -> None:
 
 
 def _begin_probe(database: AnyDatabase, writable: bool, wait_seconds: float) -> Flight:
-    ask = partial(probe, database._core, writable=writable, wait_seconds=wait_seconds)
+    def ask(held: Held) -> Verdict:
+        return probe(database._core, held, writable=writable, wait_seconds=wait_seconds)
+
     if database.is_async:
-        return TaskFlight(database.name, lambda: spawn(ask, held=Held()))
-    return ThreadFlight(database.name, lambda held: ask(held=held))
+        return TaskFlight(database.name, lambda held: spawn(ask, held))
+    return ThreadFlight(database.name, ask)
 
 
 def _begin_check(name: str, check: Check) -> Flight:
     if _is_async(check):
 
-        async def asked() -> Verdict:
+        async def asked(held: Held) -> Verdict:
             return verdict_of(await check())
 
         return TaskFlight(name, asked)

@@ -1,4 +1,7 @@
-"""One check under way, in a thread or in a task: many may wait for it, none of them longer than the deadline."""
+"""One check under way, in a thread or in a task: many may wait for it, none of them longer than the deadline.
+
+Why beside the caller: decisions/0041-why-a-health-check-runs-beside-its-caller.md.
+"""
 
 from __future__ import annotations
 
@@ -59,17 +62,18 @@ class ThreadFlight:
 class TaskFlight:
     """A check in a task of its own: a probe whose client has gone doesn't end it for the others."""
 
-    def __init__(self, name: str, work: Callable[[], Coroutine[Any, Any, Verdict]]) -> None:
+    def __init__(self, name: str, work: Callable[[Held], Coroutine[Any, Any, Verdict]]) -> None:
         self.started = time.monotonic()
+        self._held = Held()
         self._loop = asyncio.get_running_loop()
         # In an empty context: the transaction of whoever asks is none of the check's business.
         self._task = self._loop.create_task(
             self._fly(work), name=f"prefiq_db health {name}", context=contextvars.Context()
         )
 
-    async def _fly(self, work: Callable[[], Coroutine[Any, Any, Verdict]]) -> Verdict:
+    async def _fly(self, work: Callable[[Held], Coroutine[Any, Any, Verdict]]) -> Verdict:
         try:
-            return await work()
+            return await work(self._held)
         except Exception as error:  # noqa: BLE001 - likewise
             return failure(error)
 
@@ -87,7 +91,9 @@ class TaskFlight:
         return self._task.result() if self._task.done() and not self._task.cancelled() else None
 
     def give_up(self) -> None:
-        self._task.cancel()
+        # A driver that is cancelled may ask the very server that doesn't answer to stop, and wait for that.
+        if not self._held.break_off():
+            self._task.cancel()
 
 
 Flight = ThreadFlight | TaskFlight

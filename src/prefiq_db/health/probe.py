@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import threading
@@ -30,7 +31,7 @@ _FULL: Final = Verdict(
 
 
 class Held:
-    """The connection of a probe that runs in a thread, so that somebody else can break it off."""
+    """The connection of a probe, so that whoever waits can break it off."""
 
     def __init__(self) -> None:
         self._descriptor: int | None = None
@@ -46,21 +47,22 @@ class Held:
         with self._lock:
             self._descriptor = None
 
-    def break_off(self) -> None:
-        """End the conversation below the driver, whatever it waits for: no driver has a deadline that holds."""
+    def break_off(self) -> bool:
+        """End the conversation below the driver, whatever it waits for; return whether there was one on a socket."""
         # Under the lock: the descriptor must not be given back, and be somebody else's, in the meantime.
         with self._lock:
             if self._descriptor is None or self._descriptor < 0:
-                return
-            with socket.socket(fileno=os.dup(self._descriptor)) as line:
+                return False
+            with socket.socket(fileno=os.dup(self._descriptor)) as line, contextlib.suppress(OSError):
                 line.shutdown(socket.SHUT_RDWR)
+            return True
 
 
-def probe(core: DatabaseCore, *, writable: bool, wait_seconds: float, held: Held) -> Verdict:
+def probe(core: DatabaseCore, held: Held, *, writable: bool, wait_seconds: float) -> Verdict:
     """Return how a database is, by its own word, in one round trip.
 
     A pool that has nothing to give within *wait_seconds* is not yet a server that is down: one connection outside the
-    pool tells which.
+    pool tells which (decisions/0040-why-an-exhausted-pool-only-warns.md).
 
     Raises:
         PrefiqDbError: there was no answer.

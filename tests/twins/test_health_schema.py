@@ -1,0 +1,54 @@
+"""Readiness waits for the migrations, and asks no more once they have run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from prefiq_db.errors import ErrorKind
+from prefiq_db.health import AsyncHealthCheck, HealthCheck, Status
+from prefiq_db.integrations.schema import schema_at_head
+from prefiq_db.migrate.command_line import main
+from tests.conftest import Backend
+
+
+@pytest.fixture
+def readiness(world: str, db: Any) -> Callable[[], Any]:
+    """Ask a database of this world for its health and its schema."""
+    options: dict[str, Any] = {"cache_seconds": 0, "deadline_seconds": 30}
+    if world == "async":
+        return AsyncHealthCheck(db, checks={"main:schema": schema_at_head(db)}, **options).readiness
+    check = HealthCheck(db._wrapped, checks={"main:schema": schema_at_head(db._wrapped)}, **options)
+
+    async def asked() -> Any:
+        return check.readiness()
+
+    return asked
+
+
+async def test_a_service_is_ready_when_its_schema_is_at_its_head(
+    db: Any, backend: Backend, readiness: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    behind = await readiness()
+    assert (behind.status, behind.reason) == (
+        Status.FAIL,
+        "main:schema: the schema is behind the code: run the migrations",
+    )
+    monkeypatch.setenv("DB_URL", backend.url)
+    assert main(["up"]) == 0
+    assert (await readiness()).status is Status.PASS
+    before = db.stats().statement_count
+    assert (await readiness()).status is Status.PASS
+    assert db.stats().statement_count == before + 1, "the health of the database, and nothing about the schema"
+
+
+async def test_a_database_that_cannot_be_asked_is_told_by_its_kind(db: Any, readiness: Callable[[], Any]) -> None:
+    await db.close()
+    found = await readiness()
+    assert [(each.name, each.kind) for each in found.findings] == [
+        ("main:responseTime", ErrorKind.USAGE),
+        ("main:schema", ErrorKind.USAGE),
+    ]
+    await db.open()
