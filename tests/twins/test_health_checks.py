@@ -224,38 +224,31 @@ async def test_further_checks_are_asked_by_readiness_only(db: Any, make_check: C
     assert (ready.status, bool(ready)) == (Status.FAIL, False)
 
 
-@pytest.mark.parametrize("ending", ["stopped", "frozen"])
-async def test_a_server_that_is_gone_or_silent_fails_within_the_deadline_and_passes_again(
+async def test_a_silent_server_fails_at_the_deadline_and_passes_again(
     new_postgresql_server: Callable[..., Any],
     make_check: Callable[..., Check],
     harness: Harness,
     world: str,
     clock: Clock,
-    ending: str,
 ) -> None:
+    """The connection is broken off and comes back; the driver alone would wait for ever."""
     server = new_postgresql_server()
     db = make_database(world, server.url(server.create_database()), pool_size=1)
+    await db.open()
+    check = make_check(db, deadline_seconds=0.3)
+    server.freeze()
     try:
-        await db.open()
-        check = make_check(db, deadline_seconds=10 if ending == "stopped" else 0.3)
-        server.stop() if ending == "stopped" else server.freeze()
-        down = await check.health()
-        server.start() if ending == "stopped" else server.thaw()
-        assert (down.status, bool(down)) == (Status.FAIL, False)
-        if ending == "frozen":
-            assert down.reason == "main: no answer within 0.3 s"
-        else:
-            assert down.findings[0].kind in (ErrorKind.CONNECT_FAILED, ErrorKind.CONNECTION_LOST)
-        assert str(server.port) not in down.reason
-        await harness.until(lambda: passes(check, clock))
-
-        async def all_came_back() -> bool:
-            return bool(db.stats().pool.checked_out == 0)
-
-        await harness.until(all_came_back)
+        silent = await check.health()
     finally:
-        server.thaw() if ending == "frozen" else None
-        await db.close()
+        server.thaw()
+    assert (silent.status, bool(silent), silent.reason) == (Status.FAIL, False, "main: no answer within 0.3 s")
+
+    async def all_came_back() -> bool:
+        return bool(db.stats().pool.checked_out == 0)
+
+    await harness.until(lambda: passes(check, clock))
+    await harness.until(all_came_back)
+    await db.close()
 
 
 async def passes(check: Check, clock: Clock) -> bool:
