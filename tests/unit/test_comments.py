@@ -7,11 +7,14 @@ import sqlite3
 from urllib.parse import unquote
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from prefiq_db.errors import UsageError
 from prefiq_db.hooks.comments import comment
+
+# A busy machine is no failure.
+patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 _MARKS = ("*/", "/*")
 _texts = st.text(st.characters(exclude_categories=("Cs",)), max_size=20).filter(
@@ -35,6 +38,7 @@ def test_it_looks_as_sqlcommenter_writes_it() -> None:
     assert comment("select 1", tags) == ("select 1 /*app='shop',framework='it%27s',route='%2Forders%2F%7Bid%7D'*/")
 
 
+@patient
 @given(_statements, _tags)
 def test_what_is_in_the_tags_can_be_read_back(sql: str, tags: dict[str, str]) -> None:
     shown = {key: value for key, value in tags.items() if key and value}
@@ -42,11 +46,13 @@ def test_what_is_in_the_tags_can_be_read_back(sql: str, tags: dict[str, str]) ->
     assert (made == sql) if not shown else (_read_back(made) == shown)
 
 
+@patient
 @given(_statements, _tags)
 def test_the_statement_stays_as_it_is(sql: str, tags: dict[str, str]) -> None:
     assert re.sub(r" /\*.*\*/", "", comment(sql, tags), flags=re.S) == sql
 
 
+@patient
 @given(_statements, _tags)
 def test_nothing_in_the_tags_ends_the_comment_or_the_quotes(sql: str, tags: dict[str, str]) -> None:
     made = comment(sql, tags)
@@ -56,18 +62,21 @@ def test_nothing_in_the_tags_ends_the_comment_or_the_quotes(sql: str, tags: dict
     assert "\n" not in added.strip()
 
 
+@patient
 @given(_statements, _tags)
 def test_a_second_comment_is_never_added(sql: str, tags: dict[str, str]) -> None:
     once = comment(sql, tags)
     assert comment(once, {**tags, "more": "tags"}) == once or once == sql
 
 
+@patient
 @given(_tags)
 def test_the_order_of_tags_does_not_matter(tags: dict[str, str]) -> None:
     backwards = dict(reversed(tags.items()))
     assert comment("select 1", tags) == comment("select 1", backwards)
 
 
+@patient
 @given(_tags)
 def test_a_server_reads_past_it(tags: dict[str, str]) -> None:
     with_comment = comment("select 'it''s' ;", tags)
@@ -78,6 +87,7 @@ def test_a_server_reads_past_it(tags: dict[str, str]) -> None:
         connection.close()
 
 
+@patient
 @given(_tags)
 def test_a_driver_with_percent_markers_gets_them_doubled(tags: dict[str, str]) -> None:
     """What such a driver sends after filling in its binds is what the others send."""
