@@ -40,8 +40,10 @@ from prefiq_db.execution.standard import StandardRoad, checked_params
 from prefiq_db.hooks.budgets import StatementBudget
 from prefiq_db.hooks.calls import tells_calls, told
 from prefiq_db.hooks.connections import ConnectionWatcher
+from prefiq_db.hooks.explain import LIMIT_SECONDS, Explain, Explainer
 from prefiq_db.hooks.registry import Hooks
 from prefiq_db.hooks.statements import StatementObserver
+from prefiq_db.hooks.summary import fingerprint
 from prefiq_db.hooks.watchdog import watchdog
 from prefiq_db.overrides import NO_OVERRIDES, NO_TAGS, Overrides, OverrideScope, scoped
 from prefiq_db.reports import DatabaseStats, ExecuteResult, HealthReport
@@ -59,11 +61,17 @@ class Life:
     """The engine of one database and whether it is closed: shared by all views of it."""
 
     def __init__(
-        self, engine: Engine, observer: StatementObserver, watcher: ConnectionWatcher, runtime: Runtime
+        self,
+        engine: Engine,
+        observer: StatementObserver,
+        watcher: ConnectionWatcher,
+        runtime: Runtime,
+        explainer: Explainer | None = None,
     ) -> None:
         self.engine = engine
         self.observer = observer
         self.watcher = watcher
+        self.explainer = explainer
         self.runtime = runtime
         self.closed = False
         watcher.on_first_checkout = watchdog.watch
@@ -235,8 +243,33 @@ class DatabaseCore:
         except PrefiqDbError as error:
             first = error
         else:
+            if self.life.explainer is not None:
+                self._explain_if_slow(executable, params, call)
             return shape.finished(fetched)
         return shape.finished(self._one_shot_again(first, executable, params, shape, given, call))
+
+    def _explain_if_slow(self, executable: Executable, params: Params, call: Call) -> None:
+        """Ask for the plan of a SELECT that took too long, on another connection; never at the caller's cost."""
+        explainer = self.life.explainer
+        slow = time.monotonic() - call.started >= self.settings.slow_query_seconds
+        if explainer is None or not slow or not reads_only(executable):
+            return
+        kind = fingerprint(str(executable), explainer.dialect)
+        if not explainer.admits(kind):
+            return
+        given = replace(self.overrides(), timeout=LIMIT_SECONDS)
+        try:
+            rows = self._one_shot(Explain(executable), params, all_rows(None), given, Call("explain", NO_TAGS))
+        except PrefiqDbError as error:
+            logger.debug(
+                "no plan for %s on database %s: %s",
+                kind,
+                self.name,
+                error.kind.value,
+                extra={"database": self.name, "error_kind": error.kind.value},
+            )
+        else:
+            explainer.log(kind, rows)
 
     def _one_shot_again(
         self,
@@ -663,6 +696,13 @@ def make_observer(settings: DatabaseSettings, name: str, hooks: Hooks) -> Statem
     """Return the observer of one database's statements."""
     label = dialect_label(settings)
     return StatementObserver(name, label, hooks, masked=settings.masked, slow_seconds=settings.slow_query_seconds)
+
+
+def make_explainer(settings: DatabaseSettings, name: str) -> Explainer | None:
+    """Return what asks for plans of slow statements, if the settings say so."""
+    if not settings.explain_slow_queries:
+        return None
+    return Explainer(name, dialect_label(settings), time.monotonic, masked=settings.masked)
 
 
 def unpicklable(database: Any) -> UsageError:

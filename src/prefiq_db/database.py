@@ -19,6 +19,7 @@ from prefiq_db.core import (
     Life,
     TransactionVerbs,
     as_settings,
+    make_explainer,
     make_observer,
     not_yet,
     refuse_exactly_once,
@@ -62,7 +63,13 @@ class Database:
         observer = make_observer(made, name, hooks)
         watcher = ConnectionWatcher(name, hooks, made.leak_after_seconds)
         runtime = SyncRuntime()
-        life = Life(make_engine(made, name=name, observer=observer, watcher=watcher), observer, watcher, runtime)
+        life = Life(
+            make_engine(made, name=name, observer=observer, watcher=watcher),
+            observer,
+            watcher,
+            runtime,
+            make_explainer(made, name),
+        )
         self._core = DatabaseCore(made, name, runtime, life, hooks)
 
     # --- life ------------------------------------------------------------------------------------

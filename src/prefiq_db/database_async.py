@@ -18,6 +18,7 @@ from prefiq_db.core import (
     Life,
     TransactionVerbs,
     as_settings,
+    make_explainer,
     make_observer,
     not_yet,
     refuse_exactly_once,
@@ -64,7 +65,7 @@ class AsyncDatabase:
         watcher = ConnectionWatcher(name, hooks, made.leak_after_seconds)
         runtime = AsyncRuntime()
         self._engine = make_async_engine(made, name=name, observer=observer, watcher=watcher)
-        life = Life(self._engine.sync_engine, observer, watcher, runtime)
+        life = Life(self._engine.sync_engine, observer, watcher, runtime, make_explainer(made, name))
         self._core = DatabaseCore(made, name, runtime, life, hooks)
 
     # --- life ------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from prefiq_db.config import Target
 from prefiq_db.connectors import connector_for
 from prefiq_db.dialects.base import Observer, Watcher
 from prefiq_db.errors import MissingDriverError, UnsupportedError
+from prefiq_db.hooks.comments import comment
 from prefiq_db.hooks.logs import logging_name, mask_loggers
 from prefiq_db.hooks.scrub import scrub_errors
 from prefiq_db.pool import AsyncPrefiqPool, PrefiqPool
@@ -113,6 +114,7 @@ def _make(
         scrub_errors(sync_engine, sync_engine.dialect.label, name)
     dialect = engine.dialect
     dialect.observer = observer
+    dialect.commenter = comment if settings.sql_comments else None
     dialect.watcher = watcher
     dialect.connector = connector_for(settings, target, is_async)
     dialect.max_age_seconds = settings.pool_max_age_seconds

@@ -11,6 +11,7 @@ from typing import Any, Final
 from prefiq_db.bridge import Runtime
 from prefiq_db.config import RetryPolicy
 from prefiq_db.errors import UnsupportedError, UsageError
+from prefiq_db.hooks.comments import comment
 from prefiq_db.transaction import check_timeout
 
 _LATER: Final = ("replica", "schema", "database")
@@ -60,6 +61,8 @@ class Overrides:
             isinstance(tags, Mapping) and all(isinstance(part, str) for item in tags.items() for part in item)
         ):
             raise UsageError("override tags: expected a mapping of words to words")
+        if tags:
+            comment("-", tags)  # here rather than inside a statement: a tag that can't be sent is refused
         return cls(**given)
 
     def over(self, below: Overrides) -> Overrides:

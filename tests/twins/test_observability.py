@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from prefiq_db import PrefiqDbError
+from prefiq_db import PrefiqDbError, bootstrap
 from prefiq_db.errors import PoolTimeoutError, StatementBudgetError
 from prefiq_db.events import (
     AttemptFailed,
@@ -419,3 +419,70 @@ async def test_an_error_inside_a_budget_goes_on(make_db: Any) -> None:
         async with db.expect(max_statements=0):
             await db.fetch_value("select 1")
             raise KeyError
+
+
+# --- comments, plans, all databases ---------------------------------------------------------------
+
+
+async def test_tags_go_along_as_a_comment_where_that_is_asked_for(make_db: Any, backend: Backend) -> None:
+    """sqlcommenter at the end, percent-encoded; events and statistics see the text without it."""
+    db = make_db(sql_comments=True, pool_size=1, max_overflow=0)
+    await _make_items(db)
+    heard: list[Any] = []
+    db.hooks.after(heard.append)
+    view = db.using(tags={"route": "/items/%", "app": "shop"})
+    assert await view.fetch_value("select qty from item where id = :id", {"id": 3}) == 3
+    assert "/*" not in heard[-1].statement
+    if backend.name == "postgresql":
+        shown = await view.fetch_value("select query from pg_stat_activity where pid = pg_backend_pid()")
+        assert shown.endswith("/*app='shop',route='%2Fitems%2F%25'*/")
+    if backend.name == "mariadb":
+        shown = await view.fetch_value("select info from information_schema.processlist where id = connection_id()")
+        assert shown.endswith("/*app='shop',route='%2Fitems%2F%25'*/")
+    with pytest.raises(PrefiqDbError):
+        db.using(tags={"route": "*/ drop table item"})
+
+
+async def test_without_the_setting_nothing_is_added(make_db: Any, backend: Backend) -> None:
+    db = make_db()
+    if backend.name == "postgresql":
+        view = db.using(tags={"app": "shop"})
+        assert "shop" not in await view.fetch_value("select query from pg_stat_activity where pid = pg_backend_pid()")
+    else:
+        assert await db.using(tags={"app": "shop"}).fetch_value("select 1") == 1
+
+
+async def test_the_plan_of_a_slow_select_is_logged_once(make_db: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """Opt-in, SELECT only, once per kind and hour, without values."""
+    db = make_db(explain_slow_queries=True, slow_query_seconds=0.0000001)
+    await _make_items(db)
+    caplog.set_level(logging.INFO, logger="prefiq_db.slow")
+    caplog.clear()
+    for secret in (987654, 987655):
+        await db.fetch_all(f"select id from item where qty = {secret} or id = :id", {"id": 1})
+    await db.execute("update item set qty = 1 where id = 1")
+    plans = [record.getMessage() for record in caplog.records if record.getMessage().startswith("plan of")]
+    (plan,) = plans
+    assert "item" in plan.lower()
+    assert "98765" not in plan
+
+
+async def test_plans_are_not_asked_for_by_default(make_db: Any, caplog: pytest.LogCaptureFixture) -> None:
+    db = make_db(slow_query_seconds=0.0000001)
+    caplog.set_level(logging.DEBUG, logger="prefiq_db.slow")
+    await db.fetch_all("select 1")
+    assert not [record for record in caplog.records if record.getMessage().startswith("plan of")]
+
+
+def test_one_listener_hears_all_databases_of_an_application(tmp_path: Path) -> None:
+    """``hooks`` of the container registers on every database at once."""
+    arguments = {
+        "database": {"url": f"sqlite:///{tmp_path / 'a.db'}"},
+        "databases": {"analytics": {"url": f"sqlite:///{tmp_path / 'b.db'}"}},
+    }
+    with bootstrap(arguments=arguments, environ={}, directory=tmp_path) as app:
+        heard: list[str] = []
+        app.resolve("hooks").after(lambda event: heard.append(event.database))
+        app.resolve("db").fetch_value("select 1")
+        app.resolve("db.analytics").fetch_value("select 1")
+    assert heard == ["main", "analytics"]

@@ -202,6 +202,10 @@ class PrefiqDialect:
 
     # Set once by engines.make_engine, before the first connection.
     observer: Observer | None = None
+    #: adds a call's tags to its statements as a comment; None when nobody asked for comments
+    commenter: Callable[..., str] | None = None
+    #: what makes a server tell its plan instead of running the statement
+    explain_words: ClassVar[str] = "EXPLAIN"
     watcher: Watcher | None = None
     connector: Callable[..., Any] | None = None
     max_age_seconds: float = 1800.0
@@ -368,6 +372,8 @@ class PrefiqDialect:
             raise aborted_error()
         if state is not None and state.guard is not None and (context.isddl or _is_text(context)):
             state.guard(statement, context.isddl)
+        if self.commenter is not None and state is not None and state.call is not None and state.call.tags:
+            send = self._commented(send, state.call.tags)
         try:
             if self.observer is None or state is None:
                 send(cursor, statement, parameters, context)
@@ -380,6 +386,16 @@ class PrefiqDialect:
                     # Where a failed row doesn't end the transaction, the rows before it stand, and nobody knows which.
                     state.aborted = HALF
             raise
+
+    def _commented(self, send: Callable[..., None], tags: Mapping[str, str]) -> Callable[..., None]:
+        """Return *send*, adding *tags* at the end of the text; whoever watches sees the text without them."""
+        commenter: Any = self.commenter
+        percent = "%%" if self.paramstyle in ("format", "pyformat") else "%"  # type: ignore[attr-defined]
+
+        def send_commented(cursor: Any, statement: str, parameters: Any, context: Any) -> None:
+            send(cursor, commenter(statement, tags, percent=percent), parameters, context)
+
+        return send_commented
 
     def effect_of(self, error: Exception, dbapi_connection: Any) -> str | None:
         """Return what *error* did to the open transaction: ``None`` (nothing), ``HALF`` or ``GONE``."""

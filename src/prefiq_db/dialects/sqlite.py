@@ -80,6 +80,7 @@ def _iso(value: dt.datetime) -> str:
 
 class _Sqlite(PrefiqDialect):
     label = "sqlite"
+    explain_words = "EXPLAIN QUERY PLAN"
     connection_characteristics: Any = characteristics()
     server_side_timeout = False
     adapters: ClassVar[Any] = {

@@ -8,6 +8,7 @@ from prefiq_db.application.failures import attempt, attempt_async
 from prefiq_db.database import Database
 from prefiq_db.database_async import AsyncDatabase
 from prefiq_db.errors import DatabaseError, ErrorKind, PrefiqDbError, error_type
+from prefiq_db.hooks.everywhere import HooksOfAll
 from prefiq_db.providers.base import BaseProvider
 from prefiq_db.reports import HealthReport
 
@@ -16,6 +17,8 @@ logger = logging.getLogger("prefiq_db.boot")
 
 class DatabaseProvider(BaseProvider):
     """Bind ``db.<name>`` for every database of the settings, and ``db`` for ``db.main``: the very same object.
+
+    ``hooks`` takes listeners of all of them at once.
 
     At boot each database is opened, which must succeed, and one line is logged about it (logger
     ``prefiq_db.boot``; fields ``database``, ``engine``, ``mode``, ``healthy``, ``latency_seconds``). All of them are
@@ -29,7 +32,7 @@ class DatabaseProvider(BaseProvider):
 
     name = "database"
     requires = ("settings",)
-    provides = ("db",)
+    provides = ("db", "hooks")
 
     def __init__(self) -> None:
         self.databases: dict[str, Database | AsyncDatabase] = {}
@@ -42,6 +45,7 @@ class DatabaseProvider(BaseProvider):
             self.databases[name] = world(settings, name=name)
             self.app.bind(f"db.{name}", self.databases[name])
         self.app.bind("db", self.databases["main"])
+        self.app.bind("hooks", HooksOfAll([database.hooks for database in self.databases.values()]))
 
     def async_only(self) -> str:
         names = [repr(name) for name, database in self.databases.items() if database.is_async]

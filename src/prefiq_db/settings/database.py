@@ -75,6 +75,8 @@ class DatabaseSettings(BaseModel):
     lock_timeout_seconds: Seconds = 10.0
     retry: Retry = RetryPolicy()
     slow_query_seconds: SecondsOrZero = 0.5
+    explain_slow_queries: Boolean = False
+    sql_comments: Boolean = False
     leak_after_seconds: Seconds = 60.0
     ssl_mode: Tls = "prefer"
     ssl_ca: ExistingFile | None = None
