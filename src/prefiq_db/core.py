@@ -74,13 +74,13 @@ class Life:
         self.explainer = explainer
         self.runtime = runtime
         self.closed = False
-        watcher.on_first_checkout = watchdog.watch
+        watcher.start_with(watchdog.watch)
         _alive.add(self)
 
     def close(self) -> None:
         self.closed = True
         watchdog.forget(self.watcher)
-        self.watcher.on_first_checkout = watchdog.watch
+        self.watcher.start_with(watchdog.watch)
         self.engine.dispose()
         connector: Any = self.engine.dialect.connector  # type: ignore[attr-defined]
         if hasattr(connector, "close"):
@@ -92,7 +92,7 @@ class Life:
         # loop's epoll, which parent and child share.
         _of_the_parent.append(self.engine.pool)
         self.engine.dispose(close=False)
-        self.watcher.on_first_checkout = watchdog.watch
+        self.watcher.start_with(watchdog.watch)
         if hasattr(self.runtime, "loop"):
             self.runtime.loop = None
 

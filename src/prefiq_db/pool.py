@@ -6,9 +6,11 @@ client, except to say goodbye), which costs no round trip; only after long idlin
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import select
+import threading
 import time
 from collections.abc import Iterator
 from contextvars import ContextVar
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
     from sqlalchemy.pool import ConnectionPoolEntry
 
     from prefiq_db.dialects.base import PrefiqDialect
+
+# How many uses are noted before they are counted; a reader counts them at once.
+_FOLD_AT = 512
 
 _checkout_limit: ContextVar[float | None] = ContextVar("prefiq_db_checkout_limit", default=None)
 
@@ -76,7 +81,14 @@ class _VettingPool(QueuePool):
             if may_wait:
                 watcher.waited()
         state = dialect.session_of(proxied)
-        watcher.checked_out(state, started)
+        # Noted here rather than in a call: this is on the way of every statement.
+        now = time.perf_counter()
+        state.checked_out_at = now
+        state.wait_seconds = state.waited_seconds = now - started
+        state.worker = _task() if self._is_asyncio else threading.get_ident()
+        watcher.held[id(state)] = state
+        if watcher.attentive:
+            watcher.checked_out(state)
         if not border_translates.get():
             # engine or session(): whoever it is, it is not one of our verbs, which give back what they take
             state.line = application_line()
@@ -101,8 +113,15 @@ class _VettingPool(QueuePool):
     def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
         dialect = self._prefiq
         state = dialect.session_in(record.info)
-        if dialect.watcher is not None:
-            dialect.watcher.checked_in(state)
+        watcher = dialect.watcher
+        if watcher is not None and watcher.held.pop(id(state), None) is not None:
+            seconds = time.perf_counter() - state.checked_out_at
+            watcher.waits.append(state.waited_seconds)
+            watcher.uses.append(seconds)
+            if watcher.attentive or state.leaked:
+                watcher.checked_in(state, seconds)
+            if len(watcher.uses) >= _FOLD_AT:
+                watcher.fold()
         # A detached or invalidated record has no connection, and the state belongs to the connection.
         if record.dbapi_connection is not None:
             state.forget()
@@ -135,6 +154,14 @@ class _VettingPool(QueuePool):
             return bool(dialect.do_ping(connection))
         except (dialect.loaded_dbapi.Error, OSError):
             return False
+
+
+def _task() -> object:
+    """Return the running task, if there is one; it is named only in a report."""
+    try:
+        return asyncio.current_task()
+    except RuntimeError:  # no loop runs here
+        return None
 
 
 class PrefiqPool(_VettingPool):

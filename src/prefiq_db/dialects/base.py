@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 import time
 import weakref
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
@@ -121,6 +122,14 @@ class Observer(Protocol):
 class Watcher(Protocol):
     """Who wants to know what the pool does with its connections."""
 
+    #: who has a connection now, by the state's id; the pool keeps it
+    held: dict[int, SessionState]
+    #: seconds waited for and used, not counted yet; the pool adds to them
+    waits: deque[float]
+    uses: deque[float]
+    #: whether checked_out and checked_in want to be called
+    attentive: bool
+
     def waiting(self) -> None:
         """Somebody asks for a connection."""
 
@@ -136,11 +145,14 @@ class Watcher(Protocol):
     def lost(self, reason: str) -> None:
         """A connection was thrown away."""
 
-    def checked_out(self, state: SessionState, asked_at: float) -> None:
-        """Somebody got a connection, having asked for it at *asked_at* on the performance counter."""
+    def checked_out(self, state: SessionState) -> None:
+        """Somebody got a connection; only called while attentive."""
 
-    def checked_in(self, state: SessionState) -> None:
-        """A connection came back."""
+    def checked_in(self, state: SessionState, seconds: float) -> None:
+        """A connection came back after *seconds*; only called while attentive, or after a leak."""
+
+    def fold(self) -> None:
+        """Count what the pool noted."""
 
     def table(self) -> str:
         """Return who has the connections, a line each."""
@@ -224,16 +236,20 @@ class PrefiqDialect:
     def session_of(self, proxied: Any) -> SessionState:
         """Return the state of the connection that SQLAlchemy's *proxied* connection stands for."""
         record = proxied._connection_record
-        return self.session_in(record.info if record is not None else proxied.info)
+        info = record.info if record is not None else proxied.info
+        state: SessionState | None = info.get(_KEY)
+        return self._new_session(info) if state is None else state
 
     def session_in(self, info: Any) -> SessionState:
-        state = info.get(_KEY)
-        if state is None:
-            # Up to 10 % earlier than the maximum, so that a pool filled at once doesn't reconnect at once.
-            age = self.max_age_seconds * random.uniform(0.9, 1.0)
-            timeout = self.statement_timeout_seconds if self.session_settings else None
-            info[_KEY] = state = SessionState(time.monotonic() + age, timeout)
-        assert isinstance(state, SessionState)
+        """Return the state that is kept in a connection's *info*."""
+        state: SessionState | None = info.get(_KEY)
+        return self._new_session(info) if state is None else state
+
+    def _new_session(self, info: Any) -> SessionState:
+        # Up to 10 % earlier than the maximum, so that a pool filled at once doesn't reconnect at once.
+        age = self.max_age_seconds * random.uniform(0.9, 1.0)
+        timeout = self.statement_timeout_seconds if self.session_settings else None
+        info[_KEY] = state = SessionState(time.monotonic() + age, timeout)
         return state
 
     def expect_back(self, proxied: Any, state: SessionState) -> None:

@@ -16,8 +16,10 @@ from typing import Final, Self
 from prefiq_db.errors import StatementBudgetError, UsageError
 from prefiq_db.origin import Line, application_line, readable
 
-_NOTHING: Final[Mapping[object, tuple[StatementBudget, ...]]] = MappingProxyType({})
-_open: ContextVar[Mapping[object, tuple[StatementBudget, ...]]] = ContextVar("prefiq_db_budgets", default=_NOTHING)
+NO_BUDGETS: Final[Mapping[object, tuple[StatementBudget, ...]]] = MappingProxyType({})
+open_budgets: ContextVar[Mapping[object, tuple[StatementBudget, ...]]] = ContextVar(
+    "prefiq_db_budgets", default=NO_BUDGETS
+)
 
 
 class StatementBudget:
@@ -47,14 +49,14 @@ class StatementBudget:
             self._seen[(fingerprint, summary, line)] += 1
 
     def __enter__(self) -> Self:
-        before = _open.get()
-        _open.set({**before, self._key: (*before.get(self._key, ()), self)})
+        before = open_budgets.get()
+        open_budgets.set({**before, self._key: (*before.get(self._key, ()), self)})
         return self
 
     def __exit__(self, exc_type: type[BaseException] | None, *exc: object) -> None:
-        current = _open.get()
+        current = open_budgets.get()
         rest = tuple(budget for budget in current.get(self._key, ()) if budget is not self)
-        _open.set({**current, self._key: rest})
+        open_budgets.set({**current, self._key: rest})
         if exc_type is None:
             self.check()
 
@@ -84,14 +86,9 @@ def _table(rows: list[tuple[tuple[str, str, Line | None], int]]) -> str:
     return "\n".join(f"  {count} x {summary or 'statement'} at {readable(line)}" for (_, summary, line), count in rows)
 
 
-def budgets_are_open() -> bool:
-    """Return whether any budget of any database is open here."""
-    return _open.get() is not _NOTHING
-
-
 def note_in_budgets(key: object, fingerprint: str, summary: str) -> None:
     """Count a statement in every budget that is open here."""
-    budgets = _open.get().get(key)
+    budgets = open_budgets.get().get(key)
     if budgets:
         line = application_line()
         for budget in budgets:

@@ -5,13 +5,12 @@ No event of SQLAlchemy's fires while somebody waits for a connection or waits in
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any
 
 from prefiq_db.dialects.base import SessionState
 from prefiq_db.events import (
@@ -30,9 +29,6 @@ from prefiq_db.reports import Holder, PoolStats
 
 logger = logging.getLogger("prefiq_db.leaks")
 
-# How many uses are noted before they are counted; a reader counts them at once.
-_FOLD_AT: Final = 512
-
 
 class ConnectionWatcher:
     """The connections of one database."""
@@ -41,8 +37,8 @@ class ConnectionWatcher:
         self.database = database
         self.hooks = hooks
         self.leak_after_seconds = leak_after_seconds
-        # Called with the first checkout, so that a database that is never used costs no thread.
-        self.on_first_checkout: Callable[[ConnectionWatcher], None] | None = None
+        self.attentive = False
+        self._on_first_checkout: Callable[[ConnectionWatcher], None] | None = None
         self.pending = 0
         self.timeout_count = 0
         self.opened_count = 0
@@ -50,9 +46,10 @@ class ConnectionWatcher:
         self.lost_counts: Counter[str] = Counter()
         self._lock = threading.Lock()
         self._wait, self._use, self._create = Histogram(), Histogram(), Histogram()
-        self._waits: deque[float] = deque()
-        self._uses: deque[float] = deque()
-        self._held: dict[int, SessionState] = {}
+        self.waits: deque[float] = deque()
+        self.uses: deque[float] = deque()
+        self.held: dict[int, SessionState] = {}
+        hooks.on_change(self._look_up)
 
     # --- told by the pool ------------------------------------------------------------------------
 
@@ -83,42 +80,40 @@ class ConnectionWatcher:
         if ConnectionLost in self.hooks.wanted:
             self.hooks.emit(ConnectionLost(self.database, reason))
 
-    def checked_out(self, state: SessionState, asked_at: float) -> None:
-        now = time.perf_counter()
-        state.checked_out_at = now
-        state.wait_seconds = state.waited_seconds = now - asked_at
-        state.worker = _worker()
-        self._held[id(state)] = state
-        if self.on_first_checkout is not None:
-            start, self.on_first_checkout = self.on_first_checkout, None
+    def _look_up(self) -> None:
+        """Note whether the pool has to call for each checkout: while somebody listens, or nobody was here yet."""
+        self.attentive = bool(self.hooks.wanted) or self._on_first_checkout is not None
+
+    def start_with(self, start: Callable[[ConnectionWatcher], None]) -> None:
+        """Call *start* at the next checkout, so that a database that is never used costs no thread."""
+        self._on_first_checkout = start
+        self._look_up()
+
+    def checked_out(self, state: SessionState) -> None:
+        if self._on_first_checkout is not None:
+            start, self._on_first_checkout = self._on_first_checkout, None
             start(self)
+            self._look_up()
         if ConnectionCheckedOut in self.hooks.wanted:
             self.hooks.emit(ConnectionCheckedOut(self.database, state.wait_seconds))
 
-    def checked_in(self, state: SessionState) -> None:
-        if self._held.pop(id(state), None) is None:
-            return
-        age = time.perf_counter() - state.checked_out_at
-        self._waits.append(state.waited_seconds)
-        self._uses.append(age)
-        if len(self._uses) >= _FOLD_AT:
-            self._fold()
+    def checked_in(self, state: SessionState, seconds: float) -> None:
         if state.leaked:
-            self._unleaked(state, age)
+            self._unleaked(state, seconds)
         if ConnectionCheckedIn in self.hooks.wanted:
-            self.hooks.emit(ConnectionCheckedIn(self.database, age))
+            self.hooks.emit(ConnectionCheckedIn(self.database, seconds))
 
-    def _fold(self) -> None:
-        """Count what was only noted: noting takes no lock, counting does."""
+    def fold(self) -> None:
+        """Count what the pool noted: noting takes no lock, counting does."""
         with self._lock:
-            self._wait.add_all(sorted(drained(self._waits)))
-            self._use.add_all(sorted(drained(self._uses)))
+            self._wait.add_all(sorted(drained(self.waits)))
+            self._use.add_all(sorted(drained(self.uses)))
 
     # --- leaks -----------------------------------------------------------------------------------
 
     def look(self, now: float) -> None:
         """Report every connection that has been out for too long, once."""
-        for state in list(self._held.values()):
+        for state in list(self.held.values()):
             age = now - state.checked_out_at
             if age >= self.leak_after_seconds and not state.leaked:
                 state.leaked = True
@@ -174,7 +169,7 @@ class ConnectionWatcher:
         """Return who has a connection now, the oldest first."""
         now = time.perf_counter()
         # A copy: other threads check out and in meanwhile.
-        states = list(self._held.values())
+        states = list(self.held.values())
         states.sort(key=lambda state: state.checked_out_at)
         return tuple(self._holder(state, now) for state in states)
 
@@ -197,7 +192,7 @@ class ConnectionWatcher:
         )
 
     def pool_stats(self, pool: Any, size: int, max_overflow: int) -> PoolStats:
-        self._fold()
+        self.fold()
         with self._lock:
             return PoolStats(
                 size=size,
@@ -214,17 +209,9 @@ class ConnectionWatcher:
             )
 
 
-def _worker() -> object:
-    """Return the running task, or the thread; its name is asked for only in a report."""
-    # asyncio.current_task() raises outside a loop.
-    if asyncio._get_running_loop() is not None:
-        task = asyncio.current_task()
-        if task is not None:
-            return task
-    return threading.current_thread()
-
-
 def _worker_name(worker: Any) -> str:
-    if isinstance(worker, threading.Thread):
-        return f"thread {worker.name}"
+    """Return the name of a task, or of the thread that has this number."""
+    if isinstance(worker, int):
+        names = (thread.name for thread in threading.enumerate() if thread.ident == worker)
+        return f"thread {next(names, worker)}"
     return f"task {worker.get_name()}" if worker is not None else "nobody known"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections import deque
-from collections.abc import Iterator
 from typing import Final, TypeVar
 
 from prefiq_db.reports import HistogramStats
@@ -18,13 +17,9 @@ FINE_BOUNDS: Final = tuple(2.0**power / 1_000_000 for power in range(27))
 T = TypeVar("T")
 
 
-def drained(noted: deque[T]) -> Iterator[T]:
-    """Take everything out of *noted*, while others go on adding; a deque's ends are safe to use by many threads."""
-    while True:
-        try:
-            yield noted.popleft()
-        except IndexError:
-            return
+def drained(noted: deque[T]) -> list[T]:
+    """Take out what is in *noted* now; others may go on adding, and only one may take at a time."""
+    return [noted.popleft() for _ in range(len(noted))]
 
 
 class Histogram:

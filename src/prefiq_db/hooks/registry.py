@@ -44,6 +44,7 @@ class Hooks:
         self._called: dict[type, tuple[Callable[[Any], object], ...]] = dict.fromkeys(_METHODS, ())
         #: the kinds of events that somebody listens to
         self.wanted: frozenset[type] = frozenset()
+        self._on_change: list[Callable[[], None]] = []
         self._lock = threading.Lock()
         self._failed: set[tuple[int, type]] = set()
         self.error_count = 0
@@ -104,6 +105,12 @@ class Hooks:
 
     def _note_wanted(self) -> None:
         self.wanted = frozenset(kind for kind, functions in self._called.items() if functions)
+        for noted in self._on_change:
+            noted()
+
+    def on_change(self, fn: Callable[[], None]) -> None:
+        """Call *fn* whenever somebody begins or ceases to listen."""
+        self._on_change.append(fn)
 
     def _note_failure(self, fn: Callable[..., object], error: Exception) -> None:
         self.error_count += 1

@@ -16,7 +16,7 @@ from prefiq_db.dialects.base import SessionState
 from prefiq_db.dialects.translate import translate
 from prefiq_db.errors import ErrorKind
 from prefiq_db.events import StatementFailed, StatementFinished, StatementStarted
-from prefiq_db.hooks.budgets import budgets_are_open, note_in_budgets
+from prefiq_db.hooks.budgets import NO_BUDGETS, note_in_budgets, open_budgets
 from prefiq_db.hooks.registry import Hooks
 from prefiq_db.hooks.slow import SlowLog
 from prefiq_db.hooks.statistics import FOLD_AT, StatementEntry, StatementStatistics
@@ -34,6 +34,7 @@ class _Known(NamedTuple):
     """What was found out about a text when it was first seen."""
 
     description: Description
+    summary: str
     shown: str
     entry: StatementEntry
 
@@ -61,8 +62,8 @@ class StatementObserver:
         state: SessionState,
     ) -> None:
         known = self._known.get(statement) or self._learn(statement, context)
-        state.summary = known.description.summary
-        if budgets_are_open():
+        state.summary = known.summary
+        if open_budgets.get() is not NO_BUDGETS:
             note_in_budgets(self, known.description.fingerprint, known.description.summary)
         wanted = self.hooks.wanted
         if wanted and StatementStarted in wanted:
@@ -97,7 +98,7 @@ class StatementObserver:
     def _learn(self, statement: str, context: Any) -> _Known:
         description = describe(statement, None if context is None else context.compiled, self.dialect)
         shown = mask_literals(statement, self.dialect) if self.masked else statement
-        known = _Known(description, shown, self.statistics.entry(description, shown))
+        known = _Known(description, description.summary, shown, self.statistics.entry(description, shown))
         if len(self._known) >= _MOST_TEXTS:
             self._known.clear()
         known.entry.line = application_line()
