@@ -18,7 +18,7 @@ from sqlalchemy.schema import ExecutableDDLElement
 from sqlalchemy.sql import visitors
 from sqlalchemy.sql.selectable import CompoundSelect
 
-from prefiq_db.masking import mask_literals
+from prefiq_db.masking import mask_for_tables, mask_literals
 
 # OpenTelemetry's semantic conventions: "The value of db.query.summary SHOULD be truncated to 255 characters".
 _LONGEST: Final = 255
@@ -44,8 +44,8 @@ class Description:
 def describe(statement: str, compiled: Any, dialect: str = "") -> Description:
     """Return the description of *statement*; *compiled* is SQLAlchemy's, or ``None`` for a driver's text."""
     construct = None if compiled is None else compiled.statement
-    parts = _of_text(statement) if construct is None or isinstance(construct, TextClause) else _of_core(construct)
-    words = list(parts)
+    is_text = construct is None or isinstance(construct, TextClause)
+    words = list(_of_text(statement, dialect) if is_text else _of_core(construct))
     operations = [word for word, is_operation in words if is_operation]
     tables = tuple(dict.fromkeys(word for word, is_operation in words if not is_operation))
     return Description(_joined(words), operations[0] if operations else "", tables, fingerprint(statement, dialect))
@@ -99,13 +99,22 @@ def _of_core(construct: Any) -> Iterator[tuple[str, bool]]:
 
 # --- texts get a small tokenizer ------------------------------------------------------------------
 
-_TOKEN: Final = re.compile(
-    r"""(?P<skip>\s+|--[^\n]*|/\*.*?\*/|'(?:[^'\\]|''|\\.)*'|\$(?P<tag>\w*)\$.*?\$(?P=tag)\$|[:%$?@][\w()]*)
-      | (?P<name>(?:[^\W\d][\w$]*|"(?:[^"]|"")*"|`[^`]*`)(?:\s*\.\s*(?:[^\W\d][\w$]*|"(?:[^"]|"")*"|`[^`]*`))*)
-      | (?P<comma>,)
-      | (?P<other>.)""",
-    re.S | re.X,
-)
+# Literals and comments are gone already: each is a ``?``.
+_PART: Final = r"""[^\W\d][\w$]*|"(?:[^"]|"")*"|`(?:[^`]|``)*`"""
+
+
+def _token(part: str) -> re.Pattern[str]:
+    return re.compile(
+        rf"""(?P<skip>\s+|\?|[:%$@][\w()]*|"(?:[^"]|"")*\Z|`(?:[^`]|``)*\Z)
+          | (?P<name>(?:{part})(?:\s*\.\s*(?:{part}))*)
+          | (?P<comma>,)
+          | (?P<other>.)""",
+        re.S | re.X,
+    )
+
+
+_TOKEN: Final = _token(_PART)
+_TOKEN_SQLITE: Final = _token(rf"{_PART}|\[[^\]]*(?:\]|\Z)")
 _VERBS: Final = frozenset(
     """SELECT INSERT UPDATE DELETE MERGE REPLACE CREATE ALTER DROP TRUNCATE CALL EXPLAIN VACUUM COPY LOAD REFRESH
     REINDEX""".split()  # noqa: SIM905 - a block of words reads better
@@ -131,13 +140,18 @@ class _TextReader:
     def __init__(self) -> None:
         self.before = ""
         self.expecting = False
-        self.own_from = False
+        self.own_from: list[bool] = []  # for each open parenthesis: whether its FROM is a function's
         self.begun = False
+        self.operation = ""
 
-    def mark(self, is_comma: bool) -> None:
+    def mark(self, mark: str) -> None:
         """A comma goes on with a list of tables; a parenthesis opens something else."""
-        self.expecting = is_comma and self.before == _LISTED
-        self.before = _LISTED if self.expecting else self.before if self.before in _WITH_FROM else ""
+        if mark == "(":
+            self.own_from.append(self.before in _WITH_FROM)
+        elif mark == ")" and self.own_from:
+            self.own_from.pop()
+        self.expecting = mark == "," and self.before == _LISTED
+        self.before = _LISTED if self.expecting else ""
 
     def name(self, word: str) -> tuple[str, bool] | None:
         """Return an operation or a table, or ``None`` for any other name."""
@@ -148,33 +162,42 @@ class _TextReader:
         if self.expecting and upper not in _VERBS:
             self.expecting, self.before = False, _LISTED
             return _bare(word), False
-        self.own_from = self.own_from or self.before in _WITH_FROM
         is_operation = (upper in _VERBS and self.before not in _NO_OPERATION_AFTER) or (first and upper in _FIRST_ONLY)
-        if upper == "FROM" and self.own_from:
-            self.own_from, self.expecting = False, False
-        else:
-            self.expecting = upper in _BEFORE_TABLE and self.before not in _NO_OPERATION_AFTER
+        if is_operation:
+            self.operation = upper
+        self.expecting = upper in _BEFORE_TABLE and self.before not in _NO_OPERATION_AFTER and not self.elsewhere(upper)
         # An alias stays in the list; a clause ends it.
         stays = self.before == _LISTED and upper not in _CLAUSES and upper not in _BEFORE_TABLE
         self.before = _LISTED if stays else upper
         return (upper, True) if is_operation else None
 
+    def elsewhere(self, upper: str) -> bool:
+        """Return whether no table follows: EXTRACT(... FROM x), IS DISTINCT FROM x, VACUUM INTO file."""
+        if upper == "FROM":
+            return self.before == "DISTINCT" or bool(self.own_from and self.own_from[-1])
+        return upper == "INTO" and self.operation == "VACUUM"
 
-def _of_text(statement: str) -> Iterator[tuple[str, bool]]:
+
+def _of_text(statement: str, dialect: str) -> Iterator[tuple[str, bool]]:
     reader = _TextReader()
-    for match in _TOKEN.finditer(statement):
+    token = _TOKEN_SQLITE if dialect == "sqlite" else _TOKEN
+    for match in token.finditer(mask_for_tables(statement, dialect)):
         kind = match.lastgroup
         if kind == "name":
             found = reader.name(match.group())
             if found is not None:
                 yield found
         elif kind in ("comma", "other"):
-            reader.mark(kind == "comma")
+            reader.mark(match.group())
+
+
+_LAST_PART: Final = re.compile(rf"(?:{_PART}|\[[^\]]*\]?)\Z")
 
 
 def _bare(name: str) -> str:
     """Return the last part of a qualified name, without its quotes."""
-    return re.split(r"\.(?=[^.]*$)", name)[-1].strip().strip('"`')
+    found = _LAST_PART.search(name)
+    return (found.group() if found else name).strip('"`[]')
 
 
 # --- fingerprints ---------------------------------------------------------------------------------
