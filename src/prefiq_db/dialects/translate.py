@@ -557,7 +557,7 @@ WORDS: Final[Mapping[ErrorKind, tuple[str, str]]] = {
     ),
     ErrorKind.OUTCOME_UNKNOWN: (
         "nobody answered, so the change may have happened or not",
-        "don't repeat it on a guess; exactly_once=True resolves this",
+        "look whether it happened before you repeat it",
     ),
     ErrorKind.INTERNAL: ("the server or the driver failed inside", "see the server's log"),
     ErrorKind.UNKNOWN: ("the database reported an error that has no name here", "see .code and .original"),
