@@ -12,12 +12,15 @@ import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 from types import FrameType
 from typing import Any, Protocol, TypeVar
 
 import greenlet
 from sqlalchemy.util.concurrency import await_ as _await
 from sqlalchemy.util.concurrency import greenlet_spawn as _greenlet_spawn
+
+from prefiq_db.errors import UsageError
 
 T = TypeVar("T")
 
@@ -64,6 +67,10 @@ class Runtime(Protocol):
         """Raise ``RuntimeError`` when called from where this world can't work (no loop, or another loop)."""
 
 
+# Set inside a shielded task: that task, and the one that it acts for. A task started from it is neither.
+_acting_for: ContextVar[tuple[object, object] | None] = ContextVar("prefiq_db_acting_for", default=None)
+
+
 class SyncRuntime:
     """Threads. A sync database used from tasks of one loop tells the tasks apart as well."""
 
@@ -73,7 +80,16 @@ class SyncRuntime:
         time.sleep(seconds)
 
     def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        return function(*args, **kwargs)
+        result = function(*args, **kwargs)
+        if inspect.isawaitable(result) or inspect.isgenerator(result) or inspect.isasyncgen(result):
+            if inspect.iscoroutine(result):
+                result.close()
+            # Nothing of it has run; going on would commit an empty transaction.
+            raise UsageError(
+                "a sync Database was given a coroutine or generator function, whose body would never run; give it a "
+                "plain function, or use AsyncDatabase"
+            )
+        return result
 
     def worker(self) -> object:
         return (threading.get_ident(), _running_task())
@@ -101,7 +117,9 @@ class AsyncRuntime:
         return await_(result) if inspect.isawaitable(result) else result
 
     def worker(self) -> object:
-        return asyncio.current_task()
+        task = asyncio.current_task()
+        acting = _acting_for.get()
+        return acting[1] if acting is not None and acting[0] is task else task
 
     def shielded(self, function: Callable[[], T], budget_seconds: float) -> T:
         return await_(_shielded(function, budget_seconds))
@@ -121,11 +139,17 @@ def _running_task() -> object | None:
     return asyncio.current_task()
 
 
+async def _acting(caller: asyncio.Task[Any] | None, function: Callable[[], T]) -> T:
+    """Run *function* on behalf of *caller*: what is the caller's, an outer transaction say, is usable here."""
+    _acting_for.set((asyncio.current_task(), caller))
+    return await spawn(function)
+
+
 async def _shielded(function: Callable[[], T], budget_seconds: float) -> T:
     """Run *function* in a task of its own, which a cancellation of the caller doesn't reach."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + budget_seconds
-    task = loop.create_task(spawn(function))
+    task = loop.create_task(_acting(asyncio.current_task(), function))
     cancelled: asyncio.CancelledError | None = None
     with _anyio_shield():
         while not task.done() and (left := deadline - loop.time()) > 0:

@@ -231,9 +231,9 @@ class DatabaseCore:
             check_read_only(given, scope.blocks[0].options, executable)
             return scope.blocks[-1].run(executable, params, shape, given.timeout, explicit=False, call=call)
         check_one_shot(executable)
-        # A read-only view sends what provably reads as it is; the server judges the rest inside READ ONLY. Behind a
-        # transaction pooler only a transaction can carry a timeout of its own.
-        if (given.read_only and not reads_only(executable)) or (given.timeout and self.settings.pgbouncer):
+        # Only the server knows what a view or a function does, so it judges, inside READ ONLY. Behind a transaction
+        # pooler only a transaction can carry a timeout of its own.
+        if given.read_only or (given.timeout and self.settings.pgbouncer):
             return self.in_transaction(
                 lambda tx: tx.run(executable, params, shape, explicit=True, call=call),
                 TransactionOptions(read_only=bool(given.read_only), timeout_seconds=given.timeout),

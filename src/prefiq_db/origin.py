@@ -7,6 +7,7 @@ import sys
 from types import CodeType, FrameType
 
 import sqlalchemy
+import tenacity
 
 from prefiq_db.bridge import frame_behind
 from prefiq_db.events import Origin
@@ -14,10 +15,13 @@ from prefiq_db.events import Origin
 # A line as it is kept: two references, made into text only when somebody reads it.
 Line = tuple[CodeType, int]
 
+_RUNNERS = ("contextlib.py", "threading.py", "asyncio" + os.sep, "concurrent" + os.sep)
 _OURS = (
     os.path.dirname(os.path.abspath(__file__)) + os.sep,
     os.path.dirname(os.path.abspath(sqlalchemy.__file__)) + os.sep,
-    os.path.dirname(os.path.abspath(os.__file__)) + os.sep + "contextlib.py",
+    os.path.dirname(os.path.abspath(tenacity.__file__)) + os.sep,
+    # contextlib, asyncio, threading, concurrent.futures: what runs an application is not the application
+    *(os.path.dirname(os.path.abspath(os.__file__)) + os.sep + part for part in _RUNNERS),
     "<frozen ",
 )
 _is_ours: dict[str, bool] = {}

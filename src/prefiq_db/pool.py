@@ -122,6 +122,13 @@ class _VettingPool(QueuePool):
                 watcher.checked_in(state, seconds)
             if len(watcher.uses) >= _FOLD_AT:
                 watcher.fold()
+        # Also when it was invalidated: then nobody gives it back, and nobody needs to.
+        state.fairy_ref = None
+        if state.tainted and record.dbapi_connection is not None:
+            # Somebody changed the session; the next user must not inherit that.
+            record.invalidate()
+            if watcher is not None:
+                watcher.lost("session changed")
         # A detached or invalidated record has no connection, and the state belongs to the connection.
         if record.dbapi_connection is not None:
             state.forget()

@@ -187,12 +187,20 @@ def _resumed(attempt: Callable[[], T], first: Exception) -> Callable[[], T]:
 def _repeatable_on(on: On | tuple[On, ...] | None) -> Repeatable:
     if on is None:
         return worth_repeating
-    choices = on if isinstance(on, tuple) else (on,)
+    choices = tuple(map(_checked_choice, on if isinstance(on, tuple) else (on,)))
 
     def repeatable(error: BaseException) -> bool:
         return any(_matches(choice, error) for choice in choices)
 
     return repeatable
+
+
+def _checked_choice(choice: On) -> On:
+    if isinstance(choice, str) and choice in set(ErrorKind):
+        return ErrorKind(choice)
+    if callable(choice):
+        return choice
+    raise UsageError("on: expected ErrorKinds, exception types or functions of an error, or a tuple of these")
 
 
 def _matches(choice: On, error: BaseException) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -40,7 +41,7 @@ from prefiq_db.errors import (
     UsageError,
 )
 from prefiq_db.events import TransactionFinished
-from prefiq_db.execution.facts import control_refused, ddl_refused, facts_of_text
+from prefiq_db.execution.facts import LOCK_REASON, control_refused, ddl_refused, facts_of_text
 from prefiq_db.execution.shapes import Shape
 from prefiq_db.execution.standard import StandardRoad
 from prefiq_db.hooks.registry import Hooks
@@ -89,6 +90,9 @@ class TransactionOptions:
             if level not in ISOLATION_LEVELS:
                 raise UsageError(f"isolation: expected one of {', '.join(ISOLATION_LEVELS)}")
             object.__setattr__(self, "isolation", level)
+        for name in ("read_only", "durable"):
+            if not isinstance(getattr(self, name), bool):
+                raise UsageError(f"{name}: expected True or False")
         check_timeout(self.timeout_seconds)
 
 
@@ -140,6 +144,16 @@ class Scope:
             raise control_refused()
         if (facts.ddl or is_ddl) and self.ground.road.dialect.ddl_commits:
             raise ddl_refused(self.ground.road.dialect.label)
+        if facts.no_tomorrow and not self._ends_with_transaction(statement, facts.no_tomorrow):
+            self.ground.road.state(self.connection).tainted = True
+
+    def _ends_with_transaction(self, statement: str, reason: str) -> bool:
+        """Return whether what a statement leaves behind is gone after COMMIT; else the connection goes with it."""
+        if reason == LOCK_REASON:
+            return True
+        # To MariaDB, SET LOCAL means the session.
+        local = "transaction|statement" if self.ground.road.dialect.ddl_commits else "local|constraints|transaction"
+        return re.match(rf"\s*set\s+({local})\b", statement, re.I) is not None
 
     def seize(self, within_seconds: float) -> bool:
         """Hold the connection for good: wait until a statement that somebody else runs on it has ended.

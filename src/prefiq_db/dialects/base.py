@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Protocol
 from sqlalchemy import TextClause
 from sqlalchemy import exc as sa_exc
 from sqlalchemy.engine.characteristics import ConnectionCharacteristic, IsolationLevelCharacteristic
+from sqlalchemy.pool.base import _AdhocProxiedConnection
 
 from prefiq_db.config import ISOLATION_LEVELS
 from prefiq_db.dialects.classify import classify_error
@@ -59,6 +60,7 @@ class SessionState:
         "retry_number",
         "session_timeout",
         "summary",
+        "tainted",
         "transaction_id",
         "wait_seconds",
         "waited_seconds",
@@ -90,6 +92,7 @@ class SessionState:
         self.line: Any = None
         self.worker: object = None
         self.leaked = False
+        self.tainted = False
         self.summary = ""
         self.retry_number = 0
         self.transaction_id: int | None = None
@@ -383,7 +386,10 @@ class PrefiqDialect:
         context: Any,
         batch_size: int,
     ) -> None:
-        state = None if context is None else self.session_of(context.root_connection._dbapi_connection)
+        proxied = None if context is None else context.root_connection._dbapi_connection
+        # What SQLAlchemy asks a new server is nobody's statement, and a listener that used the database then would
+        # wait for the very connection that is being made.
+        state = None if proxied is None or type(proxied) is _AdhocProxiedConnection else self.session_of(proxied)
         if state is not None and state.aborted is not None:
             raise aborted_error()
         if state is not None and state.guard is not None and (context.isddl or _is_text(context)):

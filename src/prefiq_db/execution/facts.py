@@ -25,7 +25,7 @@ _TOKEN = re.compile(
     r"""(?P<skip>\s+|--[^\n]*|/\*M?!\d*|\*/|/\*.*?\*/|\A\#[^\n]*)
       | (?P<quoted>'(?:[^']|'')*'|"(?:[^"]|"")*"|`[^`]*`|\$(?P<tag>\w*)\$.*?\$(?P=tag)\$)
       | (?P<word>[^\W\d][\w$]*)
-      | (?P<mark>[(;=.]|:=)
+      | (?P<mark>[();=.]|:=)
       | (?P<other>.)""",
     re.S | re.X,
 )
@@ -56,7 +56,13 @@ _LOCKING: Final = (("for", "update"), ("for", "share"), ("for", "no"), ("for", "
 _SESSION_LOCKS: Final = re.compile(r"^(pg_(try_)?advisory_.*|get_lock|release_lock|release_all_locks|is_used_lock)$")
 _CONTROL: Final = _words("begin commit rollback savepoint release start end abort xa")
 # Their bodies are statements with semicolons of their own.
-_COMPOUND: Final = _words("begin create do declare")
+_COMPOUND: Final = _words("begin declare")
+_ROUTINES: Final = _words("trigger procedure function event package")
+# Pragmas that only look, with their argument in parentheses; with any other, the argument is a value to set.
+_READING_PRAGMAS: Final = _words(
+    """table_info table_xinfo table_list index_list index_info index_xinfo foreign_key_list foreign_key_check
+    integrity_check quick_check"""
+)
 _DDL: Final = _words(
     """create alter drop truncate rename grant revoke comment reindex vacuum analyze optimize repair lock unlock flush
     install uninstall"""
@@ -104,7 +110,7 @@ def facts_of(statement: Executable) -> Facts:
     if isinstance(statement, ExecutableDDLElement):
         return Facts(ddl=True)
     if isinstance(statement, Select) and statement._for_update_arg is not None:
-        return Facts(no_tomorrow=_LOCK_REASON)
+        return Facts(no_tomorrow=LOCK_REASON)
     return Facts()
 
 
@@ -130,27 +136,63 @@ def _reads(sql: str) -> bool:
     return facts_of_text(sql).reads_only
 
 
-_LOCK_REASON: Final = "its row locks would be gone as soon as it ends; run it inside transaction()"
+LOCK_REASON: Final = "its row locks would be gone as soon as it ends; run it inside transaction()"
 
 
 @lru_cache(maxsize=2048)
 def facts_of_text(sql: str) -> Facts:
     """Return the facts of SQL text."""
     tokens = _tokens(sql)
-    words = [token for token in tokens if token[0].isalpha() or token[0] == "_"]
-    if not words:
+    if not _named(tokens):
         return Facts()
+    parts = [_facts_of_part(part) for part in _statements(tokens)]
+    if any(part.control for part in parts):
+        return Facts(control=True)
+    return Facts(
+        reads_only=len(parts) == 1 and parts[0].reads_only and not _doubtful(sql),
+        ddl=any(part.ddl for part in parts),
+        no_tomorrow=next((part.no_tomorrow for part in parts if part.no_tomorrow), ""),
+    )
+
+
+def _statements(tokens: list[str]) -> list[list[str]]:
+    """Return the statements between the semicolons; psycopg sends several at once when there are no parameters."""
+    parts: list[list[str]] = [[]]
+    for token in tokens:
+        if token != ";" or (len(parts) == 1 and _compound(_named(parts[0]))):
+            parts[-1].append(token)
+        else:
+            parts.append([])
+    return [part for part in parts if _named(part)]
+
+
+def _compound(words: list[str]) -> bool:
+    return bool(words) and (words[0] in _COMPOUND or (words[0] == "create" and not _ROUTINES.isdisjoint(words[1:6])))
+
+
+def _named(tokens: list[str]) -> list[str]:
+    return [token for token in tokens if token[0].isalpha() or token[0] == "_"]
+
+
+def _facts_of_part(tokens: list[str]) -> Facts:
+    words = _named(tokens)
     if words[:2] == ["set", "statement"] and "for" in words[:-1]:  # MariaDB: limits for the statement that follows
         words = words[words.index("for") + 1 :]
     first, second = words[0], words[1] if len(words) > 1 else ""
-    if _controls(first, second, words, tokens):
+    if _controls(first, second, words):
         return Facts(control=True)
-    temporary = first in ("create", "drop") and second in ("temporary", "temp")
+    temporary = _makes_or_drops_temporary(words)
     return Facts(
-        reads_only=not _doubtful(sql) and _reads_only(first, words, tokens),
+        reads_only=_reads_only(first, words, tokens),
         ddl=first in _DDL and not temporary,
         no_tomorrow=_no_tomorrow(first, second, words, tokens, temporary),
     )
+
+
+def _makes_or_drops_temporary(words: list[str]) -> bool:
+    """Return whether it is CREATE [OR REPLACE] [LOCAL | GLOBAL] TEMPORARY, or DROP TEMPORARY."""
+    kind = next((word for word in words[1:] if word not in ("or", "replace", "local", "global")), "")
+    return words[0] in ("create", "drop") and kind in ("temporary", "temp")
 
 
 def check_one_shot(statement: Executable) -> None:
@@ -175,19 +217,14 @@ def ddl_refused(label: str) -> StatementRefusedError:
     )
 
 
-def _controls(first: str, second: str, words: list[str], tokens: list[str]) -> bool:
-    """Return whether a statement begins or ends a transaction, whichever place of the text it has."""
+def _controls(first: str, second: str, words: list[str]) -> bool:
+    """Return whether a statement begins or ends a transaction."""
     if first == "set":  # to MariaDB, switching autocommit on is a COMMIT
         return "autocommit" in words
     if first == "prepare":
         return second == "transaction"
     # MariaDB's compound block begins with BEGIN NOT ATOMIC; it is one statement.
-    if first in _CONTROL:
-        return not (first == "begin" and second == "not")
-    # psycopg sends several statements at once when there are no parameters.
-    return first not in _COMPOUND and any(
-        before == ";" and after in _CONTROL for before, after in itertools.pairwise(tokens)
-    )
+    return first in _CONTROL and not (first == "begin" and second == "not")
 
 
 # A backslash is an escape to MariaDB and a character to the others; so are # and -- without a blank a comment to some
@@ -217,7 +254,7 @@ def _reads_only(first: str, words: list[str], tokens: list[str]) -> bool:
     if first not in ("select", "with"):
         return False
     known = set(words)
-    if known & _DATA_CHANGING - {"replace"} or "into" in known or ";" in tokens[:-1]:
+    if known & _DATA_CHANGING - {"replace"} or "into" in known:
         return False
     if any(pair in _LOCKING or pair == ("next", "value") for pair in itertools.pairwise(words)):
         return False
@@ -241,7 +278,7 @@ def _harmless_call(before: str, name: str) -> bool:
 def _no_tomorrow(first: str, second: str, words: list[str], tokens: list[str], temporary: bool) -> str:
     if first == "set" and second != "statement":
         return "SET would change a pooled connection for whoever gets it next; use settings, using() or transaction()"
-    if first == "pragma" and "=" in tokens:
+    if first == "pragma" and _sets_pragma(tokens):
         return "PRAGMA would change a pooled connection for whoever gets it next"
     if first in ("use", "attach", "detach"):
         return f"{first.upper()} would change a pooled connection for whoever gets it next"
@@ -249,13 +286,49 @@ def _no_tomorrow(first: str, second: str, words: list[str], tokens: list[str], t
         return "a table lock would be gone, or left behind, when the connection returns to the pool"
     if temporary and first == "create":
         return "a temporary table belongs to one connection, and the next statement may get another"
+    if first in ("select", "with") and _selects_into_temporary(words, tokens):
+        return "a temporary table belongs to one connection, and the next statement may get another"
     if first in ("declare", "listen", "unlisten", "prepare", "deallocate", "fetch"):
         return f"{first.upper()} belongs to one connection, and the next statement may get another"
     if first in ("select", "with") and any(
         pair in _LOCKING for pair in itertools.pairwise(words) if pair[0] in ("for", "lock")
     ):
-        return _LOCK_REASON
-    for before, after in itertools.pairwise(tokens):
-        if after == "(" and _SESSION_LOCKS.match(before):
+        return LOCK_REASON
+    for place in _parentheses(tokens)[0 if tokens[0] != "(" else 1 :]:
+        if tokens[place - 1] == "set_config" and not _ends_with_true(tokens[place:]):
+            return "set_config would change a pooled connection for whoever gets it next; use settings or transaction()"
+        if _SESSION_LOCKS.match(tokens[place - 1]):
             return "a session lock belongs to one connection, and the next statement may get another"
     return ""
+
+
+def _sets_pragma(tokens: list[str]) -> bool:
+    return "=" in tokens or any(
+        tokens[place - 1] not in _READING_PRAGMAS for place in _parentheses(tokens)[:1] if place >= 1
+    )
+
+
+def _selects_into_temporary(words: list[str], tokens: list[str]) -> bool:
+    """Return whether it is SELECT ... INTO [LOCAL | GLOBAL] TEMPORARY name, and not INTO a table called temp."""
+    if "insert" in words:
+        return False
+    for place, token in enumerate(tokens):
+        if token == "into":
+            kind, *after = [each for each in tokens[place + 1 : place + 4] if each not in ("local", "global")] or [""]
+            if kind in ("temp", "temporary") and after and after[0] != "from" and _is_name(after[0]):
+                return True
+    return False
+
+
+def _is_name(token: str) -> bool:
+    return token == "'" or token[0].isalpha() or token[0] == "_"
+
+
+def _ends_with_true(tokens: list[str]) -> bool:
+    """Return whether the last argument of the call whose parenthesis comes first is the word TRUE."""
+    depth = 0
+    for place, token in enumerate(tokens):
+        depth += {"(": 1, ")": -1}.get(token, 0)
+        if depth == 0:
+            return tokens[place - 2 : place] == ["?", "true"]
+    return False

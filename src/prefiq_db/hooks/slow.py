@@ -82,6 +82,8 @@ class SlowLog:
                 self._last[fingerprint] = (last, held + 1)
                 return None
             if len(self._last) >= _MOST_FINGERPRINTS:
-                self._last.clear()
+                # The one that was logged longest ago: dicts keep their order, and an entry moves when it is logged.
+                del self._last[next(iter(self._last))]
+            self._last.pop(fingerprint, None)
             self._last[fingerprint] = (now, 0)
             return held
