@@ -125,6 +125,11 @@ def test_any_text_is_read_without_an_error(text: str) -> None:
         ("set statement max_statement_time=1 for commit", True),
         ("update t set a = 1; commit", True),
         ("select 1; -- x\n begin", True),
+        ("select 1; prepare transaction 'x'", True),
+        ("select 1; create table t (id int); commit", True),
+        ("create table t (id int); commit", True),
+        ("do $$ begin perform 1; end $$; commit", True),
+        ("select 1; set autocommit = 1", True),
         ("begin not atomic select 1; commit; end", False),  # one compound statement; MariaDB refuses COMMIT in it
         ("create trigger x after insert on t begin update t set a = 1; end", False),
         ("do $$ begin perform 1; end $$", False),
@@ -153,6 +158,7 @@ def test_what_ends_a_transaction_is_seen(sql: str, control: bool) -> None:
         ("create or replace table t (id int)", True),
         ("create unique index i on t (id)", True),
         ("set statement max_statement_time=1 for drop table t", True),
+        ("select 1; drop table t", True),
         ("create temporary table t (id int)", False),
         ("drop temporary table t", False),
         ("insert into t values ('create table')", False),
@@ -198,6 +204,22 @@ def test_core_constructs_are_asked() -> None:
         "use other",
         "declare c cursor for select 1",
         "lock table t",
+        "pragma foreign_keys(off)",
+        "PRAGMA main.query_only (1)",
+        'pragma "foreign_keys"(off)',
+        "select 1; set search_path to x",
+        "select 1;; pragma foreign_keys(off);",
+        "select 1; select get_lock('x', 0)",
+        "(select 1); set role x",
+        "select set_config('search_path', 'x', false)",
+        "select pg_catalog.set_config('search_path', 'x', 1 > 0 or true)",
+        "select set_config('search_path', 'x', :local) where true",
+        "select * into temp t from u",
+        "select * into temporary table t from u",
+        'select * into local temp "t" from u',
+        "with u as (select 1) select * into temp t from u",
+        "create or replace temporary table t (id int)",
+        "create local temp table t (id int)",
     ],
 )
 def test_a_one_shot_has_no_tomorrow(sql: str) -> None:
@@ -207,7 +229,29 @@ def test_a_one_shot_has_no_tomorrow(sql: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "sql", ["pragma table_info(t)", "set statement max_statement_time=1 for select 1", "show tables"]
+    "sql",
+    [
+        "pragma table_info(t)",
+        "pragma main.table_xinfo('t')",
+        "pragma index_list(t)",
+        "pragma index_info(i)",
+        "pragma index_xinfo(i)",
+        "pragma foreign_key_list(t)",
+        "pragma foreign_key_check(t)",
+        "pragma integrity_check(10)",
+        "pragma quick_check",
+        "pragma foreign_keys",
+        "set statement max_statement_time=1 for select 1",
+        "show tables",
+        "select 1; select 2;",
+        "select set_config('a.b', lower('x'), true)",
+        "select * into unlogged t from u",
+        "insert into temp select * from u",
+        "with u as (select 1) insert into temp select * from u",
+        "select a into temp from u",
+        "create trigger x after insert on t begin update t set a = 1; end",
+        "do $$ begin set x = 1; end $$",
+    ],
 )
 def test_what_leaves_nothing_behind_is_no_matter(sql: str) -> None:
     """Looks at settings and limits for one statement are fine as one-shots."""
