@@ -97,6 +97,7 @@ BAD_ENVIRONMENTS: Final[dict[str, tuple[dict[str, str], list[str]]]] = {
     "environment of one database": ({"DB_ENVIRONMENT": _C}, ["DB_ENVIRONMENT", "PREFIQ_ENV"]),
     "singular for plural": ({"DATABASE__URL": f"postgres://{_C}/x"}, ["DATABASE__URL"]),
     "one underscore for two": ({"DATABASES__X_URL": f"postgres://{_C}/x"}, ["DATABASES__X_URL"]),
+    "one underscore everywhere": ({"DATABASES_X_URL": f"postgres://{_C}/x"}, ["DATABASES_X_URL", "DATABASES__X__URL"]),
     "named database with a misspelt field": (
         {"DATABASES__X__URL": f"postgres://{_C}/x", "DATABASES__X__POLSIZE": "1"},
         ["DATABASES__X__POLSIZE", "DATABASES__X__POOL_SIZE"],

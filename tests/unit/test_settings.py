@@ -211,7 +211,10 @@ def test_replicas_take_what_they_leave_out_from_the_main_one() -> None:
 
 @pytest.mark.parametrize(
     ("environment", "masked"),
-    [("production", True), ("Prod", True), ("live", True), ("dev", False), ("staging", False)],
+    [
+        *((name, True) for name in ("production", "Prod", "live", "prod-eu", "staging", "qa", "devops", "tests")),
+        *((name, False) for name in ("dev", "Development", "local", "test", "testing", "CI")),
+    ],
 )
 def test_masking_is_only_off_outside_production(environment: str, masked: bool) -> None:
     assert DatabaseSettings(mask="off", environment=environment).masked is masked
@@ -231,6 +234,28 @@ def test_mysql_is_not_forgotten() -> None:
     settings = DatabaseSettings(engine="mysql")
     for other in (settings.replace(mode="async"), copy.deepcopy(settings), pickle.loads(pickle.dumps(settings))):
         assert other.target.flavor == "mysql"
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("DATABASES_X_URL", "DATABASES__X__URL"),
+        ("databases_big_one_pool_size", "DATABASES__BIG_ONE__POOL_SIZE"),
+        ("DATABASES_X__PASSWORD_FILE", "DATABASES__X__PASSWORD_FILE"),
+        ("DATABASES_X_RETRY__ATTEMPTS", "DATABASES__X__RETRY__ATTEMPTS"),
+        ("DATABASES_X_WEATHER", "DATABASES__<NAME>__<FIELD>"),
+    ],
+)
+def test_one_underscore_for_two_is_told(load: Any, name: str, meant: str) -> None:
+    error = failure(load, {name: CANARY})
+    assert wheres(error) == [name]
+    assert error.problems[0].fix.endswith(f": {meant}")
+
+
+def test_names_of_others_that_begin_like_ours_are_left_alone(load: Any) -> None:
+    links = {"DATABASES_PORT": "tcp://10.0.0.1:1", "DATABASES_SERVICE_HOST": "10.0.0.1", "DATABASES_PORT_1_TCP": "x"}
+    assert load(links).database.engine == "sqlite"
+    assert load({"DATABASES_OF_MODE": "live", "DATABASES_OF_API_KEY": "k"}, {"databases_of": Billing})
 
 
 # --- DatabaseSettings: silence --------------------------------------------------------------------------------

@@ -41,7 +41,8 @@ from prefiq_db.settings.values import (
 )
 from prefiq_db.urls import is_mysql, parse_url
 
-_PRODUCTION: Final = frozenset({"production", "prod", "prd", "live"})
+# Any other name counts as production: nobody can list what production is called everywhere.
+_VALUES_MAY_SHOW: Final = frozenset({"dev", "development", "local", "test", "testing", "ci"})
 
 
 class DatabaseSettings(BaseModel):
@@ -111,8 +112,8 @@ class DatabaseSettings(BaseModel):
 
     @property
     def masked(self) -> bool:
-        """Whether values must stay in the process: always in production, whatever ``mask`` says."""
-        return self.mask or self.environment.lower() in _PRODUCTION
+        """Whether values must stay in the process: unless ``mask`` is off in development or a test."""
+        return self.mask or self.environment.lower() not in _VALUES_MAY_SHOW
 
     def replace(self, **changes: Any) -> Self:
         """Return a copy with *changes*, validated like new."""

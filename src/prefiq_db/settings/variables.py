@@ -32,8 +32,10 @@ _FROM_FILE: Final = frozenset({"url", "host", "user", "password", "name", "repli
 _URL_ALIASES: Final = {"DATABASE_URL": "DB_URL", "DATABASE_URL_FILE": "DB_URL_FILE"}
 _PATHS: Final = frozenset({*((name,) for name in LOADED), *(("retry", name) for name in RETRY_FIELDS)})
 
-# What Kubernetes puts into every pod beside a service called "db".
-_SERVICE_LINK = re.compile(r"DB_(SERVICE_(HOST|PORT)(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)")
+# What Kubernetes puts into every pod beside a service called "db" or "databases".
+_SERVICE_LINK = re.compile(
+    r"DATABASES_PORT|(DB|DATABASES)_(SERVICE_(HOST|PORT)(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
+)
 
 
 def read_dotenv(path: Path, problems: list[Problem]) -> dict[str, str]:
@@ -56,11 +58,13 @@ def variables_layer(
     variables = drop_unset(raw)
     prefix = "" if layer == "environment" else f"{layer}:"
     databases: dict[str, dict[FieldPath, Entry]] = {}
+    stems = tuple(f"{name.upper()}_" for name in namespaces)
     for name, value in variables.items():
         where = prefix + name
         upper = name.upper()
-        ours = upper.startswith(("DB_", "DATABASES__", "DATABASE__")) or upper in _URL_ALIASES
-        if not ours or _SERVICE_LINK.fullmatch(upper):
+        ours = upper.startswith(("DB_", "DATABASES_", "DATABASE__")) or upper in _URL_ALIASES
+        theirs = not upper.startswith("DATABASES__") and upper.startswith(stems)
+        if not ours or theirs or _SERVICE_LINK.fullmatch(upper):
             continue
         found = collect(problems, _variable_path, upper, where)
         if found is not None:
@@ -82,6 +86,9 @@ def _variable_path(name: str, where: str) -> tuple[str, FieldPath, bool]:
     database, rest = "main", _URL_ALIASES.get(name, name).removeprefix("DB_")
     if name.startswith("DATABASE__"):
         raise SettingsError([Problem(where, "DB_<FIELD> or DATABASES__<NAME>__<FIELD>", "write DB_ for DATABASE__")])
+    if name.startswith("DATABASES_") and not name.startswith("DATABASES__"):
+        fix = f"write two underscores between the parts: {_two_underscores(name)}"
+        raise SettingsError([Problem(where, "DATABASES__<NAME>__<FIELD>", fix)])
     if name.startswith("DATABASES__"):
         database, _, rest = name.removeprefix("DATABASES__").lower().partition("__")
         if not rest or not is_name(database):
@@ -94,6 +101,17 @@ def _variable_path(name: str, where: str) -> tuple[str, FieldPath, bool]:
         return database, (field_name,), True
     stem = where[: len(where) - len(rest)]
     raise SettingsError([Problem(where, *_unknown_variable(stem, path))])
+
+
+def _two_underscores(name: str) -> str:
+    """Return what a name such as ``DATABASES_X_POOL_SIZE`` most likely means."""
+    rest = name.removeprefix("DATABASES_")
+    files = {f"{field}_file" for field in _FROM_FILE}
+    for known in sorted({"__".join(path) for path in _PATHS} | files, key=len, reverse=True):
+        database = rest.removesuffix(f"_{known.upper()}").rstrip("_")
+        if rest.endswith(f"_{known.upper()}") and is_name(database.lower()):
+            return f"DATABASES__{database}__{known.upper()}"
+    return "DATABASES__<NAME>__<FIELD>"
 
 
 def _unknown_variable(stem: str, path: FieldPath) -> tuple[str, str]:
