@@ -135,7 +135,6 @@ class _PostgresConnector(_Base):
         else:
             arguments["options"] = " ".join(
                 [
-                    target.options.get("options", ""),
                     "-c timezone=UTC",
                     f"-c statement_timeout={max(1, round(settings.statement_timeout_seconds * 1000))}",
                     f"-c lock_timeout={max(1, round(settings.lock_timeout_seconds * 1000))}",

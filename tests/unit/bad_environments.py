@@ -72,6 +72,8 @@ BAD_ENVIRONMENTS: Final[dict[str, tuple[dict[str, str], list[str]]]] = {
     "URL with an option without value": ({"DB_URL": f"postgres://h/x?{_C}"}, ["DB_URL (options)"]),
     "URL with an unknown TLS mode": ({"DB_URL": f"postgres://h/x?sslmode={_C}"}, ["DB_URL (sslmode)"]),
     "URL with a missing TLS authority": ({"DB_URL": f"mysql://h/x?ssl-ca=/{_C}"}, ["DB_URL (ssl-ca)"]),
+    "URL with an unknown option": ({"DB_URL": f"mysql://h/x?charset={_C}"}, ["DB_URL (charset)", "ssl_ca"]),
+    "SQLite with an option": ({"DB_URL": f"sqlite:///x.db?mode={_C}"}, ["DB_URL (mode)"]),
     "SQLite with two slashes": ({"DB_URL": f"sqlite://{_C}.db"}, ["DB_URL (path)"]),
     "SQLite without path": ({"DB_URL": "sqlite:///"}, ["DB_URL (path)"]),
     "URL by its alias": ({"DATABASE_URL": _C}, ["DATABASE_URL"]),

@@ -181,9 +181,9 @@ def test_retry_in_any_form_is_a_policy(retry: Any) -> None:
 )
 def test_tls_in_one_vocabulary(said: str, mode: str) -> None:
     assert DatabaseSettings(ssl_mode=said).ssl_mode == mode
-    settings = DatabaseSettings(url=f"postgres://h/d?sslmode={said}&x=1")
+    settings = DatabaseSettings(url=f"postgres://h/d?sslmode={said}&keepalives=1")
     assert settings.ssl_mode == mode
-    assert settings.target.options == {"x": "1"}
+    assert settings.target.options == {"keepalives": "1"}
 
 
 def test_tls_files_of_the_url(tmp_path: Path) -> None:
@@ -256,6 +256,51 @@ def test_names_of_others_that_begin_like_ours_are_left_alone(load: Any) -> None:
     links = {"DATABASES_PORT": "tcp://10.0.0.1:1", "DATABASES_SERVICE_HOST": "10.0.0.1", "DATABASES_PORT_1_TCP": "x"}
     assert load(links).database.engine == "sqlite"
     assert load({"DATABASES_OF_MODE": "live", "DATABASES_OF_API_KEY": "k"}, {"databases_of": Billing})
+
+
+@pytest.mark.parametrize(
+    ("url", "where", "said"),
+    [
+        ("sqlite:////tmp/x.db?mode={}", ["url (mode)"], "read_only"),
+        ("sqlite:///x.db?nonsense={}&sslmode={}", ["url (nonsense)", "url (sslmode)"], "SQLite"),
+        ("sqlite:///x.db?token={}", ["url (token)"], "SQLite"),
+        ("mariadb://h/d?nonsense={}&charset={}", ["url (nonsense)", "url (charset)"], "ssl_mode, ssl_ca"),
+        ("mysql://h/d?api_key={}", ["url (api_key)"], "ssl_mode, ssl_ca"),
+        ("postgres://h/d?connect_timeout={}", ["url (connect_timeout)"], "set connect_timeout_seconds"),
+        ("postgres://h/d?application_name={}", ["url (application_name)"], "set application_name"),
+        ("postgres://h/d?options={}", ["url (options)"], "ALTER ROLE"),
+        ("postgres://h/d?dbname={}", ["url (dbname)"], "after the host"),
+        ("postgres://h/d?slmode={}", ["url (slmode)"], "did you mean sslmode?"),
+        ("postgres://h/d?prepare_threshold={}", ["url (prepare_threshold)"], "libpq"),
+        ("postgres://h/d?api_key={}", ["url (api_key)"], "libpq"),
+    ],
+)
+def test_an_option_nobody_hears_is_refused(url: str, where: list[str], said: str) -> None:
+    error = failure(DatabaseSettings, url=url.replace("{}", CANARY))
+    assert wheres(error) == where
+    assert said in str(error)
+
+
+def test_options_of_replicas_are_heard_or_refused_as_well() -> None:
+    replicas = ["pg://r/d?nonsense=1", "pg://r/d?keepalives=1"]
+    assert wheres(failure(DatabaseSettings, url="pg://h/d", replicas=replicas)) == ["replicas[0] (nonsense)"]
+
+
+def test_options_of_libpq_go_to_the_driver() -> None:
+    psycopg = pytest.importorskip("psycopg")
+    own = {"user", "password", "host", "port", "dbname", "sslmode", "sslrootcert", "sslcert", "sslkey"}
+    refused = own | {"connect_timeout", "options", "application_name"}
+    for option in psycopg.pq.Conninfo.get_defaults():
+        if (key := option.keyword.decode()) not in refused:
+            target = DatabaseSettings(url=f"postgres://h/d?{key}=1").target
+            assert [*target.options, *target.secret_options] == [key]
+
+
+def test_two_spellings_of_one_tls_option_must_agree() -> None:
+    error = failure(DatabaseSettings, url="postgres://h/d?sslmode=require&ssl_mode=disable")
+    assert wheres(error) == ["url (ssl_mode)"]
+    assert "url (sslmode)" in str(error)
+    assert DatabaseSettings(url="mysql://h/d?sslmode=require&ssl-mode=REQUIRED").ssl_mode == "require"
 
 
 # --- DatabaseSettings: silence --------------------------------------------------------------------------------
@@ -401,9 +446,9 @@ def test_named_databases_from_everywhere(load: Any, tmp_path: Path) -> None:
     [
         ("host: h, user: u, name: n", {"DATABASE_URL": "pg://v@w/d"}, "postgres://v@w:5432/d"),
         ("engine: mariadb, name: n", {"DB_URL": "sqlite:///x.db"}, "sqlite:///x.db"),
-        ("url: 'pg://u:p@h:7/d?x=1'", {"DB_HOST": "w"}, "postgres://u@w:5432/d"),
-        ("url: 'pg://u:p@h:7/d?x=1'", {"DB_HOST": "w", "DB_PORT": "9"}, "postgres://u@w:9/d"),
-        ("url: 'pg://u:p@h:7/d?x=1'", {"DB_NAME": "e", "DB_USER": "v"}, "postgres://v@h:7/e"),
+        ("url: 'pg://u:p@h:7/d?keepalives=1'", {"DB_HOST": "w"}, "postgres://u@w:5432/d"),
+        ("url: 'pg://u:p@h:7/d?keepalives=1'", {"DB_HOST": "w", "DB_PORT": "9"}, "postgres://u@w:9/d"),
+        ("url: 'pg://u:p@h:7/d?keepalives=1'", {"DB_NAME": "e", "DB_USER": "v"}, "postgres://v@h:7/e"),
         ("url: 'pg://u:p@h:7/d'", {"DB_ENGINE": "mariadb"}, "mariadb://root@127.0.0.1:3306/test"),
         ("url: 'pg://u:p@h:7/d'", {"DB_ENGINE": "postgres", "DB_PORT": "8"}, "postgres://u@h:8/d"),
         ("engine: postgres, host: h, port: 7", {"DB_ENGINE": "sqlite"}, "sqlite:///app.db"),

@@ -19,6 +19,7 @@ from prefiq_db.masking import Secret
 from prefiq_db.settings.place import PLACE, completed, place
 from prefiq_db.settings.problems import Names, collect, complaints, shown_key, unknown_key
 from prefiq_db.settings.tls import lift_tls
+from prefiq_db.settings.url_options import option_problems
 from prefiq_db.settings.values import (
     Boolean,
     Count,
@@ -157,7 +158,8 @@ class DatabaseSettings(BaseModel):
         main = None
         parsed = None if self.url is None else collect(problems, parse_url, self.url.reveal(), where=names("url"))
         if parsed is not None:
-            problems += self._lift_ssl(parsed, names)
+            problems += option_problems(parsed, names("url"), names)
+            problems += self._lift_ssl(parsed, names) if parsed.engine != "sqlite" else []
         if PLACE.isdisjoint(bad) and (self.url is None or parsed is not None):
             main = collect(problems, place, self, self._flavor, names)
         if main is not None:
@@ -165,6 +167,8 @@ class DatabaseSettings(BaseModel):
         for index, url in enumerate(self.replicas):
             where = f"{names('replicas')}[{index}]"
             replica = collect(problems, parse_url, url.reveal(), where=where)
+            if replica is not None:
+                problems += option_problems(replica, where, names)
             if main is not None and replica is not None:
                 problems += self._replica_problems(where, replica, main)
         if (self.ssl_cert is None) != (self.ssl_key is None) and {"ssl_cert", "ssl_key"}.isdisjoint(bad):
@@ -174,12 +178,17 @@ class DatabaseSettings(BaseModel):
 
     def _lift_ssl(self, target: Target, names: Names) -> list[Problem]:
         problems: list[Problem] = []
+        said: dict[str, tuple[str, object]] = {}
         for key, name in lift_tls(target)[1].items():
             where = f"{names('url')} ({key})"
             try:
                 value = (check_ssl_mode if name == "ssl_mode" else check_file)(target.options[key])
             except PydanticCustomError as error:
                 problems += [Problem(where, expected, fix) for _, expected, fix in complaints(error.context)]
+                continue
+            first, same = said.setdefault(name, (where, value))
+            if same != value:
+                problems.append(Problem(where, f"the same as in {first}", "say it in one place only"))
                 continue
             if name in self.model_fields_set and getattr(self, name) != value:
                 problems.append(Problem(names(name), f"the same as in {where}", "say it in one place only"))

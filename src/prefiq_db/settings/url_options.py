@@ -1,0 +1,59 @@
+"""Which options a URL may carry: one that nobody hears is refused, for whoever wrote it relies on it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from typing import Final
+
+from prefiq_db.config import Target
+from prefiq_db.errors import Problem
+from prefiq_db.settings.problems import Names, shown_key
+from prefiq_db.settings.tls import lift_tls
+
+# libpq's connection parameters (PQconndefaults of version 18), but for those that the URL's own parts and our settings
+# say.
+_LIBPQ: Final = frozenset(
+    """channel_binding client_encoding fallback_application_name gssdelegation gssencmode gsslib hostaddr keepalives
+    keepalives_count keepalives_idle keepalives_interval krbsrvname load_balance_hosts max_protocol_version
+    min_protocol_version oauth_client_id oauth_client_secret oauth_issuer oauth_scope passfile replication require_auth
+    requirepeer scram_client_key scram_server_key service ssl_max_protocol_version ssl_min_protocol_version sslcertmode
+    sslcompression sslcrl sslcrldir sslkeylogfile sslnegotiation sslpassword sslsni target_session_attrs
+    tcp_user_timeout""".split()  # noqa: SIM905 - a block of words reads better
+)
+_TLS: Final = ("sslmode", "sslrootcert", "sslcert", "sslkey")
+_OURS: Final = {"connect_timeout": "connect_timeout_seconds", "application_name": "application_name"}
+
+
+def option_problems(target: Target, where: str, names: Names) -> Iterator[Problem]:
+    """Tell each option of the URL *where* that would not be heard, by its name and never by its value."""
+    rest, lifted = lift_tls(target)
+    unheard = [*rest.options, *rest.secret_options]
+    if target.engine == "sqlite":
+        unheard += lifted
+    for key in unheard:
+        found = _problem(target, key, names)
+        if found is not None:
+            yield Problem(f"{where} ({shown_key(key)})", *found)
+
+
+def _problem(target: Target, key: str, names: Names) -> tuple[str, str] | None:
+    """Return what is expected and how to fix it, or ``None`` for an option that the driver hears."""
+    if target.engine == "sqlite":
+        return "no options, since SQLite's URL takes none", "remove it; to read only, use transaction(read_only=True)"
+    if target.engine == "mariadb":
+        return (
+            "one of ssl_mode, ssl_ca, ssl_cert, ssl_key",
+            "remove it; text is utf8mb4, and timeouts have settings of their own",
+        )
+    if target.engine != "postgres" or key in _LIBPQ:
+        return None
+    if key in _OURS:
+        return "no option that a setting says", f"set {names(_OURS[key])} instead"
+    if key == "options":
+        return "no options of the session, since prefiq_db sets them", "use the settings, or ALTER ROLE ... SET"
+    if key == "dbname":
+        return "no second name of the database", "write it after the host: postgres://host/name"
+    close = difflib.get_close_matches(key, [*_TLS, *_OURS, *_LIBPQ], 1, cutoff=0.6)
+    hint = f"did you mean {close[0]}?" if close else "remove it."
+    return "a connection parameter of libpq", f"{hint} Accepted are {', '.join(_TLS)} and libpq's others"
