@@ -10,22 +10,24 @@ import asyncio
 import contextlib
 import os
 import select
-import threading
 import time
 from collections.abc import Iterator
 from contextvars import ContextVar
+from threading import get_ident
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import exc as sa_exc
 from sqlalchemy.pool import AsyncAdaptedQueuePool, QueuePool
 
+from prefiq_db.dialects.base import SESSION_KEY
 from prefiq_db.masking import border_translates
 from prefiq_db.origin import application_line
 
 if TYPE_CHECKING:
     from sqlalchemy.pool import ConnectionPoolEntry
 
-    from prefiq_db.dialects.base import PrefiqDialect
+    from prefiq_db.dialects.base import PrefiqDialect, Watcher
 
 # How many uses are noted before they are counted; a reader counts them at once.
 _FOLD_AT = 512
@@ -63,29 +65,23 @@ class _VettingPool(QueuePool):
         self._limit_seconds = seconds
 
     def connect(self) -> Any:
-        dialect = self._prefiq
+        # On the way of every statement: few calls, and names that are looked up once.
+        dialect: Any = self._dialect
         watcher = dialect.watcher
         if watcher is None:
             return super().connect()
+        started = perf_counter()
         # Only when all connections exist can there be a wait; asking the queue itself would take its lock.
-        may_wait = self._overflow >= self._max_overflow
-        if may_wait:
-            watcher.waiting()
-        started = time.perf_counter()
-        try:
+        if self._overflow < self._max_overflow:
             proxied: Any = super().connect()
-        except sa_exc.TimeoutError:
-            watcher.waited_in_vain(time.perf_counter() - started)
-            raise
-        finally:
-            if may_wait:
-                watcher.waited()
-        state = dialect.session_of(proxied)
-        # Noted here rather than in a call: this is on the way of every statement.
-        now = time.perf_counter()
+        else:
+            proxied = self._connect_after_a_wait(watcher, started)
+        state = proxied._connection_record.info.get(SESSION_KEY) or dialect.session_of(proxied)
+        now = perf_counter()
         state.checked_out_at = now
-        state.wait_seconds = state.waited_seconds = now - started
-        state.worker = _task() if self._is_asyncio else threading.get_ident()
+        state.wait_seconds = waited = now - started
+        state.worker = _task() if self._is_asyncio else get_ident()
+        watcher.waits.append(waited)
         watcher.held[id(state)] = state
         if watcher.attentive:
             watcher.checked_out(state)
@@ -94,6 +90,16 @@ class _VettingPool(QueuePool):
             state.line = application_line()
             dialect.expect_back(proxied, state)
         return proxied
+
+    def _connect_after_a_wait(self, watcher: Watcher, started: float) -> Any:
+        watcher.waiting()
+        try:
+            return super().connect()
+        except sa_exc.TimeoutError:
+            watcher.waited_in_vain(perf_counter() - started)
+            raise
+        finally:
+            watcher.waited()
 
     def _do_get(self) -> ConnectionPoolEntry:
         record: Any = super()._do_get()
@@ -111,12 +117,11 @@ class _VettingPool(QueuePool):
         return record  # type: ignore[no-any-return]
 
     def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
-        dialect = self._prefiq
-        state = dialect.session_in(record.info)
+        dialect: Any = self._dialect
+        state = record.info.get(SESSION_KEY) or dialect.session_in(record.info)
         watcher = dialect.watcher
         if watcher is not None and watcher.held.pop(id(state), None) is not None:
-            seconds = time.perf_counter() - state.checked_out_at
-            watcher.waits.append(state.waited_seconds)
+            seconds = perf_counter() - state.checked_out_at
             watcher.uses.append(seconds)
             if watcher.attentive or state.leaked:
                 watcher.checked_in(state, seconds)

@@ -12,7 +12,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Final, Protocol
 
 from sqlalchemy import TextClause
 from sqlalchemy import exc as sa_exc
@@ -24,7 +24,8 @@ from prefiq_db.dialects.classify import classify_error
 from prefiq_db.dialects.translate import code_of
 from prefiq_db.errors import ErrorClass, ErrorKind, TransactionAbortedError, UnsupportedError
 
-_KEY = "prefiq_db.session"
+# Where a pooled connection keeps its state, in SQLAlchemy's info of its record.
+SESSION_KEY: Final = "prefiq_db.session"
 AUTOCOMMIT = "AUTOCOMMIT"
 
 # The whole transaction is gone at the server although the client still thinks that it is in one; whatever came next
@@ -63,7 +64,6 @@ class SessionState:
         "tainted",
         "transaction_id",
         "wait_seconds",
-        "waited_seconds",
         "worker",
         "write",
     )
@@ -96,7 +96,7 @@ class SessionState:
         self.summary = ""
         self.retry_number = 0
         self.transaction_id: int | None = None
-        self.wait_seconds = self.waited_seconds = 0.0
+        self.wait_seconds = 0.0
         self.fairy_ref: Any = None
 
     def ended(self) -> None:
@@ -240,19 +240,19 @@ class PrefiqDialect:
         """Return the state of the connection that SQLAlchemy's *proxied* connection stands for."""
         record = proxied._connection_record
         info = record.info if record is not None else proxied.info
-        state: SessionState | None = info.get(_KEY)
+        state: SessionState | None = info.get(SESSION_KEY)
         return self._new_session(info) if state is None else state
 
     def session_in(self, info: Any) -> SessionState:
         """Return the state that is kept in a connection's *info*."""
-        state: SessionState | None = info.get(_KEY)
+        state: SessionState | None = info.get(SESSION_KEY)
         return self._new_session(info) if state is None else state
 
     def _new_session(self, info: Any) -> SessionState:
         # Up to 10 % earlier than the maximum, so that a pool filled at once doesn't reconnect at once.
         age = self.max_age_seconds * random.uniform(0.9, 1.0)
         timeout = self.statement_timeout_seconds if self.session_settings else None
-        info[_KEY] = state = SessionState(time.monotonic() + age, timeout)
+        info[SESSION_KEY] = state = SessionState(time.monotonic() + age, timeout)
         return state
 
     def expect_back(self, proxied: Any, state: SessionState) -> None:

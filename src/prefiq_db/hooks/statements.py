@@ -49,6 +49,7 @@ class StatementObserver:
         self.masked = masked
         self.statistics = StatementStatistics()
         self.slow = SlowLog(database, slow_seconds, time.monotonic)
+        self._slow_seconds = slow_seconds
         self._known: dict[str, _Known] = {}
 
     def observe(
@@ -77,14 +78,15 @@ class StatementObserver:
         duration = perf_counter() - started
         rows = cursor.rowcount
         entry = known.entry
-        entry.durations.append(duration)
+        durations = entry.durations
+        durations.append(duration)
         if rows > 0:
             entry.rows.append(rows)
         if state.retry_number:
             self._retried(entry)
-        if len(entry.durations) >= FOLD_AT:
+        if len(durations) >= FOLD_AT:
             self._fold(entry)
-        if duration >= self.slow.threshold_seconds:
+        if duration >= self._slow_seconds:
             self._slow(known, duration, rows, state, None)
         if wanted and StatementFinished in wanted:
             told = self._told(known, parameters, context, batch_size, state)
