@@ -14,7 +14,7 @@ border_translates: ContextVar[bool] = ContextVar("prefiq_db_border_translates", 
 # Matched against whole lower-case words of a key, so "passenger" is not a password.
 _SECRET_KEY = re.compile(
     r"(^|[_\-.])(pass|passwd|password|pwd|secret|token|credential|credentials|apikey|private[_-]?key)([_\-.]|$)"
-    r"|^sslpassword$|^api[_-]?key$"
+    r"|^sslpassword$|^api[_-]?key$|^scram_(client|server)_key$"
 )
 
 
