@@ -72,7 +72,7 @@ class _Key(ColumnElement[Any]):
     """A decimal operand in a comparison or an order."""
 
     inherit_cache = True
-    _traverse_internals = [  # noqa: RUF012
+    _traverse_internals = [  # noqa: RUF012 - SQLAlchemy reads it as it is
         ("operand", sa.sql.visitors.InternalTraversal.dp_clauseelement),
         ("scale", sa.sql.visitors.InternalTraversal.dp_plain_obj),
     ]

@@ -84,7 +84,7 @@ class _Document(ColumnElement[Any]):
     """A selected document: as bytes on PostgreSQL, whose driver would make ``None`` of both nulls."""
 
     inherit_cache = True
-    _traverse_internals = [("column", sa.sql.visitors.InternalTraversal.dp_clauseelement)]  # noqa: RUF012
+    _traverse_internals = [("column", sa.sql.visitors.InternalTraversal.dp_clauseelement)]  # noqa: RUF012 - as SQLAlchemy reads it
 
     def __init__(self, column: ColumnElement[Any]) -> None:
         self.column = column
