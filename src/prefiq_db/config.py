@@ -15,6 +15,11 @@ SslMode = Literal["disable", "prefer", "require", "verify-ca", "verify-full"]
 
 ISOLATION_LEVELS: Final = ("READ UNCOMMITTED", "READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE")
 
+#: the URL's option that says which of several hosts to stay with, as libpq calls it
+SESSION_ATTRS: Final = "target_session_attrs"
+#: its words that MariaDB understands as well; libpq knows more
+ANY_HOST, WRITER, READER = SHARED_SESSION_ATTRS = ("any", "read-write", "read-only")
+
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:

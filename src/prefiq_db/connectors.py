@@ -10,9 +10,11 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
-from prefiq_db.config import Host, Target
+from prefiq_db.config import ANY_HOST, SESSION_ATTRS, WRITER, Host, Target
 from prefiq_db.dialects import mariadb
+from prefiq_db.dialects.classify import in_phase, treatment
 from prefiq_db.dialects.sqlite import connection_factory
+from prefiq_db.errors import ErrorKind, NotReadyError, PrefiqDbError, ReadOnlyError
 from prefiq_db.settings import DatabaseSettings
 
 _Connect = Callable[..., Any]
@@ -129,6 +131,9 @@ class _PostgresConnector(_Base):
             "sslkey": _path(settings.ssl_key),
         }
         arguments = {name: value for name, value in arguments.items() if value is not None}
+        if len(target.hosts) > 1:
+            # A pool whose next connection may be to a standby is no use to a writer; libpq's own default is "any".
+            arguments.setdefault(SESSION_ATTRS, WRITER)
         if settings.pgbouncer:
             # To psycopg None means never to prepare; without it a pooler's backends meet names they don't know.
             arguments["prepare_threshold"] = None
@@ -185,15 +190,47 @@ class _MySQLConnector(_Base):
 
     def __call__(self, connect: _Connect, cparams: dict[str, Any]) -> Any:
         last: Exception | None = None
+        ailment: ErrorKind | None = None
         for host in self.target.hosts:
             try:
-                return self.open(connect, {**self.arguments(host), "client_flag": self.client_flag(cparams)})
+                connection = self.open(connect, {**self.arguments(host), "client_flag": self.client_flag(cparams)})
+                found = self.misfit(connection)
             except Exception as error:
                 if not _tells_to_try_the_next(error):
                     raise
                 last = error
+            else:
+                if found is None:
+                    return connection
+                ailment = found
+        if ailment is not None:
+            raise _none_fits(ailment)
         assert last is not None
         raise last
+
+    def misfit(self, connection: Any) -> ErrorKind | None:
+        """Return why the server behind *connection* is not one to stay with, and close it then; else ``None``.
+
+        With a single host there is nowhere else to go, and nothing is asked.
+        """
+        wanted = self.target.options.get(SESSION_ATTRS, WRITER)
+        if len(self.target.hosts) == 1 or wanted == ANY_HOST:
+            return None
+        driver = getattr(connection, "_connection", connection)
+        patience, driver._read_timeout = driver._read_timeout, self.settings.connect_timeout_seconds
+        fits = False
+        try:
+            cursor = connection.cursor()
+            cursor.execute(mariadb.MYSQL_HEALTH if self.target.flavor == "mysql" else mariadb.MARIADB_HEALTH)
+            found = mariadb.misfit(wanted, cursor.fetchone())
+            cursor.close()
+            fits = found is None
+        finally:
+            if not fits:
+                # An async connection's close() waits for the server; terminate() doesn't, cancelled or not.
+                getattr(connection, "terminate", connection.close)()
+        driver._read_timeout = patience
+        return found
 
     def open(self, connect: _Connect, arguments: dict[str, Any]) -> Any:
         raise NotImplementedError
@@ -250,6 +287,22 @@ class _AsyncmyConnector(_MySQLConnector):
         except TimeoutError:
             limit = self.settings.connect_timeout_seconds
         raise asyncmy.errors.OperationalError(2003, f"no connection within {limit:g} s")
+
+
+def _none_fits(ailment: ErrorKind) -> PrefiqDbError:
+    """Return the error for a list of hosts none of which is wanted; *ailment* is why the last that answered wasn't."""
+    classification = in_phase(treatment(ailment), "connect")
+    if ailment is ErrorKind.READ_ONLY:
+        return ReadOnlyError(
+            "none of the hosts takes writes: those that answered are read-only. A failover may be under way; to stay "
+            f"with a host that only reads, say ?{SESSION_ATTRS}={ANY_HOST} in the URL",
+            classification=classification,
+        )
+    return NotReadyError(
+        "none of the hosts is one to work with now: those that answered are not ready, or not what "
+        f"?{SESSION_ATTRS}= in the URL asks for",
+        classification=classification,
+    )
 
 
 def _tells_to_try_the_next(error: Exception) -> bool:

@@ -265,6 +265,7 @@ def test_names_of_others_that_begin_like_ours_are_left_alone(load: Any) -> None:
         ("sqlite:///x.db?nonsense={}&sslmode={}", ["url (nonsense)", "url (sslmode)"], "SQLite"),
         ("sqlite:///x.db?token={}", ["url (token)"], "SQLite"),
         ("mariadb://h/d?nonsense={}&charset={}", ["url (nonsense)", "url (charset)"], "ssl_mode, ssl_ca"),
+        ("mariadb://h,i/d?target_session_attrs={}", ["url (target_session_attrs)"], "any, read-write, read-only"),
         ("mysql://h/d?api_key={}", ["url (api_key)"], "ssl_mode, ssl_ca"),
         ("postgres://h/d?connect_timeout={}", ["url (connect_timeout)"], "set connect_timeout_seconds"),
         ("postgres://h/d?application_name={}", ["url (application_name)"], "set application_name"),

@@ -21,8 +21,8 @@ from sqlalchemy.pool.base import _AdhocProxiedConnection
 
 from prefiq_db.config import ISOLATION_LEVELS
 from prefiq_db.dialects.classify import classify_error
-from prefiq_db.dialects.translate import code_of
-from prefiq_db.errors import ErrorClass, ErrorKind, TransactionAbortedError, UnsupportedError
+from prefiq_db.dialects.translate import class_by_code, code_of
+from prefiq_db.errors import ErrorKind, TransactionAbortedError, UnsupportedError
 
 # Where a pooled connection keeps its state, in SQLAlchemy's info of its record.
 SESSION_KEY: Final = "prefiq_db.session"
@@ -461,12 +461,21 @@ class PrefiqDialect:
     def is_disconnect(self, e: Any, connection: Any, cursor: Any) -> bool:
         if super().is_disconnect(e, connection, cursor):  # type: ignore[misc]
             return True
-        code = code_of(e)
-        if code is None:
+        found = class_by_code(e, self.label)
+        if found is None:
             return False
-        found: ErrorClass = classify_error(self.label, code)
-        # A read-only error may be our own READ ONLY transaction's; the wrong node is another issue than a dead one.
-        return found.connection_lost and found.kind is not ErrorKind.READ_ONLY
+        if found.kind is ErrorKind.READ_ONLY:
+            # Where another connection may find a writer, this one and those made before it are no good. But what our
+            # own READ ONLY refused, every server refuses.
+            return found.transient and not self.began_read_only(connection)
+        return found.connection_lost
+
+    def began_read_only(self, proxied: Any) -> bool:
+        """Return whether the transaction that is open on SQLAlchemy's *proxied* connection is a READ ONLY of ours."""
+        if proxied is None:
+            return False
+        state = self.session_of(proxied)
+        return state.began and state.read_only
 
 
 def _is_text(context: Any) -> bool:

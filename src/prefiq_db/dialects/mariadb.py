@@ -11,11 +11,40 @@ from sqlalchemy.dialects.mysql.asyncmy import MySQLDialect_asyncmy
 from sqlalchemy.dialects.mysql.mariadb import MariaDBDialect
 from sqlalchemy.dialects.mysql.pymysql import MySQLDialect_pymysql
 
+from prefiq_db.config import ANY_HOST, READER
 from prefiq_db.dialects.base import GONE, HALF, PrefiqDialect, SessionState, characteristics
 from prefiq_db.errors import ErrorKind
 
 # A client deadline behind the server's own statement timeout, for a server that doesn't answer at all.
 READ_GRACE_SECONDS: Final = 5.0
+
+
+MYSQL_HEALTH: Final = "SELECT @@global.read_only"
+# A Galera node that has lost its cluster lets some statements through and refuses the rest. By these tables and not
+# by @@wsrep_on, which a server built without Galera doesn't know.
+MARIADB_HEALTH: Final = (
+    "SELECT @@global.read_only, "
+    "(SELECT variable_value FROM information_schema.global_variables WHERE variable_name = 'WSREP_ON'), "
+    "(SELECT variable_value FROM information_schema.global_status WHERE variable_name = 'WSREP_READY')"
+)
+
+
+def ailment_of(row: Any) -> ErrorKind | None:
+    """Return why the server that answered one of the two above with *row* takes no writes; ``None`` when it does."""
+    if len(row) > 1 and row[1] == "ON" and row[2] != "ON":
+        return ErrorKind.NOT_READY
+    # MariaDB 12 answers with words.
+    return None if str(row[0]).upper() in ("0", "OFF") else ErrorKind.READ_ONLY
+
+
+def misfit(wanted: str, row: Any) -> ErrorKind | None:
+    """Return what speaks against a server that answered with *row*, for who *wanted* a writer, a reader or any."""
+    ailment = ailment_of(row)
+    if wanted == ANY_HOST:
+        return None
+    if wanted == READER:
+        return None if ailment is ErrorKind.READ_ONLY else ErrorKind.NOT_READY
+    return ailment
 
 
 def _utc(value: dt.datetime) -> dt.datetime:
@@ -75,22 +104,10 @@ class _MySQLFamily(PrefiqDialect):
         driver = getattr(dbapi_connection, "_connection", dbapi_connection)
         driver._read_timeout = seconds + READ_GRACE_SECONDS
 
-    health_sql = "SELECT @@global.read_only"
+    health_sql = MYSQL_HEALTH
 
     def ailment_of(self, row: Any) -> ErrorKind | None:
-        if len(row) > 1 and row[1] == "ON" and row[2] != "ON":
-            return ErrorKind.NOT_READY
-        # MariaDB 12 answers with words.
-        return None if str(row[0]).upper() in ("0", "OFF") else ErrorKind.READ_ONLY
-
-
-# A Galera node that has lost its cluster lets some statements through and refuses the rest. By these tables and not
-# by @@wsrep_on, which a server built without Galera doesn't know.
-_MARIADB_HEALTH = (
-    "SELECT @@global.read_only, "
-    "(SELECT variable_value FROM information_schema.global_variables WHERE variable_name = 'WSREP_ON'), "
-    "(SELECT variable_value FROM information_schema.global_status WHERE variable_name = 'WSREP_READY')"
-)
+        return ailment_of(row)
 
 
 class _PyMySQL(_MySQLFamily):
@@ -122,10 +139,10 @@ class PrefiqMysqlAsync(_Asyncmy, MySQLDialect_asyncmy):
 class PrefiqMariadb(_PyMySQL, MariaDBDialect, MySQLDialect_pymysql):
     label = "mariadb"
     supports_statement_cache = True
-    health_sql = _MARIADB_HEALTH
+    health_sql = MARIADB_HEALTH
 
 
 class PrefiqMariadbAsync(_Asyncmy, MariaDBDialect, MySQLDialect_asyncmy):
     label = "mariadb"
     supports_statement_cache = True
-    health_sql = _MARIADB_HEALTH
+    health_sql = MARIADB_HEALTH

@@ -419,6 +419,15 @@ def code_of(error: BaseException) -> str | int | None:
     return None if driver is None else driver.read(error).code
 
 
+def class_by_code(error: BaseException, dialect: str) -> ErrorClass | None:
+    """Return what the server's code in a driver's own exception means to a statement; ``None`` without a code."""
+    driver = _driver_of(error)
+    report = None if driver is None else driver.read(error)
+    if driver is None or report is None or report.code is None:
+        return None
+    return _classify(report, driver, error, dialect, "statement")
+
+
 # --- the class -----------------------------------------------------------------------------------
 
 

@@ -10,7 +10,7 @@ from sqlalchemy.engine import NestedTransaction
 
 from prefiq_db.calls import Call
 from prefiq_db.dialects.base import PrefiqDialect, SessionState
-from prefiq_db.errors import PoolTimeoutError, UsageError
+from prefiq_db.errors import ErrorClass, ErrorKind, PoolTimeoutError, ReadOnlyError, UsageError
 from prefiq_db.execution.border import Border, Phase
 from prefiq_db.execution.shapes import Shape
 from prefiq_db.origin import application_line
@@ -94,7 +94,13 @@ class StandardRoad:
             self.dialect.bound_statements(connection, timeout_seconds)
             return shape.fetch(connection.execute(statement, self._adapted(statement, params)))
 
-        return self.border.cross(send, timed_out=lambda: self.dialect.timed_out(connection))
+        try:
+            return self.border.cross(send, timed_out=lambda: self.dialect.timed_out(connection))
+        except ReadOnlyError as error:
+            if not connection.invalidated and self.dialect.began_read_only(connection.connection):
+                # Our own READ ONLY refused it, and so would every other server: no failover to wait for.
+                error.classification = ErrorClass(ErrorKind.READ_ONLY)
+            raise
 
     def connect_without_begin(self) -> Connection:
         """Return a connection on which SQLAlchemy begins nothing by itself, for a statement that stands alone."""

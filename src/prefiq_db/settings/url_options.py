@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterator
 from typing import Final
 
-from prefiq_db.config import Target
+from prefiq_db.config import SESSION_ATTRS, SHARED_SESSION_ATTRS, Target
 from prefiq_db.errors import Problem
 from prefiq_db.settings.problems import Names, shown_key
 from prefiq_db.settings.tls import lift_tls
@@ -41,9 +41,13 @@ def _problem(target: Target, key: str, names: Names) -> tuple[str, str] | None:
     """Return what is expected and how to fix it, or ``None`` for an option that the driver hears."""
     if target.engine == "sqlite":
         return "no options, since SQLite's URL takes none", "remove it; to read only, use transaction(read_only=True)"
+    if target.engine == "mariadb" and key == SESSION_ATTRS:
+        if target.options[key] in SHARED_SESSION_ATTRS:
+            return None
+        return f"one of {', '.join(SHARED_SESSION_ATTRS)}", "leave it out for a list of hosts of which one takes writes"
     if target.engine == "mariadb":
         return (
-            "one of ssl_mode, ssl_ca, ssl_cert, ssl_key",
+            "one of ssl_mode, ssl_ca, ssl_cert, ssl_key, target_session_attrs",
             "remove it; text is utf8mb4, and timeouts have settings of their own",
         )
     if target.engine != "postgres" or key in _LIBPQ:
