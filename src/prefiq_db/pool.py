@@ -15,19 +15,21 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 from threading import get_ident
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from sqlalchemy import exc as sa_exc
 from sqlalchemy.pool import AsyncAdaptedQueuePool, QueuePool
+from sqlalchemy.util.queue import Empty
 
 from prefiq_db.dialects.base import SESSION_KEY
 from prefiq_db.masking import border_translates
 from prefiq_db.origin import application_line
+from prefiq_db.waiting import WaitingLine
 
 if TYPE_CHECKING:
     from sqlalchemy.pool import ConnectionPoolEntry
 
-    from prefiq_db.dialects.base import PrefiqDialect, Watcher
+    from prefiq_db.dialects.base import PrefiqDialect
 
 # How many uses are noted before they are counted; a reader counts them at once.
 _FOLD_AT = 512
@@ -50,10 +52,18 @@ def checkout_within(seconds: float | None) -> Iterator[None]:
         _checkout_limit.set(before)
 
 
+# Leave to make one more connection.
+_SLOT: Final = object()
+
+
 class _VettingPool(QueuePool):
-    """Hands out only connections that are young enough and alive."""
+    """Hands out only connections that are young enough and alive; first come, first served."""
 
     _limit_seconds: float
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._line = WaitingLine(self._is_asyncio, self._free, self._free_again)
 
     @property
     def _timeout(self) -> float:
@@ -71,11 +81,7 @@ class _VettingPool(QueuePool):
         if watcher is None:
             return super().connect()
         started = perf_counter()
-        # Only when all connections exist can there be a wait; asking the queue itself would take its lock.
-        if self._overflow < self._max_overflow:
-            proxied: Any = super().connect()
-        else:
-            proxied = self._connect_after_a_wait(watcher, started)
+        proxied: Any = super().connect()
         state = proxied._connection_record.info.get(SESSION_KEY) or dialect.session_of(proxied)
         now = perf_counter()
         state.checked_out_at = now
@@ -91,18 +97,14 @@ class _VettingPool(QueuePool):
             dialect.expect_back(proxied, state)
         return proxied
 
-    def _connect_after_a_wait(self, watcher: Watcher, started: float) -> Any:
-        watcher.waiting()
-        try:
-            return super().connect()
-        except sa_exc.TimeoutError:
-            watcher.waited_in_vain(perf_counter() - started)
-            raise
-        finally:
-            watcher.waited()
-
     def _do_get(self) -> ConnectionPoolEntry:
-        record: Any = super()._do_get()
+        try:
+            # Who comes later must not overtake who waits.
+            record: Any = None if self._line.waiters else self._pool.get(False)
+        except Empty:
+            record = None
+        if record is None:
+            record = self._made_or_waited_for()
         if record.dbapi_connection is not None:
             try:
                 reason = self._unfit(record)
@@ -115,6 +117,56 @@ class _VettingPool(QueuePool):
                 record._checkin_failed(RuntimeError("vetting was interrupted"), _fairy_was_created=False)
                 raise
         return record  # type: ignore[no-any-return]
+
+    def _made_or_waited_for(self) -> Any:
+        if self._line.waiters or not self._inc_overflow():
+            given = self._waited_for()
+            if given is not _SLOT:
+                return given
+        try:
+            return self._create_connection()
+        except BaseException:
+            self._dec_overflow()
+            raise
+
+    def _waited_for(self) -> Any:
+        watcher, started = self._prefiq.watcher, perf_counter()
+        seconds = max(0.0, self._timeout)
+        if watcher is not None:
+            watcher.waiting()
+        try:
+            given = self._line.wait(seconds)
+        finally:
+            if watcher is not None:
+                watcher.waited()
+        if given is not None:
+            return given
+        if watcher is not None:
+            watcher.waited_in_vain(perf_counter() - started)
+        raise sa_exc.TimeoutError(
+            f"pool limit of size {self.size()} overflow {self._max_overflow} reached, connection timed out, "
+            f"timeout {seconds:0.2f}"
+        )
+
+    def _free(self) -> Any:
+        """Return a connection that nobody uses, or leave to make one; ``None`` when there is neither."""
+        try:
+            return self._pool.get(False)
+        except Empty:
+            return _SLOT if self._inc_overflow() else None
+
+    def _free_again(self, given: Any) -> None:
+        if given is _SLOT:
+            super()._dec_overflow()
+        else:
+            super()._do_return_conn(given)
+
+    def _dec_overflow(self) -> Literal[True]:
+        super()._dec_overflow()
+        # One connection less, after a failed connect for instance: who waits may try.
+        if self._line.waiters:
+            self._line.serve()
+        return True
 
     def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
         dialect: Any = self._dialect
@@ -139,6 +191,8 @@ class _VettingPool(QueuePool):
             state.forget()
             state.last_used = time.monotonic()
         super()._do_return_conn(record)
+        if self._line.waiters:
+            self._line.serve()
 
     @property
     def _prefiq(self) -> PrefiqDialect:

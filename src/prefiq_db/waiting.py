@@ -1,0 +1,110 @@
+"""Who waits for a connection, in order: a thread or a task each, woken one at a time with what it waited for.
+
+SQLAlchemy's queues wake who waited longest, but whoever comes by before that one runs takes the connection; then the
+longest wait begins anew, at the end of the line. Here what becomes free belongs to the first in line at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from prefiq_db.bridge import await_
+
+
+class ThreadWaiter:
+    """A thread that waits until it is given something."""
+
+    __slots__ = ("_asleep", "gift")
+
+    def __init__(self) -> None:
+        self.gift: Any = None
+        self._asleep = threading.Lock()
+        self._asleep.acquire()
+
+    def wait(self, seconds: float) -> None:
+        self._asleep.acquire(timeout=min(seconds, threading.TIMEOUT_MAX))
+
+    def wake(self) -> None:
+        self._asleep.release()
+
+
+class TaskWaiter:
+    """A task that waits until it is given something; the others of its loop go on."""
+
+    __slots__ = ("_awake", "_loop", "gift")
+
+    def __init__(self) -> None:
+        self.gift: Any = None
+        self._loop = asyncio.get_running_loop()
+        self._awake = self._loop.create_future()
+
+    def wait(self, seconds: float) -> None:
+        # Not wait_for(): it would cancel the future, and what was given at that moment would be nobody's.
+        await_(asyncio.wait([self._awake], timeout=seconds))
+
+    def wake(self) -> None:
+        # The garbage collector gives a forgotten connection back in whatever thread it runs.
+        if asyncio._get_running_loop() is self._loop:
+            self._awake.set_result(None)
+        else:
+            self._loop.call_soon_threadsafe(self._awake.set_result, None)
+
+
+class WaitingLine:
+    """First come, first served.
+
+    Args:
+        take: returns something to give away, or ``None`` when there is nothing.
+        put_back: takes back what was given to one who is not there any more.
+    """
+
+    def __init__(self, is_async: bool, take: Callable[[], Any], put_back: Callable[[Any], None]) -> None:
+        self.waiters: deque[ThreadWaiter | TaskWaiter] = deque()
+        self._waiter: type[ThreadWaiter] | type[TaskWaiter] = TaskWaiter if is_async else ThreadWaiter
+        self._take = take
+        self._put_back = put_back
+        # Reentrant: the garbage collector may give a connection back while this very thread serves.
+        self._lock = threading.RLock()
+
+    def wait(self, seconds: float) -> Any:
+        """Return what was given to us, or ``None`` when nothing was within *seconds*."""
+        waiter = self._waiter()
+        with self._lock:
+            self.waiters.append(waiter)
+        # What became free just before we joined was not given to anybody.
+        self.serve()
+        try:
+            if waiter.gift is None:
+                waiter.wait(seconds)
+        except BaseException:
+            gift = self._leave(waiter)
+            if gift is not None:
+                self._put_back(gift)
+                self.serve()
+            raise
+        return self._leave(waiter)
+
+    def serve(self) -> None:
+        """Give what is there to those who wait, in order. Call it after something became free."""
+        with self._lock:
+            while self.waiters:
+                gift = self._take()
+                if gift is None:
+                    return
+                try:
+                    waiter = self.waiters.popleft()
+                except IndexError:  # served meanwhile, by ourselves in a finaliser
+                    self._put_back(gift)
+                    return
+                waiter.gift = gift
+                waiter.wake()
+
+    def _leave(self, waiter: ThreadWaiter | TaskWaiter) -> Any:
+        with self._lock:
+            if waiter.gift is None:
+                self.waiters.remove(waiter)
+            return waiter.gift
