@@ -19,6 +19,7 @@ import prefiq_db
 from prefiq_db import errors, events, health, reports, testing, types
 from prefiq_db.integrations import asgi, flask, schema, starlette, wsgi
 from prefiq_db.settings import Settings
+from prefiq_db.testing import faults
 
 SNAPSHOT = Path(__file__).with_name("public_api.txt")
 HOW = "python -m tests.unit.test_public_api --write"
@@ -67,6 +68,7 @@ def _lines() -> Iterator[str]:
         (health, health.__all__),
         (types, _own_names(types)),
         (testing, testing.__all__),
+        (faults, faults.__all__),
         *((module, _own_names(module)) for module in (asgi, wsgi, starlette, flask, schema)),
     ):
         yield f"\n[{module.__name__}]"

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import heapq
+import itertools
 import selectors
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from queue import SimpleQueue
@@ -39,7 +42,10 @@ class End:
         self.socket = connection
         self.connecting = connecting
         self.ended = False  # it will send no more
+        self.gone = False  # its socket is closed, and the link lives on without it
+        self.awaits = False  # somebody will write to it later: its peer's end must not be passed on before
         self.outgoing = bytearray()  # what it has not taken yet
+        self.segment_bytes = 0  # at most so much in one segment; 0: as it comes
         self.interest = 0
 
     @property
@@ -57,13 +63,19 @@ class Link:
         self.client = End(self, client)
         self.server = End(self, server, connecting=True)
         self.is_open = True
+        self.silent = False  # nothing is read and nothing is written
+
+    @property
+    def ends(self) -> tuple[End, End]:
+        return self.client, self.server
 
 
 class TcpProxy:
     """Pass connections to ``host:port`` on; use it as a context manager.
 
-    Subclasses override :meth:`client_sent`, :meth:`server_sent` and :meth:`link_closed`, which run in the proxy's
-    thread.
+    Subclasses override :meth:`client_sent`, :meth:`server_sent`, :meth:`link_restored` and :meth:`link_closed`, which
+    run in the proxy's thread. So do :meth:`after`, :meth:`send`, :meth:`part`, :meth:`silence` and :meth:`reset_link`
+    that they may call; elsewhere: inside :meth:`call`.
     """
 
     host = _HOST
@@ -74,6 +86,9 @@ class TcpProxy:
         self._links: list[Link] = []
         self._listener: socket.socket | None = None
         self._commands: SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = SimpleQueue()
+        self._timers: list[tuple[float, int, Callable[[], None]]] = []
+        self._timer_numbers = itertools.count()
+        self._silent = False
         self._thread: threading.Thread | None = None
         self._stopping = False
 
@@ -89,6 +104,46 @@ class TcpProxy:
 
     def link_closed(self, link: Link) -> None:
         """Take note that a connection is gone."""
+
+    def link_restored(self, link: Link) -> None:
+        """Take note that a connection that was silent may speak again."""
+
+    def after(self, seconds: float, action: Callable[[], None]) -> None:
+        """Run *action* in that time, unless the proxy stops before."""
+        heapq.heappush(self._timers, (time.monotonic() + seconds, next(self._timer_numbers), action))
+
+    def send(self, end: End, data: bytes) -> None:
+        """Pass *data* on to one end of a link, as soon as it takes it; nothing if it is gone."""
+        if not end.gone and end.link.is_open:
+            end.outgoing += data
+            self._attempt(end, self._flush)
+
+    def part(self, end: End, *, reset: bool = False) -> None:
+        """Close one end's socket; the other end isn't told, and what it says from now on is lost."""
+        if end.gone or not end.link.is_open:
+            return
+        end.gone = end.ended = True
+        end.connecting = False
+        end.outgoing.clear()
+        if reset:
+            self._arm_reset(end)
+        else:
+            # A socket that is closed with unread bytes in it resets the connection.
+            with contextlib.suppress(OSError):
+                while end.socket.recv(_CHUNK_BYTES):
+                    pass
+        self._unregister(end)
+        end.socket.close()
+        self._attempt(end.peer)
+
+    def silence(self, link: Link) -> None:
+        """Pass nothing on in either direction, an end neither, until :meth:`restore`."""
+        link.silent = True
+        self._attempt(link.client)
+
+    def reset_link(self, link: Link) -> None:
+        """Reset a connection on both sides."""
+        self._reset(link)
 
     def call(self, action: Callable[[], T]) -> T:
         """Run *action* in the proxy's thread, after everything that was sent to the proxy before; return its result."""
@@ -115,6 +170,17 @@ class TcpProxy:
     def cut_all(self) -> None:
         """Reset every open connection, on both sides. New ones are welcome."""
         self.call(self._reset_all)
+
+    def black_hole(self) -> None:
+        """Pass nothing on from now on, for nobody: sockets stay open, and nobody learns that somebody left.
+
+        New connections are taken, as the system does that by itself, and hear nothing either.
+        """
+        self.call(lambda: self._set_silent(True))
+
+    def restore(self) -> None:
+        """End every silence. What was sent meanwhile arrives now, as after a network was repaired; so do the ends."""
+        self.call(lambda: self._set_silent(False))
 
     def refuse(self) -> None:
         """Refuse new connections, as if nobody listened on the port. Open ones live on."""
@@ -164,12 +230,15 @@ class TcpProxy:
     def _run(self) -> None:
         try:
             while not self._stopping:
-                self._move(None)
+                self._move(self._seconds_to_timer())
+                self._run_timers()
                 if not self._commands.empty():
                     self._run_commands()
         finally:
             self._reset_all()
             self._close_listener()
+            self._silent = False
+            self._timers.clear()
             self._run_commands()
             self._selector.close()
 
@@ -188,6 +257,13 @@ class TcpProxy:
             else:
                 future.set_result(result)
 
+    def _seconds_to_timer(self) -> float | None:
+        return max(0.0, self._timers[0][0] - time.monotonic()) if self._timers else None
+
+    def _run_timers(self) -> None:
+        while self._timers and self._timers[0][0] <= time.monotonic():
+            heapq.heappop(self._timers)[2]()
+
     def _move(self, timeout_seconds: float | None) -> bool:
         """Wait for events and serve them; return whether there were any."""
         ready = self._selector.select(timeout_seconds)
@@ -202,27 +278,37 @@ class TcpProxy:
         return bool(ready)
 
     def _serve(self, end: End, events: int) -> None:
+        if events & selectors.EVENT_WRITE:
+            self._attempt(end, self._connected, self._flush)
+        if events & selectors.EVENT_READ:
+            if end is end.link.server:
+                # What the client sent until now, it sent without having seen this answer.
+                self._attempt(end.peer, self._receive)
+            self._attempt(end, self._receive)
+
+    def _attempt(self, end: End, *steps: Callable[[End], None]) -> None:
+        """Take steps with one end and ask for what comes next; when one fails, the connection is lost."""
         try:
-            if events & selectors.EVENT_WRITE:
-                if end.connecting:
-                    self._connected(end)
-                self._flush(end)
-            if events & selectors.EVENT_READ:
-                if end is end.link.server:
-                    # What the client sent until now, it sent without having seen this answer.
-                    self._receive(end.peer)
-                self._receive(end)
-            self._settle(end.link)
+            for step in steps:
+                if end.link.is_open:
+                    step(end)
+            if end.link.is_open:
+                self._settle(end.link)
         except OSError:
-            self._reset(end.link)
+            if end is end.link.client and end.peer.awaits:
+                self.part(end)  # what it said before is on its way
+            else:
+                self._reset(end.link)
 
     def _connected(self, end: End) -> None:
+        if not end.connecting:
+            return
         if problem := end.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
             raise OSError(problem, "the server can't be reached")
         end.connecting = False
 
     def _receive(self, end: End) -> None:
-        if end.ended or end.connecting or len(end.peer.outgoing) >= _MAX_BUFFERED_BYTES:
+        if not self._may_read(end):
             return
         try:
             data = end.socket.recv(_CHUNK_BYTES)
@@ -232,19 +318,39 @@ class TcpProxy:
             end.ended = True
             return
         watch = self.client_sent if end is end.link.client else self.server_sent
-        end.peer.outgoing += watch(end.link, data)
-        self._flush(end.peer)
+        passed = watch(end.link, data)
+        if end.link.is_open and not end.peer.gone:
+            end.peer.outgoing += passed
+            self._flush(end.peer)
+
+    def _is_silent(self, link: Link) -> bool:
+        return self._silent or link.silent
+
+    def _may_read(self, end: End) -> bool:
+        if end.ended or end.connecting or not end.link.is_open or self._is_silent(end.link):
+            return False
+        return end.peer.gone or len(end.peer.outgoing) < _MAX_BUFFERED_BYTES
+
+    def _may_write(self, end: End) -> bool:
+        return not (end.gone or self._is_silent(end.link)) and (end.connecting or bool(end.outgoing))
 
     def _flush(self, end: End) -> None:
-        if end.connecting:
+        if end.connecting or end.gone or self._is_silent(end.link):
             return
         while end.outgoing:
             try:
-                sent = end.socket.send(end.outgoing)
+                sent = end.socket.send(end.outgoing[: end.segment_bytes] if end.segment_bytes else end.outgoing)
             except BlockingIOError:
                 return
             del end.outgoing[:sent]
-        if end.peer.ended:
+            if end.segment_bytes and end.outgoing:
+                return  # the next segment goes with the next turn of the loop: the receiver may have taken this one
+        self._pass_the_end_on(end)
+
+    def _pass_the_end_on(self, end: End) -> None:
+        if end.connecting or end.gone or end.outgoing or self._is_silent(end.link):
+            return
+        if end.peer.ended and not end.peer.gone and not end.awaits:
             # The other side closed and everything it said has been passed on. ENOTCONN: this side went meanwhile.
             try:
                 end.socket.shutdown(socket.SHUT_WR)
@@ -254,16 +360,13 @@ class TcpProxy:
 
     def _settle(self, link: Link) -> None:
         """Ask for the events we can use now, and end a link that both sides ended."""
-        for end in (link.client, link.server):
-            if end.peer.ended:
-                self._flush(end)
-        if link.client.ended and link.server.ended and not (link.client.outgoing or link.server.outgoing):
+        for end in link.ends:
+            self._pass_the_end_on(end)
+        if all(end.ended and not end.outgoing and (end.peer.gone or not end.awaits) for end in link.ends):
             self._forget(link)
             return
-        for end in (link.client, link.server):
-            reading = not end.ended and not end.connecting and len(end.peer.outgoing) < _MAX_BUFFERED_BYTES
-            writing = end.connecting or bool(end.outgoing)
-            interest = selectors.EVENT_READ * reading | selectors.EVENT_WRITE * writing
+        for end in link.ends:
+            interest = selectors.EVENT_READ * self._may_read(end) | selectors.EVENT_WRITE * self._may_write(end)
             if interest == end.interest:
                 continue
             if not end.interest:
@@ -289,14 +392,30 @@ class TcpProxy:
         except BaseException:
             listener.close()
             raise
-        self._selector.register(listener, selectors.EVENT_READ)
+        if not self._silent:
+            self._selector.register(listener, selectors.EVENT_READ)
         self._listener = listener
 
     def _close_listener(self) -> None:
         if self._listener is not None:
-            self._selector.unregister(self._listener)
+            if not self._silent:
+                self._selector.unregister(self._listener)
             self._listener.close()
             self._listener = None
+
+    def _set_silent(self, silent: bool) -> None:
+        if self._listener is not None and silent != self._silent:
+            if silent:
+                self._selector.unregister(self._listener)
+            else:
+                self._selector.register(self._listener, selectors.EVENT_READ)
+        self._silent = silent
+        for link in list(self._links):
+            if not silent:
+                link.silent = False
+                self.link_restored(link)
+            self._attempt(link.client, self._flush)
+            self._attempt(link.server, self._flush)
 
     def _welcome(self) -> None:
         if self._listener is None:
@@ -322,18 +441,25 @@ class TcpProxy:
             self._reset(link)
 
     def _reset(self, link: Link) -> None:
-        for end in (link.client, link.server):
-            with contextlib.suppress(OSError):
-                end.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        for end in link.ends:
+            self._arm_reset(end)
         self._forget(link)
+
+    def _arm_reset(self, end: End) -> None:
+        with contextlib.suppress(OSError):
+            end.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+
+    def _unregister(self, end: End) -> None:
+        if end.interest:
+            self._selector.unregister(end.socket)
+            end.interest = 0
 
     def _forget(self, link: Link) -> None:
         if not link.is_open:
             return
         link.is_open = False
-        for end in (link.client, link.server):
-            if end.interest:
-                self._selector.unregister(end.socket)
+        for end in link.ends:
+            self._unregister(end)
             end.socket.close()
         self._links.remove(link)
         self.link_closed(link)

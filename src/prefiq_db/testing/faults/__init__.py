@@ -1,0 +1,42 @@
+"""Faults on purpose: prove that your own code survives what prefiq_db survives.
+
+A proxy that knows the databases' protocols and breaks connections at chosen messages, and workloads that find out
+whether anything was lost or done twice. See docs/testing.md.
+"""
+
+from __future__ import annotations
+
+from prefiq_db.testing.faults.framing import Message
+from prefiq_db.testing.faults.kinds import (
+    BlackHole,
+    CutReply,
+    CutRequest,
+    Delay,
+    DeliverLate,
+    Fault,
+    Reset,
+    Slice,
+)
+from prefiq_db.testing.faults.link import FaultyLink
+from prefiq_db.testing.faults.plan import ANY, CLAIM, COMMIT, STATEMENT, FaultPlan
+from prefiq_db.testing.faults.proxy import FaultProxy, FaultRecord
+
+__all__ = [
+    "ANY",
+    "CLAIM",
+    "COMMIT",
+    "STATEMENT",
+    "BlackHole",
+    "CutReply",
+    "CutRequest",
+    "Delay",
+    "DeliverLate",
+    "Fault",
+    "FaultPlan",
+    "FaultProxy",
+    "FaultRecord",
+    "FaultyLink",
+    "Message",
+    "Reset",
+    "Slice",
+]

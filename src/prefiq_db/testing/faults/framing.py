@@ -1,0 +1,118 @@
+"""What a connection says, message by message; the bytes may come in any pieces."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from prefiq_db.testing.faults import statements
+from prefiq_db.testing.faults.statements import Protocol
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Message:
+    """What a client sends in one piece of its protocol.
+
+    Attributes:
+        command: what the protocol calls it: ``Query``, ``Execute``, ``COM_QUERY``, ``COM_PING``, ``login``.
+        sql: the statement that it runs, also when that was prepared before; empty where there is none. Never printed.
+        raw: its bytes. Never printed.
+        is_request: whether the server answers it as a whole, so that a fault can be aimed at it.
+        protocol: ``postgresql`` or ``mariadb``.
+    """
+
+    command: str
+    sql: str = field(default="", repr=False)
+    raw: bytes = field(default=b"", repr=False)
+    is_request: bool = False
+    protocol: Protocol = "postgresql"
+    parameters: bytes = field(default=b"", repr=False)
+
+    @property
+    def is_commit(self) -> bool:
+        return bool(self.sql) and statements.commits(self.sql, self.protocol)
+
+    @property
+    def is_claim(self) -> bool:
+        """Whether it claims a commit token of ours as abandoned."""
+        return bool(self.sql) and statements.claims(self.sql.encode() + self.parameters)
+
+    @property
+    def word(self) -> str:
+        """What it is in one word that holds no value: ``COMMIT``, ``claim``, ``UPDATE``, ``login``, ``COM_PING``."""
+        if not self.sql:
+            return self.command
+        if self.is_commit:
+            return "COMMIT"
+        return "claim" if self.is_claim else statements.summary_word(self.sql, self.protocol)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reply:
+    """What a server sends in one piece of its protocol.
+
+    Attributes:
+        raw: its bytes.
+        request: the message that it answers; ``None`` where the server speaks unasked.
+        is_last: whether it is the end of that answer.
+    """
+
+    raw: bytes = field(repr=False)
+    request: Message | None = None
+    is_last: bool = False
+
+
+class Framing(ABC):
+    """Both directions of one connection.
+
+    Feed :meth:`client_said` and :meth:`server_said`; take :meth:`next_message` and :meth:`next_reply` until there is
+    none. What is passed on to the server must be told to :meth:`forwarded`, or answers can't be told apart.
+    """
+
+    protocol: ClassVar[Protocol]
+
+    def __init__(self) -> None:
+        self._from_client = bytearray()
+        self._from_server = bytearray()
+        self._unanswered: deque[Message] = deque()
+        self.said_instead: bytes = b""  # what the proxy has to answer in the place of the server
+
+    def client_said(self, data: bytes) -> None:
+        self._from_client += data
+
+    def server_said(self, data: bytes) -> None:
+        self._from_server += data
+
+    def messages(self) -> Iterator[Message]:
+        """Yield the complete messages of the client, each once."""
+        while message := self.next_message():
+            yield message
+
+    def replies(self) -> Iterator[Reply]:
+        """Yield the complete messages of the server, each once."""
+        while reply := self.next_reply():
+            yield reply
+
+    @abstractmethod
+    def next_message(self) -> Message | None:
+        """Take the next complete message of the client, if there is one."""
+
+    @abstractmethod
+    def next_reply(self) -> Reply | None:
+        """Take the next complete message of the server, if there is one."""
+
+    @abstractmethod
+    def forwarded(self, message: Message) -> None:
+        """Expect the answer to *message*."""
+
+    def rest_of_flight(self) -> bytes:
+        """Return what the server needs to answer what it has, when the client can't send it any more."""
+        return b""
+
+    def _take(self, buffer: bytearray, count: int) -> bytes:
+        taken = bytes(buffer[:count])
+        del buffer[:count]
+        return taken

@@ -1,0 +1,126 @@
+"""Which messages a fault hits, and how often."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from prefiq_db.errors import UsageError
+from prefiq_db.testing.faults.framing import Message
+from prefiq_db.testing.faults.kinds import Fault
+from prefiq_db.testing.processes import wait_until
+
+if TYPE_CHECKING:
+    from prefiq_db.testing.faults.proxy import FaultProxy
+
+Target = Callable[[Message], bool]
+
+
+class _Kind:
+    """A kind of messages, by its name."""
+
+    def __init__(self, name: str, holds: Target) -> None:
+        self._name = name
+        self._holds = holds
+
+    def __call__(self, message: Message) -> bool:
+        return self._holds(message)
+
+    def __repr__(self) -> str:
+        return self._name
+
+
+#: A COMMIT, in whatever spelling, alone or one of several statements, also when it was prepared before.
+COMMIT: Target = _Kind("COMMIT", lambda message: message.is_commit)
+#: The claim of a commit token: the INSERT that finds out what became of a COMMIT.
+CLAIM: Target = _Kind("CLAIM", lambda message: message.is_claim)
+#: Any message with SQL that runs.
+STATEMENT: Target = _Kind("STATEMENT", lambda message: bool(message.sql))
+#: Whatever the server answers: logins and pings, too.
+ANY: Target = _Kind("ANY", lambda message: True)
+
+
+class FaultPlan:
+    """A fault, the messages it is for, and how many of them it hits; made by :meth:`FaultProxy.fault`.
+
+    It holds until the end of its ``with`` block, or until :meth:`stop`.
+    """
+
+    def __init__(
+        self,
+        proxy: FaultProxy,
+        fault: Fault,
+        on: Target,
+        *,
+        probability: float,
+        every: int,
+        times: int | None,
+        seed: int,
+    ) -> None:
+        if not 0 <= probability <= 1:
+            raise UsageError("probability: expected a number from 0 to 1")
+        if every < 1 or (times is not None and times < 1):
+            raise UsageError("every and times: expected a number from 1")
+        self.fault = fault
+        self._proxy = proxy
+        self._on = on
+        self._probability = probability
+        self._every = every
+        self._times = times
+        self._random = random.Random(seed)
+        self._seen = 0
+        self._hits = 0
+        self._problem: Exception | None = None
+
+    @property
+    def seen(self) -> int:
+        """How many messages were of the kind so far."""
+        return self._proxy.call(lambda: self._seen)
+
+    @property
+    def hits(self) -> int:
+        """How many of them were hit."""
+        return self._proxy.call(lambda: self._hits)
+
+    def wait(self, hits: int = 1, *, timeout_seconds: float = 10.0) -> None:
+        """Wait until so many messages were hit.
+
+        Raises:
+            TimeoutError: if that takes longer.
+        """
+        if not wait_until(lambda: self.hits >= hits, timeout_seconds=timeout_seconds):
+            raise TimeoutError(f"{type(self.fault).__name__}: {self.hits} of {hits} hits in {timeout_seconds:g} s")
+
+    def stop(self) -> None:
+        """Hit nothing more. What has been hit runs its course.
+
+        Raises:
+            UsageError: if the function that chooses the messages failed; its error's type is named.
+        """
+        self._proxy.call(lambda: self._proxy.forget(self))
+        if self._problem is not None:
+            raise UsageError(f"the function that chooses the messages raised {type(self._problem).__name__}")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def wants(self, message: Message) -> bool:
+        """Return whether to hit *message*, and count it; in the proxy's thread."""
+        try:
+            if self._problem is not None or not self._on(message):
+                return False
+        except Exception as problem:  # noqa: BLE001 - the proxy goes on, and stop() tells
+            self._problem = problem
+            return False
+        self._seen += 1
+        if self._seen % self._every or self._hits == self._times or self._random.random() >= self._probability:
+            return False
+        self._hits += 1
+        return True
