@@ -63,6 +63,12 @@ class Runtime(Protocol):
         A cancellation that arrived is raised afterwards, the very same instance, when *function* has ended.
         """
 
+    def beside(self, function: Callable[[], None]) -> Callable[[], None]:
+        """Start *function* in a thread or task of its own; calling what is returned waits for its end.
+
+        *function* must not raise.
+        """
+
     def check(self) -> None:
         """Raise ``RuntimeError`` when called from where this world can't work (no loop, or another loop)."""
 
@@ -97,6 +103,11 @@ class SyncRuntime:
     def shielded(self, function: Callable[[], T], budget_seconds: float) -> T:
         return function()
 
+    def beside(self, function: Callable[[], None]) -> Callable[[], None]:
+        thread = threading.Thread(target=function, name="prefiq_db beside", daemon=True)
+        thread.start()
+        return thread.join
+
     def check(self) -> None:
         return None
 
@@ -123,6 +134,10 @@ class AsyncRuntime:
 
     def shielded(self, function: Callable[[], T], budget_seconds: float) -> T:
         return await_(_shielded(function, budget_seconds))
+
+    def beside(self, function: Callable[[], None]) -> Callable[[], None]:
+        task = asyncio.get_running_loop().create_task(spawn(function))
+        return lambda: await_(task)
 
     def check(self) -> None:
         running = asyncio.get_running_loop()

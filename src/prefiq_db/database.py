@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, NoReturn, Self, TypeVar, overload
+from uuid import UUID
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.orm import Session
@@ -22,7 +23,6 @@ from prefiq_db.core import (
     make_explainer,
     make_observer,
     not_yet,
-    refuse_exactly_once,
     unpicklable,
 )
 from prefiq_db.engines import make_engine
@@ -33,7 +33,7 @@ from prefiq_db.hooks.registry import Hooks
 from prefiq_db.overrides import OverrideScope
 from prefiq_db.reports import DatabaseStats, ExecuteResult, HealthReport
 from prefiq_db.settings import DatabaseSettings
-from prefiq_db.transaction import Outcome, TransactionCore, TransactionOptions
+from prefiq_db.transaction import Block, Outcome, TransactionOptions
 
 F = TypeVar("F", bound=Callable[..., Any])
 Params = Mapping[str, Any] | None
@@ -151,11 +151,16 @@ class Database:
             isolation: ``"READ COMMITTED"``, ``"REPEATABLE READ"``, ``"SERIALIZABLE"`` or ``"READ UNCOMMITTED"``.
             read_only: the server refuses writes.
             durable: refuse to be nested.
-            exactly_once: not supported yet.
+            exactly_once: also when the reply to COMMIT is lost, leaving the block means that it was committed; and
+                NotCommittedError that it was not, and never will be. It needs the table of the shipped migrations.
             timeout: seconds from BEGIN to COMMIT.
+
+        Raises:
+            NotCommittedError: the reply to COMMIT was lost, and nothing was committed.
+            OutcomeUnknownError: the reply to COMMIT was lost; with ``exactly_once`` only if the database stayed
+                unreachable until the budget was spent, and then with a token for :meth:`resolve_outcome`.
         """
-        refuse_exactly_once(exactly_once)
-        options = TransactionOptions(isolation, read_only, durable, timeout)
+        options = TransactionOptions(isolation, read_only, durable, timeout, exactly_once)
         return Transaction(self._core, self._core.transaction(options))
 
     def run_in_transaction(
@@ -169,13 +174,18 @@ class Database:
     ) -> Any:
         """Return ``fn(tx, *args, **kwargs)``, committed; the whole body again on deadlock, conflict or lost connection.
 
+        Args:
+            exactly_once: also when the reply to COMMIT is lost, find out whether it was committed, and run the body
+                again only if it was not and never will be. It needs the table of the shipped migrations.
+
         Raises:
-            OutcomeUnknownError: if the reply to COMMIT was lost: that is never repeated on a guess.
+            OutcomeUnknownError: if the reply to COMMIT was lost: that is never repeated on a guess. With
+                ``exactly_once`` only if the database stayed unreachable until the budget was spent; it has a ``token``
+                for :meth:`resolve_outcome` then. Any other error means that nothing was committed.
         """
-        refuse_exactly_once(exactly_once)
         return self._core.in_transaction(
             lambda tx: self._core.runtime.call(fn, Transaction(self._core, tx), *args, **kwargs),
-            TransactionOptions(isolation=isolation),
+            TransactionOptions(isolation=isolation, exactly_once=exactly_once),
             retry,
         )
 
@@ -199,10 +209,9 @@ class Database:
         isolation: str | None = None,
     ) -> Any:
         """Decorate ``fn(tx, ...)`` so that calling ``fn(...)`` runs it by :meth:`run_in_transaction`."""
-        refuse_exactly_once(exactly_once)
         if fn is None:
-            return functools.partial(self.transactional, retry=retry, isolation=isolation)
-        options = TransactionOptions(isolation=isolation)
+            return functools.partial(self.transactional, exactly_once=exactly_once, retry=retry, isolation=isolation)
+        options = TransactionOptions(isolation=isolation, exactly_once=exactly_once)
 
         @functools.wraps(fn)
         def wrapper(*args: Any, **kwargs: Any) -> Any:
@@ -222,9 +231,20 @@ class Database:
         timeout: float | None = None,
     ) -> AttemptLoop:
         """Return attempts for ``for attempt in db.attempts(): with attempt as tx: ...``."""
-        refuse_exactly_once(exactly_once)
-        options = TransactionOptions(isolation, read_only, timeout_seconds=timeout)
+        options = TransactionOptions(isolation, read_only, timeout_seconds=timeout, exactly_once=exactly_once)
         return AttemptLoop(self._core.attempts(options, retry))
+
+    def resolve_outcome(self, token: str | UUID) -> Outcome:
+        """Return what became of the transaction with *token*, from whichever process it was.
+
+        *token* is that of an :class:`~prefiq_db.errors.OutcomeUnknownError` or of a transaction (``tx.token``). Asking
+        decides: if it was not committed by now, it never will be. ``unknown`` means that the database could not be
+        asked in time, or that the token is older than a day.
+
+        Raises:
+            UsageError: if *token* is none.
+        """
+        return self._core.resolve_outcome(token)
 
     # --- overrides -------------------------------------------------------------------------------
 
@@ -307,13 +327,18 @@ class Database:
 class Transaction:
     """A transaction, or a savepoint in one; every verb of :class:`Database` works on its connection."""
 
-    def __init__(self, core: DatabaseCore, tx: TransactionCore) -> None:
+    def __init__(self, core: DatabaseCore, tx: Block) -> None:
         self._verbs = TransactionVerbs(core, tx)
 
     @property
     def outcome(self) -> Outcome:
         """``active``, ``committed``, ``not committed`` or ``unknown``."""
         return self._verbs.tx.outcome
+
+    @property
+    def token(self) -> str | None:
+        """With ``exactly_once``: what ``resolve_outcome`` takes, from any process; else ``None``."""
+        return self._verbs.tx.token
 
     @property
     def callback_errors(self) -> tuple[Exception, ...]:

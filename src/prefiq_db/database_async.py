@@ -6,6 +6,7 @@ import functools
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, NoReturn, Self, TypeVar, overload
+from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 
@@ -21,7 +22,6 @@ from prefiq_db.core import (
     make_explainer,
     make_observer,
     not_yet,
-    refuse_exactly_once,
     unpicklable,
 )
 from prefiq_db.engines import make_async_engine
@@ -32,7 +32,7 @@ from prefiq_db.hooks.registry import Hooks
 from prefiq_db.overrides import OverrideScope
 from prefiq_db.reports import DatabaseStats, ExecuteResult, HealthReport
 from prefiq_db.settings import DatabaseSettings
-from prefiq_db.transaction import Outcome, TransactionCore, TransactionOptions
+from prefiq_db.transaction import Block, Outcome, TransactionOptions
 
 F = TypeVar("F", bound=Callable[..., Any])
 Params = Mapping[str, Any] | None
@@ -147,11 +147,16 @@ class AsyncDatabase:
             isolation: ``"READ COMMITTED"``, ``"REPEATABLE READ"``, ``"SERIALIZABLE"`` or ``"READ UNCOMMITTED"``.
             read_only: the server refuses writes.
             durable: refuse to be nested.
-            exactly_once: not supported yet.
+            exactly_once: also when the reply to COMMIT is lost, leaving the block means that it was committed; and
+                NotCommittedError that it was not, and never will be. It needs the table of the shipped migrations.
             timeout: seconds from BEGIN to COMMIT.
+
+        Raises:
+            NotCommittedError: the reply to COMMIT was lost, and nothing was committed.
+            OutcomeUnknownError: the reply to COMMIT was lost; with ``exactly_once`` only if the database stayed
+                unreachable until the budget was spent, and then with a token for :meth:`resolve_outcome`.
         """
-        refuse_exactly_once(exactly_once)
-        options = TransactionOptions(isolation, read_only, durable, timeout)
+        options = TransactionOptions(isolation, read_only, durable, timeout, exactly_once)
         return AsyncTransaction(self._core, self._engine, self._core.transaction(options))
 
     async def run_in_transaction(
@@ -166,11 +171,16 @@ class AsyncDatabase:
         """Return ``await fn(tx, *args, **kwargs)``, committed; the whole body again on deadlock, conflict or lost
         connection.
 
+        Args:
+            exactly_once: also when the reply to COMMIT is lost, find out whether it was committed, and run the body
+                again only if it was not and never will be. It needs the table of the shipped migrations.
+
         Raises:
-            OutcomeUnknownError: if the reply to COMMIT was lost: that is never repeated on a guess.
+            OutcomeUnknownError: if the reply to COMMIT was lost: that is never repeated on a guess. With
+                ``exactly_once`` only if the database stayed unreachable until the budget was spent; it has a ``token``
+                for :meth:`resolve_outcome` then. Any other error means that nothing was committed.
         """
-        refuse_exactly_once(exactly_once)
-        options = TransactionOptions(isolation=isolation)
+        options = TransactionOptions(isolation=isolation, exactly_once=exactly_once)
         return await spawn(self._core.in_transaction, self._body(fn, args, kwargs), options, retry)
 
     @overload
@@ -193,10 +203,9 @@ class AsyncDatabase:
         isolation: str | None = None,
     ) -> Any:
         """Decorate ``fn(tx, ...)`` so that awaiting ``fn(...)`` runs it by :meth:`run_in_transaction`."""
-        refuse_exactly_once(exactly_once)
         if fn is None:
-            return functools.partial(self.transactional, retry=retry, isolation=isolation)
-        options = TransactionOptions(isolation=isolation)
+            return functools.partial(self.transactional, exactly_once=exactly_once, retry=retry, isolation=isolation)
+        options = TransactionOptions(isolation=isolation, exactly_once=exactly_once)
 
         @functools.wraps(fn)
         async def wrapper(*args: Any, **kwargs: Any) -> Any:
@@ -204,8 +213,8 @@ class AsyncDatabase:
 
         return wrapper
 
-    def _body(self, fn: Callable[..., Any], args: Any, kwargs: Any) -> Callable[[TransactionCore], Any]:
-        def body(tx: TransactionCore) -> Any:
+    def _body(self, fn: Callable[..., Any], args: Any, kwargs: Any) -> Callable[[Block], Any]:
+        def body(tx: Block) -> Any:
             return self._core.runtime.call(fn, AsyncTransaction(self._core, self._engine, tx), *args, **kwargs)
 
         return body
@@ -220,9 +229,20 @@ class AsyncDatabase:
         timeout: float | None = None,
     ) -> AsyncAttemptLoop:
         """Return attempts for ``for attempt in db.attempts(): async with attempt as tx:``; ``async for`` works too."""
-        refuse_exactly_once(exactly_once)
-        options = TransactionOptions(isolation, read_only, timeout_seconds=timeout)
+        options = TransactionOptions(isolation, read_only, timeout_seconds=timeout, exactly_once=exactly_once)
         return AsyncAttemptLoop(self._core.attempts(options, retry), self._engine)
+
+    async def resolve_outcome(self, token: str | UUID) -> Outcome:
+        """Return what became of the transaction with *token*, from whichever process it was.
+
+        *token* is that of an :class:`~prefiq_db.errors.OutcomeUnknownError` or of a transaction (``tx.token``). Asking
+        decides: if it was not committed by now, it never will be. ``unknown`` means that the database could not be
+        asked in time, or that the token is older than a day.
+
+        Raises:
+            UsageError: if *token* is none.
+        """
+        return await spawn(self._core.resolve_outcome, token)
 
     # --- overrides -------------------------------------------------------------------------------
 
@@ -307,7 +327,7 @@ class AsyncDatabase:
 class AsyncTransaction:
     """A transaction, or a savepoint in one; every verb of :class:`AsyncDatabase` works on its connection."""
 
-    def __init__(self, core: DatabaseCore, engine: AsyncEngine, tx: TransactionCore) -> None:
+    def __init__(self, core: DatabaseCore, engine: AsyncEngine, tx: Block) -> None:
         self._engine = engine
         self._verbs = TransactionVerbs(core, tx)
 
@@ -315,6 +335,11 @@ class AsyncTransaction:
     def outcome(self) -> Outcome:
         """``active``, ``committed``, ``not committed`` or ``unknown``."""
         return self._verbs.tx.outcome
+
+    @property
+    def token(self) -> str | None:
+        """With ``exactly_once``: what ``resolve_outcome`` takes, from any process; else ``None``."""
+        return self._verbs.tx.token
 
     @property
     def callback_errors(self) -> tuple[Exception, ...]:

@@ -386,9 +386,18 @@ class InternalServerError(DatabaseError):
 
 
 class OutcomeUnknownError(DatabaseError):
-    """A write or COMMIT was sent and its reply never came: it may have happened. Never repeated on a guess."""
+    """A write or COMMIT was sent and its reply never came: it may have happened. Never repeated on a guess.
+
+    Attributes:
+        token: what ``resolve_outcome(token)`` takes, from any process, for a transaction with ``exactly_once=True``;
+            else ``None``. It is no secret, and it survives pickling.
+    """
 
     default_kind = ErrorKind.OUTCOME_UNKNOWN
+
+    def __init__(self, message: str, *, token: str | None = None, **fields: Any) -> None:
+        super().__init__(message, **fields)
+        self.token = token
 
 
 class NotCommittedError(DatabaseError):

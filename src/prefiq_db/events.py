@@ -160,6 +160,24 @@ class TransactionFinished:
 
 
 @dataclass(frozen=True, slots=True)
+class OutcomeResolved:
+    """Somebody asked what became of a transaction whose COMMIT was not answered.
+
+    Attributes:
+        transaction_id: as in the events of its statements; ``None`` when it was asked for by its token.
+        outcome: ``committed``, ``not committed`` or ``unknown``.
+        claims: how often the database was asked.
+        duration_seconds: from the first question to the answer.
+    """
+
+    database: str
+    transaction_id: int | None
+    outcome: str
+    claims: int
+    duration_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class ConnectionOpened:
     """The pool opened a connection; ``duration_seconds`` includes login and session set-up."""
 
@@ -260,6 +278,9 @@ class Listener:
 
     def transaction_finished(self, event: TransactionFinished) -> None:
         """A transaction was committed, rolled back, or nobody knows."""
+
+    def outcome_resolved(self, event: OutcomeResolved) -> None:
+        """Somebody asked what became of a COMMIT without an answer."""
 
     def connection_opened(self, event: ConnectionOpened) -> None:
         """The pool opened a connection."""

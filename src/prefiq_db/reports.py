@@ -4,9 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any
 
 from prefiq_db.errors import ErrorKind
+
+
+class Outcome(StrEnum):
+    """What became of a transaction."""
+
+    ACTIVE = "active"
+    COMMITTED = "committed"
+    NOT_COMMITTED = "not committed"
+    UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True, slots=True)

@@ -182,7 +182,7 @@ def test_alembic_upgrade_head_in_a_checkout(backend: Backend, engine: sa.Engine,
     assert "Running upgrade  -> 0001" in done.stderr
     assert tables(engine) == {TOKENS, VERSION_TABLE}
     done = run([alembic, "current", "--check-heads"], ROOT, **environ)
-    assert (done.returncode, done.stdout) == (0, "0001 (head)\n")
+    assert (done.returncode, done.stdout) == (0, "0002 (head)\n")
     done = run([alembic, "downgrade", "base"], ROOT, **environ)
     assert done.returncode == 0, done.stderr
     assert tables(engine) == set()
@@ -214,9 +214,11 @@ def test_python_m_upgrade_head(backend: Backend, engine: sa.Engine, mode: str, t
     python = [sys.executable, "-W", "error", "-m", "prefiq_db.migrate"]
     environ = {"DB_URL": backend.url, "DB_MODE": mode}
     done = run([*python, "upgrade", "head"], tmp_path, **environ)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "main: upgraded to 0001\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "main: upgraded to 0001\nmain: upgraded to 0002\n", "")
     assert tables(engine) == {TOKENS, VERSION_TABLE}
     done = run([*python, "downgrade", "-1"], tmp_path, **environ)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "main: downgraded to 0001\n", "")
+    done = run([*python, "downgrade", "base"], tmp_path, **environ)
     assert (done.returncode, done.stdout, done.stderr) == (0, "main: downgraded to base\n", "")
     assert tables(engine) == set()
 
@@ -227,11 +229,11 @@ def test_current_heads_and_history(configured: Backend, capsys: pytest.CaptureFi
     assert main(["upgrade", "head"]) == 0
     capsys.readouterr()
     assert main(["current"]) == 0
-    assert capsys.readouterr().out == "0001 (head)\n"
+    assert capsys.readouterr().out == "0002 (head)\n"
     assert main(["heads"]) == 0
-    assert capsys.readouterr().out == "0001 (head)\n"
+    assert capsys.readouterr().out == "0002 (head)\n"
     assert main(["history"]) == 0
-    assert capsys.readouterr().out.startswith("<base> -> 0001 (head), prefiq_commit_token")
+    assert capsys.readouterr().out.startswith("0001 -> 0002 (head), prefiq_commit_token.session")
 
 
 def test_another_database_by_name(
@@ -244,7 +246,7 @@ def test_another_database_by_name(
     monkeypatch.setenv("DB_URL", f"sqlite:///{tmp_path / 'main.db'}")
     monkeypatch.setenv("DATABASES__ANALYTICS__URL", configured.url)
     assert main(["upgrade", "head", "--database", "analytics"]) == 0
-    assert capsys.readouterr().out == "analytics: upgraded to 0001\n"
+    assert capsys.readouterr().out == "analytics: upgraded to 0001\nanalytics: upgraded to 0002\n"
     assert tables(engine) == {TOKENS, VERSION_TABLE}
     assert not (tmp_path / "main.db").exists()
 
@@ -301,7 +303,7 @@ def test_a_wheel_carries_its_own(backend: Backend, engine: sa.Engine, installed_
     where = Path(run([sys.executable, "-c", ask], tmp_path, **environ).stdout.strip())
     assert where == installed_wheel.resolve() / "prefiq_db" / "_migrations"
     done = run([sys.executable, "-W", "error", "-m", "prefiq_db.migrate", "upgrade", "head"], tmp_path, **environ)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "main: upgraded to 0001\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "main: upgraded to 0001\nmain: upgraded to 0002\n", "")
     assert tables(engine) == {TOKENS, VERSION_TABLE}
 
 
@@ -309,7 +311,7 @@ def test_a_wheel_has_the_heads_of_the_checkout_and_writes_a_history(installed_wh
     environ = {"PYTHONPATH": str(installed_wheel)}
     python = [sys.executable, "-W", "error", "-m", "prefiq_db.migrate"]
     heads = run([*python, "heads"], tmp_path, **environ).stdout
-    assert heads == run([*python, "heads"], ROOT).stdout == "0001 (head)\n"
+    assert heads == run([*python, "heads"], ROOT).stdout == "0002 (head)\n"
     assert run([*python, "init", "history"], tmp_path, **environ).returncode == 0
     done = run([*python, "-c", "alembic.ini", "up"], tmp_path, **environ)
     assert (done.returncode, done.stderr) == (0, "")

@@ -182,7 +182,7 @@ def test_at_head_means_both_histories_and_not_behind(project: Project) -> None:
         report = at_head(db, history)
         assert not report
         assert report.reason.split("; ") == [
-            "prefiq_alembic_version is at base, and the code has 0001",
+            "prefiq_alembic_version is at base, and the code has 0002",
             "alembic_version is at base, and the code has 0001",
         ]
         assert main(["up"]) == 0

@@ -485,16 +485,12 @@ async def test_what_comes_later_says_so(db: Any) -> None:
         lambda: db.batch(["select 1"]),
         lambda: db.bulk_insert("items", [{"sku": "X"}]),
         lambda: db.upsert("items", [{"sku": "X"}], key=["sku"]),
-        lambda: db.run_in_transaction(lambda tx: None, exactly_once=True),
     ]
     for call in later:
         with pytest.raises(UnsupportedError, match="not supported yet"):
             await call()
     at_once: list[Callable[[], Any]] = [
         lambda: db.stream("select 1"),
-        lambda: db.transaction(exactly_once=True),
-        lambda: db.attempts(exactly_once=True),
-        lambda: db.transactional(lambda tx: None, exactly_once=True),
         lambda: db.using(replica="x"),
         lambda: db.using(schema="x"),
         lambda: db.override(schema="b"),

@@ -567,7 +567,8 @@ def test_every_kind_has_its_words() -> None:
     assert all(what and advice for what, advice in WORDS.values())
 
 
-def test_no_advice_names_what_is_not_there() -> None:
-    """exactly_once is refused as of now, so nobody is sent to it."""
-    assert not [kind for kind, (_, advice) in WORDS.items() if "exactly_once" in advice]
-    assert "look whether it happened" in WORDS[ErrorKind.OUTCOME_UNKNOWN][1]
+def test_who_lost_a_reply_is_told_how_to_never_lose_one() -> None:
+    """The advice for an unknown outcome names what would have found it out."""
+    advice = WORDS[ErrorKind.OUTCOME_UNKNOWN][1]
+    assert "look whether it happened" in advice
+    assert "exactly_once=True" in advice

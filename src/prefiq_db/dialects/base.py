@@ -21,6 +21,7 @@ from sqlalchemy.pool.base import _AdhocProxiedConnection
 
 from prefiq_db.config import ISOLATION_LEVELS
 from prefiq_db.dialects.classify import classify_error
+from prefiq_db.dialects.tokens import TokenDialect
 from prefiq_db.dialects.translate import class_by_code, code_of
 from prefiq_db.errors import ErrorKind, TransactionAbortedError, UnsupportedError
 
@@ -62,6 +63,7 @@ class SessionState:
         "session_timeout",
         "summary",
         "tainted",
+        "token",
         "transaction_id",
         "wait_seconds",
         "worker",
@@ -86,6 +88,7 @@ class SessionState:
         self.isolation: str | None = None
         self.read_only = False
         self.deferrable = False
+        self.token: str | None = None
         self.ended()
         # Who has it, and for what: told in events, leaks and the table of holders.
         self.call: Any = None
@@ -201,7 +204,7 @@ class Remembered(ConnectionCharacteristic):
         return getattr(dialect.session_of(conn.connection), self.attribute)
 
 
-class PrefiqDialect:
+class PrefiqDialect(TokenDialect):
     """Mixed in before a SQLAlchemy dialect. The engine factory sets the instance attributes below."""
 
     #: how classify_error and people call this database
@@ -295,6 +298,15 @@ class PrefiqDialect:
             cursor.close()
         return None
 
+    def ask(self, dbapi_connection: Any, sql: str) -> list[Any]:
+        """Send a statement of ours and return its rows."""
+        cursor = dbapi_connection.cursor()
+        try:
+            cursor.execute(sql)
+            return list(cursor.fetchall())
+        finally:
+            cursor.close()
+
     def in_transaction(self, dbapi_connection: Any) -> bool:
         """Return whether the driver knows of an open transaction, without a round trip."""
         return False
@@ -311,6 +323,8 @@ class PrefiqDialect:
         # Up before it is sent: if the reply is lost, a ROLLBACK is owed.
         state.began = True
         self.control(dbapi_connection.dbapi_connection, self.begin_sql(state))
+        if state.token is not None and not self.token_rides_with_begin:
+            self.control(dbapi_connection.dbapi_connection, self.token_sql(state.token))
 
     def do_commit(self, dbapi_connection: Any) -> None:
         state = self.session_of(dbapi_connection)

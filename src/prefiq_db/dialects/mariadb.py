@@ -13,6 +13,7 @@ from sqlalchemy.dialects.mysql.pymysql import MySQLDialect_pymysql
 
 from prefiq_db.config import ANY_HOST, READER
 from prefiq_db.dialects.base import GONE, HALF, PrefiqDialect, SessionState, characteristics
+from prefiq_db.dialects.mariadb_tokens import MysqlTokens
 from prefiq_db.errors import ErrorKind
 
 # A client deadline behind the server's own statement timeout, for a server that doesn't answer at all.
@@ -52,7 +53,7 @@ def _utc(value: dt.datetime) -> dt.datetime:
     return value if value.tzinfo is None else value.astimezone(dt.UTC).replace(tzinfo=None)
 
 
-class _MySQLFamily(PrefiqDialect):
+class _MySQLFamily(MysqlTokens, PrefiqDialect):
     ddl_commits = True
     connection_characteristics: Any = characteristics()
     adapters: ClassVar[Any] = {dt.datetime: _utc, uuid.UUID: str, dict: json.dumps}
@@ -65,15 +66,18 @@ class _MySQLFamily(PrefiqDialect):
     }
 
     def begin_sql(self, state: SessionState) -> str:
-        start = "START TRANSACTION READ ONLY" if state.read_only else "START TRANSACTION"
-        if state.isolation is None:
-            return start
-        # One round trip instead of two: SET TRANSACTION holds for the next transaction only.
-        return f"BEGIN NOT ATOMIC SET TRANSACTION ISOLATION LEVEL {state.isolation}; {start}; END"
+        message = ["START TRANSACTION READ ONLY" if state.read_only else "START TRANSACTION"]
+        if state.isolation is not None:
+            # It holds for the next transaction only.
+            message.insert(0, f"SET TRANSACTION ISOLATION LEVEL {state.isolation}")
+        if state.token is not None and self.token_rides_with_begin:
+            message.append(self.token_sql(state.token))
+        # One round trip for all of it.
+        return message[0] if len(message) == 1 else f"BEGIN NOT ATOMIC {'; '.join(message)}; END"
 
     def do_begin(self, dbapi_connection: Any) -> None:
         state = self.session_of(dbapi_connection)
-        if state.isolation is not None and not self.is_mariadb and not state.one_shot:  # type: ignore[attr-defined]
+        if state.isolation is not None and not self.is_mariadb and not state.one_shot:
             self._begin_mysql(dbapi_connection, state)
         else:
             super().do_begin(dbapi_connection)
@@ -91,7 +95,7 @@ class _MySQLFamily(PrefiqDialect):
         state = self.session_of(proxied)
         if state.session_timeout == seconds:
             return
-        if self.is_mariadb:  # type: ignore[attr-defined]
+        if self.is_mariadb:
             self.control(proxied.dbapi_connection, f"SET SESSION max_statement_time = {seconds:.6f}")
         else:
             self.control(proxied.dbapi_connection, f"SET SESSION max_execution_time = {max(1, round(seconds * 1000))}")

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg, PGDialectAsync_psycopg
 
 from prefiq_db.bridge import await_
 from prefiq_db.dialects.base import HALF, PrefiqDialect, Remembered, SessionState, characteristics
+from prefiq_db.dialects.tokens import ABANDONED, TABLE, first_word
 from prefiq_db.errors import ErrorKind
 
 # psycopg.pq.TransactionStatus, by number: the dialect must import without the driver.
 _IDLE, _IN_ERROR = 0, 3
+
+# What a claim's session is called while it waits: whoever ends the session in its way finds it by this.
+_CLAIM: Final = "prefiq_db claim "
 
 
 class _Postgresql(PrefiqDialect):
@@ -35,17 +39,18 @@ class _Postgresql(PrefiqDialect):
             words.append("READ ONLY")
         if state.deferrable:
             words.append("DEFERRABLE")
-        begin = " ".join(words)
-        if self.session_settings:
-            if state.local_timeout is None:
-                return begin
-            return f"{begin}; SET LOCAL statement_timeout = {_ms(state.local_timeout)}"
-        # Behind a transaction pooler nothing of a session survives, so the limits travel with each BEGIN.
-        timeout = self.statement_timeout_seconds if state.local_timeout is None else state.local_timeout
-        return (
-            f"{begin}; SET LOCAL statement_timeout = {_ms(timeout)};"
-            f" SET LOCAL lock_timeout = {_ms(self.lock_timeout_seconds)}"
-        )
+        message = [" ".join(words)]
+        timeout = state.local_timeout
+        if timeout is None and not self.session_settings:
+            timeout = self.statement_timeout_seconds
+        if timeout is not None:
+            message.append(f"SET LOCAL statement_timeout = {_ms(timeout)}")
+        if not self.session_settings:
+            # Behind a transaction pooler nothing of a session survives, so the limits travel with each BEGIN.
+            message.append(f"SET LOCAL lock_timeout = {_ms(self.lock_timeout_seconds)}")
+        if state.token is not None:
+            message.append(self.token_sql(state.token))
+        return "; ".join(message)
 
     def commit_would_lie(self, dbapi_connection: Any) -> bool:
         return bool(self._driver(dbapi_connection).pgconn.transaction_status == _IN_ERROR)
@@ -71,6 +76,43 @@ class _Postgresql(PrefiqDialect):
             self.control(proxied.dbapi_connection, f"SET statement_timeout = {_ms(seconds)}")
             state.session_timeout = seconds
 
+    @property
+    def token_rides_with_begin(self) -> bool:
+        return True
+
+    def claim(self, dbapi_connection: Any, token: str, wait_seconds: float) -> str | None:
+        # One message: half of it can't be left behind. The SELECT sees what the INSERT ran into, because READ COMMITTED
+        # looks anew for each statement; under SERIALIZABLE the collision itself would be an error (40001).
+        rows = self.ask(
+            dbapi_connection,
+            "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
+            f"; SET LOCAL lock_timeout = {_ms(wait_seconds)}"
+            f"; SET LOCAL application_name = '{_CLAIM}{token}'"
+            f"; {self.token_sql(token, ABANDONED)} ON CONFLICT (token) DO NOTHING"
+            f"; {self.written_as_sql(token)}"
+            "; COMMIT",
+        )
+        return first_word(rows)
+
+    def end_holder(self, dbapi_connection: Any, token: str) -> bool:
+        # Who keeps the claim waiting holds the token; another claim would be in the way as well, and is none of it.
+        rows = self.ask(
+            dbapi_connection,
+            "SELECT pg_terminate_backend(holder.pid) FROM pg_stat_activity AS claim"
+            " CROSS JOIN LATERAL unnest(pg_blocking_pids(claim.pid)) AS blocking(pid)"
+            " JOIN pg_stat_activity AS holder ON holder.pid = blocking.pid"
+            f" WHERE claim.application_name = '{_CLAIM}{token}'"
+            f" AND holder.application_name NOT LIKE '{_CLAIM}%'",
+        )
+        return bool(rows)
+
+    def prune_sql(self, age_seconds: float, limit: int) -> str:
+        return (
+            f"DELETE FROM {TABLE} WHERE token IN (SELECT token FROM {TABLE}"
+            f" WHERE created_at < CURRENT_TIMESTAMP - make_interval(secs => {age_seconds:.0f})"
+            f" ORDER BY created_at LIMIT {limit:d})"
+        )
+
     def socket_of(self, dbapi_connection: Any) -> int | None:
         pgconn = self._driver(dbapi_connection).pgconn
         return -1 if pgconn.status != 0 else int(pgconn.socket)
@@ -93,6 +135,15 @@ class PrefiqPostgresql(_Postgresql, PGDialect_psycopg):
         tag: str | None = dbapi_connection.execute(sql, prepare=False).statusmessage
         return tag
 
+    def ask(self, dbapi_connection: Any, sql: str) -> list[Any]:
+        cursor = dbapi_connection.execute(sql, prepare=False)
+        rows: list[Any] = []
+        while True:
+            if cursor.description is not None:
+                rows = cursor.fetchall()
+            if not cursor.nextset():
+                return rows
+
 
 class PrefiqPostgresqlAsync(_Postgresql, PGDialectAsync_psycopg):
     supports_statement_cache = True
@@ -100,6 +151,15 @@ class PrefiqPostgresqlAsync(_Postgresql, PGDialectAsync_psycopg):
     def control(self, dbapi_connection: Any, sql: str) -> str | None:
         tag: str | None = await_(dbapi_connection._connection.execute(sql, prepare=False)).statusmessage
         return tag
+
+    def ask(self, dbapi_connection: Any, sql: str) -> list[Any]:
+        cursor = await_(dbapi_connection._connection.execute(sql, prepare=False))
+        rows: list[Any] = []
+        while True:
+            if cursor.description is not None:
+                rows = await_(cursor.fetchall())
+            if not cursor.nextset():
+                return rows
 
     def _driver(self, dbapi_connection: Any) -> Any:
         return dbapi_connection._connection

@@ -16,6 +16,7 @@ from sqlalchemy.dialects.sqlite.aiosqlite import SQLiteDialect_aiosqlite
 from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 
 from prefiq_db.dialects.base import GONE, PrefiqDialect, SessionState, characteristics
+from prefiq_db.dialects.tokens import ABANDONED, TABLE, first_word
 from prefiq_db.errors import ErrorKind
 
 # How many steps of SQLite's virtual machine pass between two looks at the clock: well under a millisecond of work.
@@ -154,6 +155,24 @@ class _Sqlite(PrefiqDialect):
         if connection.lock_wait_seconds != wait:
             self.control(proxied.dbapi_connection, f"PRAGMA busy_timeout = {max(1, round(wait * 1000))}")
             connection.lock_wait_seconds = wait
+
+    def claim(self, dbapi_connection: Any, token: str, wait_seconds: float) -> str | None:
+        for sql in (
+            f"PRAGMA busy_timeout = {max(1, round(wait_seconds * 1000))}",
+            "BEGIN IMMEDIATE",
+            f"INSERT OR IGNORE {self.token_sql(token, ABANDONED).removeprefix('INSERT ')}",
+        ):
+            self.control(dbapi_connection, sql)
+        word = first_word(self.ask(dbapi_connection, self.written_as_sql(token)))
+        self.control(dbapi_connection, "COMMIT")
+        return word
+
+    def prune_sql(self, age_seconds: float, limit: int) -> str:
+        return (
+            f"DELETE FROM {TABLE} WHERE token IN (SELECT token FROM {TABLE}"
+            f" WHERE created_at < strftime('%Y-%m-%d %H:%M:%f000', 'now', '-{age_seconds:.0f} seconds')"
+            f" ORDER BY created_at LIMIT {limit:d})"
+        )
 
     def timed_out(self, connection: Any) -> bool | None:
         if connection.invalidated or connection.closed:

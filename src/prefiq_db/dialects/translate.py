@@ -566,7 +566,7 @@ WORDS: Final[Mapping[ErrorKind, tuple[str, str]]] = {
     ),
     ErrorKind.OUTCOME_UNKNOWN: (
         "nobody answered, so the change may have happened or not",
-        "look whether it happened before you repeat it",
+        "look whether it happened before you repeat it; run_in_transaction(..., exactly_once=True) finds out by itself",
     ),
     ErrorKind.INTERNAL: ("the server or the driver failed inside", "see the server's log"),
     ErrorKind.UNKNOWN: ("the database reported an error that has no name here", "see .code and .original"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from sqlalchemy import Connection, Engine, Executable, RootTransaction, TextClause
+from sqlalchemy import Connection, Engine, Executable, NullPool, RootTransaction, TextClause
 from sqlalchemy.engine import NestedTransaction
 
 from prefiq_db.calls import Call
@@ -22,10 +22,18 @@ Params = Mapping[str, Any] | None
 class StandardRoad:
     """Checks out connections and runs statements, transactions and savepoints on them."""
 
-    def __init__(self, engine: Engine, database: str, *, masked: bool = True) -> None:
+    def __init__(self, engine: Engine, database: str, *, masked: bool = True, pooled: bool = True) -> None:
         self.engine = engine
+        self.pooled = pooled
         self.dialect: PrefiqDialect = engine.dialect  # type: ignore[assignment]
         self.border = Border(database, self.dialect.label, masked=masked)
+
+    def outside(self) -> StandardRoad:
+        """Return a road to the same database whose connections belong to no pool: each is made anew, and closed."""
+        engine = self.engine
+        pool = NullPool(engine.pool._creator, dialect=engine.dialect)
+        single = Engine(pool, engine.dialect, engine.url, hide_parameters=engine.hide_parameters)
+        return StandardRoad(single, self.border.database, masked=self.border.masked, pooled=False)
 
     def checkout(self, within_seconds: float | None = None) -> Connection:
         """Return a connection from the pool, or a new one; nothing was sent on it yet.
@@ -45,7 +53,8 @@ class StandardRoad:
             raise
         state = self.state(connection)
         state.line = application_line()
-        self.dialect.expect_back(connection._dbapi_connection, state)
+        if self.pooled:
+            self.dialect.expect_back(connection._dbapi_connection, state)
         return connection
 
     def _name_holders(self, error: PoolTimeoutError) -> None:

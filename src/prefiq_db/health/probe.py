@@ -8,7 +8,7 @@ import socket
 import threading
 from typing import Final
 
-from sqlalchemy import Connection, Engine, NullPool, text
+from sqlalchemy import Connection, text
 
 from prefiq_db.core import DatabaseCore
 from prefiq_db.errors import ErrorKind, PoolTimeoutError, TooManyConnectionsError
@@ -74,7 +74,7 @@ def probe(core: DatabaseCore, held: Held, *, writable: bool, wait_seconds: float
         connection = None
     if connection is not None:
         return _asked(core, core.road, connection, writable, held)
-    road = _outside(core)
+    road = core.road.outside()
     try:
         found = _asked(core, road, road.checkout(), writable, held)
     except TooManyConnectionsError:
@@ -96,11 +96,3 @@ def _asked(core: DatabaseCore, road: StandardRoad, connection: Connection, writa
     if ailment is None or (ailment is ErrorKind.READ_ONLY and not writable):
         return WELL
     return _AILMENTS[ailment]
-
-
-def _outside(core: DatabaseCore) -> StandardRoad:
-    """Return a road to the same database whose connections belong to no pool."""
-    engine = core.life.engine
-    pool = NullPool(engine.pool._creator, dialect=engine.dialect)
-    single = Engine(pool, engine.dialect, engine.url, hide_parameters=engine.hide_parameters)
-    return StandardRoad(single, core.name, masked=core.settings.masked)

@@ -25,6 +25,7 @@ _METHODS: dict[type, str] = {
     events.CallFinished: "call_finished",
     events.AttemptFailed: "attempt_failed",
     events.TransactionFinished: "transaction_finished",
+    events.OutcomeResolved: "outcome_resolved",
     events.ConnectionOpened: "connection_opened",
     events.ConnectionLost: "connection_lost",
     events.ConnectionCheckedOut: "connection_checked_out",

@@ -1,4 +1,4 @@
-"""What ``Database`` and ``AsyncDatabase`` do, once for both worlds.
+"""The decisions of the public verbs, once for both worlds.
 
 Synchronous code over SQLAlchemy's Connection; in the async world it runs inside the greenlet bridge, and whatever waits
 does so through the :class:`~prefiq_db.bridge.Runtime`.
@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import copy
 import logging
-import os
-import random
 import time
-import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
-from sqlalchemy import Connection, Engine, Executable
+from sqlalchemy import Connection, Executable
 
 from prefiq_db.bridge import Runtime
 from prefiq_db.calls import Call
 from prefiq_db.config import NO_RETRY, RetryPolicy
+from prefiq_db.core.attempts import Attempts, transaction_repeatable
+from prefiq_db.core.life import Life
+from prefiq_db.core.verbs import check_read_only, checked_rows
 from prefiq_db.errors import (
     ClosedError,
     ErrorClass,
@@ -28,86 +28,30 @@ from prefiq_db.errors import (
     EventLoopError,
     OutcomeUnknownError,
     PrefiqDbError,
-    StatementRefusedError,
     UnsupportedError,
     UsageError,
 )
 from prefiq_db.events import AttemptFailed
+from prefiq_db.exactly_once import Claimer, Pruner, Resolver, checked_token
 from prefiq_db.execution.facts import as_executable, check_one_shot, reads_only
 from prefiq_db.execution.mapping import Into
 from prefiq_db.execution.shapes import Shape, all_rows, executed, one_row, one_value, row_count
 from prefiq_db.execution.standard import StandardRoad, checked_params
 from prefiq_db.hooks.budgets import StatementBudget
 from prefiq_db.hooks.calls import tells_calls, told
-from prefiq_db.hooks.connections import ConnectionWatcher
-from prefiq_db.hooks.explain import LIMIT_SECONDS, Explain, Explainer
+from prefiq_db.hooks.explain import LIMIT_SECONDS, Explain
 from prefiq_db.hooks.registry import Hooks
-from prefiq_db.hooks.statements import StatementObserver
 from prefiq_db.hooks.summary import fingerprint
-from prefiq_db.hooks.watchdog import watchdog
 from prefiq_db.overrides import NO_OVERRIDES, NO_TAGS, Overrides, OverrideScope, scoped
 from prefiq_db.reports import DatabaseStats, ExecuteResult, HealthReport
-from prefiq_db.retry import Retrier, attempt_failed, next_wait, note_attempt, worth_repeating
+from prefiq_db.retry import Retrier, worth_repeating
 from prefiq_db.settings import DatabaseSettings
-from prefiq_db.transaction import Ground, Outcome, Scope, TransactionCore, TransactionOptions, ambient
+from prefiq_db.transaction import Block, Ground, Outcome, RootBlock, Savepoint, Scope, TransactionOptions, ambient
 
 logger = logging.getLogger("prefiq_db.database")
 
 _PING: Final = "SELECT 1"
 Params = Mapping[str, Any] | None
-
-
-class Life:
-    """The engine of one database and whether it is closed: shared by all views of it."""
-
-    def __init__(
-        self,
-        engine: Engine,
-        observer: StatementObserver,
-        watcher: ConnectionWatcher,
-        runtime: Runtime,
-        explainer: Explainer | None = None,
-    ) -> None:
-        self.engine = engine
-        self.observer = observer
-        self.watcher = watcher
-        self.explainer = explainer
-        self.runtime = runtime
-        self.closed = False
-        watcher.start_with(watchdog.watch)
-        _alive.add(self)
-
-    def close(self) -> None:
-        self.closed = True
-        watchdog.forget(self.watcher)
-        self.watcher.start_with(watchdog.watch)
-        self.engine.dispose()
-        connector: Any = self.engine.dialect.connector  # type: ignore[attr-defined]
-        if hasattr(connector, "close"):
-            connector.close()
-
-    def forget_after_fork(self) -> None:
-        """Start with an empty pool in a forked child; the parent's sockets are neither used nor closed."""
-        # Kept alive on purpose: collecting an asyncio transport would unregister the parent's socket from the event
-        # loop's epoll, which parent and child share.
-        _of_the_parent.append(self.engine.pool)
-        self.engine.dispose(close=False)
-        self.watcher.start_with(watchdog.watch)
-        if hasattr(self.runtime, "loop"):
-            self.runtime.loop = None
-
-
-_alive: weakref.WeakSet[Life] = weakref.WeakSet()
-_of_the_parent: list[object] = []
-
-
-def _after_fork_in_child() -> None:
-    for life in list(_alive):
-        life.forget_after_fork()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 class DatabaseCore:
@@ -127,8 +71,12 @@ class DatabaseCore:
             road=self.road,
             runtime=runtime,
             hooks=hooks,
+            resolver=Resolver(Claimer(self.road, runtime), hooks, name, settings.retry.total_seconds),
+            pruner=Pruner(self.road, name, settings.statement_timeout_seconds),
             statement_timeout_seconds=settings.statement_timeout_seconds,
-            commit_budget_seconds=settings.statement_timeout_seconds + settings.connect_timeout_seconds,
+            commit_budget_seconds=settings.statement_timeout_seconds
+            + settings.retry.total_seconds
+            + settings.connect_timeout_seconds,
         )
 
     # --- life ------------------------------------------------------------------------------------
@@ -348,36 +296,44 @@ class DatabaseCore:
         self, given: Overrides, repeatable: Callable[[BaseException], bool], retry: RetryPolicy | None = None
     ) -> Retrier:
         return Retrier(
-            self.policy(given, retry), self.runtime.sleep, repeatable, database=self.name, on_retry=self._on_retry
+            self.policy(given, retry), self.runtime.sleep, repeatable, database=self.name, on_retry=self.note_retry
         )
 
-    def _on_retry(self, event: AttemptFailed) -> None:
+    def note_retry(self, event: AttemptFailed) -> None:
         self.life.observer.statistics.note_retry(event.kind)
         self.hooks.emit(replace(event, database=self.name))
 
     # --- transactions ----------------------------------------------------------------------------
 
-    def transaction(self, options: TransactionOptions) -> TransactionCore:
+    def transaction(self, options: TransactionOptions) -> Block:
         """Return a transaction that has not begun: a savepoint if one is open here, else a new one."""
         self.check_usable()
-        return TransactionCore(self.ground, self._with_overrides(options), ambient(self.ground))
+        return self._block(options, ambient(self.ground))
 
-    def _with_overrides(self, options: TransactionOptions) -> TransactionOptions:
+    def _block(self, options: TransactionOptions, parent: Scope | None) -> Block:
+        chosen = self.with_overrides(options)
+        return RootBlock(self.ground, chosen) if parent is None else Savepoint(self.ground, chosen, parent)
+
+    def with_overrides(self, options: TransactionOptions) -> TransactionOptions:
+        """Return *options* as the view and the scope have it."""
         given = self.overrides()
         if given.read_only and not options.read_only:
             options = replace(options, read_only=True)
         return options
 
-    def begin(self, tx: TransactionCore) -> None:
+    def begin(self, tx: Block) -> None:
         """Begin *tx*; a connection that turns out to be dead costs no failed call, for nothing was done yet."""
         tx.check_new()
         given = self.overrides()
         limit = tx.options.timeout_seconds
         if limit is not None and (given.timeout is None or limit < given.timeout):
             given = replace(given, timeout=limit)
-        repeatable = worth_repeating if tx.is_root else _never
+        retrier = self.retrier(given, worth_repeating if tx.is_root else _never)
+        self._begun(tx, lambda: retrier.run(tx.begin))
+
+    def _begun(self, tx: Block, begin: Callable[[], None]) -> None:
         try:
-            self.retrier(given, repeatable).run(tx.begin)
+            begin()
         except BaseException:
             # Of any kind, a cancellation too: nothing was begun, so nothing can be committed.
             tx.outcome = Outcome.NOT_COMMITTED
@@ -385,7 +341,7 @@ class DatabaseCore:
 
     def in_transaction(
         self,
-        body: Callable[[TransactionCore], Any],
+        body: Callable[[Block], Any],
         options: TransactionOptions | None = None,
         retry: RetryPolicy | None = None,
     ) -> Any:
@@ -394,15 +350,16 @@ class DatabaseCore:
         Inside another transaction it is a savepoint and runs once: only the outermost block may run again.
         """
         self.check_usable()
-        chosen = self._with_overrides(options or TransactionOptions())
+        chosen = options or TransactionOptions()
         parent = ambient(self.ground)
         if parent is not None:
-            return self._attempt(TransactionCore(self.ground, chosen, parent), body)
-        retrier = self.retrier(self.overrides(), lambda error: _transaction_repeatable(error, chosen), retry)
-        return retrier.run(lambda: self._attempt(TransactionCore(self.ground, chosen), body))
+            return self._attempt(self._block(chosen, parent), body)
+        shown = self.with_overrides(chosen)
+        retrier = self.retrier(self.overrides(), lambda error: transaction_repeatable(error, shown), retry)
+        return retrier.run(lambda: self._attempt(self._block(chosen, None), body))
 
-    def _attempt(self, tx: TransactionCore, body: Callable[[TransactionCore], Any]) -> Any:
-        self._begin_once(tx)
+    def _attempt(self, tx: Block, body: Callable[[Block], Any]) -> Any:
+        self._begun(tx, tx.begin)
         try:
             result = body(tx)
         except BaseException as error:
@@ -410,13 +367,6 @@ class DatabaseCore:
             raise
         tx.end(None)
         return result
-
-    def _begin_once(self, tx: TransactionCore) -> None:
-        try:
-            tx.begin()
-        except BaseException:
-            tx.outcome = Outcome.NOT_COMMITTED
-            raise
 
     def attempts(self, options: TransactionOptions, retry: RetryPolicy | None) -> Attempts:
         self.check_usable()
@@ -426,6 +376,12 @@ class DatabaseCore:
                 "outermost transaction"
             )
         return Attempts(self, options, self.policy(self.overrides(), retry))
+
+    def resolve_outcome(self, token: Any) -> Outcome:
+        """Return what became of the transaction with *token*."""
+        checked = checked_token(token)
+        self.check_usable()
+        return self.ground.resolver.resolve(checked, within_seconds=self.overrides().timeout)
 
     # --- diagnosis -------------------------------------------------------------------------------
 
@@ -497,146 +453,8 @@ class DatabaseCore:
             raise UnsupportedError(f"{what} would write although read_only is set; use transaction(read_only=True)")
 
 
-class TransactionVerbs:
-    """The verbs of an explicit ``tx``, for both worlds' shells."""
-
-    def __init__(self, core: DatabaseCore, tx: TransactionCore) -> None:
-        self.core = core
-        self.tx = tx
-
-    def enter(self) -> None:
-        self.core.begin(self.tx)
-
-    def fetch_all(self, statement: Any, params: Params, into: Into | None) -> list[Any]:
-        rows: list[Any] = self._run("fetch_all", statement, params, all_rows(into))
-        return rows
-
-    def fetch_one(self, statement: Any, params: Params, into: Into | None) -> Any:
-        return self._run("fetch_one", statement, params, one_row(into))
-
-    def fetch_value(self, statement: Any, params: Params, into: Into | None) -> Any:
-        return self._run("fetch_value", statement, params, one_value(into))
-
-    def execute(self, statement: Any, params: Params) -> ExecuteResult:
-        result: ExecuteResult = self._run("execute", statement, params, executed)
-        return result
-
-    def execute_many(self, statement: Any, rows: Iterable[Mapping[str, Any]]) -> int:
-        checked = checked_rows(rows)
-        if not checked:
-            return 0
-        count: int = self._run("execute_many", statement, checked, row_count)
-        return count
-
-    def _run(self, verb: str, statement: Any, params: Any, shape: Shape) -> Any:
-        self.core.check_usable()
-        if shape is not row_count:
-            checked_params(params)
-        executable, given = as_executable(statement), self.core.overrides()
-        if given.read_only:
-            check_read_only(given, self.tx.root_options, executable)
-        call = Call(verb, given.tags or NO_TAGS)
-        return told(
-            self.core.hooks,
-            self.core.name,
-            call,
-            lambda: self.tx.run(executable, params, shape, given.timeout, explicit=True, call=call),
-        )
-
-    def nested(self, options: TransactionOptions) -> TransactionCore:
-        self.core.check_usable()
-        return self.tx.nested(options)
-
-
-class Attempts:
-    """``for attempt in db.attempts(): with attempt as tx:``: the loop ends with success or with the last error."""
-
-    def __init__(self, core: DatabaseCore, options: TransactionOptions, policy: RetryPolicy) -> None:
-        self.core = core
-        self.options = options
-        self.policy = policy
-        self.number = 0
-        self.wait_seconds = 0.0
-        self.done = False
-        self.last: AttemptCore | None = None
-        self._started = time.monotonic()
-
-    def next(self) -> AttemptCore | None:
-        """Return the next attempt, or ``None`` when the loop is over."""
-        if self.done:
-            return None
-        if self.last is not None and self.last.tx is None:
-            raise UsageError("attempts(): an attempt is a block: `for attempt in db.attempts(): with attempt as tx:`")
-        self.number += 1
-        self.last = AttemptCore(self)
-        return self.last
-
-    def failed(self, error: BaseException) -> bool:
-        """Return whether another attempt follows after *error*."""
-        elapsed = time.monotonic() - self._started
-        repeatable = _transaction_repeatable(error, self.options)
-        wait = next_wait(self.number, elapsed, self.policy, random.random()) if repeatable else None
-        if wait is None:
-            self.done = True
-            return False
-        event = attempt_failed(error, self.number, wait)
-        note_attempt(self.core.name, event)
-        self.core._on_retry(event)
-        self.wait_seconds = wait
-        return True
-
-
-class AttemptCore:
-    """One attempt: waits first if an earlier one failed, then is a transaction."""
-
-    def __init__(self, loop: Attempts) -> None:
-        self.loop = loop
-        self.number = loop.number
-        self.tx: TransactionCore | None = None
-
-    def enter(self) -> TransactionCore:
-        """Wait if an earlier attempt failed, then begin."""
-        if self.loop.wait_seconds:
-            self.loop.core.runtime.sleep(self.loop.wait_seconds)
-            self.loop.wait_seconds = 0.0
-        self.tx = TransactionCore(self.loop.core.ground, self.loop.core._with_overrides(self.loop.options))
-        self.loop.core.begin(self.tx)
-        return self.tx
-
-    def exit(self, error: BaseException | None) -> bool:
-        """End the transaction; return whether *error* is dealt with because another attempt follows."""
-        assert self.tx is not None
-        try:
-            self.tx.end(error)
-        except PrefiqDbError as failure:
-            if self.loop.failed(failure):
-                return True
-            raise
-        if error is None:
-            self.loop.done = True
-            return False
-        return self.loop.failed(error)
-
-
 def _never(error: BaseException) -> bool:
     return False
-
-
-def _transaction_repeatable(error: BaseException, options: TransactionOptions) -> bool:
-    if not isinstance(error, PrefiqDbError):
-        return False
-    if options.read_only and error.kind is ErrorKind.READ_ONLY:  # our own, not a failover's: it stays so
-        return False
-    return error.classification.retry_transaction
-
-
-def check_read_only(given: Overrides, options: TransactionOptions, statement: Executable) -> None:
-    """Raise if a read-only view or scope would write in a transaction that may: the server can't refuse it there."""
-    if given.read_only and not options.read_only and not reads_only(statement):
-        raise StatementRefusedError(
-            "read_only: this statement may write, and the server would let it: the open transaction isn't read-only; "
-            "run it outside the read-only scope, or open transaction(read_only=True)"
-        )
 
 
 def _fate_unknown(error: PrefiqDbError) -> bool:
@@ -646,67 +464,7 @@ def _fate_unknown(error: PrefiqDbError) -> bool:
     return lost and not found.retry_statement
 
 
-def checked_rows(rows: Iterable[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
-    """Return *rows* as a list, or raise if they aren't mappings."""
-    if isinstance(rows, (str, bytes, Mapping)):
-        raise UsageError("rows: expected a sequence of mappings, one per row; for a single one use execute")
-    made = list(rows)
-    for number, row in enumerate(made):
-        if not isinstance(row, Mapping):
-            raise UsageError(f"rows[{number}]: expected a mapping of bind names to values, not {type(row).__name__}")
-    return made
-
-
 def health_reason(error: PrefiqDbError) -> str:
     """Return why a database is not well, without host, user or value."""
     code = "" if error.code is None else f" (code {error.code})"
     return f"{error.kind.value}{code}"
-
-
-def not_yet(verb: str) -> NoReturn:
-    """Raise for a verb of the design that has no implementation yet."""
-    raise UnsupportedError(f"{verb}: not supported yet in this version of prefiq_db")
-
-
-def refuse_exactly_once(exactly_once: bool) -> None:
-    if exactly_once:
-        not_yet("exactly_once=True")
-
-
-def as_settings(settings: DatabaseSettings | str, fields: Mapping[str, Any]) -> DatabaseSettings:
-    """Return *settings*, made from a URL if it is one."""
-    if isinstance(settings, DatabaseSettings):
-        if fields:
-            raise UsageError(
-                "expected either DatabaseSettings or a URL with further fields; put them into the settings"
-            )
-        return settings
-    if isinstance(settings, str):
-        return DatabaseSettings(url=settings, **fields)
-    raise UsageError(f"expected a URL or DatabaseSettings, not {type(settings).__name__}")
-
-
-def dialect_label(settings: DatabaseSettings) -> str:
-    """Return the dialect's name for classify_error."""
-    target = settings.target
-    return target.flavor or {"postgres": "postgresql"}.get(target.engine, target.engine)
-
-
-def make_observer(settings: DatabaseSettings, name: str, hooks: Hooks) -> StatementObserver:
-    """Return the observer of one database's statements."""
-    label = dialect_label(settings)
-    return StatementObserver(name, label, hooks, masked=settings.masked, slow_seconds=settings.slow_query_seconds)
-
-
-def make_explainer(settings: DatabaseSettings, name: str) -> Explainer | None:
-    """Return what asks for plans of slow statements, if the settings say so."""
-    if not settings.explain_slow_queries:
-        return None
-    return Explainer(name, dialect_label(settings), time.monotonic, masked=settings.masked)
-
-
-def unpicklable(database: Any) -> UsageError:
-    return UsageError(
-        f"{type(database).__name__} can't be pickled: connections belong to one process; pass its settings' source and "
-        "make one there"
-    )

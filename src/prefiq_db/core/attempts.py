@@ -1,0 +1,93 @@
+"""The loop of attempts that the caller writes himself."""
+
+from __future__ import annotations
+
+import random
+import time
+from typing import TYPE_CHECKING
+
+from prefiq_db.config import RetryPolicy
+from prefiq_db.errors import ErrorKind, PrefiqDbError, UsageError
+from prefiq_db.retry import attempt_failed, next_wait, note_attempt
+from prefiq_db.transaction import RootBlock, TransactionOptions
+
+if TYPE_CHECKING:
+    from prefiq_db.core.database import DatabaseCore
+
+
+class Attempts:
+    """``for attempt in db.attempts(): with attempt as tx:``: the loop ends with success or with the last error."""
+
+    def __init__(self, core: DatabaseCore, options: TransactionOptions, policy: RetryPolicy) -> None:
+        self.core = core
+        self.options = options
+        self.policy = policy
+        self.number = 0
+        self.wait_seconds = 0.0
+        self.done = False
+        self.last: AttemptCore | None = None
+        self._started = time.monotonic()
+
+    def next(self) -> AttemptCore | None:
+        """Return the next attempt, or ``None`` when the loop is over."""
+        if self.done:
+            return None
+        if self.last is not None and self.last.tx is None:
+            raise UsageError("attempts(): an attempt is a block: `for attempt in db.attempts(): with attempt as tx:`")
+        self.number += 1
+        self.last = AttemptCore(self)
+        return self.last
+
+    def failed(self, error: BaseException) -> bool:
+        """Return whether another attempt follows after *error*."""
+        elapsed = time.monotonic() - self._started
+        repeatable = transaction_repeatable(error, self.options)
+        wait = next_wait(self.number, elapsed, self.policy, random.random()) if repeatable else None
+        if wait is None:
+            self.done = True
+            return False
+        event = attempt_failed(error, self.number, wait)
+        note_attempt(self.core.name, event)
+        self.core.note_retry(event)
+        self.wait_seconds = wait
+        return True
+
+
+class AttemptCore:
+    """One attempt: waits first if an earlier one failed, then is a transaction."""
+
+    def __init__(self, loop: Attempts) -> None:
+        self.loop = loop
+        self.number = loop.number
+        self.tx: RootBlock | None = None
+
+    def enter(self) -> RootBlock:
+        """Wait if an earlier attempt failed, then begin."""
+        if self.loop.wait_seconds:
+            self.loop.core.runtime.sleep(self.loop.wait_seconds)
+            self.loop.wait_seconds = 0.0
+        self.tx = RootBlock(self.loop.core.ground, self.loop.core.with_overrides(self.loop.options))
+        self.loop.core.begin(self.tx)
+        return self.tx
+
+    def exit(self, error: BaseException | None) -> bool:
+        """End the transaction; return whether *error* is dealt with because another attempt follows."""
+        assert self.tx is not None
+        try:
+            self.tx.end(error)
+        except PrefiqDbError as failure:
+            if self.loop.failed(failure):
+                return True
+            raise
+        if error is None:
+            self.loop.done = True
+            return False
+        return self.loop.failed(error)
+
+
+def transaction_repeatable(error: BaseException, options: TransactionOptions) -> bool:
+    if not isinstance(error, PrefiqDbError):
+        return False
+    if options.read_only and error.kind is ErrorKind.READ_ONLY:  # our own, not a failover's: it stays so
+        return False
+    return error.classification.retry_transaction

@@ -1,0 +1,96 @@
+"""The verbs of an explicit ``tx``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Executable
+
+from prefiq_db.calls import Call
+from prefiq_db.errors import StatementRefusedError, UsageError
+from prefiq_db.execution.facts import as_executable, reads_only
+from prefiq_db.execution.mapping import Into
+from prefiq_db.execution.shapes import Shape, all_rows, executed, one_row, one_value, row_count
+from prefiq_db.execution.standard import checked_params
+from prefiq_db.hooks.calls import told
+from prefiq_db.overrides import NO_TAGS, Overrides
+from prefiq_db.reports import ExecuteResult
+from prefiq_db.transaction import Block, Savepoint, TransactionOptions
+
+if TYPE_CHECKING:
+    from prefiq_db.core.database import DatabaseCore
+
+Params = Mapping[str, Any] | None
+
+
+class TransactionVerbs:
+    """The verbs of an explicit ``tx``, for both worlds' shells."""
+
+    def __init__(self, core: DatabaseCore, tx: Block) -> None:
+        self.core = core
+        self.tx = tx
+
+    def enter(self) -> None:
+        self.core.begin(self.tx)
+
+    def fetch_all(self, statement: Any, params: Params, into: Into | None) -> list[Any]:
+        rows: list[Any] = self._run("fetch_all", statement, params, all_rows(into))
+        return rows
+
+    def fetch_one(self, statement: Any, params: Params, into: Into | None) -> Any:
+        return self._run("fetch_one", statement, params, one_row(into))
+
+    def fetch_value(self, statement: Any, params: Params, into: Into | None) -> Any:
+        return self._run("fetch_value", statement, params, one_value(into))
+
+    def execute(self, statement: Any, params: Params) -> ExecuteResult:
+        result: ExecuteResult = self._run("execute", statement, params, executed)
+        return result
+
+    def execute_many(self, statement: Any, rows: Iterable[Mapping[str, Any]]) -> int:
+        checked = checked_rows(rows)
+        if not checked:
+            return 0
+        count: int = self._run("execute_many", statement, checked, row_count)
+        return count
+
+    def _run(self, verb: str, statement: Any, params: Any, shape: Shape) -> Any:
+        self.core.check_usable()
+        if shape is not row_count:
+            checked_params(params)
+        executable, given = as_executable(statement), self.core.overrides()
+        if given.read_only:
+            check_read_only(given, self.tx.root.options, executable)
+        call = Call(verb, given.tags or NO_TAGS)
+        return told(
+            self.core.hooks,
+            self.core.name,
+            call,
+            lambda: self.tx.run(executable, params, shape, given.timeout, explicit=True, call=call),
+        )
+
+    def nested(self, options: TransactionOptions) -> Savepoint:
+        """Return a savepoint in this transaction that has not begun."""
+        self.core.check_usable()
+        return Savepoint(self.tx.ground, options, self.tx.root.scope)
+
+
+def check_read_only(given: Overrides, options: TransactionOptions, statement: Executable) -> None:
+    """Raise if a read-only view or scope would write in a transaction that may: the server can't refuse it there."""
+    if given.read_only and not options.read_only and not reads_only(statement):
+        raise StatementRefusedError(
+            "read_only: this statement may write, and the server would let it: the open transaction isn't read-only; "
+            "run it outside the read-only scope, or open transaction(read_only=True)"
+        )
+
+
+def checked_rows(rows: Iterable[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    """Return *rows* as a list, or raise if they aren't mappings."""
+    if isinstance(rows, (str, bytes, Mapping)):
+        raise UsageError("rows: expected a sequence of mappings, one per row; for a single one use execute")
+    made = list(rows)
+    for number, row in enumerate(made):
+        if not isinstance(row, Mapping):
+            raise UsageError(f"rows[{number}]: expected a mapping of bind names to values, not {type(row).__name__}")
+    return made

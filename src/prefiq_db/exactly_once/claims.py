@@ -1,0 +1,71 @@
+"""One claim: insert the token as abandoned, on a connection of its own, and read who wrote it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+from prefiq_db.errors import PrefiqDbError
+from prefiq_db.execution.standard import StandardRoad
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from prefiq_db.bridge import Runtime
+
+# How long the claim waits before somebody looks who is in its way: it has to be waiting by then.
+_HEAD_START_SECONDS: Final = 0.05
+_LOOKS: Final = 5
+
+
+class Claimer:
+    """Claims tokens of one database, outside its pool: the pool may be full of connections to a server that is gone."""
+
+    def __init__(self, road: StandardRoad, runtime: Runtime) -> None:
+        self.road = road
+        self.runtime = runtime
+
+    def claim(self, token: str, wait_seconds: float) -> str | None:
+        """Return who wrote the token: ``work``, ``abandoned``, or ``None`` for a row that was removed meanwhile.
+
+        Raises:
+            LockTimeoutError: the transaction is still open after *wait_seconds*.
+            PrefiqDbError: there was no answer. The claim may have happened; it may be repeated.
+        """
+        with self._connection() as dbapi_connection:
+            return self.road.border.cross(lambda: self.road.dialect.claim(dbapi_connection, token, wait_seconds))
+
+    def claim_from(self, token: str, wait_seconds: float) -> str | None:
+        """Claim, and meanwhile end the session that holds the token, as far as that is proven and allowed."""
+        ended = self.runtime.beside(lambda: self._end_holder(token, wait_seconds))
+        try:
+            return self.claim(token, wait_seconds)
+        finally:
+            ended()
+
+    def _end_holder(self, token: str, wait_seconds: float) -> None:
+        try:
+            with self._connection() as dbapi_connection:
+                for _ in range(_LOOKS):
+                    self.runtime.sleep(min(_HEAD_START_SECONDS, wait_seconds / (2 * _LOOKS)))
+                    if self.road.border.cross(lambda: self.road.dialect.end_holder(dbapi_connection, token)):
+                        return
+        except PrefiqDbError:
+            # The claim itself fares no better then, and tells.
+            return
+
+    @contextmanager
+    def _connection(self) -> Iterator[Any]:
+        road = self.road.outside()
+        connection = road.checkout()
+        try:
+            state = road.state(connection)
+            # Not ours to begin: the claim speaks BEGIN and COMMIT itself.
+            state.one_shot = True
+            yield connection.connection.dbapi_connection
+        finally:
+            road.border.cross(connection.close)
+
+
+Claim = Callable[[str, float], str | None]

@@ -1,0 +1,41 @@
+"""What is said about outcomes: one place for the wording of three errors."""
+
+from __future__ import annotations
+
+from prefiq_db.errors import ErrorClass, NotCommittedError, OutcomeUnknownError, SchemaError
+
+
+def never_committed(database: str, classification: ErrorClass) -> NotCommittedError:
+    """Return the error for a transaction that did not commit and, since its token is taken, never will."""
+    return NotCommittedError(
+        f"the reply to COMMIT on database {database} was lost; the transaction was not committed and never will be, so "
+        "it is safe to run it again",
+        database=database,
+        classification=classification,
+    )
+
+
+def still_unknown(lost: OutcomeUnknownError, token: str, database: str) -> OutcomeUnknownError:
+    """Return the error for a transaction whose outcome could not be found out in time."""
+    return OutcomeUnknownError(
+        f"the reply to COMMIT on database {database} was lost, and whether it was committed could not be found out in "
+        "time; ask later, from any process, with resolve_outcome(error.token)",
+        code=lost.code,
+        database=database,
+        classification=lost.classification,
+        original=lost.original,
+        token=token,
+    )
+
+
+def missing_table(error: SchemaError, database: str) -> SchemaError:
+    """Return *error*, which BEGIN with a token raised, as advice."""
+    return SchemaError(
+        f"exactly_once=True needs the table prefiq_commit_token in database {database}, as the shipped migrations make "
+        "it: run `prefiq-db migrate upgrade`, or `alembic upgrade head` where your Alembic runs them",
+        code=error.code,
+        database=database,
+        table="prefiq_commit_token",
+        classification=error.classification,
+        original=error.original,
+    )

@@ -1,0 +1,22 @@
+"""Transactions: one pinned connection, blocks nested on it, and who may use it."""
+
+from __future__ import annotations
+
+from prefiq_db.reports import Outcome
+from prefiq_db.transaction.block import Block
+from prefiq_db.transaction.options import TransactionOptions, check_timeout
+from prefiq_db.transaction.root import RootBlock
+from prefiq_db.transaction.savepoint import Savepoint
+from prefiq_db.transaction.scope import Ground, Scope, ambient
+
+__all__ = [
+    "Block",
+    "Ground",
+    "Outcome",
+    "RootBlock",
+    "Savepoint",
+    "Scope",
+    "TransactionOptions",
+    "ambient",
+    "check_timeout",
+]

@@ -1,0 +1,213 @@
+"""What a transaction and a savepoint in one have in common. Both worlds' shells stand on it."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+from sqlalchemy import Connection, Executable
+
+from prefiq_db.calls import Call
+from prefiq_db.errors import (
+    ClosedError,
+    ErrorClass,
+    ErrorKind,
+    NotCommittedError,
+    TransactionTimeoutError,
+    UsageError,
+)
+from prefiq_db.execution.shapes import Shape
+from prefiq_db.reports import Outcome
+from prefiq_db.transaction.options import TransactionOptions
+from prefiq_db.transaction.scope import Ground, Scope, enter, restore
+
+logger = logging.getLogger("prefiq_db.transaction")
+
+_ids = itertools.count(1)
+
+
+class Block(ABC):
+    """One block of a transaction: the outermost one is the transaction itself, the others are savepoints.
+
+    Attributes:
+        token: by which the outcome can be asked for when COMMIT is not answered; ``None`` without ``exactly_once``,
+            and of a savepoint, which has no outcome of its own.
+    """
+
+    #: whether this is a transaction of its own rather than a savepoint
+    is_root: ClassVar[bool]
+
+    def __init__(self, ground: Ground, options: TransactionOptions, scope: Scope | None) -> None:
+        self.ground = ground
+        self.options = options
+        self.id = next(_ids)
+        self.outcome = Outcome.ACTIVE
+        self.callback_errors: tuple[Exception, ...] = ()
+        self.retry_number = 0
+        self.token: str | None = None
+        self.commit_functions: list[Callable[[], Any]] = []
+        self.rollback_functions: list[Callable[[], Any]] = []
+        self._scope = scope
+        self._handle: Any = None
+        self._deadline: float | None = None
+
+    @property
+    def scope(self) -> Scope:
+        assert self._scope is not None, "asked for before begin()"
+        return self._scope
+
+    @property
+    def connection(self) -> Connection:
+        """The pinned SQLAlchemy connection, inside the transaction."""
+        self._check_active()
+        return self.scope.connection
+
+    @property
+    def root(self) -> Block:
+        """The outermost block."""
+        self._check_active()
+        return self.scope.blocks[0]
+
+    def check_new(self) -> None:
+        """Raise if it has begun already."""
+        if self._handle is not None or self.outcome is not Outcome.ACTIVE:
+            raise UsageError("a transaction begins once; call transaction() again for another one")
+
+    # --- begin -----------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Send BEGIN or SAVEPOINT; a transaction becomes ambient for this task or thread."""
+        self.check_new()
+        if self.options.timeout_seconds is not None:
+            self._deadline = time.monotonic() + self.options.timeout_seconds
+        self._begin()
+        self.scope.blocks.append(self)
+
+    @abstractmethod
+    def _begin(self) -> None: ...
+
+    # --- statements ------------------------------------------------------------------------------
+
+    def run(
+        self,
+        statement: Executable,
+        params: Any,
+        shape: Shape,
+        timeout_seconds: float | None = None,
+        *,
+        explicit: bool,
+        call: Call | None = None,
+    ) -> Any:
+        """Run one statement in this transaction."""
+        self._check_active()
+        scope = self.scope
+        if explicit:
+            scope.explicit_uses += 1
+        with scope.used():
+            if scope.connection.invalidated:
+                raise self._lost()
+            limit = self._limit(timeout_seconds)
+            fetched = self.ground.road.run(scope.connection, statement, params, shape, limit, call)
+        return shape.finished(fetched)
+
+    def _limit(self, timeout_seconds: float | None) -> float:
+        """Return the statement timeout, after looking at the whole transaction's."""
+        limits = [timeout_seconds or self.ground.statement_timeout_seconds]
+        for block in self.scope.blocks:
+            block.check_deadline()
+            if block.options.timeout_seconds is not None:
+                limits.append(block.options.timeout_seconds)
+        return min(limits)
+
+    def check_deadline(self) -> None:
+        """Raise if the transaction has taken longer than it may."""
+        if self._deadline is not None and time.monotonic() > self._deadline:
+            raise TransactionTimeoutError(
+                f"the transaction on database {self.ground.database} took longer than its "
+                f"{self.options.timeout_seconds:g} s and is rolled back",
+                database=self.ground.database,
+            )
+
+    def _check_active(self) -> None:
+        if self.outcome is not Outcome.ACTIVE:
+            raise ClosedError(f"the transaction has ended ({self.outcome.value}); open a new one")
+        if self._handle is None:
+            raise UsageError("the transaction has not begun: use it as `with db.transaction() as tx:`")
+
+    def _lost(self) -> NotCommittedError:
+        return NotCommittedError(
+            f"the connection to database {self.ground.database} was lost inside the transaction, and nothing of it was "
+            "committed",
+            database=self.ground.database,
+            classification=RUN_AGAIN,
+        )
+
+    # --- hand over -------------------------------------------------------------------------------
+
+    @contextmanager
+    def bind(self) -> Iterator[None]:
+        """Make this transaction ambient for the running task or thread, for the length of the block."""
+        self._check_active()
+        before = enter(self.scope, bound=True)
+        self.scope.explicit_uses += 1
+        try:
+            yield
+        finally:
+            restore(before)
+
+    def on_commit(self, fn: Callable[[], Any]) -> Callable[[], Any]:
+        """Call *fn* after the outermost COMMIT; never, if this block or one around it is rolled back."""
+        self._check_active()
+        self.commit_functions.append(_checked_callable(fn, "on_commit"))
+        return fn
+
+    def on_rollback(self, fn: Callable[[], Any]) -> Callable[[], Any]:
+        """Call *fn* after this block, or one around it, was rolled back."""
+        self._check_active()
+        self.rollback_functions.append(_checked_callable(fn, "on_rollback"))
+        return fn
+
+    # --- end -------------------------------------------------------------------------------------
+
+    def end(self, error: BaseException | None) -> None:
+        """Commit, or roll back if *error* is leaving the block."""
+        self._check_active()
+        self._end(error)
+
+    @abstractmethod
+    def _end(self, error: BaseException | None) -> None: ...
+
+    def _call(self, functions: list[Callable[[], Any]], what: str) -> None:
+        """Call them all; an error of theirs never looks like a failed transaction: it is logged and kept."""
+        for fn in functions:
+            try:
+                self.ground.runtime.call(fn)
+            except Exception as error:  # noqa: BLE001 - the caller's function may raise anything; kept and logged
+                self._note_callback_error(what, fn, error)
+
+    def _note_callback_error(self, what: str, fn: Callable[[], Any] | None, error: Exception) -> None:
+        self.callback_errors = (*self.callback_errors, error)
+        logger.error(
+            "%s function %s of a transaction on database %s raised %s; the transaction itself is %s",
+            what,
+            "" if fn is None else getattr(fn, "__qualname__", type(fn).__name__),
+            self.ground.database,
+            type(error).__name__,
+            self.outcome.value,
+            extra={"database": self.ground.database, "error_type": type(error).__name__},
+        )
+
+
+#: Nothing was committed because the connection went; the whole body may run again.
+RUN_AGAIN = ErrorClass(ErrorKind.CONNECTION_LOST, transient=True, connection_lost=True, retry_transaction=True)
+
+
+def _checked_callable(fn: Callable[[], Any], name: str) -> Callable[[], Any]:
+    if not callable(fn):
+        raise UsageError(f"{name}: expected a function without arguments")
+    return fn

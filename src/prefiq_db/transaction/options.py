@@ -1,0 +1,52 @@
+"""How a transaction begins."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from prefiq_db.config import ISOLATION_LEVELS
+from prefiq_db.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class TransactionOptions:
+    """How a transaction begins.
+
+    Attributes:
+        isolation: one of :data:`~prefiq_db.config.ISOLATION_LEVELS`, or ``None`` for the server's default.
+        read_only: the server refuses writes in it.
+        durable: refuse to be nested: leaving the block means it is committed.
+        timeout_seconds: from BEGIN to COMMIT; ``None`` means no limit beyond that of each statement.
+        exactly_once: BEGIN brings a token along, by which a COMMIT whose reply was lost can be told from one that
+            never happened; see :mod:`prefiq_db.exactly_once`.
+
+    Raises:
+        UsageError: if one of them isn't what it should be, or two of them exclude each other.
+    """
+
+    isolation: str | None = None
+    read_only: bool = False
+    durable: bool = False
+    timeout_seconds: float | None = None
+    exactly_once: bool = False
+
+    def __post_init__(self) -> None:
+        if self.isolation is not None:
+            level = str(self.isolation).upper().replace("_", " ")
+            if level not in ISOLATION_LEVELS:
+                raise UsageError(f"isolation: expected one of {', '.join(ISOLATION_LEVELS)}")
+            object.__setattr__(self, "isolation", level)
+        for name in ("read_only", "durable", "exactly_once"):
+            if not isinstance(getattr(self, name), bool):
+                raise UsageError(f"{name}: expected True or False")
+        if self.exactly_once and self.read_only:
+            raise UsageError("exactly_once: a read-only transaction writes nothing that could be lost or doubled")
+        check_timeout(self.timeout_seconds)
+
+
+def check_timeout(seconds: float | None) -> None:
+    """Raise :class:`UsageError` unless *seconds* is ``None`` or a positive, finite number."""
+    if seconds is None:
+        return
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 < seconds < float("inf"):
+        raise UsageError("timeout: expected seconds, greater than 0 and finite")

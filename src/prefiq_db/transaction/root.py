@@ -1,0 +1,224 @@
+"""The outermost block: BEGIN, COMMIT, ROLLBACK, and the truth about how it ended."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import ClassVar
+
+from prefiq_db.errors import (
+    OutcomeUnknownError,
+    PrefiqDbError,
+    SchemaError,
+    TransactionOwnershipError,
+    UsageError,
+)
+from prefiq_db.events import TransactionFinished
+from prefiq_db.exactly_once import missing_table, never_committed, new_token, still_unknown
+from prefiq_db.origin import Line, readable
+from prefiq_db.reports import Outcome
+from prefiq_db.transaction.block import RUN_AGAIN, Block
+from prefiq_db.transaction.options import TransactionOptions
+from prefiq_db.transaction.scope import HAND_OVER, Ground, Scope, enter, leave
+
+logger = logging.getLogger("prefiq_db.transaction")
+
+
+class RootBlock(Block):
+    """A transaction of its own, on a connection of its own."""
+
+    is_root: ClassVar[bool] = True
+
+    def __init__(self, ground: Ground, options: TransactionOptions) -> None:
+        super().__init__(ground, options, None)
+        if options.exactly_once:
+            self.token = new_token()
+        self.line: Line | None = None
+        self._started = 0.0
+
+    # --- begin -----------------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        try:
+            self._begin_on_a_connection()
+        except SchemaError as error:
+            missing = error
+        else:
+            return
+        # BEGIN names no table of the caller's: it is the token's that is missing, or not up to date.
+        raise missing if self.token is None else missing_table(missing, self.ground.database)
+
+    def _begin_on_a_connection(self) -> None:
+        road, options = self.ground.road, self.options
+        self._started = time.perf_counter()
+        connection = road.checkout(options.timeout_seconds)
+        try:
+            state = road.state(connection)
+            self.line = state.line
+            state.transaction_id = self.id
+            state.retry_number = self.retry_number
+            state.write = not options.read_only
+            state.read_only = options.read_only
+            state.isolation = options.isolation or state.isolation
+            state.managed = True
+            state.token = self.token
+            if options.timeout_seconds is not None and options.timeout_seconds < self.ground.statement_timeout_seconds:
+                state.local_timeout = options.timeout_seconds
+            self._handle = road.begin(connection)
+        except BaseException:
+            connection.close()
+            raise
+        self._scope = Scope(self.ground, connection)
+        state.guard = self._scope.refuse_ending
+        enter(self._scope)
+
+    # --- end -------------------------------------------------------------------------------------
+
+    def _end(self, error: BaseException | None) -> None:
+        try:
+            self._commit_or_roll_back(error)
+        finally:
+            self._tell()
+        if self.token is not None:
+            self.ground.pruner.prune_if_due()
+
+    def _tell(self) -> None:
+        hooks = self.ground.hooks
+        if hooks.wants(TransactionFinished):
+            duration = time.perf_counter() - self._started
+            database, outcome = self.ground.database, self.outcome.value
+            hooks.emit(TransactionFinished(database, self.id, outcome, duration, readable(self.line)))
+
+    def _commit_or_roll_back(self, error: BaseException | None) -> None:
+        scope = self.scope
+        at_home = leave(scope)
+        inner = scope.blocks[1:]
+        if error is None and inner:
+            self._roll_back()
+            raise UsageError("the transaction ended while a nested one was still open; everything was rolled back")
+        if error is None and not at_home and scope.explicit_uses == 0:
+            self._roll_back()
+            raise TransactionOwnershipError(
+                "the block was left in another context than it was entered in (another task, a fixture, a middleware), "
+                f"so statements meant for it may have run outside it; it was rolled back; {HAND_OVER}",
+                database=self.ground.database,
+            )
+        if error is not None:
+            self._roll_back()
+            return
+        try:
+            self.ground.runtime.shielded(self._commit, self.ground.commit_budget_seconds)
+        except TimeoutError:
+            self._give_up()
+        except BaseException as interruption:
+            if not isinstance(interruption, Exception):
+                # The very same instance goes on: a subclass would break asyncio.timeout().
+                interruption.transaction_outcome = self.outcome  # type: ignore[attr-defined]
+            raise
+
+    def _commit(self) -> None:
+        scope = self.scope
+        try:
+            with scope.used():
+                self.check_deadline()
+                if scope.connection.invalidated:
+                    raise self._lost()
+                # Until the reply is read, nobody knows.
+                self.outcome = Outcome.UNKNOWN
+                self.ground.road.border.cross(self._handle.commit, "commit")
+        except OutcomeUnknownError as error:
+            lost = error
+        except PrefiqDbError:
+            self.outcome = Outcome.ACTIVE
+            self._roll_back()
+            raise
+        except BaseException:
+            self._discard()
+            scope.blocks.clear()
+            raise
+        else:
+            scope.blocks.clear()
+            self._committed()
+            return
+        self._unanswered(lost)
+
+    def _committed(self) -> None:
+        self.outcome = Outcome.COMMITTED
+        if not self.scope.connection.closed:
+            self.ground.road.border.cross(self.scope.connection.close)
+        self._call(self.commit_functions, "on_commit")
+
+    def _unanswered(self, lost: OutcomeUnknownError) -> None:
+        """Find out what became of a COMMIT that nobody answered, or say that nobody knows."""
+        self._roll_back(Outcome.UNKNOWN)
+        if self.token is None:
+            raise lost
+        outcome = self._asked_for(self.token)
+        if outcome is Outcome.COMMITTED:
+            self._committed()
+            return
+        if outcome is Outcome.NOT_COMMITTED:
+            self.outcome = outcome
+            self._call(self.rollback_functions, "on_rollback")
+            raise never_committed(self.ground.database, RUN_AGAIN)
+        raise still_unknown(lost, self.token, self.ground.database)
+
+    def _asked_for(self, token: str) -> Outcome:
+        left = None if self._deadline is None else self._deadline - time.monotonic()
+        try:
+            return self.ground.resolver.resolve(token, within_seconds=left, transaction_id=self.id)
+        except SchemaError:
+            # Somebody dropped the table meanwhile; that error alone would read as "nothing was committed".
+            return Outcome.UNKNOWN
+
+    def _give_up(self) -> None:
+        """Say so when COMMIT, or what follows it, did not end within its budget."""
+        budget = self.ground.commit_budget_seconds
+        if self.outcome is Outcome.COMMITTED:
+            self._note_callback_error("on_commit", None, TimeoutError(f"not done within {budget:g} s"))
+            return
+        if self.outcome is Outcome.NOT_COMMITTED:
+            raise never_committed(self.ground.database, RUN_AGAIN)
+        self.outcome = Outcome.UNKNOWN
+        raise OutcomeUnknownError(
+            f"COMMIT on database {self.ground.database} was not answered within {budget:g} s: it may have happened",
+            database=self.ground.database,
+            token=self.token,
+        )
+
+    def _roll_back(self, outcome: Outcome = Outcome.NOT_COMMITTED) -> None:
+        scope = self.scope
+        callbacks = [fn for block in scope.blocks for fn in block.rollback_functions]
+        for block in scope.blocks:
+            block.outcome = outcome
+        scope.blocks.clear()
+        try:
+            if not scope.seize(self.ground.commit_budget_seconds):
+                self._discard()
+            elif not scope.connection.invalidated:
+                self.ground.road.border.cross(self._handle.rollback)
+        except PrefiqDbError as error:
+            # The error on its way matters more; the server rolls back by itself when the connection closes.
+            logger.info(
+                "ROLLBACK on database %s failed (%s); the connection is closed instead",
+                self.ground.database,
+                error.kind.value,
+                extra={"database": self.ground.database, "error_kind": error.kind.value},
+            )
+            self._discard()
+        except BaseException:
+            self._discard()
+            raise
+        else:
+            self.ground.road.border.cross(scope.connection.close)
+        if outcome is Outcome.NOT_COMMITTED:
+            self._call(callbacks, "on_rollback")
+
+    def _discard(self) -> None:
+        """Close the connection for good, so that whatever is open on it ends at the server."""
+        connection = self.scope.connection
+        try:
+            if not connection.closed and not connection.invalidated:
+                connection.invalidate()
+        finally:
+            connection.close()

@@ -1,0 +1,83 @@
+"""A block inside a transaction: a savepoint."""
+
+from __future__ import annotations
+
+import logging
+from typing import ClassVar
+
+from prefiq_db.errors import ClosedError, NestingError, PrefiqDbError, UsageError
+from prefiq_db.reports import Outcome
+from prefiq_db.transaction.block import Block
+from prefiq_db.transaction.options import TransactionOptions
+from prefiq_db.transaction.scope import Ground, Scope
+
+logger = logging.getLogger("prefiq_db.transaction")
+
+
+class Savepoint(Block):
+    """A block whose fate is shared with the transaction around it, unless it is rolled back alone."""
+
+    is_root: ClassVar[bool] = False
+
+    def __init__(self, ground: Ground, options: TransactionOptions, scope: Scope) -> None:
+        super().__init__(ground, options, scope)
+        if scope.finished:
+            raise ClosedError("the outer transaction has ended; open a new one")
+        _check_nesting(options, scope.blocks[0].options)
+        if scope.blocks[-1].outcome is not Outcome.ACTIVE:
+            raise ClosedError("the outer transaction has ended")
+
+    def _begin(self) -> None:
+        with self.scope.used():
+            self._handle = self.ground.road.begin_nested(self.scope.connection)
+
+    def _end(self, error: BaseException | None) -> None:
+        scope = self.scope
+        if not scope.blocks or scope.blocks[-1] is not self:
+            raise UsageError("nested transactions end in the reverse order of their beginning; this one isn't the last")
+        outer = scope.blocks[-2]
+        scope.blocks.pop()
+        if error is not None:
+            self._undo()
+            return
+        try:
+            with scope.used():
+                if scope.connection.invalidated:
+                    raise self._lost()
+                self.ground.road.border.cross(self._handle.commit)
+        except BaseException:
+            self._undo()
+            raise
+        # "Committed" is for the outermost to say; until then the fate is shared.
+        self.outcome = Outcome.COMMITTED
+        outer.commit_functions.extend(self.commit_functions)
+        outer.rollback_functions.extend(self.rollback_functions)
+
+    def _undo(self) -> None:
+        self.outcome = Outcome.NOT_COMMITTED
+        if not self.scope.connection.invalidated:
+            try:
+                self.ground.road.border.cross(self._handle.rollback)
+            except PrefiqDbError as error:
+                # Then the outer transaction can't go on either; the server or the aborted state will say so.
+                logger.info(
+                    "ROLLBACK TO SAVEPOINT on database %s failed (%s)",
+                    self.ground.database,
+                    error.kind.value,
+                    extra={"database": self.ground.database, "error_kind": error.kind.value},
+                )
+        self._call(self.rollback_functions, "on_rollback")
+
+
+def _check_nesting(options: TransactionOptions, outer: TransactionOptions) -> None:
+    """Raise if a savepoint can't give what *options* ask for, in a transaction that began with *outer*."""
+    if options.durable:
+        raise NestingError("transaction(durable=True) was opened inside another transaction; open it outside")
+    if options.isolation is not None and options.isolation != outer.isolation:
+        raise NestingError("isolation: a nested transaction is a savepoint and can't change the level; set it outside")
+    if options.read_only and not outer.read_only:
+        raise NestingError("read_only: a nested transaction is a savepoint and can't become read-only; set it outside")
+    if options.exactly_once and not outer.exactly_once:
+        raise NestingError(
+            "exactly_once: a nested transaction is a savepoint and commits with the outermost one; ask for it there"
+        )

@@ -1,0 +1,192 @@
+"""One pinned connection, the blocks open on it, and who may use it.
+
+``with db.transaction()`` makes the transaction ambient for the task or thread that opened it. Others that inherit the
+context get :class:`TransactionOwnershipError` instead of a silent second connection. An explicit ``tx`` may be handed
+to another task or thread, one at a time.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
+
+from sqlalchemy import Connection
+
+from prefiq_db.bridge import Runtime
+from prefiq_db.errors import ClosedError, ForkError, TransactionBusyError, TransactionOwnershipError
+from prefiq_db.exactly_once import Pruner, Resolver
+from prefiq_db.execution.facts import LOCK_REASON, control_refused, ddl_refused, facts_of_text
+from prefiq_db.execution.standard import StandardRoad
+from prefiq_db.hooks.registry import Hooks
+
+if TYPE_CHECKING:
+    from prefiq_db.transaction.block import Block
+
+HAND_OVER: Final = (
+    "adopt it there with `with tx.bind():` or use the verbs of `tx`; for a time limit use asyncio.timeout(), which "
+    "stays in the task, instead of asyncio.wait_for()"
+)
+
+# How often to look whether the connection is free; nobody can wake us who doesn't know that we wait.
+_LOOK_AGAIN_SECONDS: Final = 0.005
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What a transaction stands on: the database's road, its world and its limits.
+
+    Attributes:
+        key: identifies the database in the ambient mapping; all views of one database share it.
+        resolver: finds out whether a transaction with a token was committed when nobody answered COMMIT.
+        pruner: removes old tokens, after transactions that had one.
+        commit_budget_seconds: how long COMMIT, its resolution and the ``on_commit`` functions may outlive a
+            cancellation.
+    """
+
+    key: object
+    database: str
+    road: StandardRoad
+    runtime: Runtime
+    hooks: Hooks
+    resolver: Resolver
+    pruner: Pruner
+    statement_timeout_seconds: float
+    commit_budget_seconds: float
+
+
+class Scope:
+    """One pinned connection and the blocks open on it."""
+
+    def __init__(self, ground: Ground, connection: Connection) -> None:
+        self.ground = ground
+        self.connection = connection
+        self.pid = os.getpid()
+        self.blocks: list[Block] = []
+        # Verbs that came through an explicit tx, or under bind(): somebody meant this transaction by name.
+        self.explicit_uses = 0
+        self._busy = threading.Lock()
+
+    def refuse_ending(self, statement: str, is_ddl: bool) -> None:
+        """Raise if *statement* would end the transaction by itself, be it a verb's, a session's or a connection's."""
+        facts = facts_of_text(statement)
+        if facts.control:
+            raise control_refused()
+        if (facts.ddl or is_ddl) and self.ground.road.dialect.ddl_commits:
+            raise ddl_refused(self.ground.road.dialect.label)
+        if facts.no_tomorrow and not self._ends_with_transaction(statement, facts.no_tomorrow):
+            self.ground.road.state(self.connection).tainted = True
+
+    def _ends_with_transaction(self, statement: str, reason: str) -> bool:
+        """Return whether what a statement leaves behind is gone after COMMIT; else the connection goes with it."""
+        if reason == LOCK_REASON:
+            return True
+        # To MariaDB, SET LOCAL means the session.
+        local = "transaction|statement" if self.ground.road.dialect.ddl_commits else "local|constraints|transaction"
+        return re.match(rf"\s*set\s+({local})\b", statement, re.I) is not None
+
+    def seize(self, within_seconds: float) -> bool:
+        """Hold the connection for good: wait until a statement that somebody else runs on it has ended.
+
+        Ending the transaction on a connection that is being read would mix up the replies.
+        """
+        deadline = time.monotonic() + within_seconds
+        while not self._busy.acquire(blocking=False):
+            if time.monotonic() >= deadline:
+                return False
+            self.ground.runtime.sleep(_LOOK_AGAIN_SECONDS)
+        return True
+
+    @property
+    def finished(self) -> bool:
+        return not self.blocks
+
+    @contextmanager
+    def used(self) -> Iterator[None]:
+        """Hold the connection for one statement.
+
+        Raises:
+            TransactionBusyError: if another task or thread holds it: a connection speaks for one at a time.
+            ForkError: in a forked child, whose copy of the connection belongs to the parent.
+        """
+        if self.pid != os.getpid():
+            raise ForkError(
+                "this transaction was opened before a fork and belongs to the parent process; open a new one here"
+            )
+        if not self._busy.acquire(blocking=False):
+            raise TransactionBusyError(
+                "two tasks or threads used one transaction at the same moment; run them one after the other, or give "
+                "each its own transaction()"
+            )
+        try:
+            yield
+        finally:
+            self._busy.release()
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    scope: Scope
+    worker: object
+    bound: bool
+
+
+_NOTHING: Mapping[object, _Held] = MappingProxyType({})
+_ambient: ContextVar[Mapping[object, _Held]] = ContextVar("prefiq_db_transactions", default=_NOTHING)
+
+
+def ambient(ground: Ground) -> Scope | None:
+    """Return the transaction that verbs of the database itself belong to here, if any.
+
+    Raises:
+        TransactionOwnershipError: if it was inherited by a task or thread that did not open it.
+    """
+    held = _ambient.get().get(ground.key)
+    if held is None:
+        return None
+    mine = held.worker == ground.runtime.worker()
+    if held.scope.finished:
+        if mine and held.bound:
+            raise ClosedError(
+                "the transaction that was adopted here with tx.bind() has ended; leave the block to work outside of it"
+            )
+        return None
+    if not mine:
+        raise TransactionOwnershipError(
+            f"a transaction on database {ground.database} is open in the task or thread that started this one, and "
+            f"this one did not open it; {HAND_OVER}",
+            database=ground.database,
+        )
+    if held.bound:
+        held.scope.explicit_uses += 1
+    return held.scope
+
+
+def enter(scope: Scope, *, bound: bool = False) -> Mapping[object, _Held]:
+    """Make *scope* ambient here; return what was before."""
+    before = _ambient.get()
+    _ambient.set({**before, scope.ground.key: _Held(scope, scope.ground.runtime.worker(), bound)})
+    return before
+
+
+def leave(scope: Scope) -> bool:
+    """End *scope*'s being ambient here; return whether it was."""
+    current = _ambient.get()
+    held = current.get(scope.ground.key)
+    if held is None or held.scope is not scope:
+        return False
+    # set, never reset(token): that raises in another context, and generators are finished in other contexts
+    _ambient.set({key: value for key, value in current.items() if key is not scope.ground.key})
+    return True
+
+
+def restore(before: Mapping[object, _Held]) -> None:
+    """Make ambient what was before :func:`enter`."""
+    _ambient.set(before)
