@@ -457,6 +457,10 @@ class PrefiqDialect(TokenDialect):
         """Return whether our own clock ended the last statement; ``None`` where only the server knows."""
         return None
 
+    def interruption_of(self, connection: Any) -> BaseException | None:
+        """Return what a signal handler raised during the last statement, where the driver swallows it."""
+        return None
+
     # --- liveness --------------------------------------------------------------------------------
 
     def socket_of(self, dbapi_connection: Any) -> int | None:

@@ -9,7 +9,7 @@ import os
 import sqlite3
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 from sqlalchemy.dialects.sqlite.aiosqlite import SQLiteDialect_aiosqlite
@@ -30,19 +30,36 @@ class SqliteConnection(sqlite3.Connection):
     lock_wait_seconds: float = 0.0
     deadline: float | None = None
     timed_out: bool = False
+    #: what a signal handler raised while a statement ran (Ctrl-C): sqlite3 says no more than "interrupted"
+    interruption: BaseException | None = None
 
     def start_clock(self) -> None:
         self.timed_out = False
+        self.interruption = None
         self.deadline = time.monotonic() + self.timeout_seconds
 
     def stop_clock(self) -> None:
         self.deadline = None
 
-    def _look_at_clock(self) -> int:
-        if self.deadline is None or time.monotonic() < self.deadline:
-            return 0
-        self.timed_out = True
-        return 1
+    def looks_at_clock(self) -> Iterator[int]:
+        """Yield 0 to go on and 1 to stop, once per look.
+
+        A generator, because Python runs signal handlers where a function begins: what one raises there would be
+        outside every try block of a function, but is inside of this one.
+        """
+        stop = 0
+        while True:
+            try:
+                yield stop
+                stop = 0
+                if self.deadline is not None and time.monotonic() >= self.deadline:
+                    self.timed_out = True
+                    stop = 1
+            except GeneratorExit:
+                return
+            except BaseException as error:  # noqa: BLE001 - sqlite3 would swallow it; the road raises it again
+                self.interruption = error
+                stop = 1
 
 
 def connection_factory(timeout_seconds: float, durable_wal: bool) -> Callable[..., SqliteConnection]:
@@ -56,7 +73,9 @@ def connection_factory(timeout_seconds: float, durable_wal: bool) -> Callable[..
             connection.execute("PRAGMA foreign_keys = ON").close()
             if durable_wal:
                 _use_wal(connection)
-            connection.set_progress_handler(connection._look_at_clock, _STEPS_BETWEEN_CLOCK_LOOKS)
+            looks = connection.looks_at_clock()
+            next(looks)
+            connection.set_progress_handler(looks.__next__, _STEPS_BETWEEN_CLOCK_LOOKS)
         except BaseException:
             connection.close()
             raise
@@ -178,6 +197,11 @@ class _Sqlite(PrefiqDialect):
         if connection.invalidated or connection.closed:
             return None
         return self._sqlite(connection.connection.dbapi_connection).timed_out
+
+    def interruption_of(self, connection: Any) -> BaseException | None:
+        if connection.invalidated or connection.closed:
+            return None
+        return self._sqlite(connection.connection.dbapi_connection).interruption
 
     # It takes no lock. In memory even a look at the schema would wait for whoever writes.
     health_sql = "PRAGMA query_only"

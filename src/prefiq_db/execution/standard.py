@@ -10,7 +10,7 @@ from sqlalchemy.engine import NestedTransaction
 
 from prefiq_db.calls import Call
 from prefiq_db.dialects.base import PrefiqDialect, SessionState
-from prefiq_db.errors import ErrorClass, ErrorKind, PoolTimeoutError, ReadOnlyError, UsageError
+from prefiq_db.errors import ErrorClass, ErrorKind, PoolTimeoutError, ReadOnlyError, StatementCancelledError, UsageError
 from prefiq_db.execution.border import Border, Phase
 from prefiq_db.execution.shapes import Shape
 from prefiq_db.origin import application_line
@@ -84,8 +84,16 @@ class StandardRoad:
         except PoolTimeoutError as error:
             self._name_holders(error)
             raise
+        except StatementCancelledError:
+            interruption = self._interruption_of(trip.connection)
+            if interruption is None:
+                raise
         finally:
             trip.end()
+        raise interruption
+
+    def _interruption_of(self, connection: Connection | None) -> BaseException | None:
+        return None if connection is None else self.dialect.interruption_of(connection)
 
     def run(
         self,
@@ -110,6 +118,11 @@ class StandardRoad:
                 # Our own READ ONLY refused it, and so would every other server: no failover to wait for.
                 error.classification = ErrorClass(ErrorKind.READ_ONLY)
             raise
+        except StatementCancelledError:
+            interruption = self._interruption_of(connection)
+            if interruption is None:
+                raise
+        raise interruption
 
     def connect_without_begin(self) -> Connection:
         """Return a connection on which SQLAlchemy begins nothing by itself, for a statement that stands alone."""

@@ -1,0 +1,231 @@
+"""A forked child has connections of its own; the parent's go on; nobody ever reads another one's rows."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from prefiq_db import AsyncDatabase, Database
+from prefiq_db.errors import UsageError
+from tests.conftest import Backend
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork()")
+
+PATIENCE_SECONDS = 20
+SESSION = {"postgresql": "select pg_backend_pid()", "mariadb": "select connection_id()"}
+
+
+def in_child(work: Callable[[], None]) -> Callable[[], None]:
+    """Fork and run *work* in the child, ended by an alarm if it hangs; return what waits for its success."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            signal.alarm(PATIENCE_SECONDS)
+            work()
+            code = 0
+        except BaseException:
+            traceback.print_exc(file=sys.stderr)
+        finally:
+            os._exit(code)
+
+    def wait() -> None:
+        _, status = os.waitpid(child, 0)
+        assert os.waitstatus_to_exitcode(status) == 0, "the child failed, or hung until its alarm"
+
+    return wait
+
+
+def ask(db: Database, first: int, count: int = 100) -> None:
+    for number in range(first, first + count):
+        assert db.fetch_value("select :number", {"number": number}) == number
+
+
+@pytest.fixture
+def db(backend: Backend) -> Iterator[Database]:
+    with Database(backend.url, pool_size=3, max_overflow=2) as made:
+        yield made
+
+
+def sessions(db: Database, backend: Backend) -> set[int]:
+    if backend.server is None:
+        return set()
+    held = [db.engine.raw_connection() for _ in range(3)]
+    found = set()
+    for connection in held:
+        cursor = connection.cursor()
+        cursor.execute(SESSION[backend.name])
+        found.add(cursor.fetchone()[0])
+    for connection in held:
+        connection.close()
+    return found
+
+
+def test_both_sides_go_on_after_a_fork(db: Database, backend: Backend) -> None:
+    """With a full pool and an open transaction: both ask at the same time, each gets its own answers."""
+    db.execute("create table item (id integer primary key)")
+    before = sessions(db, backend)
+    with db.transaction() as tx:
+        tx.execute("insert into item (id) values (1)")
+
+        def child() -> None:
+            import contextvars
+
+            # The ambient transaction is the parent's; a request of the child's own begins elsewhere.
+            contextvars.Context().run(ask, db, 1000)
+            if before:
+                assert not before & contextvars.Context().run(sessions, db, backend)
+
+        wait = in_child(child)
+        for number in range(100):
+            assert tx.fetch_value("select :number", {"number": number}) == number
+        wait()
+        assert tx.fetch_value("select count(*) from item") == 1
+    assert db.fetch_value("select count(*) from item") == 1
+    assert sessions(db, backend) == before, "the child's end did not disturb the parent's sessions"
+
+
+def test_a_child_that_ends_properly_leaves_the_parents_sessions_alone(db: Database, backend: Backend) -> None:
+    """Not by os._exit: with its own close(), the garbage collector and the exit functions of a real process."""
+    before = sessions(db, backend)
+
+    def child() -> None:
+        import gc
+
+        ask(db, 0, 5)
+        db.close()
+        gc.collect()
+
+    process = multiprocessing.get_context("fork").Process(target=child)
+    process.start()
+    process.join(PATIENCE_SECONDS)
+    assert process.exitcode == 0
+    ask(db, 0)
+    assert sessions(db, backend) == before
+
+
+def test_forking_from_a_thread_while_others_are_busy(db: Database, backend: Backend) -> None:
+    """Whatever lock another thread held in that moment, the child works."""
+    stop = threading.Event()
+    errors: list[BaseException] = []
+
+    def busy(first: int) -> None:
+        try:
+            while not stop.is_set():
+                ask(db, first, 10)
+        except BaseException as error:
+            errors.append(error)
+
+    def forker() -> None:
+        try:
+            for number in range(20):
+                in_child(lambda first=number * 100: ask(db, first, 5))()
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=busy, args=(number * 10_000,), daemon=True) for number in range(4)]
+    last = threading.Thread(target=forker, daemon=True)
+    for thread in (*threads, last):
+        thread.start()
+    last.join(20 * PATIENCE_SECONDS)
+    stop.set()
+    for thread in threads:
+        thread.join(PATIENCE_SECONDS)
+    assert not errors
+    assert db.stats().pool.checked_out == 0
+
+
+_inherited: Database | None = None
+
+
+def _asked_in_worker(number: int) -> int:
+    assert _inherited is not None
+    return int(_inherited.fetch_value("select :number", {"number": number}))
+
+
+def _asked_with_settings(work: tuple[str, int]) -> int:
+    url, number = work
+    with Database(url, pool_size=1) as db:
+        return int(db.fetch_value("select :number", {"number": number}))
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_multiprocessing(db: Database, backend: Backend, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers made by fork use the inherited database; spawned ones make their own from its URL."""
+    monkeypatch.setattr(sys.modules[__name__], "_inherited", db)
+    ask(db, 0, 5)
+    numbers = list(range(20))
+    with multiprocessing.get_context(method).Pool(2) as workers:
+        if method == "fork":
+            answers = workers.map_async(_asked_in_worker, numbers)
+        else:
+            with pytest.raises(UsageError, match="pickled"):
+                workers.apply(_asked_with_settings, (db,))
+            answers = workers.map_async(_asked_with_settings, [(backend.url, number) for number in numbers])
+        ask(db, 0)
+        assert answers.get(PATIENCE_SECONDS) == numbers
+    ask(db, 0, 5)
+
+
+def test_an_async_database_over_a_fork(backend: Backend) -> None:
+    """The child runs a loop of its own on connections of its own; the parent's loop goes on with its own."""
+
+    async def asked(db: AsyncDatabase, first: int) -> None:
+        for number in range(first, first + 50):
+            assert await db.fetch_value("select :number", {"number": number}) == number
+
+    with asyncio.Runner() as runner:
+        db = AsyncDatabase(backend.url, pool_size=2)
+        runner.run(db.open())
+        runner.run(asked(db, 0))
+
+        def child() -> None:
+            asyncio.run(asked(db, 1000))
+
+        wait = in_child(child)
+        runner.run(asked(db, 0))
+        wait()
+        runner.run(asked(db, 0))
+        runner.run(db.close())
+
+
+@pytest.mark.parametrize("backend", [pytest.param("postgresql", marks=pytest.mark.postgresql)], indirect=True)
+def test_control_without_the_guard_the_rows_get_mixed(backend: Backend) -> None:
+    """Two processes on one plain connection: an error, or another one's row, or a hang that the alarm ends."""
+    import psycopg
+
+    connection = psycopg.connect(backend.url, autocommit=True)
+
+    def asked(first: int) -> None:
+        for number in range(first, first + 300):
+            assert connection.execute("select %s::int", [number]).fetchone() == (number,)
+
+    wait = in_child(lambda: (signal.alarm(3), asked(1000))[-1])
+    broken = False
+    previous = signal.signal(signal.SIGALRM, _too_long)
+    signal.alarm(5)
+    try:
+        asked(0)
+    except Exception:
+        broken = True
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, previous)
+    try:
+        wait()
+    except AssertionError:
+        broken = True
+    connection.close()
+    assert broken
+
+
+def _too_long(number: int, frame: object) -> None:
+    raise TimeoutError("a row never came")
