@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from prefiq_db.errors import UsageError
+from prefiq_db.errors import UnsupportedError, UsageError
 from prefiq_db.testing import DatabaseServer, MariaDbServer, PostgresServer
 from prefiq_db.testing.processes import process_tree, wait_until
 from tests.conftest import Backend
@@ -136,13 +136,25 @@ def test_a_closed_server_leaves_nothing(new_server: Callable[..., DatabaseServer
 
 
 def test_durable_settings_are_the_servers_own(new_server: Callable[..., DatabaseServer]) -> None:
-    def guarantees(server: DatabaseServer) -> object:
-        if server.name == "postgresql":
-            return server.execute("show fsync")
-        return server.execute("select @@innodb_flush_log_at_trx_commit")
+    names, durable, fast = {
+        "postgresql": (
+            ("fsync", "synchronous_commit", "full_page_writes"),
+            ("on", "on", "on"),
+            ("off", "on", "on"),
+        ),
+        "mariadb": (
+            ("innodb_flush_log_at_trx_commit", "innodb_doublewrite", "innodb_flush_method"),
+            ("1", "ON", "O_DIRECT"),
+            ("2", "ON", "nosync"),
+        ),
+    }[(kept := new_server(durable=True)).name]
 
-    assert guarantees(new_server(durable=True)) in ([("on",)], [(1,)])
-    assert guarantees(new_server()) in ([("off",)], [(2,)])
+    def guarantees(server: DatabaseServer) -> tuple[str, ...]:
+        question = "show {}" if server.name == "postgresql" else "show global variables like '{}'"
+        return tuple(str(server.execute(question.format(name))[0][-1]) for name in names)
+
+    assert guarantees(kept) == durable
+    assert guarantees(new_server()) == fast
 
 
 def test_settings_by_name_win(new_server: Callable[..., DatabaseServer]) -> None:
@@ -259,3 +271,67 @@ def test_a_backend_is_empty_and_reachable(backend: Backend) -> None:
 
 
 test_the_next_backend_is_empty_too = test_a_backend_is_empty_and_reachable
+
+
+# --- sessions ------------------------------------------------------------------------------------
+
+
+def test_sessions_and_their_transactions_are_counted(server: DatabaseServer) -> None:
+    database = server.create_database()
+    server.execute("create table item (id integer)", database)
+    assert (server.sessions(database), server.open_transactions(database)) == ([], 0)
+    connection = server._connect(database)  # type: ignore[attr-defined]
+    try:
+        assert len(server.sessions(database)) == 1
+        assert server.open_transactions(database) == 0
+        cursor = connection.cursor()
+        cursor.execute("begin")
+        cursor.execute("insert into item values (1)")
+        assert server.open_transactions(database) == 1
+        cursor.execute("rollback")
+        assert server.open_transactions(database) == 0
+    finally:
+        connection.close()
+    assert wait_until(lambda: server.sessions(database) == [], timeout_seconds=10)
+    server.drop_database(database)
+
+
+def test_a_killed_session_loses_its_transaction_and_nothing_else(new_server: Callable[..., DatabaseServer]) -> None:
+    server = new_server(durable=True)
+    database = server.create_database()
+    server.execute("create table item (id integer)", database)
+    server.execute("insert into item values (1)", database)
+    connection = server._connect(database)  # type: ignore[attr-defined]
+    cursor = connection.cursor()
+    cursor.execute("begin")
+    cursor.execute("insert into item values (2)")
+    (session,) = server.sessions(database)
+    server.kill_session(session)
+    with pytest.raises(Exception, match=r"(?i)lost|closed|server"):
+        cursor.execute("commit")
+    connection.close()
+    server.wait_until_ready()
+    assert wait_until(lambda: server.sessions(database) == [], timeout_seconds=10)
+    assert server.execute("select id from item", database) == [(1,)]
+    server.kill_session(session)  # it is gone
+
+
+def test_one_session_of_postgresql_can_be_frozen(new_postgresql_server: Callable[..., PostgresServer]) -> None:
+    server = new_postgresql_server()
+    database = server.create_database()
+    with server._connect(database) as connection:
+        (session,) = server.sessions(database)
+        server.freeze_session(session)
+        connection.pgconn.send_query(b"select 1")
+        assert server.execute("select 1") == [(1,)], "the others live"
+        assert Path(f"/proc/{session}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+        server.thaw_session(session)
+        assert connection.pgconn.get_result() is not None
+        assert connection.pgconn.get_result() is None
+    with pytest.raises(UsageError, match="isn't ours"):
+        PostgresServer(url=server.url()).kill_session(session)
+
+
+def test_one_session_of_mariadb_cannot_be_frozen(mariadb_server: MariaDbServer) -> None:
+    with pytest.raises(UnsupportedError, match="threads"):
+        mariadb_server.freeze_session(1)

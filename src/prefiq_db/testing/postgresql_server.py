@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from prefiq_db.errors import MissingDriverError
 from prefiq_db.testing.locate import POSTGRESQL, ServerUnavailableError
+from prefiq_db.testing.processes import process_tree, send_signal
 from prefiq_db.testing.server import DatabaseServer, server_environment
 
 if TYPE_CHECKING:
@@ -44,11 +45,28 @@ class PostgresServer(DatabaseServer):
     _stop_signal = signal.SIGINT  # "fast": ends sessions, then stops properly
     _abort_signal = signal.SIGQUIT  # "immediate": no checkpoint, but its shared memory goes back
 
+    _sessions_sql = (
+        "select pid from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid() order by pid"
+    )
+    _open_transactions_sql = (
+        "select count(*) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()"
+        " and backend_type = 'client backend' and (xact_start is not null or state = 'active')"
+    )
+
     def execute(self, sql: str, database: str | None = None) -> list[tuple[Any, ...]]:
         """Run one statement as the administrator, in autocommit on a connection of its own; return its rows."""
         with self._connect(database) as connection:
             cursor = connection.execute(sql.encode())
             return cursor.fetchall() if cursor.description else []
+
+    def kill_session(self, session: int) -> None:
+        """Kill the process of one session (``kill -9``): all other sessions end, too, and the server recovers."""
+        self._signal_session(session, signal.SIGKILL, "kill a session of")
+
+    def _signal_session(self, session: int, number: signal.Signals, verb: str) -> None:
+        # Its number may belong to somebody else by now.
+        if session in process_tree(self._own_child(verb).pid)[1:]:
+            send_signal([session], number)
 
     def _connect(self, database: str | None = None) -> psycopg.Connection[tuple[Any, ...]]:
         if importlib.util.find_spec("psycopg") is None:

@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any, ClassVar, Self
 from urllib.parse import SplitResult, unquote, urlsplit
 
-from prefiq_db.errors import UsageError
+from prefiq_db.errors import UnsupportedError, UsageError
 from prefiq_db.testing.certificates import Certificate, make_certificate
 from prefiq_db.testing.locate import Search, ServerKind, ServerUnavailableError, remove_compose_service
 from prefiq_db.testing.processes import Account, ChildProcess, account_for_root, wait_until
@@ -211,6 +211,45 @@ class DatabaseServer(ABC):
         """Let a frozen server go on."""
         self._own_child("thaw").thaw()
 
+    def wait_until_ready(self, *, timeout_seconds: float = _START_SECONDS) -> None:
+        """Wait until the server answers: PostgreSQL recovers by itself when one of its processes was killed.
+
+        Raises:
+            ServerUnavailableError: if it doesn't in that time.
+        """
+        if not wait_until(self._answers, timeout_seconds=timeout_seconds):
+            raise ServerUnavailableError(f"{self.kind.title} did not answer within {timeout_seconds:g} s")
+
+    # --- sessions --------------------------------------------------------------------------------
+
+    def sessions(self, database: str) -> list[int]:
+        """Return the ids of the sessions in a database, but for our own: what the server calls pid or thread."""
+        return [int(session) for (session,) in self.execute(self._sessions_sql, database)]
+
+    def open_transactions(self, database: str) -> int:
+        """Return how many sessions in a database have an open transaction or run a statement, but for our own."""
+        return int(self.execute(self._open_transactions_sql, database)[0][0])
+
+    @abstractmethod
+    def kill_session(self, session: int) -> None:
+        """End one session without a word to its client; nothing if it is gone.
+
+        PostgreSQL: ``kill -9`` of its process, a private server's only. The server then ends all other sessions and
+        recovers, see :meth:`wait_until_ready`. MariaDB: ``KILL CONNECTION``, for its sessions are threads.
+        """
+
+    def freeze_session(self, session: int) -> None:
+        """Stop the process of one session of a private PostgreSQL where it is.
+
+        Raises:
+            UnsupportedError: on MariaDB, whose sessions are threads of one process.
+        """
+        self._signal_session(session, signal.SIGSTOP, "freeze a session of")
+
+    def thaw_session(self, session: int) -> None:
+        """Let a frozen session go on; :meth:`thaw` lets all of them."""
+        self._signal_session(session, signal.SIGCONT, "thaw a session of")
+
     def close(self) -> None:
         """End a private server and remove its data; drop our databases from an existing one."""
         if os.getpid() != self._owner_pid:  # a forked child inherits the object, not the server
@@ -258,6 +297,12 @@ class DatabaseServer(ABC):
         """Run one statement as the administrator, in autocommit on a connection of its own; return its rows."""
 
     # --- what each kind knows --------------------------------------------------------------------
+
+    _sessions_sql: ClassVar[str]
+    _open_transactions_sql: ClassVar[str]
+
+    def _signal_session(self, session: int, number: signal.Signals, verb: str) -> None:
+        raise UnsupportedError(f"can't {verb} {self.kind.title}: its sessions are threads of one process")
 
     @abstractmethod
     def _maintenance_database(self) -> str: ...
