@@ -116,7 +116,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             if fixture in fixtures and "backend" not in fixtures:  # the backend's parameters are marked already
                 item.add_marker(name)
         in_matrix = any(item.get_closest_marker(name) for name in ("sqlite", *SERVERS))
-        if in_matrix or item.nodeid.startswith(("tests/integration/", "tests/twins/")):
+        if in_matrix or item.nodeid.startswith(("tests/integration/", "tests/twins/", "tests/chaos/")):
             item.add_marker("integration")
 
 

@@ -279,6 +279,31 @@ def test_what_is_no_commit(sql: str, protocol: Any) -> None:
     assert not Message("Query", sql, protocol=protocol).is_commit
 
 
+@pytest.mark.parametrize("protocol", ["postgresql", "mariadb"])
+def test_a_commit_of_nothing_is_none(protocol: Any) -> None:
+    assert not Message("Query", "commit", protocol=protocol, in_transaction=False).is_commit
+    assert Message("Query", "commit", protocol=protocol, in_transaction=False).word == "COMMIT"
+    sql = "begin; insert into item values (1); commit"
+    assert Message("Query", sql, protocol=protocol, in_transaction=False).is_commit
+
+
+def test_the_server_says_whether_a_transaction_is_open() -> None:
+    begun = b"\x00\x00\x00\x03\x00\x00\x00"
+    framing, (commit, _) = logged_in(my(b"\x03commit"), my(b"\x03begin"))
+    assert not commit.is_commit
+    replies(framing, [my(OK, 1) + my(begun, 1)])
+    (commit,) = messages(framing, [my(b"\x03commit")])
+    assert commit.is_commit
+    replies(framing, [my(OK, 1)])
+    assert not messages(framing, [my(b"\x03commit")])[0].is_commit
+    other = PostgresFraming()
+    messages(other, [STARTUP])
+    replies(other, [pg(b"Z", b"I")])
+    assert [m.is_commit for m in messages(other, [pg(b"Q", b"commit\0") + pg(b"Q", b"begin\0")])] == [False, False]
+    replies(other, [pg(b"Z", b"I") + pg(b"Z", b"T")])
+    assert messages(other, [pg(b"Q", b"commit\0")])[0].is_commit
+
+
 @pytest.mark.parametrize(("sql", "postgresql", "mariadb"), [
     ("end", True, False),
     ("END WORK;", True, False),

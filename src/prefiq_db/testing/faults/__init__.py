@@ -6,6 +6,8 @@ whether anything was lost or done twice. See docs/testing.md.
 
 from __future__ import annotations
 
+from prefiq_db.testing.faults.bank import Bank, InsufficientFundsError, Told, Transfer
+from prefiq_db.testing.faults.bank_report import BankReport, bank_table
 from prefiq_db.testing.faults.framing import Message
 from prefiq_db.testing.faults.kinds import (
     BlackHole,
@@ -26,6 +28,8 @@ __all__ = [
     "CLAIM",
     "COMMIT",
     "STATEMENT",
+    "Bank",
+    "BankReport",
     "BlackHole",
     "CutReply",
     "CutRequest",
@@ -36,7 +40,11 @@ __all__ = [
     "FaultProxy",
     "FaultRecord",
     "FaultyLink",
+    "InsufficientFundsError",
     "Message",
     "Reset",
     "Slice",
+    "Told",
+    "Transfer",
+    "bank_table",
 ]

@@ -22,6 +22,8 @@ class Message:
         raw: its bytes. Never printed.
         is_request: whether the server answers it as a whole, so that a fault can be aimed at it.
         protocol: ``postgresql`` or ``mariadb``.
+        parameters: what was bound to the statement, as bytes. Never printed.
+        in_transaction: no, if the server has said that no transaction is open, and has been sent nothing since.
     """
 
     command: str
@@ -30,10 +32,12 @@ class Message:
     is_request: bool = False
     protocol: Protocol = "postgresql"
     parameters: bytes = field(default=b"", repr=False)
+    in_transaction: bool = True
 
     @property
     def is_commit(self) -> bool:
-        return bool(self.sql) and statements.commits(self.sql, self.protocol)
+        """Whether it commits something; asyncmy says COMMIT to each new connection, and that commits nothing."""
+        return bool(self.sql) and statements.commits(self.sql, self.protocol, in_transaction=self.in_transaction)
 
     @property
     def is_claim(self) -> bool:
@@ -78,6 +82,7 @@ class Framing(ABC):
         self._from_client = bytearray()
         self._from_server = bytearray()
         self._unanswered: deque[Message] = deque()
+        self._idle = False  # by the server's last word
         self.said_instead: bytes = b""  # what the proxy has to answer in the place of the server
 
     def client_said(self, data: bytes) -> None:
@@ -111,6 +116,10 @@ class Framing(ABC):
     def rest_of_flight(self) -> bytes:
         """Return what the server needs to answer what it has, when the client can't send it any more."""
         return b""
+
+    @property
+    def _in_transaction(self) -> bool:
+        return not self._idle or bool(self._unanswered)
 
     def _take(self, buffer: bytearray, count: int) -> bytes:
         taken = bytes(buffer[:count])

@@ -18,6 +18,7 @@ _LONG_PASSWORD = 1  # a server without it is a MariaDB, and has capabilities of 
 
 _OK, _LOCAL_INFILE, _ERROR = 0x00, 0xFB, 0xFF
 _MAX_EOF_PAYLOAD = 9
+_IN_TRANSACTION = 0x01
 _MORE_RESULTS = 0x08
 
 _COM_QUERY, _COM_STMT_PREPARE, _COM_STMT_EXECUTE, _COM_STMT_BULK_EXECUTE = 0x03, 0x16, 0x17, 0xFA
@@ -94,6 +95,7 @@ class MariaDbFraming(Framing):
             is_request=name not in _UNANSWERED,
             protocol=self.protocol,
             parameters=payload if number in _EXECUTES else b"",
+            in_transaction=self._in_transaction,
         )
 
     def forwarded(self, message: Message) -> None:
@@ -132,13 +134,22 @@ class MariaDbFraming(Framing):
             while payload[:1] not in (b"\x00", b"\xff"):  # more to be asked about the password
                 payload = yield False
             self._logged_in = True
+            self._note_status_of_ok(payload)
             yield True
         elif request.command == "COM_STMT_PREPARE":
             yield from self._listen_to_prepare(request, payload)
         elif request.command in _HAVE_RESULTS:
             yield from self._listen_to_results(payload)
         else:
+            self._note_status_of_ok(payload)
             yield True
+
+    def _note_status_of_ok(self, payload: bytes) -> None:
+        if payload[:1] == b"\x00":
+            self._note_status(_status_of_ok(payload))
+
+    def _note_status(self, status: int) -> None:
+        self._idle = not status & _IN_TRANSACTION
 
     def _listen_to_results(self, payload: bytes) -> Generator[bool, bytes, None]:
         while True:
@@ -158,6 +169,7 @@ class MariaDbFraming(Framing):
                     if payload[0] == _ERROR:
                         yield True
                 status = struct.unpack_from("<H", payload, 3)[0]
+            self._note_status(status)
             payload = yield not status & _MORE_RESULTS
 
     def _listen_to_prepare(self, request: Message, payload: bytes) -> Generator[bool, bytes, None]:

@@ -77,7 +77,8 @@ class PostgresFraming(Framing):
         elif kind == b"E":
             sql, parameters = self._portals.get(body.split(b"\0", 1)[0], ("", b""))
         is_request = kind in (b"Q", b"E", b"F")
-        return Message(_NAMES.get(kind, "?"), sql, raw, is_request, self.protocol, parameters)
+        command = _NAMES.get(kind, "?")
+        return Message(command, sql, raw, is_request, self.protocol, parameters, self._in_transaction)
 
     def forwarded(self, message: Message) -> None:
         if message.is_request or message.command == "Sync":
@@ -99,6 +100,8 @@ class PostgresFraming(Framing):
             return None
         raw = self._take(buffer, size)
         kind = raw[:1]
+        if kind == b"Z":
+            self._idle = raw[-1:] == b"I"
         if kind in _UNASKED or not self._unanswered:
             return Reply(raw)
         request = self._unanswered[0]

@@ -35,12 +35,17 @@ _KEYWORDS = re.compile(
 )
 
 
-def commits(sql: str, protocol: Protocol) -> bool:
-    """Return whether one of the statements in *sql* is a COMMIT, however it is written and commented."""
+def commits(sql: str, protocol: Protocol, *, in_transaction: bool = True) -> bool:
+    """Return whether one of the statements in *sql* is a COMMIT, however it is written and commented.
+
+    Outside a transaction it counts only behind another statement, which may have begun one.
+    """
     lowered = sql.lower()
     if "commit" not in lowered and "end" not in lowered:
         return False
-    return any(_COMMIT[protocol].fullmatch(part.strip()) for part in _bare(sql, protocol).split(";"))
+    parts = _bare(sql, protocol).split(";")
+    found = [number for number, part in enumerate(parts) if _COMMIT[protocol].fullmatch(part.strip())]
+    return bool(found) and (in_transaction or any(part.strip() for part in parts[: found[-1]]))
 
 
 def claims(raw: bytes) -> bool:

@@ -1,0 +1,78 @@
+"""What a bank's check found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+_COLUMNS = ("transfers", "committed", "not_committed", "unknown", "cancelled", "attempts", "lost", "doubled", "phantom")
+
+
+@dataclass(frozen=True, slots=True)
+class BankReport:
+    """What was told, and what the database has.
+
+    Attributes:
+        transfers: how many were begun.
+        committed, not_committed, unknown, cancelled: what was told of them; the last: a cancellation without a word.
+        lost: told committed, and not there.
+        doubled: there more than once.
+        phantom: told not committed, and there.
+        wrong_answers: answered with the number of another transfer.
+        torn: accounts whose balance isn't what the ledger makes of it: half of a transfer happened.
+        negative: accounts below zero.
+        sum_difference: what all accounts together have too much.
+        attempts: how often the body of a transfer began.
+        seconds: how long the runs took.
+        errors: what was raised, by name and count.
+    """
+
+    transfers: int
+    committed: int
+    not_committed: int
+    unknown: int
+    cancelled: int
+    lost: int
+    doubled: int
+    phantom: int
+    wrong_answers: int
+    torn: int
+    negative: int
+    sum_difference: int
+    attempts: int
+    seconds: float
+    errors: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def is_right(self) -> bool:
+        """Whether nothing is lost, doubled, half-done or other than it was told; unknown ones are allowed."""
+        return not self._problems()
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether, beyond that, every caller was told committed or not committed."""
+        return self.is_right and not self.unknown and not self.cancelled
+
+    def _problems(self) -> list[str]:
+        names = ("lost", "doubled", "phantom", "wrong_answers", "torn", "negative", "sum_difference")
+        return [f"{value} {name.replace('_', ' ')}" for name in names if (value := getattr(self, name))]
+
+    def __str__(self) -> str:
+        told = f"{self.committed} committed, {self.not_committed} not, {self.unknown} unknown"
+        cancelled = f", {self.cancelled} cancelled" if self.cancelled else ""
+        problems = ", ".join(self._problems()) or "all right"
+        return (
+            f"{self.transfers} transfers: {told}{cancelled}; {problems}; {self.attempts} attempts, {self.seconds:.1f} s"
+        )
+
+
+def bank_table(reports: Mapping[str, BankReport]) -> str:
+    """Return a table of reports, a line each by its name, to be printed."""
+    width = max(map(len, reports), default=0)
+    heads = [name.replace("_", " ") for name in _COLUMNS]
+    lines = [" ".join([" " * width, *(f"{head:>13}" for head in heads), f"{'seconds':>9}", " verdict"])]
+    for name, report in reports.items():
+        cells = [f"{getattr(report, column):>13}" for column in _COLUMNS]
+        verdict = "exact" if report.is_exact else "right" if report.is_right else "WRONG"
+        lines.append(" ".join([f"{name:{width}}", *cells, f"{report.seconds:>9.1f}", f" {verdict}"]))
+    return "\n".join(lines)
