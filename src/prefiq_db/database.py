@@ -32,6 +32,7 @@ from prefiq_db.hooks.connections import ConnectionWatcher
 from prefiq_db.hooks.registry import Hooks
 from prefiq_db.overrides import OverrideScope
 from prefiq_db.reports import DatabaseStats, ExecuteResult, HealthReport
+from prefiq_db.retry_budget import RetryBudget
 from prefiq_db.settings import DatabaseSettings
 from prefiq_db.transaction import Block, Outcome, TransactionOptions
 
@@ -68,6 +69,7 @@ class Database:
             observer,
             watcher,
             runtime,
+            RetryBudget(name, made.retry_budget),
             make_explainer(made, name),
         )
         self._core = DatabaseCore(made, name, runtime, life, hooks)

@@ -31,6 +31,7 @@ from prefiq_db.hooks.connections import ConnectionWatcher
 from prefiq_db.hooks.registry import Hooks
 from prefiq_db.overrides import OverrideScope
 from prefiq_db.reports import DatabaseStats, ExecuteResult, HealthReport
+from prefiq_db.retry_budget import RetryBudget
 from prefiq_db.settings import DatabaseSettings
 from prefiq_db.transaction import Block, Outcome, TransactionOptions
 
@@ -65,7 +66,14 @@ class AsyncDatabase:
         watcher = ConnectionWatcher(name, hooks, made.leak_after_seconds)
         runtime = AsyncRuntime()
         self._engine = make_async_engine(made, name=name, observer=observer, watcher=watcher)
-        life = Life(self._engine.sync_engine, observer, watcher, runtime, make_explainer(made, name))
+        life = Life(
+            self._engine.sync_engine,
+            observer,
+            watcher,
+            runtime,
+            RetryBudget(name, made.retry_budget),
+            make_explainer(made, name),
+        )
         self._core = DatabaseCore(made, name, runtime, life, hooks)
 
     # --- life ------------------------------------------------------------------------------------

@@ -156,6 +156,7 @@ class DatabaseStats:
         statement_count: statements sent, by all roads.
         error_count: statements that failed.
         retry_count: attempts beyond the first.
+        retry_refused_count: attempts that were not made because the retry budget was used up.
         hook_error_count: listeners that raised.
         leak_count: connections reported as leaked.
         slow_count: statements above ``slow_query_seconds``.
@@ -171,6 +172,7 @@ class DatabaseStats:
     statement_count: int = 0
     error_count: int = 0
     retry_count: int = 0
+    retry_refused_count: int = 0
     hook_error_count: int = 0
     leak_count: int = 0
     slow_count: int = 0

@@ -20,6 +20,7 @@ import tenacity
 from prefiq_db.config import RetryPolicy
 from prefiq_db.errors import ErrorKind, PrefiqDbError, UsageError
 from prefiq_db.events import AttemptFailed
+from prefiq_db.retry_budget import RetryBudget
 
 logger = logging.getLogger("prefiq_db.retry")
 
@@ -65,8 +66,10 @@ class Retrier:
         *,
         database: str | None = None,
         on_retry: Callable[[AttemptFailed], None] | None = None,
+        budget: RetryBudget | None = None,
     ) -> None:
         self.policy = policy
+        self.budget = budget
         self.sleep = sleep
         self.repeatable = repeatable
         self.database = database
@@ -90,7 +93,7 @@ class Retrier:
         return self._again(attempt, first, started)
 
     def _again(self, attempt: Callable[[], T], first: Exception, started: float) -> T:
-        plan = Plan(self.policy, self.repeatable, started, self.note)
+        plan = Plan(self.policy, self.repeatable, started, self.note, self.budget)
         retrying = tenacity.Retrying(sleep=self.sleep, **plan.options())
         result: T = retrying(_resumed(attempt, first))
         return result
@@ -105,8 +108,14 @@ class Plan:
     """What tenacity is told: when to stop, how long to wait, what to repeat; drawn once per failure."""
 
     def __init__(
-        self, policy: RetryPolicy, repeatable: Repeatable, started: float, note: Callable[[AttemptFailed], None]
+        self,
+        policy: RetryPolicy,
+        repeatable: Repeatable,
+        started: float,
+        note: Callable[[AttemptFailed], None],
+        budget: RetryBudget | None = None,
     ) -> None:
+        self.budget = budget
         self.policy = policy
         self.repeatable = repeatable
         self.started = started
@@ -115,25 +124,41 @@ class Plan:
 
     def options(self) -> dict[str, Any]:
         return {
-            "stop": lambda state: self._wait(state.attempt_number) is None,
-            "wait": lambda state: self._wait(state.attempt_number) or 0.0,
+            "stop": lambda state: self._wait(state) is None,
+            "wait": lambda state: self._wait(state) or 0.0,
             "retry": tenacity.retry_if_exception(self.repeatable),
             "before_sleep": self._before_sleep,
             "reraise": True,
         }
 
-    def _wait(self, attempt: int) -> float | None:
+    def _wait(self, state: tenacity.RetryCallState) -> float | None:
+        attempt = state.attempt_number
         if self._drawn[0] != attempt:
             # Jitter needs no cryptography.
             elapsed = time.monotonic() - self.started
-            self._drawn = (attempt, next_wait(attempt, elapsed, self.policy, random.random()))
+            wait = next_wait(attempt, elapsed, self.policy, random.random())
+            if wait is not None and not affordable(self.budget, _error_of(state)):
+                wait = None
+            self._drawn = (attempt, wait)
         return self._drawn[1]
 
     def _before_sleep(self, state: tenacity.RetryCallState) -> None:
-        assert state.outcome is not None
-        error = state.outcome.exception()
-        assert error is not None
-        self.note(attempt_failed(error, state.attempt_number, self._wait(state.attempt_number) or 0.0))
+        self.note(attempt_failed(_error_of(state), state.attempt_number, self._wait(state) or 0.0))
+
+
+def _error_of(state: tenacity.RetryCallState) -> BaseException:
+    assert state.outcome is not None
+    error = state.outcome.exception()
+    assert error is not None
+    return error
+
+
+def affordable(budget: RetryBudget | None, error: BaseException) -> bool:
+    """Return whether *budget* pays for a retry after *error*; a refusal is noted on the error."""
+    if budget is None or budget.spend():
+        return True
+    error.add_note(budget.note)
+    return False
 
 
 def attempt_failed(error: BaseException, attempt: int, wait_seconds: float) -> AttemptFailed:

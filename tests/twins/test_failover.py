@@ -94,7 +94,7 @@ async def test_a_killed_primary_costs_no_confirmed_transfer(
     """Four clients transfer through a URL of both hosts while the primary is killed; the standby takes over."""
     db = make_database(
         world, pair.url(pair.create_database()), pool_size=CLIENTS, max_overflow=0, retry=PATIENT,
-        statement_timeout_seconds=5,
+        statement_timeout_seconds=5, retry_budget=10_000,
     )  # fmt: skip
     try:
         await make_bank(db)

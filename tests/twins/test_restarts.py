@@ -34,7 +34,9 @@ def stock(server: DatabaseServer, world: str, loop_runner: asyncio.Runner) -> It
     """A database with a full, idle pool."""
     run = loop_runner.run if world == "async" else drive
     server.start()
-    db = make_database(world, server.url(server.create_database()), pool_size=SIZE, max_overflow=0, retry=PATIENT)
+    db = make_database(
+        world, server.url(server.create_database()), pool_size=SIZE, max_overflow=0, retry=PATIENT, retry_budget=1000
+    )
     run(db.open())
     run(db.execute("create table stock (id integer primary key, quantity integer not null)"))
     run(db.execute("insert into stock (id, quantity) values (1, 0)"))

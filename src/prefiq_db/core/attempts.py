@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from prefiq_db.config import RetryPolicy
 from prefiq_db.errors import ErrorKind, PrefiqDbError, UsageError
-from prefiq_db.retry import attempt_failed, next_wait, note_attempt
+from prefiq_db.retry import affordable, attempt_failed, next_wait, note_attempt
 from prefiq_db.transaction import RootBlock, TransactionOptions
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Attempts:
         elapsed = time.monotonic() - self._started
         repeatable = transaction_repeatable(error, self.options)
         wait = next_wait(self.number, elapsed, self.policy, random.random()) if repeatable else None
-        if wait is None:
+        if wait is None or not affordable(self.core.life.retry_budget, error):
             self.done = True
             return False
         event = attempt_failed(error, self.number, wait)
@@ -81,6 +81,7 @@ class AttemptCore:
             raise
         if error is None:
             self.loop.done = True
+            self.loop.core.life.retry_budget.successes += 1
             return False
         return self.loop.failed(error)
 

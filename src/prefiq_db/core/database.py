@@ -191,7 +191,9 @@ class DatabaseCore:
         except PrefiqDbError as error:
             first = error
         else:
-            if self.life.explainer is not None:
+            life = self.life
+            life.retry_budget.successes += 1
+            if life.explainer is not None:
                 self._explain_if_slow(executable, params, call)
             return shape.finished(fetched)
         return shape.finished(self._one_shot_again(first, executable, params, shape, given, call))
@@ -230,7 +232,9 @@ class DatabaseCore:
     ) -> Any:
         """Go on after a first failure; what a retry needs is made only now."""
         retrier = self.retrier(given, lambda error: self._one_shot_repeatable(error, executable, given))
-        return retrier.resume(lambda: self._one_shot(executable, params, shape, given, call), first, call.started)
+        fetched = retrier.resume(lambda: self._one_shot(executable, params, shape, given, call), first, call.started)
+        self.life.retry_budget.successes += 1
+        return fetched
 
     def execute_many(self, statement: Any, rows: Iterable[Mapping[str, Any]]) -> int:
         """Run *statement* once per row, all or nothing."""
@@ -296,7 +300,12 @@ class DatabaseCore:
         self, given: Overrides, repeatable: Callable[[BaseException], bool], retry: RetryPolicy | None = None
     ) -> Retrier:
         return Retrier(
-            self.policy(given, retry), self.runtime.sleep, repeatable, database=self.name, on_retry=self.note_retry
+            self.policy(given, retry),
+            self.runtime.sleep,
+            repeatable,
+            database=self.name,
+            on_retry=self.note_retry,
+            budget=self.life.retry_budget,
         )
 
     def note_retry(self, event: AttemptFailed) -> None:
@@ -356,7 +365,9 @@ class DatabaseCore:
             return self._attempt(self._block(chosen, parent), body)
         shown = self.with_overrides(chosen)
         retrier = self.retrier(self.overrides(), lambda error: transaction_repeatable(error, shown), retry)
-        return retrier.run(lambda: self._attempt(self._block(chosen, None), body))
+        result = retrier.run(lambda: self._attempt(self._block(chosen, None), body))
+        self.life.retry_budget.successes += 1
+        return result
 
     def _attempt(self, tx: Block, body: Callable[[Block], Any]) -> Any:
         self._begun(tx, tx.begin)
@@ -416,6 +427,7 @@ class DatabaseCore:
             statement_count=statistics.statement_count,
             error_count=statistics.error_count,
             retry_count=statistics.retries.total(),
+            retry_refused_count=self.life.retry_budget.refused,
             hook_error_count=self.hooks.error_count,
             leak_count=watcher.leak_count,
             slow_count=statistics.slow_count,

@@ -13,6 +13,7 @@ from prefiq_db.hooks.connections import ConnectionWatcher
 from prefiq_db.hooks.explain import Explainer
 from prefiq_db.hooks.statements import StatementObserver
 from prefiq_db.hooks.watchdog import watchdog
+from prefiq_db.retry_budget import RetryBudget
 
 
 class Life:
@@ -24,8 +25,10 @@ class Life:
         observer: StatementObserver,
         watcher: ConnectionWatcher,
         runtime: Runtime,
+        retry_budget: RetryBudget,
         explainer: Explainer | None = None,
     ) -> None:
+        self.retry_budget = retry_budget
         self.engine = engine
         self.observer = observer
         self.watcher = watcher
@@ -50,6 +53,7 @@ class Life:
         # loop's epoll, which parent and child share.
         _of_the_parent.append(self.engine.pool)
         self.engine.dispose(close=False)
+        self.retry_budget.after_fork()
         self.watcher.start_with(watchdog.watch)
         if hasattr(self.runtime, "loop"):
             self.runtime.loop = None

@@ -33,6 +33,8 @@ class TransactionVerbs:
 
     def enter(self) -> None:
         self.core.begin(self.tx)
+        if self.tx.is_root:
+            self.core.life.retry_budget.successes += 1
 
     def fetch_all(self, statement: Any, params: Params, into: Into | None) -> list[Any]:
         rows: list[Any] = self._run("fetch_all", statement, params, all_rows(into))

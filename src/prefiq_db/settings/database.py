@@ -76,6 +76,7 @@ class DatabaseSettings(BaseModel):
     statement_timeout_seconds: Seconds = 30.0
     lock_timeout_seconds: Seconds = 10.0
     retry: Retry = RetryPolicy()
+    retry_budget: Count = 100
     slow_query_seconds: SecondsOrZero = 0.5
     explain_slow_queries: Boolean = False
     sql_comments: Boolean = False

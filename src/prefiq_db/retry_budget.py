@@ -1,0 +1,81 @@
+"""How many retries a database can afford: an outage must not become a storm of them.
+
+A bucket of tokens, as gRPC's and AWS's clients have. Each retry takes one; each call that succeeds brings back two, and
+time brings back the rest. So there are never more attempts than three times the successes, plus what the bucket holds.
+See docs/decisions/0070-why-retries-have-a-budget.md.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Final
+
+logger = logging.getLogger("prefiq_db.retry")
+
+#: Retries that one success pays for: with the first attempt that makes three.
+PER_SUCCESS: Final = 2.0
+#: An empty bucket is full again after this long, also without any success.
+REFILL_SECONDS: Final = 10.0
+_BETWEEN_WARNINGS_SECONDS: Final = 10.0
+
+
+class RetryBudget:
+    """The retries of one database, for all its users in this process.
+
+    Args:
+        capacity: how many retries may be made in a row while nothing succeeds.
+        now: the monotonic clock.
+
+    Attributes:
+        successes: calls that ended well. Whoever counts up here takes no lock: threads may lose one now and then,
+            which errs on the careful side.
+        refused: retries that were not made because nothing was left.
+    """
+
+    def __init__(self, database: str, capacity: int, now: Callable[[], float] = time.monotonic) -> None:
+        self.database = database
+        self.capacity = capacity
+        self.successes = 0
+        self.refused = 0
+        self._tokens = float(capacity)
+        self._counted = 0
+        self._now = now
+        self._looked_at = now()
+        self._warned_at: float | None = None
+        self._lock = threading.Lock()
+
+    def spend(self) -> bool:
+        """Return whether one more retry may be made, and take it out of the budget if so."""
+        with self._lock:
+            now, successes = self._now(), self.successes
+            earned = (successes - self._counted) * PER_SUCCESS
+            earned += (now - self._looked_at) * self.capacity / REFILL_SECONDS
+            self._tokens = min(float(self.capacity), self._tokens + earned)
+            self._counted, self._looked_at = successes, now
+            if self._tokens >= 1.0:
+                self._tokens -= 1.0
+                return True
+            self.refused += 1
+            silent = self._warned_at is not None and now - self._warned_at < _BETWEEN_WARNINGS_SECONDS
+            if not silent:
+                self._warned_at = now
+        if not silent:
+            logger.warning(
+                "the retry budget of database %s is used up: errors are raised at once until calls succeed again",
+                self.database,
+                extra={"database": self.database, "retry_budget": self.capacity, "refused": self.refused},
+            )
+        return False
+
+    @property
+    def note(self) -> str:
+        """What to say on an error that was not worth a retry any more."""
+        used_up = f"the retry budget of database {self.database} is used up (retry_budget={self.capacity})"
+        return f"not tried again: {used_up}"
+
+    def after_fork(self) -> None:
+        """Forget who held the lock in the parent."""
+        self._lock = threading.Lock()
