@@ -6,6 +6,7 @@ import asyncio
 import os
 import sqlite3
 import ssl
+import time
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +15,9 @@ from prefiq_db.config import ANY_HOST, SESSION_ATTRS, WRITER, Host, Target
 from prefiq_db.dialects import mariadb
 from prefiq_db.dialects.classify import in_phase, treatment
 from prefiq_db.dialects.sqlite import connection_factory
+from prefiq_db.drivers.deadlines import DeadlinePassed, Shares
 from prefiq_db.errors import ErrorKind, NotReadyError, PrefiqDbError, ReadOnlyError
+from prefiq_db.pool import seconds_to_connect
 from prefiq_db.settings import DatabaseSettings
 
 _Connect = Callable[..., Any]
@@ -26,7 +29,7 @@ def connector_for(settings: DatabaseSettings, target: Target, is_async: bool) ->
     if target.engine == "sqlite":
         return (_AiosqliteConnector if is_async else SqliteConnector)(settings, target)
     if target.engine == "postgres":
-        return _PostgresConnector(settings, target)
+        return (_PostgresAsyncConnector if is_async else _PostgresConnector)(settings, target)
     return (_AsyncmyConnector if is_async else _PyMySQLConnector)(settings, target)
 
 
@@ -37,6 +40,10 @@ class _Base:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} to {self.target}>"
+
+    def until(self) -> float:
+        """Return when connecting must have ended, on the monotonic clock: the whole of it, whatever it has to try."""
+        return time.monotonic() + seconds_to_connect(self.settings.connect_timeout_seconds)
 
     @property
     def password(self) -> str | None:
@@ -123,7 +130,6 @@ class _PostgresConnector(_Base):
             "password": self.password,
             "dbname": target.database or None,
             "autocommit": True,
-            "connect_timeout": max(1, round(settings.connect_timeout_seconds)),
             "application_name": settings.application_name,
             "sslmode": settings.ssl_mode,
             "sslrootcert": _path(settings.ssl_ca),
@@ -145,7 +151,19 @@ class _PostgresConnector(_Base):
                     f"-c lock_timeout={max(1, round(settings.lock_timeout_seconds * 1000))}",
                 ]
             ).strip()
-        return connect(**arguments)
+        return self.open(connect, arguments)
+
+    def open(self, connect: _Connect, arguments: dict[str, Any]) -> Any:
+        from prefiq_db.drivers import psycopg
+
+        return psycopg.Connection.connect_within(self.until(), **arguments)
+
+
+class _PostgresAsyncConnector(_PostgresConnector):
+    def open(self, connect: _Connect, arguments: dict[str, Any]) -> Any:
+        from prefiq_db.drivers import psycopg
+
+        return connect(async_creator_fn=psycopg.AsyncConnection.connect_within, until=self.until(), **arguments)
 
 
 class _MySQLConnector(_Base):
@@ -156,7 +174,7 @@ class _MySQLConnector(_Base):
         self.context = ssl_context(settings)
 
     def arguments(self, host: Host) -> dict[str, Any]:
-        settings, target = self.settings, self.target
+        target = self.target
         return {
             "host": host.host,
             "port": host.port,
@@ -165,8 +183,6 @@ class _MySQLConnector(_Base):
             "database": target.database or None,
             "charset": "utf8mb4",
             "autocommit": True,
-            "connect_timeout": settings.connect_timeout_seconds,
-            "read_timeout": settings.statement_timeout_seconds + mariadb.READ_GRACE_SECONDS,
             "init_command": self.init_command(),
             "local_infile": False,
         }
@@ -191,9 +207,11 @@ class _MySQLConnector(_Base):
     def __call__(self, connect: _Connect, cparams: dict[str, Any]) -> Any:
         last: Exception | None = None
         ailment: ErrorKind | None = None
+        shares = Shares(self.until(), len(self.target.hosts))
         for host in self.target.hosts:
+            arguments = {**self.arguments(host), "client_flag": self.client_flag(cparams)}
             try:
-                connection = self.open(connect, {**self.arguments(host), "client_flag": self.client_flag(cparams)})
+                connection = self.open(connect, arguments, shares.next())
                 found = self.misfit(connection)
             except Exception as error:
                 if not _tells_to_try_the_next(error):
@@ -216,8 +234,6 @@ class _MySQLConnector(_Base):
         wanted = self.target.options.get(SESSION_ATTRS, WRITER)
         if len(self.target.hosts) == 1 or wanted == ANY_HOST:
             return None
-        driver = getattr(connection, "_connection", connection)
-        patience, driver._read_timeout = driver._read_timeout, self.settings.connect_timeout_seconds
         fits = False
         try:
             cursor = connection.cursor()
@@ -229,31 +245,29 @@ class _MySQLConnector(_Base):
             if not fits:
                 # An async connection's close() waits for the server; terminate() doesn't, cancelled or not.
                 getattr(connection, "terminate", connection.close)()
-        driver._read_timeout = patience
         return found
 
-    def open(self, connect: _Connect, arguments: dict[str, Any]) -> Any:
+    def open(self, connect: _Connect, arguments: dict[str, Any], until: float) -> Any:
         raise NotImplementedError
 
 
 class _PyMySQLConnector(_MySQLConnector):
     """Adds what PyMySQL lacks: a connect timeout that covers the handshake."""
 
-    def open(self, connect: _Connect, arguments: dict[str, Any]) -> Any:
-        if self.settings.ssl_mode == "disable":
-            arguments["ssl_disabled"] = True
-        elif self.settings.ssl_mode != "prefer":
-            arguments["ssl"] = self.context
-        else:
-            arguments |= {"ssl_disabled": True, "defer_connect": True}
-        read_timeout = arguments["read_timeout"]
-        connection = connect(**{**arguments, "read_timeout": self.settings.connect_timeout_seconds})
-        if self.settings.ssl_mode == "prefer":
+    def open(self, connect: _Connect, arguments: dict[str, Any], until: float) -> Any:
+        from prefiq_db.drivers import pymysql
+
+        mode = self.settings.ssl_mode
+        tls: dict[str, Any] = {"ssl_disabled": True} if mode in ("disable", "prefer") else {"ssl": self.context}
+        connection = pymysql.Connection(**arguments, **tls, defer_connect=True)
+        if self.context is not None:
+            self.context.sslsocket_class = pymysql.TimedTls
+        if mode == "prefer":
             # PyMySQL's own default is the same, encrypted and unverified if the server offers it; but it makes a
             # context for every connection, and loading the system's certificates takes 20 ms.
             connection.ssl, connection.ctx, connection._ssl_required = True, self.context, False
-            connection.connect()
-        connection._read_timeout = read_timeout
+        connection.connect_within(until)
+        connection.patience_seconds = _left(until)
         return connection
 
 
@@ -262,9 +276,13 @@ class _AsyncmyConnector(_MySQLConnector):
 
     without_tls = False
 
-    def open(self, connect: _Connect, arguments: dict[str, Any]) -> Any:
+    def open(self, connect: _Connect, arguments: dict[str, Any], until: float) -> Any:
+        connection = self._secured(connect, {**arguments, "async_creator_fn": _asyncmy_by, "until": until})
+        connection._execute_mutex.patience_seconds = _left(until)
+        return connection
+
+    def _secured(self, connect: _Connect, arguments: dict[str, Any]) -> Any:
         mode = self.settings.ssl_mode
-        arguments["async_creator_fn"] = self._within_timeout
         if mode == "disable" or self.without_tls:
             return connect(**arguments)
         try:
@@ -278,15 +296,23 @@ class _AsyncmyConnector(_MySQLConnector):
         self.without_tls = True
         return connection
 
-    async def _within_timeout(self, **arguments: Any) -> Any:
-        import asyncmy
 
-        try:
-            async with asyncio.timeout(self.settings.connect_timeout_seconds):
-                return await asyncmy.connect(**arguments)
-        except TimeoutError:
-            limit = self.settings.connect_timeout_seconds
-        raise asyncmy.errors.OperationalError(2003, f"no connection within {limit:g} s")
+async def _asyncmy_by(until: float, **arguments: Any) -> Any:
+    """Connect, greet and log in until a moment on the monotonic clock."""
+    import asyncmy
+
+    from prefiq_db.drivers.asyncmy import AsyncmyDeadlinePassed
+
+    try:
+        async with asyncio.timeout(_left(until)):
+            return await asyncmy.connect(**arguments)
+    except TimeoutError:
+        pass  # raised below, outside the block: it says nothing that matters
+    raise AsyncmyDeadlinePassed("no connection in time")
+
+
+def _left(until: float) -> float:
+    return max(0.01, until - time.monotonic())
 
 
 def _none_fits(ailment: ErrorKind) -> PrefiqDbError:
@@ -308,7 +334,8 @@ def _none_fits(ailment: ErrorKind) -> PrefiqDbError:
 def _tells_to_try_the_next(error: Exception) -> bool:
     """Return whether another host may do better: not when this one answered that login or database are wrong."""
     code = error.args[0] if error.args else None
-    return code in {2002, 2003, 2005, 2006, 2013, 1040, 1047, 1053, 1129, 1203} or isinstance(error, OSError)
+    unreachable = isinstance(error, (OSError, DeadlinePassed))
+    return unreachable or code in {2002, 2003, 2005, 2006, 2013, 1040, 1047, 1053, 1129, 1203}
 
 
 def _path(path: Any) -> str | None:

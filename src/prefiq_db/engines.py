@@ -121,6 +121,7 @@ def _make(
     dialect.ping_after_idle_seconds = settings.ping_after_idle_seconds
     dialect.statement_timeout_seconds = settings.statement_timeout_seconds
     dialect.lock_timeout_seconds = settings.lock_timeout_seconds
+    dialect.connect_timeout_seconds = settings.connect_timeout_seconds
     dialect.session_settings = not settings.pgbouncer
     if watcher is not None:
         _tell_of_invalidation(sync_engine, watcher)

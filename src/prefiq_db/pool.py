@@ -29,22 +29,27 @@ from prefiq_db.waiting import WaitingLine
 if TYPE_CHECKING:
     from sqlalchemy.pool import ConnectionPoolEntry
 
-    from prefiq_db.dialects.base import PrefiqDialect
+    from prefiq_db.dialects.base import PrefiqDialect, SessionState
 
 # How many uses are noted before they are counted; a reader counts them at once.
 _FOLD_AT = 512
+_NO_ANSWER = "no answer"
+# Leave to make one more connection.
+_SLOT: Final = object()
 
-_checkout_limit: ContextVar[float | None] = ContextVar("prefiq_db_checkout_limit", default=None)
+# How many seconds a checkout may wait here, and until when it may connect, on the monotonic clock.
+_checkout_limit: ContextVar[tuple[float, float] | None] = ContextVar("prefiq_db_checkout_limit", default=None)
 
 
 @contextlib.contextmanager
 def checkout_within(seconds: float | None) -> Iterator[None]:
-    """Wait at most *seconds* for a free connection in this block, if that is less than the pool's own limit."""
+    """Wait for a connection at most *seconds* in this block, if that is less than the limits of pool and settings."""
     if seconds is None:
         yield
         return
     before = _checkout_limit.get()
-    _checkout_limit.set(seconds)
+    until = time.monotonic() + seconds
+    _checkout_limit.set((seconds, until if before is None else min(until, before[1])))
     try:
         yield
     finally:
@@ -52,8 +57,10 @@ def checkout_within(seconds: float | None) -> Iterator[None]:
         _checkout_limit.set(before)
 
 
-# Leave to make one more connection.
-_SLOT: Final = object()
+def seconds_to_connect(limit_seconds: float) -> float:
+    """Return how long connecting may take here, for which the settings allow *limit_seconds*."""
+    limit = _checkout_limit.get()
+    return limit_seconds if limit is None else max(0.0, min(limit_seconds, limit[1] - time.monotonic()))
 
 
 class _VettingPool(QueuePool):
@@ -68,7 +75,7 @@ class _VettingPool(QueuePool):
     @property
     def _timeout(self) -> float:
         limit = _checkout_limit.get()
-        return self._limit_seconds if limit is None else min(limit, self._limit_seconds)
+        return self._limit_seconds if limit is None else min(limit[0], self._limit_seconds)
 
     @_timeout.setter
     def _timeout(self, seconds: float) -> None:
@@ -109,10 +116,7 @@ class _VettingPool(QueuePool):
             try:
                 reason = self._unfit(record)
                 if reason is not None:
-                    # It reconnects at once, in the same slot.
-                    record.invalidate()
-                    if self._prefiq.watcher is not None:
-                        self._prefiq.watcher.lost(reason)
+                    self._renew(record, reason)
             except BaseException:
                 record._checkin_failed(RuntimeError("vetting was interrupted"), _fairy_was_created=False)
                 raise
@@ -209,13 +213,30 @@ class _VettingPool(QueuePool):
         descriptor = dialect.socket_of(record.dbapi_connection)
         if descriptor is not None and _has_something_to_read(descriptor):
             return "dead"
-        if now - state.last_used < dialect.ping_after_idle_seconds or self._answers(record.dbapi_connection):
+        if now - state.last_used < dialect.ping_after_idle_seconds or self._answers(record, state):
             return None
-        return "no answer"
+        return _NO_ANSWER
 
-    def _answers(self, connection: Any) -> bool:
-        """Ask the server; any of the driver's errors means no."""
+    def _renew(self, record: Any, reason: str) -> None:
+        """Throw the connection away; its slot gets another one at once."""
+        started = time.monotonic()
+        dialect = self._prefiq
+        record.invalidate()
+        if dialect.watcher is not None:
+            dialect.watcher.lost(reason)
+        if reason == _NO_ANSWER:
+            # Asking took its time. What is left of that for connecting is for the new connection.
+            left = dialect.connect_timeout_seconds / 2 - (time.monotonic() - started)
+            with checkout_within(max(0.0, left)):
+                record.get_connection()
+
+    def _answers(self, record: Any, state: SessionState) -> bool:
+        """Ask the server; any of the driver's errors means no, and so does silence."""
         dialect: Any = self._dialect
+        connection = record.dbapi_connection
+        # Half of the time for connecting: if there is no answer, the other half is for doing so.
+        dialect.set_patience(connection, seconds_to_connect(dialect.connect_timeout_seconds) / 2)
+        state.patience_seconds = None
         try:
             return bool(dialect.do_ping(connection))
         except (dialect.loaded_dbapi.Error, OSError):

@@ -284,7 +284,7 @@ class DatabaseCore:
         found = error.classification
         if found.retry_statement:
             return True
-        if not (found.retry_transaction or found.connection_lost):
+        if not (found.retry_transaction or found.connection_lost) or found.kind is ErrorKind.STATEMENT_TIMEOUT:
             return False
         return bool(given.idempotent) or reads_only(statement)
 
@@ -473,7 +473,9 @@ def _fate_unknown(error: PrefiqDbError) -> bool:
     """Return whether a statement that failed with *error* may have been carried out all the same."""
     found = error.classification
     lost = found.kind in (ErrorKind.CONNECTION_LOST, ErrorKind.SERVER_SHUTDOWN)
-    return lost and not found.retry_statement
+    # When the server itself ends a statement for its time, it says so, and the connection lives.
+    unanswered = found.kind is ErrorKind.STATEMENT_TIMEOUT and found.connection_lost
+    return (lost or unanswered) and not found.retry_statement
 
 
 def health_reason(error: PrefiqDbError) -> str:

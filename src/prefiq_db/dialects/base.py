@@ -23,6 +23,7 @@ from prefiq_db.config import ISOLATION_LEVELS
 from prefiq_db.dialects.classify import classify_error
 from prefiq_db.dialects.tokens import TokenDialect
 from prefiq_db.dialects.translate import class_by_code, code_of
+from prefiq_db.drivers.deadlines import GRACE_SECONDS, DeadlinePassed
 from prefiq_db.errors import ErrorKind, TransactionAbortedError, UnsupportedError
 
 # Where a pooled connection keeps its state, in SQLAlchemy's info of its record.
@@ -47,6 +48,7 @@ class SessionState:
         "began",
         "call",
         "checked_out_at",
+        "control_timeout",
         "deferrable",
         "expires_at",
         "fairy_ref",
@@ -58,6 +60,7 @@ class SessionState:
         "local_timeout",
         "managed",
         "one_shot",
+        "patience_seconds",
         "read_only",
         "retry_number",
         "session_timeout",
@@ -75,6 +78,8 @@ class SessionState:
         self.last_used = time.monotonic()
         self.session_timeout = session_timeout
         self.checked_out_at = self.last_used
+        #: what the driver's own clock is set to; ``None``: not known
+        self.patience_seconds: float | None = None
         self.began = False
         self.forget()
 
@@ -89,6 +94,8 @@ class SessionState:
         self.read_only = False
         self.deferrable = False
         self.token: str | None = None
+        #: the limit of BEGIN, COMMIT and the like, where it isn't the settings'
+        self.control_timeout: float | None = None
         self.ended()
         # Who has it, and for what: told in events, leaks and the table of holders.
         self.call: Any = None
@@ -228,6 +235,7 @@ class PrefiqDialect(TokenDialect):
     connector: Callable[..., Any] | None = None
     max_age_seconds: float = 1800.0
     ping_after_idle_seconds: float = 30.0
+    connect_timeout_seconds: float = 5.0
     statement_timeout_seconds: float = 30.0
     lock_timeout_seconds: float = 10.0
     session_settings: bool = True
@@ -322,6 +330,7 @@ class PrefiqDialect(TokenDialect):
             return
         # Up before it is sent: if the reply is lost, a ROLLBACK is owed.
         state.began = True
+        self._bound_control(state, dbapi_connection.dbapi_connection)
         self.control(dbapi_connection.dbapi_connection, self.begin_sql(state))
         if state.token is not None and not self.token_rides_with_begin:
             self.control(dbapi_connection.dbapi_connection, self.token_sql(state.token))
@@ -332,6 +341,7 @@ class PrefiqDialect(TokenDialect):
             return
         if state.aborted is not None or self.commit_would_lie(dbapi_connection.dbapi_connection):
             raise aborted_error()
+        self._bound_control(state, dbapi_connection.dbapi_connection)
         tag = self.control(dbapi_connection.dbapi_connection, "COMMIT")
         state.ended()
         if tag == "ROLLBACK":
@@ -343,6 +353,7 @@ class PrefiqDialect(TokenDialect):
         if not state.began and not self.in_transaction(raw):
             return
         if state.aborted != GONE or self.in_transaction(raw):
+            self._bound_control(state, raw)
             self.control(raw, "ROLLBACK")
         state.ended()
 
@@ -372,8 +383,10 @@ class PrefiqDialect(TokenDialect):
     def _savepoint(self, connection: Any, sql: str) -> None:
         # SQLAlchemy judges what the driver raises in a statement, but not in these calls. A connection that was lost
         # or cancelled in the middle of a reply must not be used again.
+        proxied = connection.connection
         try:
-            self.control(connection.connection.dbapi_connection, sql)
+            self._bound_control(self.session_of(proxied), proxied.dbapi_connection)
+            self.control(proxied.dbapi_connection, sql)
         except BaseException as error:  # noqa: BLE001 - SQLAlchemy decides whose it is and raises it
             connection._handle_dbapi_exception(error, sql, None, None, None)
 
@@ -446,12 +459,35 @@ class PrefiqDialect(TokenDialect):
         """Bound the statements that follow on this connection; silent when that is already so."""
         raise NotImplementedError
 
-    def bound_statements(self, connection: Any, seconds: float) -> None:
-        """Bound the statements that follow on SQLAlchemy's *connection*; what goes wrong there ends the connection."""
+    def bound_statements(self, connection: Any, seconds: float, left_seconds: float | None = None) -> None:
+        """Bound the statements that follow on SQLAlchemy's *connection*; what goes wrong there ends the connection.
+
+        *left_seconds*, where given, is what the caller has left of a limit for more than one statement: the driver
+        waits no longer than that, whatever the server allows.
+        """
+        proxied = connection._dbapi_connection
         try:
-            self.set_statement_timeout(connection._dbapi_connection, seconds)
+            self.set_statement_timeout(proxied, seconds)
+            if left_seconds is not None and left_seconds < seconds:
+                self.bound_wait(self.session_of(proxied), proxied.dbapi_connection, max(left_seconds, 0.0))
         except BaseException as error:  # noqa: BLE001 - likewise
             connection._handle_dbapi_exception(error, None, None, None, None)
+
+    def bound_wait(self, state: SessionState, dbapi_connection: Any, seconds: float) -> None:
+        """Let the driver wait for each reply a little longer than *seconds*, in which the server should have given up.
+
+        The driver's own clock: a server that is frozen, or behind a silent network, keeps no limit by itself.
+        """
+        if state.patience_seconds != seconds:
+            state.patience_seconds = seconds
+            self.set_patience(dbapi_connection, seconds + GRACE_SECONDS)
+
+    def set_patience(self, dbapi_connection: Any, seconds: float) -> None:
+        """Set the driver's clock: the longest that one request may take, which ends the connection if it does."""
+
+    def _bound_control(self, state: SessionState, dbapi_connection: Any) -> None:
+        limit = state.control_timeout
+        self.bound_wait(state, dbapi_connection, self.statement_timeout_seconds if limit is None else limit)
 
     def timed_out(self, connection: Any) -> bool | None:
         """Return whether our own clock ended the last statement; ``None`` where only the server knows."""
@@ -477,7 +513,7 @@ class PrefiqDialect(TokenDialect):
     # --- disconnects -----------------------------------------------------------------------------
 
     def is_disconnect(self, e: Any, connection: Any, cursor: Any) -> bool:
-        if super().is_disconnect(e, connection, cursor):  # type: ignore[misc]
+        if isinstance(e, DeadlinePassed) or super().is_disconnect(e, connection, cursor):  # type: ignore[misc]
             return True
         found = class_by_code(e, self.label)
         if found is None:

@@ -16,10 +16,6 @@ from prefiq_db.dialects.base import GONE, HALF, PrefiqDialect, SessionState, cha
 from prefiq_db.dialects.mariadb_tokens import MysqlTokens
 from prefiq_db.errors import ErrorKind
 
-# A client deadline behind the server's own statement timeout, for a server that doesn't answer at all.
-READ_GRACE_SECONDS: Final = 5.0
-
-
 MYSQL_HEALTH: Final = "SELECT @@global.read_only"
 # A Galera node that has lost its cluster lets some statements through and refuses the rest. By these tables and not
 # by @@wsrep_on, which a server built without Galera doesn't know.
@@ -93,6 +89,7 @@ class _MySQLFamily(MysqlTokens, PrefiqDialect):
 
     def set_statement_timeout(self, proxied: Any, seconds: float) -> None:
         state = self.session_of(proxied)
+        self.bound_wait(state, proxied.dbapi_connection, seconds)
         if state.session_timeout == seconds:
             return
         if self.is_mariadb:
@@ -100,13 +97,6 @@ class _MySQLFamily(MysqlTokens, PrefiqDialect):
         else:
             self.control(proxied.dbapi_connection, f"SET SESSION max_execution_time = {max(1, round(seconds * 1000))}")
         state.session_timeout = seconds
-        self.wait_for_replies(proxied.dbapi_connection, max(seconds, self.statement_timeout_seconds))
-
-    def wait_for_replies(self, dbapi_connection: Any, seconds: float) -> None:
-        """Let the driver wait for a reply at least as long as a statement may take, or it takes the server for dead."""
-        # Neither driver has a public way to change it, and both look at it with each read.
-        driver = getattr(dbapi_connection, "_connection", dbapi_connection)
-        driver._read_timeout = seconds + READ_GRACE_SECONDS
 
     health_sql = MYSQL_HEALTH
 
@@ -115,12 +105,35 @@ class _MySQLFamily(MysqlTokens, PrefiqDialect):
 
 
 class _PyMySQL(_MySQLFamily):
+    # SQLAlchemy finds out by importing the driver; this one has them.
+    supports_server_side_cursors: Any = True
+
+    @property
+    def _sscursor(self) -> Any:
+        from prefiq_db.drivers.pymysql import HurriedSSCursor
+
+        return HurriedSSCursor
+
+    def set_patience(self, dbapi_connection: Any, seconds: float) -> None:
+        dbapi_connection.patience_seconds = seconds
+
     def socket_of(self, dbapi_connection: Any) -> int | None:
         sock = dbapi_connection._sock
         return -1 if sock is None else int(sock.fileno())
 
 
 class _Asyncmy(_MySQLFamily):
+    @classmethod
+    def import_dbapi(cls) -> Any:
+        import asyncmy
+
+        from prefiq_db.drivers.asyncmy import Dbapi
+
+        return Dbapi(asyncmy)
+
+    def set_patience(self, dbapi_connection: Any, seconds: float) -> None:
+        dbapi_connection._execute_mutex.patience_seconds = seconds
+
     def socket_of(self, dbapi_connection: Any) -> int | None:
         connection = dbapi_connection._connection
         # The event loop may have read the end of the stream already; then the socket itself looks idle.

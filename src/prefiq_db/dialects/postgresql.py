@@ -64,6 +64,7 @@ class _Postgresql(PrefiqDialect):
 
     def set_statement_timeout(self, proxied: Any, seconds: float) -> None:
         state = self.session_of(proxied)
+        self.bound_wait(state, proxied.dbapi_connection, seconds)
         if state.began:
             # SET LOCAL ends with the transaction; a plain SET would be undone by its ROLLBACK behind our back.
             current = state.session_timeout if state.local_timeout is None else state.local_timeout
@@ -112,6 +113,9 @@ class _Postgresql(PrefiqDialect):
             f" WHERE created_at < CURRENT_TIMESTAMP - make_interval(secs => {age_seconds:.0f})"
             f" ORDER BY created_at LIMIT {limit:d})"
         )
+
+    def set_patience(self, dbapi_connection: Any, seconds: float) -> None:
+        self._driver(dbapi_connection).patience_seconds = seconds
 
     def socket_of(self, dbapi_connection: Any) -> int | None:
         pgconn = self._driver(dbapi_connection).pgconn

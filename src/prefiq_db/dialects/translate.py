@@ -25,6 +25,7 @@ from typing import Any, Final, TypeVar
 from sqlalchemy import exc
 
 from prefiq_db.dialects.classify import Phase, classify_error, in_phase, treatment
+from prefiq_db.drivers.deadlines import DeadlinePassed
 from prefiq_db.errors import (
     ErrorClass,
     ErrorKind,
@@ -450,6 +451,9 @@ def _classify(report: _Report, driver: _Driver, error: BaseException, dialect: s
     return in_phase(treatment(kind), phase)
 
 
+# Our own clock ended a conversation in which the server had fallen silent.
+_UNANSWERED: Final = replace(treatment(ErrorKind.STATEMENT_TIMEOUT), connection_lost=True)
+
 # Cancels look the same whoever asked for them, and a socket that our watchdog shut looks like a lost one.
 _CANCELS: Final = frozenset({ErrorKind.STATEMENT_TIMEOUT, ErrorKind.CANCELLED})
 
@@ -460,7 +464,7 @@ def _who_cancelled(found: ErrorClass, phase: Phase, by_timeout: bool | None) -> 
     if found.kind in _CANCELS:
         return treatment(ErrorKind.STATEMENT_TIMEOUT if by_timeout else ErrorKind.CANCELLED)
     if by_timeout and found.kind is ErrorKind.CONNECTION_LOST:
-        return replace(treatment(ErrorKind.STATEMENT_TIMEOUT), connection_lost=True)
+        return _UNANSWERED
     return found
 
 
@@ -482,7 +486,7 @@ def _classify_python(error: Exception, phase: Phase) -> ErrorClass | None:
         return None
     if isinstance(error, TimeoutError) and error.errno is None and phase != "connect":
         # A deadline of ours, not the operating system's: asyncio's is the same class without an errno.
-        found = replace(treatment(ErrorKind.STATEMENT_TIMEOUT), connection_lost=True)
+        found = _UNANSWERED
     if isinstance(error, ssl.SSLCertVerificationError) and phase == "connect":
         return ErrorClass(ErrorKind.CONNECT_FAILED)
     return in_phase(found, phase)
@@ -582,6 +586,13 @@ _WORDS_AT_CONNECT: Final[Mapping[ErrorKind, tuple[str, str]]] = {
 }
 
 
+# Not even the server's own limit was heard of.
+_WORDS_UNANSWERED: Final = (
+    "the server did not answer in time, and the connection was closed",
+    "it, or the network, may be frozen; see statement_timeout_seconds and using(timeout=...)",
+)
+
+
 def _where(database: str | None) -> str:
     return f"database '{database}': " if database else ""
 
@@ -591,7 +602,9 @@ def _message(
 ) -> str:
     words = _WORDS_AT_CONNECT if phase == "connect" and found.kind in _WORDS_AT_CONNECT else WORDS
     what, advice = words[found.kind]
-    if found.kind is ErrorKind.STATEMENT_TIMEOUT and statement_seconds is not None:
+    if found == _UNANSWERED:
+        what, advice = _WORDS_UNANSWERED
+    elif found.kind is ErrorKind.STATEMENT_TIMEOUT and statement_seconds is not None:
         what = f"the statement took longer than {statement_seconds:g} s"
     facts = [f"{noun} {name}" for noun, name in report.names.items()]
     if report.code is not None:
@@ -749,7 +762,9 @@ def translate(
     if isinstance(original, PrefiqDbError):
         return original
     driver = _driver_of(original)
-    if driver is not None:
+    if isinstance(original, DeadlinePassed):
+        report, found = _Report(None, "", {}), in_phase(_UNANSWERED, phase)
+    elif driver is not None:
         report = driver.read(original)
         found = _classify(report, driver, original, dialect, phase)
     else:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 # How long the claim waits before somebody looks who is in its way: it has to be waiting by then.
 _HEAD_START_SECONDS: Final = 0.05
+# For an answer, besides the wait for a lock.
+_ANSWER_SECONDS: Final = 1.0
 _LOOKS: Final = 5
 
 
@@ -33,7 +35,7 @@ class Claimer:
             LockTimeoutError: the transaction is still open after *wait_seconds*.
             PrefiqDbError: there was no answer. The claim may have happened; it may be repeated.
         """
-        with self._connection() as dbapi_connection:
+        with self._connection(wait_seconds) as dbapi_connection:
             return self.road.border.cross(lambda: self.road.dialect.claim(dbapi_connection, token, wait_seconds))
 
     def claim_from(self, token: str, wait_seconds: float) -> str | None:
@@ -46,7 +48,7 @@ class Claimer:
 
     def _end_holder(self, token: str, wait_seconds: float) -> None:
         try:
-            with self._connection() as dbapi_connection:
+            with self._connection(wait_seconds) as dbapi_connection:
                 for _ in range(_LOOKS):
                     self.runtime.sleep(min(_HEAD_START_SECONDS, wait_seconds / (2 * _LOOKS)))
                     if self.road.border.cross(lambda: self.road.dialect.end_holder(dbapi_connection, token)):
@@ -56,14 +58,17 @@ class Claimer:
             return
 
     @contextmanager
-    def _connection(self) -> Iterator[Any]:
+    def _connection(self, wait_seconds: float) -> Iterator[Any]:
         road = self.road.outside()
         connection = road.checkout()
         try:
             state = road.state(connection)
             # Not ours to begin: the claim speaks BEGIN and COMMIT itself.
             state.one_shot = True
-            yield connection.connection.dbapi_connection
+            dbapi_connection = connection.connection.dbapi_connection
+            # The server waits for the lock, and we for the server: a silent one is asked again, on another connection.
+            road.dialect.bound_wait(state, dbapi_connection, wait_seconds + _ANSWER_SECONDS)
+            yield dbapi_connection
         finally:
             road.border.cross(connection.close)
 

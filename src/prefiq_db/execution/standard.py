@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
@@ -187,16 +188,21 @@ class _OneShot:
         if self.within_seconds is None:
             self.connection = connection = road.connect_without_begin()
         else:
-            with checkout_within(self.within_seconds):
+            with checkout_within(self._left(self.within_seconds)):
                 self.connection = connection = road.connect_without_begin()
         state = road.state(connection)
         state.one_shot = True
         state.call = self.call
         state.retry_number = self.call.attempts - 1
-        road.dialect.bound_statements(connection, self.timeout_seconds)
+        left = None if self.within_seconds is None else self._left(self.within_seconds)
+        road.dialect.bound_statements(connection, self.timeout_seconds, left)
         parameters = road._adapted(self.statement, self.params)
         self.sent = True
         return self.shape.fetch(connection.execute(self.statement, parameters))
+
+    def _left(self, within_seconds: float) -> float:
+        """Return what is left of a limit for the whole call, its earlier attempts included."""
+        return max(0.0, within_seconds - (time.monotonic() - self.call.started))
 
     def phase(self) -> Phase:
         return "statement" if self.sent else "connect"

@@ -63,7 +63,7 @@ class RootBlock(Block):
             state.managed = True
             state.token = self.token
             if options.timeout_seconds is not None and options.timeout_seconds < self.ground.statement_timeout_seconds:
-                state.local_timeout = options.timeout_seconds
+                state.local_timeout = state.control_timeout = options.timeout_seconds
             self._handle = road.begin(connection)
         except BaseException:
             connection.close()

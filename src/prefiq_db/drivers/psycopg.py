@@ -1,0 +1,273 @@
+"""psycopg's connections with an end to every wait: connecting, each request, and what follows a cancellation."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import time
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, Final
+
+import psycopg
+from psycopg import waiting
+from psycopg.errors import _WaitTimeout
+from psycopg.pq import TransactionStatus
+
+from prefiq_db.drivers.deadlines import DeadlinePassed, Shares, addresses_of, is_name
+
+logger = logging.getLogger("prefiq_db.drivers")
+
+# How often psycopg looks up from a wait, to hear Ctrl-C; its own number.
+_INTERVAL_SECONDS: Final = 0.1
+# What a cancelled caller may wait for the server to stop the statement. Five seconds twice, psycopg's own limits, are
+# an eternity to whoever said asyncio.timeout(1).
+_CANCEL_SECONDS: Final = 0.4
+
+_shares: ContextVar[Shares | None] = ContextVar("prefiq_db_connect_shares", default=None)
+
+
+class PsycopgDeadlinePassed(psycopg.OperationalError, DeadlinePassed):
+    """psycopg's error for a server that did not answer in time."""
+
+
+def passed(seconds: float) -> PsycopgDeadlinePassed:
+    return PsycopgDeadlinePassed(f"no answer within {seconds:g} s")
+
+
+@dataclass(frozen=True, slots=True)
+class _Places:
+    """The hosts of a connection, each with its port, and with its addresses once they are known."""
+
+    hosts: tuple[tuple[str, str], ...]
+
+    @classmethod
+    def of(cls, arguments: dict[str, Any]) -> _Places:
+        return cls(tuple(zip(arguments["host"].split(","), arguments["port"].split(","), strict=True)))
+
+    def are_known(self, arguments: dict[str, Any]) -> bool:
+        return "hostaddr" in arguments or not any(is_name(host) for host, _ in self.hosts)
+
+    def arguments(self, addresses: list[list[Any] | OSError]) -> dict[str, str]:
+        """Return what libpq is told: each address is a host to try. Names that are unknown are left out."""
+        found: list[tuple[str, str, str]] = []
+        last: OSError | None = None
+        for (host, port), known in zip(self.hosts, addresses, strict=True):
+            if isinstance(known, OSError):
+                last = known
+            else:
+                found.extend((host, port, address) for address in known)
+        if not found:
+            if isinstance(last, TimeoutError):
+                raise PsycopgDeadlinePassed("the host's name was not resolved in time")
+            raise psycopg.OperationalError(f"failed to resolve host: {last}")
+        hosts, ports, addressed = zip(*found, strict=True)
+        return {"host": ",".join(hosts), "port": ",".join(ports), "hostaddr": ",".join(addressed)}
+
+
+def _as_it_is(host: str) -> list[str]:
+    """Return the address of what needs no looking up; a folder of Unix sockets has none."""
+    return [""] if not host or host.startswith(("/", "@")) else [host]
+
+
+def _addresses(found: list[tuple[Any, ...]]) -> list[str]:
+    return list(dict.fromkeys(place[4][0] for place in found))
+
+
+class _Hurried:
+    """Gives each host its share of the time for connecting, whatever the server says or doesn't say meanwhile."""
+
+    #: the longest a request may take; ``None``: for ever
+    patience_seconds: float | None = None
+
+    @classmethod
+    def _connect_gen(cls, conninfo: str = "") -> Any:
+        # psycopg goes on with this generator at least every tenth of a second; its own limit is in whole seconds, not
+        # less than two of them, and for each address anew.
+        connecting = super()._connect_gen(conninfo)  # type: ignore[misc]
+        shares = _shares.get()
+        if shares is None:
+            return (yield from connecting)
+        started, until = time.monotonic(), shares.next()
+        try:
+            wanted = next(connecting)
+            while True:
+                ready = yield wanted
+                if time.monotonic() >= until:
+                    break
+                wanted = connecting.send(ready)
+        except StopIteration as end:
+            return end.value
+        connecting.close()  # and the socket with it
+        raise passed(until - started)
+
+    @classmethod
+    def _hurrying(cls, until: float, arguments: dict[str, Any]) -> None:
+        _shares.set(Shares(until, arguments["host"].count(",") + 1))
+
+    def _hurried(self, until: float) -> Any:
+        """Return the connection with what is left of the time for connecting, for what SQLAlchemy asks a new server."""
+        self.patience_seconds = max(0.01, until - time.monotonic())
+        return self
+
+    def _while_it_moves(self, gen: Any) -> Any:
+        """Go through *gen* like who waits for it, but end when nothing came or went for ``patience_seconds``.
+
+        For a pipeline: one wait for many statements, each of which has the time that the server gives it.
+        """
+        try:
+            wanted = next(gen)
+            moved = time.monotonic()
+            while True:
+                ready = yield wanted
+                now = time.monotonic()
+                if ready:
+                    moved = now
+                elif self.patience_seconds is not None and now - moved >= self.patience_seconds:
+                    break
+                wanted = gen.send(ready)
+        except StopIteration as end:
+            return end.value
+        raise _WaitTimeout("nothing moves")
+
+    def _broken_off(self) -> PsycopgDeadlinePassed:
+        """Close the connection, which is in the middle of a reply, and return the error to raise."""
+        self.pgconn.finish()  # type: ignore[attr-defined]
+        return passed(self.patience_seconds or 0.0)
+
+
+class Connection(_Hurried, psycopg.Connection[Any]):
+    """A connection whose requests end after ``patience_seconds``, the connection with them."""
+
+    @classmethod
+    def connect_within(cls, until: float, **arguments: Any) -> Any:
+        """Connect by a moment on the monotonic clock, all hosts and their names included."""
+        places = _Places.of(arguments)
+        if not places.are_known(arguments):
+            lookups = Shares(_half_way(until), len(places.hosts))
+            arguments |= places.arguments([cls._look_up(host, port, lookups.next()) for host, port in places.hosts])
+        cls._hurrying(until, arguments)
+        try:
+            return cls.connect(**arguments)._hurried(until)
+        finally:
+            _shares.set(None)
+
+    @staticmethod
+    def _look_up(host: str, port: str, until: float) -> list[Any] | OSError:
+        if not is_name(host):
+            return _as_it_is(host)
+        try:
+            return _addresses(addresses_of(host, int(port), until - time.monotonic()))
+        except OSError as error:
+            return error
+
+    def wait(self, gen: Any, interval: float = _INTERVAL_SECONDS, timeout: float | None = None) -> Any:
+        # Instead of psycopg's own, not around it: this is on the way of every statement.
+        try:
+            limit = self.patience_seconds if timeout is None else timeout
+            if self._pipeline is not None:
+                gen, limit = self._while_it_moves(gen), timeout
+            return waiting.wait(gen, self.pgconn.socket, interval=interval, timeout=limit)
+        except _WaitTimeout:
+            if timeout is not None:
+                raise
+        except (KeyboardInterrupt, SystemExit):
+            self._stop(gen)
+            raise
+        raise self._broken_off()
+
+    def _stop(self, gen: Any) -> None:
+        """Ask the server to stop the statement; close the connection unless it does so at once."""
+        if self.pgconn.transaction_status != TransactionStatus.ACTIVE:
+            return
+        until = time.monotonic() + _CANCEL_SECONDS
+        try:
+            self.cancel_safe(timeout=_CANCEL_SECONDS)
+            waiting.wait(gen, self.pgconn.socket, interval=_INTERVAL_SECONDS, timeout=_left(until))
+        except psycopg.errors.QueryCanceled:
+            return
+        except Exception as error:  # noqa: BLE001 - whatever it was, what interrupted the caller goes on
+            _tell(error)
+            self.pgconn.finish()
+        except BaseException:
+            self.pgconn.finish()
+            raise
+
+
+class AsyncConnection(_Hurried, psycopg.AsyncConnection[Any]):
+    """The same for asyncio."""
+
+    @classmethod
+    async def connect_within(cls, until: float, **arguments: Any) -> Any:
+        places = _Places.of(arguments)
+        if not places.are_known(arguments):
+            lookups = Shares(_half_way(until), len(places.hosts))
+            addresses = [await cls._look_up(host, port, lookups.next()) for host, port in places.hosts]
+            arguments |= places.arguments(addresses)
+        cls._hurrying(until, arguments)
+        try:
+            return (await cls.connect(**arguments))._hurried(until)
+        finally:
+            _shares.set(None)
+
+    @staticmethod
+    async def _look_up(host: str, port: str, until: float) -> list[Any] | OSError:
+        if not is_name(host):
+            return _as_it_is(host)
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(max(0.0, until - time.monotonic())):
+                return _addresses(await loop.getaddrinfo(host, int(port), type=socket.SOCK_STREAM))
+        except OSError as error:
+            return error
+
+    async def wait(
+        self,
+        gen: Any,
+        interval: float = _INTERVAL_SECONDS,
+        timeout: float | None = None,  # noqa: ASYNC109 - psycopg's own signature
+    ) -> Any:
+        try:
+            limit = self.patience_seconds if timeout is None else timeout
+            if self._pipeline is not None:
+                gen, limit = self._while_it_moves(gen), timeout
+            return await waiting.wait_async(gen, self.pgconn.socket, interval=interval, timeout=limit)
+        except _WaitTimeout:
+            if timeout is not None:
+                raise
+        except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):
+            await self._stop(gen)
+            raise
+        raise self._broken_off()
+
+    async def _stop(self, gen: Any) -> None:
+        if self.pgconn.transaction_status != TransactionStatus.ACTIVE:
+            return
+        until = time.monotonic() + _CANCEL_SECONDS
+        try:
+            await self.cancel_safe(timeout=_CANCEL_SECONDS)
+            await waiting.wait_async(gen, self.pgconn.socket, interval=_INTERVAL_SECONDS, timeout=_left(until))
+        except psycopg.errors.QueryCanceled:
+            return
+        except Exception as error:  # noqa: BLE001 - likewise
+            _tell(error)
+            self.pgconn.finish()
+        except BaseException:
+            self.pgconn.finish()
+            raise
+
+
+def _half_way(until: float) -> float:
+    """Return the moment by which names must be known: a silent resolver must not leave nothing for the rest."""
+    now = time.monotonic()
+    return now + (until - now) / 2
+
+
+def _left(until: float) -> float:
+    return max(0.0, until - time.monotonic())
+
+
+def _tell(error: Exception) -> None:
+    # Only the class: the text may hold what the server said.
+    logger.info("a cancelled statement was not stopped by the server (%s): connection closed", type(error).__name__)

@@ -1,0 +1,161 @@
+"""PyMySQL's connection with an end to every wait: for the whole of a request, where PyMySQL has one for each read."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import time
+from typing import Any
+
+import pymysql
+from pymysql.constants import CR
+from pymysql.cursors import SSCursor
+
+from prefiq_db.drivers.deadlines import UNBOUNDED_SECONDS, DeadlinePassed, Shares, addresses_of
+
+# To a socket 0 means not to wait at all, which is another error.
+_AT_ONCE_SECONDS = 0.001
+
+
+class PyMySQLDeadlinePassed(pymysql.err.OperationalError, DeadlinePassed):
+    """PyMySQL's error for a server that did not answer in time."""
+
+
+class _Timed:
+    """A socket that reads until a moment, not for so long each time: byte by byte that would be for ever."""
+
+    #: on the monotonic clock; a connection sets it before it sends
+    until = 0.0
+
+    def recv_into(self, *args: Any) -> int:
+        self.settimeout(max(_AT_ONCE_SECONDS, self.until - time.monotonic()))  # type: ignore[attr-defined]
+        return super().recv_into(*args)  # type: ignore[misc, no-any-return]
+
+
+class _Socket(_Timed, socket.socket):
+    pass
+
+
+class TimedTls(_Timed, ssl.SSLSocket):
+    """What an ``SSLContext`` of ours makes of a socket."""
+
+
+class Connection(pymysql.connections.Connection):
+    """A connection whose requests end after ``patience_seconds``, the connection with them."""
+
+    # PyMySQL's own, which its type information leaves out.
+    _sock: Any
+    _rfile: Any
+    _force_close: Any
+    ctx: ssl.SSLContext | None
+    _ssl_required: bool
+
+    patience_seconds: float = UNBOUNDED_SECONDS
+    _connected_by: float | None = None
+
+    def connect_within(self, until: float) -> None:
+        """Connect, greet and log in until a moment on the monotonic clock."""
+        self._connected_by = until
+        # The sockets keep the time; PyMySQL would reset it with each packet.
+        self._read_timeout = self._write_timeout = None
+        try:
+            self.connect(self._dialled(until))
+        except OSError as error:
+            failure = error
+        else:
+            self._connected_by = None
+            return
+        if _is_ours(failure):
+            raise PyMySQLDeadlinePassed("no connection in time")
+        raise pymysql.err.OperationalError(CR.CR_CONN_HOST_ERROR, f"Can't connect to MySQL server ({failure})")
+
+    def _dialled(self, until: float) -> socket.socket:
+        """Return a socket that is connected to the first of the host's addresses that answers."""
+        addresses = addresses_of(self.host, self.port, until - time.monotonic())
+        shares = Shares(until, len(addresses))
+        last: OSError | None = None
+        for family, kind, protocol, _, address in addresses:
+            dialled = _Socket(family, kind, protocol)
+            try:
+                dialled.settimeout(max(_AT_ONCE_SECONDS, shares.next() - time.monotonic()))
+                dialled.connect(address)
+                dialled.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                dialled.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            except OSError as error:
+                dialled.close()
+                last = error
+            except BaseException:
+                dialled.close()
+                raise
+            else:
+                dialled.until = until
+                return dialled
+        assert last is not None, "getaddrinfo() returns addresses or raises"
+        raise last
+
+    def hurry(self) -> None:
+        """Begin to count anew, for a reply that is read piece by piece."""
+        if self._sock is not None:
+            self._sock.until = time.monotonic() + self.patience_seconds
+
+    # Instead of PyMySQL's own, not around them: they are on the way of every statement.
+
+    def _write_bytes(self, data: bytes) -> None:
+        now = time.monotonic()
+        sock = self._sock
+        sock.until = until = self._connected_by or now + self.patience_seconds
+        try:
+            sock.settimeout(max(_AT_ONCE_SECONDS, until - now))
+            sock.sendall(data)
+        except OSError as error:
+            failure = error
+        else:
+            return
+        self._force_close()
+        if _is_ours(failure):
+            raise self._passed()
+        raise pymysql.err.OperationalError(CR.CR_SERVER_GONE_ERROR, f"MySQL server has gone away ({failure!r})")
+
+    def _read_bytes(self, num_bytes: int) -> bytes:
+        try:
+            data: bytes = self._rfile.read(num_bytes)
+        except OSError as error:
+            failure = error
+        except BaseException:
+            self._force_close()
+            raise
+        else:
+            if len(data) == num_bytes:
+                return data
+            failure = OSError("it was closed")
+        self._force_close()
+        if _is_ours(failure):
+            raise self._passed()
+        raise pymysql.err.OperationalError(
+            CR.CR_SERVER_LOST, f"Lost connection to MySQL server during query ({failure})"
+        )
+
+    def _passed(self) -> PyMySQLDeadlinePassed:
+        if self._connected_by is not None:
+            return PyMySQLDeadlinePassed("no connection in time")
+        return PyMySQLDeadlinePassed(f"no answer within {self.patience_seconds:g} s")
+
+
+class HurriedSSCursor(SSCursor):
+    """A server-side cursor: each row has the time of a request, not all of them together."""
+
+    connection: Any
+
+    def read_next(self) -> Any:
+        self.connection.hurry()
+        return super().read_next()
+
+    def close(self) -> None:
+        if self.connection is not None:
+            self.connection.hurry()
+        super().close()
+
+
+def _is_ours(error: OSError) -> bool:
+    # The operating system's own timeout is the same class with a number.
+    return isinstance(error, TimeoutError) and error.errno is None
