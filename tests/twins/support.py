@@ -7,8 +7,13 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from prefiq_db.engines import make_engine
+from prefiq_db.migrate import migrations_directory
+from prefiq_db.settings import DatabaseSettings
 from tests.conftest import Backend
 
 T = TypeVar("T")
@@ -124,3 +129,15 @@ def assert_silent(error: BaseException, *values: str) -> None:
         assert value not in shown
     assert error.__cause__ is None
     assert error.__context__ is None
+
+
+def upgrade_schema(backend: Backend) -> None:
+    """Run the shipped migrations."""
+    settings = DatabaseSettings(url=backend.url)
+    engine = make_engine(settings, name="upgrade")
+    config = Config()
+    config.set_main_option("script_location", str(migrations_directory()))
+    with engine.connect() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+    engine.dispose()

@@ -96,13 +96,14 @@ class _Postgresql(PrefiqDialect):
         return first_word(rows)
 
     def end_holder(self, dbapi_connection: Any, token: str) -> bool:
-        # Who keeps the claim waiting holds the token; another claim would be in the way as well, and is none of it.
+        # The claim waits for the end of a transaction that inserted the same key: whoever keeps it waiting holds the
+        # token. A lock on the table (a migration, say) is another kind of wait, and so is another claim.
         rows = self.ask(
             dbapi_connection,
             "SELECT pg_terminate_backend(holder.pid) FROM pg_stat_activity AS claim"
             " CROSS JOIN LATERAL unnest(pg_blocking_pids(claim.pid)) AS blocking(pid)"
             " JOIN pg_stat_activity AS holder ON holder.pid = blocking.pid"
-            f" WHERE claim.application_name = '{_CLAIM}{token}'"
+            f" WHERE claim.application_name = '{_CLAIM}{token}' AND claim.wait_event = 'transactionid'"
             f" AND holder.application_name NOT LIKE '{_CLAIM}%'",
         )
         return bool(rows)
