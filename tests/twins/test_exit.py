@@ -250,6 +250,28 @@ _SIGNALLED = """
             # Whatever answer was on its way belongs to nobody.
             assert [db.fetch_value(f"select {number}") for number in range(5)] == [0, 1, 2, 3, 4]
             assert db.fetch_value("select count(*) from item") == 0
+    # And one that arrives while somebody waits for the pool's only connection.
+    held, let_go = threading.Event(), threading.Event()
+
+    def holder():
+        with db.transaction() as tx:
+            held.set()
+            let_go.wait(15)
+
+    thread = threading.Thread(target=holder)
+    thread.start()
+    held.wait(15)
+    threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+    try:
+        db.fetch_value("select 1")
+    except KeyboardInterrupt:
+        assert db.stats().pool.pending == 0
+    else:
+        raise AssertionError("the signal was lost")
+    let_go.set()
+    thread.join()
+    assert db.fetch_value("select 7") == 7
+    assert db.stats().pool.checked_out == 0
     last_line()
     db.close()
 """

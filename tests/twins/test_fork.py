@@ -10,6 +10,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 
 import pytest
 
@@ -141,6 +142,28 @@ def test_forking_from_a_thread_while_others_are_busy(db: Database, backend: Back
         thread.join(PATIENCE_SECONDS)
     assert not errors
     assert db.stats().pool.checked_out == 0
+
+
+def test_a_lock_held_by_another_thread_is_none_in_the_child(db: Database) -> None:
+    """What a thread was counting in the moment of the fork: that thread isn't there any more to let go."""
+    ask(db, 0, 5)
+    life = db._core.life
+    entries = list(life.observer.statistics._entries.values())
+    assert entries
+    owners = [life.watcher._lock, life.observer.statistics.lock, life.retry_budget._lock, life.watcher.hooks._lock]
+    with db.transaction() as tx, ExitStack() as held:
+        tx.fetch_value("select 1")
+        for lock in (*owners, *(entry._lock for entry in entries)):
+            held.enter_context(lock)
+
+        def child() -> None:
+            import contextvars
+
+            assert not db.stats().holders, "the parent's transaction is none of ours"
+            contextvars.Context().run(ask, db, 0, 5)
+            assert db.stats().pool.checked_out == 0
+
+        in_child(child)()
 
 
 _inherited: Database | None = None

@@ -89,6 +89,12 @@ class ConnectionWatcher:
         self._on_first_checkout = start
         self._look_up()
 
+    def after_fork(self) -> None:
+        """Forget, in a forked child, who has the parent's connections, and which of its threads held our lock."""
+        self._lock = threading.Lock()
+        self.held.clear()
+        self.pending = 0
+
     def checked_out(self, state: SessionState) -> None:
         if self._on_first_checkout is not None:
             start, self._on_first_checkout = self._on_first_checkout, None

@@ -50,6 +50,10 @@ class Hooks:
         self._failed: set[tuple[int, type]] = set()
         self.error_count = 0
 
+    def after_fork(self) -> None:
+        """Forget, in a forked child, which of the parent's threads held our lock."""
+        self._lock = threading.Lock()
+
     def before(self, fn: F) -> F:
         """Call *fn* with a :class:`~prefiq_db.events.StatementStarted` before each statement."""
         return self._register(StatementStarted, fn)

@@ -64,6 +64,9 @@ class StatementEntry:
             self._coarse.add_all(ascending)
             self._rows += sum(drained(self.rows))
 
+    def after_fork(self) -> None:
+        self._lock = threading.Lock()
+
     @property
     def calls(self) -> int:
         return sum(self._coarse.counts)
@@ -123,6 +126,12 @@ class StatementStatistics:
     @property
     def statement_count(self) -> int:
         return sum(entry.calls for entry in self._folded())
+
+    def after_fork(self) -> None:
+        """Forget, in a forked child, which of the parent's threads held a lock."""
+        self.lock = threading.Lock()
+        for entry in self._entries.values():
+            entry.after_fork()
 
     def note_retry(self, kind: ErrorKind | None) -> None:
         with self.lock:
