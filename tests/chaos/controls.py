@@ -14,7 +14,8 @@ from prefiq_db.testing.faults import Bank, Transfer
 
 _TRIES = 20
 
-TransferFunction = Callable[[Any, Transfer], Any]
+#: Of a database, and of what is to be done: a transfer, or the body of a transaction.
+TransferFunction = Callable[[Any, Any], Any]
 
 
 def plain(world: str, bank: Bank) -> TransferFunction:
@@ -23,25 +24,22 @@ def plain(world: str, bank: Bank) -> TransferFunction:
     return lambda db, transfer: db.run_in_transaction(apply, transfer)
 
 
-def blind_retry(world: str, bank: Bank) -> TransferFunction:
+def blind_retry(world: str, once: TransferFunction) -> TransferFunction:
     """Whatever the database says, run it again (oslo.db with retry_on_disconnect): doubles what did commit."""
 
-    def once(db: Any, transfer: Transfer) -> Any:
-        return plain(world, bank)(db, transfer)
-
-    def retry(db: Any, transfer: Transfer) -> Any:
+    def retry(db: Any, work: Any) -> Any:
         for left in reversed(range(_TRIES)):
             try:
-                return once(db, transfer)
+                return once(db, work)
             except DatabaseError:
                 if not left:
                     raise
         raise AssertionError("there is a last try")
 
-    async def retry_async(db: Any, transfer: Transfer) -> Any:
+    async def retry_async(db: Any, work: Any) -> Any:
         for left in reversed(range(_TRIES)):
             try:
-                return await once(db, transfer)
+                return await once(db, work)
             except DatabaseError:
                 if not left:
                     raise

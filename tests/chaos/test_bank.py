@@ -75,7 +75,7 @@ def test_blind_retry_doubles_when_the_reply_is_cut(
     backend: Backend, world: str, bank: Bank, proxy: FaultProxy, transfers: int
 ) -> None:
     with proxy.fault(CutReply(), on=COMMIT, probability=0.1, seed=7) as plan:
-        run_bank(world, bank, proxy.url(backend.url), transfers, transfer=blind_retry(world, bank))
+        run_bank(world, bank, proxy.url(backend.url), transfers, transfer=blind_retry(world, plain(world, bank)))
     report = bank.check()
     assert plan.hits > 0
     assert report.doubled > 0
@@ -89,19 +89,23 @@ def test_blind_retry_is_right_when_the_request_is_cut(
     backend: Backend, world: str, bank: Bank, proxy: FaultProxy, transfers: int
 ) -> None:
     with proxy.fault(CutRequest(), on=COMMIT, every=5) as plan:
-        run_bank(world, bank, proxy.url(backend.url), transfers, transfer=blind_retry(world, bank))
+        run_bank(world, bank, proxy.url(backend.url), transfers, transfer=blind_retry(world, plain(world, bank)))
     assert plan.hits > 0
     assert bank.check().is_exact
 
 
 @wired
-@pytest.mark.parametrize("control", [blind_retry, select_the_token])
+@pytest.mark.parametrize("control", ["blind retry", "select the token"])
 def test_when_commit_comes_late_both_wrong_ways_double(
-    backend: Backend, world: str, bank: Bank, proxy: FaultProxy, control: Any
+    backend: Backend, world: str, bank: Bank, proxy: FaultProxy, control: str
 ) -> None:
     bank._direct.execute(TOKENS)
     with proxy.fault(DeliverLate(LATE_SECONDS), on=COMMIT, every=10) as plan:
-        run_bank(world, bank, proxy.url(backend.url), 40, transfer=control(world, bank))
+        wrong = {
+            "blind retry": blind_retry(world, plain(world, bank)),
+            "select the token": select_the_token(world, bank),
+        }
+        run_bank(world, bank, proxy.url(backend.url), 40, transfer=wrong[control])
     proxy.wait()
     report = bank.check()
     assert plan.hits > 0

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from prefiq_db.testing.faults.bank import Bank, InsufficientFundsError, Told, Transfer
 from prefiq_db.testing.faults.bank_report import BankReport, bank_table
+from prefiq_db.testing.faults.checker import check_history
 from prefiq_db.testing.faults.framing import Message
+from prefiq_db.testing.faults.histories import Anomaly, Append, HistoryReport, HistoryTransaction, Read, forbidden
 from prefiq_db.testing.faults.kinds import (
     BlackHole,
     CutReply,
@@ -20,6 +22,7 @@ from prefiq_db.testing.faults.kinds import (
     Slice,
 )
 from prefiq_db.testing.faults.link import FaultyLink
+from prefiq_db.testing.faults.list_append import ListAppend
 from prefiq_db.testing.faults.plan import ANY, CLAIM, COMMIT, STATEMENT, FaultPlan
 from prefiq_db.testing.faults.proxy import FaultProxy, FaultRecord
 
@@ -28,6 +31,8 @@ __all__ = [
     "CLAIM",
     "COMMIT",
     "STATEMENT",
+    "Anomaly",
+    "Append",
     "Bank",
     "BankReport",
     "BlackHole",
@@ -40,11 +45,17 @@ __all__ = [
     "FaultProxy",
     "FaultRecord",
     "FaultyLink",
+    "HistoryReport",
+    "HistoryTransaction",
     "InsufficientFundsError",
+    "ListAppend",
     "Message",
+    "Read",
     "Reset",
     "Slice",
     "Told",
     "Transfer",
     "bank_table",
+    "check_history",
+    "forbidden",
 ]

@@ -16,6 +16,7 @@ from typing import Any
 
 from prefiq_db.errors import OutcomeUnknownError, UsageError
 from prefiq_db.testing.faults.bank_report import BankReport
+from prefiq_db.testing.faults.crew import run_tasks, run_threads
 from prefiq_db.testing.faults.direct import direct
 from prefiq_db.testing.server import DatabaseServer
 
@@ -158,11 +159,7 @@ class Bank:
                     self._failed(order, error)
 
         began = time.monotonic()
-        threads = [threading.Thread(target=work, name=f"bank-{number}") for number in range(workers)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        run_threads(work, workers)
         self._seconds += time.monotonic() - began
 
     async def run_async(
@@ -188,9 +185,7 @@ class Bank:
                     self._failed(order, error)
 
         began = time.monotonic()
-        async with asyncio.TaskGroup() as group:
-            for _ in range(workers):
-                group.create_task(work())
+        await run_tasks(work, workers)
         self._seconds += time.monotonic() - began
 
     def _orders(self, count: int) -> Iterator[Transfer]:
