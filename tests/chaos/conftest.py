@@ -8,8 +8,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from alembic import command
+from alembic.config import Config
 
-from prefiq_db import AsyncDatabase, Database
+from prefiq_db import AsyncDatabase, Database, DatabaseSettings
+from prefiq_db.engines import make_engine
+from prefiq_db.migrate import migrations_directory
 from prefiq_db.testing.faults import Bank, FaultProxy
 from prefiq_db.testing.servers import SERVERS
 from tests.chaos.controls import TransferFunction
@@ -42,6 +46,18 @@ def bank(backend: Backend, tmp_path: Any) -> Bank:
 
 
 @pytest.fixture
+def tokens(backend: Backend) -> None:
+    """The table of commit tokens on the backend."""
+    engine = make_engine(DatabaseSettings(url=backend.url), name="tokens")
+    config = Config()
+    config.set_main_option("script_location", str(migrations_directory()))
+    with engine.connect() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+    engine.dispose()
+
+
+@pytest.fixture
 def proxy(backend: Backend) -> Iterator[FaultProxy]:
     """A fault proxy before the backend's server; such a test is :data:`wired`."""
     assert backend.server is not None
@@ -49,7 +65,9 @@ def proxy(backend: Backend) -> Iterator[FaultProxy]:
         yield made
 
 
-def run_bank(world: str, bank: Bank, url: str, count: int, *, transfer: TransferFunction, **options: Any) -> None:
+def run_bank(
+    world: str, bank: Bank, url: str, count: int, *, transfer: TransferFunction | None = None, **options: Any
+) -> None:
     """Run transfers on a database of *world*."""
     workers = options.pop("workers", 8)
 
