@@ -265,6 +265,9 @@ AGAIN = "transient retry_statement retry_transaction"
         ("mariadb", 1213, "commit", K.DEADLOCK, "transient retry_transaction"),
         ("sqlite", 5, "commit", K.LOCK_TIMEOUT, "transient retry_transaction"),
         ("postgresql", "23503", "commit", K.FOREIGN_KEY, ""),
+        ("sqlite", "SQLITE_IOERR", "commit", K.OUTCOME_UNKNOWN, "connection_lost"),
+        ("sqlite", "SQLITE_IOERR_FSYNC", "commit", K.OUTCOME_UNKNOWN, "connection_lost"),
+        ("sqlite", "SQLITE_IOERR_FSYNC", "statement", K.INTERNAL, ""),
         ("mongodb", 64, "commit", K.OUTCOME_UNKNOWN, ""),
         # whenever it comes
         ("postgresql", "40003", "connect", K.OUTCOME_UNKNOWN, ""),

@@ -125,7 +125,12 @@ EXACT: Final[Mapping[str, Mapping[int, ErrorClass]]] = {
     "connect": {
         NAMES["SQLITE_READONLY"]: ErrorClass(ErrorKind.READ_ONLY),
     },
-    "commit": {},
+    "commit": {
+        # The write-ahead log may hold the commit already when the disk refuses to confirm it.
+        code: ErrorClass(ErrorKind.OUTCOME_UNKNOWN, connection_lost=True)
+        for name, code in {**EXTENDED_NAMES, "SQLITE_IOERR": NAMES["SQLITE_IOERR"]}.items()
+        if name.startswith("SQLITE_IOERR") and name not in ("SQLITE_IOERR_NOMEM", "SQLITE_IOERR_BLOCKED")
+    },
 }
 
 

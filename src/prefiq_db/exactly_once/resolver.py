@@ -127,7 +127,7 @@ class _Resolution:
     def _claim(self, left: float) -> str | None:
         wait = max(_SHORTEST_WAIT_SECONDS, min(_PATIENCE_SECONDS, left / 2))
         claim = self.claimer.claim_from if self._blocked else self.claimer.claim
-        return claim(self.token, wait)
+        return claim(self.token, wait, left)
 
     def _may_pass(self, error: PrefiqDbError) -> bool:
         found = error.classification
