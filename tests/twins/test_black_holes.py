@@ -50,6 +50,12 @@ SLEEPERS = {
 }
 
 
+# Where one kind of hole says as much as the other, or there is none.
+once = pytest.mark.parametrize("hole", ["frozen"], indirect=True)
+# Threads aren't cancelled.
+async_only = pytest.mark.parametrize("world", [pytest.param("async", marks=getattr(pytest.mark, "async"))])
+
+
 # --- the holes -----------------------------------------------------------------------------------
 
 
@@ -300,7 +306,15 @@ VERBS: dict[str, tuple[Callable[[Any], Awaitable[Any]], type[Exception]]] = {
 }
 
 
-@pytest.mark.parametrize("verb", VERBS)
+# What is sent, and how it is read, is the same for some; a silent network tells no more of those.
+_SILENCED = ("fetch_value", "execute", "execute_many", "transaction", "session")
+
+
+@pytest.mark.parametrize(
+    ("hole", "verb"),
+    [*(("frozen", verb) for verb in VERBS), *(("silent", verb) for verb in _SILENCED)],
+    indirect=["hole"],
+)
 async def test_a_verb_comes_back(verb: str, make: Callable[..., Any], hole: Hole, harness: Harness) -> None:
     """It raises what it means, in its time; then the pool is whole and the server rid of it."""
     run, error_type = VERBS[verb]
@@ -434,6 +448,38 @@ async def test_a_limit_of_the_caller_bounds_the_whole_call(
     await serves_again(db, hole, harness)
 
 
+async def test_a_limit_of_the_caller_bounds_a_transaction(
+    make: Callable[..., Any], hole: Hole, harness: Harness
+) -> None:
+    """using(timeout=...) holds for connecting and BEGIN; a transaction's own limit for what is left of it."""
+    patient: dict[str, Any] = {"statement_timeout_seconds": 20, "connect_timeout_seconds": 20}
+    db = await ready(make, **patient)
+    with hole.silence():
+        for _ in range(2):
+            error = await within(0.4, _begin(db.using(timeout=0.4)))
+            assert isinstance(error, (StatementTimeoutError, ConnectFailedError)), repr(error)
+    await serves_again(db, hole, harness)
+    started = time.monotonic()
+
+    async def body() -> None:
+        async with db.transaction(timeout=1) as tx:
+            await tx.fetch_value("select 1")
+
+            async def late() -> bool:
+                return time.monotonic() > started + 0.6
+
+            await harness.until(late)
+            hole.fall_silent()
+            await tx.fetch_value("select 1")
+
+    try:
+        error = await within(1, body())
+    finally:
+        hole.recover()
+    assert isinstance(error, StatementTimeoutError)
+    await serves_again(db, hole, harness)
+
+
 # --- connecting ----------------------------------------------------------------------------------
 
 
@@ -444,10 +490,9 @@ def dripping(hole: Hole) -> Iterator[DrippingServer]:
     server.stop()
 
 
+@once
 async def test_a_drip_does_not_extend_connecting(hole: Hole, world: str, dripping: DrippingServer) -> None:
     """A greeting that comes byte by byte is no answer."""
-    if isinstance(hole, SilentHole):
-        pytest.skip("no server is needed, once is enough")
     scheme = {"postgresql": "postgresql", "mariadb": "mariadb"}[hole.name]
     db = make_database(
         world, f"{scheme}://u:p@127.0.0.1:{dripping.port}/x", connect_timeout_seconds=CONNECT, retry=ONCE
@@ -456,10 +501,9 @@ async def test_a_drip_does_not_extend_connecting(hole: Hole, world: str, drippin
     await db.close()
 
 
+@once
 async def test_the_second_host_gets_its_share(hole: Hole, world: str, dripping: DrippingServer) -> None:
     """A first host that says nothing doesn't eat the whole time; and all of them together don't take more than it."""
-    if isinstance(hole, SilentHole):
-        pytest.skip("once is enough")
     place = f"{hole.server.host}:{hole.server.port}"
     limits: dict[str, Any] = {"connect_timeout_seconds": 1.5, "retry": ONCE}
     for host in ("127.0.0.1", "localhost"):
@@ -473,12 +517,11 @@ async def test_the_second_host_gets_its_share(hole: Hole, world: str, dripping: 
     await two.close()
 
 
+@once
 async def test_a_silent_resolver(
     hole: Hole, world: str, dripping: DrippingServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Looking a name up is part of connecting, although nothing can interrupt the system's resolver."""
-    if isinstance(hole, SilentHole):
-        pytest.skip("no server is needed, once is enough")
     answered = threading.Event()
 
     def hang(*args: Any, **kwargs: Any) -> Any:
@@ -510,15 +553,8 @@ def test_names_and_shares() -> None:
 # --- cancellation --------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def only_async(world: str) -> None:
-    if world == "sync":
-        pytest.skip("threads aren't cancelled")
-
-
-async def test_a_cancelled_statement_in_the_hole(
-    only_async: None, make: Callable[..., Any], hole: Hole, harness: Harness
-) -> None:
+@async_only
+async def test_a_cancelled_statement_in_the_hole(make: Callable[..., Any], hole: Hole, harness: Harness) -> None:
     """asyncio.timeout() ends when it says, whatever the driver would like to ask the server first."""
     db = await ready(make, statement_timeout_seconds=60)
 
@@ -531,8 +567,9 @@ async def test_a_cancelled_statement_in_the_hole(
     await serves_again(db, hole, harness)
 
 
+@async_only
 async def test_a_cancelled_statement_of_a_healthy_server_is_stopped_there(
-    only_async: None, make: Callable[..., Any], hole: Hole, harness: Harness
+    make: Callable[..., Any], hole: Hole, harness: Harness
 ) -> None:
     """No statement goes on at PostgreSQL for nobody; MariaDB notices that its client has gone."""
     db = await ready(make, statement_timeout_seconds=60)
@@ -551,6 +588,7 @@ async def test_a_cancelled_statement_of_a_healthy_server_is_stopped_there(
 # --- what is no black hole -----------------------------------------------------------------------
 
 
+@once
 async def test_the_servers_own_word_comes_first(make: Callable[..., Any], hole: Hole, harness: Harness) -> None:
     """A statement that takes too long on a server that lives is ended by the server, and the connection lives on."""
     db = await ready(make)
@@ -563,6 +601,7 @@ async def test_the_servers_own_word_comes_first(make: Callable[..., Any], hole: 
     assert db.stats().pool.lost == opened
 
 
+@once
 async def test_a_batch_may_take_longer_than_a_statement(make: Callable[..., Any], hole: Hole) -> None:
     """The limit is a statement's: many of them, each quick enough, go on for as long as they take."""
     limit = 0.7
@@ -583,6 +622,7 @@ async def test_a_batch_may_take_longer_than_a_statement(make: Callable[..., Any]
     assert await db.fetch_value("select count(*) from item") == count
 
 
+@once
 async def test_a_long_pause_between_two_rows_of_a_stream_is_the_callers(make: Callable[..., Any], hole: Hole) -> None:
     """Each fetch of a server-side cursor has its own time."""
     db = await ready(make, statement_timeout_seconds=0.3)

@@ -328,7 +328,7 @@ class DatabaseCore:
         given = self.overrides()
         if given.read_only and not options.read_only:
             options = replace(options, read_only=True)
-        return options
+        return options if given.timeout is None else replace(options, call_timeout_seconds=given.timeout)
 
     def begin(self, tx: Block) -> None:
         """Begin *tx*; a connection that turns out to be dead costs no failed call, for nothing was done yet."""

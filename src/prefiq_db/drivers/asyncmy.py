@@ -134,9 +134,11 @@ class AdaptedConnection(AsyncAdapt_asyncmy_connection):
     async def _terminate_graceful_close(self) -> None:
         # TLS would wait half a minute for the server's own goodbye.
         connection = self._connection
-        transport, protocol = connection._transport, connection._proto
-        if transport is not None and not transport.is_closing():
-            if connection._connected:
+        protocol = connection._proto
+        # A cancelled statement has closed the connection already, but TLS may still be at its goodbye.
+        transport = None if protocol is None else protocol.transport
+        if transport is not None:
+            if connection._connected and not transport.is_closing():
                 with contextlib.suppress(asyncmy.errors.OperationalError):
                     connection._write_bytes(_QUIT)
             transport.abort()

@@ -104,12 +104,16 @@ class StandardRoad:
         shape: Shape,
         timeout_seconds: float,
         call: Call | None = None,
+        left_seconds: float | None = None,
     ) -> Any:
-        """Execute *statement* in a transaction and return what *shape* fetches; the caller finishes it."""
+        """Execute *statement* in a transaction and return what *shape* fetches; the caller finishes it.
+
+        *left_seconds*, where given, is what is left of the transaction's own limit.
+        """
 
         def send() -> Any:
             self.state(connection).call = call
-            self.dialect.bound_statements(connection, timeout_seconds)
+            self.dialect.bound_statements(connection, timeout_seconds, left_seconds)
             return shape.fetch(connection.execute(statement, self._adapted(statement, params)))
 
         try:

@@ -112,8 +112,13 @@ class Block(ABC):
             if scope.connection.invalidated:
                 raise self._lost()
             limit = self._limit(timeout_seconds)
-            fetched = self.ground.road.run(scope.connection, statement, params, shape, limit, call)
+            fetched = self.ground.road.run(scope.connection, statement, params, shape, limit, call, self._left())
         return shape.finished(fetched)
+
+    def _left(self) -> float | None:
+        """Return what is left of the transaction's own limit, and of those of the blocks around, in seconds."""
+        deadlines = [block._deadline for block in self.scope.blocks if block._deadline is not None]
+        return min(deadlines) - time.monotonic() if deadlines else None
 
     def _limit(self, timeout_seconds: float | None) -> float:
         """Return the statement timeout, after looking at the whole transaction's."""

@@ -51,7 +51,9 @@ class RootBlock(Block):
     def _begin_on_a_connection(self) -> None:
         road, options = self.ground.road, self.options
         self._started = time.perf_counter()
-        connection = road.checkout(options.timeout_seconds)
+        limits = [limit for limit in (options.timeout_seconds, options.call_timeout_seconds) if limit is not None]
+        within = min(limits, default=None)
+        connection = road.checkout(within)
         try:
             state = road.state(connection)
             self.line = state.line
@@ -63,7 +65,9 @@ class RootBlock(Block):
             state.managed = True
             state.token = self.token
             if options.timeout_seconds is not None and options.timeout_seconds < self.ground.statement_timeout_seconds:
-                state.local_timeout = state.control_timeout = options.timeout_seconds
+                state.local_timeout = options.timeout_seconds
+            if within is not None and within < self.ground.statement_timeout_seconds:
+                state.control_timeout = within
             self._handle = road.begin(connection)
         except BaseException:
             connection.close()
