@@ -480,6 +480,42 @@ async def test_a_limit_of_the_caller_bounds_a_transaction(
     await serves_again(db, hole, harness)
 
 
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param("postgresql", marks=pytest.mark.postgresql),
+        pytest.param("mariadb", marks=pytest.mark.mariadb),
+    ],
+)
+async def test_under_tls(kind: str, world: str, request: pytest.FixtureRequest) -> None:
+    """TLS has a greeting and a goodbye of its own; neither is waited for longer, and no socket stays for them."""
+    server = request.getfixturevalue(f"new_{kind}_server")(tls=True)
+    limits: dict[str, Any] = {"statement_timeout_seconds": STATEMENT, "connect_timeout_seconds": CONNECT}
+    before = _left_behind()[0]
+    db = make_database(world, server.url(), ssl_mode="require", pool_size=3, max_overflow=0, retry=ONCE, **limits)
+    await db.open()
+    server.freeze()
+    try:
+        assert isinstance(await within(STATEMENT, db.fetch_value("select 1")), StatementTimeoutError)
+        assert isinstance(await within(CONNECT, db.fetch_value("select 1")), ConnectFailedError)
+        server.thaw()
+        await db.open()
+        server.freeze()
+        if world == "async":
+
+            async def impatient() -> None:
+                async with asyncio.timeout(0.3):
+                    await db.fetch_value("select 1")
+
+            assert isinstance(await within(0.3, impatient()), TimeoutError)
+        assert await within(0.2, db.close()) is None
+        if world == "async":
+            await asyncio.sleep(0.1)
+        assert _left_behind()[0] == before, "a socket waits for the server's goodbye"
+    finally:
+        server.thaw()
+
+
 # --- connecting ----------------------------------------------------------------------------------
 
 
