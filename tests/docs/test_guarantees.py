@@ -1,0 +1,25 @@
+"""Each promise names tests that exist."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from tests.docs.pages import ROOT
+
+_PAGE = (ROOT / "docs" / "guarantees.md").read_text("utf-8")
+_NAMED = sorted(set(re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", _PAGE)))
+_ROWS = [line for line in _PAGE.splitlines() if line.startswith("| ") and not line.startswith("| promise")]
+
+
+@pytest.mark.parametrize(("path", "name"), _NAMED, ids=lambda value: str(value).rpartition("/")[2])
+def test_a_named_test_is_there(path: str, name: str) -> None:
+    assert re.search(rf"^(?:async )?def {name}\(", (ROOT / path).read_text("utf-8"), re.M)
+
+
+@pytest.mark.parametrize("row", _ROWS, ids=lambda row: row[2:40])
+def test_a_promise_names_its_test(row: str) -> None:
+    promise, shown = (cell.strip() for cell in row.strip("|").split("|"))
+    assert promise
+    assert re.fullmatch(r"`tests/[\w/]+\.py::\w+`(, `tests/[\w/]+\.py::\w+`)*", shown)
