@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,10 +13,11 @@ import pytest
 from prefiq_db import RetryPolicy, with_retry_async
 from prefiq_db.bridge import spawn
 from prefiq_db.dialects.base import PrefiqDialect
-from prefiq_db.errors import AvailabilityError, ErrorKind, ReadOnlyError
+from prefiq_db.errors import AvailabilityError, ErrorKind, NotReadyError, ReadOnlyError
 from prefiq_db.events import AttemptFailed, Listener
-from prefiq_db.testing import DatabaseServer
-from tests.conftest import Backend
+from prefiq_db.testing import DatabaseServer, MariaDbServer
+from prefiq_db.testing.server import free_port
+from tests.conftest import Backend, _find
 from tests.twins.harness import drive, make_database
 
 QUICK = RetryPolicy(wait_initial_seconds=0.001, wait_max_seconds=0.002)
@@ -179,7 +181,6 @@ def lone_mariadb(request: pytest.FixtureRequest) -> Iterator[DatabaseServer]:
 def _lone(request: pytest.FixtureRequest, name: str) -> Iterator[DatabaseServer]:
     """Start a server of this file's own, for settings that nobody else may see."""
     from prefiq_db.testing.servers import SERVERS
-    from tests.conftest import _find
 
     _find(SERVERS[name])
     with SERVERS[name]() as server:
@@ -384,6 +385,73 @@ async def test_a_pooled_connection_to_a_demoted_host_moves_on(
         assert await quantity(db) == 2 * SIZE
     await db.run_in_transaction(once_more)
     assert await in_all_sessions(db, _PORT[server.name]) == {other.port}, "nothing pulls it back"
+
+
+# --- a Galera node -------------------------------------------------------------------------------
+
+_GALERA = Path("/usr/lib/galera/libgalera_smm.so")
+
+
+@pytest.fixture(scope="module")
+def galera_node() -> Iterator[DatabaseServer]:
+    """A cluster of one node, which an administrator can drain."""
+    _find(MariaDbServer)
+    if not _GALERA.exists():
+        pytest.skip("needs Galera: apt-get install galera-4")
+    ports = free_port(), free_port()
+    options = f"gmcast.listen_addr=tcp://127.0.0.1:{ports[0]};ist.recv_addr=127.0.0.1:{ports[1]}"
+    settings = {
+        "wsrep_on": "ON",
+        "wsrep_provider": str(_GALERA),
+        "wsrep_cluster_address": "gcomm://",
+        "wsrep_provider_options": options,
+        "wsrep_node_address": "127.0.0.1",
+        "binlog_format": "ROW",
+        "innodb_autoinc_lock_mode": "2",
+    }
+    with MariaDbServer(settings=settings) as server:
+        yield server
+
+
+@contextmanager
+def drained(server: DatabaseServer) -> Iterator[None]:
+    """Let the node answer whatever touches a table with 1047, as one that lost its cluster does."""
+    server.execute("set global wsrep_reject_queries = 'ALL'")
+    try:
+        yield
+    finally:
+        server.execute("set global wsrep_reject_queries = 'NONE'")
+
+
+@pytest.mark.mariadb
+async def test_a_galera_node_that_refuses_work_is_left(
+    galera_node: DatabaseServer, lone_mariadb: DatabaseServer, opened: Callable[..., Any]
+) -> None:
+    """1047 empties the pool, and the next attempt goes to the other host; a lone node says so until it is back."""
+    url = plain_url(galera_node, lone_mariadb, database="galera")
+    for each in (galera_node, lone_mariadb):
+        each.execute("create or replace table galera.stock (id integer primary key, quantity integer not null)")
+        each.execute("insert into galera.stock values (1, 0)")
+    port = _PORT["mariadb"]
+    db = opened(url, pool_size=SIZE, max_overflow=0, retry=QUICK)
+    await db.open()
+    assert await in_all_sessions(db, port) == {galera_node.port}
+    failures = db.hooks.add(Failures())
+    alone = opened(plain_url(galera_node, database="galera"), retry=QUICK)
+    await once_more(alone)
+    with drained(galera_node):
+        await once_more(db)
+        assert failures.kinds == [ErrorKind.NOT_READY]
+        assert await in_all_sessions(db, port) == {lone_mariadb.port}
+        for _ in range(SIZE):
+            await once_more(db)
+        assert failures.kinds == [ErrorKind.NOT_READY]
+        with pytest.raises(NotReadyError) as error:
+            await once_more(alone)
+        assert error.value.is_transient
+    await once_more(alone)
+    assert await quantity(alone) == 2
+    assert await quantity(db) == 1 + SIZE
 
 
 # --- judged by code ------------------------------------------------------------------------------

@@ -22,13 +22,16 @@ MYSQL_HEALTH: Final = "SELECT @@global.read_only"
 MARIADB_HEALTH: Final = (
     "SELECT @@global.read_only, "
     "(SELECT variable_value FROM information_schema.global_variables WHERE variable_name = 'WSREP_ON'), "
-    "(SELECT variable_value FROM information_schema.global_status WHERE variable_name = 'WSREP_READY')"
+    "(SELECT variable_value FROM information_schema.global_status WHERE variable_name = 'WSREP_READY'), "
+    "(SELECT variable_value FROM information_schema.global_variables WHERE variable_name = 'WSREP_REJECT_QUERIES')"
 )
 
 
 def ailment_of(row: Any) -> ErrorKind | None:
     """Return why the server that answered one of the two above with *row* takes no writes; ``None`` when it does."""
     if len(row) > 1 and row[1] == "ON" and row[2] != "ON":
+        return ErrorKind.NOT_READY
+    if len(row) > 3 and row[1] == "ON" and row[3] != "NONE":  # an administrator drains the node
         return ErrorKind.NOT_READY
     # MariaDB 12 answers with words.
     return None if str(row[0]).upper() in ("0", "OFF") else ErrorKind.READ_ONLY
