@@ -505,6 +505,7 @@ async def test_old_tokens_are_pruned_and_young_ones_kept(stock: Any, monkeypatch
     core = getattr(stock, "_wrapped", stock)._core
     core.ground.pruner._due_at = 0.0
     monkeypatch.setattr("prefiq_db.exactly_once.pruning.LIMIT", 3)
+    monkeypatch.setattr("prefiq_db.exactly_once.pruning._CHANCE", -1.0)
     seen: list[tuple[str, bool]] = []
     stock.hooks.before(lambda event: seen.append((event.summary, event.transaction_id is not None)))
     left = []
