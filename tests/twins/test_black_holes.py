@@ -743,3 +743,40 @@ def _with_patience(cls: type) -> Iterator[type]:
         if "set_patience" in each.__dict__:
             yield each
         yield from _with_patience(each)
+
+
+@pytest.mark.parametrize("way", ["run_in_transaction", "attempts", "transaction"])
+async def test_a_limit_bounds_all_attempts_and_commit(
+    make: Callable[..., Any], hole: Hole, harness: Harness, way: str
+) -> None:
+    """The body took most of the limit when the server falls silent before COMMIT: the rest is all that is waited."""
+    patient: dict[str, Any] = {"statement_timeout_seconds": 20, "connect_timeout_seconds": 20, "retry": RetryPolicy()}
+    db = await ready(make, **patient)
+
+    async def body(tx: Any) -> None:
+        started = time.monotonic()
+        await tx.fetch_value("select 1")
+
+        async def late() -> bool:
+            return time.monotonic() > started + 0.5
+
+        await harness.until(late)
+        hole.fall_silent()
+
+    async def run() -> None:
+        if way == "run_in_transaction":
+            await db.using(timeout=0.8).run_in_transaction(body)
+        elif way == "attempts":
+            for attempt in db.attempts(timeout=0.8):
+                async with attempt as tx:
+                    await body(tx)
+        else:
+            async with db.transaction(timeout=0.8) as tx:
+                await body(tx)
+
+    try:
+        error = await within(0.8, run())
+    finally:
+        hole.recover()
+    assert isinstance(error, OutcomeUnknownError), repr(error)
+    await serves_again(db, hole, harness)

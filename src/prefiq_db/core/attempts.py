@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 class Attempts:
     """``for attempt in db.attempts(): with attempt as tx:``: the loop ends with success or with the last error."""
 
-    def __init__(self, core: DatabaseCore, options: TransactionOptions, policy: RetryPolicy) -> None:
+    def __init__(
+        self, core: DatabaseCore, options: TransactionOptions, policy: RetryPolicy, within_seconds: float | None = None
+    ) -> None:
         self.core = core
         self.options = options
         self.policy = policy
@@ -27,6 +29,7 @@ class Attempts:
         self.done = False
         self.last: AttemptCore | None = None
         self._started = time.monotonic()
+        self.until = None if within_seconds is None else self._started + within_seconds
 
     def next(self) -> AttemptCore | None:
         """Return the next attempt, or ``None`` when the loop is over."""
@@ -43,6 +46,8 @@ class Attempts:
         elapsed = time.monotonic() - self._started
         repeatable = transaction_repeatable(error, self.options)
         wait = next_wait(self.number, elapsed, self.policy, random.random()) if repeatable else None
+        if wait is not None and self.until is not None and self._started + elapsed + wait >= self.until:
+            wait = None
         if wait is None or not affordable(self.core.life.retry_budget, error):
             self.done = True
             return False
@@ -66,8 +71,9 @@ class AttemptCore:
         if self.loop.wait_seconds:
             self.loop.core.runtime.sleep(self.loop.wait_seconds)
             self.loop.wait_seconds = 0.0
-        self.tx = RootBlock(self.loop.core.ground, self.loop.core.with_overrides(self.loop.options))
-        self.loop.core.begin(self.tx)
+        core = self.loop.core
+        self.tx = RootBlock(core.ground, core.with_overrides(self.loop.options), self.loop.until)
+        core.begin(self.tx)
         return self.tx
 
     def exit(self, error: BaseException | None) -> bool:

@@ -319,9 +319,9 @@ class DatabaseCore:
         self.check_usable()
         return self._block(options, ambient(self.ground))
 
-    def _block(self, options: TransactionOptions, parent: Scope | None) -> Block:
+    def _block(self, options: TransactionOptions, parent: Scope | None, until: float | None = None) -> Block:
         chosen = self.with_overrides(options)
-        return RootBlock(self.ground, chosen) if parent is None else Savepoint(self.ground, chosen, parent)
+        return RootBlock(self.ground, chosen, until) if parent is None else Savepoint(self.ground, chosen, parent)
 
     def with_overrides(self, options: TransactionOptions) -> TransactionOptions:
         """Return *options* as the view and the scope have it."""
@@ -363,9 +363,10 @@ class DatabaseCore:
         parent = ambient(self.ground)
         if parent is not None:
             return self._attempt(self._block(chosen, parent), body)
-        shown = self.with_overrides(chosen)
-        retrier = self.retrier(self.overrides(), lambda error: transaction_repeatable(error, shown), retry)
-        result = retrier.run(lambda: self._attempt(self._block(chosen, None), body))
+        given, shown = self.overrides(), self.with_overrides(chosen)
+        until = None if given.timeout is None else time.monotonic() + given.timeout
+        retrier = self.retrier(given, lambda error: transaction_repeatable(error, shown), retry)
+        result = retrier.run(lambda: self._attempt(self._block(chosen, None, until), body))
         self.life.retry_budget.successes += 1
         return result
 
@@ -386,7 +387,9 @@ class DatabaseCore:
                 "attempts() inside a transaction: an inner block can't run again by itself; put the loop around the "
                 "outermost transaction"
             )
-        return Attempts(self, options, self.policy(self.overrides(), retry))
+        given = self.overrides()
+        limits = [limit for limit in (given.timeout, options.timeout_seconds) if limit is not None]
+        return Attempts(self, options, self.policy(given, retry), min(limits, default=None))
 
     def resolve_outcome(self, token: Any) -> Outcome:
         """Return what became of the transaction with *token*."""

@@ -84,7 +84,8 @@ class Block(ABC):
         """Send BEGIN or SAVEPOINT; a transaction becomes ambient for this task or thread."""
         self.check_new()
         if self.options.timeout_seconds is not None:
-            self._deadline = time.monotonic() + self.options.timeout_seconds
+            own = time.monotonic() + self.options.timeout_seconds
+            self._deadline = own if self._deadline is None else min(own, self._deadline)
         self._begin()
         self.scope.blocks.append(self)
 
@@ -132,9 +133,10 @@ class Block(ABC):
     def check_deadline(self) -> None:
         """Raise if the transaction has taken longer than it may."""
         if self._deadline is not None and time.monotonic() > self._deadline:
+            limit = self.options.timeout_seconds or self.options.call_timeout_seconds
             raise TransactionTimeoutError(
                 f"the transaction on database {self.ground.database} took longer than its "
-                f"{self.options.timeout_seconds:g} s and is rolled back",
+                f"{limit:g} s and is rolled back",
                 database=self.ground.database,
             )
 

@@ -25,12 +25,17 @@ logger = logging.getLogger("prefiq_db.transaction")
 
 
 class RootBlock(Block):
-    """A transaction of its own, on a connection of its own."""
+    """A transaction of its own, on a connection of its own.
+
+    Args:
+        until: when it must have ended, on the monotonic clock: the limit of a call that may begin several.
+    """
 
     is_root: ClassVar[bool] = True
 
-    def __init__(self, ground: Ground, options: TransactionOptions) -> None:
+    def __init__(self, ground: Ground, options: TransactionOptions, until: float | None = None) -> None:
         super().__init__(ground, options, None)
+        self._deadline = until
         if options.exactly_once:
             self.token = new_token()
         self.line: Line | None = None
@@ -52,6 +57,8 @@ class RootBlock(Block):
         road, options = self.ground.road, self.options
         self._started = time.perf_counter()
         limits = [limit for limit in (options.timeout_seconds, options.call_timeout_seconds) if limit is not None]
+        if self._deadline is not None:
+            limits.append(max(0.0, self._deadline - time.monotonic()))
         within = min(limits, default=None)
         connection = road.checkout(within)
         try:
@@ -127,6 +134,7 @@ class RootBlock(Block):
                 self.check_deadline()
                 if scope.connection.invalidated:
                     raise self._lost()
+                self._bound_the_end()
                 # Until the reply is read, nobody knows.
                 self.outcome = Outcome.UNKNOWN
                 self.ground.road.border.cross(self._handle.commit, "commit")
@@ -145,6 +153,13 @@ class RootBlock(Block):
             self._committed()
             return
         self._unanswered(lost)
+
+    def _bound_the_end(self) -> None:
+        """Give COMMIT or ROLLBACK what is left of the limit; the driver's grace comes on top of it."""
+        if self._deadline is not None:
+            state = self.ground.road.state(self.scope.connection)
+            left = max(0.0, self._deadline - time.monotonic())
+            state.control_timeout = left if state.control_timeout is None else min(left, state.control_timeout)
 
     def _committed(self) -> None:
         self.outcome = Outcome.COMMITTED
@@ -200,6 +215,7 @@ class RootBlock(Block):
             if not scope.seize(self.ground.commit_budget_seconds):
                 self._discard()
             elif not scope.connection.invalidated:
+                self._bound_the_end()
                 self.ground.road.border.cross(self._handle.rollback)
         except PrefiqDbError as error:
             # The error on its way matters more; the server rolls back by itself when the connection closes.
