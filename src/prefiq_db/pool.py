@@ -11,7 +11,7 @@ import contextlib
 import os
 import select
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from threading import get_ident
 from time import perf_counter
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from sqlalchemy import exc as sa_exc
 from sqlalchemy.pool import AsyncAdaptedQueuePool, QueuePool
+from sqlalchemy.pool.base import _ConnectionFairy
 from sqlalchemy.util.queue import Empty
 
 from prefiq_db.dialects.base import SESSION_KEY
@@ -30,6 +31,11 @@ if TYPE_CHECKING:
     from sqlalchemy.pool import ConnectionPoolEntry
 
     from prefiq_db.dialects.base import PrefiqDialect, SessionState
+
+# A method of an imported name is made anew for each call, unless it has a name of its own.
+_within_a_verb = border_translates.get
+# Its class has a __getattr__, which makes each plain attribute slow; the slot itself isn't.
+_record_of: Callable[[Any], Any] = _ConnectionFairy.__dict__["_connection_record"].__get__
 
 # How many uses are noted before they are counted; a reader counts them at once.
 _FOLD_AT = 512
@@ -71,6 +77,11 @@ class _VettingPool(QueuePool):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._line = WaitingLine(self._is_asyncio, self._free, self._free_again)
+        # Looked up here: an attribute of the class would be searched for in its bases, each time.
+        self._current_worker: Callable[[], object] = _task if self._is_asyncio else get_ident
+        # SQLAlchemy wrote into __dict__ directly, and CPython 3.11 doesn't remember where attributes are in a dict that
+        # shares its keys; in one of its own it does, and finds them five times as fast.
+        self.__dict__ = dict(self.__dict__)
 
     @property
     def _timeout(self) -> float:
@@ -89,16 +100,20 @@ class _VettingPool(QueuePool):
             return super().connect()
         started = perf_counter()
         proxied: Any = super().connect()
-        state = proxied._connection_record.info.get(SESSION_KEY) or dialect.session_of(proxied)
-        now = perf_counter()
-        state.checked_out_at = now
+        info = _record_of(proxied).info
+        try:
+            state = info[SESSION_KEY]
+        except KeyError:
+            state = dialect.session_in(info)
+        # The vetting looked at the clock when it had the connection, or just now, if it is a new one.
+        state.checked_out_at = now = state.vetted_at
         state.wait_seconds = waited = now - started
-        state.worker = _task() if self._is_asyncio else get_ident()
+        current_worker = self._current_worker
+        state.worker = current_worker()
         watcher.waits.append(waited)
-        watcher.held[id(state)] = state
         if watcher.attentive:
             watcher.checked_out(state)
-        if not border_translates.get():
+        if not _within_a_verb():
             # engine or session(): whoever it is, it is not one of our verbs, which give back what they take
             state.line = application_line()
             dialect.expect_back(proxied, state)
@@ -176,12 +191,14 @@ class _VettingPool(QueuePool):
         dialect: Any = self._dialect
         state = record.info.get(SESSION_KEY) or dialect.session_in(record.info)
         watcher = dialect.watcher
-        if watcher is not None and watcher.held.pop(id(state), None) is not None:
-            seconds = perf_counter() - state.checked_out_at
-            watcher.uses.append(seconds)
+        now, since = perf_counter(), state.checked_out_at
+        if since and watcher is not None:
+            state.checked_out_at = 0.0
+            uses = watcher.uses
+            uses.append(now - since)
             if watcher.attentive or state.leaked:
-                watcher.checked_in(state, seconds)
-            if len(watcher.uses) >= _FOLD_AT:
+                watcher.checked_in(state, now - since)
+            if len(uses) >= _FOLD_AT:
                 watcher.fold()
         # Also when it was invalidated: then nobody gives it back, and nobody needs to.
         state.fairy_ref = None
@@ -193,7 +210,7 @@ class _VettingPool(QueuePool):
         # A detached or invalidated record has no connection, and the state belongs to the connection.
         if record.dbapi_connection is not None:
             state.forget()
-            state.last_used = time.monotonic()
+            state.last_used = now
         super()._do_return_conn(record)
         if self._line.waiters:
             self._line.serve()
@@ -207,13 +224,17 @@ class _VettingPool(QueuePool):
         """Return why a connection must not be handed out, or ``None``."""
         dialect = self._prefiq
         state = dialect.session_in(record.info)
-        now = time.monotonic()
+        now = perf_counter()
         if now >= state.expires_at:
             return "age"
         descriptor = dialect.socket_of(record.dbapi_connection)
         if descriptor is not None and _has_something_to_read(descriptor):
             return "dead"
-        if now - state.last_used < dialect.ping_after_idle_seconds or self._answers(record, state):
+        state.vetted_at = now
+        if now - state.last_used < dialect.ping_after_idle_seconds:
+            return None
+        if self._answers(record, state):
+            state.vetted_at = perf_counter()
             return None
         return _NO_ANSWER
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import random
 import time
 import weakref
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Final, Protocol
 
@@ -44,6 +43,7 @@ class SessionState:
     """What we know of one pooled connection without asking the server."""
 
     __slots__ = (
+        "__weakref__",
         "aborted",
         "began",
         "call",
@@ -68,18 +68,21 @@ class SessionState:
         "tainted",
         "token",
         "transaction_id",
+        "vetted_at",
         "wait_seconds",
         "worker",
         "write",
     )
 
     def __init__(self, expires_at: float, session_timeout: float | None) -> None:
+        # This and the times below are on one clock, so that one look at it serves for several.
         self.expires_at = expires_at
-        self.last_used = time.monotonic()
+        self.last_used = self.vetted_at = time.perf_counter()
         self.session_timeout = session_timeout
-        self.checked_out_at = self.last_used
         #: what the driver's own clock is set to; ``None``: not known
         self.patience_seconds: float | None = None
+        #: on the clock of perf_counter; 0.0 while nobody has it
+        self.checked_out_at = 0.0
         self.began = False
         self.forget()
 
@@ -135,13 +138,14 @@ class Observer(Protocol):
 class Watcher(Protocol):
     """Who wants to know what the pool does with its connections."""
 
-    #: who has a connection now, by the state's id; the pool keeps it
-    held: dict[int, SessionState]
     #: seconds waited for and used, not counted yet; the pool adds to them
-    waits: deque[float]
-    uses: deque[float]
+    waits: list[float]
+    uses: list[float]
     #: whether checked_out and checked_in want to be called
     attentive: bool
+
+    def know(self, state: SessionState) -> None:
+        """Look at *state* from now on to see whether somebody has its connection."""
 
     def waiting(self) -> None:
         """Somebody asks for a connection."""
@@ -263,7 +267,9 @@ class PrefiqDialect(TokenDialect):
         # Up to 10 % earlier than the maximum, so that a pool filled at once doesn't reconnect at once.
         age = self.max_age_seconds * random.uniform(0.9, 1.0)
         timeout = self.statement_timeout_seconds if self.session_settings else None
-        info[SESSION_KEY] = state = SessionState(time.monotonic() + age, timeout)
+        info[SESSION_KEY] = state = SessionState(time.perf_counter() + age, timeout)
+        if self.watcher is not None:
+            self.watcher.know(state)
         return state
 
     def expect_back(self, proxied: Any, state: SessionState) -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import Counter, deque
+import weakref
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -46,12 +47,16 @@ class ConnectionWatcher:
         self.lost_counts: Counter[str] = Counter()
         self._lock = threading.Lock()
         self._wait, self._use, self._create = Histogram(), Histogram(), Histogram()
-        self.waits: deque[float] = deque()
-        self.uses: deque[float] = deque()
-        self.held: dict[int, SessionState] = {}
+        self.waits: list[float] = []
+        self.uses: list[float] = []
+        self._states: weakref.WeakSet[SessionState] = weakref.WeakSet()
         hooks.on_change(self._look_up)
 
     # --- told by the pool ------------------------------------------------------------------------
+
+    def know(self, state: SessionState) -> None:
+        with self._lock:
+            self._states.add(state)
 
     def waiting(self) -> None:
         with self._lock:
@@ -92,7 +97,8 @@ class ConnectionWatcher:
     def after_fork(self) -> None:
         """Forget, in a forked child, who has the parent's connections, and which of its threads held our lock."""
         self._lock = threading.Lock()
-        self.held.clear()
+        for _, state in self._held():
+            state.checked_out_at = 0.0
         self.pending = 0
 
     def checked_out(self, state: SessionState) -> None:
@@ -112,15 +118,15 @@ class ConnectionWatcher:
     def fold(self) -> None:
         """Count what the pool noted: noting takes no lock, counting does."""
         with self._lock:
-            self._wait.add_all(sorted(drained(self.waits)))
-            self._use.add_all(sorted(drained(self.uses)))
+            self._wait.add_all(drained(self.waits))
+            self._use.add_all(drained(self.uses))
 
     # --- leaks -----------------------------------------------------------------------------------
 
     def look(self, now: float) -> None:
         """Report every connection that has been out for too long, once."""
-        for state in list(self.held.values()):
-            age = now - state.checked_out_at
+        for since, state in self._held():
+            age = now - since
             if age >= self.leak_after_seconds and not state.leaked:
                 state.leaked = True
                 self._leaked(state, age, collected=False)
@@ -174,10 +180,18 @@ class ConnectionWatcher:
     def holders(self) -> tuple[Holder, ...]:
         """Return who has a connection now, the oldest first."""
         now = time.perf_counter()
-        # A copy: other threads check out and in meanwhile.
-        states = list(self.held.values())
-        states.sort(key=lambda state: state.checked_out_at)
-        return tuple(self._holder(state, now) for state in states)
+        held = sorted(self._held(), key=lambda item: item[0])
+        return tuple(self._holder(state, now - since) for since, state in held)
+
+    def _held(self) -> list[tuple[float, SessionState]]:
+        """Return the states whose connection somebody has, and since when.
+
+        Whoever asks looks at all of them; so a checkout needs no more than to note the time. Others check out and in
+        meanwhile, so each time is read once.
+        """
+        with self._lock:
+            states = list(self._states)
+        return [(since, state) for state in states if (since := state.checked_out_at)]
 
     def table(self) -> str:
         """Return who has the connections, a line each, for the message of a pool timeout."""
@@ -186,11 +200,11 @@ class ConnectionWatcher:
             for who in self.holders()
         )
 
-    def _holder(self, state: SessionState, now: float) -> Holder:
+    def _holder(self, state: SessionState, age: float) -> Holder:
         origin = readable(state.line)
         return Holder(
             database=self.database,
-            age_seconds=now - state.checked_out_at,
+            age_seconds=age,
             worker=_worker_name(state.worker),
             origin=None if origin is None else str(origin),
             summary=state.summary,

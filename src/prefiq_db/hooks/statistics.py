@@ -1,4 +1,4 @@
-"""Count what a database does: a lock and a few additions per statement, copied when somebody asks.
+"""Count what a database does: a note per statement, counted many at once, copied when somebody asks.
 
 Everything is bounded: a service that makes up statements can't make this grow without end.
 """
@@ -6,7 +6,7 @@ Everything is bounded: a service that makes up statements can't make this grow w
 from __future__ import annotations
 
 import threading
-from collections import Counter, deque
+from collections import Counter
 from typing import Final
 
 from prefiq_db.errors import ErrorKind
@@ -24,7 +24,7 @@ OTHER: Final = "other"
 class StatementEntry:
     """The counters of one fingerprint.
 
-    What happens is noted in deques, which takes no lock and hardly any time, and counted now and then, many at once.
+    What happens is noted in lists, which takes no lock and hardly any time, and counted now and then, many at once.
     """
 
     __slots__ = (
@@ -50,8 +50,8 @@ class StatementEntry:
         self.errors = 0
         self.retries = 0
         #: not counted yet
-        self.durations: deque[float] = deque()
-        self.rows: deque[int] = deque()
+        self.durations: list[float] = []
+        self.rows: list[int] = []
         self._rows = 0
         self._fine, self._coarse = Histogram(FINE_BOUNDS), Histogram()
         self._lock = threading.Lock()
@@ -59,9 +59,10 @@ class StatementEntry:
     def fold(self) -> None:
         """Count what was noted."""
         with self._lock:
-            ascending = sorted(drained(self.durations))
-            self._fine.add_all(ascending)
-            self._coarse.add_all(ascending)
+            durations = drained(self.durations)
+            durations.sort()  # once for both: sorting what is sorted costs next to nothing
+            self._fine.add_all(durations)
+            self._coarse.add_all(durations)
             self._rows += sum(drained(self.rows))
 
     def after_fork(self) -> None:
