@@ -307,6 +307,29 @@ async def test_what_was_held_back_is_told_later(make_db: Any, caplog: pytest.Log
     assert [record.held_back for record in records] == [0, 4]  # type: ignore[attr-defined]
 
 
+async def test_a_level_counts_from_the_next_statement_on(db: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever switches DEBUG on while statements run sees the next one, and none after switching it off."""
+    name = "prefiq_db.statements"
+
+    def lines() -> int:
+        return sum(record.name == name for record in caplog.records)
+
+    seen = []
+    for level in (logging.INFO, logging.DEBUG, logging.INFO, logging.DEBUG):
+        with caplog.at_level(level, logger=name):
+            for _ in range(2):
+                await db.fetch_value("select 1")
+        seen.append(lines())
+    assert seen == [0, 2, 2, 4]
+    logging.getLogger(name).disabled = True
+    try:
+        with caplog.at_level(logging.DEBUG, logger=name):
+            await db.fetch_value("select 1")
+    finally:
+        logging.getLogger(name).disabled = False
+    assert lines() == 4
+
+
 async def test_a_fast_statement_is_not_logged(make_db: Any, caplog: pytest.LogCaptureFixture) -> None:
     db = make_db(slow_query_seconds=60)
     with caplog.at_level(logging.DEBUG, logger="prefiq_db.slow"):

@@ -442,6 +442,7 @@ class DatabaseCore:
         )
 
     def expect(self, max_statements: int | None, max_repeats: int | None) -> StatementBudget:
+        self.life.observer.expect_budgets()
         return StatementBudget(self.life.observer, max_statements=max_statements, max_repeats=max_repeats)
 
     # --- SQLAlchemy's own objects ----------------------------------------------------------------

@@ -1,7 +1,8 @@
 """Watch each statement: count it, time it, tell the listeners and log the slow ones, without a value in any of it.
 
 The order of things is made for the common case, in which nobody listens: then a statement costs two looks at the clock,
-a look into a dictionary and a few additions under a lock.
+a look into a dictionary and a note in a list; notes are counted many at once. On this way instructions are counted, by
+benchmarks/hooks_cost.py, and what each costs is in docs/decisions/0053-why-watching-a-statement-only-takes-notes.md.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from time import perf_counter
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from prefiq_db.dialects.base import SessionState
 from prefiq_db.dialects.translate import translate
@@ -26,17 +28,26 @@ from prefiq_db.origin import application_line, readable
 
 logger = logging.getLogger("prefiq_db.statements")
 
+# Where a logger keeps what it answered to isEnabledFor, emptied whenever any level changes: a look costs a quarter of
+# the question. A logging without it is asked each time.
+_levels: Final[Mapping[int, bool]] = getattr(logger, "_cache", {})
+_DEBUG: Final = logging.DEBUG
+
 # Texts that are remembered; one that is made up anew each time pushes the others out, and no more than that.
 _MOST_TEXTS: Final = 2000
 
 
-class _Known(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class _Known:
     """What was found out about a text when it was first seen."""
 
     description: Description
     summary: str
     shown: str
     entry: StatementEntry
+    #: the entry's own
+    durations: list[float]
+    rows: list[int]
 
 
 class StatementObserver:
@@ -50,6 +61,9 @@ class StatementObserver:
         self.statistics = StatementStatistics()
         self.slow = SlowLog(database, slow_seconds, time.monotonic)
         self._slow_seconds = slow_seconds
+        #: whether somebody listens, or ever opened a budget; one look instead of one at each
+        self._attentive = self._budgeted = False
+        hooks.on_change(self._look_up)
         self._known: dict[str, _Known] = {}
 
     def observe(
@@ -62,13 +76,13 @@ class StatementObserver:
         batch_size: int,
         state: SessionState,
     ) -> None:
-        known = self._known.get(statement) or self._learn(statement, context)
+        try:
+            known = self._known[statement]
+        except KeyError:
+            known = self._learn(statement, context)
         state.summary = known.summary
-        if open_budgets.get() is not NO_BUDGETS:
-            note_in_budgets(self, known.description.fingerprint, known.description.summary)
-        wanted = self.hooks.wanted
-        if wanted and StatementStarted in wanted:
-            self.hooks.emit(StatementStarted(**self._told(known, parameters, context, batch_size, state)))
+        if self._attentive:
+            self._before(known, parameters, context, batch_size, state)
         started = perf_counter()
         try:
             send(cursor, statement, parameters, context)
@@ -76,34 +90,52 @@ class StatementObserver:
             self._failed(known, error, perf_counter() - started, parameters, context, batch_size, state)
             raise
         duration = perf_counter() - started
-        rows = cursor.rowcount
-        entry = known.entry
-        durations = entry.durations
+        durations = known.durations
         durations.append(duration)
+        rows = cursor.rowcount
         if rows > 0:
-            entry.rows.append(rows)
+            known.rows.append(rows)
         if state.retry_number:
-            self._retried(entry)
+            self._retried(known.entry)
         if len(durations) >= FOLD_AT:
-            self._fold(entry)
+            self._fold(known.entry)
         if duration >= self._slow_seconds:
             self._slow(known, duration, rows, state, None)
-        if wanted and StatementFinished in wanted:
+        if self._attentive and StatementFinished in self.hooks.wanted:
             told = self._told(known, parameters, context, batch_size, state)
             self.hooks.emit(StatementFinished(**told, duration_seconds=duration, rows=rows))
-        if logger.isEnabledFor(logging.DEBUG):
+        try:
+            debug = _levels[_DEBUG]
+        except KeyError:
+            debug = True
+        if debug and logger.isEnabledFor(_DEBUG):
             self._log(known, duration, rows, state)
         state.wait_seconds = 0.0
+
+    def expect_budgets(self) -> None:
+        """Look for open budgets from now on."""
+        self._budgeted = True
+        self._look_up()
+
+    def _look_up(self) -> None:
+        self._attentive = self._budgeted or bool(self.hooks.wanted)
+
+    def _before(self, known: _Known, parameters: Any, context: Any, batch_size: int, state: SessionState) -> None:
+        if self._budgeted and open_budgets.get() is not NO_BUDGETS:
+            note_in_budgets(self, known.description.fingerprint, known.description.summary)
+        if StatementStarted in self.hooks.wanted:
+            self.hooks.emit(StatementStarted(**self._told(known, parameters, context, batch_size, state)))
 
     # --- counting --------------------------------------------------------------------------------
 
     def _learn(self, statement: str, context: Any) -> _Known:
         description = describe(statement, None if context is None else context.compiled, self.dialect)
         shown = mask_literals(statement, self.dialect) if self.masked else statement
-        known = _Known(description, description.summary, shown, self.statistics.entry(description, shown))
+        entry = self.statistics.entry(description, shown)
+        known = _Known(description, description.summary, shown, entry, entry.durations, entry.rows)
         if len(self._known) >= _MOST_TEXTS:
             self._known.clear()
-        known.entry.line = application_line()
+        entry.line = application_line()
         self._known[statement] = known
         return known
 
@@ -127,7 +159,7 @@ class StatementObserver:
         state: SessionState,
     ) -> None:
         kind, code = self._what_failed(error)
-        known.entry.durations.append(duration)
+        known.durations.append(duration)
         with self.statistics.lock:
             self.statistics.error_count += 1
             self.statistics.errors[kind] += 1
