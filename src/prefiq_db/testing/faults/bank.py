@@ -98,6 +98,7 @@ class Bank:
         self._random = random.Random(seed)
         self._lock = threading.Lock()
         self._told: dict[int, Told] = {}
+        self._tokens: dict[int, str] = {}
         self._errors: Counter[str] = Counter()
         self._wrong_answers = 0
         self._attempts = 0
@@ -208,7 +209,26 @@ class Bank:
     def _failed(self, order: Transfer, error: BaseException) -> None:
         with self._lock:
             self._told[order.number] = _told(error)
+            if isinstance(error, OutcomeUnknownError) and error.token is not None:
+                self._tokens[order.number] = error.token
             self._errors[type(error).__name__] += 1
+
+    # --- what nobody knew ------------------------------------------------------------------------
+
+    def resolve(self, db: Any) -> None:
+        """Ask *db* for each transfer whose outcome was unknown and came with a token, and keep the answers."""
+        for number, token in sorted(self._tokens.items()):
+            self._resolved(number, db.resolve_outcome(token))
+
+    async def resolve_async(self, db: Any) -> None:
+        """Do the same with an ``AsyncDatabase``."""
+        for number, token in sorted(self._tokens.items()):
+            self._resolved(number, await db.resolve_outcome(token))
+
+    def _resolved(self, number: int, outcome: Any) -> None:
+        self._told[number] = Told(str(outcome.value))
+        if self._told[number] is not Told.UNKNOWN:
+            del self._tokens[number]
 
     # --- the check -------------------------------------------------------------------------------
 
