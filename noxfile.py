@@ -46,6 +46,14 @@ def integration(session: nox.Session) -> None:
 
 
 @nox.session
+def chaos(session: nox.Session) -> None:
+    """Run the long version of the chaos tests, for hours, and print what they found."""
+    install(session, "test")
+    environment = {"PREFIQ_CHAOS_TRANSFERS": os.environ.get("PREFIQ_CHAOS_TRANSFERS") or "10000"}
+    session.run("pytest", "tests/chaos", "--timeout=14400", *session.posargs, env=environment)
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Check style and the import contract."""
     install(session, "test", "lint")

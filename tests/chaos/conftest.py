@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, closing
 from typing import Any
 
 import pytest
@@ -14,13 +15,18 @@ from alembic.config import Config
 from prefiq_db import AsyncDatabase, Database, DatabaseSettings
 from prefiq_db.engines import make_engine
 from prefiq_db.migrate import migrations_directory
-from prefiq_db.testing.faults import Bank, FaultProxy
+from prefiq_db.testing.faults import Bank, BankReport, FaultProxy
 from prefiq_db.testing.servers import SERVERS
 from tests.chaos.controls import TransferFunction
+from tests.chaos.table import Line, table
 from tests.conftest import Backend
 
 TRANSFERS_VARIABLE = "PREFIQ_CHAOS_TRANSFERS"
 _TRANSFERS = 100
+_LONG = 1000  # transfers from which on a version is a long one
+_LINES = pytest.StashKey[list[Line]]()
+
+Record = Callable[[str, BankReport, int], None]
 
 #: A test for servers only: SQLite has no wire.
 wired = pytest.mark.parametrize(
@@ -32,6 +38,39 @@ wired = pytest.mark.parametrize(
 def transfers() -> int:
     """How many transfers a test makes."""
     return int(os.environ.get(TRANSFERS_VARIABLE) or _TRANSFERS)
+
+
+@pytest.fixture(scope="session")
+def is_long(transfers: int) -> bool:
+    """Whether this is the long version."""
+    return transfers >= _LONG
+
+
+@pytest.fixture(scope="session")
+def late_seconds(is_long: bool) -> float:
+    """How late a COMMIT comes at most."""
+    return 5.0 if is_long else 0.5
+
+
+@pytest.fixture
+def add_line(pytestconfig: pytest.Config) -> Callable[[Line], None]:
+    """Add a line to the table at the end of the run."""
+    lines = pytestconfig.stash.setdefault(_LINES, [])
+    return lines.append
+
+
+@pytest.fixture
+def record(request: pytest.FixtureRequest, add_line: Callable[[Line], None]) -> Record:
+    """Add the report of a bank to the table, by the name of the fault and its hits."""
+    world, backend = request.getfixturevalue("world"), request.getfixturevalue("backend")
+    return lambda fault, report, hits: add_line(Line.of(fault, world, backend.name, report, hits))
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    lines = config.stash.get(_LINES, [])
+    if lines and os.environ.get(TRANSFERS_VARIABLE):
+        terminalreporter.section("chaos")
+        terminalreporter.write_line(table(lines))
 
 
 @pytest.fixture
@@ -65,18 +104,33 @@ def proxy(backend: Backend) -> Iterator[FaultProxy]:
         yield made
 
 
-def run_bank(
-    world: str, bank: Bank, url: str, count: int, *, transfer: TransferFunction | None = None, **options: Any
-) -> None:
-    """Run transfers on a database of *world*."""
-    workers = options.pop("workers", 8)
+@asynccontextmanager
+async def closing_async(db: AsyncDatabase) -> AsyncIterator[AsyncDatabase]:
+    """Close *db* at the end; at the beginning nothing is opened."""
+    try:
+        yield db
+    finally:
+        await db.close()
+
+
+def run_in(world: str, work: Callable[[Any], Any], url: str, **options: Any) -> None:
+    """Run *work* with a database of *world*; not opened before, which faults could hit, too, and nobody repeats."""
 
     async def run_async() -> None:
-        async with AsyncDatabase(url, **options) as db:
-            await bank.run_async(db, count, workers=workers, transfer=transfer)
+        async with closing_async(AsyncDatabase(url, **options)) as db:
+            await work(db)
 
     if world == "async":
         asyncio.run(run_async())
         return
-    with Database(url, **options) as db:
-        bank.run(db, count, workers=workers, transfer=transfer)
+    with closing(Database(url, **options)) as db:
+        work(db)
+
+
+def run_bank(
+    world: str, bank: Bank, url: str, count: int, *, transfer: TransferFunction | None = None, **options: Any
+) -> None:
+    """Run transfers on a database of *world*, see :func:`run_in`."""
+    workers = options.pop("workers", 8)
+    run = bank.run if world == "sync" else bank.run_async
+    run_in(world, lambda db: run(db, count, workers=workers, transfer=transfer), url, **options)
