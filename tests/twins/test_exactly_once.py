@@ -37,7 +37,7 @@ from prefiq_db.testing.faults import (
 from prefiq_db.testing.wire import WireCounter
 from tests.conftest import Backend
 from tests.twins.harness import Harness, drive, make_database
-from tests.twins.support import upgrade_schema
+from tests.twins.support import session_id, upgrade_schema
 
 POLICY = RetryPolicy(attempts=6, wait_initial_seconds=0.001, wait_max_seconds=0.01, total_seconds=8)
 WAYS = ["run_in_transaction", "transactional", "attempts"]
@@ -411,6 +411,32 @@ async def test_a_cancelled_task_knows_the_outcome(stock: Any, distant: Any, prox
                 await task
         assert cancelled.value.transaction_outcome == expected  # type: ignore[attr-defined]
         assert await applied(stock) - before == (expected == "committed")
+
+
+@on_servers
+async def test_who_locks_the_row_is_not_ended(stock: Any, make_db: Callable[..., Any], backend: Backend) -> None:
+    """A committed row holds nobody: neither who deletes it now is ended, nor the session that wrote it long ago."""
+    db = make_db(pool_size=1, max_overflow=0)
+    impatient = make_db(retry=RetryPolicy(total_seconds=2.5))
+    async with db.transaction(exactly_once=True) as tx:
+        token = tx.token
+        await tx.execute(ADD_TEN)
+        writer = await session_id(tx, backend)
+    async with stock.transaction() as cleaner:
+        await cleaner.execute("delete from prefiq_commit_token where token = :token", {"token": token})
+        async with db.transaction() as innocent:
+            assert await session_id(innocent, backend) == writer
+            assert await impatient.resolve_outcome(token) == "unknown"
+            assert await session_id(innocent, backend) == writer
+        assert await cleaner.fetch_value("select 1") == 1
+    async with db.transaction(exactly_once=True) as tx:
+        token = tx.token
+    async with stock.transaction() as reader:
+        await reader.fetch_all("select * from prefiq_commit_token for update")
+        async with db.transaction() as innocent:
+            answer = await impatient.resolve_outcome(token)
+            assert await session_id(innocent, backend) == writer
+    assert answer == ("unknown" if backend.name == "mariadb" else "committed")
 
 
 # --- what is refused, and what is said -----------------------------------------------------------

@@ -180,6 +180,37 @@ async def test_control_the_checker_sees_a_lost_and_a_doubled_transfer(
         postgresql_server.drop_database(database)
 
 
+async def test_what_the_standby_has_not_got_is_not_called_committed(pair: PostgresPair, world: str) -> None:
+    """COMMIT waits for a standby that is away: who asks must not end that wait, and take what it then sees for safe."""
+    name = pair.create_database()
+    upgrade_schema(Backend("postgresql", pair.primary.url(name), pair.primary))
+    pair.primary.execute("create table item (id integer)", name)
+    db = make_database(
+        world, pair.primary.url(name), statement_timeout_seconds=1, retry=RetryPolicy(total_seconds=4), pool_size=1
+    )
+    waiting = "from pg_stat_activity where wait_event = 'SyncRep' and application_name not like 'prefiq_db claim %'"
+    standby = pair.standby
+    assert standby is not None
+    try:
+        await db.open()
+        standby.stop()
+        with pytest.raises(OutcomeUnknownError) as failure:
+            async with db.transaction(exactly_once=True) as tx:
+                await tx.execute("insert into item values (1)")
+        assert pair.primary.execute(f"select count(*) {waiting}")[0][0] == 1, "it waits still"
+        # An administrator ends the wait. Now everybody sees the row, which the standby hasn't got all the same.
+        pair.primary.execute(f"select pg_cancel_backend(pid) {waiting}")
+        assert wait_until(lambda: pair.primary.execute("select 1 from item", name), timeout_seconds=10)
+        assert await db.resolve_outcome(failure.value.token) == "unknown"
+        standby.start()
+        assert await db.resolve_outcome(failure.value.token) == "committed"
+        pair.primary.kill()
+        pair.promote()
+        assert pair.primary.execute("select count(*) from item", name)[0][0] == 1
+    finally:
+        await db.close()
+
+
 async def test_control_an_asynchronous_standby_loses_what_was_confirmed() -> None:
     """Why the pair is synchronous: a standby that was behind knows nothing of a row that was confirmed."""
     _find(PostgresServer)

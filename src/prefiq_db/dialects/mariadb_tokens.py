@@ -57,6 +57,11 @@ class MysqlTokens(TokenDialect):
             " AND process.user = SUBSTRING_INDEX(CURRENT_USER(), '@', 1) AND process.id <> CONNECTION_ID()"
             f" AND held.created_at > utc_timestamp(6) - INTERVAL ({uptime}) SECOND",
         )
+        # What READ COMMITTED shows as well is not held any more: its session works for somebody else by now, and the
+        # claim waits for another lock.
+        self.control(dbapi_connection, "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
+        if rows and self.ask(dbapi_connection, self.written_as_sql(token)):
+            return False
         for (number,) in rows:
             self.control(dbapi_connection, f"KILL CONNECTION {int(number):d}")
         return bool(rows)

@@ -84,12 +84,15 @@ class _Postgresql(PrefiqDialect):
     def claim(self, dbapi_connection: Any, token: str, wait_seconds: float) -> str | None:
         # One message: half of it can't be left behind. The SELECT sees what the INSERT ran into, because READ COMMITTED
         # looks anew for each statement; under SERIALIZABLE the collision itself would be an error (40001).
+        # The message into the log makes our COMMIT wait for a synchronous standby also when the row was there: then
+        # what we tell of it has reached the standby, too.
         rows = self.ask(
             dbapi_connection,
             "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
             f"; SET LOCAL lock_timeout = {_ms(wait_seconds)}"
             f"; SET LOCAL application_name = '{_CLAIM}{token}'"
             f"; {self.token_sql(token, ABANDONED)} ON CONFLICT (token) DO NOTHING"
+            "; SELECT pg_logical_emit_message(true, 'prefiq_db', 'claim')"
             f"; {self.written_as_sql(token)}"
             "; COMMIT",
         )
@@ -97,14 +100,18 @@ class _Postgresql(PrefiqDialect):
 
     def end_holder(self, dbapi_connection: Any, token: str) -> bool:
         # The claim waits for the end of a transaction that inserted the same key: whoever keeps it waiting holds the
-        # token. A lock on the table (a migration, say) is another kind of wait, and so is another claim.
+        # token, unless the row is there for everybody to see: then it waits for somebody who deletes it. A lock on the
+        # table (a migration, say) is another kind of wait, and so is another claim. Who waits for a synchronous standby
+        # has committed: to end that wait would show what a failover loses.
         rows = self.ask(
             dbapi_connection,
             "SELECT pg_terminate_backend(holder.pid) FROM pg_stat_activity AS claim"
             " CROSS JOIN LATERAL unnest(pg_blocking_pids(claim.pid)) AS blocking(pid)"
             " JOIN pg_stat_activity AS holder ON holder.pid = blocking.pid"
             f" WHERE claim.application_name = '{_CLAIM}{token}' AND claim.wait_event = 'transactionid'"
-            f" AND holder.application_name NOT LIKE '{_CLAIM}%'",
+            f" AND holder.application_name NOT LIKE '{_CLAIM}%'"
+            " AND holder.wait_event IS DISTINCT FROM 'SyncRep'"
+            f" AND NOT EXISTS ({self.written_as_sql(token)})",
         )
         return bool(rows)
 
