@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator
@@ -411,6 +412,38 @@ async def test_a_cancelled_task_knows_the_outcome(stock: Any, distant: Any, prox
                 await task
         assert cancelled.value.transaction_outcome == expected  # type: ignore[attr-defined]
         assert await applied(stock) - before == (expected == "committed")
+
+
+@on_servers
+@pytest.mark.parametrize("exactly_once", [True, False])
+async def test_a_signal_in_commit_is_no_verdict(
+    stock: Any, distant: Any, proxy: FaultProxy, world: str, exactly_once: bool
+) -> None:
+    """A job queue's time limit is an exception out of a signal handler: COMMIT was sent all the same."""
+    if world == "async":
+        pytest.skip("a loop runs signal handlers between its tasks")
+
+    class TimeIsUp(Exception):  # noqa: N818 - likewise, as the queues call theirs
+        pass
+
+    def ring(number: int, frame: object) -> None:
+        raise TimeIsUp
+
+    await distant.open()
+    before = signal.signal(signal.SIGALRM, ring)
+    try:
+        with proxy.fault(Delay(reply_seconds=1.5), on=COMMIT, times=1):
+            signal.setitimer(signal.ITIMER_REAL, 0.7)
+            if exactly_once:
+                assert await distant.run_in_transaction(add_ten, exactly_once=True) == "added"
+            else:
+                with pytest.raises(OutcomeUnknownError):
+                    await distant.run_in_transaction(add_ten)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    proxy.wait()
+    assert await applied(stock) == 1
 
 
 @on_servers

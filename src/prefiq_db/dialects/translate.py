@@ -481,6 +481,10 @@ _PYTHON: Final[tuple[tuple[type[Exception], ErrorClass], ...]] = (
 
 
 def _classify_python(error: Exception, phase: Phase) -> ErrorClass | None:
+    if phase == "commit":
+        # What a signal handler raised (a job queue's time limit, say) or a driver stumbled over, while the server may
+        # well have read the COMMIT.
+        return treatment(ErrorKind.OUTCOME_UNKNOWN)
     found = next((found for cls, found in _PYTHON if isinstance(error, cls)), None)
     if found is None:
         return None
@@ -768,7 +772,7 @@ def translate(
         report = driver.read(original)
         found = _classify(report, driver, original, dialect, phase)
     else:
-        special = _not_a_drivers(original, dialect, database)
+        special = _not_a_drivers(original, dialect, phase, database)
         if special is not None:
             return special
         python = _classify_python(original, phase)
@@ -796,10 +800,10 @@ def _unwrap(error: Exception) -> Exception:
     return inner if isinstance(inner, Exception) else error
 
 
-def _not_a_drivers(original: Exception, dialect: str, database: str | None) -> PrefiqDbError | None:
+def _not_a_drivers(original: Exception, dialect: str, phase: Phase, database: str | None) -> PrefiqDbError | None:
     if isinstance(original, (ImportError, exc.NoDBAPILoaded)):
         return _missing_driver(original, dialect, database)
-    if isinstance(original, RuntimeError):
+    if isinstance(original, RuntimeError) and (phase != "commit" or _LOOP.search(str(original))):
         return _runtime(original, database)
     if isinstance(original, exc.SQLAlchemyError):
         return _usage(original, database)
