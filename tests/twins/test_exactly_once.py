@@ -7,6 +7,7 @@ import logging
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
@@ -38,7 +39,7 @@ from prefiq_db.testing.faults import (
 from prefiq_db.testing.wire import WireCounter
 from tests.conftest import Backend
 from tests.twins.harness import Harness, drive, make_database
-from tests.twins.support import session_id, upgrade_schema
+from tests.twins.support import session_id, slow_read, upgrade_schema
 
 POLICY = RetryPolicy(attempts=6, wait_initial_seconds=0.001, wait_max_seconds=0.01, total_seconds=8)
 WAYS = ["run_in_transaction", "transactional", "attempts"]
@@ -415,6 +416,19 @@ async def test_a_cancelled_task_knows_the_outcome(stock: Any, distant: Any, prox
 
 
 @on_servers
+async def test_a_limit_of_the_call_holds_for_the_resolution_too(stock: Any, distant: Any, proxy: FaultProxy) -> None:
+    """using(timeout=) bounds the questions as well, not only the retries around them."""
+    await distant.open()  # likewise
+    unheard = proxy.fault(CutReply(), on=CLAIM)
+    lost = pytest.raises(OutcomeUnknownError)
+    started = time.monotonic()
+    with proxy.fault(CutRequest(zombie_seconds=30), on=COMMIT, times=1), unheard, lost as failure:
+        await distant.using(timeout=0.5).run_in_transaction(add_ten, exactly_once=True)
+    assert time.monotonic() - started < POLICY.total_seconds / 2
+    assert await distant.resolve_outcome(failure.value.token) == "not committed"
+
+
+@on_servers
 @pytest.mark.parametrize("exactly_once", [True, False])
 async def test_a_signal_in_commit_is_no_verdict(
     stock: Any, distant: Any, proxy: FaultProxy, world: str, exactly_once: bool
@@ -586,6 +600,46 @@ async def test_pruning_that_fails_is_nobodys_problem(
     with caplog.at_level(logging.INFO, logger="prefiq_db.exactly_once"):
         assert await stock.run_in_transaction(add_ten, exactly_once=True) == "added"
     assert "were not removed (schema)" in caplog.text
+    assert await applied(stock) == 1
+
+
+@on_servers
+async def test_pruning_costs_nobody_more_than_a_moment(stock: Any, make_db: Callable[..., Any]) -> None:
+    """Somebody locks an old token, and locks are waited for much longer: the call's own limit holds all the same."""
+    await _plant(stock, 26, 1)
+    db = make_db(lock_timeout_seconds=10)
+    await db.open()
+    getattr(db, "_wrapped", db)._core.ground.pruner._due_at = 0.0
+    old = await stock.fetch_value("select token from prefiq_commit_token")
+    async with stock.transaction() as other:
+        await other.fetch_all("select * from prefiq_commit_token where token = :old for update", {"old": old})
+        started = time.monotonic()
+        await db.using(timeout=2).run_in_transaction(add_ten, exactly_once=True)
+        assert time.monotonic() - started < 2.5
+    assert await applied(stock) == 1
+
+
+@on_servers
+async def test_cancelled_while_pruning_it_is_committed(
+    stock: Any, world: str, backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if world == "sync":
+        pytest.skip("only tasks are cancelled")
+    core = stock._core
+    core.ground.pruner._due_at = 0.0
+    pruning = asyncio.Event()
+
+    def slow_sql(age: float, limit: int) -> str:
+        pruning.set()
+        return slow_read(backend)
+
+    monkeypatch.setattr(core.road.dialect, "prune_sql", slow_sql)
+    task = asyncio.create_task(stock.run_in_transaction(add_ten, exactly_once=True))
+    await pruning.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError) as cancelled:
+        await task
+    assert cancelled.value.transaction_outcome == "committed"  # type: ignore[attr-defined]
     assert await applied(stock) == 1
 
 

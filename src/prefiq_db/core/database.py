@@ -72,7 +72,7 @@ class DatabaseCore:
             runtime=runtime,
             hooks=hooks,
             resolver=Resolver(Claimer(self.road, runtime), hooks, name, settings.retry.total_seconds),
-            pruner=Pruner(self.road, name, settings.statement_timeout_seconds),
+            pruner=Pruner(self.road, name),
             statement_timeout_seconds=settings.statement_timeout_seconds,
             commit_budget_seconds=settings.statement_timeout_seconds
             + settings.retry.total_seconds

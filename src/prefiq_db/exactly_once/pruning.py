@@ -26,6 +26,8 @@ logger = logging.getLogger("prefiq_db.exactly_once")
 INTERVAL_SECONDS: Final = 600.0
 #: How many it removes at once: the statement stays short, whatever has piled up.
 LIMIT: Final = 1000
+# It is done at the cost of whoever comes just then, whose call may have a limit of its own.
+_SECONDS: Final = 0.4
 # A process that lives shorter than the interval must do its share, too.
 _CHANCE: Final = 1 / 500
 
@@ -33,10 +35,9 @@ _CHANCE: Final = 1 / 500
 class Pruner:
     """Says when it is time, and sees that an error of pruning is nobody's problem."""
 
-    def __init__(self, road: StandardRoad, database: str, timeout_seconds: float) -> None:
+    def __init__(self, road: StandardRoad, database: str) -> None:
         self.road = road
         self.database = database
-        self.timeout_seconds = timeout_seconds
         self._lock = threading.Lock()
         self._due_at = time.monotonic() + random.uniform(0, INTERVAL_SECONDS)
 
@@ -66,5 +67,5 @@ class Pruner:
         """Remove at most *limit* old tokens; return how many there were."""
         statement = text(self.road.dialect.prune_sql(RETENTION_SECONDS + MARGIN_SECONDS, limit))
         call = Call("prune", MappingProxyType({}))
-        result: ExecuteResult = self.road.one_shot(statement, None, executed, self.timeout_seconds, None, call)
+        result: ExecuteResult = self.road.one_shot(statement, None, executed, _SECONDS, _SECONDS, call)
         return result.rowcount

@@ -19,8 +19,8 @@ class TransactionOptions:
         timeout_seconds: from BEGIN to COMMIT; ``None`` means no limit beyond that of each statement.
         exactly_once: BEGIN brings a token along, by which a COMMIT whose reply was lost can be told from one that
             never happened; see :mod:`prefiq_db.exactly_once`.
-        call_timeout_seconds: of ``using()`` and ``override()``: for a connection, for BEGIN and for COMMIT, each alone;
-            a call that runs the whole transaction bounds all of it.
+        call_timeout_seconds: of ``using()`` and ``override()``: for a connection, for BEGIN, for COMMIT and for finding
+            out what became of it, each alone; a call that runs the whole transaction bounds all of it.
 
     Raises:
         UsageError: if one of them isn't what it should be, or two of them exclude each other.

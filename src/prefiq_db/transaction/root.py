@@ -91,7 +91,15 @@ class RootBlock(Block):
         finally:
             self._tell()
         if self.token is not None:
+            self._prune()
+
+    def _prune(self) -> None:
+        try:
             self.ground.pruner.prune_if_due()
+        except BaseException as interruption:
+            # A cancellation comes late here, and must not read as "nothing was committed".
+            interruption.transaction_outcome = self.outcome  # type: ignore[attr-defined]
+            raise
 
     def _tell(self) -> None:
         hooks = self.ground.hooks
@@ -183,7 +191,10 @@ class RootBlock(Block):
         raise still_unknown(lost, self.token, self.ground.database)
 
     def _asked_for(self, token: str) -> Outcome:
-        left = None if self._deadline is None else self._deadline - time.monotonic()
+        limits = [self.options.call_timeout_seconds]
+        if self._deadline is not None:
+            limits.append(self._deadline - time.monotonic())
+        left = min((limit for limit in limits if limit is not None), default=None)
         try:
             return self.ground.resolver.resolve(token, within_seconds=left, transaction_id=self.id)
         except SchemaError:
