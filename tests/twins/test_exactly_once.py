@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from prefiq_db import RetryPolicy
 from prefiq_db.errors import (
@@ -34,6 +35,7 @@ from prefiq_db.testing.faults import (
     DeliverLate,
     Fault,
     FaultProxy,
+    Message,
     Reset,
 )
 from prefiq_db.testing.wire import WireCounter
@@ -486,6 +488,22 @@ async def test_who_locks_the_row_is_not_ended(stock: Any, make_db: Callable[...,
     assert answer == ("unknown" if backend.name == "mariadb" else "committed")
 
 
+@on_servers
+async def test_a_second_begin_has_a_token_of_its_own(stock: Any, distant: Any, proxy: FaultProxy) -> None:
+    """BEGIN's reply is lost and its session stays: it holds its token, and must not be in the way of the next one."""
+    await distant.open()  # likewise
+
+    def begins(message: Message) -> bool:
+        return not message.is_claim and "prefiq_commit_token" in message.sql
+
+    with proxy.fault(CutReply(zombie_seconds=30), on=begins, times=1) as plan:
+        async with distant.transaction(exactly_once=True) as tx:
+            await add_ten(tx)
+    assert plan.hits == 1
+    assert await distant.resolve_outcome(tx.token) == "committed"
+    assert await applied(stock) == 1
+
+
 # --- what is refused, and what is said -----------------------------------------------------------
 
 
@@ -533,6 +551,14 @@ async def test_without_the_table_it_says_what_to_run(db: Any) -> None:
             await db.resolve_outcome(new_token())
         assert await db.fetch_value("select 1") == 1
     assert db.stats().pool.checked_out == 0
+
+
+@on_servers
+async def test_a_missing_database_is_no_missing_table(stock: Any, backend: Backend, world: str) -> None:
+    url = sa.make_url(backend.url).set(database="no_such_database").render_as_string(hide_password=False)
+    with pytest.raises(SchemaError, match="no database of that name"):
+        async with make_database(world, url).transaction(exactly_once=True):
+            pytest.fail("there was no transaction")
 
 
 async def test_an_error_of_the_body_is_its_own(stock: Any) -> None:

@@ -6,6 +6,8 @@ import logging
 import time
 from typing import ClassVar
 
+from sqlalchemy import Connection
+
 from prefiq_db.errors import (
     OutcomeUnknownError,
     PrefiqDbError,
@@ -40,12 +42,24 @@ class RootBlock(Block):
             self.token = new_token()
         self.line: Line | None = None
         self._started = 0.0
+        self._tried = False
 
     # --- begin -----------------------------------------------------------------------------------
 
     def _begin(self) -> None:
+        if self._tried and self.token is not None:
+            # The session of an earlier try may still be there, and hold the token.
+            self.token = new_token()
+        self._tried = True
+        self._started = time.perf_counter()
+        given = (self.options.timeout_seconds, self.options.call_timeout_seconds)
+        limits = [limit for limit in given if limit is not None]
+        if self._deadline is not None:
+            limits.append(max(0.0, self._deadline - time.monotonic()))
+        within = min(limits, default=None)
+        connection = self.ground.road.checkout(within)
         try:
-            self._begin_on_a_connection()
+            self._begin_on(connection, within)
         except SchemaError as error:
             missing = error
         else:
@@ -53,14 +67,8 @@ class RootBlock(Block):
         # BEGIN names no table of the caller's: it is the token's that is missing, or not up to date.
         raise missing if self.token is None else missing_table(missing, self.ground.database)
 
-    def _begin_on_a_connection(self) -> None:
+    def _begin_on(self, connection: Connection, within: float | None) -> None:
         road, options = self.ground.road, self.options
-        self._started = time.perf_counter()
-        limits = [limit for limit in (options.timeout_seconds, options.call_timeout_seconds) if limit is not None]
-        if self._deadline is not None:
-            limits.append(max(0.0, self._deadline - time.monotonic()))
-        within = min(limits, default=None)
-        connection = road.checkout(within)
         try:
             state = road.state(connection)
             self.line = state.line
