@@ -411,14 +411,21 @@ class Transaction:
 
 
 class AttemptLoop:
-    """Iterates over attempts until one succeeds; the last error leaves the loop."""
+    """Iterates over attempts until one succeeds; the last error leaves the loop.
+
+    Leave it at its end only: who returns or breaks inside the block does so although COMMIT may have failed.
+    """
 
     def __init__(self, loop: Attempts) -> None:
         self._loop = loop
 
     def __iter__(self) -> Iterator[Attempt]:
-        while (attempt := self._loop.next()) is not None:
-            yield Attempt(attempt)
+        try:
+            while (attempt := self._loop.next()) is not None:
+                yield Attempt(attempt)
+        except GeneratorExit:
+            self._loop.left()
+            raise
 
 
 class Attempt:

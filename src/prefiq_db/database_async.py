@@ -418,15 +418,22 @@ class AsyncTransaction:
 
 
 class AsyncAttemptLoop:
-    """Iterates over attempts until one succeeds; the last error leaves the loop."""
+    """Iterates over attempts until one succeeds; the last error leaves the loop.
+
+    Leave it at its end only: who returns or breaks inside the block does so although COMMIT may have failed.
+    """
 
     def __init__(self, loop: Attempts, engine: AsyncEngine) -> None:
         self._loop = loop
         self._engine = engine
 
     def __iter__(self) -> Iterator[AsyncAttempt]:
-        while (attempt := self._loop.next()) is not None:
-            yield AsyncAttempt(attempt, self._engine)
+        try:
+            while (attempt := self._loop.next()) is not None:
+                yield AsyncAttempt(attempt, self._engine)
+        except GeneratorExit:
+            self._loop.left()
+            raise
 
     async def __aiter__(self) -> AsyncIterator[AsyncAttempt]:
         for attempt in self:

@@ -504,6 +504,28 @@ async def test_a_second_begin_has_a_token_of_its_own(stock: Any, distant: Any, p
     assert await applied(stock) == 1
 
 
+@on_servers
+@pytest.mark.parametrize("how", ["in the block", "after the loop"])
+async def test_who_leaves_the_loop_too_early_hears_of_it(
+    stock: Any, distant: Any, proxy: FaultProxy, caplog: pytest.LogCaptureFixture, how: str
+) -> None:
+    """A return inside the block can't be stopped when COMMIT fails: nothing is committed, and that is logged."""
+
+    async def leaves() -> str:
+        for attempt in distant.attempts(exactly_once=True):
+            async with attempt as tx:
+                await add_ten(tx)
+                if how == "in the block":
+                    return "left"
+        return "left"
+
+    await distant.open()  # likewise
+    with proxy.fault(CutRequest(), on=COMMIT, times=1), caplog.at_level(logging.ERROR, logger="prefiq_db.transaction"):
+        assert await leaves() == "left"
+    said = "left by return or break" in caplog.text
+    assert (await applied(stock), said) == ((0, True) if how == "in the block" else (1, False))
+
+
 # --- what is refused, and what is said -----------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 from typing import TYPE_CHECKING
@@ -13,6 +14,8 @@ from prefiq_db.transaction import RootBlock, TransactionOptions
 
 if TYPE_CHECKING:
     from prefiq_db.core.database import DatabaseCore
+
+logger = logging.getLogger("prefiq_db.transaction")
 
 
 class Attempts:
@@ -28,6 +31,7 @@ class Attempts:
         self.wait_seconds = 0.0
         self.done = False
         self.last: AttemptCore | None = None
+        self._owed = False
         self._started = time.monotonic()
         self.until = None if within_seconds is None else self._started + within_seconds
 
@@ -38,6 +42,7 @@ class Attempts:
         if self.last is not None and self.last.tx is None:
             raise UsageError("attempts(): an attempt is a block: `for attempt in db.attempts(): with attempt as tx:`")
         self.number += 1
+        self._owed = False
         self.last = AttemptCore(self)
         return self.last
 
@@ -55,7 +60,22 @@ class Attempts:
         note_attempt(self.core.name, event)
         self.core.note_retry(event)
         self.wait_seconds = wait
+        self._owed = True
         return True
+
+    def left(self) -> None:
+        """Tell, loudly, when the caller left the loop although the last attempt failed and another one was due.
+
+        A ``return`` or ``break`` inside the block goes on whatever ``__exit__`` returns, and nothing can stop it there.
+        """
+        if self._owed:
+            logger.error(
+                "attempts() on database %s was left by return or break after attempt %d had failed, before the next: "
+                "nothing was committed; leave the loop after it, or use run_in_transaction",
+                self.core.name,
+                self.number,
+                extra={"database": self.core.name, "attempt": self.number},
+            )
 
 
 class AttemptCore:
