@@ -19,6 +19,7 @@ from typing import Any, Protocol, TypeVar
 import greenlet
 from sqlalchemy.util.concurrency import await_ as _await
 from sqlalchemy.util.concurrency import greenlet_spawn as _greenlet_spawn
+from sqlalchemy.util.concurrency import in_greenlet as _in_greenlet
 
 from prefiq_db.errors import UsageError
 
@@ -28,6 +29,11 @@ T = TypeVar("T")
 def await_(awaitable: Awaitable[T]) -> T:
     """Wait for *awaitable* from synchronous code that runs under :func:`spawn`."""
     return _await(awaitable)
+
+
+def can_await() -> bool:
+    """Return whether the caller runs under :func:`spawn`; the garbage collector, for one, does not."""
+    return bool(_in_greenlet())
 
 
 async def spawn(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:

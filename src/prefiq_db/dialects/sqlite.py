@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import datetime as dt
 import decimal
 import json
@@ -15,6 +17,7 @@ from typing import Any, ClassVar
 from sqlalchemy.dialects.sqlite.aiosqlite import SQLiteDialect_aiosqlite
 from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 
+from prefiq_db.bridge import await_, can_await
 from prefiq_db.dialects.base import GONE, PrefiqDialect, SessionState, characteristics
 from prefiq_db.dialects.tokens import ABANDONED, TABLE, first_word
 from prefiq_db.errors import ErrorKind
@@ -40,6 +43,25 @@ class SqliteConnection(sqlite3.Connection):
 
     def stop_clock(self) -> None:
         self.deadline = None
+
+    def stop_now(self) -> None:
+        """Stop the statement that another thread runs on this connection.
+
+        Not by interrupt(), which hits a ROLLBACK behind it, too, as long as some other cursor isn't read to its end.
+        """
+        self.deadline = 0.0
+
+    def close(self) -> None:
+        """Close, and undo what is open.
+
+        SQLite's own close waits for the last statement. A cursor that a traceback still holds would keep the
+        transaction open until then, and with it the lock of the one writer.
+        """
+        self.stop_clock()
+        with contextlib.suppress(sqlite3.Error):  # closed already, or broken: there is nothing to undo
+            if self.in_transaction:
+                self.rollback()
+        super().close()
 
     def looks_at_clock(self) -> Iterator[int]:
         """Yield 0 to go on and 1 to stop, once per look.
@@ -237,7 +259,11 @@ class PrefiqSqliteAsync(_Sqlite, SQLiteDialect_aiosqlite):
 
     def do_terminate(self, dbapi_connection: Any) -> None:
         # A cancelled statement still runs in the driver's thread, and the close would wait for it.
-        raw = dbapi_connection._connection._connection
-        if raw is not None:
-            raw.interrupt()
-        super().do_terminate(dbapi_connection)
+        driver = dbapi_connection._connection
+        if driver._connection is None or not driver._running:
+            return
+        driver._connection.stop_now()
+        # Not its close(): cancelled once more, that would wait for ever for a thread that has ended.
+        stopped = driver.stop()
+        if stopped is not None and can_await():
+            await_(asyncio.shield(stopped))
