@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import types
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import anyio
 import pytest
 
 from prefiq_db.transaction import Outcome
+from tests.cancelling import at_each_await
 from tests.conftest import Backend
 from tests.twins.harness import Harness
 
@@ -22,37 +22,6 @@ pytestmark = pytest.mark.parametrize(
 _MOST_AWAITS = 400
 
 
-@types.coroutine
-def _cancelled_at(number: int, coroutine: Coroutine[Any, Any, Any]) -> Generator[Any, Any, Any]:
-    """Drive *coroutine* and cancel the running task at its *number*-th suspension, from within."""
-    suspensions = 0
-    resume: Callable[[], Any] = lambda: coroutine.send(None)  # noqa: E731 - replaced in the loop
-    while True:
-        try:
-            waits_for = resume()
-        except StopIteration as end:
-            return end.value
-        suspensions += 1
-        if suspensions == number:
-            task = asyncio.current_task()
-            assert task is not None
-            task.cancel()
-        try:
-            value = yield waits_for
-        except BaseException as error:
-            resume = _thrower(coroutine, error)
-        else:
-            resume = _sender(coroutine, value)
-
-
-def _thrower(coroutine: Coroutine[Any, Any, Any], error: BaseException) -> Callable[[], Any]:
-    return lambda: coroutine.throw(error)
-
-
-def _sender(coroutine: Coroutine[Any, Any, Any], value: Any) -> Callable[[], Any]:
-    return lambda: coroutine.send(value)
-
-
 async def _cancel_everywhere(
     body: Callable[[], Coroutine[Any, Any, Any]], check: Callable[[bool], Awaitable[None]]
 ) -> int:
@@ -60,7 +29,10 @@ async def _cancel_everywhere(
     for number in range(1, _MOST_AWAITS):
 
         async def run(number: int = number) -> Any:
-            return await _cancelled_at(number, body())
+            task = asyncio.current_task()
+            assert task is not None
+            cancel = task.cancel
+            return await at_each_await(body(), lambda here: here == number and cancel())
 
         task = asyncio.ensure_future(run())
         (result,) = await asyncio.gather(task, return_exceptions=True)
