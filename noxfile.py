@@ -42,7 +42,7 @@ def integration(session: nox.Session) -> None:
     """Run the matrix {sqlite, postgresql, mariadb} x {sync, async}, and show it."""
     install(session, "test")
     # A later -m wins, so that one can choose: -- -m "postgresql and async"
-    session.run("pytest", "-m", "integration", *session.posargs)
+    session.run("pytest", "-m", "integration", "-n", "4", "--dist", "worksteal", *session.posargs)
 
 
 @nox.session

@@ -71,6 +71,19 @@ def pytest_configure(config: pytest.Config) -> None:
     skip_file(twins_harness.__file__)
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """As one of several workers: tell the one who reports which servers were used."""
+    if (output := getattr(session.config, "workeroutput", None)) is not None:
+        output["servers"] = session.config.stash[_STARTED]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    started = node.config.stash[_STARTED]
+    started.extend(server for server in getattr(node, "workeroutput", {}).get("servers", ()) if server not in started)
+
+
 def pytest_report_header() -> str:
     required = ", ".join(name for name in SERVERS if is_required(name)) or "none, so a missing one skips its tests"
     return f"databases: sqlite {sqlite3.sqlite_version}; servers start when needed; {REQUIRE_VARIABLE}: {required}"

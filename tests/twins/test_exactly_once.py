@@ -20,12 +20,14 @@ from prefiq_db.errors import (
     NestingError,
     NotCommittedError,
     OutcomeUnknownError,
+    PermissionDeniedError,
     SchemaError,
     UniqueViolationError,
     UsageError,
 )
 from prefiq_db.events import Listener, OutcomeResolved, TransactionFinished
 from prefiq_db.exactly_once import new_token
+from prefiq_db.testing import DatabaseServer
 from prefiq_db.testing.faults import (
     CLAIM,
     COMMIT,
@@ -599,6 +601,51 @@ async def test_an_error_of_the_body_is_its_own(stock: Any) -> None:
     with pytest.raises(UniqueViolationError):
         await stock.run_in_transaction(twice, exactly_once=True)
     assert await tokens(stock) == []
+
+
+@pytest.mark.parametrize("backend", [pytest.param("postgresql", marks=pytest.mark.postgresql)], indirect=True)
+async def test_without_the_right_it_says_which(stock: Any, backend: Backend, world: str) -> None:
+    """A user who may write the tables of the service, but not the tokens, reads which rights are missing."""
+    assert backend.server is not None
+    name = f"clerk_{new_token().replace('-', '')}"
+    _, at, rest = backend.url.partition("@")
+    database = rest.rpartition("/")[2]
+    backend.server.execute(f"create role {name} login password 'clerk'")
+    try:
+        backend.server.execute(f"grant select, update on stock to {name}", database)
+        db = make_database(world, f"postgresql://{name}:clerk{at}{rest}")
+        with pytest.raises(PermissionDeniedError, match="SELECT, INSERT and DELETE rows of prefiq_commit_token"):
+            await db.run_in_transaction(add_ten, exactly_once=True)
+        assert await db.run_in_transaction(add_ten) == "added"
+        await db.close()
+    finally:
+        backend.server.execute(f"drop owned by {name}", database)
+        backend.server.execute(f"drop role {name}")
+
+
+@pytest.mark.mariadb
+async def test_a_commit_that_waits_for_its_replica_is_not_ended(
+    new_mariadb_server: Callable[..., DatabaseServer], world: str
+) -> None:
+    """With semi-synchronous replication COMMIT waits for a replica: ending that would show what a failover loses."""
+    server = new_mariadb_server(settings={"log-bin": "binlog", "server-id": "1"})
+    backend = Backend("mariadb", server.url(server.create_database()), server)
+    upgrade_schema(backend)
+    with FaultProxy(server) as proxy:
+        db = make_database(world, proxy.url(backend.url), retry=RetryPolicy(total_seconds=3))
+        await db.execute("create table stock (id integer primary key, quantity integer not null)")
+        await db.execute("insert into stock (id, quantity) values (1, 0)")
+        await db.open()
+        for setting in ("timeout = 60000", "wait_point = AFTER_SYNC", "enabled = ON"):
+            server.execute(f"set global rpl_semi_sync_master_{setting}")
+        with proxy.fault(DeliverLate(0), on=COMMIT, times=1), pytest.raises(OutcomeUnknownError) as failure:
+            async with db.transaction(exactly_once=True) as tx:
+                await add_ten(tx)
+        assert failure.value.token is not None
+        server.execute("set global rpl_semi_sync_master_enabled = OFF")  # as if the replica had answered
+        assert await db.resolve_outcome(failure.value.token) == "committed"
+        assert await applied(db) == 1
+        await db.close()
 
 
 # --- pruning -------------------------------------------------------------------------------------

@@ -448,6 +448,9 @@ def _classify(report: _Report, driver: _Driver, error: BaseException, dialect: s
         return classify_error(dialect, report.code, phase=phase)
     names = (cls.__name__ for cls in type(error).__mro__)
     kind = next((driver.codeless[name] for name in names if name in driver.codeless), ErrorKind.UNKNOWN)
+    if phase == "commit":
+        # Not the server's word, and only the server knows.
+        kind = ErrorKind.OUTCOME_UNKNOWN
     return in_phase(treatment(kind), phase)
 
 
@@ -803,7 +806,7 @@ def _unwrap(error: Exception) -> Exception:
 def _not_a_drivers(original: Exception, dialect: str, phase: Phase, database: str | None) -> PrefiqDbError | None:
     if isinstance(original, (ImportError, exc.NoDBAPILoaded)):
         return _missing_driver(original, dialect, database)
-    if isinstance(original, RuntimeError) and (phase != "commit" or _LOOP.search(str(original))):
+    if isinstance(original, RuntimeError) and phase != "commit":
         return _runtime(original, database)
     if isinstance(original, exc.SQLAlchemyError):
         return _usage(original, database)

@@ -42,7 +42,10 @@ class Claimer:
 
     def claim_from(self, token: str, wait_seconds: float, within_seconds: float) -> str | None:
         """Claim, and meanwhile end the session that holds the token, as far as that is proven and allowed."""
-        ended = self.runtime.beside(lambda: self._end_holder(token, wait_seconds, within_seconds))
+        try:
+            ended = self.runtime.beside(lambda: self._end_holder(token, wait_seconds, within_seconds))
+        except RuntimeError:  # no thread can be started: at the end of the interpreter, or at a limit
+            return self.claim(token, wait_seconds, within_seconds)
         try:
             return self.claim(token, wait_seconds, within_seconds)
         finally:

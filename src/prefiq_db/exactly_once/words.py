@@ -1,8 +1,8 @@
-"""What is said about outcomes: one place for the wording of three errors."""
+"""What is said about outcomes: one place for the wording of four errors."""
 
 from __future__ import annotations
 
-from prefiq_db.errors import ErrorClass, NotCommittedError, OutcomeUnknownError, SchemaError
+from prefiq_db.errors import ErrorClass, NotCommittedError, OutcomeUnknownError, PermissionDeniedError, SchemaError
 
 
 def never_committed(database: str, classification: ErrorClass) -> NotCommittedError:
@@ -33,6 +33,19 @@ def missing_table(error: SchemaError, database: str) -> SchemaError:
     return SchemaError(
         f"exactly_once=True needs the table prefiq_commit_token in database {database}, as the shipped migrations make "
         "it: run `prefiq-db migrate upgrade`, or `alembic upgrade head` where your Alembic runs them",
+        code=error.code,
+        database=database,
+        table="prefiq_commit_token",
+        classification=error.classification,
+        original=error.original,
+    )
+
+
+def forbidden_table(error: PermissionDeniedError, database: str) -> PermissionDeniedError:
+    """Return *error*, which BEGIN with a token raised, as advice."""
+    return PermissionDeniedError(
+        f"exactly_once=True needs the rights to SELECT, INSERT and DELETE rows of prefiq_commit_token in database "
+        f"{database}: grant them to the service's user",
         code=error.code,
         database=database,
         table="prefiq_commit_token",

@@ -28,7 +28,8 @@ begin
     execute format('drop schema %I cascade', schema_name);
   end loop;
 end $$;
-create schema public
+create schema public;
+grant usage on schema public to public
 """
 
 

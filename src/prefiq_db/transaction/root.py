@@ -10,13 +10,14 @@ from sqlalchemy import Connection
 
 from prefiq_db.errors import (
     OutcomeUnknownError,
+    PermissionDeniedError,
     PrefiqDbError,
     SchemaError,
     TransactionOwnershipError,
     UsageError,
 )
 from prefiq_db.events import TransactionFinished
-from prefiq_db.exactly_once import missing_table, never_committed, new_token, still_unknown
+from prefiq_db.exactly_once import forbidden_table, missing_table, never_committed, new_token, still_unknown
 from prefiq_db.origin import Line, readable
 from prefiq_db.reports import Outcome
 from prefiq_db.transaction.block import RUN_AGAIN, Block
@@ -60,12 +61,18 @@ class RootBlock(Block):
         connection = self.ground.road.checkout(within)
         try:
             self._begin_on(connection, within)
-        except SchemaError as error:
-            missing = error
+        except (SchemaError, PermissionDeniedError) as error:
+            failure: SchemaError | PermissionDeniedError = error
         else:
             return
-        # BEGIN names no table of the caller's: it is the token's that is missing, or not up to date.
-        raise missing if self.token is None else missing_table(missing, self.ground.database)
+        if self.token is not None:
+            # BEGIN names no table of the caller's: it is the token's that is missing, not up to date, or not ours.
+            database = self.ground.database
+            if isinstance(failure, PermissionDeniedError):
+                failure = forbidden_table(failure, database)
+            else:
+                failure = missing_table(failure, database)
+        raise failure
 
     def _begin_on(self, connection: Connection, within: float | None) -> None:
         road, options = self.ground.road, self.options
