@@ -31,7 +31,7 @@ def test_migrate_and_bootstrap_are_passed_on(tmp_path: Path) -> None:
     assert up.returncode == 0, up.stderr
     status = _run("migrate", "status", folder=tmp_path, DB_URL=url)
     assert status.returncode == 0, status.stderr
-    assert "0001" in status.stdout
+    assert "0002" in status.stdout
     booted = _run("bootstrap", folder=tmp_path, DB_URL=url)
     assert booted.returncode == 0
     assert "database main: healthy" in booted.stdout

@@ -126,6 +126,10 @@ class MariaDbServer(DatabaseServer):
         )
         self._give_to_account(users)
         account = self._account
+        # A server that starts removes the temporary tables that it finds there, also those of another one.
+        temporary = self._folder / "temporary"
+        temporary.mkdir(mode=0o700)
+        self._give_to_account(temporary)
         done = subprocess.run(
             [
                 *(str(self._programs["mariadb-install-db"]), "--no-defaults", "--skip-test-db"),
@@ -135,7 +139,7 @@ class MariaDbServer(DatabaseServer):
             capture_output=True,
             text=True,
             cwd="/",
-            env=server_environment(),
+            env={**server_environment(), "TMPDIR": str(temporary)},
             check=False,
         )
         if done.returncode:
@@ -144,6 +148,7 @@ class MariaDbServer(DatabaseServer):
     def _command(self) -> list[str]:
         settings = {
             "datadir": str(self._folder / "data"),
+            "tmpdir": str(self._folder / "temporary"),
             "bind-address": self.host,
             "port": str(self.port),
             "socket": str(self._folder / "data" / "socket"),
