@@ -997,7 +997,7 @@ KINDS: dict[ErrorKind, dict[str, list[Way] | str]] = {
         ],
     },
     K.OUTCOME_UNKNOWN: {
-        "sqlite": "COMMIT is a call within the process: its result can't be lost on the way",
+        "sqlite": "COMMIT is a call within the process: only a disk that fails just then (10) leaves it open",
         "postgresql": [Way("the session dies while COMMIT waits", "57P01", dying_at_commit)],
         "mariadb": [Way("the session dies while COMMIT waits", _BROKEN, dying_at_commit)],
     },
