@@ -160,7 +160,8 @@ async def _told(db: AsyncDatabase, job: Job) -> None:
         await _cancelled(db, job)
     except BaseException as error:
         job.error = type(error).__name__
-        cancellation = error.__cause__ if isinstance(error, TimeoutError) else error
+        # The first releases of Python 3.11 don't name the cause.
+        cancellation = (error.__cause__ or error.__context__) if isinstance(error, TimeoutError) else error
         if isinstance(cancellation, asyncio.CancelledError):
             outcome = getattr(cancellation, "transaction_outcome", None)
             job.told = None if outcome is None else str(outcome)
