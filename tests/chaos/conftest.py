@@ -9,17 +9,14 @@ from contextlib import asynccontextmanager, closing
 from typing import Any
 
 import pytest
-from alembic import command
-from alembic.config import Config
 
-from prefiq_db import AsyncDatabase, Database, DatabaseSettings
-from prefiq_db.engines import make_engine
-from prefiq_db.migrate import migrations_directory
+from prefiq_db import AsyncDatabase, Database
 from prefiq_db.testing.faults import Bank, BankReport, FaultProxy
 from prefiq_db.testing.servers import SERVERS
 from tests.chaos.controls import TransferFunction
 from tests.chaos.table import Line, table
 from tests.conftest import Backend
+from tests.twins.support import upgrade_schema
 
 TRANSFERS_VARIABLE = "PREFIQ_CHAOS_TRANSFERS"
 _TRANSFERS = 100
@@ -87,13 +84,7 @@ def bank(backend: Backend, tmp_path: Any) -> Bank:
 @pytest.fixture
 def tokens(backend: Backend) -> None:
     """The table of commit tokens on the backend."""
-    engine = make_engine(DatabaseSettings(url=backend.url), name="tokens")
-    config = Config()
-    config.set_main_option("script_location", str(migrations_directory()))
-    with engine.connect() as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
-    engine.dispose()
+    upgrade_schema(backend)
 
 
 @pytest.fixture
