@@ -299,16 +299,14 @@ class _AsyncmyConnector(_MySQLConnector):
 
 async def _asyncmy_by(until: float, **arguments: Any) -> Any:
     """Connect, greet and log in until a moment on the monotonic clock."""
-    import asyncmy
-
-    from prefiq_db.drivers.asyncmy import AsyncmyDeadlinePassed
+    from prefiq_db.drivers import asyncmy
 
     try:
         async with asyncio.timeout(_left(until)):
             return await asyncmy.connect(**arguments)
     except TimeoutError:
         pass  # raised below, outside the block: it says nothing that matters
-    raise AsyncmyDeadlinePassed("no connection in time")
+    raise asyncmy.AsyncmyDeadlinePassed("no connection in time")
 
 
 def _left(until: float) -> float:

@@ -11,6 +11,10 @@ from collections.abc import Awaitable
 from typing import Any, Final, TypeVar
 
 import asyncmy
+from asyncmy.connection import Connection as _AsyncmyConnection
+from asyncmy.connection import MySQLResult
+from asyncmy.constants.CLIENT import MULTI_STATEMENTS
+from asyncmy.protocol import EOFPacketWrapper
 from sqlalchemy.dialects.mysql.asyncmy import (
     AsyncAdapt_asyncmy_connection,
     AsyncAdapt_asyncmy_cursor,
@@ -25,12 +29,71 @@ T = TypeVar("T")
 
 # Rows of a batch that share one clock: the server counts the time of each, and says nothing until all are done.
 _ROWS_PER_CLOCK: Final = 500
+# Everything of a cursor that the next result replaces.
+_OF_ONE_RESULT: Final = ("_result", "_rows", "rowcount", "rownumber", "lastrowid", "description")
+
+ResultSet = tuple[Any, Any]
+
 # COM_QUIT, with its header.
 _QUIT: Final = b"\x01\x00\x00\x00\x01"
 
 
 class AsyncmyDeadlinePassed(asyncmy.errors.OperationalError, DeadlinePassed):
     """asyncmy's error for a server that did not answer in time."""
+
+
+class _Result(MySQLResult):
+    """A reply whose last packet's status is kept also for a server that ends rows the old way, and while streaming."""
+
+    def _check_packet_is_eof(self, packet: Any) -> bool:
+        connection = self.connection
+        if connection._deprecate_eof:
+            ended = bool(super()._check_packet_is_eof(packet))  # type: ignore[misc]
+        elif ended := bool(packet.is_eof_packet()):
+            end = EOFPacketWrapper(packet)
+            self.warning_count, self.has_next = end.warning_count, end.has_next
+            self.server_status = end.server_status
+        if ended:
+            connection.server_status = self.server_status
+        return ended
+
+
+class Connection(_AsyncmyConnection):
+    """A connection that runs one statement a time, and knows what the server last said of its transaction.
+
+    asyncmy always asks for several statements in one text, and forgets a status of 0: autocommit off, no transaction.
+    """
+
+    # asyncmy's own, which its type information leaves out.
+    _client_flag: int
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)  # type: ignore[no-untyped-call]
+        self._client_flag &= ~MULTI_STATEMENTS
+
+    async def _read_query_result(self, unbuffered: bool = False) -> None:
+        self._result = None
+        result = _Result(self)
+        if unbuffered:
+            try:
+                await result.init_unbuffered_query()  # type: ignore[no-untyped-call]
+            except Exception:
+                result.unbuffered_active = False
+                result.connection = None
+                raise
+        else:
+            await result.read()  # type: ignore[no-untyped-call]
+        self._result = result
+        self._affected_rows = result.affected_rows
+        if not unbuffered or not result.unbuffered_active:
+            self.server_status = result.server_status
+
+
+async def connect(**arguments: Any) -> Connection:
+    """Return a connection that is logged in."""
+    connection = Connection(**arguments)
+    await connection.connect()
+    return connection
 
 
 class Clock(asyncio.Lock):
@@ -66,7 +129,7 @@ class Clock(asyncio.Lock):
 
 
 class _Cursor(AsyncAdapt_asyncmy_cursor):
-    __slots__ = ()
+    __slots__ = ("other_results",)
 
     _cursor: Any
 
@@ -80,6 +143,25 @@ class _Cursor(AsyncAdapt_asyncmy_cursor):
 
     def nextset(self) -> None:
         await_(self._next_set())
+
+    def read_other_results(self) -> list[ResultSet]:
+        """Read what follows the first result of a CALL, so that an error there is raised; return the sets of rows."""
+        result = self._connection._result
+        return await_(self._other_results()) if result is not None and result.has_next else []
+
+    async def _other_results(self) -> list[ResultSet]:
+        cursor = self._cursor
+        kept = {name: getattr(cursor, name) for name in _OF_ONE_RESULT}
+        others: list[ResultSet] = []
+        async with self._adapt_connection._execute_mutex:
+            try:
+                while await cursor.nextset():
+                    if cursor.description is not None:
+                        others.append((cursor.description, await cursor.fetchall()))
+            finally:
+                for name, value in kept.items():
+                    setattr(cursor, name, value)
+        return others
 
     async def _next_set(self) -> None:
         async with self._adapt_connection._execute_mutex:
@@ -150,6 +232,6 @@ class Dbapi(AsyncAdapt_asyncmy_dbapi):
     """SQLAlchemy's DBAPI for asyncmy, making connections of ours."""
 
     def connect(self, *args: Any, **arguments: Any) -> AdaptedConnection:
-        create = arguments.pop("async_creator_fn", self.asyncmy.connect)
+        create = arguments.pop("async_creator_fn", connect)
         made: AdaptedConnection = await_(AdaptedConnection.create(self, create(*args, **arguments)))
         return made

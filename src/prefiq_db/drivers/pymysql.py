@@ -8,10 +8,17 @@ import time
 from typing import Any
 
 import pymysql
+from pymysql.connections import MySQLResult
 from pymysql.constants import CR
 from pymysql.cursors import SSCursor
+from pymysql.protocol import EOFPacketWrapper
 
 from prefiq_db.drivers.deadlines import UNBOUNDED_SECONDS, DeadlinePassed, Shares, addresses_of
+
+# Everything of a cursor that the next result replaces.
+_OF_ONE_RESULT = ("_result", "_rows", "rowcount", "rownumber", "lastrowid", "description")
+
+ResultSet = tuple[Any, Any]
 
 # To a socket 0 means not to wait at all, which is another error.
 _AT_ONCE_SECONDS = 0.001
@@ -40,6 +47,23 @@ class TimedTls(_Timed, ssl.SSLSocket):
     """What an ``SSLContext`` of ours makes of a socket."""
 
 
+class _Result(MySQLResult):
+    """A reply whose last packet's status is kept, as PyMySQL does only for replies without rows."""
+
+    connection: Any
+    warning_count: int
+    has_next: Any
+    server_status: int
+
+    def _check_packet_is_eof(self, packet: Any) -> bool:
+        if not packet.is_eof_packet():
+            return False
+        end = EOFPacketWrapper(packet)
+        self.warning_count, self.has_next = end.warning_count, end.has_next
+        self.server_status = self.connection.server_status = end.server_status
+        return True
+
+
 class Connection(pymysql.connections.Connection):
     """A connection whose requests end after ``patience_seconds``, the connection with them."""
 
@@ -47,6 +71,7 @@ class Connection(pymysql.connections.Connection):
     _sock: Any
     _rfile: Any
     _force_close: Any
+    _result: Any
     ctx: ssl.SSLContext | None
     _ssl_required: bool
 
@@ -135,6 +160,18 @@ class Connection(pymysql.connections.Connection):
             CR.CR_SERVER_LOST, f"Lost connection to MySQL server during query ({failure})"
         )
 
+    def _read_query_result(self, unbuffered: bool = False) -> Any:
+        self._result = None
+        result = _Result(self)
+        if unbuffered:
+            result.init_unbuffered_query()
+        else:
+            result.read()
+        self._result = result
+        if result.server_status is not None:
+            self.server_status = result.server_status
+        return result.affected_rows
+
     def _passed(self) -> PyMySQLDeadlinePassed:
         if self._connected_by is not None:
             return PyMySQLDeadlinePassed("no connection in time")
@@ -154,6 +191,23 @@ class HurriedSSCursor(SSCursor):
         if self.connection is not None:
             self.connection.hurry()
         super().close()
+
+
+def read_other_results(cursor: Any) -> list[ResultSet]:
+    """Read what follows the first result of a CALL, so that an error there is raised; return the sets of rows."""
+    connection: Any = cursor.connection
+    if connection is None or connection._result is None or not connection._result.has_next:
+        return []
+    kept = {name: getattr(cursor, name) for name in _OF_ONE_RESULT}
+    others: list[ResultSet] = []
+    try:
+        while cursor.nextset():
+            if cursor.description is not None:
+                others.append((cursor.description, cursor.fetchall()))
+    finally:
+        for name, value in kept.items():
+            setattr(cursor, name, value)
+    return others
 
 
 def _is_ours(error: OSError) -> bool:

@@ -1,0 +1,16 @@
+"""What the status flags of MariaDB's and MySQL's replies mean.
+
+Source: https://mariadb.com/docs/server/reference/clientserver-protocol/4-server-response-packets/ok_packet
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+IN_TRANSACTION: Final = 1
+AUTOCOMMIT: Final = 2
+
+
+def is_at_rest(status: int) -> bool:
+    """Return whether no transaction is open and each statement commits itself."""
+    return status & (IN_TRANSACTION | AUTOCOMMIT) == AUTOCOMMIT
