@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from prefiq_db.config import Target
 from prefiq_db.connectors import connector_for
 from prefiq_db.dialects.base import Observer, Watcher
+from prefiq_db.engine_class import PrefiqEngine
 from prefiq_db.errors import MissingDriverError, UnsupportedError
 from prefiq_db.hooks.comments import comment
 from prefiq_db.hooks.logs import logging_name, mask_loggers
@@ -100,6 +101,7 @@ def _make(
     driver = _driver_for(target, is_async)
     engine = create(
         _shown_url(driver, target),
+        connector=connector_for(settings, target, is_async),
         poolclass=pool,
         pool_size=settings.pool_size,
         max_overflow=settings.max_overflow,
@@ -109,6 +111,8 @@ def _make(
         pool_logging_name=logging_name(name, masked=settings.masked),
     )
     sync_engine: Any = engine.sync_engine if is_async else engine
+    # create_engine() takes no class; this one adds only methods.
+    sync_engine.__class__ = PrefiqEngine
     if settings.masked:
         mask_loggers(sync_engine.logger, sync_engine.pool.logger)
         scrub_errors(sync_engine, sync_engine.dialect.label, name)
@@ -116,7 +120,6 @@ def _make(
     dialect.observer = observer
     dialect.commenter = comment if settings.sql_comments else None
     dialect.watcher = watcher
-    dialect.connector = connector_for(settings, target, is_async)
     dialect.max_age_seconds = settings.pool_max_age_seconds
     dialect.ping_after_idle_seconds = settings.ping_after_idle_seconds
     dialect.statement_timeout_seconds = settings.statement_timeout_seconds

@@ -400,6 +400,10 @@ class OutcomeUnknownError(DatabaseError):
         self.token = token
 
 
+class TransactionEndedError(OutcomeUnknownError):
+    """A statement ended the transaction by itself: what came before it is committed, or undone, already."""
+
+
 class NotCommittedError(DatabaseError):
     """The transaction did not commit and never will."""
 

@@ -40,6 +40,7 @@ _record_of: Callable[[Any], Any] = _ConnectionFairy.__dict__["_connection_record
 # How many uses are noted before they are counted; a reader counts them at once.
 _FOLD_AT = 512
 _NO_ANSWER = "no answer"
+_NOT_AT_REST = "transaction left open"
 # Leave to make one more connection.
 _SLOT: Final = object()
 
@@ -202,11 +203,12 @@ class _VettingPool(QueuePool):
                 watcher.fold()
         # Also when it was invalidated: then nobody gives it back, and nobody needs to.
         state.fairy_ref = None
-        if state.tainted and record.dbapi_connection is not None:
-            # Somebody changed the session; the next user must not inherit that.
+        if record.dbapi_connection is not None and (state.tainted or not self._is_at_rest(record)):
+            # Somebody changed the session, or left a transaction open; the next user must not inherit that.
+            reason = "session changed" if state.tainted else _NOT_AT_REST
             record.invalidate()
             if watcher is not None:
-                watcher.lost("session changed")
+                watcher.lost(reason)
         # A detached or invalidated record has no connection, and the state belongs to the connection.
         if record.dbapi_connection is not None:
             state.forget()
@@ -227,6 +229,8 @@ class _VettingPool(QueuePool):
         now = perf_counter()
         if now >= state.expires_at:
             return "age"
+        if not self._is_at_rest(record):
+            return _NOT_AT_REST
         descriptor = dialect.socket_of(record.dbapi_connection)
         if descriptor is not None and _has_something_to_read(descriptor):
             return "dead"
@@ -237,6 +241,14 @@ class _VettingPool(QueuePool):
             state.vetted_at = perf_counter()
             return None
         return _NO_ANSWER
+
+    def _is_at_rest(self, record: Any) -> bool:
+        """Return whether the server's last word was that no transaction is open; a broken connection says nothing."""
+        dialect: Any = self._dialect
+        try:
+            return bool(dialect.is_at_rest(record.dbapi_connection))
+        except (dialect.loaded_dbapi.Error, ValueError):
+            return False
 
     def _renew(self, record: Any, reason: str) -> None:
         """Throw the connection away; its slot gets another one at once."""

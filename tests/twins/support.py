@@ -11,6 +11,7 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from prefiq_db.bridge import spawn
 from prefiq_db.engines import make_engine
 from prefiq_db.migrate import migrations_directory
 from prefiq_db.settings import DatabaseSettings
@@ -141,3 +142,11 @@ def upgrade_schema(backend: Backend) -> None:
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
     engine.dispose()
+
+
+async def on_sync_engine(db: Any, work: Callable[[sa.Engine], T]) -> T:
+    """Run *work*, written in SQLAlchemy's synchronous words, on the engine of either world."""
+    engine = db.engine
+    if isinstance(engine, AsyncEngine):
+        return await spawn(work, engine.sync_engine)
+    return work(engine)

@@ -13,9 +13,10 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Final, Protocol
 
-from sqlalchemy import TextClause
+from sqlalchemy import URL, TextClause
 from sqlalchemy import exc as sa_exc
 from sqlalchemy.engine.characteristics import ConnectionCharacteristic, IsolationLevelCharacteristic
+from sqlalchemy.engine.interfaces import ConnectArgsType
 from sqlalchemy.pool.base import _AdhocProxiedConnection
 
 from prefiq_db.config import ISOLATION_LEVELS
@@ -23,7 +24,14 @@ from prefiq_db.dialects.classify import classify_error
 from prefiq_db.dialects.tokens import TokenDialect
 from prefiq_db.dialects.translate import class_by_code, code_of
 from prefiq_db.drivers.deadlines import GRACE_SECONDS, DeadlinePassed
-from prefiq_db.errors import ErrorKind, TransactionAbortedError, UnsupportedError
+from prefiq_db.errors import (
+    ErrorKind,
+    StatementRefusedError,
+    TransactionAbortedError,
+    TransactionEndedError,
+    UnsupportedError,
+    UsageError,
+)
 
 # Where a pooled connection keeps its state, in SQLAlchemy's info of its record.
 SESSION_KEY: Final = "prefiq_db.session"
@@ -34,6 +42,8 @@ AUTOCOMMIT = "AUTOCOMMIT"
 GONE = "gone"
 # One statement was undone and the rest stands: COMMIT would keep half of the work.
 HALF = "half"
+# A statement ended the transaction by itself: what came before it was committed, or rolled back, behind our back.
+ENDED = "ended"
 
 # A timeout inside the transaction that is not the session's, and not known.
 FORGOTTEN = -1.0
@@ -50,6 +60,7 @@ class SessionState:
         "checked_out_at",
         "control_timeout",
         "deferrable",
+        "driver_begins",
         "expires_at",
         "fairy_ref",
         "guard",
@@ -90,6 +101,8 @@ class SessionState:
         """Drop what belonged to one checkout: the next user starts from the defaults."""
         # Our transaction() bounds each statement itself; whoever else begins here gets the settings' limit.
         self.managed = False
+        #: raw_connection(): the driver begins by itself, as PEP 249 says, until the connection comes back
+        self.driver_begins = False
         self.guard: Callable[[str, bool], None] | None = None
         self.one_shot = False
         self.write = False
@@ -236,7 +249,6 @@ class PrefiqDialect(TokenDialect):
     #: what makes a server tell its plan instead of running the statement
     explain_words: ClassVar[str] = "EXPLAIN"
     watcher: Watcher | None = None
-    connector: Callable[..., Any] | None = None
     max_age_seconds: float = 1800.0
     ping_after_idle_seconds: float = 30.0
     connect_timeout_seconds: float = 5.0
@@ -281,11 +293,24 @@ class PrefiqDialect(TokenDialect):
 
     # --- connecting ------------------------------------------------------------------------------
 
+    def __init__(self, connector: Callable[..., Any] | None = None, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.connector = connector
+
+    def create_connect_args(self, url: URL, *more: Any, **named: Any) -> ConnectArgsType:
+        """Refuse an engine that somebody else makes of our engine's URL: it has no password, limits or set-up."""
+        if self.connector is None:
+            raise foreign_engine_refused()
+        arguments: ConnectArgsType = super().create_connect_args(url, *more, **named)  # type: ignore[misc]
+        return arguments
+
     def connect(self, *cargs: Any, **cparams: Any) -> Any:
         """Connect through the engine's connector, which knows the password; SQLAlchemy's URL doesn't."""
+        if self.connector is None:
+            raise foreign_engine_refused()
         connect = super().connect  # type: ignore[misc]
         started = time.perf_counter()
-        connection = connect(*cargs, **cparams) if self.connector is None else self.connector(connect, cparams)
+        connection = self.connector(connect, cparams)
         if self.watcher is not None:
             self.watcher.opened(time.perf_counter() - started)
         return connection
@@ -322,8 +347,22 @@ class PrefiqDialect(TokenDialect):
             cursor.close()
 
     def in_transaction(self, dbapi_connection: Any) -> bool:
-        """Return whether the driver knows of an open transaction, without a round trip."""
-        return False
+        """Return whether the server's last word, or the driver, knows of an open transaction; asks nobody."""
+        raise NotImplementedError
+
+    def is_at_rest(self, dbapi_connection: Any) -> bool:
+        """Return whether no transaction is open and the driver is in autocommit; a closed connection is not at rest.
+
+        What passes between two users of a connection has to be. It asks nobody: no round trip.
+        """
+        raise NotImplementedError
+
+    def check_at_rest(self, connection: Any) -> None:
+        """Raise unless a statement on its own has ended by itself; what it left open goes with its connection."""
+        proxied = connection._dbapi_connection
+        if not self.is_at_rest(proxied.dbapi_connection):
+            self.session_of(proxied).tainted = True
+            raise left_open_error()
 
     def do_begin(self, dbapi_connection: Any) -> None:
         state = self.session_of(dbapi_connection)
@@ -343,25 +382,112 @@ class PrefiqDialect(TokenDialect):
 
     def do_commit(self, dbapi_connection: Any) -> None:
         state = self.session_of(dbapi_connection)
-        if not state.began:
+        raw = dbapi_connection.dbapi_connection
+        is_open = self.in_transaction(raw)
+        if not is_open and state.aborted != GONE:
+            self._commit_nothing(state)
             return
-        if state.aborted is not None or self.commit_would_lie(dbapi_connection.dbapi_connection):
-            raise aborted_error()
-        self._bound_control(state, dbapi_connection.dbapi_connection)
-        tag = self.control(dbapi_connection.dbapi_connection, "COMMIT")
+        if state.aborted is not None or self.commit_would_lie(raw):
+            failure = cannot_go_on(state)
+            self._undo_refused(dbapi_connection)
+            raise failure
+        self._bound_control(state, raw)
+        try:
+            tag = self.control(raw, "COMMIT")
+        except Exception:
+            # SQLite keeps a transaction open whose COMMIT it refused, and so may others.
+            self._undo_refused(dbapi_connection)
+            raise
         state.ended()
         if tag == "ROLLBACK":
             raise aborted_error()
 
+    def _commit_nothing(self, state: SessionState) -> None:
+        """Go through with a COMMIT for which there is nothing to send, or say that the transaction is not there."""
+        failure: Exception | None = None
+        if state.aborted == ENDED or (state.aborted is None and state.began and state.managed):
+            failure = ended_error(state.token)
+        elif state.aborted is not None:
+            failure = aborted_error()
+        state.ended()
+        if failure is not None:
+            raise failure
+
+    def _undo_refused(self, proxied: Any) -> None:
+        """Roll back what a refused COMMIT left open: SQLAlchemy takes the transaction for ended and won't."""
+        try:
+            self.do_rollback(proxied)
+        except Exception:  # noqa: BLE001 - the refusal is what matters; the pool closes what isn't at rest
+            self.session_of(proxied).tainted = True
+
     def do_rollback(self, dbapi_connection: Any) -> None:
         state = self.session_of(dbapi_connection)
         raw = dbapi_connection.dbapi_connection
+        if state.driver_begins:
+            self._take_back(raw)
+            state.driver_begins = False
+            return
+        # Where an error says nothing of the transaction (MariaDB), our own flag errs on the safe side.
         if not state.began and not self.in_transaction(raw):
             return
-        if state.aborted != GONE or self.in_transaction(raw):
+        if state.aborted not in (GONE, ENDED) or self.in_transaction(raw):
             self._bound_control(state, raw)
             self.control(raw, "ROLLBACK")
         state.ended()
+
+    # --- a connection of the driver's own: raw_connection() --------------------------------------
+
+    def let_driver_begin(self, proxied: Any) -> None:
+        """Make *proxied* what PEP 249 says: the driver begins, and commit() and rollback() end it."""
+        self.set_statement_timeout(proxied, self.statement_timeout_seconds)
+        # Up before: whatever becomes of it, the connection is looked at when it comes back.
+        self.session_of(proxied).driver_begins = True
+        self.set_driver_autocommit(proxied.dbapi_connection, False)
+
+    def _take_back(self, dbapi_connection: Any) -> None:
+        dbapi_connection.rollback()
+        self.set_driver_autocommit(dbapi_connection, True)
+
+    def set_driver_autocommit(self, dbapi_connection: Any, value: bool) -> None:
+        """Switch the driver's own autocommit; only for raw_connection()."""
+        raise NotImplementedError
+
+    # --- a transaction that ended behind our back ------------------------------------------------
+
+    def was_ended(self, connection: Any) -> bool:
+        """Return whether the transaction on SQLAlchemy's *connection* ended without us: nobody knows how."""
+        proxied = connection._dbapi_connection
+        state = self.session_of(proxied)
+        if state.aborted is not None:
+            return state.aborted == ENDED
+        return state.began and not self.in_transaction(proxied.dbapi_connection)
+
+    def commits_by_itself(self, statement: str) -> bool:
+        """Return whether *statement* ends an open transaction and needs none, as DDL does on MariaDB."""
+        return False
+
+    def _check_still_open(self, state: SessionState, proxied: Any, statement: str = "") -> None:
+        """See, before anything is sent in a transaction, whether it is still there.
+
+        ``transaction()`` can't go on when something ended it. A connection of SQLAlchemy's own goes on in a new
+        transaction, as it does on a driver that is not in autocommit: DDL on MariaDB is the usual case.
+        """
+        if state.aborted is not None:
+            raise cannot_go_on(state)
+        if self.in_transaction(proxied.dbapi_connection):
+            return
+        if state.managed:
+            state.aborted = ENDED
+            raise cannot_go_on(state)
+        if not self.commits_by_itself(statement):
+            self.do_begin(proxied)
+
+    def _note_ending(self, state: SessionState, proxied: Any) -> None:
+        """See, after a statement in ``transaction()``, whether it ended the transaction by itself."""
+        if state.managed and not self.in_transaction(proxied.dbapi_connection):
+            state.aborted = ENDED
+        if state.aborted is not None:
+            raise cannot_go_on(state)
 
     def commit_would_lie(self, dbapi_connection: Any) -> bool:
         """Return whether the server would answer COMMIT with a silent rollback."""
@@ -372,24 +498,23 @@ class PrefiqDialect(TokenDialect):
 
     def do_rollback_to_savepoint(self, connection: Any, name: str) -> None:
         state = self.session_of(connection.connection)
-        if state.aborted == GONE:
+        if state.aborted in (GONE, ENDED):
             return
-        self._savepoint(connection, f"ROLLBACK TO SAVEPOINT {name}")
+        self._savepoint(connection, f"ROLLBACK TO SAVEPOINT {name}", undoes=True)
         state.aborted = None
         if state.local_timeout is not None:
             # The server went back to what was set before the savepoint; nobody remembers what that was.
             state.local_timeout = FORGOTTEN
 
     def do_release_savepoint(self, connection: Any, name: str) -> None:
-        state = self.session_of(connection.connection)
-        if state.aborted is not None:
-            raise aborted_error()
         self._savepoint(connection, f"RELEASE SAVEPOINT {name}")
 
-    def _savepoint(self, connection: Any, sql: str) -> None:
+    def _savepoint(self, connection: Any, sql: str, *, undoes: bool = False) -> None:
         # SQLAlchemy judges what the driver raises in a statement, but not in these calls. A connection that was lost
         # or cancelled in the middle of a reply must not be used again.
         proxied = connection.connection
+        if not undoes:
+            self._check_still_open(self.session_of(proxied), proxied)
         try:
             self._bound_control(self.session_of(proxied), proxied.dbapi_connection)
             self.control(proxied.dbapi_connection, sql)
@@ -423,24 +548,38 @@ class PrefiqDialect(TokenDialect):
         # What SQLAlchemy asks a new server is nobody's statement, and a listener that used the database then would
         # wait for the very connection that is being made.
         state = None if proxied is None or type(proxied) is _AdhocProxiedConnection else self.session_of(proxied)
-        if state is not None and state.aborted is not None:
-            raise aborted_error()
+        if state is not None and state.began:
+            self._check_still_open(state, proxied, statement)
         if state is not None and state.guard is not None and (context.isddl or _is_text(context)):
             state.guard(statement, context.isddl)
         if self.commenter is not None and state is not None and state.call is not None and state.call.tags:
             send = self._commented(send, state.call.tags)
+        failure: Exception | None = None
         try:
             if self.observer is None or state is None:
                 send(cursor, statement, parameters, context)
             else:
                 self.observer.observe(send, cursor, statement, parameters, context, batch_size, state)
         except Exception as error:
-            if state is not None and state.began:
-                state.aborted = self.effect_of(error, context.root_connection.connection.dbapi_connection)
-                if state.aborted is None and context.executemany:
-                    # Where a failed row doesn't end the transaction, the rows before it stand, and nobody knows which.
-                    state.aborted = HALF
-            raise
+            if state is None or not self._note_failure(error, state, proxied, context):
+                raise
+            # Whatever went wrong, it must not be taken for something that another try mends.
+            failure = cannot_go_on(state)
+        if failure is not None:
+            raise failure
+        if state is not None and state.began:
+            self._note_ending(state, proxied)
+
+    def _note_failure(self, error: Exception, state: SessionState, proxied: Any, context: Any) -> bool:
+        """Note what *error* did to the open transaction; return whether the statement had ended it before."""
+        if not state.began:
+            return False
+        if state.aborted is None:
+            state.aborted = self.effect_of(error, proxied.dbapi_connection)
+        if state.aborted is None and context.executemany:
+            # Where a failed row doesn't end the transaction, the rows before it stand, and nobody knows which.
+            state.aborted = HALF
+        return state.aborted == ENDED
 
     def _commented(self, send: Callable[..., None], tags: Mapping[str, str]) -> Callable[..., None]:
         """Return *send*, adding *tags* at the end of the text; whoever watches sees the text without them."""
@@ -543,6 +682,34 @@ def _is_text(context: Any) -> bool:
     return context.compiled is None or isinstance(context.compiled.statement, TextClause)
 
 
+def cannot_go_on(state: SessionState) -> TransactionAbortedError | TransactionEndedError:
+    """Return the error for whoever goes on in, or commits, a transaction that is aborted or not there any more."""
+    return ended_error(state.token) if state.aborted == ENDED else aborted_error()
+
+
+def ended_error(token: str | None) -> TransactionEndedError:
+    return TransactionEndedError(
+        "the transaction can't go on: a statement in it, or the driver's own commit() or rollback(), has ended it, and "
+        "what came before that is committed or undone already; look before you repeat it. COMMIT and DDL don't belong "
+        "into procedures and dynamic SQL that run inside transaction()",
+        token=token,
+    )
+
+
+def left_open_error() -> StatementRefusedError:
+    return StatementRefusedError(
+        "this statement began a transaction and did not end it, or switched autocommit off, as a procedure may do; "
+        "what it left open is rolled back. End it in the procedure, or run it without a BEGIN inside transaction()"
+    )
+
+
+def foreign_engine_refused() -> UsageError:
+    return UsageError(
+        "this URL belongs to an engine of prefiq_db and opens nothing by itself: it has no password and no session "
+        "set-up. Use the engine itself (db.engine), or give create_engine() a URL with a driver of SQLAlchemy's own"
+    )
+
+
 def aborted_error() -> TransactionAbortedError:
     return TransactionAbortedError(
         "the transaction can't go on: an earlier statement in it failed and undid work, and COMMIT would keep only the "
@@ -557,4 +724,4 @@ def characteristics(**more: ConnectionCharacteristic) -> Mapping[str, Connection
     return {"isolation_level": _Isolation(), "logging_token": LoggingTokenCharacteristic(), **more}
 
 
-__all__: Sequence[str] = ("GONE", "HALF", "PrefiqDialect", "Remembered", "SessionState", "characteristics")
+__all__: Sequence[str] = ("ENDED", "GONE", "HALF", "PrefiqDialect", "Remembered", "SessionState", "characteristics")

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import datetime as dt
+import enum
 import json
+import re
 import uuid
+from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, ClassVar, Final
 
 from sqlalchemy.dialects.mysql.asyncmy import MySQLDialect_asyncmy
@@ -12,9 +16,46 @@ from sqlalchemy.dialects.mysql.mariadb import MariaDBDialect
 from sqlalchemy.dialects.mysql.pymysql import MySQLDialect_pymysql
 
 from prefiq_db.config import ANY_HOST, READER
-from prefiq_db.dialects.base import GONE, HALF, PrefiqDialect, SessionState, characteristics
+from prefiq_db.dialects.base import ENDED, GONE, HALF, PrefiqDialect, SessionState, characteristics
 from prefiq_db.dialects.mariadb_tokens import MysqlTokens
+from prefiq_db.dialects.translate import code_of
+from prefiq_db.drivers.statuses import IN_TRANSACTION, is_at_rest
 from prefiq_db.errors import ErrorKind
+
+_GUARD: Final = "prefiq_guard"
+_NO_SUCH_SAVEPOINT: Final = 1305
+
+
+class Kind(enum.Enum):
+    """What a statement may do to the open transaction."""
+
+    #: reads or writes rows: it never begins or ends a transaction, not by a trigger or function either
+    PLAIN = "plain"
+    #: runs statements that its text doesn't show, or switches autocommit
+    ROUTINE = "routine"
+    #: most of the others commit the open transaction
+    OTHER = "other"
+
+
+_FIRST_WORD: Final = re.compile(r"(?:[\s(;]+|/\*(?!M?!).*?\*/|(?:--\s|\#)[^\n]*(?:\n|\Z))*([a-z]*)", re.I | re.S)
+_PLAIN: Final = frozenset(
+    ["select", "insert", "update", "delete", "replace", "with", "values", "table", "show", "explain", "desc", "do"]
+)
+_ROUTINE: Final = frozenset(
+    ["call", "begin", "execute", "set", "declare", "if", "case", "loop", "while", "repeat", "for"]
+)
+
+
+@lru_cache(maxsize=2048)
+def kind_of(statement: str) -> Kind:
+    """Return what *statement* may do to the open transaction, by its first word."""
+    match = _FIRST_WORD.match(statement)
+    word = match.group(1).lower() if match else ""
+    if word in _PLAIN:
+        return Kind.PLAIN
+    # What can't be read, such as an executable comment, may be anything.
+    return Kind.ROUTINE if word in _ROUTINE or not word else Kind.OTHER
+
 
 MYSQL_HEALTH: Final = "SELECT @@global.read_only"
 # A Galera node that has lost its cluster lets some statements through and refuses the rest. By these tables and not
@@ -63,6 +104,73 @@ class _MySQLFamily(MysqlTokens, PrefiqDialect):
         ErrorKind.SERIALIZATION: GONE,
         ErrorKind.LOCK_TIMEOUT: HALF,
     }
+
+    def _status(self, dbapi_connection: Any) -> int:
+        """Return the status flags of the server's last reply; an error brings none."""
+        raise NotImplementedError
+
+    def in_transaction(self, dbapi_connection: Any) -> bool:
+        return bool(self._status(dbapi_connection) & IN_TRANSACTION)
+
+    def is_at_rest(self, dbapi_connection: Any) -> bool:
+        return is_at_rest(self._status(dbapi_connection))
+
+    def set_driver_autocommit(self, dbapi_connection: Any, value: bool) -> None:
+        dbapi_connection.autocommit(value)
+
+    def commits_by_itself(self, statement: str) -> bool:
+        return kind_of(statement) is Kind.OTHER
+
+    def _send(self, send: Any, cursor: Any, statement: Any, parameters: Any, context: Any, batch_size: int) -> None:
+        if context is not None and kind_of(statement) is not Kind.PLAIN:
+            send = self._sent_with_care(send)
+        super()._send(send, cursor, statement, parameters, context, batch_size)
+
+    def _sent_with_care(self, send: Callable[..., None]) -> Callable[..., None]:
+        """Return *send* for a statement that may end the open transaction, or begin one, and fail after that.
+
+        An error says nothing of the transaction. A savepoint, which every COMMIT and ROLLBACK removes, does. And what a
+        procedure did before it failed is undone with it, as on the other databases.
+        """
+
+        def send_with_care(cursor: Any, statement: str, parameters: Any, context: Any) -> None:
+            proxied = context.root_connection._dbapi_connection
+            state, raw = self.session_of(proxied), proxied.dbapi_connection
+            guarded = state.began and self.in_transaction(raw)
+            if guarded:
+                self.control(raw, f"SAVEPOINT {_GUARD}")
+            try:
+                send(cursor, statement, parameters, context)
+                cursor.other_results = self._other_results(cursor)
+            except Exception as error:
+                if not guarded and kind_of(statement) is Kind.ROUTINE:
+                    # Nobody knows what it left open.
+                    state.tainted = True
+                elif guarded and self.effect_of(error, raw) != GONE:
+                    self._release_guard(state, raw, undo=True)
+                raise
+            if guarded and self.in_transaction(raw):
+                self._release_guard(state, raw)
+
+        return send_with_care
+
+    def _release_guard(self, state: SessionState, dbapi_connection: Any, *, undo: bool = False) -> None:
+        """Give the savepoint up; when it is not there any more, the statement has ended the transaction."""
+        try:
+            if undo:
+                self.control(dbapi_connection, f"ROLLBACK TO SAVEPOINT {_GUARD}")
+            self.control(dbapi_connection, f"RELEASE SAVEPOINT {_GUARD}")
+        except Exception as error:
+            if code_of(error) != _NO_SUCH_SAVEPOINT:
+                raise
+        else:
+            return
+        self.control(dbapi_connection, "DO 0")  # its reply has the flags
+        if state.managed:
+            state.aborted = ENDED
+
+    def _other_results(self, cursor: Any) -> list[Any]:
+        raise NotImplementedError
 
     def begin_sql(self, state: SessionState) -> str:
         message = ["START TRANSACTION READ ONLY" if state.read_only else "START TRANSACTION"]
@@ -117,6 +225,14 @@ class _PyMySQL(_MySQLFamily):
 
         return HurriedSSCursor
 
+    def _status(self, dbapi_connection: Any) -> int:
+        return int(dbapi_connection.server_status)
+
+    def _other_results(self, cursor: Any) -> list[Any]:
+        from prefiq_db.drivers.pymysql import read_other_results
+
+        return read_other_results(cursor)
+
     def set_patience(self, dbapi_connection: Any, seconds: float) -> None:
         dbapi_connection.patience_seconds = seconds
 
@@ -133,6 +249,13 @@ class _Asyncmy(_MySQLFamily):
         from prefiq_db.drivers.asyncmy import Dbapi
 
         return Dbapi(asyncmy)
+
+    def _status(self, dbapi_connection: Any) -> int:
+        return int(dbapi_connection._connection.server_status)
+
+    def _other_results(self, cursor: Any) -> list[Any]:
+        # A server-side cursor reads as it is asked to.
+        return [] if cursor.server_side else cursor.read_other_results()
 
     def set_patience(self, dbapi_connection: Any, seconds: float) -> None:
         dbapi_connection._execute_mutex.patience_seconds = seconds

@@ -62,6 +62,13 @@ class _Postgresql(PrefiqDialect):
     def in_transaction(self, dbapi_connection: Any) -> bool:
         return bool(self._driver(dbapi_connection).pgconn.transaction_status != _IDLE)
 
+    def is_at_rest(self, dbapi_connection: Any) -> bool:
+        driver = self._driver(dbapi_connection)
+        return bool(driver.pgconn.transaction_status == _IDLE and driver.autocommit)
+
+    def set_driver_autocommit(self, dbapi_connection: Any, value: bool) -> None:
+        dbapi_connection.autocommit = value
+
     def set_statement_timeout(self, proxied: Any, seconds: float) -> None:
         state = self.session_of(proxied)
         self.bound_wait(state, proxied.dbapi_connection, seconds)

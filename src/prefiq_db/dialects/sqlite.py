@@ -150,8 +150,10 @@ class _Sqlite(PrefiqDialect):
 
     def do_commit(self, dbapi_connection: Any) -> None:
         read_only = self._was_read_only(dbapi_connection)
-        super().do_commit(dbapi_connection)
-        self._writable_again(dbapi_connection, read_only)
+        try:
+            super().do_commit(dbapi_connection)
+        finally:
+            self._writable_again(dbapi_connection, read_only)
 
     def do_rollback(self, dbapi_connection: Any) -> None:
         read_only, state = self._was_read_only(dbapi_connection), self.session_of(dbapi_connection)
@@ -166,7 +168,8 @@ class _Sqlite(PrefiqDialect):
         return state.began and state.read_only
 
     def _writable_again(self, proxied: Any, read_only: bool) -> None:
-        if read_only:
+        # A COMMIT that failed was rolled back, which did this already.
+        if read_only and not self.session_of(proxied).began:
             self.control(proxied.dbapi_connection, "PRAGMA query_only = OFF")
 
     def control(self, dbapi_connection: Any, sql: str) -> str | None:
@@ -175,6 +178,13 @@ class _Sqlite(PrefiqDialect):
 
     def in_transaction(self, dbapi_connection: Any) -> bool:
         return bool(self._sqlite(dbapi_connection).in_transaction)
+
+    def is_at_rest(self, dbapi_connection: Any) -> bool:
+        connection = self._sqlite(dbapi_connection)
+        return not connection.in_transaction and connection.isolation_level is None
+
+    def set_driver_autocommit(self, dbapi_connection: Any, value: bool) -> None:
+        dbapi_connection.isolation_level = None if value else ""
 
     def effect_of(self, error: Exception, dbapi_connection: Any) -> str | None:
         # SQLite rolls back by itself on a full disk, an I/O error and a few more: it says so only by this flag.

@@ -11,6 +11,7 @@ from sqlalchemy.engine import NestedTransaction
 
 from prefiq_db.calls import Call
 from prefiq_db.dialects.base import PrefiqDialect, SessionState
+from prefiq_db.engine_class import checked_out
 from prefiq_db.errors import ErrorClass, ErrorKind, PoolTimeoutError, ReadOnlyError, StatementCancelledError, UsageError
 from prefiq_db.execution.border import Border, Phase
 from prefiq_db.execution.shapes import Shape
@@ -129,9 +130,14 @@ class StandardRoad:
                 raise
         raise interruption
 
+    def was_ended(self, connection: Connection) -> bool:
+        """Return whether the transaction on *connection* was ended by something else than us."""
+        gone = connection.closed or connection.invalidated
+        return not gone and self.dialect.was_ended(connection)
+
     def connect_without_begin(self) -> Connection:
         """Return a connection on which SQLAlchemy begins nothing by itself, for a statement that stands alone."""
-        return self.engine._connection_cls(self.engine, _allow_autobegin=False)
+        return Connection(self.engine, checked_out(self.engine), _allow_autobegin=False)
 
     def begin(self, connection: Connection) -> RootTransaction:
         return self.border.cross(connection.begin)
@@ -202,7 +208,10 @@ class _OneShot:
         road.dialect.bound_statements(connection, self.timeout_seconds, left)
         parameters = road._adapted(self.statement, self.params)
         self.sent = True
-        return self.shape.fetch(connection.execute(self.statement, parameters))
+        fetched = self.shape.fetch(connection.execute(self.statement, parameters))
+        # Only what has ended by itself is acknowledged.
+        road.dialect.check_at_rest(connection)
+        return fetched
 
     def _left(self, within_seconds: float) -> float:
         """Return what is left of a limit for the whole call, its earlier attempts included."""

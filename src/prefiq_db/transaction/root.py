@@ -13,6 +13,7 @@ from prefiq_db.errors import (
     PermissionDeniedError,
     PrefiqDbError,
     SchemaError,
+    TransactionEndedError,
     TransactionOwnershipError,
     UsageError,
 )
@@ -161,6 +162,9 @@ class RootBlock(Block):
                 # Until the reply is read, nobody knows.
                 self.outcome = Outcome.UNKNOWN
                 self.ground.road.border.cross(self._handle.commit, "commit")
+        except TransactionEndedError:
+            self._roll_back(Outcome.UNKNOWN)
+            raise
         except OutcomeUnknownError as error:
             lost = error
         except PrefiqDbError:
@@ -233,6 +237,9 @@ class RootBlock(Block):
 
     def _roll_back(self, outcome: Outcome = Outcome.NOT_COMMITTED) -> None:
         scope = self.scope
+        if self.ground.road.was_ended(scope.connection):
+            # By a statement of its own (a COMMIT in a procedure, say): what came before that may be committed.
+            outcome = Outcome.UNKNOWN
         callbacks = [fn for block in scope.blocks for fn in block.rollback_functions]
         for block in scope.blocks:
             block.outcome = outcome
