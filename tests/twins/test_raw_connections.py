@@ -1,0 +1,174 @@
+"""What db.engine gives to those who work below SQLAlchemy, and below us."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from sqlalchemy import create_engine, engine_from_config, text
+from sqlalchemy.engine import Engine
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from prefiq_db.engine_class import PrefiqEngine
+from prefiq_db.errors import TransactionEndedError, UsageError
+from tests.conftest import Backend
+from tests.twins.support import COUNT_STOCK, CREATE_STOCK, on_sync_engine
+
+
+@pytest.fixture
+def make_stock(make_db: Callable[..., Any]) -> Callable[[], Any]:
+    async def make() -> Any:
+        db = make_db(pool_size=1, max_overflow=0)
+        await db.execute(CREATE_STOCK)
+        return db
+
+    return make
+
+
+def _insert(raw: Any, number: int) -> None:
+    cursor = raw.cursor()
+    cursor.execute(f"insert into stock (id, quantity) values ({number}, 1)")
+    cursor.close()
+
+
+def _work_half_committed(engine: Engine) -> None:
+    raw = engine.raw_connection()
+    _insert(raw, 1)
+    raw.rollback()
+    _insert(raw, 2)
+    raw.commit()
+    _insert(raw, 3)
+    raw.close()
+
+
+async def test_a_raw_connection_is_in_a_transaction_of_the_drivers(make_stock: Any) -> None:
+    """rollback() undoes, commit() keeps, close() without commit() keeps nothing: as PEP 249 says."""
+    db = await make_stock()
+    await on_sync_engine(db, _work_half_committed)
+    assert [row.id for row in await db.fetch_all("select id from stock")] == [2]
+    await db.execute("delete from stock")
+    await on_sync_engine(db, lambda engine: _work_half_committed(engine.execution_options(logging_token="mine")))
+    assert [row.id for row in await db.fetch_all("select id from stock")] == [2]
+
+
+async def test_a_raw_connection_comes_back_as_it_was(make_stock: Any) -> None:
+    """The next user's one-shot is committed by itself, on the very same connection."""
+    db = await make_stock()
+    await on_sync_engine(db, _work_half_committed)
+    await db.execute("insert into stock (id, quantity) values (10, 1)")
+    async with db.transaction() as tx:
+        await tx.execute("insert into stock (id, quantity) values (11, 1)")
+    assert await db.fetch_value("select count(*) from stock where id >= 10") == 2
+    stats = db.stats().pool
+    assert (stats.opened_count, dict(stats.lost)) == (1, {})
+
+
+async def test_half_of_a_failed_pair_does_not_stay(make_stock: Any) -> None:
+    """What a library does between raw_connection() and an error is undone as a whole."""
+    db = await make_stock()
+
+    def pair(engine: Engine) -> None:
+        raw = engine.raw_connection()
+        try:
+            _insert(raw, 1)
+            _insert(raw, 1)
+        finally:
+            raw.close()
+
+    with pytest.raises(Exception, match=r"(?i)unique|duplicate"):
+        await on_sync_engine(db, pair)
+    assert await db.fetch_value(COUNT_STOCK) == 0
+
+
+async def test_control_on_the_plain_pools_connection_half_stays(
+    make_stock: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Handed out as the pool has it, in autocommit, the same work leaves what was rolled back."""
+    db = await make_stock()
+    monkeypatch.setattr(PrefiqEngine, "raw_connection", Engine.raw_connection)
+    await on_sync_engine(db, _work_half_committed)
+    assert [row.id for row in await db.fetch_all("select id from stock order by id")] != [2]
+
+
+@pytest.mark.parametrize(
+    "backend",
+    [pytest.param(name, marks=getattr(pytest.mark, name)) for name in ("sqlite", "mariadb")],
+    indirect=True,
+)
+@pytest.mark.parametrize("world", [pytest.param("sync", marks=pytest.mark.sync)], indirect=True)
+async def test_an_engine_on_our_raw_connections(make_stock: Any, backend: Backend) -> None:
+    """create_engine(creator=db.engine.raw_connection): begin() commits, connect() doesn't. psycopg's dialect can't."""
+    db = await make_stock()
+    url = {"sqlite": "sqlite://", "mariadb": "mariadb+pymysql://"}[backend.name]
+    engine = create_engine(url, creator=db.engine.raw_connection)
+    with engine.begin() as connection:
+        connection.execute(text("insert into stock (id, quantity) values (1, 1)"))
+    with engine.connect() as connection:
+        connection.execute(text("insert into stock (id, quantity) values (2, 1)"))
+    engine.dispose()
+    assert [row.id for row in await db.fetch_all("select id from stock")] == [1]
+
+
+@pytest.mark.parametrize("backend", [pytest.param("postgresql", marks=pytest.mark.postgresql)], indirect=True)
+@pytest.mark.parametrize("world", [pytest.param("sync", marks=pytest.mark.sync)], indirect=True)
+async def test_copy_through_a_raw_connection(make_stock: Any) -> None:
+    """COPY is a transaction like any other work: kept by commit() only."""
+    db = await make_stock()
+    for commits in (False, True):
+        raw = db.engine.raw_connection()
+        with raw.cursor() as cursor, cursor.copy("copy stock (id, quantity) from stdin") as copy:
+            for number in range(100):
+                copy.write_row((number, 1))
+        if commits:
+            raw.commit()
+        raw.close()
+        assert await db.fetch_value(COUNT_STOCK) == (100 if commits else 0)
+
+
+async def test_the_drivers_own_commit_in_a_transaction_is_no_commit_of_ours(make_stock: Any) -> None:
+    """What comes next is not carried out on its own, and nobody is told that the block was committed."""
+    db = await make_stock()
+    tx = db.transaction()
+    with pytest.raises(TransactionEndedError):
+        async with tx:
+            await tx.execute("insert into stock (id, quantity) values (1, 1)")
+            await on_connection(tx, lambda connection: connection.connection.commit())
+            await tx.execute("insert into stock (id, quantity) values (2, 1)")
+    assert str(tx.outcome) == "unknown"
+    assert [row.id for row in await db.fetch_all("select id from stock")] == [1]
+
+
+async def test_the_drivers_own_commit_in_an_engines_block(make_stock: Any) -> None:
+    """An engine's connection goes on in a new transaction, as on a driver that is not in autocommit."""
+    db = await make_stock()
+
+    def work(engine: Engine) -> None:
+        with engine.connect() as connection:
+            connection.execute(text("insert into stock (id, quantity) values (1, 1)"))
+            connection.connection.commit()
+            connection.execute(text("insert into stock (id, quantity) values (2, 1)"))
+            connection.rollback()
+
+    await on_sync_engine(db, work)
+    assert [row.id for row in await db.fetch_all("select id from stock")] == [1]
+
+
+async def test_an_engine_made_of_our_engines_url_is_refused(make_stock: Any) -> None:
+    """It would have no password, no limits and no set-up; each of the usual ways says so at once."""
+    db = await make_stock()
+    url = db.engine.url
+    make = create_async_engine if isinstance(db.engine, AsyncEngine) else create_engine
+    with pytest.raises(UsageError, match=r"db\.engine"):
+        make(url)
+    with pytest.raises(UsageError, match=r"db\.engine"):
+        engine_from_config({"sqlalchemy.url": str(url)})
+
+
+async def on_connection(tx: Any, work: Callable[[Any], Any]) -> None:
+    """Run *work* on the pinned connection of either world's transaction."""
+    connection = tx.connection
+    if hasattr(connection, "run_sync"):
+        await connection.run_sync(work)
+    else:
+        work(connection)
