@@ -187,7 +187,11 @@ class ConnectionOpened:
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLost:
-    """The pool threw a connection away; ``reason`` is ``age``, ``dead``, ``no answer`` or ``invalidated``."""
+    """The pool threw a connection away.
+
+    Attributes:
+        reason: ``age``, ``dead``, ``no answer``, ``invalidated``, ``session changed`` or ``transaction left open``.
+    """
 
     database: str
     reason: str

@@ -229,11 +229,11 @@ class _VettingPool(QueuePool):
         now = perf_counter()
         if now >= state.expires_at:
             return "age"
-        if not self._is_at_rest(record):
-            return _NOT_AT_REST
         descriptor = dialect.socket_of(record.dbapi_connection)
         if descriptor is not None and _has_something_to_read(descriptor):
             return "dead"
+        if not self._is_at_rest(record):
+            return _NOT_AT_REST
         state.vetted_at = now
         if now - state.last_used < dialect.ping_after_idle_seconds:
             return None
