@@ -13,7 +13,6 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Final, Protocol
 
-from sqlalchemy import TextClause
 from sqlalchemy import exc as sa_exc
 from sqlalchemy.engine.characteristics import ConnectionCharacteristic, IsolationLevelCharacteristic
 from sqlalchemy.pool.base import _AdhocProxiedConnection
@@ -90,7 +89,7 @@ class SessionState:
         """Drop what belonged to one checkout: the next user starts from the defaults."""
         # Our transaction() bounds each statement itself; whoever else begins here gets the settings' limit.
         self.managed = False
-        self.guard: Callable[[str, bool], None] | None = None
+        self.guard: Callable[[str, Any], None] | None = None
         self.one_shot = False
         self.write = False
         self.isolation: str | None = None
@@ -425,8 +424,8 @@ class PrefiqDialect(TokenDialect):
         state = None if proxied is None or type(proxied) is _AdhocProxiedConnection else self.session_of(proxied)
         if state is not None and state.aborted is not None:
             raise aborted_error()
-        if state is not None and state.guard is not None and (context.isddl or _is_text(context)):
-            state.guard(statement, context.isddl)
+        if state is not None and state.guard is not None:
+            state.guard(statement, context)
         if self.commenter is not None and state is not None and state.call is not None and state.call.tags:
             send = self._commented(send, state.call.tags)
         try:
@@ -536,11 +535,6 @@ class PrefiqDialect(TokenDialect):
             return False
         state = self.session_of(proxied)
         return state.began and state.read_only
-
-
-def _is_text(context: Any) -> bool:
-    """Return whether somebody wrote the statement by hand; a Core construct ends no transaction."""
-    return context.compiled is None or isinstance(context.compiled.statement, TextClause)
 
 
 def aborted_error() -> TransactionAbortedError:
