@@ -14,7 +14,7 @@ def _words(text: str) -> frozenset[str]:
 # On each of the three, and what each of them adds.
 _COMMON: Final = _words(
     """abs avg cast ceil ceiling coalesce concat concat_ws count cume_dist current_date current_time current_timestamp
-    dense_rank exp first_value floor lag last_value lead length ln lower ltrim max min mod ntile nullif
+    dense_rank exp first_value floor lag last_value lead length ln log lower ltrim max min mod ntile nullif
     octet_length percent_rank power rank replace round row_number rtrim sign sqrt substr substring sum trim upper"""
 )
 # Grammar rather than functions: nobody can put another in their place.
@@ -26,8 +26,8 @@ _POSTGRESQL: Final = (
     _COMMON
     | _GRAMMAR
     | _words(
-        """array_agg array_length bool_and bool_or btrim char_length character_length date_part date_trunc every format
-        json_agg json_build_object jsonb_agg jsonb_build_object left lpad md5 now pg_backend_pid position reverse right
+        """array_agg array_length bool_and bool_or btrim char_length character_length date date_part date_trunc every format
+        json_agg json_build_object json_object jsonb_agg jsonb_build_object left lpad md5 now pg_backend_pid position reverse right
         rpad split_part starts_with string_agg strpos to_char to_date to_timestamp trunc version"""
     )
 )

@@ -121,7 +121,7 @@ def _expanded(statement: TextClause, given: Mapping[str, Any], dialect: str) -> 
     lists = frozenset(
         name
         for name, value in given.items()
-        if name in places and not statement._bindparams[name].expanding and _is_list(name, value)
+        if name in places and not statement._bindparams[name].literal_execute and _is_list(name, value)
     )
     if not lists:
         return statement
