@@ -79,6 +79,7 @@ async def test_a_function_of_a_schema_is_never_called_twice(
             assert await db.fetch_value("select count(*) from moved") == 1
 
 
+_LOG = sa.select(sa.func.log(sa.literal("a", sa.Text)).label("marked"))
 _TAKEN = [
     (
         "log",

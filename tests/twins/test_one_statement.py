@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from prefiq_db.errors import StatementRefusedError
 from tests.conftest import Backend
 from tests.twins.harness import Harness
-from tests.twins.support import COUNT_STOCK, CREATE_STOCK, INSERT_STOCK, on_engine
+from tests.twins.support import COUNT_STOCK, CREATE_STOCK, INSERT_STOCK, in_engine_begin, on_engine
 
 _SEVERAL = [
     "select 1; select 2",
@@ -59,7 +59,8 @@ async def test_one_statement_may_have_semicolons(db: Any, backend: Backend) -> N
     body = {
         "sqlite": "create trigger more after insert on stock begin"
         " update stock set quantity = case when quantity < 5 then 5 else quantity end; select 1; end;",
-        "postgresql": "create function more() returns integer begin atomic insert into stock values (2, 2); select 5; end;",
+        "postgresql": "create function more() returns integer"
+        " begin atomic insert into stock values (2, 2); select 5; end;",
         "mariadb": "create procedure more() begin if 1 then insert into stock values (2, 2); end if; end;",
     }
     await db.execute(body[backend.name])
@@ -80,7 +81,8 @@ async def test_migrations_and_the_engine_go_their_own_way(db: Any, backend: Back
     """What runs on a connection of the engine's own is judged by the server, as Alembic's op.execute needs it."""
     if backend.name != "postgresql":
         pytest.skip("only PostgreSQL runs several statements in one text")
-    await on_engine(db, lambda c: c.exec_driver_sql("create table a (id integer); create table b (id integer)"))
+    both = "create table a (id integer); create table b (id integer)"
+    await in_engine_begin(db, lambda connection: connection.exec_driver_sql(both))
     assert await db.fetch_value("select count(*) from b") == 0
 
 
@@ -117,7 +119,7 @@ numbered = sa.Table(
 
 
 async def test_a_single_statement_is_told_nobody_elses_answer(make_db: Any, backend: Backend, harness: Harness) -> None:
-    """Twenty at once ask for their last id: refused as single statements, right in a transaction, right by the result."""
+    """Twenty at once ask for their last id: refused as single statements, right in a transaction and by the result."""
     db = make_db(pool_size=4, max_overflow=0)
     await db.execute(_NUMBERED[backend.name])
     wrong: list[int] = []

@@ -26,9 +26,10 @@ _POSTGRESQL: Final = (
     _COMMON
     | _GRAMMAR
     | _words(
-        """array_agg array_length bool_and bool_or btrim char_length character_length date date_part date_trunc every format
-        json_agg json_build_object json_object jsonb_agg jsonb_build_object left lpad md5 now pg_backend_pid position reverse right
-        rpad split_part starts_with string_agg strpos to_char to_date to_timestamp trunc version"""
+        """array_agg array_length bool_and bool_or btrim char_length character_length date date_part date_trunc every
+        format json_agg json_build_object json_object jsonb_agg jsonb_build_object left lpad md5 now pg_backend_pid
+        position reverse right rpad split_part starts_with string_agg strpos to_char to_date to_timestamp trunc
+        version"""
     )
 )
 _MARIADB: Final = _COMMON | _words(
