@@ -104,6 +104,7 @@ def test_plain_reads_are_seen_as_reads(dialect: str, sql: str) -> None:
         ),
         *on("p", "select 'it\\'s', nextval('s') -- '", "select iif(a, b, c) from t", "select total(id) from t"),
         *on("p", "select /* /* */ nextval('s') */ nextval('s')"),
+        *on("m", "select 2*/* ' */3, mine(1) -- '"),
         *on("m", "select 'a\\'b'", "select 1 /*! , nextval(s) */", "select 1--1, nextval(s)", "select s.nextval"),
         # Someone's own function, where the name is none of this server's; and a blank makes it one, too.
         *on("m", "select date_trunc('day', a)", "select string_agg(a)", "select total(a)", "select count (a) from t"),

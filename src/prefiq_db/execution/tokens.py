@@ -50,7 +50,7 @@ def scan(sql: str, lexis: Lexis, *, comments_are_code: bool = True) -> Tokens:
     Args:
         comments_are_code: read ``/*! ... */`` as the servers do that carry it out; the others see a comment.
     """
-    tokens = Tokens()
+    tokens, in_code = Tokens(), False
     match, place, end = lexis.token.match, 0, len(sql)
     while place < end:
         found = match(sql, place)
@@ -67,8 +67,15 @@ def scan(sql: str, lexis: Lexis, *, comments_are_code: bool = True) -> Tokens:
             tokens.add(QUOTED, place, stop)
         elif kind == "comment":
             stop = end_of_comment(sql, place, nested=lexis.nested_comments)
-        elif kind == "code":
-            stop = _after_code(tokens, sql, place, stop, comments_are_code)
+        elif kind == "code" and sql[place] == "/":
+            tokens.code_comment = in_code = True
+            if not comments_are_code:
+                stop, in_code = end_of_comment(sql, place, nested=False), False
+        elif kind == "code" and in_code:
+            in_code = False
+        elif kind == "code":  # 2*/* a comment */3
+            stop = place + 1
+            tokens.add(OTHER, place, stop)
         elif kind == "other":
             tokens.add(OTHER, place, stop)
         place = stop
@@ -81,10 +88,3 @@ def _named(text: str) -> str:
 
 def _by_mode(quoted: str, lexis: Lexis) -> bool:
     return "\\" in quoted and quoted[0] in lexis.escapes_by_mode
-
-
-def _after_code(tokens: Tokens, sql: str, start: int, end: int, are_code: bool) -> int:
-    if sql[start] == "*":  # the end of one
-        return end
-    tokens.code_comment = True
-    return end if are_code else end_of_comment(sql, start, nested=False)
