@@ -56,7 +56,7 @@ class Rules:
         if self.commits is None or not words or words[0] not in self.commits:
             return False
         after = self.commits[words[0]]
-        return not after or not after.isdisjoint(words[1:3])
+        return not after or not after.isdisjoint(words[1:2])
 
 
 # https://mariadb.com/kb/en/sql-statements-that-cause-an-implicit-commit/, and what a server does besides (BACKUP,
@@ -70,7 +70,8 @@ _COMMITS: Final[Mapping[str, frozenset[str]]] = {
     **dict.fromkeys(_words("analyze check optimize repair"), _TABLES),
     **dict.fromkeys(_words("lock unlock"), _words("table tables")),
     **dict.fromkeys(_words("cache load"), _words("index")),
-    **dict.fromkeys(_words("start stop"), _words("slave replica all")),
+    **dict.fromkeys(_words("start stop"), _words("slave replica all group_replication")),
+    "import": _words("table"),
     "change": _words("master replication"),
     "set": _words("password default"),
 }
