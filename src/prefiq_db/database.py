@@ -132,7 +132,7 @@ class Database:
         """Run a statement for what it does. Outside a transaction it is one by itself."""
         return self._core.execute(statement, params)
 
-    def execute_many(self, statement: Any, rows: Iterable[Mapping[str, Any]]) -> int:
+    def execute_many(self, statement: Any, rows: Iterable[Mapping[str, Any]]) -> int | None:
         """Run a statement once per row, all or nothing; return the row count."""
         return self._core.execute_many(statement, rows)
 
@@ -375,7 +375,7 @@ class Transaction:
         """Run a statement for what it does."""
         return self._verbs.execute(statement, params)
 
-    def execute_many(self, statement: Any, rows: Iterable[Mapping[str, Any]]) -> int:
+    def execute_many(self, statement: Any, rows: Iterable[Mapping[str, Any]]) -> int | None:
         """Run a statement once per row; return the row count."""
         return self._verbs.execute_many(statement, rows)
 

@@ -134,7 +134,7 @@ class AsyncDatabase:
         """Run a statement for what it does. Outside a transaction it is one by itself."""
         return await spawn(self._core.execute, statement, params)
 
-    async def execute_many(self, statement: Any, rows: Iterable[Mapping[str, Any]]) -> int:
+    async def execute_many(self, statement: Any, rows: Iterable[Mapping[str, Any]]) -> int | None:
         """Run a statement once per row, all or nothing; return the row count."""
         return await spawn(self._core.execute_many, statement, rows)
 
@@ -382,7 +382,7 @@ class AsyncTransaction:
         """Run a statement for what it does."""
         return await spawn(self._verbs.execute, statement, params)
 
-    async def execute_many(self, statement: Any, rows: Iterable[Mapping[str, Any]]) -> int:
+    async def execute_many(self, statement: Any, rows: Iterable[Mapping[str, Any]]) -> int | None:
         """Run a statement once per row; return the row count."""
         return await spawn(self._verbs.execute_many, statement, rows)
 

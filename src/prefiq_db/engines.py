@@ -107,6 +107,8 @@ def _make(
         max_overflow=settings.max_overflow,
         pool_timeout=settings.pool_timeout_seconds,
         hide_parameters=settings.masked,
+        # SQLAlchemy forgets the count of an INSERT otherwise, and says -1.
+        execution_options={"preserve_rowcount": True},
         logging_name=logging_name(name, masked=settings.masked),
         pool_logging_name=logging_name(name, masked=settings.masked),
     )

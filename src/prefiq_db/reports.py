@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -24,12 +24,16 @@ class ExecuteResult:
     """What a statement did.
 
     Attributes:
-        rowcount: rows the statement matched or changed; -1 where the driver can't tell.
-        inserted_primary_key: the new row's primary key, for a Core ``insert()`` of one row; else ``None``.
+        rowcount: rows that an INSERT, UPDATE, DELETE, MERGE or REPLACE inserted, matched or deleted; ``None`` where
+            nobody knows, and for every other statement.
+        inserted_primary_key: the new row's primary key, for a Core ``insert()`` of one row that was inserted; else
+            ``None``.
+        rows: what RETURNING gave, or a SELECT.
     """
 
-    rowcount: int
+    rowcount: int | None
     inserted_primary_key: tuple[Any, ...] | None = None
+    rows: Sequence[Any] = ()
 
 
 @dataclass(frozen=True, slots=True)

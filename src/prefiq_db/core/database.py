@@ -19,8 +19,10 @@ from prefiq_db.bridge import Runtime
 from prefiq_db.calls import Call
 from prefiq_db.config import NO_RETRY, RetryPolicy
 from prefiq_db.core.attempts import Attempts, transaction_repeatable
+from prefiq_db.core.doubt import Doubt, fate_unknown
 from prefiq_db.core.life import Life
 from prefiq_db.core.verbs import check_read_only, checked_rows
+from prefiq_db.dialects.functions import taken_sql
 from prefiq_db.errors import (
     ClosedError,
     ErrorClass,
@@ -33,10 +35,12 @@ from prefiq_db.errors import (
 )
 from prefiq_db.events import AttemptFailed
 from prefiq_db.exactly_once import Claimer, Pruner, Resolver, checked_token
-from prefiq_db.execution.facts import as_executable, check_one_shot, reads_only
+from prefiq_db.execution.binds import bound, bound_rows, checked_params
+from prefiq_db.execution.facts import as_executable, facts_of, reading_facts
 from prefiq_db.execution.mapping import Into
+from prefiq_db.execution.refusals import refuse_one_shot
 from prefiq_db.execution.shapes import Shape, all_rows, executed, one_row, one_value, row_count
-from prefiq_db.execution.standard import StandardRoad, checked_params
+from prefiq_db.execution.standard import StandardRoad
 from prefiq_db.hooks.budgets import StatementBudget
 from prefiq_db.hooks.calls import tells_calls, told
 from prefiq_db.hooks.explain import LIMIT_SECONDS, Explain
@@ -165,8 +169,7 @@ class DatabaseCore:
     def run(self, verb: str, statement: Any, params: Params, shape: Shape) -> Any:
         """Run one statement: in the ambient transaction if there is one, else as a one-shot."""
         self.check_usable()
-        executable = as_executable(statement)
-        checked_params(params)
+        executable = bound(as_executable(statement), checked_params(params), self.road.dialect.label)
         given = self.overrides()
         call = Call(verb, given.tags or NO_TAGS)
         if not tells_calls(self.hooks):
@@ -176,9 +179,9 @@ class DatabaseCore:
     def _run(self, executable: Executable, params: Params, shape: Shape, given: Overrides, call: Call) -> Any:
         scope = ambient(self.ground)
         if scope is not None:
-            check_read_only(given, scope.blocks[0].options, executable)
+            check_read_only(given, scope.blocks[0].options, executable, self.road.dialect)
             return scope.blocks[-1].run(executable, params, shape, given.timeout, explicit=False, call=call)
-        check_one_shot(executable)
+        refuse_one_shot(facts_of(executable, self.road.dialect.label))
         # Only the server knows what a view or a function does, so it judges, inside READ ONLY. Behind a transaction
         # pooler only a transaction can carry a timeout of its own.
         if given.read_only or (given.timeout and self.settings.pgbouncer):
@@ -202,7 +205,7 @@ class DatabaseCore:
         """Ask for the plan of a SELECT that took too long, on another connection; never at the caller's cost."""
         explainer = self.life.explainer
         slow = time.monotonic() - call.started >= self.settings.slow_query_seconds
-        if explainer is None or not slow or not reads_only(executable):
+        if explainer is None or not slow or not reading_facts(executable, self.road.dialect).reads_only:
             return
         kind = fingerprint(str(executable), explainer.dialect)
         if not explainer.admits(kind):
@@ -232,25 +235,54 @@ class DatabaseCore:
     ) -> Any:
         """Go on after a first failure; what a retry needs is made only now."""
         retrier = self.retrier(given, lambda error: self._one_shot_repeatable(error, executable, given))
-        fetched = retrier.resume(lambda: self._one_shot(executable, params, shape, given, call), first, call.started)
-        self.life.retry_budget.successes += 1
-        return fetched
+        doubt = Doubt(self._takable(executable, given), self._taken)
+        doubt.note(first)
 
-    def execute_many(self, statement: Any, rows: Iterable[Mapping[str, Any]]) -> int:
+        def again() -> Any:
+            if doubt.settles():
+                raise self._outcome_unknown(first)
+            try:
+                return self._one_shot(executable, params, shape, given, call)
+            except PrefiqDbError as error:
+                doubt.note(error)
+                raise
+
+        try:
+            fetched = retrier.resume(again, first, call.started)
+        except PrefiqDbError as error:
+            if not doubt.is_open or isinstance(error, OutcomeUnknownError):
+                raise
+        else:
+            self.life.retry_budget.successes += 1
+            return fetched
+        raise self._outcome_unknown(first)
+
+    def _takable(self, executable: Executable, given: Overrides) -> frozenset[str]:
+        return frozenset() if given.idempotent else reading_facts(executable, self.road.dialect).takable
+
+    def _taken(self, names: frozenset[str]) -> bool:
+        """Ask the server whether somebody made a function that is called like one of *names*."""
+        given = replace(self.overrides(), retry=NO_RETRY)
+        asked = as_executable(taken_sql(names))
+        call = Call("functions", NO_TAGS)
+        return self._one_shot(asked, None, one_value(None), given, call) is not None
+
+    def execute_many(self, statement: Any, rows: Iterable[Mapping[str, Any]]) -> int | None:
         """Run *statement* once per row, all or nothing."""
         self.check_usable()
         executable, checked = as_executable(statement), checked_rows(rows)
         if not checked:
             return 0
+        bound_rows(executable, checked, self.road.dialect.label)
         given = self.overrides()
         call = Call("execute_many", given.tags or NO_TAGS)
-        count: int = told(self.hooks, self.name, call, lambda: self._run_many(executable, checked, given, call))
+        count: int | None = told(self.hooks, self.name, call, lambda: self._run_many(executable, checked, given, call))
         return count
 
     def _run_many(self, executable: Executable, rows: Sequence[Mapping[str, Any]], given: Overrides, call: Call) -> Any:
         scope = ambient(self.ground)
         if scope is not None:
-            check_read_only(given, scope.blocks[0].options, executable)
+            check_read_only(given, scope.blocks[0].options, executable, self.road.dialect)
             return scope.blocks[-1].run(executable, rows, row_count, given.timeout, explicit=False, call=call)
         limit = given.timeout
         return self.in_transaction(lambda tx: tx.run(executable, rows, row_count, limit, explicit=True, call=call))
@@ -260,7 +292,7 @@ class DatabaseCore:
         try:
             return self.road.one_shot(statement, params, shape, self._timeout(given), given.timeout, call)
         except PrefiqDbError as error:
-            if not _fate_unknown(error) or given.idempotent or reads_only(statement):
+            if not fate_unknown(error) or given.idempotent or reading_facts(statement, self.road.dialect).reads_only:
                 raise
             failure = self._outcome_unknown(error)
         raise failure
@@ -286,7 +318,7 @@ class DatabaseCore:
             return True
         if not (found.retry_transaction or found.connection_lost) or found.kind is ErrorKind.STATEMENT_TIMEOUT:
             return False
-        return bool(given.idempotent) or reads_only(statement)
+        return bool(given.idempotent) or reading_facts(statement, self.road.dialect).reads_only
 
     # --- retries ---------------------------------------------------------------------------------
 
@@ -471,15 +503,6 @@ class DatabaseCore:
 
 def _never(error: BaseException) -> bool:
     return False
-
-
-def _fate_unknown(error: PrefiqDbError) -> bool:
-    """Return whether a statement that failed with *error* may have been carried out all the same."""
-    found = error.classification
-    lost = found.kind in (ErrorKind.CONNECTION_LOST, ErrorKind.SERVER_SHUTDOWN)
-    # When the server itself ends a statement for its time, it says so, and the connection lives.
-    unanswered = found.kind is ErrorKind.STATEMENT_TIMEOUT and found.connection_lost
-    return (lost or unanswered) and not found.retry_statement
 
 
 def health_reason(error: PrefiqDbError) -> str:

@@ -9,10 +9,10 @@ from sqlalchemy import Executable
 
 from prefiq_db.calls import Call
 from prefiq_db.errors import StatementRefusedError, UsageError
-from prefiq_db.execution.facts import as_executable, reads_only
+from prefiq_db.execution.binds import bound, bound_rows, checked_params
+from prefiq_db.execution.facts import as_executable, reading_facts
 from prefiq_db.execution.mapping import Into
 from prefiq_db.execution.shapes import Shape, all_rows, executed, one_row, one_value, row_count
-from prefiq_db.execution.standard import checked_params
 from prefiq_db.hooks.calls import told
 from prefiq_db.overrides import NO_TAGS, Overrides
 from prefiq_db.reports import ExecuteResult
@@ -50,20 +50,23 @@ class TransactionVerbs:
         result: ExecuteResult = self._run("execute", statement, params, executed)
         return result
 
-    def execute_many(self, statement: Any, rows: Iterable[Mapping[str, Any]]) -> int:
+    def execute_many(self, statement: Any, rows: Iterable[Mapping[str, Any]]) -> int | None:
         checked = checked_rows(rows)
         if not checked:
             return 0
-        count: int = self._run("execute_many", statement, checked, row_count)
+        count: int | None = self._run("execute_many", statement, checked, row_count)
         return count
 
     def _run(self, verb: str, statement: Any, params: Any, shape: Shape) -> Any:
         self.core.check_usable()
-        if shape is not row_count:
-            checked_params(params)
+        road = self.core.road
         executable, given = as_executable(statement), self.core.overrides()
+        if shape is row_count:
+            bound_rows(executable, params, road.dialect.label)
+        else:
+            executable = bound(executable, checked_params(params), road.dialect.label)
         if given.read_only:
-            check_read_only(given, self.tx.root.options, executable)
+            check_read_only(given, self.tx.root.options, executable, road.dialect)
         call = Call(verb, given.tags or NO_TAGS)
         return told(
             self.core.hooks,
@@ -78,9 +81,9 @@ class TransactionVerbs:
         return Savepoint(self.tx.ground, options, self.tx.root.scope)
 
 
-def check_read_only(given: Overrides, options: TransactionOptions, statement: Executable) -> None:
+def check_read_only(given: Overrides, options: TransactionOptions, statement: Executable, dialect: Any) -> None:
     """Raise if a read-only view or scope would write in a transaction that may: the server can't refuse it there."""
-    if given.read_only and not options.read_only and not reads_only(statement):
+    if given.read_only and not options.read_only and not reading_facts(statement, dialect).reads_only:
         raise StatementRefusedError(
             "read_only: this statement may write, and the server would let it: the open transaction isn't read-only; "
             "run it outside the read-only scope, or open transaction(read_only=True)"

@@ -13,7 +13,7 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Final, Protocol
 
-from sqlalchemy import URL, TextClause
+from sqlalchemy import URL
 from sqlalchemy import exc as sa_exc
 from sqlalchemy.engine.characteristics import ConnectionCharacteristic, IsolationLevelCharacteristic
 from sqlalchemy.engine.interfaces import ConnectArgsType
@@ -103,7 +103,7 @@ class SessionState:
         self.managed = False
         #: raw_connection(): the driver begins by itself, as PEP 249 says, until the connection comes back
         self.driver_begins = False
-        self.guard: Callable[[str, bool], None] | None = None
+        self.guard: Callable[[str, Any], None] | None = None
         self.one_shot = False
         self.write = False
         self.isolation: str | None = None
@@ -550,8 +550,8 @@ class PrefiqDialect(TokenDialect):
         state = None if proxied is None or type(proxied) is _AdhocProxiedConnection else self.session_of(proxied)
         if state is not None and state.began:
             self._check_still_open(state, proxied, statement)
-        if state is not None and state.guard is not None and (context.isddl or _is_text(context)):
-            state.guard(statement, context.isddl)
+        if state is not None and state.guard is not None:
+            state.guard(statement, context)
         if self.commenter is not None and state is not None and state.call is not None and state.call.tags:
             send = self._commented(send, state.call.tags)
         failure: Exception | None = None
@@ -675,11 +675,6 @@ class PrefiqDialect(TokenDialect):
             return False
         state = self.session_of(proxied)
         return state.began and state.read_only
-
-
-def _is_text(context: Any) -> bool:
-    """Return whether somebody wrote the statement by hand; a Core construct ends no transaction."""
-    return context.compiled is None or isinstance(context.compiled.statement, TextClause)
 
 
 def cannot_go_on(state: SessionState) -> TransactionAbortedError | TransactionEndedError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any, ClassVar, Final
 
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg, PGDialectAsync_psycopg
@@ -128,6 +129,19 @@ class _Postgresql(PrefiqDialect):
             f" WHERE created_at < CURRENT_TIMESTAMP - make_interval(secs => {age_seconds:.0f})"
             f" ORDER BY created_at LIMIT {limit:d})"
         )
+
+    def _deliver_insertmanyvalues_batches(
+        self, connection: Any, cursor: Any, statement: Any, parameters: Any, setinputsizes: Any, context: Any
+    ) -> Iterator[Any]:
+        # SQLAlchemy sends a batch of INSERTs as several long ones; ON CONFLICT may insert fewer rows than it sends.
+        count = 0
+        batches: Any = super()
+        for batch in batches._deliver_insertmanyvalues_batches(
+            connection, cursor, statement, parameters, setinputsizes, context
+        ):
+            yield batch
+            count += max(0, cursor.rowcount)
+        context.inserted_row_count = count
 
     def set_patience(self, dbapi_connection: Any, seconds: float) -> None:
         self._driver(dbapi_connection).patience_seconds = seconds

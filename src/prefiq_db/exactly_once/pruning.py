@@ -68,4 +68,4 @@ class Pruner:
         statement = text(self.road.dialect.prune_sql(RETENTION_SECONDS + MARGIN_SECONDS, limit))
         call = Call("prune", MappingProxyType({}))
         result: ExecuteResult = self.road.one_shot(statement, None, executed, _SECONDS, _SECONDS, call)
-        return result.rowcount
+        return result.rowcount or 0

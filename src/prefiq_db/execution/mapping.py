@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -26,7 +27,7 @@ def mapper(into: Into | None) -> Callable[[Row[Any]], Any] | None:
     if into is None:
         return None
     if into is dict:
-        return lambda row: dict(row._mapping)
+        return lambda row: _columns(row, "dict")
     if isinstance(into, type) and dataclasses.is_dataclass(into):
         return _dataclass_mapper(into)
     if isinstance(into, type) and issubclass(into, pydantic.BaseModel):
@@ -34,6 +35,15 @@ def mapper(into: Into | None) -> Callable[[Row[Any]], Any] | None:
     if not callable(into):
         raise UsageError("into: expected a dataclass, a pydantic model, dict or a callable that takes a row")
     return into
+
+
+def _columns(row: Row[Any], name: str) -> dict[str, Any]:
+    """Return *row* by column, or raise if two of its columns have one name: one of them would be lost."""
+    columns = dict(row._mapping)
+    if len(columns) != len(row):
+        twice = sorted(each for each, count in Counter(row._fields).items() if count > 1)
+        raise MappingError(f"into={name}: more than one column is called {', '.join(twice)}; give them names with AS")
+    return columns
 
 
 def _dataclass_mapper(cls: type) -> Callable[[Row[Any]], Any]:
@@ -46,7 +56,7 @@ def _dataclass_mapper(cls: type) -> Callable[[Row[Any]], Any]:
     }
 
     def build(row: Row[Any]) -> Any:
-        columns = dict(row._mapping)
+        columns = _columns(row, cls.__name__)
         if columns.keys() - names or required - columns.keys():
             raise MappingError(_mismatch(cls, columns.keys() - names, required - columns.keys()))
         return cls(**columns)
@@ -65,8 +75,9 @@ def _mismatch(cls: type, unexpected: set[str], missing: set[str]) -> str:
 
 def _model_mapper(cls: type[pydantic.BaseModel]) -> Callable[[Row[Any]], Any]:
     def build(row: Row[Any]) -> Any:
+        columns = _columns(row, cls.__name__)
         try:
-            return cls.model_validate(dict(row._mapping))
+            return cls.model_validate(columns)
         except pydantic.ValidationError as error:
             # Only where and which rule: pydantic's own message quotes the input.
             problems = [f"{'.'.join(map(str, item['loc'])) or cls.__name__}: {item['type']}" for item in error.errors()]

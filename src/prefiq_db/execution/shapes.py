@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import CursorResult, Insert
+from sqlalchemy import CursorResult, Insert, UpdateBase
 
+from prefiq_db.execution.facts import COUNTED, facts_sent
 from prefiq_db.execution.mapping import Into, mapper
 from prefiq_db.reports import ExecuteResult
 
@@ -61,19 +62,59 @@ def _fetch_value(result: CursorResult[Any]) -> Any:
 
 
 def _fetch_outcome(result: CursorResult[Any]) -> ExecuteResult:
-    return ExecuteResult(rowcount=int(result.rowcount), inserted_primary_key=_primary_key(result))
+    rows = _rows(result)
+    count = _count(result, rows)
+    key = None if count == 0 else _primary_key(result)
+    return ExecuteResult(count, key, () if rows is None else rows)
+
+
+def _fetch_count(result: CursorResult[Any]) -> int | None:
+    return _count(result, _rows(result))
+
+
+def _rows(result: CursorResult[Any]) -> Sequence[Any] | None:
+    """Return the rows that the caller asked for; of a RETURNING of SQLAlchemy's own there is nothing left to read."""
+    if not result.returns_rows:
+        return None
+    context: Any = result.context
+    statement = context.compiled.statement if context.compiled is not None else None
+    if isinstance(statement, UpdateBase) and not statement._returning:
+        return None
+    return result.all()
+
+
+def _count(result: CursorResult[Any], rows: Sequence[Any] | None) -> int | None:
+    """Return how many rows a statement changed, as far as somebody knows."""
+    context: Any = result.context
+    facts = facts_sent(context, context.statement, context.dialect.label)
+    if facts.verb not in COUNTED or facts.weighted:
+        return None
+    many_texts = context.executemany and not context.is_crud
+    if rows is not None and not many_texts:  # drivers count them before or after they are read, or not at all
+        return len(rows)
+    # SQLAlchemy sends a batch of INSERTs in pieces, and says how many rows it has sent.
+    count = getattr(context, "inserted_row_count", None)
+    if count is None:
+        count = result.rowcount
+    if count < 0 or (count == 0 and facts.returning and many_texts):
+        return None
+    return int(count)
 
 
 def _primary_key(result: CursorResult[Any]) -> tuple[Any, ...] | None:
     context: Any = result.context
-    statement = context.compiled.statement if context.compiled is not None else None
+    compiled = context.compiled
+    statement = compiled.statement if compiled is not None else None
     if not isinstance(statement, Insert) or context.executemany:
         return None
     if statement._multi_values or statement._returning or statement.select is not None:
         return None
+    upsert = statement._post_values_clause
+    if upsert is not None and upsert.__visit_name__ != "on_conflict_do_nothing" and not compiled.effective_returning:
+        return None  # the driver tells of the last row that was inserted, whoever's that was
     key = result.inserted_primary_key
-    return None if key is None else tuple(key)
+    return None if key is None or None in key else tuple(key)
 
 
 executed = Shape(_fetch_outcome)
-row_count = Shape(lambda result: int(result.rowcount))
+row_count = Shape(_fetch_count)

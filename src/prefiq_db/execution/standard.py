@@ -12,8 +12,10 @@ from sqlalchemy.engine import NestedTransaction
 from prefiq_db.calls import Call
 from prefiq_db.dialects.base import PrefiqDialect, SessionState
 from prefiq_db.engine_class import checked_out
-from prefiq_db.errors import ErrorClass, ErrorKind, PoolTimeoutError, ReadOnlyError, StatementCancelledError, UsageError
+from prefiq_db.errors import ErrorClass, ErrorKind, PoolTimeoutError, ReadOnlyError, StatementCancelledError
 from prefiq_db.execution.border import Border, Phase
+from prefiq_db.execution.facts import facts_sent
+from prefiq_db.execution.refusals import refuse_one_shot
 from prefiq_db.execution.shapes import Shape
 from prefiq_db.origin import application_line
 from prefiq_db.pool import checkout_within
@@ -34,7 +36,13 @@ class StandardRoad:
         """Return a road to the same database whose connections belong to no pool: each is made anew, and closed."""
         engine = self.engine
         pool = NullPool(engine.pool._creator, dialect=engine.dialect)
-        single = Engine(pool, engine.dialect, engine.url, hide_parameters=engine.hide_parameters)
+        single = Engine(
+            pool,
+            engine.dialect,
+            engine.url,
+            hide_parameters=engine.hide_parameters,
+            execution_options=engine.get_execution_options(),
+        )
         return StandardRoad(single, self.border.database, masked=self.border.masked, pooled=False)
 
     def checkout(self, within_seconds: float | None = None) -> Connection:
@@ -135,6 +143,10 @@ class StandardRoad:
         gone = connection.closed or connection.invalidated
         return not gone and self.dialect.was_ended(connection)
 
+    def refuse_untied(self, statement: str, context: Any) -> None:
+        """Raise if a Core construct, as it is compiled now, makes no sense outside a transaction."""
+        refuse_one_shot(facts_sent(context, statement, self.dialect.label))
+
     def connect_without_begin(self) -> Connection:
         """Return a connection on which SQLAlchemy begins nothing by itself, for a statement that stands alone."""
         return Connection(self.engine, checked_out(self.engine), _allow_autobegin=False)
@@ -202,6 +214,8 @@ class _OneShot:
                 self.connection = connection = road.connect_without_begin()
         state = road.state(connection)
         state.one_shot = True
+        if type(self.statement) is not TextClause:  # a text was judged before it came here
+            state.guard = road.refuse_untied
         state.call = self.call
         state.retry_number = self.call.attempts - 1
         left = None if self.within_seconds is None else self._left(self.within_seconds)
@@ -243,13 +257,3 @@ def _adapted_value(value: Any, adapters: Mapping[type, Callable[[Any], Any]]) ->
         if kind in adapters:
             return adapters[kind](value)
     return value
-
-
-def checked_params(params: Any) -> Params:
-    """Return *params*, or raise if they aren't a mapping from bind name to value."""
-    if params is None or isinstance(params, Mapping):
-        return params
-    raise UsageError(
-        f"params: expected a mapping of bind names to values, not {type(params).__name__}; "
-        "for many rows use execute_many"
-    )

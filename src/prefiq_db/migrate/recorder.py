@@ -153,7 +153,7 @@ class Recorder:
         self.in_flight = False
         with self._unheard():
             self.log.done(self.step, self.position)
-            if facts_of_text(statement).ddl:
+            if facts_of_text(statement, self.connection.dialect.name).commits:
                 self._begin_again()
 
     def _is_recorded(self, statement: str, context: Any) -> bool:

@@ -8,7 +8,6 @@ to another task or thread, one at a time.
 from __future__ import annotations
 
 import os
-import re
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -16,14 +15,15 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import Connection
 
 from prefiq_db.bridge import Runtime
 from prefiq_db.errors import ClosedError, ForkError, TransactionBusyError, TransactionOwnershipError
 from prefiq_db.exactly_once import Pruner, Resolver
-from prefiq_db.execution.facts import LOCK_REASON, control_refused, ddl_refused, facts_of_text
+from prefiq_db.execution.facts import facts_sent
+from prefiq_db.execution.refusals import commit_refused, hidden_refused, refuse_everywhere
 from prefiq_db.execution.standard import StandardRoad
 from prefiq_db.hooks.registry import Hooks
 
@@ -74,23 +74,20 @@ class Scope:
         self.explicit_uses = 0
         self._busy = threading.Lock()
 
-    def refuse_ending(self, statement: str, is_ddl: bool) -> None:
-        """Raise if *statement* would end the transaction by itself, be it a verb's, a session's or a connection's."""
-        facts = facts_of_text(statement)
-        if facts.control:
-            raise control_refused()
-        if (facts.ddl or is_ddl) and self.ground.road.dialect.ddl_commits:
-            raise ddl_refused(self.ground.road.dialect.label)
-        if facts.no_tomorrow and not self._ends_with_transaction(statement, facts.no_tomorrow):
-            self.ground.road.state(self.connection).tainted = True
+    def refuse_ending(self, statement: str, context: Any) -> None:
+        """Raise if *statement* would end the transaction by itself, be it a verb's, a session's or a connection's.
 
-    def _ends_with_transaction(self, statement: str, reason: str) -> bool:
-        """Return whether what a statement leaves behind is gone after COMMIT; else the connection goes with it."""
-        if reason == LOCK_REASON:
-            return True
-        # To MariaDB, SET LOCAL means the session.
-        local = "transaction|statement" if self.ground.road.dialect.ddl_commits else "local|constraints|transaction"
-        return re.match(rf"\s*set\s+({local})\b", statement, re.I) is not None
+        What stays on the connection after COMMIT costs it: the next user gets another one.
+        """
+        dialect = self.ground.road.dialect
+        facts = facts_sent(context, statement, dialect.label)
+        refuse_everywhere(facts)
+        if facts.commits:
+            raise commit_refused(dialect.label, facts.commits)
+        if facts.hidden:
+            raise hidden_refused(dialect.label)
+        if facts.lingers:
+            self.ground.road.state(self.connection).tainted = True
 
     def seize(self, within_seconds: float) -> bool:
         """Hold the connection for good: wait until a statement that somebody else runs on it has ended.

@@ -1,0 +1,96 @@
+"""How each database writes strings, names and comments: enough to tell where one ends.
+
+Nothing here looks twice at a character: repetitions are possessive, and what is never closed reaches to the end.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+_PLAIN: Final = r"{0}[^{0}]*+(?:{0}{0}[^{0}]*+)*+(?:{0}|\Z)"
+_ESCAPED: Final = r"{0}(?:[^{0}\\]|\\.|{0}{0}|\\\Z)*+(?:{0}|\Z)"
+_STRING: Final = _PLAIN.format("'")
+_NAME: Final = _PLAIN.format('"')
+_BACKTICKS: Final = _PLAIN.format("`")
+
+# PostgreSQL goes on with a string in the next line, by the rules of its first part.
+_NEXT_LINE: Final = r"(?:[^\S\n]|--[^\n]*+)*+\n(?:\s|--[^\n]*+\n)*+"
+_E_STRING: Final = rf"[eE]{_ESCAPED.format(chr(39))}(?:{_NEXT_LINE}{_ESCAPED.format(chr(39))})*+"
+
+# What binds look like, before and after SQLAlchemy has compiled them.
+_BIND: Final = r"(?<![:\w\\]):\w++|%\(\w++\)s"
+_MARK: Final = r":=|::|@@|[();=.@,]"
+
+
+@dataclass(frozen=True, slots=True)
+class Lexis:
+    """How one kind of database reads a text.
+
+    Attributes:
+        token: matches the next piece; its groups are ``skip``, ``comment`` (the opening of one), ``quoted``,
+            ``dollar`` (the opening of a string), ``code`` (what opens or closes a comment that is carried out),
+            ``bind``, ``word``, ``mark`` and ``other``.
+        nested_comments: whether a comment may hold another one.
+        escapes_by_mode: quotes in which a backslash escapes or not, as the server's mode has it.
+    """
+
+    token: re.Pattern[str]
+    nested_comments: bool = False
+    escapes_by_mode: str = ""
+
+
+def _lexis(
+    quoted: str, skip: str, *, dollar: str = r"(?!)", code: str = r"(?!)", nested: bool = False, by_mode: str = ""
+) -> Lexis:
+    pattern = rf"""(?P<skip>\s++|{skip})
+      | (?P<code>{code})
+      | (?P<comment>/\*)
+      | (?P<quoted>{quoted})
+      | (?P<dollar>{dollar})
+      | (?P<bind>{_BIND})
+      | (?P<word>[^\W\d][\w$]*+)
+      | (?P<mark>{_MARK})
+      | (?P<other>.)"""
+    return Lexis(re.compile(pattern, re.S | re.X), nested, by_mode)
+
+
+_LINE_COMMENT: Final = r"--[^\n]*+"
+_POSTGRESQL: Final = _lexis(
+    rf"{_E_STRING}|{_STRING}|{_NAME}", _LINE_COMMENT, dollar=r"\$(?:[^\W\d]\w*+)?\$", nested=True, by_mode="'"
+)
+_SQLITE: Final = _lexis(rf"{_STRING}|{_NAME}|{_BACKTICKS}|\[[^\]]*+(?:\]|\Z)", _LINE_COMMENT)
+# Two dashes need a blank behind them: 1--1 is 2.
+_MARIADB: Final = _lexis(
+    rf"{_ESCAPED.format(chr(39))}|{_ESCAPED.format(chr(34))}|{_BACKTICKS}",
+    r"--(?=[\s\x00-\x1f]|\Z)[^\n]*+|\#[^\n]*+",
+    code=r"/\*M?!\d*+|\*/",
+    by_mode="'\"",
+)
+
+LEXES: Final[Mapping[str, Lexis]] = {
+    "postgresql": _POSTGRESQL,
+    "sqlite": _SQLITE,
+    "mariadb": _MARIADB,
+    "mysql": _MARIADB,
+}
+
+_COMMENT_EDGE: Final = re.compile(r"/\*|\*/")
+
+
+def end_of_comment(sql: str, start: int, *, nested: bool) -> int:
+    """Return where the comment that opens at *start* ends; the end of the text when it is never closed."""
+    depth, place = 0, start
+    while (edge := _COMMENT_EDGE.search(sql, place)) is not None:
+        place = edge.end()
+        if edge.group() == "*/":
+            depth -= 1
+        elif nested or depth == 0:
+            depth += 1
+        else:  # "/*/" in a comment: the slash may be the end of one
+            place = edge.start() + 1
+        if depth == 0:
+            return place
+    return len(sql)

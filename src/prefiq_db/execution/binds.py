@@ -1,0 +1,220 @@
+"""The binds of a text statement: their names are checked, and a list in ``IN :name`` becomes one bind per element."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Final
+
+from sqlalchemy import BindParameter, Executable, TextClause, TextualSelect, bindparam, text
+
+from prefiq_db.dialects.rules import RULES
+from prefiq_db.errors import UsageError
+from prefiq_db.execution.facts import LONGEST_KEPT
+from prefiq_db.execution.tokens import scan
+
+_SCALARS: Final = frozenset({str, int, float, bool, bytes, type(None)})
+_NO_LISTS: Final = (str, bytes, bytearray, memoryview)
+_NONE: Final[Mapping[str, Any]] = {}
+
+
+def checked_params(params: Any) -> Mapping[str, Any] | None:
+    """Return *params*, or raise if they aren't a mapping from bind name to value."""
+    if params is None or isinstance(params, Mapping):
+        return params
+    raise UsageError(
+        f"params: expected a mapping of bind names to values, not {type(params).__name__}; "
+        "for many rows use execute_many"
+    )
+
+
+def bound(statement: Executable, params: Mapping[str, Any] | None, dialect: str) -> Executable:
+    """Return *statement* ready for *params*: a list or tuple in ``IN :name`` or ``IN (:name)`` is expanded.
+
+    Raises:
+        UsageError: if a text has no bind for a name in *params*, or *params* no value for a bind.
+    """
+    if type(statement) is not TextClause:
+        return _bound_select(statement, params, dialect) if isinstance(statement, TextualSelect) else statement
+    given = _NONE if params is None else params
+    if given.keys() != statement._bindparams.keys():
+        _check_names(statement._bindparams, given, "params")
+    if _SCALARS.issuperset(map(type, given.values())):
+        return statement
+    return _expanded(statement, given, dialect)
+
+
+def _bound_select(statement: TextualSelect, params: Mapping[str, Any] | None, dialect: str) -> Executable:
+    inner: Any = statement.element
+    made = bound(inner, params, dialect)
+    if made is inner:
+        return statement
+    copied: Any = statement._generate()
+    copied.element = made
+    return copied  # type: ignore[no-any-return]
+
+
+def bound_rows(statement: Executable, rows: Sequence[Mapping[str, Any]], dialect: str) -> None:
+    """Check that all *rows* have the same names, those of *statement*'s binds, and no list where it can't go.
+
+    Raises:
+        UsageError: with the row's number and the names.
+    """
+    first = rows[0].keys()
+    for number, row in enumerate(rows):
+        if row.keys() != first:
+            raise UsageError(_differing(number, row, rows[0]))
+    if not isinstance(statement, TextClause):
+        return
+    if first != statement._bindparams.keys():
+        _check_names(statement._bindparams, rows[0], "rows[0]")
+    for name in _places(statement.text, dialect):
+        for number, row in enumerate(rows):
+            if isinstance(row[name], (list, tuple)):
+                raise UsageError(f"rows[{number}]: a list for IN :{name} works for one statement; use execute for each")
+
+
+def _differing(number: int, row: Mapping[str, Any], first: Mapping[str, Any]) -> str:
+    more, less = _listed(row.keys() - first.keys()), _listed(first.keys() - row.keys())
+    parts = [f"has {more}, which rows[0] lacks"] if more else []
+    parts += [f"lacks {less}, which rows[0] has"] if less else []
+    return f"rows[{number}]: {' and '.join(parts)}; all rows of a batch need the same keys (give None for NULL)"
+
+
+def _check_names(binds: Mapping[str, BindParameter[Any]], given: Mapping[str, Any], what: str) -> None:
+    unknown = given.keys() - binds.keys()
+    if unknown:
+        raise UsageError(f"{what}: the statement has no bind called {_listed(unknown)}")
+    missing = {name for name in binds.keys() - given.keys() if binds[name].required}
+    if missing:
+        raise UsageError(f"{what}: no value for {_listed(missing)}")
+
+
+def _listed(names: Iterable[Any]) -> str:
+    return ", ".join(sorted(name if isinstance(name, str) else f"<{type(name).__name__}>" for name in names))
+
+
+# --- lists ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One ``[NOT] IN :name`` or ``[NOT] IN (:name)``.
+
+    Attributes:
+        start, end: of ``:name`` with its parentheses.
+        operator_start: where NOT IN or IN begins.
+        row_start: where the row before it begins, ``(a, b) IN :pairs``; ``None`` for a single expression.
+        negated: it is NOT IN.
+    """
+
+    start: int
+    end: int
+    operator_start: int
+    row_start: int | None
+    negated: bool
+
+
+def _expanded(statement: TextClause, given: Mapping[str, Any], dialect: str) -> Executable:
+    places = _places(statement.text, dialect)
+    lists = frozenset(
+        name
+        for name, value in given.items()
+        if name in places and not statement._bindparams[name].literal_execute and _is_list(name, value)
+    )
+    if not lists:
+        return statement
+    for name in lists:
+        if _ELSEWHERE in places[name]:
+            raise UsageError(f"params: {name} stands in IN :{name} and elsewhere too; give the list a name of its own")
+    empty = frozenset(name for name in lists if not given[name])
+    plain = all(bind.required and bind.type._isnull for bind in statement._bindparams.values())
+    if plain and len(statement.text) <= LONGEST_KEPT:
+        return _plain_expansion(statement.text, dialect, lists, empty)
+    return _expansion(statement.text, dialect, lists, empty, statement._bindparams)
+
+
+def _is_list(name: str, value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return True
+    if isinstance(value, Iterable) and not isinstance(value, _NO_LISTS):
+        raise UsageError(f"params: {name} stands in IN :{name}: expected a list or tuple, not {type(value).__name__}")
+    return False
+
+
+@lru_cache(maxsize=512)
+def _plain_expansion(sql: str, dialect: str, lists: frozenset[str], empty: frozenset[str]) -> TextClause:
+    return _expansion(sql, dialect, lists, empty, {})
+
+
+def _expansion(
+    sql: str, dialect: str, lists: frozenset[str], empty: frozenset[str], binds: Mapping[str, BindParameter[Any]]
+) -> TextClause:
+    rules, parts, place = RULES[dialect], [], 0
+    found = _places(sql, dialect)
+    inside = [(each, name) for name in lists for each in found[name]]
+    for each, name in sorted(inside, key=lambda pair: pair[0].start):
+        if name not in empty:
+            start, written = each.start, f":{name}"
+        elif each.row_start is None:
+            start, written = each.operator_start, rules.in_nothing[each.negated]
+        else:  # nobody knows the types of its columns here
+            start, written = each.row_start, "(1 = 1)" if each.negated else "(1 = 0)"
+        parts += [sql[place : max(place, start)], written]
+        place = each.end
+    made = text("".join([*parts, sql[place:]]))
+    given = {name: bind for name, bind in binds.items() if name in made._bindparams and name not in lists}
+    types = {name: binds[name].type for name in lists if name in binds}
+    expanding = [bindparam(name, expanding=True, type_=types.get(name)) for name in lists - empty]
+    return made.bindparams(*given.values(), *expanding)
+
+
+def _places(sql: str, dialect: str) -> Mapping[str, list[Place]]:
+    """Return where binds stand behind IN, by name."""
+    return _kept_places(sql, dialect) if len(sql) <= LONGEST_KEPT else _find_places(sql, dialect)
+
+
+def _find_places(sql: str, dialect: str) -> Mapping[str, list[Place]]:
+    tokens = scan(sql, RULES[dialect].lexis)
+    texts, spans = tokens.texts, tokens.spans
+    places: dict[str, list[Place]] = {}
+    elsewhere = set()
+    for number, each in enumerate(texts):
+        if len(each) < 2 or each[0] != ":" or each in ("::", ":="):
+            continue
+        in_parentheses = texts[number - 1 : number] == ["("] and texts[number + 1 : number + 2] == [")"]
+        operator = number - 2 if in_parentheses else number - 1
+        if operator < 0 or texts[operator] != "in":
+            elsewhere.add(each[1:])
+            continue
+        first, last = (number - 1, number + 1) if in_parentheses else (number, number)
+        negated = texts[operator - 1 : operator] == ["not"]
+        operator -= negated
+        row = _row_before(texts, operator)
+        row_start = None if row is None else spans[row][0]
+        place = Place(spans[first][0], spans[last][1], spans[operator][0], row_start, negated)
+        places.setdefault(each[1:], []).append(place)
+    for name in places.keys() & elsewhere:
+        places[name].append(_ELSEWHERE)
+    return places
+
+
+_kept_places = lru_cache(maxsize=1024)(_find_places)
+_ELSEWHERE: Final = Place(-1, -1, -1, None, False)
+
+
+def _row_before(texts: list[str], operator: int) -> int | None:
+    """Return the piece at which ``(a, b)`` begins, when that stands before the *operator*."""
+    depth, commas = 0, 0
+    for number in range(operator - 1, -1, -1):
+        depth += {")": 1, "(": -1}.get(texts[number], 0)
+        commas += texts[number] == "," and depth == 1
+        if depth == 0:
+            before = texts[number - 1] if number else ""
+            is_call = before and (before[0].isalpha() or before[0] in "_'") and before not in _BEFORE_ROW
+            return number if commas and not is_call else None
+    return None
+
+
+_BEFORE_ROW: Final = frozenset({"where", "and", "or", "not", "on", "having", "when", "then", "else", "select", "("})

@@ -1,0 +1,70 @@
+"""Whether a statement provably only reads: it may be sent again when its reply was lost."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import Final
+
+from prefiq_db.dialects.functions import Functions
+from prefiq_db.execution.tokens import QUOTED, Tokens, is_word
+
+DATA_CHANGING: Final = frozenset({"insert", "update", "delete", "merge", "replace", "truncate"})
+LOCKING: Final = (("for", "update"), ("for", "share"), ("for", "no"), ("for", "key"), ("lock", "in"))
+_SEQUENCE: Final = (("next", "value"), ("previous", "value"))
+# Words that an opening parenthesis may follow without being a function call.
+_BEFORE_PARENTHESIS: Final = frozenset(
+    """select from where and or not in as on using over filter values exists any all some union except intersect join
+    by having when then else case between like distinct with recursive materialized limit offset lateral is end
+    within group partition row array grouping sets rollup cube interval""".split()  # noqa: SIM905 - reads better
+)
+# What stands before a type and its length: CAST(x AS VARCHAR(20)), x::numeric(10, 2).
+_BEFORE_TYPE: Final = ("as", "::")
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What is known of a statement that looks as if it only read.
+
+    Attributes:
+        sure: nothing in it changes anything, if its functions are the database's own.
+        takable: functions that somebody may have taken the name of.
+    """
+
+    sure: bool = False
+    takable: frozenset[str] = frozenset()
+
+
+def reading(first: str, words: list[str], tokens: Tokens, functions: Functions) -> Reading:
+    """Judge one statement."""
+    if first not in ("select", "with") or tokens.doubtful or tokens.code_comment:
+        return Reading()
+    known = set(words)
+    if known & (DATA_CHANGING - {"replace"}) or not known.isdisjoint(("into", "nextval")):
+        return Reading()
+    if any(pair in LOCKING or pair in _SEQUENCE for pair in itertools.pairwise(words)):
+        return Reading()
+    called = _called(tokens, functions)
+    if not functions.harmless.issuperset(called):
+        return Reading()
+    return Reading(True, functions.takable.intersection(called))
+
+
+def _called(tokens: Tokens, functions: Functions) -> list[str]:
+    """Return the functions that are called; ``""`` for one that is none of the database's own list."""
+    texts, called = tokens.texts, []
+    for place in range(1, len(texts)):
+        name, before = texts[place - 1], texts[place - 2] if place > 1 else ""
+        if texts[place] != "(" or not (name == QUOTED or is_word(name)):
+            continue
+        if name in _BEFORE_PARENTHESIS or (before in _BEFORE_TYPE and name != QUOTED):
+            continue
+        # A name in quotes is called as well, and a function of a schema may be called like one of the standard.
+        own = name == QUOTED or before == "." or (functions.glued and not is_glued(tokens, place))
+        called.append("" if own else name)
+    return called
+
+
+def is_glued(tokens: Tokens, place: int) -> bool:
+    """Return whether nothing stands between the piece at *place* and the one before."""
+    return tokens.spans[place - 1][1] == tokens.spans[place][0]

@@ -1,0 +1,45 @@
+"""What is said of a statement that isn't sent, and why."""
+
+from __future__ import annotations
+
+from prefiq_db.errors import StatementRefusedError
+from prefiq_db.execution.facts import Facts
+
+
+def refuse_everywhere(facts: Facts) -> None:
+    """Raise if a statement of these *facts* is allowed nowhere."""
+    if facts.control:
+        raise control_refused()
+    if facts.several:
+        raise StatementRefusedError(
+            "several statements in one text: send one statement per call; what belongs together goes into "
+            "transaction(), with a call for each"
+        )
+
+
+def refuse_one_shot(facts: Facts) -> None:
+    """Raise if a statement of these *facts* makes no sense outside a transaction."""
+    refuse_everywhere(facts)
+    if facts.no_tomorrow:
+        raise StatementRefusedError(f"this statement can't run outside a transaction: {facts.no_tomorrow}")
+
+
+def control_refused() -> StatementRefusedError:
+    return StatementRefusedError(
+        "BEGIN, COMMIT, ROLLBACK and SAVEPOINT can't be sent as text: use transaction(); a nested one is a savepoint"
+    )
+
+
+def commit_refused(label: str, what: str) -> StatementRefusedError:
+    return StatementRefusedError(
+        f"{what.upper()}: {label} commits the open transaction at every DDL statement and at this one, and everything "
+        "before it with it, even when it fails; run it outside transaction(), DDL best in a migration"
+    )
+
+
+def hidden_refused(label: str) -> StatementRefusedError:
+    return StatementRefusedError(
+        f"EXECUTE and PREPARE in a transaction: {label} makes a statement of a text that can't be read here, and a "
+        "COMMIT in it would end the transaction unseen; send the statement itself, with binds, or run it outside "
+        "transaction()"
+    )
