@@ -13,7 +13,6 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Final, Protocol
 
-from sqlalchemy import TextClause
 from sqlalchemy import exc as sa_exc
 from sqlalchemy.engine.characteristics import ConnectionCharacteristic, IsolationLevelCharacteristic
 from sqlalchemy.pool.base import _AdhocProxiedConnection
@@ -22,6 +21,7 @@ from prefiq_db.config import ISOLATION_LEVELS
 from prefiq_db.dialects.classify import classify_error
 from prefiq_db.dialects.tokens import TokenDialect
 from prefiq_db.dialects.translate import class_by_code, code_of
+from prefiq_db.dialects.values import Values, is_text
 from prefiq_db.drivers.deadlines import GRACE_SECONDS, DeadlinePassed
 from prefiq_db.errors import ErrorKind, TransactionAbortedError, UnsupportedError
 
@@ -224,8 +224,8 @@ class PrefiqDialect(TokenDialect):
     ddl_commits: ClassVar[bool] = False
     #: what an error does to the open transaction, where the server doesn't hold it in an aborted state by itself
     after_error: ClassVar[Mapping[ErrorKind, str]] = {}
-    #: how values that the driver doesn't take are passed to text statements
-    adapters: ClassVar[Mapping[type, Callable[[Any], Any]]] = {}
+    #: what becomes of values on their way to the driver
+    values: ClassVar[Values]
     #: a per-call statement timeout costs a round trip to set (it stays remembered)
     server_side_timeout: ClassVar[bool] = True
 
@@ -398,10 +398,16 @@ class PrefiqDialect(TokenDialect):
 
     # --- statements ------------------------------------------------------------------------------
 
+    def knows(self, context: Any, kind: type) -> bool:
+        """Return whether the driver takes values of a type that stands in no table of ours, such as a range."""
+        return False
+
     def do_execute(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
+        parameters = self.values.one(parameters, statement, context, self.knows)
         self._send(super().do_execute, cursor, statement, parameters, context, 1)  # type: ignore[misc]
 
     def do_executemany(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
+        parameters = self.values.many(parameters, statement, context, self.knows)
         self._send(super().do_executemany, cursor, statement, parameters, context, len(parameters))  # type: ignore[misc]
 
     def do_execute_no_params(self, cursor: Any, statement: str, context: Any = None) -> None:
@@ -425,7 +431,7 @@ class PrefiqDialect(TokenDialect):
         state = None if proxied is None or type(proxied) is _AdhocProxiedConnection else self.session_of(proxied)
         if state is not None and state.aborted is not None:
             raise aborted_error()
-        if state is not None and state.guard is not None and (context.isddl or _is_text(context)):
+        if state is not None and state.guard is not None and (context.isddl or is_text(context)):
             state.guard(statement, context.isddl)
         if self.commenter is not None and state is not None and state.call is not None and state.call.tags:
             send = self._commented(send, state.call.tags)
@@ -536,11 +542,6 @@ class PrefiqDialect(TokenDialect):
             return False
         state = self.session_of(proxied)
         return state.began and state.read_only
-
-
-def _is_text(context: Any) -> bool:
-    """Return whether somebody wrote the statement by hand; a Core construct ends no transaction."""
-    return context.compiled is None or isinstance(context.compiled.statement, TextClause)
 
 
 def aborted_error() -> TransactionAbortedError:

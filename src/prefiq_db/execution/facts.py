@@ -17,7 +17,7 @@ from sqlalchemy.sql import visitors
 from sqlalchemy.sql.dml import UpdateBase
 from sqlalchemy.sql.elements import ColumnClause, TString
 from sqlalchemy.sql.functions import FunctionElement
-from sqlalchemy.sql.selectable import CompoundSelect, Select
+from sqlalchemy.sql.selectable import CompoundSelect, Select, TextualSelect
 
 from prefiq_db.errors import StatementRefusedError, UsageError
 
@@ -105,6 +105,8 @@ _text = lru_cache(maxsize=1024)(text)
 
 def facts_of(statement: Executable) -> Facts:
     """Return the facts that decide where *statement* may run; cheap, no traversal of Core constructs."""
+    if isinstance(statement, TextualSelect):
+        statement = statement.element
     if isinstance(statement, TextClause):
         return facts_of_text(statement.text)
     if isinstance(statement, ExecutableDDLElement):
@@ -116,6 +118,8 @@ def facts_of(statement: Executable) -> Facts:
 
 def reads_only(statement: Executable) -> bool:
     """Return whether *statement* provably only reads. Walks a Core construct: ask when it matters, not always."""
+    if isinstance(statement, TextualSelect):
+        statement = statement.element
     if isinstance(statement, TextClause):
         return facts_of_text(statement.text).reads_only
     if not isinstance(statement, (Select, CompoundSelect)):
