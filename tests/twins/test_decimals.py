@@ -343,7 +343,14 @@ async def test_a_column_of_texts_is_an_error_that_says_what_to_run(store: Any, b
     await store.execute("create table old (id integer, n varchar(21))")
     await store.execute("insert into old values (1, '4711.0000'), (2, '9.0000')")
     old = sa.table("old", sa.column("n", Money()))
-    for expression in (old.c.n, old.c.n + 1, sa.func.sum(old.c.n), sa.func.max(old.c.n)):
-        with pytest.raises(SchemaError, match="decimals_to_numbers") as caught:
-            await store.fetch_all(sa.select(expression))
+    select = sa.select(sa.func.count())
+    for statement in (
+        *(sa.select(expression) for expression in (old.c.n, old.c.n + 1, sa.func.sum(old.c.n), sa.func.max(old.c.n))),
+        *(select.where(condition) for condition in (old.c.n > 9, old.c.n == Decimal(9), old.alias().c.n > 9)),
+        sa.insert(old).values(n=Decimal(1)),
+        sa.update(old).values(n=Decimal(1)),
+        sa.select(sa.literal(1)).order_by(old.c.n),
+    ):
+        with pytest.raises(SchemaError, match=r"old\.n .*decimals_to_numbers") as caught:
+            await store.fetch_all(statement)
         assert_silent(caught.value, "4711")

@@ -15,7 +15,7 @@ from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 
 from prefiq_db.bridge import await_, can_await
 from prefiq_db.dialects.base import GONE, PrefiqDialect, SessionState, characteristics
-from prefiq_db.dialects.sqlite_decimals import DecimalSqlite, add_functions
+from prefiq_db.dialects.sqlite_decimals import DecimalSqlite, add_functions, keeps_texts, text_column
 from prefiq_db.dialects.tokens import ABANDONED, TABLE, first_word
 from prefiq_db.dialects.values import SQLITE
 from prefiq_db.errors import ErrorKind, PrefiqDbError
@@ -35,6 +35,11 @@ class SqliteConnection(sqlite3.Connection):
     interruption: BaseException | None = None
     #: what a function of ours raised while a statement ran; sqlite3 doesn't say
     refusal: PrefiqDbError | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        #: tables and columns of exact decimals that are known to hold numbers
+        self.decimal_columns: set[tuple[str, str]] = set()
 
     def start_clock(self) -> None:
         self.timed_out = False
@@ -172,6 +177,7 @@ class _Sqlite(DecimalSqlite, PrefiqDialect):
             super()._send(send, cursor, statement, parameters, context, batch_size)
             return
         connection = self._sqlite(context.root_connection.connection.dbapi_connection)
+        self._check_decimals(context, connection)
         connection.start_clock()
         try:
             super()._send(send, cursor, statement, parameters, context, batch_size)
@@ -181,6 +187,20 @@ class _Sqlite(DecimalSqlite, PrefiqDialect):
         else:
             return
         raise connection.refusal
+
+    def _check_decimals(self, context: Any, connection: SqliteConnection) -> None:
+        """Refuse a statement on a decimal column that holds texts still; look once per connection and column."""
+        columns = getattr(context.compiled, "decimal_columns", None)
+        if not columns or connection.decimal_columns.issuperset(columns):
+            return
+        raw = context.root_connection.connection.dbapi_connection
+        for table, column in columns - connection.decimal_columns:
+            name, of = (word.replace("'", "''") for word in (column, table))
+            rows = self.ask(raw, f"SELECT type FROM pragma_table_info('{of}') WHERE name = '{name}'")
+            if rows and keeps_texts(rows[0][0]):
+                raise text_column(f"{table}.{column}")
+            if rows:
+                connection.decimal_columns.add((table, column))
 
     def set_statement_timeout(self, proxied: Any, seconds: float) -> None:
         self._sqlite(proxied.dbapi_connection).timeout_seconds = seconds

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime as dt
 import math
+import re
 import sqlite3
 from collections.abc import Callable
 from decimal import ROUND_HALF_UP, Decimal
@@ -18,10 +19,11 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.dialects.sqlite.base import SQLiteCompiler, SQLiteDDLCompiler, ischema_names
 from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
+from sqlalchemy.sql.compiler import OPERATORS
 
 from prefiq_db.errors import PrefiqDbError, SchemaError, UnsupportedError
 from prefiq_db.types import ExactDecimal
-from prefiq_db.types.decimal_arithmetic import CALCULATES, DIVIDES
+from prefiq_db.types.decimal_arithmetic import CALCULATES, DIVIDES, calculated_scale, operands
 from prefiq_db.types.decimal_floats import MAX_DIGITS, decimal_of, fits
 from prefiq_db.types.decimals import SQLITE_NAME, DecimalReal, check_sql
 
@@ -43,11 +45,21 @@ def _too_large() -> UnsupportedError:
 
 def _number(value: Any) -> float:
     if isinstance(value, (str, bytes)):
-        raise SchemaError(
-            "a decimal column of SQLite holds texts, not numbers: an earlier version of prefiq_db made it; run "
-            "prefiq_db.migrate.decimals_to_numbers in a revision (docs/migrations.md)"
-        )
+        raise text_column()
     return float(value)
+
+
+def text_column(column: str = "a decimal column") -> SchemaError:
+    return SchemaError(
+        f"{column} of SQLite holds texts, not numbers: an earlier version of prefiq_db made it; run "
+        "prefiq_db.migrate.decimals_to_numbers in a revision (docs/migrations.md)"
+    )
+
+
+def keeps_texts(declared: str) -> bool:
+    """Return whether a column of that declared type makes texts of numbers: SQLite's own rule."""
+    upper = declared.upper()
+    return "INT" not in upper and any(word in upper for word in ("CHAR", "CLOB", "TEXT"))
 
 
 def _units(value: float, scale: int) -> int:
@@ -135,31 +147,69 @@ def add_functions(connection: sqlite3.Connection) -> None:
 
 
 class DecimalCompiler(SQLiteCompiler):
-    """Writes what is calculated with exact decimals through our functions."""
+    """Writes what is calculated with exact decimals through our functions.
+
+    Attributes:
+        decimal_columns: the tables and columns of exact decimals that the statement names.
+    """
+
+    decimal_columns: frozenset[tuple[str, str]] = frozenset()
+
+    def visit_column(self, column: Any, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(column.type, ExactDecimal):
+            self._note(column.table, column)
+        return super().visit_column(column, *args, **kwargs)
+
+    def visit_insert(self, insert_stmt: Any, *args: Any, **kwargs: Any) -> Any:
+        for column in insert_stmt.table.columns:
+            if isinstance(column.type, ExactDecimal):
+                self._note(insert_stmt.table, column)
+        return super().visit_insert(insert_stmt, *args, **kwargs)
+
+    def _note(self, table: Any, column: Any) -> None:
+        while isinstance(table, sa.Alias):
+            table = table.element
+        if isinstance(table, sa.TableClause):
+            self.decimal_columns |= {(table.name, column.name)}
 
     def visit_binary(self, binary: Any, *args: Any, **kwargs: Any) -> Any:
-        calculates = binary.operator in CALCULATES or binary.operator in DIVIDES
-        if not calculates or not isinstance(binary.type, ExactDecimal):
-            return super().visit_binary(binary, *args, **kwargs)
-        scale = _known_scale(binary)
-        return f"{EXACT}({super().visit_binary(binary, *args, **kwargs)}, {scale})"
+        if _is_exact(binary):
+            return self._calculated(binary, **kwargs)
+        return super().visit_binary(binary, *args, **kwargs)
+
+    def visit_expression_clauselist(self, clauselist: Any, **kwargs: Any) -> Any:
+        if _is_exact(clauselist):
+            return self._calculated(clauselist, **kwargs)
+        return super().visit_expression_clauselist(clauselist, **kwargs)
+
+    def _calculated(self, expression: Any, **kwargs: Any) -> str:
+        """Return the calls that calculate an expression, one for each operator: each result is a decimal again."""
+        op, (first, *others) = expression.operator, operands(expression)
+        if op in DIVIDES:
+            raise UnsupportedError(
+                "SQLite can't divide decimals exactly: divide in Python, or, where a float will do, "
+                "cast the decimal to Double first"
+            )
+        sql, parts = self.process(first, **kwargs), [first]
+        for other in others:
+            parts.append(other)
+            scale = _known(calculated_scale(op, parts))
+            sql = f"{EXACT}({sql}{OPERATORS[op]}{self.process(other, **kwargs)}, {scale})"
+        return str(sql)
 
     def visit_sum_func(self, function: Any, **kwargs: Any) -> str:
+        arguments = self.function_argspec(function, **kwargs)
         if not isinstance(function.type, ExactDecimal):
-            return f"sum{self.function_argspec(function, **kwargs)}"
-        scale = function.type.scale
-        if scale is None or scale > MAX_SCALE:
-            raise _unknown_scale()
-        return f"{SUM}{scale}{self.function_argspec(function, **kwargs)}"
+            return f"sum{arguments}"
+        return f"{SUM}{_known(function.type.scale)}{arguments}"
 
 
-def _known_scale(binary: Any) -> int:
-    if binary.operator in DIVIDES:
-        raise UnsupportedError(
-            "SQLite can't divide decimals exactly: divide in Python, or, where a float will do, "
-            "cast the decimal to Double first"
-        )
-    scale: int | None = binary.type.scale
+def _is_exact(expression: Any) -> bool:
+    calculates = expression.operator in CALCULATES or expression.operator in DIVIDES
+    return calculates and isinstance(expression.type, ExactDecimal)
+
+
+def _known(scale: int | None) -> int:
     if scale is None or scale > MAX_SCALE:
         raise _unknown_scale()
     return scale
@@ -218,6 +268,10 @@ class _Timestamp(_InUtc, SQLiteDialect_pysqlite.colspecs[sa.TIMESTAMP]):  # type
     pass
 
 
+# As check_sql() writes it.
+_OWN_CHECK: Final = re.compile(r"abs\((.+)\) < [\d.]+ AND \1 = round\(\1 \* 10*\.0\) / 10*\.0", re.I)
+
+
 class DecimalSqlite:
     """Mixed in before a dialect of SQLite."""
 
@@ -230,3 +284,8 @@ class DecimalSqlite:
         sa.DateTime: _DateTime,
         sa.TIMESTAMP: _Timestamp,
     }
+
+    def get_check_constraints(self, *args: Any, **kwargs: Any) -> list[Any]:
+        """Leave out what the type itself writes: whoever makes the table anew gets it with the type."""
+        found = super().get_check_constraints(*args, **kwargs)  # type: ignore[misc]
+        return [check for check in found if not _OWN_CHECK.fullmatch(check["sqltext"])]

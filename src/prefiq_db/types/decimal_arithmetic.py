@@ -7,12 +7,13 @@ told in ``dialects/sqlite_decimals.py``.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.sql import operators
-from sqlalchemy.sql.elements import ColumnElement
+from sqlalchemy.sql.elements import ColumnElement, OperatorExpression
 from sqlalchemy.types import TypeDecorator
 
 from prefiq_db.errors import UsageError
@@ -57,14 +58,22 @@ class ExactComparator(TypeDecorator.Comparator[Decimal]):
         return self._scaled(op, super().reverse_operate(op, other, **kwargs))
 
     def _scaled(self, op: Any, result: Any) -> Any:
-        if op in CALCULATES and isinstance(result, sa.BinaryExpression):
-            result.type = self.type.calculated(_scale(op, scale_of(result.left), scale_of(result.right)))  # type: ignore[attr-defined]
-        elif op in DIVIDES and isinstance(result, sa.BinaryExpression):
-            result.type = self.type.calculated(None)  # type: ignore[attr-defined]
+        if op in CALCULATES | DIVIDES and isinstance(result, OperatorExpression):
+            result.type = self.type.calculated(calculated_scale(op, operands(result)))  # type: ignore[attr-defined]
         return result
 
 
-def _scale(op: Any, left: int | None, right: int | None) -> int | None:
-    if left is None or right is None:
+def operands(expression: OperatorExpression[Any]) -> list[Any]:
+    """Return what stands between the operators: two, or more where one operator is repeated (``a + b + c``)."""
+    if isinstance(expression, sa.BinaryExpression):
+        return [expression.left, expression.right]
+    return list(expression.clauses)  # type: ignore[attr-defined]
+
+
+def calculated_scale(op: Any, parts: Sequence[Any]) -> int | None:
+    """Return how many digits after the point the exact result has; ``None`` when an operand's type doesn't say."""
+    scales = [scale_of(part) for part in parts]
+    known = [scale for scale in scales if scale is not None]
+    if op in DIVIDES or len(known) < len(scales):
         return None
-    return max(left, right) if op in _SUMS else left + right
+    return max(known) if op in _SUMS else sum(known)
