@@ -69,16 +69,17 @@ def test_until_it_has_run_the_columns_are_refused(project: Project) -> None:
 
 def test_texts_become_numbers_and_all_else_stays(project: Project) -> None:
     """Negatives, NULLs, the CHECKs, indexes, triggers, views, children, AUTOINCREMENT, defaults; a second run too."""
-    before = dict(project.rows("select name, sql from sqlite_master where name not in ('acc') and sql is not null"))
+    others = "select name, sql from sqlite_master where name <> 'acc' and sql is not null"
+    before = dict(project.rows(others))
     project.revision(2, MOVE + "decimals_to_numbers('acc', {'n': Money(), 'tax': ExactDecimal(12, 2)})")
     assert project("up") == 0
-    assert (
-        dict(project.rows("select name, sql from sqlite_master where name not in ('acc') and sql is not null"))
-        == before
-    )
+    assert dict(project.rows(others)) == before
     assert project.rows("select n, tax, typeof(n), doubled from acc order by id") == [
-        (-999.9999, None, "real", 2), (0.3, 0.19, "real", 4), (10.0, -9.5, "real", 6), (99999999998.9999, None, "real", 8),
-    ]  # fmt: skip
+        (-999.9999, None, "real", 2),
+        (0.3, 0.19, "real", 4),
+        (10.0, -9.5, "real", 6),
+        (99999999998.9999, None, "real", 8),
+    ]
     assert project.rows("select * from log") == [(40, None), (7, 4)]
     assert project.rows("select seq from sqlite_sequence where name = 'acc'") == [(40,)]
     assert project.rows("select count(*) from rich") == [(2,)]
@@ -124,15 +125,36 @@ def test_an_unknown_column_is_named(project: Project, capsys: pytest.CaptureFixt
     assert "acc has no column vat" in capsys.readouterr().err
 
 
+MAKE = """
+import prefiq_db.types
+op.create_table(
+    'pay',
+    sa.Column('id', sa.Integer, primary_key=True),
+    sa.Column('n', prefiq_db.types.Money(), nullable=False, server_default='0.5000'),
+    sa.CheckConstraint('n >= 0 AND n <= 1000', name='ck_pay_n'),
+)
+op.execute("insert into pay (id, n) values (1, 5)")
+op.add_column('pay', sa.Column('tax', prefiq_db.types.ExactDecimal(12, 2)))
+"""
+REBUILD = "with op.batch_alter_table('pay') as batch:\n    batch.alter_column('id', type_=sa.BigInteger)"
+
+
 def test_a_rebuild_by_alembic_keeps_the_column_and_its_check(project: Project) -> None:
-    """``batch_alter_table`` reads the table anew; the type it finds brings its CHECK."""
-    rebuild = "with op.batch_alter_table('acc') as batch:\n    batch.alter_column('parent', type_=sa.BigInteger)"
-    project.revision(2, MOVE + rebuild)
-    assert project("up") == 0
-    (sql,) = project.rows("select sql from sqlite_master where name = 'acc'")
-    assert str(sql[0]).count("CHECK (abs(") == 2
-    assert "DECIMAL_REAL(19, 4)" in str(sql[0])
-    assert project.rows("select n from acc where id = 2") == [(0.3,)]
+    """``batch_alter_table`` reads the table anew; the type it finds brings its CHECK. So does a new column."""
+    for number, body in ((2, MAKE), (3, REBUILD)):
+        project.revision(number, body)
+        assert project("up") == 0
+        ((sql,),) = project.rows("select sql from sqlite_master where name = 'pay'")
+        assert str(sql).count("CHECK (abs(") == 2
+        assert str(sql).count("ck_pay_n") == 1
+        assert "DECIMAL_REAL(19, 4)" in str(sql)
+        project.rows(f"insert into pay (id, tax) values ({number}, 0.19)")
+        assert project.rows(f"select n, tax from pay where id = {number}") == [(0.5, 0.19)]
+        plain = sqlite3.connect(project.folder / "test.db")
+        for bad in ("n = 1001", "tax = 0.191", "n = 0.1 + 0.2"):
+            with pytest.raises(sqlite3.IntegrityError):
+                plain.execute(f"update pay set {bad} where id = 1")
+        plain.close()
 
 
 def test_a_definition_is_rewritten_word_by_word() -> None:

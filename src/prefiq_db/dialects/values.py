@@ -37,7 +37,13 @@ _MAX_TIME: Final = dt.timedelta(hours=838, minutes=59, seconds=59, microseconds=
 
 
 class _RefusedError(Exception):
-    """Why a value can't be passed, and what to do; it becomes a UsageError that names the bind."""
+    """Why a value can't be passed, and what to do; it becomes a UsageError that names the bind.
+
+    Attributes:
+        kind: the type of the element of a list that it is about.
+    """
+
+    kind: type | None = None
 
 
 def _refuse(reason: str) -> NoReturn:
@@ -117,7 +123,7 @@ _SQLITE: Final[dict[type, Convert]] = {
     float: _a_number,
     dt.datetime: lambda value: _utc(value).isoformat(sep=" ", timespec="microseconds"),
     dt.date: dt.date.isoformat,
-    dt.time: lambda value: _time(value).isoformat(),
+    dt.time: lambda value: _time(value).isoformat(timespec="microseconds"),
     dt.timedelta: _no_duration,
     uuid.UUID: lambda value: value.hex,
     bytearray: bytes,
@@ -206,9 +212,9 @@ class _Row:
         try:
             return self._converted(value, place)
         except _RefusedError as refused:
-            reason = str(refused)
+            reason, kind = str(refused), refused.kind or type(value)
         raise UsageError(
-            f"bind {_name(self.context, place)}: a value of type {type(value).__name__} can't be passed to "
+            f"bind {_name(self.context, place)}: a value of type {kind.__name__} can't be passed to "
             f"{self.values.title}: {reason}"
         )
 
@@ -222,10 +228,17 @@ class _Row:
         if values.decimals is not None and isinstance(value, (Decimal, DecimalFloat)):
             return values.decimals(value, self.statement, place, self.width, is_text(self.context))
         if values.lists and isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
-            return kind(self._converted(item, place) for item in value)
+            return kind(self._element(item, place) for item in value)
         if isinstance(value, enum.Enum):
             return self._converted(_member(value), place)
         return self._unknown(value, kind, place)
+
+    def _element(self, item: Any, place: Any) -> Any:
+        try:
+            return self._converted(item, place)
+        except _RefusedError as refused:
+            refused.kind = refused.kind or type(item)
+            raise
 
     def _unknown(self, value: Any, kind: type, place: Any) -> Any:
         """Return what a subclass of a known type becomes, or a number of somebody else's; refuse the rest."""
@@ -280,19 +293,14 @@ def _name(context: Any, place: Any) -> str:
     return repr(base if place not in compiled.binds and base in compiled.binds else place)
 
 
-def _positions(context: Any) -> Sequence[str]:
-    """Return the binds' names in the order of the parameters."""
-    compiled = context.compiled
-    row = next(iter(context.compiled_parameters), None)
-    if compiled.positiontup is None or row is None:
-        return ()
-    if not compiled.post_compile_params:
-        return list(compiled.positiontup)
-    try:
-        expanded = compiled._process_parameters_for_postcompile(row)
-    except Exception:  # noqa: BLE001 - only a name for a message is missing then
-        return ()
-    return list(expanded.positiontup or ())
+def _positions(context: Any) -> list[str]:
+    """Return the binds' names in the order of the parameters; a list's elements are called ``ids_1``, ``ids_2``."""
+    given = next(iter(context.compiled_parameters), {})
+    names: list[str] = []
+    for name in context.compiled.positiontup or ():
+        elements = [each for each in given if re.fullmatch(rf"{re.escape(name)}_\d+(?:_\d+)?", each)]
+        names.extend([name] if name in given or not elements else elements)
+    return names
 
 
 def is_text(context: Any) -> bool:
