@@ -175,6 +175,26 @@ async def test_what_sqlite_cannot_calculate_exactly_is_refused_with_the_way(stor
             assert await store.fetch_all(sa.select(expression).where(n == 5))
 
 
+class Price(sa.types.TypeDecorator[Decimal]):
+    """A type of a service's own, around ours."""
+
+    impl = Money
+    cache_ok = True
+
+
+async def test_a_type_around_ours_is_as_exact(store: Any, backend: Backend) -> None:
+    own = sa.Table("priced", sa.MetaData(), sa.Column("id", sa.Integer, primary_key=True), sa.Column("p", Price))
+    await store.execute(sa.schema.CreateTable(own))
+    await store.execute_many(sa.insert(own), [{"id": i, "p": Decimal(p)} for i, p in enumerate(("0.1", "0.2"))])
+    assert await store.fetch_value(sa.select(sa.func.sum(own.c.p)).having(sa.func.sum(own.c.p) == Decimal("0.3"))) == (
+        Decimal("0.3")
+    )
+    assert await store.fetch_value(sa.select(own.c.id).where(own.c.p + Decimal("0.2") == Decimal("0.3"))) == 0
+    if backend.name == "sqlite":
+        with pytest.raises(CheckViolationError):
+            await store.execute("update priced set p = p + 0.2 where id = 0")
+
+
 # --- text ----------------------------------------------------------------------------------------
 
 TEXT: dict[str, tuple[str, Callable[[Decimal], bool]]] = {

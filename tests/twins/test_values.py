@@ -247,9 +247,7 @@ async def test_the_rest_is_refused_by_its_type_before_anything_is_sent(store: An
         (sa.text("select id from box where word = :value").bindparams(value=value), None),
     ]  # fmt: skip
     for statement, params in statements:
-        with pytest.raises(
-            UsageError, match=rf"bind 'value': a value of type {name} can't be passed .*{advice}"
-        ) as got:
+        with pytest.raises(UsageError, match=rf"bind 'value': a value of type {name} can't be passed .*{advice}") as e:
             await store.execute(statement, params)
         assert_silent(e.value, "planted")
     with pytest.raises(UsageError, match=name):

@@ -24,8 +24,8 @@ from sqlalchemy.sql.compiler import OPERATORS
 from prefiq_db.errors import PrefiqDbError, SchemaError, UnsupportedError
 from prefiq_db.types import ExactDecimal
 from prefiq_db.types.decimal_arithmetic import CALCULATES, DIVIDES, calculated_scale, operands
-from prefiq_db.types.decimal_floats import MAX_DIGITS, decimal_of, fits
-from prefiq_db.types.decimals import SQLITE_NAME, DecimalReal, check_sql
+from prefiq_db.types.decimal_floats import MAX_DIGITS, decimal_of
+from prefiq_db.types.decimals import SQLITE_NAME, check_sql, exact_type
 
 EXACT: Final = "prefiq_exact"
 SUM: Final = "prefiq_sum_"
@@ -72,9 +72,10 @@ def _exact(value: Any, scale: int) -> float | None:
     if value is None:
         return None
     number = _number(value)
-    if not math.isfinite(number) or not fits(number, scale):
+    units = _units(number, scale) if math.isfinite(number) else 10**MAX_DIGITS
+    if abs(units) >= 10**MAX_DIGITS:
         raise _too_large()
-    return _units(number, scale) / 10.0**scale
+    return units / 10.0**scale
 
 
 def _rounded(value: Any, digits: Any) -> Any:
@@ -156,15 +157,15 @@ class DecimalCompiler(SQLiteCompiler):
     decimal_columns: frozenset[tuple[str, str]] = frozenset()
 
     def visit_column(self, column: Any, *args: Any, **kwargs: Any) -> Any:
-        if isinstance(column.type, ExactDecimal):
+        if exact_type(column.type) is not None:
             self._note(column.table, column)
         return super().visit_column(column, *args, **kwargs)
 
     def visit_insert(self, insert_stmt: Any, *args: Any, **kwargs: Any) -> Any:
         for column in insert_stmt.table.columns:
-            if isinstance(column.type, ExactDecimal):
+            if exact_type(column.type) is not None:
                 self._note(insert_stmt.table, column)
-        return super().visit_insert(insert_stmt, *args, **kwargs)
+        return super().visit_insert(insert_stmt, *args, **kwargs)  # type: ignore[no-untyped-call]
 
     def _note(self, table: Any, column: Any) -> None:
         while isinstance(table, sa.Alias):
@@ -175,12 +176,12 @@ class DecimalCompiler(SQLiteCompiler):
     def visit_binary(self, binary: Any, *args: Any, **kwargs: Any) -> Any:
         if _is_exact(binary):
             return self._calculated(binary, **kwargs)
-        return super().visit_binary(binary, *args, **kwargs)
+        return super().visit_binary(binary, *args, **kwargs)  # type: ignore[no-untyped-call]
 
     def visit_expression_clauselist(self, clauselist: Any, **kwargs: Any) -> Any:
         if _is_exact(clauselist):
             return self._calculated(clauselist, **kwargs)
-        return super().visit_expression_clauselist(clauselist, **kwargs)
+        return super().visit_expression_clauselist(clauselist, **kwargs)  # type: ignore[no-untyped-call]
 
     def _calculated(self, expression: Any, **kwargs: Any) -> str:
         """Return the calls that calculate an expression, one for each operator: each result is a decimal again."""
@@ -199,14 +200,13 @@ class DecimalCompiler(SQLiteCompiler):
 
     def visit_sum_func(self, function: Any, **kwargs: Any) -> str:
         arguments = self.function_argspec(function, **kwargs)
-        if not isinstance(function.type, ExactDecimal):
-            return f"sum{arguments}"
-        return f"{SUM}{_known(function.type.scale)}{arguments}"
+        type_ = exact_type(function.type)
+        return f"sum{arguments}" if type_ is None else f"{SUM}{_known(type_.scale)}{arguments}"
 
 
 def _is_exact(expression: Any) -> bool:
     calculates = expression.operator in CALCULATES or expression.operator in DIVIDES
-    return calculates and isinstance(expression.type, ExactDecimal)
+    return calculates and exact_type(expression.type) is not None
 
 
 def _known(scale: int | None) -> int:
@@ -227,11 +227,9 @@ class DecimalDDLCompiler(SQLiteDDLCompiler):
     """Adds to a decimal column the CHECK that refuses what stands for no decimal, as ``n + 0.2`` of a text may be."""
 
     def get_column_specification(self, column: Any, **kwargs: Any) -> str:
-        text: str = super().get_column_specification(column, **kwargs)
-        type_ = column.type
-        if isinstance(type_, sa.types.TypeDecorator):
-            type_ = type_.dialect_impl(self.dialect).impl_instance  # a TypeDecorator of somebody's around ours, too
-        if not isinstance(type_, DecimalReal) or column.computed is not None:
+        text: str = super().get_column_specification(column, **kwargs)  # type: ignore[no-untyped-call]
+        type_ = exact_type(column.type)
+        if type_ is None or column.computed is not None:
             return text
         if type_.scale > MAX_SCALE:
             raise UnsupportedError(
@@ -264,7 +262,10 @@ class _DateTime(_InUtc, sqlite.DATETIME):
     pass
 
 
-class _Timestamp(_InUtc, SQLiteDialect_pysqlite.colspecs[sa.TIMESTAMP]):  # type: ignore[misc]
+_StoredTimestamp: Any = SQLiteDialect_pysqlite.colspecs[sa.TIMESTAMP]
+
+
+class _Timestamp(_InUtc, _StoredTimestamp):  # type: ignore[misc]
     pass
 
 
@@ -275,8 +276,8 @@ _OWN_CHECK: Final = re.compile(r"abs\((.+)\) < [\d.]+ AND \1 = round\(\1 \* 10*\
 class DecimalSqlite:
     """Mixed in before a dialect of SQLite."""
 
-    statement_compiler = DecimalCompiler
-    ddl_compiler = DecimalDDLCompiler
+    statement_compiler: Any = DecimalCompiler
+    ddl_compiler: Any = DecimalDDLCompiler
     ischema_names: ClassVar[Any] = {**ischema_names, SQLITE_NAME: ExactDecimal}
     colspecs: ClassVar[Any] = {
         **SQLiteDialect_pysqlite.colspecs,

@@ -295,7 +295,7 @@ def _name(context: Any, place: Any) -> str:
 
 def _positions(context: Any) -> list[str]:
     """Return the binds' names in the order of the parameters; a list's elements are called ``ids_1``, ``ids_2``."""
-    given = next(iter(context.compiled_parameters), {})
+    given: Mapping[str, Any] = next(iter(context.compiled_parameters), {})
     names: list[str] = []
     for name in context.compiled.positiontup or ():
         elements = [each for each in given if re.fullmatch(rf"{re.escape(name)}_\d+(?:_\d+)?", each)]

@@ -59,7 +59,7 @@ class ExactComparator(TypeDecorator.Comparator[Decimal]):
 
     def _scaled(self, op: Any, result: Any) -> Any:
         if op in CALCULATES | DIVIDES and isinstance(result, OperatorExpression):
-            result.type = self.type.calculated(calculated_scale(op, operands(result)))  # type: ignore[attr-defined]
+            result.type = self.type._calculated_type(calculated_scale(op, operands(result)))  # type: ignore[attr-defined]
         return result
 
 
@@ -67,7 +67,7 @@ def operands(expression: OperatorExpression[Any]) -> list[Any]:
     """Return what stands between the operators: two, or more where one operator is repeated (``a + b + c``)."""
     if isinstance(expression, sa.BinaryExpression):
         return [expression.left, expression.right]
-    return list(expression.clauses)  # type: ignore[attr-defined]
+    return list(expression.clauses)
 
 
 def calculated_scale(op: Any, parts: Sequence[Any]) -> int | None:

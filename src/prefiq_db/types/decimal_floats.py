@@ -37,9 +37,9 @@ def decimal_of(value: float) -> Decimal:
     return Decimal(f"{value:.{MAX_DIGITS}g}")
 
 
-def fits(value: Decimal | float, scale: int) -> bool:
+def fits(value: Decimal, scale: int) -> bool:
     """Return whether a number of that size is told from its neighbours by *scale* digits after the point."""
-    return bool(abs(value) < limit(scale))
+    return abs(value) < limit(scale)
 
 
 def limit(scale: int) -> Decimal:

@@ -64,6 +64,9 @@ class ExactDecimal(TypeDecorator[Decimal]):
     impl = Numeric
     cache_ok = True
     comparator_factory = ExactComparator
+    precision: int
+    #: ``None`` only for what is calculated, when nobody knows it
+    scale: Any
 
     def __init__(self, precision: int = 19, scale: int = 4) -> None:
         if not 1 <= precision <= MAX_PRECISION or not 0 <= scale <= min(precision, MAX_SCALE):
@@ -84,7 +87,7 @@ class ExactDecimal(TypeDecorator[Decimal]):
         # Whether 1.5 is less than 1.55555 is a fair question to a column of four digits, and so is 1.5 times it.
         return Operand(_digits_after(value)) if isinstance(value, (Decimal, int)) else self
 
-    def calculated(self, scale: int | None) -> ExactDecimal:
+    def _calculated_type(self, scale: int | None) -> ExactDecimal:
         """Return the type of what is calculated with this one, with *scale* digits; ``None``: nobody knows."""
         return Operand(scale)
 
@@ -155,6 +158,13 @@ class ExactDecimal(TypeDecorator[Decimal]):
         return rounded
 
 
+def exact_type(type_: Any) -> ExactDecimal | None:
+    """Return the exact decimal that *type_* is, also inside a TypeDecorator of somebody's; ``None`` if it is none."""
+    while isinstance(type_, TypeDecorator) and not isinstance(type_, ExactDecimal):
+        type_ = type_.impl_instance
+    return type_ if isinstance(type_, ExactDecimal) else None
+
+
 class Operand(ExactDecimal):
     """A number that a decimal is compared or calculated with, or what comes of that: of any size.
 
@@ -165,7 +175,7 @@ class Operand(ExactDecimal):
 
     def __init__(self, scale: int | None = 0) -> None:
         super().__init__(MAX_PRECISION, min(scale or 0, MAX_SCALE))
-        self.scale = scale  # type: ignore[assignment]
+        self.scale = scale
 
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
         if dialect.name == "sqlite":
