@@ -16,6 +16,7 @@ from prefiq_db.dialects import mariadb
 from prefiq_db.dialects.classify import in_phase, treatment
 from prefiq_db.dialects.sqlite import connection_factory
 from prefiq_db.drivers.deadlines import DeadlinePassed, Shares
+from prefiq_db.drivers.mysql_literals import conversions
 from prefiq_db.errors import ErrorKind, NotReadyError, PrefiqDbError, ReadOnlyError
 from prefiq_db.pool import seconds_to_connect
 from prefiq_db.settings import DatabaseSettings
@@ -255,8 +256,11 @@ class _PyMySQLConnector(_MySQLConnector):
     """Adds what PyMySQL lacks: a connect timeout that covers the handshake."""
 
     def open(self, connect: _Connect, arguments: dict[str, Any], until: float) -> Any:
+        from pymysql.converters import conversions as of_driver
+
         from prefiq_db.drivers import pymysql
 
+        arguments = {"conv": conversions(of_driver), **arguments}
         mode = self.settings.ssl_mode
         tls: dict[str, Any] = {"ssl_disabled": True} if mode in ("disable", "prefer") else {"ssl": self.context}
         connection = pymysql.Connection(**arguments, **tls, defer_connect=True)
@@ -299,8 +303,11 @@ class _AsyncmyConnector(_MySQLConnector):
 
 async def _asyncmy_by(until: float, **arguments: Any) -> Any:
     """Connect, greet and log in until a moment on the monotonic clock."""
+    from asyncmy.converters import conversions as of_driver
+
     from prefiq_db.drivers import asyncmy
 
+    arguments = {"conv": conversions(of_driver), **arguments}
     try:
         async with asyncio.timeout(_left(until)):
             return await asyncmy.connect(**arguments)

@@ -27,6 +27,7 @@ from prefiq_db.core import (
 )
 from prefiq_db.engines import make_engine
 from prefiq_db.execution.mapping import Into
+from prefiq_db.execution.typed import Types
 from prefiq_db.hooks.budgets import StatementBudget
 from prefiq_db.hooks.connections import ConnectionWatcher
 from prefiq_db.hooks.registry import Hooks
@@ -116,17 +117,26 @@ class Database:
 
     # --- statements ------------------------------------------------------------------------------
 
-    def fetch_all(self, statement: Any, params: Params = None, *, into: Into | None = None) -> list[Any]:
-        """Return every row; an empty list for a statement that returns none."""
-        return self._core.fetch_all(statement, params, into)
+    def fetch_all(
+        self, statement: Any, params: Params = None, *, into: Into | None = None, types: Types | None = None
+    ) -> list[Any]:
+        """Return every row; an empty list for a statement that returns none.
 
-    def fetch_one(self, statement: Any, params: Params = None, *, into: Into | None = None) -> Any:
+        *types* says how columns of a text statement are read: ``types={"amount": Money}``.
+        """
+        return self._core.fetch_all(statement, params, into, types)
+
+    def fetch_one(
+        self, statement: Any, params: Params = None, *, into: Into | None = None, types: Types | None = None
+    ) -> Any:
         """Return the first row, or ``None``."""
-        return self._core.fetch_one(statement, params, into)
+        return self._core.fetch_one(statement, params, into, types)
 
-    def fetch_value(self, statement: Any, params: Params = None, *, into: Into | None = None) -> Any:
+    def fetch_value(
+        self, statement: Any, params: Params = None, *, into: Into | None = None, types: Types | None = None
+    ) -> Any:
         """Return the first column of the first row, or ``None``."""
-        return self._core.fetch_value(statement, params, into)
+        return self._core.fetch_value(statement, params, into, types)
 
     def execute(self, statement: Any, params: Params = None) -> ExecuteResult:
         """Run a statement for what it does. Outside a transaction it is one by itself."""
@@ -359,17 +369,26 @@ class Transaction:
     def __exit__(self, exc_type: object, exc: BaseException | None, traceback: object) -> None:
         self._verbs.tx.end(exc)
 
-    def fetch_all(self, statement: Any, params: Params = None, *, into: Into | None = None) -> list[Any]:
-        """Return every row; an empty list for a statement that returns none."""
-        return self._verbs.fetch_all(statement, params, into)
+    def fetch_all(
+        self, statement: Any, params: Params = None, *, into: Into | None = None, types: Types | None = None
+    ) -> list[Any]:
+        """Return every row; an empty list for a statement that returns none.
 
-    def fetch_one(self, statement: Any, params: Params = None, *, into: Into | None = None) -> Any:
+        *types* says how columns of a text statement are read: ``types={"amount": Money}``.
+        """
+        return self._verbs.fetch_all(statement, params, into, types)
+
+    def fetch_one(
+        self, statement: Any, params: Params = None, *, into: Into | None = None, types: Types | None = None
+    ) -> Any:
         """Return the first row, or ``None``."""
-        return self._verbs.fetch_one(statement, params, into)
+        return self._verbs.fetch_one(statement, params, into, types)
 
-    def fetch_value(self, statement: Any, params: Params = None, *, into: Into | None = None) -> Any:
+    def fetch_value(
+        self, statement: Any, params: Params = None, *, into: Into | None = None, types: Types | None = None
+    ) -> Any:
         """Return the first column of the first row, or ``None``."""
-        return self._verbs.fetch_value(statement, params, into)
+        return self._verbs.fetch_value(statement, params, into, types)
 
     def execute(self, statement: Any, params: Params = None) -> ExecuteResult:
         """Run a statement for what it does."""

@@ -26,6 +26,7 @@ from prefiq_db.core import (
 )
 from prefiq_db.engines import make_async_engine
 from prefiq_db.execution.mapping import Into
+from prefiq_db.execution.typed import Types
 from prefiq_db.hooks.budgets import StatementBudget
 from prefiq_db.hooks.connections import ConnectionWatcher
 from prefiq_db.hooks.registry import Hooks
@@ -118,17 +119,26 @@ class AsyncDatabase:
 
     # --- statements ------------------------------------------------------------------------------
 
-    async def fetch_all(self, statement: Any, params: Params = None, *, into: Into | None = None) -> list[Any]:
-        """Return every row; an empty list for a statement that returns none."""
-        return await spawn(self._core.fetch_all, statement, params, into)
+    async def fetch_all(
+        self, statement: Any, params: Params = None, *, into: Into | None = None, types: Types | None = None
+    ) -> list[Any]:
+        """Return every row; an empty list for a statement that returns none.
 
-    async def fetch_one(self, statement: Any, params: Params = None, *, into: Into | None = None) -> Any:
+        *types* says how columns of a text statement are read: ``types={"amount": Money}``.
+        """
+        return await spawn(self._core.fetch_all, statement, params, into, types)
+
+    async def fetch_one(
+        self, statement: Any, params: Params = None, *, into: Into | None = None, types: Types | None = None
+    ) -> Any:
         """Return the first row, or ``None``."""
-        return await spawn(self._core.fetch_one, statement, params, into)
+        return await spawn(self._core.fetch_one, statement, params, into, types)
 
-    async def fetch_value(self, statement: Any, params: Params = None, *, into: Into | None = None) -> Any:
+    async def fetch_value(
+        self, statement: Any, params: Params = None, *, into: Into | None = None, types: Types | None = None
+    ) -> Any:
         """Return the first column of the first row, or ``None``."""
-        return await spawn(self._core.fetch_value, statement, params, into)
+        return await spawn(self._core.fetch_value, statement, params, into, types)
 
     async def execute(self, statement: Any, params: Params = None) -> ExecuteResult:
         """Run a statement for what it does. Outside a transaction it is one by itself."""
@@ -366,17 +376,26 @@ class AsyncTransaction:
     async def __aexit__(self, exc_type: object, exc: BaseException | None, traceback: object) -> None:
         await spawn(self._verbs.tx.end, exc)
 
-    async def fetch_all(self, statement: Any, params: Params = None, *, into: Into | None = None) -> list[Any]:
-        """Return every row; an empty list for a statement that returns none."""
-        return await spawn(self._verbs.fetch_all, statement, params, into)
+    async def fetch_all(
+        self, statement: Any, params: Params = None, *, into: Into | None = None, types: Types | None = None
+    ) -> list[Any]:
+        """Return every row; an empty list for a statement that returns none.
 
-    async def fetch_one(self, statement: Any, params: Params = None, *, into: Into | None = None) -> Any:
+        *types* says how columns of a text statement are read: ``types={"amount": Money}``.
+        """
+        return await spawn(self._verbs.fetch_all, statement, params, into, types)
+
+    async def fetch_one(
+        self, statement: Any, params: Params = None, *, into: Into | None = None, types: Types | None = None
+    ) -> Any:
         """Return the first row, or ``None``."""
-        return await spawn(self._verbs.fetch_one, statement, params, into)
+        return await spawn(self._verbs.fetch_one, statement, params, into, types)
 
-    async def fetch_value(self, statement: Any, params: Params = None, *, into: Into | None = None) -> Any:
+    async def fetch_value(
+        self, statement: Any, params: Params = None, *, into: Into | None = None, types: Types | None = None
+    ) -> Any:
         """Return the first column of the first row, or ``None``."""
-        return await spawn(self._verbs.fetch_value, statement, params, into)
+        return await spawn(self._verbs.fetch_value, statement, params, into, types)
 
     async def execute(self, statement: Any, params: Params = None) -> ExecuteResult:
         """Run a statement for what it does."""

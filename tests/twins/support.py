@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
+from decimal import Decimal
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
@@ -121,6 +122,15 @@ async def in_thread_or_task(world: str, work: Callable[[], Awaitable[Any]]) -> A
 
 async def _awaited(work: Callable[[], Awaitable[T]]) -> T:
     return await work()
+
+
+def within_sqlite(backend: Any, values: Iterable[Any]) -> list[Any]:
+    """Return *values* without the decimals of more than 15 digits where the database is SQLite, which refuses them."""
+    if backend.name != "sqlite":
+        return list(values)
+    return [
+        value for value in values if not isinstance(value, Decimal) or len(value.normalize().as_tuple().digits) <= 15
+    ]
 
 
 def assert_silent(error: BaseException, *values: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import enum
 import re
-from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -23,7 +22,6 @@ from prefiq_db.types import (
     misfit_names,
     naming_convention,
 )
-from prefiq_db.types.decimal_order import sort_key
 from prefiq_db.types.naming import MAX_NAME_BYTES, fitted
 
 DIALECTS = (sqlite.dialect(), postgresql.dialect(), mysql.dialect())
@@ -167,14 +165,3 @@ def test_the_docs_map_types_to_columns_as_the_code_does(type_: sa.types.TypeEngi
 
 def mariadb() -> sa.Dialect:
     return sa.make_url("mariadb+pymysql://").get_dialect()()
-
-
-# --- the order of decimals on SQLite ---------------------------------------------------------------
-
-amounts = st.decimals(allow_nan=False, allow_infinity=False, places=10, min_value=-(10**28), max_value=10**28)
-
-
-@given(amounts, amounts)
-def test_keys_sort_as_their_numbers(one: Decimal, other: Decimal) -> None:
-    assert (sort_key(one) < sort_key(other)) is (one < other)
-    assert (sort_key(one) == sort_key(other)) is (one == other)

@@ -41,6 +41,7 @@ from prefiq_db.execution.mapping import Into
 from prefiq_db.execution.refusals import refuse_one_shot
 from prefiq_db.execution.shapes import Shape, all_rows, executed, one_row, one_value, row_count
 from prefiq_db.execution.standard import StandardRoad
+from prefiq_db.execution.typed import Types, typed
 from prefiq_db.hooks.budgets import StatementBudget
 from prefiq_db.hooks.calls import tells_calls, told
 from prefiq_db.hooks.explain import LIMIT_SECONDS, Explain
@@ -152,15 +153,18 @@ class DatabaseCore:
 
     # --- statements ------------------------------------------------------------------------------
 
-    def fetch_all(self, statement: Any, params: Params, into: Into | None) -> list[Any]:
-        rows: list[Any] = self.run("fetch_all", statement, params, all_rows(into))
+    def fetch_all(self, statement: Any, params: Params, into: Into | None, types: Types | None = None) -> list[Any]:
+        statement, shape = typed(statement, types, all_rows(into))
+        rows: list[Any] = self.run("fetch_all", statement, params, shape)
         return rows
 
-    def fetch_one(self, statement: Any, params: Params, into: Into | None) -> Any:
-        return self.run("fetch_one", statement, params, one_row(into))
+    def fetch_one(self, statement: Any, params: Params, into: Into | None, types: Types | None = None) -> Any:
+        statement, shape = typed(statement, types, one_row(into))
+        return self.run("fetch_one", statement, params, shape)
 
-    def fetch_value(self, statement: Any, params: Params, into: Into | None) -> Any:
-        return self.run("fetch_value", statement, params, one_value(into))
+    def fetch_value(self, statement: Any, params: Params, into: Into | None, types: Types | None = None) -> Any:
+        statement, shape = typed(statement, types, one_value(into))
+        return self.run("fetch_value", statement, params, shape)
 
     def execute(self, statement: Any, params: Params) -> ExecuteResult:
         result: ExecuteResult = self.run("execute", statement, params, executed)

@@ -13,6 +13,7 @@ from prefiq_db.execution.binds import bound, bound_rows, checked_params
 from prefiq_db.execution.facts import as_executable, reading_facts
 from prefiq_db.execution.mapping import Into
 from prefiq_db.execution.shapes import Shape, all_rows, executed, one_row, one_value, row_count
+from prefiq_db.execution.typed import Types, typed
 from prefiq_db.hooks.calls import told
 from prefiq_db.overrides import NO_TAGS, Overrides
 from prefiq_db.reports import ExecuteResult
@@ -36,15 +37,18 @@ class TransactionVerbs:
         if self.tx.is_root:
             self.core.life.retry_budget.successes += 1
 
-    def fetch_all(self, statement: Any, params: Params, into: Into | None) -> list[Any]:
-        rows: list[Any] = self._run("fetch_all", statement, params, all_rows(into))
+    def fetch_all(self, statement: Any, params: Params, into: Into | None, types: Types | None = None) -> list[Any]:
+        statement, shape = typed(statement, types, all_rows(into))
+        rows: list[Any] = self._run("fetch_all", statement, params, shape)
         return rows
 
-    def fetch_one(self, statement: Any, params: Params, into: Into | None) -> Any:
-        return self._run("fetch_one", statement, params, one_row(into))
+    def fetch_one(self, statement: Any, params: Params, into: Into | None, types: Types | None = None) -> Any:
+        statement, shape = typed(statement, types, one_row(into))
+        return self._run("fetch_one", statement, params, shape)
 
-    def fetch_value(self, statement: Any, params: Params, into: Into | None) -> Any:
-        return self._run("fetch_value", statement, params, one_value(into))
+    def fetch_value(self, statement: Any, params: Params, into: Into | None, types: Types | None = None) -> Any:
+        statement, shape = typed(statement, types, one_value(into))
+        return self._run("fetch_value", statement, params, shape)
 
     def execute(self, statement: Any, params: Params) -> ExecuteResult:
         result: ExecuteResult = self._run("execute", statement, params, executed)

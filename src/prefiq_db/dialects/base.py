@@ -23,6 +23,7 @@ from prefiq_db.config import ISOLATION_LEVELS
 from prefiq_db.dialects.classify import classify_error
 from prefiq_db.dialects.tokens import TokenDialect
 from prefiq_db.dialects.translate import class_by_code, code_of
+from prefiq_db.dialects.values import Values
 from prefiq_db.drivers.deadlines import GRACE_SECONDS, DeadlinePassed
 from prefiq_db.errors import (
     ErrorKind,
@@ -237,8 +238,8 @@ class PrefiqDialect(TokenDialect):
     ddl_commits: ClassVar[bool] = False
     #: what an error does to the open transaction, where the server doesn't hold it in an aborted state by itself
     after_error: ClassVar[Mapping[ErrorKind, str]] = {}
-    #: how values that the driver doesn't take are passed to text statements
-    adapters: ClassVar[Mapping[type, Callable[[Any], Any]]] = {}
+    #: what becomes of values on their way to the driver
+    values: ClassVar[Values]
     #: a per-call statement timeout costs a round trip to set (it stays remembered)
     server_side_timeout: ClassVar[bool] = True
 
@@ -523,10 +524,16 @@ class PrefiqDialect(TokenDialect):
 
     # --- statements ------------------------------------------------------------------------------
 
+    def knows(self, context: Any, kind: type) -> bool:
+        """Return whether the driver takes values of a type that stands in no table of ours, such as a range."""
+        return False
+
     def do_execute(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
+        parameters = self.values.one(parameters, statement, context, self.knows)
         self._send(super().do_execute, cursor, statement, parameters, context, 1)  # type: ignore[misc]
 
     def do_executemany(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
+        parameters = self.values.many(parameters, statement, context, self.knows)
         self._send(super().do_executemany, cursor, statement, parameters, context, len(parameters))  # type: ignore[misc]
 
     def do_execute_no_params(self, cursor: Any, statement: str, context: Any = None) -> None:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import enum
-import json
 import re
-import uuid
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, ClassVar, Final
@@ -19,6 +16,7 @@ from prefiq_db.config import ANY_HOST, READER
 from prefiq_db.dialects.base import ENDED, GONE, HALF, PrefiqDialect, SessionState, characteristics
 from prefiq_db.dialects.mariadb_tokens import MysqlTokens
 from prefiq_db.dialects.translate import code_of
+from prefiq_db.dialects.values import MARIADB
 from prefiq_db.drivers.statuses import IN_TRANSACTION, is_at_rest
 from prefiq_db.errors import ErrorKind
 
@@ -88,15 +86,10 @@ def misfit(wanted: str, row: Any) -> ErrorKind | None:
     return ailment
 
 
-def _utc(value: dt.datetime) -> dt.datetime:
-    """Return an aware time as naive UTC, which is what the session's time zone makes of it; leave a naive one."""
-    return value if value.tzinfo is None else value.astimezone(dt.UTC).replace(tzinfo=None)
-
-
 class _MySQLFamily(MysqlTokens, PrefiqDialect):
     ddl_commits = True
     connection_characteristics: Any = characteristics()
-    adapters: ClassVar[Any] = {dt.datetime: _utc, uuid.UUID: str, dict: json.dumps}
+    values = MARIADB
     # A deadlock or a snapshot conflict rolls the whole transaction back; what came next would be committed statement
     # by statement. A lock timeout undoes only its statement.
     after_error: ClassVar[Any] = {

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg, PGDialectAsync_psycopg
 
 from prefiq_db.bridge import await_
 from prefiq_db.dialects.base import HALF, PrefiqDialect, Remembered, SessionState, characteristics
 from prefiq_db.dialects.tokens import ABANDONED, TABLE, first_word
+from prefiq_db.dialects.values import POSTGRESQL
 from prefiq_db.errors import ErrorKind
 
 # psycopg.pq.TransactionStatus, by number: the dialect must import without the driver.
@@ -26,8 +26,7 @@ class _Postgresql(PrefiqDialect):
         postgresql_readonly=Remembered("read_only"),
         postgresql_deferrable=Remembered("deferrable"),
     )
-    # psycopg has no default for these; jsonb accepts what json does, and text columns get the text.
-    adapters: ClassVar[Any] = {dict: json.dumps}
+    values = POSTGRESQL
 
     def on_connect(self) -> None:
         """Set up nothing: SQLAlchemy would log the server's notices, which may quote values."""
@@ -152,6 +151,17 @@ class _Postgresql(PrefiqDialect):
 
     def _driver(self, dbapi_connection: Any) -> Any:
         return dbapi_connection
+
+    def knows(self, context: Any, kind: type) -> bool:
+        from psycopg import ProgrammingError
+        from psycopg.adapt import PyFormat
+
+        driver = self._driver(context.root_connection.connection.dbapi_connection)
+        try:
+            driver.adapters.get_dumper(kind, PyFormat.AUTO)
+        except ProgrammingError:
+            return False
+        return True
 
     # Outside a transaction it tells of the next one: 'on' on a standby, and where server or user default to it.
     health_sql = "SELECT current_setting('transaction_read_only')"

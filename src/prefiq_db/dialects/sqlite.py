@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import datetime as dt
-import decimal
-import json
 import os
 import sqlite3
 import time
-import uuid
 from collections.abc import Callable, Iterator
-from typing import Any, ClassVar
+from typing import Any
 
 from sqlalchemy.dialects.sqlite.aiosqlite import SQLiteDialect_aiosqlite
 from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 
 from prefiq_db.bridge import await_, can_await
 from prefiq_db.dialects.base import GONE, PrefiqDialect, SessionState, characteristics
+from prefiq_db.dialects.sqlite_decimals import DecimalSqlite, add_functions, keeps_texts, text_column
 from prefiq_db.dialects.tokens import ABANDONED, TABLE, first_word
-from prefiq_db.errors import ErrorKind
+from prefiq_db.dialects.values import SQLITE
+from prefiq_db.errors import ErrorKind, PrefiqDbError
 
 # How many steps of SQLite's virtual machine pass between two looks at the clock: well under a millisecond of work.
 _STEPS_BETWEEN_CLOCK_LOOKS = 10_000
@@ -35,10 +33,17 @@ class SqliteConnection(sqlite3.Connection):
     timed_out: bool = False
     #: what a signal handler raised while a statement ran (Ctrl-C): sqlite3 says no more than "interrupted"
     interruption: BaseException | None = None
+    #: what a function of ours raised while a statement ran; sqlite3 doesn't say
+    refusal: PrefiqDbError | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        #: tables and columns of exact decimals that are known to hold numbers
+        self.decimal_columns: set[tuple[str, str]] = set()
 
     def start_clock(self) -> None:
         self.timed_out = False
-        self.interruption = None
+        self.interruption = self.refusal = None
         self.deadline = time.monotonic() + self.timeout_seconds
 
     def stop_clock(self) -> None:
@@ -93,6 +98,7 @@ def connection_factory(timeout_seconds: float, durable_wal: bool) -> Callable[..
             connection.timeout_seconds = timeout_seconds
             connection.lock_wait_seconds = kwargs["timeout"]
             connection.execute("PRAGMA foreign_keys = ON").close()
+            add_functions(connection)
             if durable_wal:
                 _use_wal(connection)
             looks = connection.looks_at_clock()
@@ -113,26 +119,12 @@ def _use_wal(connection: sqlite3.Connection) -> None:
         connection.execute("PRAGMA journal_mode = WAL").fetchone()
 
 
-def _iso(value: dt.datetime) -> str:
-    """Return a time as SQLAlchemy stores it in SQLite; an aware one in UTC."""
-    if value.tzinfo is not None:
-        value = value.astimezone(dt.UTC).replace(tzinfo=None)
-    return value.isoformat(sep=" ", timespec="microseconds")
-
-
-class _Sqlite(PrefiqDialect):
+class _Sqlite(DecimalSqlite, PrefiqDialect):
     label = "sqlite"
     explain_words = "EXPLAIN QUERY PLAN"
     connection_characteristics: Any = characteristics()
     server_side_timeout = False
-    adapters: ClassVar[Any] = {
-        decimal.Decimal: str,
-        dt.datetime: _iso,
-        dt.date: dt.date.isoformat,
-        dt.time: dt.time.isoformat,
-        uuid.UUID: lambda value: value.hex,
-        dict: json.dumps,
-    }
+    values = SQLITE
 
     def begin_sql(self, state: SessionState) -> str:
         # A writer that begins as a reader fails with BUSY_SNAPSHOT when somebody else wrote meanwhile, and no
@@ -191,9 +183,34 @@ class _Sqlite(PrefiqDialect):
         return None if self.in_transaction(dbapi_connection) else GONE
 
     def _send(self, send: Any, cursor: Any, statement: Any, parameters: Any, context: Any, batch_size: int) -> None:
-        if context is not None:
-            self._sqlite(context.root_connection.connection.dbapi_connection).start_clock()
-        super()._send(send, cursor, statement, parameters, context, batch_size)
+        if context is None:
+            super()._send(send, cursor, statement, parameters, context, batch_size)
+            return
+        connection = self._sqlite(context.root_connection.connection.dbapi_connection)
+        self._check_decimals(context, connection)
+        connection.start_clock()
+        try:
+            super()._send(send, cursor, statement, parameters, context, batch_size)
+        except Exception:
+            if connection.refusal is None:
+                raise
+        else:
+            return
+        raise connection.refusal
+
+    def _check_decimals(self, context: Any, connection: SqliteConnection) -> None:
+        """Refuse a statement on a decimal column that holds texts still; look once per connection and column."""
+        columns = getattr(context.compiled, "decimal_columns", None)
+        if not columns or connection.decimal_columns.issuperset(columns):
+            return
+        raw = context.root_connection.connection.dbapi_connection
+        for table, column in columns - connection.decimal_columns:
+            name, of = (word.replace("'", "''") for word in (column, table))
+            rows = self.ask(raw, f"SELECT type FROM pragma_table_info('{of}') WHERE name = '{name}'")
+            if rows and keeps_texts(rows[0][0]):
+                raise text_column(f"{table}.{column}")
+            if rows:
+                connection.decimal_columns.add((table, column))
 
     def set_statement_timeout(self, proxied: Any, seconds: float) -> None:
         self._sqlite(proxied.dbapi_connection).timeout_seconds = seconds

@@ -190,6 +190,7 @@ NAMED_EXCEPTIONS: Final[tuple[NamedException, ...]] = (
         _ANY,
         ErrorKind.DATA,
         r"^integer overflow",
+        r"^user-defined (?:function|aggregate)",  # ours, of decimals, while rows were fetched
         r"^malformed JSON",
         r"^(?:bad )?JSON (?:path|cannot|text)",
         r"^string or blob too big",

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from sqlalchemy import Connection, Engine, Executable, NullPool, RootTransaction, TextClause
 from sqlalchemy.engine import NestedTransaction
@@ -123,7 +123,7 @@ class StandardRoad:
         def send() -> Any:
             self.state(connection).call = call
             self.dialect.bound_statements(connection, timeout_seconds, left_seconds)
-            return shape.fetch(connection.execute(statement, self._adapted(statement, params)))
+            return shape.fetch(connection.execute(statement, params))
 
         try:
             return self.border.cross(send, timed_out=lambda: self.dialect.timed_out(connection))
@@ -156,18 +156,6 @@ class StandardRoad:
 
     def begin_nested(self, connection: Connection) -> NestedTransaction:
         return self.border.cross(connection.begin_nested)
-
-    def _adapted(self, statement: Executable, params: Any) -> Any:
-        """Return *params* with the values that the driver doesn't take in text statements made into what it takes.
-
-        A Core construct knows its columns' types; text doesn't, and sqlite3 refuses a Decimal, asyncmy a dict.
-        """
-        adapters = self.dialect.adapters
-        if not params or not adapters or not isinstance(statement, TextClause):
-            return params
-        if isinstance(params, Mapping):
-            return _adapt(params, adapters)
-        return [_adapt(row, adapters) for row in params]
 
 
 class _OneShot:
@@ -220,9 +208,8 @@ class _OneShot:
         state.retry_number = self.call.attempts - 1
         left = None if self.within_seconds is None else self._left(self.within_seconds)
         road.dialect.bound_statements(connection, self.timeout_seconds, left)
-        parameters = road._adapted(self.statement, self.params)
         self.sent = True
-        fetched = self.shape.fetch(connection.execute(self.statement, parameters))
+        fetched = self.shape.fetch(connection.execute(self.statement, self.params))
         # Only what has ended by itself is acknowledged.
         road.dialect.check_at_rest(connection)
         return fetched
@@ -241,19 +228,3 @@ class _OneShot:
         """Give the connection back; a result that was not read to its end goes with it."""
         if self.connection is not None:
             self.connection.close()
-
-
-def _adapt(row: Mapping[str, Any], adapters: Mapping[type, Callable[[Any], Any]]) -> Mapping[str, Any]:
-    if _TAKEN_BY_ALL.issuperset(map(type, row.values())):
-        return row
-    return {name: _adapted_value(value, adapters) for name, value in row.items()}
-
-
-_TAKEN_BY_ALL: Final = frozenset({str, int, float, bool, bytes, type(None)})
-
-
-def _adapted_value(value: Any, adapters: Mapping[type, Callable[[Any], Any]]) -> Any:
-    for kind in type(value).__mro__:  # an OrderedDict is a dict to us, and a pendulum.DateTime a datetime
-        if kind in adapters:
-            return adapters[kind](value)
-    return value

@@ -16,7 +16,7 @@ from typing import Any, Final
 from sqlalchemy import Delete, Insert, Select, TableClause, TextClause, Update
 from sqlalchemy.schema import ExecutableDDLElement
 from sqlalchemy.sql import visitors
-from sqlalchemy.sql.selectable import CompoundSelect
+from sqlalchemy.sql.selectable import CompoundSelect, TextualSelect
 
 from prefiq_db.masking import mask_for_tables, mask_literals
 
@@ -44,7 +44,7 @@ class Description:
 def describe(statement: str, compiled: Any, dialect: str = "") -> Description:
     """Return the description of *statement*; *compiled* is SQLAlchemy's, or ``None`` for a driver's text."""
     construct = None if compiled is None else compiled.statement
-    is_text = construct is None or isinstance(construct, TextClause)
+    is_text = construct is None or isinstance(construct, (TextClause, TextualSelect))
     words = list(_of_text(statement, dialect) if is_text else _of_core(construct))
     operations = [word for word, is_operation in words if is_operation]
     tables = tuple(dict.fromkeys(word for word, is_operation in words if not is_operation))

@@ -1,5 +1,6 @@
 """Migrations that any number of deployers can run at once: prefiq_db's own tables, and those of a service."""
 
+from prefiq_db.migrate.decimals import decimals_to_numbers
 from prefiq_db.migrate.environment import run
 from prefiq_db.migrate.history import VERSION_TABLE
 from prefiq_db.migrate.location import migrations_directory
@@ -15,6 +16,7 @@ __all__ = [
     "Revisions",
     "at_head",
     "at_head_async",
+    "decimals_to_numbers",
     "migrations_directory",
     "run",
 ]

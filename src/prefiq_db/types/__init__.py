@@ -8,7 +8,7 @@ goes through a float on SQLite; ``JSON`` makes ``None`` of JSON's null and SQL's
 from __future__ import annotations
 
 from prefiq_db.types.choices import StrEnum
-from prefiq_db.types.decimal_order import numeric_order
+from prefiq_db.types.decimal_arithmetic import numeric_order
 from prefiq_db.types.decimals import ExactDecimal, Money
 from prefiq_db.types.documents import JSON_NULL, Json
 from prefiq_db.types.identifiers import Uuid

@@ -5,35 +5,68 @@ from __future__ import annotations
 from decimal import Context, Decimal
 from typing import Any, Final
 
-from sqlalchemy import Dialect, Numeric, String
+from sqlalchemy import Dialect, Float, Numeric
+from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
-from prefiq_db.errors import UnsupportedError, UsageError
-from prefiq_db.types.decimal_order import ExactComparator
+from prefiq_db.errors import SchemaError, UnsupportedError, UsageError
+from prefiq_db.types.decimal_arithmetic import ExactComparator
+from prefiq_db.types.decimal_floats import MAX_DIGITS, DecimalFloat, decimal_of, fits, float_of, limit
 
-# What MariaDB's DECIMAL takes at most (and MySQL, whose scale ends at 30); PostgreSQL and SQLite take more.
+# What MariaDB's DECIMAL takes at most (and MySQL, whose scale ends at 30); PostgreSQL takes more.
 MAX_PRECISION: Final = 65
 MAX_SCALE: Final = 30
-# A double is right to the last of 15 digits.
-_FLOAT_DIGITS: Final = 15
+
+#: What a decimal column is called in SQLite. By "REAL" in its name SQLite makes floats of what is written to it, a
+#: text's number and an integer too, so that ``/`` never divides integers.
+SQLITE_NAME: Final = "DECIMAL_REAL"
+
+
+class DecimalReal(Float[Any]):
+    """SQLite's column of an exact decimal."""
+
+    __visit_name__ = "decimal_real"
+
+    def __init__(self, precision: int = 19, scale: int = 4) -> None:
+        super().__init__()
+        self.precision = precision
+        self.scale = scale
+
+    def bind_processor(self, dialect: Dialect) -> None:
+        return None
+
+    def literal_processor(self, dialect: Dialect) -> Any:
+        return float.__repr__
+
+    def result_processor(self, dialect: Dialect, coltype: object) -> None:
+        return None
+
+
+@compiles(DecimalReal)
+def _ddl(type_: DecimalReal, compiler: Any, **kwargs: Any) -> str:
+    return f"{SQLITE_NAME}({type_.precision}, {type_.scale})"
 
 
 class ExactDecimal(TypeDecorator[Decimal]):
     """A decimal number of *precision* digits, *scale* of them after the point, kept to the last digit.
 
-    ``NUMERIC(precision, scale)`` on PostgreSQL and MariaDB; on SQLite, which has no decimals, a text. There ``=``,
-    ``<``, ``between``, ``.asc()`` and ``.desc()`` are exact all the same; ``order_by`` of the bare column, ``min`` and
-    ``max`` follow the text: sort by :func:`prefiq_db.types.numeric_order`. SQLite calculates (``sum``, ``+``) in
-    floats: a result of up to 15 digits is right and rounded to *scale*, a longer one is refused.
+    ``NUMERIC(precision, scale)`` on PostgreSQL and MariaDB. SQLite has no decimals: there it is a float of at most 15
+    digits, which are exact, in a column that refuses what isn't (``DECIMAL_REAL``, with a CHECK). SQL compares and
+    sorts as numbers on all three; ``+``, ``-``, ``*`` and ``sum`` of Core are exact, ``/`` isn't offered on SQLite.
 
     Raises:
-        UsageError: for a float, or a number with more digits than the column has; it is never rounded in silence.
-        UnsupportedError: when SQLite calculated a number that a float can't hold.
+        UsageError: for a float, or a number with more digits than the column has; it is never rounded in silence. On
+            SQLite also for one of more than 15 digits in all: 99999999999.9999 is the largest ``Money`` there.
+        UnsupportedError: when SQLite calculated a number that has more than 15 digits, or is to divide.
+        SchemaError: when a column of SQLite holds texts still, as it did before this type kept numbers.
     """
 
     impl = Numeric
     cache_ok = True
     comparator_factory = ExactComparator
+    precision: int
+    #: ``None`` only for what is calculated, when nobody knows it
+    scale: Any
 
     def __init__(self, precision: int = 19, scale: int = 4) -> None:
         if not 1 <= precision <= MAX_PRECISION or not 0 <= scale <= min(precision, MAX_SCALE):
@@ -47,22 +80,29 @@ class ExactDecimal(TypeDecorator[Decimal]):
 
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
         if dialect.name == "sqlite":
-            return dialect.type_descriptor(String(self.precision + 2))
+            return dialect.type_descriptor(DecimalReal(self.precision, self.scale))
         return dialect.type_descriptor(Numeric(self.precision, self.scale, asdecimal=True))
+
+    def coerce_compared_value(self, op: Any, value: Any) -> Any:
+        # Whether 1.5 is less than 1.55555 is a fair question to a column of four digits, and so is 1.5 times it.
+        return Operand(_digits_after(value)) if isinstance(value, (Decimal, int)) else self
+
+    def _calculated_type(self, scale: int | None) -> ExactDecimal:
+        """Return the type of what is calculated with this one, with *scale* digits; ``None``: nobody knows."""
+        return Operand(scale)
 
     def process_bind_param(self, value: Any, dialect: Dialect) -> Any:
         if value is None:
             return None
         exact = self._exact(value)
-        # Not str(): that writes small numbers as 1E-10, and equal numbers must be equal texts.
-        return format(exact, "f") if dialect.name == "sqlite" else exact
+        return self._as_float(exact) if dialect.name == "sqlite" else exact
 
     def process_result_value(self, value: Any, dialect: Dialect) -> Decimal | None:
         if value is None:
             return None
-        if isinstance(value, float):  # only SQLite calculates in floats
-            return self._calculated(value)
-        return Decimal(value)
+        if dialect.name == "sqlite":
+            return self._from_sqlite(value)
+        return Decimal(repr(value)) if isinstance(value, float) else Decimal(value)
 
     def _exact(self, value: Any) -> Decimal:
         """Return *value* with exactly *scale* digits after the point.
@@ -70,12 +110,8 @@ class ExactDecimal(TypeDecorator[Decimal]):
         Raises:
             UsageError: it is no decimal number, or doesn't fit without rounding.
         """
+        number = self._number(value)
         me = type(self).__name__
-        if isinstance(value, bool) or not isinstance(value, (Decimal, int)):
-            raise UsageError(f"{me}: expected a Decimal or an int, not {type(value).__name__}")
-        number = Decimal(value)
-        if not number.is_finite():
-            raise UsageError(f"{me}: expected a finite number")
         if not number:
             return Decimal(0).scaleb(-self.scale)  # also of -0, which is no other number
         if number.adjusted() >= self.precision - self.scale:
@@ -87,22 +123,106 @@ class ExactDecimal(TypeDecorator[Decimal]):
             raise UsageError(f"{me}: more than {self.scale} digits after the point; round it yourself")
         return exact
 
-    def _calculated(self, value: float) -> Decimal:
-        if abs(value) < 10.0 ** (_FLOAT_DIGITS - self.scale):
-            return Decimal(repr(value)).quantize(Decimal(1).scaleb(-self.scale))
-        raise UnsupportedError(
-            f"{type(self).__name__}: SQLite calculated this in floats, and it is too large to be right to the last of "
-            f"{self.scale} digits after the point; calculate in Python, or on PostgreSQL or MariaDB"
-        )
+    def _number(self, value: Any) -> Decimal:
+        me = type(self).__name__
+        if isinstance(value, bool) or not isinstance(value, (Decimal, int)):
+            raise UsageError(f"{me}: expected a Decimal or an int, not {type(value).__name__}")
+        number = Decimal(value)
+        if not number.is_finite():
+            raise UsageError(f"{me}: expected a finite number")
+        return number
+
+    def _as_float(self, exact: Decimal) -> DecimalFloat:
+        found = float_of(exact) if fits(exact, self.scale) else None
+        if found is None:
+            raise UsageError(
+                f"{type(self).__name__}: SQLite keeps {MAX_DIGITS} digits, {self.scale} of them after the point here, "
+                "and this number is too large for that; PostgreSQL and MariaDB keep it"
+            )
+        return found
+
+    def _from_sqlite(self, value: Any) -> Decimal:
+        me = type(self).__name__
+        if isinstance(value, (str, bytes)):
+            raise SchemaError(
+                f"{me}: this column of SQLite holds texts, not numbers: an earlier version of prefiq_db made it; "
+                "run prefiq_db.migrate.decimals_to_numbers in a revision (docs/migrations.md)"
+            )
+        number = decimal_of(value) if isinstance(value, float) else Decimal(value)
+        unit = Decimal(1).scaleb(-self.scale)
+        if not fits(number, self.scale) or (rounded := number.quantize(unit)) != number:
+            raise UnsupportedError(
+                f"{me}: SQLite calculated this in floats, and it isn't right to the last of {self.scale} digits after "
+                "the point: calculate with Core, or in Python, or say round(..., digits) in the SQL"
+            )
+        return rounded
+
+
+def exact_type(type_: Any) -> ExactDecimal | None:
+    """Return the exact decimal that *type_* is, also inside a TypeDecorator of somebody's; ``None`` if it is none."""
+    while isinstance(type_, TypeDecorator) and not isinstance(type_, ExactDecimal):
+        type_ = type_.impl_instance
+    return type_ if isinstance(type_, ExactDecimal) else None
+
+
+class Operand(ExactDecimal):
+    """A number that a decimal is compared or calculated with, or what comes of that: of any size.
+
+    ``scale`` is ``None`` when nobody knows it.
+    """
+
+    cache_ok = True
+
+    def __init__(self, scale: int | None = 0) -> None:
+        super().__init__(MAX_PRECISION, min(scale or 0, MAX_SCALE))
+        self.scale = scale
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        if dialect.name == "sqlite":
+            return dialect.type_descriptor(DecimalReal())
+        return dialect.type_descriptor(Numeric(asdecimal=True))
+
+    def _exact(self, value: Any) -> Decimal:
+        return self._number(value)
+
+    def _as_float(self, exact: Decimal) -> DecimalFloat:
+        found = float_of(exact)
+        if found is None:
+            raise UsageError(
+                f"ExactDecimal: SQLite compares and calculates with at most {MAX_DIGITS} digits; this number has more"
+            )
+        return found
+
+    def _from_sqlite(self, value: Any) -> Decimal:
+        if self.scale is not None:
+            return super()._from_sqlite(value)
+        return decimal_of(value) if isinstance(value, float) else Decimal(value)
+
+
+def _digits_after(value: Decimal | int) -> int:
+    """Return how many digits after the point *value* has; trailing zeros count, as they do in SQL."""
+    exponent = value.as_tuple().exponent if isinstance(value, Decimal) else 0
+    return max(0, -exponent) if isinstance(exponent, int) else 0
 
 
 class Money(ExactDecimal):
     """An amount of money: :class:`ExactDecimal` of 19 digits, 4 of them after the point. The currency is elsewhere.
 
-    Four digits after the point hold prices per unit and taxes of every currency, and fifteen before it any turnover.
+    Four digits after the point hold prices per unit and taxes of every currency, and fifteen before it any turnover;
+    on SQLite it is eleven before it.
     """
 
     cache_ok = True
 
     def __init__(self) -> None:
         super().__init__(precision=19, scale=4)
+
+
+def check_sql(column: str, scale: int) -> str:
+    """Return the CHECK that keeps in *column*, an SQL name, only floats that stand for decimals of that scale.
+
+    By multiplying and dividing, which every SQLite does alike, and not by its round(x, n), which goes through texts and
+    misses some numbers of 15 digits.
+    """
+    unit = f"{10**scale}.0"
+    return f"CHECK (abs({column}) < {limit(scale):f} AND {column} = round({column} * {unit}) / {unit})"

@@ -1,0 +1,292 @@
+"""Exact decimals on SQLite: what their columns are called, and how Core calculates with them.
+
+A decimal is the float that stands for it (``types/decimal_floats.py``). What Core calculates goes through functions of
+ours, which every connection has: they give the float that stands for the exact result, or fail when there is none.
+Columns and CHECKs use none of them, so that other programs can read and write the file.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import math
+import re
+import sqlite3
+from collections.abc import Callable
+from decimal import ROUND_HALF_UP, Decimal
+from typing import Any, ClassVar, Final
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import sqlite
+from sqlalchemy.dialects.sqlite.base import SQLiteCompiler, SQLiteDDLCompiler, ischema_names
+from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
+from sqlalchemy.sql.compiler import OPERATORS
+
+from prefiq_db.errors import PrefiqDbError, SchemaError, UnsupportedError
+from prefiq_db.types import ExactDecimal
+from prefiq_db.types.decimal_arithmetic import CALCULATES, DIVIDES, calculated_scale, operands
+from prefiq_db.types.decimal_floats import MAX_DIGITS, decimal_of
+from prefiq_db.types.decimals import SQLITE_NAME, check_sql, exact_type
+
+EXACT: Final = "prefiq_exact"
+SUM: Final = "prefiq_sum_"
+#: 10.0 ** 22 is the last power of ten that a float is exactly.
+MAX_SCALE: Final = 22
+
+
+# --- functions ---------------------------------------------------------------------------------------
+
+
+def _too_large() -> UnsupportedError:
+    return UnsupportedError(
+        f"SQLite calculates decimals of at most {MAX_DIGITS} digits, and this result has more; calculate it in Python, "
+        "or on PostgreSQL or MariaDB"
+    )
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, (str, bytes)):
+        raise text_column()
+    return float(value)
+
+
+def text_column(column: str = "a decimal column") -> SchemaError:
+    return SchemaError(
+        f"{column} of SQLite holds texts, not numbers: an earlier version of prefiq_db made it; run "
+        "prefiq_db.migrate.decimals_to_numbers in a revision (docs/migrations.md)"
+    )
+
+
+def keeps_texts(declared: str) -> bool:
+    """Return whether a column of that declared type makes texts of numbers: SQLite's own rule."""
+    upper = declared.upper()
+    return "INT" not in upper and any(word in upper for word in ("CHAR", "CLOB", "TEXT"))
+
+
+def _units(value: float, scale: int) -> int:
+    """Return how many units of the last digit *value* is."""
+    return round(value * 10.0**scale)
+
+
+def _exact(value: Any, scale: int) -> float | None:
+    """Return the float that stands for the decimal of *scale* digits next to *value*, which floats calculated."""
+    if value is None:
+        return None
+    number = _number(value)
+    units = _units(number, scale) if math.isfinite(number) else 10**MAX_DIGITS
+    if abs(units) >= 10**MAX_DIGITS:
+        raise _too_large()
+    return units / 10.0**scale
+
+
+def _rounded(value: Any, digits: Any) -> Any:
+    """Round the decimal that a float stands for, halves away from zero, as PostgreSQL and MariaDB round decimals."""
+    if value is None or digits is None:
+        return None
+    if not isinstance(value, float) or not math.isfinite(value):
+        return float(value) if isinstance(value, int) else value
+    unit = Decimal(1).scaleb(-max(0, min(int(digits), 30)))
+    number = decimal_of(value)
+    return float(number.quantize(unit, ROUND_HALF_UP)) if number.adjusted() <= MAX_DIGITS else value
+
+
+class _Sum:
+    """Adds decimals of one scale, in whole units of the last digit."""
+
+    scale: int
+
+    def __init__(self) -> None:
+        self.units = 0
+        self.count = 0
+
+    def step(self, value: Any) -> None:
+        if value is not None:
+            self.units += _units(_number(value), self.scale)
+            self.count += 1
+
+    def inverse(self, value: Any) -> None:
+        if value is not None:
+            self.units -= _units(_number(value), self.scale)
+            self.count -= 1
+
+    def value(self) -> float | None:
+        if not self.count:
+            return None
+        if abs(self.units) >= 10**MAX_DIGITS:
+            raise _too_large()
+        return self.units / 10.0**self.scale
+
+    finalize = value
+
+
+def _noting(connection: Any, calculate: Callable[..., Any]) -> Callable[..., Any]:
+    """Return *calculate*, noting what it raises: sqlite3 says no more than that something was raised."""
+
+    def noted(*args: Any) -> Any:
+        try:
+            return calculate(*args)
+        except PrefiqDbError as error:
+            connection.refusal = error
+            raise
+
+    return noted
+
+
+def _sum_of(connection: Any, scale: int) -> type[_Sum]:
+    methods = {name: _noting(connection, getattr(_Sum, name)) for name in ("step", "inverse", "value", "finalize")}
+    return type("Sum", (_Sum,), {"scale": scale, **methods})
+
+
+def add_functions(connection: sqlite3.Connection) -> None:
+    """Give a new connection what Core's decimals are calculated with, and a ``round`` that rounds decimals."""
+    connection.create_function(EXACT, 2, _noting(connection, _exact), deterministic=True)
+    connection.create_function("round", 2, _rounded, deterministic=True)
+    for scale in range(MAX_SCALE + 1):
+        connection.create_window_function(f"{SUM}{scale}", 1, _sum_of(connection, scale))
+
+
+# --- SQL ---------------------------------------------------------------------------------------------
+
+
+class DecimalCompiler(SQLiteCompiler):
+    """Writes what is calculated with exact decimals through our functions.
+
+    Attributes:
+        decimal_columns: the tables and columns of exact decimals that the statement names.
+    """
+
+    decimal_columns: frozenset[tuple[str, str]] = frozenset()
+
+    def visit_column(self, column: Any, *args: Any, **kwargs: Any) -> Any:
+        if exact_type(column.type) is not None:
+            self._note(column.table, column)
+        return super().visit_column(column, *args, **kwargs)
+
+    def visit_insert(self, insert_stmt: Any, *args: Any, **kwargs: Any) -> Any:
+        for column in insert_stmt.table.columns:
+            if exact_type(column.type) is not None:
+                self._note(insert_stmt.table, column)
+        return super().visit_insert(insert_stmt, *args, **kwargs)  # type: ignore[no-untyped-call]
+
+    def _note(self, table: Any, column: Any) -> None:
+        while isinstance(table, sa.Alias):
+            table = table.element
+        if isinstance(table, sa.TableClause):
+            self.decimal_columns |= {(table.name, column.name)}
+
+    def visit_binary(self, binary: Any, *args: Any, **kwargs: Any) -> Any:
+        if _is_exact(binary):
+            return self._calculated(binary, **kwargs)
+        return super().visit_binary(binary, *args, **kwargs)  # type: ignore[no-untyped-call]
+
+    def visit_expression_clauselist(self, clauselist: Any, **kwargs: Any) -> Any:
+        if _is_exact(clauselist):
+            return self._calculated(clauselist, **kwargs)
+        return super().visit_expression_clauselist(clauselist, **kwargs)  # type: ignore[no-untyped-call]
+
+    def _calculated(self, expression: Any, **kwargs: Any) -> str:
+        """Return the calls that calculate an expression, one for each operator: each result is a decimal again."""
+        op, (first, *others) = expression.operator, operands(expression)
+        if op in DIVIDES:
+            raise UnsupportedError(
+                "SQLite can't divide decimals exactly: divide in Python, or, where a float will do, "
+                "cast the decimal to Double first"
+            )
+        sql, parts = self.process(first, **kwargs), [first]
+        for other in others:
+            parts.append(other)
+            scale = _known(calculated_scale(op, parts))
+            sql = f"{EXACT}({sql}{OPERATORS[op]}{self.process(other, **kwargs)}, {scale})"
+        return str(sql)
+
+    def visit_sum_func(self, function: Any, **kwargs: Any) -> str:
+        arguments = self.function_argspec(function, **kwargs)
+        type_ = exact_type(function.type)
+        return f"sum{arguments}" if type_ is None else f"{SUM}{_known(type_.scale)}{arguments}"
+
+
+def _is_exact(expression: Any) -> bool:
+    calculates = expression.operator in CALCULATES or expression.operator in DIVIDES
+    return calculates and exact_type(expression.type) is not None
+
+
+def _known(scale: int | None) -> int:
+    if scale is None or scale > MAX_SCALE:
+        raise _unknown_scale()
+    return scale
+
+
+def _unknown_scale() -> UnsupportedError:
+    return UnsupportedError(
+        "SQLite calculates with an ExactDecimal, an Integer, a Decimal or an int exactly; the other side is none of "
+        f"these, or the result has more than {MAX_SCALE} digits after the point: say what it is with "
+        "type_coerce(..., ExactDecimal(precision, scale))"
+    )
+
+
+class DecimalDDLCompiler(SQLiteDDLCompiler):
+    """Adds to a decimal column the CHECK that refuses what stands for no decimal, as ``n + 0.2`` of a text may be."""
+
+    def get_column_specification(self, column: Any, **kwargs: Any) -> str:
+        text: str = super().get_column_specification(column, **kwargs)  # type: ignore[no-untyped-call]
+        type_ = exact_type(column.type)
+        if type_ is None or column.computed is not None:
+            return text
+        if type_.scale > MAX_SCALE:
+            raise UnsupportedError(
+                f"SQLite keeps decimals of at most {MAX_SCALE} digits after the point: column {column.name}"
+            )
+        return f"{text} {check_sql(self.preparer.format_column(column), type_.scale)}"
+
+
+class _Numeric(sa.Numeric[Any]):
+    """SQLAlchemy's own Numeric: passes a Decimal on as it is, since where it stands decides whether a float will do."""
+
+    def bind_processor(self, dialect: sa.Dialect) -> None:
+        return None
+
+
+class _InUtc:
+    """SQLAlchemy's own DateTime leaves the offset out, and what is stored is another instant."""
+
+    def bind_processor(self, dialect: sa.Dialect) -> Callable[[Any], Any]:
+        stored = super().bind_processor(dialect)  # type: ignore[misc]
+
+        def process(value: Any) -> Any:
+            aware = isinstance(value, dt.datetime) and value.tzinfo is not None
+            return stored(value.astimezone(dt.UTC) if aware else value)
+
+        return process
+
+
+class _DateTime(_InUtc, sqlite.DATETIME):
+    pass
+
+
+_StoredTimestamp: Any = SQLiteDialect_pysqlite.colspecs[sa.TIMESTAMP]
+
+
+class _Timestamp(_InUtc, _StoredTimestamp):  # type: ignore[misc]
+    pass
+
+
+# As check_sql() writes it.
+_OWN_CHECK: Final = re.compile(r"abs\((.+)\) < [\d.]+ AND \1 = round\(\1 \* 10*\.0\) / 10*\.0", re.I)
+
+
+class DecimalSqlite:
+    """Mixed in before a dialect of SQLite."""
+
+    statement_compiler: Any = DecimalCompiler
+    ddl_compiler: Any = DecimalDDLCompiler
+    ischema_names: ClassVar[Any] = {**ischema_names, SQLITE_NAME: ExactDecimal}
+    colspecs: ClassVar[Any] = {
+        **SQLiteDialect_pysqlite.colspecs,
+        sa.Numeric: _Numeric,
+        sa.DateTime: _DateTime,
+        sa.TIMESTAMP: _Timestamp,
+    }
+
+    def get_check_constraints(self, *args: Any, **kwargs: Any) -> list[Any]:
+        """Leave out what the type itself writes: whoever makes the table anew gets it with the type."""
+        found = super().get_check_constraints(*args, **kwargs)  # type: ignore[misc]
+        return [check for check in found if not _OWN_CHECK.fullmatch(check["sqltext"])]

@@ -1,0 +1,336 @@
+"""What each kind of Python value becomes on its way to a database: one table per dialect.
+
+It is asked where every statement passes, by whatever road it came (a verb, a session, an engine's connection; text or
+Core; one row or many, an element of a list), just before the driver gets the parameters. SQLAlchemy's types have had
+their say by then. What no table knows is refused by the name of its type: PyMySQL would store ``str(value)``, and
+sqlite3 the bytes of whatever has a buffer.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import enum
+import json
+import math
+import numbers
+import re
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any, Final, NoReturn
+
+from sqlalchemy import TextClause
+from sqlalchemy.sql.selectable import TextualSelect
+
+from prefiq_db.dialects.sqlite_places import right_places
+from prefiq_db.errors import UsageError
+from prefiq_db.types import JSON_NULL
+from prefiq_db.types.decimal_floats import DecimalFloat, float_of
+
+Convert = Callable[[Any], Any]
+
+#: What every driver takes as it is, whatever the value.
+PLAIN: Final = frozenset({str, int, bool, bytes, type(None)})
+_INT64: Final = 2**63
+_MAX_TIME: Final = dt.timedelta(hours=838, minutes=59, seconds=59, microseconds=999999)
+
+
+class _RefusedError(Exception):
+    """Why a value can't be passed, and what to do; it becomes a UsageError that names the bind.
+
+    Attributes:
+        kind: the type of the element of a list that it is about.
+    """
+
+    kind: type | None = None
+
+
+def _refuse(reason: str) -> NoReturn:
+    raise _RefusedError(reason)
+
+
+# --- conversions -------------------------------------------------------------------------------------
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
+def _utc(value: dt.datetime) -> dt.datetime:
+    """Return an aware time as naive UTC, which is what the session's time zone makes of it; leave a naive one."""
+    return value if value.tzinfo is None else value.astimezone(dt.UTC).replace(tzinfo=None)
+
+
+def _time(value: dt.time) -> dt.time:
+    return value if value.tzinfo is None else _refuse("a time of day with a zone: pass a datetime, or drop the zone")
+
+
+def _finite(value: float) -> float:
+    return value if math.isfinite(value) else _refuse("NaN or an infinity, which this database has no word for")
+
+
+def _a_number(value: float) -> float:
+    return value if value == value else _refuse("NaN, of which SQLite makes NULL")
+
+
+def _finite_decimal(value: Decimal) -> Decimal:
+    return value if value.is_finite() else _refuse("NaN or an infinity, which this database has no word for")
+
+
+def _within_time(value: dt.timedelta) -> dt.timedelta:
+    return value if abs(value) <= _MAX_TIME else _refuse("longer than a TIME of MariaDB can be: pass its seconds")
+
+
+def _document(value: Any) -> str:
+    try:
+        return json.dumps(value)
+    except (TypeError, ValueError):
+        pass
+    _refuse("it holds what JSON has no word for")
+
+
+def _no_list(value: Any) -> NoReturn:
+    _refuse("a list only expands behind IN, as in `id in :ids`; pass a JSON document as a dict, or as json.dumps(...)")
+
+
+def _no_duration(value: Any) -> NoReturn:
+    _refuse("SQLite has no durations: pass its seconds")
+
+
+def _member(value: enum.Enum) -> Any:
+    return "null" if value is JSON_NULL else value.value
+
+
+# --- tables ------------------------------------------------------------------------------------------
+
+_MARIADB: Final[dict[type, Convert]] = {
+    float: _finite,
+    Decimal: _finite_decimal,
+    dt.datetime: _utc,
+    dt.date: _as_it_is,
+    dt.time: _time,
+    dt.timedelta: _within_time,
+    uuid.UUID: str,
+    bytearray: bytes,
+    memoryview: bytes,
+    dict: _document,
+    list: _no_list,
+    tuple: _no_list,
+}
+
+_SQLITE: Final[dict[type, Convert]] = {
+    float: _a_number,
+    dt.datetime: lambda value: _utc(value).isoformat(sep=" ", timespec="microseconds"),
+    dt.date: dt.date.isoformat,
+    dt.time: lambda value: _time(value).isoformat(timespec="microseconds"),
+    dt.timedelta: _no_duration,
+    uuid.UUID: lambda value: value.hex,
+    bytearray: bytes,
+    memoryview: _as_it_is,
+    dict: _document,
+    list: _no_list,
+    tuple: _no_list,
+}
+
+# psycopg knows all of these, arrays and ranges too, and raises for what it doesn't know.
+_POSTGRESQL: Final[dict[type, Convert]] = {
+    float: _as_it_is,
+    Decimal: _as_it_is,
+    dt.datetime: _as_it_is,
+    dt.date: _as_it_is,
+    dt.time: _as_it_is,
+    dt.timedelta: _as_it_is,
+    uuid.UUID: _as_it_is,
+    bytearray: bytes,
+    memoryview: bytes,
+    dict: _document,
+}
+
+_BASES: Final[dict[type, Convert]] = {
+    str: str.__str__,
+    int: int.__int__,
+    float: float.__float__,
+    bytes: bytes,
+}
+
+
+@dataclass(frozen=True)
+class Values:
+    """What a dialect makes of values.
+
+    Attributes:
+        title: what people call the database.
+        table: how the types that its driver doesn't take as they are become what it takes.
+        decimals: what becomes of a Decimal where that depends on the statement; it gets the place of the value in it.
+        lists: whether a list is a value of its own, an array.
+    """
+
+    title: str
+    table: Mapping[type, Convert]
+    decimals: Callable[[Any, str, int, int, bool], Any] | None = None
+    lists: bool = False
+    taken: frozenset[type] = field(init=False)
+
+    def __post_init__(self) -> None:
+        always = {kind for kind, convert in self.table.items() if convert is _as_it_is}
+        object.__setattr__(self, "taken", PLAIN | always)
+
+    def one(self, parameters: Any, statement: str, context: Any, knows: Callable[[Any, type], bool]) -> Any:
+        """Return one row of *parameters* as the driver takes it.
+
+        Raises:
+            UsageError: for a value that can't be passed; it names the bind and the type, never the value.
+        """
+        row = parameters.values() if isinstance(parameters, dict) else parameters
+        if not row or self.taken.issuperset(map(type, row)):
+            return parameters
+        return _Row(self, statement, context, knows, len(row)).converted(parameters)
+
+    def many(self, rows: Sequence[Any], statement: str, context: Any, knows: Any) -> Any:
+        """Return many rows likewise."""
+        one = self.one
+        return [one(row, statement, context, knows) for row in rows]
+
+
+class _Row:
+    """One row on its way; it knows the binds' names in case one has to be named."""
+
+    def __init__(self, values: Values, statement: str, context: Any, knows: Any, width: int) -> None:
+        self.values = values
+        self.statement = statement
+        self.context = context
+        self.knows = knows
+        self.width = width
+
+    def converted(self, parameters: Any) -> Any:
+        if isinstance(parameters, dict):
+            return {name: self._value(value, name) for name, value in parameters.items()}
+        return tuple(self._value(value, place) for place, value in enumerate(parameters))
+
+    def _value(self, value: Any, place: Any) -> Any:
+        try:
+            return self._converted(value, place)
+        except _RefusedError as refused:
+            reason, kind = str(refused), refused.kind or type(value)
+        raise UsageError(
+            f"bind {_name(self.context, place)}: a value of type {kind.__name__} can't be passed to "
+            f"{self.values.title}: {reason}"
+        )
+
+    def _converted(self, value: Any, place: Any) -> Any:
+        kind, values = type(value), self.values
+        if kind in PLAIN:
+            return value
+        convert = values.table.get(kind)
+        if convert is not None:
+            return convert(value)
+        if values.decimals is not None and isinstance(value, (Decimal, DecimalFloat)):
+            return values.decimals(value, self.statement, place, self.width, is_text(self.context))
+        if values.lists and isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
+            return kind(self._element(item, place) for item in value)
+        if isinstance(value, enum.Enum):
+            return self._converted(_member(value), place)
+        return self._unknown(value, kind, place)
+
+    def _element(self, item: Any, place: Any) -> Any:
+        try:
+            return self._converted(item, place)
+        except _RefusedError as refused:
+            refused.kind = refused.kind or type(item)
+            raise
+
+    def _unknown(self, value: Any, kind: type, place: Any) -> Any:
+        """Return what a subclass of a known type becomes, or a number of somebody else's; refuse the rest."""
+        for base in kind.__mro__[1:]:  # an OrderedDict is a dict to us, and a pendulum.DateTime a datetime
+            if base in _BASES:
+                return self._converted(_BASES[base](value), place)
+            if base in self.values.table:
+                return self.values.table[base](value)
+        if self.knows(self.context, kind):
+            return value
+        number = _number_of(value)
+        if number is None:
+            _refuse(_advice(value))
+        return self._converted(number, place)
+
+
+def _number_of(value: Any) -> int | float | bool | None:
+    """Return the number that *value* is by what it can do, as numpy's are; ``None`` if it is none, or loses by it."""
+    item = getattr(value, "item", None)
+    if callable(item) and getattr(getattr(value, "dtype", None), "kind", "") in tuple("biuf"):
+        found = item() if getattr(value, "ndim", 0) == 0 else None
+        return found if type(found) in (bool, int, float) else None
+    if isinstance(value, numbers.Integral) or hasattr(type(value), "__index__"):
+        return int(value)
+    if isinstance(value, numbers.Real) and not isinstance(value, numbers.Rational):
+        return float(value)
+    return None
+
+
+def _advice(value: Any) -> str:
+    if hasattr(value, "get_secret_value"):
+        return "pass value.get_secret_value() if the secret is to be stored"
+    if isinstance(value, (set, frozenset)):
+        return "pass a list, which expands behind IN"
+    if isinstance(value, Iterable):
+        return "pass a list, or JSON as a dict"
+    return "pass a str, a number, bytes, a date, a UUID or a dict, or give the column a type that makes one of it"
+
+
+_EXPANDED: Final = re.compile(r"_\d+(?:_\d+)?$")
+
+
+def _name(context: Any, place: Any) -> str:
+    """Return what the bind is called in the statement; an element of a list has the list's name."""
+    compiled = None if context is None else context.compiled
+    if compiled is None:
+        return repr(place) if isinstance(place, str) else f"number {place + 1}"
+    if not isinstance(place, str):
+        names = _positions(context)
+        place = names[place] if place < len(names) else str(place + 1)
+    base = _EXPANDED.sub("", place)
+    return repr(base if place not in compiled.binds and base in compiled.binds else place)
+
+
+def _positions(context: Any) -> list[str]:
+    """Return the binds' names in the order of the parameters; a list's elements are called ``ids_1``, ``ids_2``."""
+    given: Mapping[str, Any] = next(iter(context.compiled_parameters), {})
+    names: list[str] = []
+    for name in context.compiled.positiontup or ():
+        elements = [each for each in given if re.fullmatch(rf"{re.escape(name)}_\d+(?:_\d+)?", each)]
+        names.extend([name] if name in given or not elements else elements)
+    return names
+
+
+def is_text(context: Any) -> bool:
+    """Return whether somebody wrote the statement by hand, so that nobody saw to its decimals."""
+    compiled = None if context is None else context.compiled
+    return compiled is None or isinstance(compiled.statement, (TextClause, TextualSelect))
+
+
+# --- SQLite's decimals -------------------------------------------------------------------------------
+
+
+def _sqlite_decimal(value: Any, statement: str, place: Any, width: int, text: bool) -> Any:
+    """Return the number that SQLite compares and stores as *value*."""
+    if isinstance(value, Decimal) or text:
+        places = right_places(statement)
+        # Named or numbered binds of the driver's own: nobody knows which is where.
+        if len(places) != width or not isinstance(place, int) or not places[place]:
+            _refuse(
+                "it is compared or calculated there with what SQLite calculates in floats, which may be off by the "
+                "last bit: write round(..., digits) around what is calculated, or say it in Core with ExactDecimal"
+            )
+    if isinstance(value, DecimalFloat):
+        return float(value)
+    if value.is_finite() and value == value.to_integral_value() and abs(value) < _INT64:
+        # Beyond 15 digits an integer is exact, and a float isn't; below, a float divides as a decimal does.
+        return float(value) if abs(value) < 10**15 else int(value)
+    found = float_of(value)
+    return _refuse("SQLite compares and stores numbers of at most 15 digits exactly") if found is None else float(found)
+
+
+SQLITE: Final = Values("SQLite", _SQLITE, decimals=_sqlite_decimal)
+MARIADB: Final = Values("MariaDB", _MARIADB)
+POSTGRESQL: Final = Values("PostgreSQL", _POSTGRESQL, lists=True)

@@ -1,0 +1,17 @@
+"""How PyMySQL and asyncmy write values into SQL, where their own way changes a value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any
+
+
+def plain_decimal(value: Decimal, mapping: Any = None) -> str:
+    """Return a decimal literal: ``1E-7``, which is what ``str`` says, is a float to the server."""
+    return format(value, "f")
+
+
+def conversions(of_driver: Mapping[Any, Any]) -> dict[Any, Any]:
+    """Return the driver's *conversions* with decimals that stay decimals."""
+    return {**of_driver, Decimal: plain_decimal}

@@ -1,0 +1,52 @@
+"""Text statements whose results have types: ``types={"amount": Money}``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+from sqlalchemy import CursorResult, TextClause
+from sqlalchemy.sql.selectable import TextualSelect
+from sqlalchemy.types import TypeEngine, to_instance
+
+from prefiq_db.errors import UsageError
+from prefiq_db.execution.facts import as_executable
+from prefiq_db.execution.shapes import Shape
+
+Types = Mapping[str, Any]
+
+
+def typed(statement: Any, types: Types | None, shape: Shape) -> tuple[Any, Shape]:
+    """Return a text *statement* whose columns are read by *types*, and *shape*, which sees that they are all there.
+
+    Raises:
+        UsageError: for a statement that isn't text, or a type that is none of SQLAlchemy's.
+    """
+    if types is None:
+        return statement, shape
+    text = as_executable(statement)
+    if not isinstance(text, TextClause):
+        raise UsageError("types: only for text; a Core construct knows its columns' types")
+    if not isinstance(types, Mapping):
+        raise UsageError(f"types: expected a mapping of column names to types, not {type(types).__name__}")
+    return _with_columns(text, tuple(types.items())), _checked(shape, tuple(types))
+
+
+# One for each text and types: SQLAlchemy would compile it anew each time.
+@lru_cache(maxsize=512)
+def _with_columns(text: TextClause, types: tuple[tuple[str, Any], ...]) -> TextualSelect:
+    for name, type_ in types:
+        if not isinstance(type_, TypeEngine) and not (isinstance(type_, type) and issubclass(type_, TypeEngine)):
+            raise UsageError(f"types[{name!r}]: expected a type of SQLAlchemy or prefiq_db.types, such as Money")
+    return text.columns(**{name: to_instance(type_) for name, type_ in types})
+
+
+def _checked(shape: Shape, names: tuple[str, ...]) -> Shape:
+    def fetch(result: CursorResult[Any]) -> Any:
+        unknown = set(names) - set(result.keys() if result.returns_rows else ())
+        if unknown:
+            raise UsageError(f"types: the statement gives no column {', '.join(map(repr, sorted(unknown)))}")
+        return shape.fetch(result)
+
+    return Shape(fetch, shape.finish)

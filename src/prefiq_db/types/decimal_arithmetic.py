@@ -1,0 +1,79 @@
+"""What SQL calculates with exact decimals: of which scale the result is.
+
+Comparing and sorting need nothing: equal numbers are equal, and smaller ones smaller, on every database. ``+``, ``-``
+and ``*`` give a decimal with as many digits after the point as the exact result has; how SQLite is brought to that is
+told in ``dialects/sqlite_decimals.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.sql import operators
+from sqlalchemy.sql.elements import ColumnElement, OperatorExpression
+from sqlalchemy.types import TypeDecorator
+
+from prefiq_db.errors import UsageError
+
+_SUMS: Final = frozenset({operators.add, operators.sub})
+CALCULATES: Final = _SUMS | {operators.mul}
+#: Their results have digits without end, and each database stops somewhere else.
+DIVIDES: Final = frozenset({operators.truediv, operators.floordiv, operators.mod})
+
+
+def numeric_order(column: ColumnElement[Any]) -> ColumnElement[Any]:
+    """Return *column*, a column of an exact decimal type, which sorts as numbers on every database by itself.
+
+    Of use only while SQLite kept decimals as texts; ``order_by(column)`` says the same.
+
+    Raises:
+        UsageError: for what is no decimal.
+    """
+    if scale_of(column) is None:
+        raise UsageError("numeric_order: expected a column of an exact decimal type")
+    return column
+
+
+def scale_of(expression: Any) -> int | None:
+    """Return how many digits after the point an operand has; ``None`` when its type doesn't say."""
+    type_ = expression.type
+    if isinstance(type_, sa.Integer):
+        return 0
+    if isinstance(type_, sa.Float):
+        return None
+    scale = getattr(type_, "scale", None)
+    return scale if isinstance(scale, int) else None
+
+
+class ExactComparator(TypeDecorator.Comparator[Decimal]):
+    """Gives what is calculated the scale that it has."""
+
+    def operate(self, op: Any, *other: Any, **kwargs: Any) -> Any:
+        return self._scaled(op, super().operate(op, *other, **kwargs))
+
+    def reverse_operate(self, op: Any, other: Any, **kwargs: Any) -> Any:
+        return self._scaled(op, super().reverse_operate(op, other, **kwargs))
+
+    def _scaled(self, op: Any, result: Any) -> Any:
+        if op in CALCULATES | DIVIDES and isinstance(result, OperatorExpression):
+            result.type = self.type._calculated_type(calculated_scale(op, operands(result)))  # type: ignore[attr-defined]
+        return result
+
+
+def operands(expression: OperatorExpression[Any]) -> list[Any]:
+    """Return what stands between the operators: two, or more where one operator is repeated (``a + b + c``)."""
+    if isinstance(expression, sa.BinaryExpression):
+        return [expression.left, expression.right]
+    return list(expression.clauses)
+
+
+def calculated_scale(op: Any, parts: Sequence[Any]) -> int | None:
+    """Return how many digits after the point the exact result has; ``None`` when an operand's type doesn't say."""
+    scales = [scale_of(part) for part in parts]
+    known = [scale for scale in scales if scale is not None]
+    if op in DIVIDES or len(known) < len(scales):
+        return None
+    return max(known) if op in _SUMS else sum(known)

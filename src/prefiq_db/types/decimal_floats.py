@@ -1,0 +1,47 @@
+"""Decimals of up to 15 digits as floats: each has a float of its own, and their order is the same.
+
+That is what lets SQLite, which has no decimals, keep them in REAL columns: stored, compared, sorted and joined they are
+the numbers that they are, to everybody who opens the file.
+Why: docs/decisions/0034-why-sqlite-keeps-decimals-of-15-digits.md.
+"""
+
+from __future__ import annotations
+
+from decimal import Context, Decimal
+from typing import Final
+
+#: A double tells every decimal of so many digits from every other one.
+MAX_DIGITS: Final = 15
+
+_ROOMY: Final = Context(prec=400)
+
+
+class DecimalFloat(float):
+    """A float that stands for a decimal number, so that whoever sends it knows."""
+
+    __slots__ = ()
+
+
+def float_of(number: Decimal) -> DecimalFloat | None:
+    """Return the float that stands for *number*; ``None`` when it has more than 15 digits, or none at all."""
+    if not number.is_finite():
+        return None
+    shortest = number.normalize(_ROOMY) if number else Decimal(0)
+    if len(shortest.as_tuple().digits) > MAX_DIGITS or abs(shortest.adjusted()) > 300:
+        return None
+    return DecimalFloat(shortest)
+
+
+def decimal_of(value: float) -> Decimal:
+    """Return the decimal that *value* stands for, rounded to 15 digits: what SQLite calculates is off by less."""
+    return Decimal(f"{value:.{MAX_DIGITS}g}")
+
+
+def fits(value: Decimal, scale: int) -> bool:
+    """Return whether a number of that size is told from its neighbours by *scale* digits after the point."""
+    return abs(value) < limit(scale)
+
+
+def limit(scale: int) -> Decimal:
+    """Return the first number that is too large for *scale* digits after the point."""
+    return Decimal(1).scaleb(MAX_DIGITS - scale)
