@@ -262,7 +262,7 @@ class AsyncDatabase:
         return view
 
     def override(self, **overrides: Any) -> OverrideScope:
-        """Return a scope in which this task, and no other, has other defaults; see :meth:`using`."""
+        """Return a scope with other defaults, in force here and in what is started in it; see :meth:`using`."""
         return self._core.override(overrides)
 
     # --- diagnosis -------------------------------------------------------------------------------

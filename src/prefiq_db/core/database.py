@@ -140,10 +140,10 @@ class DatabaseCore:
         return other
 
     def override(self, given: Mapping[str, Any]) -> OverrideScope:
-        return OverrideScope(self.life, self.runtime, Overrides.checked(given))
+        return OverrideScope(self.life, Overrides.checked(given))
 
     def overrides(self) -> Overrides:
-        here = scoped(self.life, self.runtime)
+        here = scoped(self.life)
         return self.view if here is NO_OVERRIDES else self.view.over(here)
 
     # --- statements ------------------------------------------------------------------------------
