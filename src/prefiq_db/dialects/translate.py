@@ -26,6 +26,7 @@ from sqlalchemy import exc
 
 from prefiq_db.dialects.classify import Phase, classify_error, in_phase, treatment
 from prefiq_db.drivers.deadlines import DeadlinePassed
+from prefiq_db.drivers.prepared import OUTDATED
 from prefiq_db.errors import (
     ErrorClass,
     ErrorKind,
@@ -432,7 +433,13 @@ def class_by_code(error: BaseException, dialect: str) -> ErrorClass | None:
 # --- the class -----------------------------------------------------------------------------------
 
 
+# A prepared statement grew old: nothing of it was done, and it is forgotten.
+_PREPARE_AGAIN: Final = ErrorClass(ErrorKind.SCHEMA, transient=True, retry_statement=True, retry_transaction=True)
+
+
 def _classify(report: _Report, driver: _Driver, error: BaseException, dialect: str, phase: Phase) -> ErrorClass:
+    if getattr(error, OUTDATED, False):
+        return _PREPARE_AGAIN
     for named in NAMED_EXCEPTIONS:
         if (
             named.code == report.code
