@@ -20,6 +20,7 @@ from prefiq_db.calls import Call
 from prefiq_db.config import NO_RETRY, RetryPolicy
 from prefiq_db.core.attempts import Attempts, transaction_repeatable
 from prefiq_db.core.life import Life
+from prefiq_db.core.sessions import judged
 from prefiq_db.core.verbs import check_read_only, checked_rows
 from prefiq_db.errors import (
     ClosedError,
@@ -375,10 +376,17 @@ class DatabaseCore:
         try:
             result = body(tx)
         except BaseException as error:
+            failure = judged(tx, error)
             tx.end(error)
-            raise
-        tx.end(None)
-        return result
+            if failure is None:
+                raise
+        else:
+            tx.end(None)
+            return result
+        try:
+            raise failure
+        finally:
+            del failure  # or its traceback would hold it in a cycle
 
     def attempts(self, options: TransactionOptions, retry: RetryPolicy | None) -> Attempts:
         self.check_usable()

@@ -19,11 +19,13 @@ from sqlalchemy.engine.characteristics import ConnectionCharacteristic, Isolatio
 from sqlalchemy.pool.base import _AdhocProxiedConnection
 
 from prefiq_db.config import ISOLATION_LEVELS
+from prefiq_db.dialects.both import of_both
 from prefiq_db.dialects.classify import classify_error
 from prefiq_db.dialects.tokens import TokenDialect
 from prefiq_db.dialects.translate import class_by_code, code_of
 from prefiq_db.drivers.deadlines import GRACE_SECONDS, DeadlinePassed
-from prefiq_db.errors import ErrorKind, TransactionAbortedError, UnsupportedError
+from prefiq_db.errors import ErrorClass, ErrorKind, PrefiqDbError, TransactionAbortedError, UnsupportedError
+from prefiq_db.masking import border_translates
 
 # Where a pooled connection keeps its state, in SQLAlchemy's info of its record.
 SESSION_KEY: Final = "prefiq_db.session"
@@ -47,10 +49,13 @@ class SessionState:
         "aborted",
         "began",
         "call",
+        "cause",
         "checked_out_at",
+        "committing",
         "control_timeout",
         "deferrable",
         "expires_at",
+        "failed",
         "fairy_ref",
         "guard",
         "isolation",
@@ -115,7 +120,13 @@ class SessionState:
     def ended(self) -> None:
         """Note that no transaction is open any more."""
         self.began = False
+        #: COMMIT was sent: what goes wrong now leaves the outcome unknown
+        self.committing = False
         self.aborted: str | None = None
+        #: what the error was that aborted it
+        self.cause: ErrorClass | None = None
+        #: what the last error was that left a session or a connection of the engine
+        self.failed: ErrorClass | None = None
         self.local_timeout: float | None = None
 
 
@@ -285,7 +296,12 @@ class PrefiqDialect(TokenDialect):
         """Connect through the engine's connector, which knows the password; SQLAlchemy's URL doesn't."""
         connect = super().connect  # type: ignore[misc]
         started = time.perf_counter()
-        connection = connect(*cargs, **cparams) if self.connector is None else self.connector(connect, cparams)
+        try:
+            connection = connect(*cargs, **cparams) if self.connector is None else self.connector(connect, cparams)
+        except PrefiqDbError as error:
+            if border_translates.get():
+                raise
+            raise of_both(error, behind=error) from None
         if self.watcher is not None:
             self.watcher.opened(time.perf_counter() - started)
         return connection
@@ -346,16 +362,18 @@ class PrefiqDialect(TokenDialect):
         if not state.began:
             return
         if state.aborted is not None or self.commit_would_lie(dbapi_connection.dbapi_connection):
-            raise aborted_error()
+            raise aborted_error(state.cause)
         self._bound_control(state, dbapi_connection.dbapi_connection)
+        state.committing = True
         tag = self.control(dbapi_connection.dbapi_connection, "COMMIT")
         state.ended()
         if tag == "ROLLBACK":
-            raise aborted_error()
+            raise aborted_error(None)
 
     def do_rollback(self, dbapi_connection: Any) -> None:
         state = self.session_of(dbapi_connection)
         raw = dbapi_connection.dbapi_connection
+        state.committing = False
         if not state.began and not self.in_transaction(raw):
             return
         if state.aborted != GONE or self.in_transaction(raw):
@@ -383,7 +401,7 @@ class PrefiqDialect(TokenDialect):
     def do_release_savepoint(self, connection: Any, name: str) -> None:
         state = self.session_of(connection.connection)
         if state.aborted is not None:
-            raise aborted_error()
+            raise aborted_error(state.cause)
         self._savepoint(connection, f"RELEASE SAVEPOINT {name}")
 
     def _savepoint(self, connection: Any, sql: str) -> None:
@@ -424,7 +442,7 @@ class PrefiqDialect(TokenDialect):
         # wait for the very connection that is being made.
         state = None if proxied is None or type(proxied) is _AdhocProxiedConnection else self.session_of(proxied)
         if state is not None and state.aborted is not None:
-            raise aborted_error()
+            raise aborted_error(state.cause)
         if state is not None and state.guard is not None and (context.isddl or _is_text(context)):
             state.guard(statement, context.isddl)
         if self.commenter is not None and state is not None and state.call is not None and state.call.tags:
@@ -440,6 +458,8 @@ class PrefiqDialect(TokenDialect):
                 if state.aborted is None and context.executemany:
                     # Where a failed row doesn't end the transaction, the rows before it stand, and nobody knows which.
                     state.aborted = HALF
+                if state.aborted is not None:
+                    state.cause = class_by_code(error, self.label)
             raise
 
     def _commented(self, send: Callable[..., None], tags: Mapping[str, str]) -> Callable[..., None]:
@@ -543,10 +563,18 @@ def _is_text(context: Any) -> bool:
     return context.compiled is None or isinstance(context.compiled.statement, TextClause)
 
 
-def aborted_error() -> TransactionAbortedError:
-    return TransactionAbortedError(
-        "the transaction can't go on: an earlier statement in it failed and undid work, and COMMIT would keep only the "
-        "rest; let the error leave the block, or put the risky statement in a nested transaction()"
+def aborted_error(cause: ErrorClass | None) -> PrefiqDbError:
+    """Return the error for a transaction that an earlier error, of class *cause*, has aborted; for either tree.
+
+    It may run again if that one may.
+    """
+    again = cause is not None and cause.retry_transaction
+    return of_both(
+        TransactionAbortedError(
+            "the transaction can't go on: an earlier statement in it failed and undid work, and COMMIT would keep only "
+            "the rest; let the error leave the block, or put the risky statement in a nested transaction()",
+            classification=ErrorClass(ErrorKind.USAGE, transient=again, retry_transaction=again),
+        )
     )
 
 
