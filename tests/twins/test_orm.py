@@ -219,6 +219,31 @@ async def test_every_statement_of_a_connection_is_translated(made: Any, backend:
         assert_of_both(refused.value, DataError, exc.DataError)
 
 
+_FAILS_AT_THE_THIRD_ROW = {
+    "sqlite": "with t(n) as (values (1), (2), (-9223372036854775808)) select abs(n) from t",
+    "postgresql": "select 1 / (3 - n) from generate_series(1, 5) as t(n)",
+    "mariadb": "select (select b.seq from seq_1_to_2 b where b.seq < a.seq) from seq_1_to_5 a",
+}
+
+
+async def test_a_row_that_fails_while_it_is_read(made: Any, backend: Backend) -> None:
+    """The statement went well; its third row doesn't, and that error leaves the result as one of both trees."""
+    with pytest.raises(exc.DBAPIError) as caught:
+        async with made.session() as session:
+            await streamed(session, sa.text(_FAILS_AT_THE_THIRD_ROW[backend.name]))
+    assert_of_both(caught.value, DataError, exc.DBAPIError)
+    assert made.stats().pool.checked_out == 0
+
+
+async def test_a_flush_by_the_way_says_so(made: Any) -> None:
+    """SQLAlchemy adds a detail to an error of a flush that a query began; it stands in front of our words."""
+    with pytest.raises(UniqueViolationError, match=r"(?s)autoflush.*unique constraint.*INSERT INTO owner") as caught:
+        async with made.session() as session:
+            session.add(Owner(id=3, name="one"))
+            await session.execute(sa.select(Owner))
+    assert_of_both(caught.value, UniqueViolationError, exc.IntegrityError)
+
+
 async def test_a_commit_that_is_refused(made: Any, backend: Backend) -> None:
     """A constraint that is looked at in COMMIT: its error leaves session.commit() as any other does."""
     if backend.name == "mariadb":

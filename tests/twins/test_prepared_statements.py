@@ -156,6 +156,57 @@ async def test_an_exactly_once_transaction_runs_again_too(make_db: Any, backend:
 
 
 @_ONLY
+async def test_a_session_runs_again_too(make_db: Any, backend: Backend) -> None:
+    """Alone it says that it passes, in both trees, and what is prepared is forgotten; inside, the body runs twice."""
+    db = make_db(pool_size=1, max_overflow=0)
+    _altered(backend, CREATE)
+    statement, row = sa.text(WRITE + " returning *"), {"word": "7"}
+    calls = 0
+
+    async def body(tx: Any) -> None:
+        nonlocal calls
+        calls += 1
+        async with tx.session() as session:
+            await session.execute(statement, row)
+            await session.commit()
+
+    async def alone() -> None:
+        async with db.session() as session:
+            await session.execute(statement, row)
+            await session.commit()
+
+    for _ in range(WARM):
+        await alone()
+    _altered(backend, *ADD)
+    with pytest.raises(sa.exc.DBAPIError) as caught:
+        await alone()
+    assert isinstance(caught.value, SchemaError)
+    assert caught.value.classification.retry_transaction
+    for _ in range(WARM):
+        await alone()
+    _altered(backend, "alter table item add column another integer")
+    await db.run_in_transaction(body, retry=QUICK)
+    assert (calls, await db.fetch_value("select count(*) from item")) == (2, 2 * WARM + 1)
+
+
+@_ONLY
+async def test_a_connection_in_autocommit_prepares_anew(make_db: Any, backend: Backend) -> None:
+    """As a one-shot does: nothing is open that could be lost."""
+    db = make_db(pool_size=1, max_overflow=0)
+    _altered(backend, CREATE)
+
+    def work(connection: sa.Connection) -> int:
+        for _ in range(WARM):
+            connection.execute(sa.text(WRITE + " returning *"), {"word": "7"}).all()
+        return WARM
+
+    await on_engine(db, work, isolation_level="AUTOCOMMIT")
+    _altered(backend, *ADD)
+    await on_engine(db, work, isolation_level="AUTOCOMMIT")
+    assert await db.fetch_value("select count(*) from item") == 2 * WARM
+
+
+@_ONLY
 async def test_rows_are_sent_again(make_db: Any, backend: Backend) -> None:
     """execute_many prepares at once; its transaction runs again, and each row is there once."""
     db = make_db(pool_size=1, max_overflow=0, retry=QUICK)

@@ -89,7 +89,17 @@ class SessionState:
         #: on the clock of perf_counter; 0.0 while nobody has it
         self.checked_out_at = 0.0
         self.began = False
+        self.beginning()
         self.forget()
+
+    def beginning(self) -> None:
+        """Know nothing yet of what goes wrong in a transaction."""
+        #: COMMIT was sent: what goes wrong now leaves the outcome unknown
+        self.committing = False
+        #: what the error was that aborted it
+        self.cause: ErrorClass | None = None
+        #: what the last error was that left a session or a connection of the engine
+        self.failed: ErrorClass | None = None
 
     def forget(self) -> None:
         """Drop what belonged to one checkout: the next user starts from the defaults."""
@@ -120,13 +130,7 @@ class SessionState:
     def ended(self) -> None:
         """Note that no transaction is open any more."""
         self.began = False
-        #: COMMIT was sent: what goes wrong now leaves the outcome unknown
-        self.committing = False
         self.aborted: str | None = None
-        #: what the error was that aborted it
-        self.cause: ErrorClass | None = None
-        #: what the last error was that left a session or a connection of the engine
-        self.failed: ErrorClass | None = None
         self.local_timeout: float | None = None
 
 
@@ -345,6 +349,7 @@ class PrefiqDialect(TokenDialect):
         state = self.session_of(dbapi_connection)
         if state.one_shot:
             return
+        state.beginning()
         if not state.managed:
             # A call with a timeout of its own may have used this connection before.
             self.set_statement_timeout(dbapi_connection, self.statement_timeout_seconds)
@@ -366,6 +371,7 @@ class PrefiqDialect(TokenDialect):
         self._bound_control(state, dbapi_connection.dbapi_connection)
         state.committing = True
         tag = self.control(dbapi_connection.dbapi_connection, "COMMIT")
+        state.committing = False
         state.ended()
         if tag == "ROLLBACK":
             raise aborted_error(None)
