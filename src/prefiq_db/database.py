@@ -20,6 +20,7 @@ from prefiq_db.core import (
     Life,
     TransactionVerbs,
     as_settings,
+    joined,
     make_explainer,
     make_observer,
     not_yet,
@@ -267,7 +268,7 @@ class Database:
         return view
 
     def override(self, **overrides: Any) -> OverrideScope:
-        """Return a scope in which this task or thread, and no other, has other defaults; see :meth:`using`."""
+        """Return a scope with other defaults, in force here and in what is started in it; see :meth:`using`."""
         return self._core.override(overrides)
 
     # --- diagnosis -------------------------------------------------------------------------------
@@ -305,11 +306,15 @@ class Database:
         return self._core.life.engine
 
     def session(self, **options: Any) -> Session:
-        """Return an ORM session; inside ``transaction()`` it works on that transaction, in a savepoint."""
+        """Return an ORM session; inside ``transaction()`` it works on that transaction, in a savepoint.
+
+        There its objects don't expire on commit, unless *options* say so. What leaves a session is an error of ours and
+        of SQLAlchemy's at once, and counts for retries.
+        """
         scope = self._core.pinned()
         if scope is None:
             return Session(self._core.life.engine, **options)
-        return Session(scope.connection, join_transaction_mode="create_savepoint", **options)
+        return Session(scope.connection, join_transaction_mode="create_savepoint", **joined(options))
 
     # --- what comes later ------------------------------------------------------------------------
 
@@ -411,8 +416,8 @@ class Transaction:
         return Transaction(self._verbs.core, self._verbs.nested(options))
 
     def session(self, **options: Any) -> Session:
-        """Return an ORM session that works in a savepoint of this transaction."""
-        return Session(self.connection, join_transaction_mode="create_savepoint", **options)
+        """Return an ORM session that works in a savepoint of this transaction; its objects don't expire on commit."""
+        return Session(self.connection, join_transaction_mode="create_savepoint", **joined(options))
 
     def bind(self) -> AbstractContextManager[None]:
         """Adopt this transaction in the running thread or task: there, the database's own verbs use it."""

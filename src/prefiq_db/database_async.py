@@ -19,6 +19,7 @@ from prefiq_db.core import (
     Life,
     TransactionVerbs,
     as_settings,
+    joined,
     make_explainer,
     make_observer,
     not_yet,
@@ -272,7 +273,7 @@ class AsyncDatabase:
         return view
 
     def override(self, **overrides: Any) -> OverrideScope:
-        """Return a scope in which this task, and no other, has other defaults; see :meth:`using`."""
+        """Return a scope with other defaults, in force here and in what is started in it; see :meth:`using`."""
         return self._core.override(overrides)
 
     # --- diagnosis -------------------------------------------------------------------------------
@@ -310,12 +311,16 @@ class AsyncDatabase:
         return self._engine
 
     def session(self, **options: Any) -> AsyncSession:
-        """Return an ORM session; inside ``transaction()`` it works on that transaction, in a savepoint."""
+        """Return an ORM session; inside ``transaction()`` it works on that transaction, in a savepoint.
+
+        There its objects don't expire on commit, unless *options* say so. What leaves a session is an error of ours and
+        of SQLAlchemy's at once, and counts for retries.
+        """
         scope = self._core.pinned()
         if scope is None:
             return AsyncSession(self._engine, **options)
-        joined = AsyncConnection(self._engine, scope.connection)
-        return AsyncSession(joined, join_transaction_mode="create_savepoint", **options)
+        connection = AsyncConnection(self._engine, scope.connection)
+        return AsyncSession(connection, join_transaction_mode="create_savepoint", **joined(options))
 
     # --- what comes later ------------------------------------------------------------------------
 
@@ -418,8 +423,8 @@ class AsyncTransaction:
         return AsyncTransaction(self._verbs.core, self._engine, self._verbs.nested(options))
 
     def session(self, **options: Any) -> AsyncSession:
-        """Return an ORM session that works in a savepoint of this transaction."""
-        return AsyncSession(self.connection, join_transaction_mode="create_savepoint", **options)
+        """Return an ORM session that works in a savepoint of this transaction; its objects don't expire on commit."""
+        return AsyncSession(self.connection, join_transaction_mode="create_savepoint", **joined(options))
 
     def bind(self) -> AbstractContextManager[None]:
         """Adopt this transaction in the running task: there, the database's own verbs use it."""

@@ -18,7 +18,7 @@ from prefiq_db.engine_class import PrefiqEngine
 from prefiq_db.errors import MissingDriverError, UnsupportedError
 from prefiq_db.hooks.comments import comment
 from prefiq_db.hooks.logs import logging_name, mask_loggers
-from prefiq_db.hooks.scrub import scrub_errors
+from prefiq_db.hooks.scrub import translate_errors
 from prefiq_db.pool import AsyncPrefiqPool, PrefiqPool
 from prefiq_db.settings import DatabaseSettings
 
@@ -117,7 +117,7 @@ def _make(
     sync_engine.__class__ = PrefiqEngine
     if settings.masked:
         mask_loggers(sync_engine.logger, sync_engine.pool.logger)
-        scrub_errors(sync_engine, sync_engine.dialect.label, name)
+    translate_errors(sync_engine, name, masked=settings.masked)
     dialect = engine.dialect
     dialect.observer = observer
     dialect.commenter = comment if settings.sql_comments else None

@@ -7,7 +7,7 @@ Callers branch on ``kind`` and ``is_transient``, never on text. The driver's own
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, ClassVar
@@ -453,3 +453,30 @@ _BY_KIND: dict[ErrorKind, type[DatabaseError]] = {
 def error_type(kind: ErrorKind) -> type[DatabaseError]:
     """Return the exception class that a server's error of this *kind* is raised as."""
     return _BY_KIND[kind]
+
+
+# Who can read a driver's exception: the dialects, which lie above this module.
+_readers: list[Callable[[BaseException, str | None, str | None], PrefiqDbError | None]] = []
+
+
+def as_prefiq_error(error: BaseException, *, dialect: str | None = None, database: str | None = None) -> PrefiqDbError:
+    """Return *error*, a driver's or SQLAlchemy's, as one of ours: with kind, code and names, and without a value.
+
+    For errors of engines and connections that aren't a ``Database``'s, on the same drivers. One of ours is returned
+    as it is; *error* itself isn't changed, and ``.original`` is a copy of the driver's. Nobody knows at what moment it
+    was raised: an error of COMMIT is judged like one of a statement, so don't repeat a COMMIT, or a write, by it.
+
+    Args:
+        dialect: ``postgresql``, ``mariadb``, ``mysql``, ``sqlite``; else the driver's, MariaDB's for both of MySQL's.
+        database: its name, for the message.
+
+    Raises:
+        UsageError: if *dialect* is none of those.
+        TypeError: if *error* is no database's: it must go on as it is.
+    """
+    found = next((made for read in _readers if (made := read(error, dialect, database)) is not None), None)
+    if found is None:
+        raise TypeError(
+            f"as_prefiq_error: {type(error).__name__} is no error of a driver or of SQLAlchemy: let it pass"
+        )
+    return found

@@ -8,7 +8,6 @@ from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
 from typing import Any, Final
 
-from prefiq_db.bridge import Runtime
 from prefiq_db.config import RetryPolicy
 from prefiq_db.errors import UnsupportedError, UsageError
 from prefiq_db.hooks.comments import comment
@@ -76,7 +75,8 @@ NO_OVERRIDES: Final = Overrides()
 
 @dataclass(frozen=True, slots=True)
 class _Held:
-    worker: object
+    scope: OverrideScope
+    own: Overrides
     overrides: Overrides
     outer: _Held | None
 
@@ -85,37 +85,47 @@ _NOTHING: Mapping[object, _Held | None] = MappingProxyType({})
 _scoped: ContextVar[Mapping[object, _Held | None]] = ContextVar("prefiq_db_overrides", default=_NOTHING)
 
 
-def scoped(key: object, runtime: Runtime) -> Overrides:
-    """Return the overrides in force here for the database *key*; another task's don't count."""
+def scoped(key: object) -> Overrides:
+    """Return the overrides in force here for the database *key*, inherited ones among them.
+
+    A task, or a thread, that was started inside a scope with its context keeps what it inherited, also when the scope
+    has been left: a ban on writing must not end in silence.
+    """
     held = _scoped.get().get(key)
-    if held is None or held.worker != runtime.worker():
-        return NO_OVERRIDES
-    return held.overrides
+    return NO_OVERRIDES if held is None else held.overrides
 
 
 class OverrideScope:
-    """``with db.override(timeout=2):`` or ``async with``: in force for the task or thread that entered it, no other."""
+    """``with db.override(timeout=2):`` or ``async with``: in force for who entered it and what is started in it."""
 
-    def __init__(self, key: object, runtime: Runtime, overrides: Overrides) -> None:
+    def __init__(self, key: object, overrides: Overrides) -> None:
         self._key = key
-        self._runtime = runtime
         self._overrides = overrides
 
     def __enter__(self) -> None:
         held = _scoped.get()
-        merged = self._overrides.over(scoped(self._key, self._runtime))
-        _scoped.set({**held, self._key: _Held(self._runtime.worker(), merged, held.get(self._key))})
+        _scoped.set({**held, self._key: _on_top(self, self._overrides, held.get(self._key))})
 
     def __exit__(self, *exc: object) -> None:
         # What was before is kept in the context, not in this object: many tasks may be in the same scope at once. And
-        # set, not reset(token): a generator may be finished in another context, where there is nothing to leave.
+        # set, not reset(token): a generator may be finished in another context, where there may be nothing to leave.
         held = _scoped.get()
-        mine = held.get(self._key)
-        if mine is not None and mine.worker == self._runtime.worker():
-            _scoped.set({**held, self._key: mine.outer})
+        _scoped.set({**held, self._key: _without(held.get(self._key), self)})
 
     async def __aenter__(self) -> None:
         self.__enter__()
 
     async def __aexit__(self, *exc: object) -> None:
         self.__exit__(*exc)
+
+
+def _on_top(scope: OverrideScope, own: Overrides, outer: _Held | None) -> _Held:
+    return _Held(scope, own, own if outer is None else own.over(outer.overrides), outer)
+
+
+def _without(held: _Held | None, scope: OverrideScope) -> _Held | None:
+    """Return *held* without the innermost entry of *scope*, wherever it is: a generator ends when it is collected."""
+    if held is None or held.scope is scope:
+        return None if held is None else held.outer
+    outer = _without(held.outer, scope)
+    return held if outer is held.outer else _on_top(held.scope, held.own, outer)

@@ -23,6 +23,8 @@ from sqlalchemy.pool.base import _ConnectionFairy
 from sqlalchemy.util.queue import Empty
 
 from prefiq_db.dialects.base import SESSION_KEY
+from prefiq_db.dialects.both import of_both
+from prefiq_db.dialects.translate import translate
 from prefiq_db.masking import border_translates
 from prefiq_db.origin import application_line
 from prefiq_db.waiting import WaitingLine
@@ -163,10 +165,20 @@ class _VettingPool(QueuePool):
             return given
         if watcher is not None:
             watcher.waited_in_vain(perf_counter() - started)
-        raise sa_exc.TimeoutError(
+        raise self._timed_out(seconds)
+
+    def _timed_out(self, seconds: float) -> Exception:
+        """Return the error to raise: within a verb SQLAlchemy's, which the border translates, else one of both."""
+        error = sa_exc.TimeoutError(
             f"pool limit of size {self.size()} overflow {self._max_overflow} reached, connection timed out, "
             f"timeout {seconds:0.2f}"
         )
+        watcher: Any = self._prefiq.watcher
+        if _within_a_verb() or watcher is None:
+            return error
+        failure = translate(error, dialect=self._prefiq.label, database=watcher.database)
+        failure.args = (f"{failure}\nwho has them:\n{watcher.table()}",)
+        return of_both(failure)
 
     def _free(self) -> Any:
         """Return a connection that nobody uses, or leave to make one; ``None`` when there is neither."""

@@ -9,6 +9,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import anyio
+import anyio.to_thread
 import pytest
 from sqlalchemy import orm, text
 
@@ -125,18 +127,135 @@ async def test_a_longer_timeout_than_the_settings_is_given(
 # --- who an override is for ----------------------------------------------------------------------
 
 
-async def test_an_override_is_for_its_own_worker_only(stock: Any, world: str) -> None:
-    """A task or thread that inherits the context of an override does not inherit the override."""
+async def is_refused(db: Any) -> bool:
+    try:
+        await db.execute("update stock set quantity = quantity + 1")
+    except ReadOnlyError:
+        return True
+    return False
 
-    async def write() -> None:
-        await stock.execute("update stock set quantity = quantity + 1")
+
+async def test_an_override_is_in_force_in_what_is_started_inside(stock: Any, world: str) -> None:
+    """A task or thread that inherits the context of an override inherits the override, and keeps it to its end."""
+    with stock.override(read_only=True, timeout=9):
+        assert await in_thread_or_task(world, lambda: is_refused(stock))
+        inherited = contextvars.copy_context()
+    assert not await in_thread_or_task(world, lambda: is_refused(stock))
+    # Whoever was started inside goes on with it after the scope was left.
+    if world == "async":
+        assert await asyncio.create_task(is_refused(stock), context=inherited)
+    else:
+        assert inherited.run(drive, is_refused(stock))
+    assert not await is_refused(stock)
+    assert await stock.fetch_value("select quantity from stock") == 3
+
+
+async def test_what_is_overridden_inside_is_not_seen_outside(stock: Any, world: str, harness: Harness) -> None:
+    """A child's own override is its own: neither its siblings nor who started it have it."""
+
+    async def child() -> list[bool]:
+        with stock.override(read_only=False):
+            inside = await is_refused(stock)
+        return [inside, await is_refused(stock)]
 
     with stock.override(read_only=True):
-        with pytest.raises(ReadOnlyError):
-            await write()
-        await in_thread_or_task(world, write)
-    await write()
-    assert await stock.fetch_value("select quantity from stock") == 3
+        assert await in_thread_or_task(world, child) == [False, True]
+        assert await is_refused(stock)
+    with stock.override(timeout=9):
+        assert await in_thread_or_task(world, child) == [False, False]
+
+    async def scoped_child() -> bool:
+        with stock.override(read_only=True):
+            return await is_refused(stock)
+
+    assert await harness.together(scoped_child, lambda: in_thread_or_task(world, scoped_child)) == [True, True]
+    assert not await is_refused(stock)
+
+
+async def test_gather_and_task_groups_inherit_an_override(backend: Backend, loop_runner: asyncio.Runner) -> None:
+    """What a middleware sets, every task of the request has: no write slips through beside it."""
+    db = make_database("async", backend.url)
+    await db.execute(CREATE_STOCK)
+    await db.execute(INSERT_STOCK, row(1))
+    async with db.override(read_only=True):
+        assert await asyncio.gather(is_refused(db), is_refused(db)) == [True, True]
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(is_refused(db)) for _ in range(2)]
+        assert [task.result() for task in tasks] == [True, True]
+        assert await asyncio.wait_for(is_refused(db), 20)
+    assert await db.fetch_value("select quantity from stock") == 1
+    await db.close()
+
+
+async def test_threads_with_a_copied_context_inherit_an_override(backend: Backend, loop_runner: asyncio.Runner) -> None:
+    """A sync endpoint runs in a thread (anyio's, asyncio's) with its request's context, and what that has in force."""
+    with Database(backend.url) as db:
+        db.execute(CREATE_STOCK)
+        db.execute(INSERT_STOCK, row(1))
+
+        def endpoint() -> bool:
+            try:
+                db.execute("update stock set quantity = quantity + 1")
+            except ReadOnlyError:
+                return True
+            return False
+
+        async def request() -> list[bool]:
+            with db.override(read_only=True):  # as a middleware would
+                found = [await asyncio.to_thread(endpoint), await anyio.to_thread.run_sync(endpoint)]
+                # A pool's thread has a context of its own: nobody can see from there what was in force.
+                alone = await asyncio.get_running_loop().run_in_executor(None, endpoint)
+            return [*found, alone]
+
+        assert await request() == [True, True, False]
+        assert db.fetch_value("select quantity from stock") == 2
+
+
+async def test_a_scope_that_is_left_elsewhere_takes_nothing_with_it(stock: Any) -> None:
+    """A generator may be finished in another context, or late: only its own entry ends, wherever that is."""
+
+    def fixture(**overrides: Any) -> Any:
+        with stock.override(**overrides):
+            yield
+
+    late = fixture(timeout=9)
+    next(late)
+    with stock.override(read_only=True):
+        late.close()  # the outer scope ends before the inner one
+        assert await is_refused(stock)
+    assert not await is_refused(stock)
+    started = fixture(read_only=True)
+    contextvars.copy_context().run(next, started)
+    with stock.override(timeout=9):
+        started.close()  # entered in another context: here is nothing of it to leave
+        assert stock_timeout(stock) == 9
+    assert stock_timeout(stock) is None
+    inner = fixture(read_only=True)
+    next(inner)
+    elsewhere = contextvars.copy_context()
+    assert await is_refused(stock)
+    elsewhere.run(inner.close)
+    assert elsewhere.run(stock_timeout, stock) is None
+    assert await is_refused(stock), "what was entered here is left here"
+
+
+def stock_timeout(stock: Any) -> float | None:
+    """Return the timeout that is in force here."""
+    timeout: float | None = getattr(stock, "_wrapped", stock)._core.overrides().timeout
+    return timeout
+
+
+async def test_control_an_override_bound_to_its_task_vanishes(
+    backend: Backend, loop_runner: asyncio.Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same body sees the write happen when a child starts without what its parent has in force."""
+    db = make_database("async", backend.url)
+    await db.execute(CREATE_STOCK)
+    await db.execute(INSERT_STOCK, row(1))
+    async with db.override(read_only=True):
+        assert not await asyncio.create_task(is_refused(db), context=contextvars.Context())
+    assert await db.fetch_value("select quantity from stock") == 2
+    await db.close()
 
 
 async def test_overrides_nest(stock: Any) -> None:

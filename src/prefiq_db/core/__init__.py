@@ -6,6 +6,7 @@ from prefiq_db.core.attempts import AttemptCore, Attempts
 from prefiq_db.core.database import DatabaseCore
 from prefiq_db.core.life import Life
 from prefiq_db.core.making import as_settings, make_explainer, make_observer, not_yet, unpicklable
+from prefiq_db.core.sessions import joined
 from prefiq_db.core.verbs import TransactionVerbs
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "Life",
     "TransactionVerbs",
     "as_settings",
+    "joined",
     "make_explainer",
     "make_observer",
     "not_yet",

@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from prefiq_db.config import RetryPolicy
+from prefiq_db.core.sessions import judged
 from prefiq_db.errors import ErrorKind, PrefiqDbError, UsageError
 from prefiq_db.retry import affordable, attempt_failed, next_wait, note_attempt
 from prefiq_db.transaction import RootBlock, TransactionOptions
@@ -99,6 +100,7 @@ class AttemptCore:
     def exit(self, error: BaseException | None) -> bool:
         """End the transaction; return whether *error* is dealt with because another attempt follows."""
         assert self.tx is not None
+        failed = None if error is None else judged(self.tx, error)
         try:
             self.tx.end(error)
         except PrefiqDbError as failure:
@@ -109,7 +111,11 @@ class AttemptCore:
             self.loop.done = True
             self.loop.core.life.retry_budget.successes += 1
             return False
-        return self.loop.failed(error)
+        if failed is None:
+            return self.loop.failed(error)
+        if self.loop.failed(failed):
+            return True
+        raise failed from None
 
 
 def transaction_repeatable(error: BaseException, options: TransactionOptions) -> bool:

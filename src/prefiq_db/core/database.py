@@ -21,6 +21,7 @@ from prefiq_db.config import NO_RETRY, RetryPolicy
 from prefiq_db.core.attempts import Attempts, transaction_repeatable
 from prefiq_db.core.doubt import Doubt, fate_unknown
 from prefiq_db.core.life import Life
+from prefiq_db.core.sessions import judged
 from prefiq_db.core.verbs import check_read_only, checked_rows
 from prefiq_db.dialects.functions import taken_sql
 from prefiq_db.errors import (
@@ -145,10 +146,10 @@ class DatabaseCore:
         return other
 
     def override(self, given: Mapping[str, Any]) -> OverrideScope:
-        return OverrideScope(self.life, self.runtime, Overrides.checked(given))
+        return OverrideScope(self.life, Overrides.checked(given))
 
     def overrides(self) -> Overrides:
-        here = scoped(self.life, self.runtime)
+        here = scoped(self.life)
         return self.view if here is NO_OVERRIDES else self.view.over(here)
 
     # --- statements ------------------------------------------------------------------------------
@@ -411,10 +412,17 @@ class DatabaseCore:
         try:
             result = body(tx)
         except BaseException as error:
+            failure = judged(tx, error)
             tx.end(error)
-            raise
-        tx.end(None)
-        return result
+            if failure is None:
+                raise
+        else:
+            tx.end(None)
+            return result
+        try:
+            raise failure
+        finally:
+            del failure  # or its traceback would hold it in a cycle
 
     def attempts(self, options: TransactionOptions, retry: RetryPolicy | None) -> Attempts:
         self.check_usable()

@@ -20,19 +20,23 @@ from sqlalchemy.engine.interfaces import ConnectArgsType
 from sqlalchemy.pool.base import _AdhocProxiedConnection
 
 from prefiq_db.config import ISOLATION_LEVELS
+from prefiq_db.dialects.both import of_both
 from prefiq_db.dialects.classify import classify_error
 from prefiq_db.dialects.tokens import TokenDialect
 from prefiq_db.dialects.translate import class_by_code, code_of
 from prefiq_db.dialects.values import Values
 from prefiq_db.drivers.deadlines import GRACE_SECONDS, DeadlinePassed
 from prefiq_db.errors import (
+    ErrorClass,
     ErrorKind,
+    PrefiqDbError,
     StatementRefusedError,
     TransactionAbortedError,
     TransactionEndedError,
     UnsupportedError,
     UsageError,
 )
+from prefiq_db.masking import border_translates
 
 # Where a pooled connection keeps its state, in SQLAlchemy's info of its record.
 SESSION_KEY: Final = "prefiq_db.session"
@@ -58,11 +62,14 @@ class SessionState:
         "aborted",
         "began",
         "call",
+        "cause",
         "checked_out_at",
+        "committing",
         "control_timeout",
         "deferrable",
         "driver_begins",
         "expires_at",
+        "failed",
         "fairy_ref",
         "guard",
         "isolation",
@@ -96,7 +103,17 @@ class SessionState:
         #: on the clock of perf_counter; 0.0 while nobody has it
         self.checked_out_at = 0.0
         self.began = False
+        self.beginning()
         self.forget()
+
+    def beginning(self) -> None:
+        """Know nothing yet of what goes wrong in a transaction."""
+        #: COMMIT was sent: what goes wrong now leaves the outcome unknown
+        self.committing = False
+        #: what the error was that aborted it
+        self.cause: ErrorClass | None = None
+        #: what the last error was that left a session or a connection of the engine
+        self.failed: ErrorClass | None = None
 
     def forget(self) -> None:
         """Drop what belonged to one checkout: the next user starts from the defaults."""
@@ -311,7 +328,12 @@ class PrefiqDialect(TokenDialect):
             raise foreign_engine_refused()
         connect = super().connect  # type: ignore[misc]
         started = time.perf_counter()
-        connection = self.connector(connect, cparams)
+        try:
+            connection = self.connector(connect, cparams)
+        except PrefiqDbError as error:
+            if border_translates.get():
+                raise
+            raise of_both(error, behind=error) from None
         if self.watcher is not None:
             self.watcher.opened(time.perf_counter() - started)
         return connection
@@ -369,6 +391,7 @@ class PrefiqDialect(TokenDialect):
         state = self.session_of(dbapi_connection)
         if state.one_shot:
             return
+        state.beginning()
         if not state.managed:
             # A call with a timeout of its own may have used this connection before.
             self.set_statement_timeout(dbapi_connection, self.statement_timeout_seconds)
@@ -393,23 +416,26 @@ class PrefiqDialect(TokenDialect):
             self._undo_refused(dbapi_connection)
             raise failure
         self._bound_control(state, raw)
+        state.committing = True
         try:
             tag = self.control(raw, "COMMIT")
         except Exception:
             # SQLite keeps a transaction open whose COMMIT it refused, and so may others.
             self._undo_refused(dbapi_connection)
+            state.committing = True  # for whoever judges the error
             raise
+        state.committing = False
         state.ended()
         if tag == "ROLLBACK":
-            raise aborted_error()
+            raise aborted_error(None)
 
     def _commit_nothing(self, state: SessionState) -> None:
         """Go through with a COMMIT for which there is nothing to send, or say that the transaction is not there."""
         failure: Exception | None = None
-        if state.aborted == ENDED or (state.aborted is None and state.began and state.managed):
+        if state.aborted is None and state.began and state.managed:
             failure = ended_error(state.token)
         elif state.aborted is not None:
-            failure = aborted_error()
+            failure = cannot_go_on(state)
         state.ended()
         if failure is not None:
             raise failure
@@ -424,6 +450,7 @@ class PrefiqDialect(TokenDialect):
     def do_rollback(self, dbapi_connection: Any) -> None:
         state = self.session_of(dbapi_connection)
         raw = dbapi_connection.dbapi_connection
+        state.committing = False
         if state.driver_begins:
             self._take_back(raw)
             state.driver_begins = False
@@ -586,6 +613,8 @@ class PrefiqDialect(TokenDialect):
         if state.aborted is None and context.executemany:
             # Where a failed row doesn't end the transaction, the rows before it stand, and nobody knows which.
             state.aborted = HALF
+        if state.aborted is not None:
+            state.cause = class_by_code(error, self.label)
         return state.aborted == ENDED
 
     def _commented(self, send: Callable[..., None], tags: Mapping[str, str]) -> Callable[..., None]:
@@ -684,17 +713,20 @@ class PrefiqDialect(TokenDialect):
         return state.began and state.read_only
 
 
-def cannot_go_on(state: SessionState) -> TransactionAbortedError | TransactionEndedError:
+def cannot_go_on(state: SessionState) -> PrefiqDbError:
     """Return the error for whoever goes on in, or commits, a transaction that is aborted or not there any more."""
-    return ended_error(state.token) if state.aborted == ENDED else aborted_error()
+    return ended_error(state.token) if state.aborted == ENDED else aborted_error(state.cause)
 
 
-def ended_error(token: str | None) -> TransactionEndedError:
-    return TransactionEndedError(
-        "the transaction can't go on: a statement in it, or the driver's own commit() or rollback(), has ended it, and "
-        "what came before that is committed or undone already; look before you repeat it. COMMIT and DDL don't belong "
-        "into procedures and dynamic SQL that run inside transaction()",
-        token=token,
+def ended_error(token: str | None) -> PrefiqDbError:
+    """Return the error for a transaction that something in it has ended; for either tree."""
+    return of_both(
+        TransactionEndedError(
+            "the transaction can't go on: a statement in it, or the driver's own commit() or rollback(), has ended it, "
+            "and what came before that is committed or undone already; look before you repeat it. COMMIT and DDL don't "
+            "belong into procedures and dynamic SQL that run inside transaction()",
+            token=token,
+        )
     )
 
 
@@ -712,10 +744,18 @@ def foreign_engine_refused() -> UsageError:
     )
 
 
-def aborted_error() -> TransactionAbortedError:
-    return TransactionAbortedError(
-        "the transaction can't go on: an earlier statement in it failed and undid work, and COMMIT would keep only the "
-        "rest; let the error leave the block, or put the risky statement in a nested transaction()"
+def aborted_error(cause: ErrorClass | None) -> PrefiqDbError:
+    """Return the error for a transaction that an earlier error, of class *cause*, has aborted; for either tree.
+
+    It may run again if that one may.
+    """
+    again = cause is not None and cause.retry_transaction
+    return of_both(
+        TransactionAbortedError(
+            "the transaction can't go on: an earlier statement in it failed and undid work, and COMMIT would keep only "
+            "the rest; let the error leave the block, or put the risky statement in a nested transaction()",
+            classification=ErrorClass(ErrorKind.USAGE, transient=again, retry_transaction=again),
+        )
     )
 
 

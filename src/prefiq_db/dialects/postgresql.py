@@ -11,6 +11,7 @@ from prefiq_db.bridge import await_
 from prefiq_db.dialects.base import HALF, PrefiqDialect, Remembered, SessionState, characteristics
 from prefiq_db.dialects.tokens import ABANDONED, TABLE, first_word
 from prefiq_db.dialects.values import POSTGRESQL
+from prefiq_db.drivers.prepared import is_outdated, is_repeatable, names_of
 from prefiq_db.errors import ErrorKind
 
 # psycopg.pq.TransactionStatus, by number: the dialect must import without the driver.
@@ -170,7 +171,45 @@ class _Postgresql(PrefiqDialect):
         return ErrorKind.READ_ONLY if row[0] == "on" else None
 
 
-class PrefiqPostgresql(_Postgresql, PGDialect_psycopg):
+class _PreparedAnew:
+    """Mixed in below our dialect, in the place of what SQLAlchemy does by default: prepare anew what grew old.
+
+    An alteration elsewhere costs no failed call then, as it would cost none without prepared statements.
+    """
+
+    def do_execute(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
+        try:
+            cursor.execute(statement, parameters)
+        except Exception as error:
+            if not self._prepares_anew(cursor, error, statement, parameters):
+                raise
+        else:
+            return
+        cursor.execute(statement, parameters)
+
+    def do_execute_no_params(self, cursor: Any, statement: str, context: Any = None) -> None:
+        _PreparedAnew.do_execute(self, cursor, statement, None, context)
+
+    def do_executemany(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
+        driver = self._driver_cursor(cursor)
+        names = names_of(driver)  # in a pipeline even a statement that fails at once counts as prepared
+        try:
+            cursor.executemany(statement, parameters)
+        except Exception as error:
+            # Outside a transaction some rows may be there already; inside, the whole of it has to run again.
+            is_outdated(driver, error, statement, parameters[0], names)
+            raise
+
+    def _prepares_anew(self, cursor: Any, error: Exception, statement: str, parameters: Any) -> bool:
+        driver = self._driver_cursor(cursor)
+        outdated = is_outdated(driver, error, statement, parameters, names_of(driver))
+        return outdated and is_repeatable(driver, statement)
+
+    def _driver_cursor(self, cursor: Any) -> Any:
+        return cursor
+
+
+class PrefiqPostgresql(_Postgresql, _PreparedAnew, PGDialect_psycopg):
     supports_statement_cache = True
 
     def control(self, dbapi_connection: Any, sql: str) -> str | None:
@@ -188,7 +227,7 @@ class PrefiqPostgresql(_Postgresql, PGDialect_psycopg):
                 return rows
 
 
-class PrefiqPostgresqlAsync(_Postgresql, PGDialectAsync_psycopg):
+class PrefiqPostgresqlAsync(_Postgresql, _PreparedAnew, PGDialectAsync_psycopg):
     supports_statement_cache = True
 
     def control(self, dbapi_connection: Any, sql: str) -> str | None:
@@ -206,6 +245,9 @@ class PrefiqPostgresqlAsync(_Postgresql, PGDialectAsync_psycopg):
 
     def _driver(self, dbapi_connection: Any) -> Any:
         return dbapi_connection._connection
+
+    def _driver_cursor(self, cursor: Any) -> Any:
+        return cursor._cursor
 
 
 def _ms(seconds: float) -> int:

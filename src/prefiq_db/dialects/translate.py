@@ -16,6 +16,7 @@ find it, with its text and, through its traceback, with every value in its frame
 
 from __future__ import annotations
 
+import copy
 import re
 import ssl
 from collections.abc import Callable, Iterable, Mapping
@@ -24,8 +25,10 @@ from typing import Any, Final, TypeVar
 
 from sqlalchemy import exc
 
-from prefiq_db.dialects.classify import Phase, classify_error, in_phase, treatment
+from prefiq_db import errors
+from prefiq_db.dialects.classify import DIALECTS, Phase, classify_error, in_phase, treatment
 from prefiq_db.drivers.deadlines import DeadlinePassed
+from prefiq_db.drivers.prepared import OUTDATED
 from prefiq_db.errors import (
     ErrorClass,
     ErrorKind,
@@ -421,6 +424,11 @@ def code_of(error: BaseException) -> str | int | None:
     return None if driver is None else driver.read(error).code
 
 
+def is_python_word(error: Exception) -> bool:
+    """Return whether *error* is one that Python raises out of a driver: a value that doesn't fit, a socket's end."""
+    return _driver_of(error) is None and any(isinstance(error, cls) for cls, _ in _PYTHON)
+
+
 def class_by_code(error: BaseException, dialect: str) -> ErrorClass | None:
     """Return what the server's code in a driver's own exception means to a statement; ``None`` without a code."""
     driver = _driver_of(error)
@@ -433,7 +441,13 @@ def class_by_code(error: BaseException, dialect: str) -> ErrorClass | None:
 # --- the class -----------------------------------------------------------------------------------
 
 
+# A prepared statement grew old: nothing of it was done, and it is forgotten.
+_PREPARE_AGAIN: Final = ErrorClass(ErrorKind.SCHEMA, transient=True, retry_statement=True, retry_transaction=True)
+
+
 def _classify(report: _Report, driver: _Driver, error: BaseException, dialect: str, phase: Phase) -> ErrorClass:
+    if getattr(error, OUTDATED, False):
+        return _PREPARE_AGAIN
     for named in NAMED_EXCEPTIONS:
         if (
             named.code == report.code
@@ -740,6 +754,7 @@ def translate(
     database: str | None = None,
     cancelled_by_timeout: bool | None = None,
     statement_seconds: float | None = None,
+    apart: bool = False,
 ) -> PrefiqDbError:
     """Return *error* as one of ours, to be raised outside any ``except`` block.
 
@@ -751,6 +766,7 @@ def translate(
         cancelled_by_timeout: who stopped the statement, where the server can't tell (57014, 1317, SQLITE_INTERRUPT, a
             socket shut by a watchdog): our timer (``True``), not our timer (``False``), not known (``None``).
         statement_seconds: how long the statement was allowed to take, for the message.
+        apart: *error* goes on its way too, so ``.original`` is a copy of the driver's exception.
 
     The message holds kind, database, code and names of constraints, tables and columns, never a value. The driver's
     own exception is at ``.original``, cleaned; SQLAlchemy's wrapper, which holds the statement and its parameters, is
@@ -764,6 +780,8 @@ def translate(
         return error
     if not isinstance(error, Exception):
         raise TypeError(f"{type(error).__name__} is not an error to translate: let it pass")
+    if apart:
+        error = _copied(error)
     if isinstance(error, exc.TimeoutError):
         return _pool_timeout(error, database)
     original = _unwrap(error)
@@ -792,6 +810,38 @@ def translate(
     return _build(
         found, report, phase, original=clean(original), database=database, statement_seconds=statement_seconds
     )
+
+
+def _copied(error: Exception) -> Exception:
+    """Return a copy of *error*, down to the driver's; what can't be copied is returned itself."""
+    try:
+        made = copy.copy(error)
+    except Exception:  # noqa: BLE001 - an exception's constructor may want anything
+        return error
+    if isinstance(made, exc.StatementError) and isinstance(made.orig, Exception):
+        made.orig = _copied(made.orig)
+    return made if type(made) is type(error) else error
+
+
+# Whose errors a driver's are, for who doesn't say it.
+_DIALECT_OF: Final[Mapping[str, str]] = {"psycopg": "postgresql", "sqlite3": "sqlite", "pymongo": "mongodb"}
+
+
+def _read_foreign(error: BaseException, dialect: str | None, database: str | None) -> PrefiqDbError | None:
+    """Return what :func:`prefiq_db.errors.as_prefiq_error` does; ``None`` for what is no database's."""
+    if isinstance(error, PrefiqDbError) or not isinstance(error, Exception):
+        return error if isinstance(error, PrefiqDbError) else None
+    inner = _unwrap(error)
+    if _driver_of(inner) is None and not isinstance(error, exc.SQLAlchemyError):
+        return None
+    if dialect is not None and dialect not in DIALECTS:
+        raise UsageError(f"unknown dialect: expected one of {', '.join(DIALECTS)}")
+    roots = (cls.__module__.partition(".")[0] for cls in type(inner).__mro__)
+    guessed = next((_DIALECT_OF[root] for root in roots if root in _DIALECT_OF), "mariadb")
+    return translate(error, dialect=dialect or guessed, database=database, apart=True)
+
+
+errors._readers.append(_read_foreign)
 
 
 def _unwrap(error: Exception) -> Exception:

@@ -1,7 +1,9 @@
-"""Take the values out of SQLAlchemy's own exceptions, for those who use ``engine`` and ``session()``.
+"""Make what leaves ``engine`` and ``session()`` an error of both trees, ours and SQLAlchemy's, without a value.
 
-The verbs translate what is raised. ``engine`` and ``session()`` promise SQLAlchemy's exceptions, and those quote
-values: in the driver's text, in literals of the statement, in ``params`` and in pickles. Classes, codes and names stay.
+The verbs translate what is raised. Whoever uses ``engine`` and ``session()`` writes ``except`` clauses for SQLAlchemy's
+exceptions, and those quote values: in the driver's text, in literals of the statement, in ``params`` and in pickles.
+Classes, codes and names stay. The one place is SQLAlchemy's ``handle_error``, through which whatever its connections
+raise has to go: statements, results, COMMIT, savepoints, connecting.
 """
 
 from __future__ import annotations
@@ -10,9 +12,13 @@ from typing import Any, Final
 
 from sqlalchemy import Engine, event
 from sqlalchemy.engine import ExceptionContext
-from sqlalchemy.exc import StatementError
+from sqlalchemy.exc import SQLAlchemyError, StatementError
 
-from prefiq_db.dialects.translate import code_of, translate
+from prefiq_db.dialects.base import SessionState
+from prefiq_db.dialects.both import Both, of_both
+from prefiq_db.dialects.classify import Phase
+from prefiq_db.dialects.translate import code_of, is_python_word, translate
+from prefiq_db.errors import ErrorClass, ErrorKind, PrefiqDbError, ReadOnlyError
 from prefiq_db.masking import border_translates, mask_literals
 
 # What names things among psycopg's DiagnosticField, by number; the others quote values.
@@ -27,23 +33,97 @@ _NAMING_FIELDS: Final = {
 }
 
 
-def scrub_errors(engine: Engine, dialect: str, database: str) -> None:
-    """Scrub every error of *engine* that our border does not translate."""
+def translate_errors(engine: Engine, database: str, *, masked: bool) -> None:
+    """Let every error of *engine* that our border does not translate leave it as one of both trees."""
 
     @event.listens_for(engine, "handle_error")
-    def scrub(context: ExceptionContext) -> None:
-        if border_translates.get():
-            return
-        raised = context.sqlalchemy_exception
+    def leaving(context: ExceptionContext) -> PrefiqDbError | None:
         original = context.original_exception
-        if not isinstance(original, Exception):
-            return
+        if border_translates.get() or not isinstance(original, Exception) or isinstance(original, Both):
+            return None
+        failure = _translated(context, database) if _is_a_databases(context, original) else None
+        if masked:
+            # SQLAlchemy has the traceback already. Here it would pin frames with values, as what the driver met would.
+            original.__traceback__ = original.__cause__ = original.__context__ = None
+            _scrub(context, original, failure, database)
+        elif failure is not None and failure.original is not None:
+            failure.args = (f"{failure} [{type(failure.original).__name__}: {failure.original}]",)
+        raised = context.sqlalchemy_exception
+        return None if failure is None else of_both(failure, raised=raised, behind=original)
+
+
+def _is_a_databases(context: ExceptionContext, original: Exception) -> bool:
+    """Return whether it is the driver's word, or ours; what a listener or a signal handler raised goes on as it is."""
+    if context.sqlalchemy_exception is not None or isinstance(original, PrefiqDbError):
+        return True
+    return context.execution_context is not None and is_python_word(original)
+
+
+def _translated(context: ExceptionContext, database: str) -> PrefiqDbError:
+    state = _state_of(context)
+    failure = _in_phase(context, database, _phase(context, state))
+    if state is not None:
+        found = failure.classification
+        if not state.began and context.statement is not None and found.connection_lost and not found.retry_statement:
+            # In autocommit: sent, and no answer came.
+            failure = _in_phase(context, database, "commit")
+        if isinstance(failure, ReadOnlyError) and state.began and state.read_only:
+            # Our own READ ONLY refused it, and so would every other server.
+            failure.classification = ErrorClass(ErrorKind.READ_ONLY)
+        state.failed = failure.classification
+    return failure
+
+
+def _in_phase(context: ExceptionContext, database: str, phase: Phase) -> PrefiqDbError:
+    dialect: Any = context.dialect
+    connection = context.connection
+    failure = translate(
+        context.sqlalchemy_exception or context.original_exception,
+        dialect=dialect.label,
+        phase=phase,
+        database=database,
+        cancelled_by_timeout=None if connection is None else dialect.timed_out(connection),
+        apart=True,
+    )
+    failure.database = failure.database or database
+    return failure
+
+
+def _phase(context: ExceptionContext, state: SessionState | None) -> Phase:
+    if context.connection is None:
+        return "connect"
+    return "commit" if state is not None and state.committing else "statement"
+
+
+def _state_of(context: ExceptionContext) -> SessionState | None:
+    connection: Any = context.connection
+    if connection is None or connection._dbapi_connection is None:
+        return None
+    dialect: Any = context.dialect
+    state: SessionState = dialect.session_of(connection._dbapi_connection)
+    return state
+
+
+# --- without values ------------------------------------------------------------------------------
+
+
+def _scrub(context: ExceptionContext, original: Exception, failure: PrefiqDbError | None, database: str) -> None:
+    dialect: Any = context.dialect
+    raised = context.sqlalchemy_exception
+    if isinstance(original, PrefiqDbError):
+        code, message = None, original.args[0]
+    else:
         code = code_of(original)
-        message = str(translate(original, dialect=dialect, database=database))
-        if context.statement is not None or code is not None:
+        message = str(failure or translate(original, dialect=dialect.label, database=database, apart=True))
+        if failure is not None or _may_quote(original):
             _scrub_driver(original, code, message)
-        if raised is not None:
-            _scrub_sqlalchemy(raised, message)
+    if raised is not None:
+        _scrub_sqlalchemy(raised, message)
+
+
+def _may_quote(error: Exception) -> bool:
+    """Return whether *error* may be about the statement's values; a class of somebody else's is his own word."""
+    return isinstance(error, SQLAlchemyError) or type(error).__module__ == "builtins"
 
 
 def _scrub_driver(error: Any, code: object, message: str) -> None:
