@@ -193,8 +193,7 @@ class _MySQLConnector(_Base):
         lock = max(1, round(settings.lock_timeout_seconds))
         limit = settings.statement_timeout_seconds
         return (
-            "SET SESSION sql_mode = 'STRICT_ALL_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_ZERO_DATE,NO_ZERO_IN_DATE,"
-            "NO_ENGINE_SUBSTITUTION', time_zone = '+00:00', "
+            f"SET SESSION {mariadb.SESSION}, "
             f"innodb_lock_wait_timeout = {lock}, lock_wait_timeout = {lock} "
             f"/*M! , max_statement_time = {limit:.6f} */ "
             f"/*!50708 , max_execution_time = {max(1, round(limit * 1000))} */"

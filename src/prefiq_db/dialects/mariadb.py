@@ -16,6 +16,12 @@ from prefiq_db.dialects.base import GONE, HALF, PrefiqDialect, SessionState, cha
 from prefiq_db.dialects.mariadb_tokens import MysqlTokens
 from prefiq_db.errors import ErrorKind
 
+#: What each session is told of how to read and keep values.
+SESSION: Final = (
+    "sql_mode = 'STRICT_ALL_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_ZERO_DATE,NO_ZERO_IN_DATE,NO_ENGINE_SUBSTITUTION',"
+    " time_zone = '+00:00'"
+)
+
 MYSQL_HEALTH: Final = "SELECT @@global.read_only"
 # A Galera node that has lost its cluster lets some statements through and refuses the rest. By these tables and not
 # by @@wsrep_on, which a server built without Galera doesn't know.
