@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field, SecretStr, ValidationError, field_validator
@@ -20,6 +21,7 @@ from prefiq_db.config import Host, RetryPolicy, Target
 from prefiq_db.errors import SettingsError, UsageError
 from prefiq_db.masking import Secret
 from prefiq_db.settings import DatabaseSettings, Settings, load_settings
+from prefiq_db.settings.yaml_text import load_yaml
 from tests.unit.bad_environments import BAD_ENVIRONMENTS, CANARY
 
 ROOT = Path(__file__).parents[2]
@@ -528,7 +530,9 @@ def test_the_settings_directory_and_the_two_yaml_files(tmp_path: Path, monkeypat
         (f"a: b: {CANARY}", "settings.yaml (line 1)"),
         (f"- {CANARY}\n", "settings.yaml"),
         (f"{CANARY}\n", "settings.yaml"),
-        (f"a: 2020-99-99\nb: {CANARY}\n", "settings.yaml"),
+        (f"a: {'9' * 5000}\nb: {CANARY}\n", "settings.yaml"),
+        (f"a: !!bool {CANARY}\n", "settings.yaml (line 1)"),
+        (f"{'[' * 5000}{CANARY}\n", "settings.yaml"),
         (f"!!python/object:{CANARY} x\n", "settings.yaml (line 1)"),
         (f"database: {CANARY}\n", "settings.yaml:database"),
         (f"databases: {CANARY}\n", "settings.yaml:databases"),
@@ -551,6 +555,107 @@ def test_a_bad_yaml_file_is_told_by_its_place(load: Any, tmp_path: Path, text: s
     assert where in wheres(failure(load, {}, {"billing": Billing}))
 
 
+@pytest.mark.parametrize(
+    ("text", "where", "said"),
+    [
+        ("database: {name: a}\nbilling:\n  api_key: x\ndatabase:\n  name: b\n", "line 4", "database once, but line 1"),
+        (
+            "databases:\n  x: {url: sqlite://}\n  y: {url: sqlite://}\n  x: {url: sqlite://}\n",
+            "line 4",
+            "x once, but line 2",
+        ),
+        ("database:\n  name: a\n  name: b\n", "line 3", "name once, but line 2"),
+        ("database: {retry: {attempts: 1, attempts: 2}}\n", "line 1", "attempts once, but line 1"),
+        (
+            f"billing:\n  api_key: {CANARY}\n  limits:\n    per_day: 1\n    per_day: 2\n",
+            "line 5",
+            "per_day once, but line 4",
+        ),
+        ("other:\n- {a: 1,\n   a: 1}\n", "line 3", "a once, but line 2"),
+        ("a: &a {x: 1}\nb: {<<: *a,\n <<: *a}\n", "line 3", "(a key) once, but line 2"),
+        (f"{CANARY} {CANARY}: 1\n{CANARY} {CANARY}: 2\n", "line 2", "(a key) once, but line 1"),
+        ("1: a\n0x1: b\n", "line 2", "1 once, but line 1"),
+    ],
+)
+@pytest.mark.parametrize("name", ["settings.yaml", "settings.test.yaml"])
+def test_a_key_that_is_there_twice_is_told_with_both_lines(
+    load: Any, tmp_path: Path, name: str, text: str, where: str, said: str
+) -> None:
+    """The last would win: a second `database:` block makes another database of production's."""
+    (tmp_path / name).write_text(text)
+    (problem,) = failure(load, {"PREFIQ_ENV": "test", "BILLING_API_KEY": "x"}, {"billing": Billing}).problems
+    assert problem.where == f"{name} ({where})"
+    assert problem.expected == f"{said} has it too"
+
+
+def test_control_yaml_itself_takes_the_last_of_two() -> None:
+    assert yaml.safe_load("a: 1\na: 2\n") == {"a": 2}
+    assert yaml.safe_load("a: no\nb: 05433\nc: 1:30\n") == {"a": False, "b": 2843, "c": 90}
+
+
+def test_a_key_twice_in_json_or_a_dotenv_file_is_refused(load: Any, tmp_path: Path) -> None:
+    assert wheres(failure(load, {"DB_RETRY": '{"attempts": 1, "attempts": 2}'})) == ["DB_RETRY"]
+    lines = [f"DB_HOST={CANARY}", "OTHER=1", "OTHER=2", "DB_HOST=b", "DB_PORT=1", "DB_PORT=1", "BILLING_API_KEY=x"]
+    (tmp_path / ".env").write_text("\n".join([*lines, f"BILLING_API_KEY={CANARY}"]))
+    problems = failure(load, {}, {"billing": Billing}).problems
+    assert [problem.where for problem in problems] == [".env (line 4)", ".env (line 8)"]
+    assert [problem.expected for problem in problems] == [
+        "the same DB_HOST as in line 1, or nothing",
+        "the same BILLING_API_KEY as in line 7, or nothing",
+    ]
+
+
+class Words(BaseModel):
+    country: str = ""
+    opens: str = ""
+    since: str = ""
+    code: int = 0
+    mask: int = 0
+    share: float = 0
+    active: bool = True
+    nothing: str | None = "x"
+
+
+def test_yaml_is_read_by_its_version_1_2(load: Any, tmp_path: Path) -> None:
+    """No octal numbers by a zero, no numbers to the base of sixty, no dates, and only true and false are booleans."""
+    text = """
+database: {host: db, port: 05433, mask: no, pgbouncer: yes, sql_comments: On, explain_slow_queries: TRUE}
+words: {country: no, opens: 1:30, since: 2024-01-01, code: 0o17, mask: 0x1F, share: 1e3, active: off, nothing: ~}
+databases:
+  one: &common {host: h, engine: postgres, name: one}
+  two:
+    <<: *common
+    name: two
+"""
+    (tmp_path / "settings.yaml").write_text(text)
+    settings = load({}, {"words": Words})
+    assert settings.database.target.hosts == (Host("db", 5433),)
+    assert (settings.database.mask, settings.database.pgbouncer, settings.database.sql_comments) == (False, True, True)
+    assert settings.database.explain_slow_queries
+    assert settings.words == Words(
+        country="no", opens="1:30", since="2024-01-01", code=15, mask=31, share=1000.0, active=False, nothing=None
+    )
+    assert settings.databases["two"].target == settings.databases["one"].replace(name="two").target
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        *((text, int(text)) for text in ("0", "7", "-7", "+7", "007", "1234567890123456789")),
+        *((text, float(text)) for text in ("1.", ".5", "-0.5", "1e5", "1.5E-3")),
+        *(
+            (text, text)
+            for text in ("1_000", "0b1", "190:20:30", "12e03x", "yes", "Off", "y", "=", "2024-01-01", "1.2.3")
+        ),
+        *(("~", None), ("null", None), ("", None), ("Null", None), ("nULL", "nULL"), ("True", True), ("tRUE", "tRUE")),
+        *(('"5"', "5"), ("'no'", "no"), ("!!str 5", "5"), ("!!int '010'", 10), (".inf", float("inf"))),
+    ],
+)
+def test_a_scalar_of_the_core_schema(text: str, value: object) -> None:
+    read, twice = load_yaml(f"a: {text}\n")
+    assert (read, type(read["a"]), twice) == ({"a": value}, type(value), [])
+
+
 def test_a_file_that_is_not_text_is_told(load: Any, tmp_path: Path) -> None:
     (tmp_path / "settings.yaml").write_bytes(b"\xff\xfe\x00x")
     (tmp_path / ".env").write_bytes(b"A=\xff")
@@ -566,6 +671,45 @@ def test_other_keys_of_the_yaml_file_are_left_alone(load: Any, tmp_path: Path) -
 def test_bad_lines_and_variables_of_a_dotenv_file_are_told(load: Any, tmp_path: Path) -> None:
     (tmp_path / ".env").write_text(f"DB_PORT={CANARY}\nDB_PASSWORD='{CANARY}\nDB_MODE=${{HOME}}\nDB_HOST\n")
     assert wheres(failure(load)) == [".env (line 2)", ".env (line 4)", ".env:DB_MODE", ".env:DB_PORT"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        f"DB_URL:postgres://u:{CANARY}@h/x",
+        f"DB_URL:postgres://u:{CANARY}@h/x?sslmode=require",
+        f"DB_PASSWORD {CANARY}=",
+        f"DB_PASSWORD-{CANARY}=x",
+        f"BILLING_API_KEY:{CANARY}=x",
+        f"DB_PASSWORD,{CANARY} = y",
+    ],
+)
+def test_a_line_whose_name_is_no_name_is_told_by_its_number(load: Any, tmp_path: Path, line: str) -> None:
+    """The value stands where the name should be: not even the name may be shown."""
+    (tmp_path / ".env").write_text(f"A=1\n{line}\n")
+    error = failure(load, {}, {"billing": Words})
+    assert wheres(error) == [".env (line 2)"]
+    assert (
+        wheres(failure(load, {line.partition("=")[0]: "x"}))
+        == [".env (line 2)", "(a variable)"][: 1 + line.startswith("DB_")]
+    )
+
+
+def test_what_is_read_from_a_file_has_a_bound(load: Any, tmp_path: Path) -> None:
+    assert wheres(failure(load, {"DB_URL": "postgres://h/x", "DB_PASSWORD_FILE": "/dev/zero"})) == ["DB_PASSWORD_FILE"]
+    assert wheres(failure(load, {"BILLING_API_KEY_FILE": "/dev/zero"}, {"billing": Billing})) == [
+        "BILLING_API_KEY_FILE",
+        "BILLING_API_KEY",
+    ]
+    secret = tmp_path / "secret"
+    secret.write_text("x" * 2**16 + "\n")
+    (problem,) = failure(load, {"DB_URL": "postgres://h/x", "DB_PASSWORD_FILE": str(secret)}).problems
+    assert problem.expected == "a file of at most 65536 bytes"
+    secret.write_text("x" * (2**16 - 1) + "\n")
+    password = load({"DB_URL": "postgres://h/x", "DB_PASSWORD_FILE": str(secret)}).database.password
+    assert len(password.reveal()) == 2**16 - 1
+    (tmp_path / "settings.yaml").symlink_to("/dev/zero")  # no regular file: there is none
+    assert load().database.engine == "sqlite"
 
 
 def test_arguments_are_told_by_their_place(load: Any) -> None:

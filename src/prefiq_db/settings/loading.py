@@ -46,7 +46,7 @@ def load_settings(
     environ = os.environ if environ is None else environ
     arguments = {} if arguments is None else arguments
     directory = _directory(environ, directory, problems)
-    dotenv = read_dotenv(directory / ".env", problems)
+    dotenv = read_dotenv(directory / ".env", namespaces, problems)
     environment = _environment_name(environ, dotenv, arguments, problems)
     layers = []
     for name in dict.fromkeys(("settings.yaml", f"settings.{environment}.yaml")):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from io import StringIO
 from pathlib import Path
 from typing import Final
@@ -38,17 +38,37 @@ _SERVICE_LINK = re.compile(
 )
 
 
-def read_dotenv(path: Path, problems: list[Problem]) -> dict[str, str]:
-    """Return the variables of a ``.env`` file; ``${NAME}`` stays as it is, for a password may hold it."""
-    found: dict[str, str] = {}
-    if path.is_file():
-        for binding in parse_stream(StringIO(read_text(path, path.name, problems))):
-            if binding.error or (binding.key is not None and binding.value is None):
-                line = f"{path.name} (line {binding.original.line})"
-                problems.append(Problem(line, "NAME=value", "quote values that hold quotes, # or line breaks"))
-            elif binding.key is not None:
-                found[binding.key] = binding.value or ""
-    return found
+def read_dotenv(path: Path, namespaces: Collection[str], problems: list[Problem]) -> dict[str, str]:
+    """Return the variables of a ``.env`` file; ``${NAME}`` stays as it is, for a password may hold it.
+
+    A name of ours that is there twice must say the same; of other programs' the last counts, as everywhere.
+    """
+    found: dict[str, tuple[str, int]] = {}
+    if not path.is_file():
+        return {}
+    for binding in parse_stream(StringIO(read_text(path, path.name, problems))):
+        line = binding.original.line
+        where = f"{path.name} (line {line})"
+        if binding.error or (binding.key is not None and (binding.value is None or not _is_variable(binding.key))):
+            problems.append(Problem(where, "NAME=value", "quote values that hold quotes, # or line breaks"))
+        elif binding.key is not None:
+            value, earlier = found.get(binding.key, (binding.value, 0))
+            if value != binding.value and _is_ours(binding.key, namespaces):
+                expected = f"the same {binding.key} as in line {earlier}, or nothing"
+                problems.append(Problem(where, expected, "say it in one place only"))
+            found[binding.key] = (binding.value or "", line)
+    return {name: value for name, (value, _) in found.items()}
+
+
+def _is_variable(name: str) -> bool:
+    # What can't be a name may be a value, as in a line that says DB_URL:postgres://...
+    return re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.]*", name) is not None
+
+
+def _is_ours(name: str, namespaces: Collection[str]) -> bool:
+    upper = name.upper()
+    begins = ("DB_", "DATABASES_", "DATABASE__", "PREFIQ_", *(f"{each.upper()}_" for each in namespaces))
+    return upper.startswith(begins) or upper in _URL_ALIASES
 
 
 def variables_layer(
@@ -65,6 +85,9 @@ def variables_layer(
         ours = upper.startswith(("DB_", "DATABASES_", "DATABASE__")) or upper in _URL_ALIASES
         theirs = not upper.startswith("DATABASES__") and upper.startswith(stems)
         if not ours or theirs or _SERVICE_LINK.fullmatch(upper):
+            continue
+        if not _is_variable(name):
+            problems.append(Problem(f"{prefix}(a variable)", "NAME=value", "check a name that begins like ours"))
             continue
         found = collect(problems, _variable_path, upper, where)
         if found is not None:
