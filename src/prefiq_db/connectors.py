@@ -9,9 +9,10 @@ import ssl
 import time
 import uuid
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
+from urllib.parse import quote
 
-from prefiq_db.config import ANY_HOST, SESSION_ATTRS, WRITER, Host, Target
+from prefiq_db.config import ANY_HOST, READER, SESSION_ATTRS, WRITER, Host, Target
 from prefiq_db.dialects import mariadb
 from prefiq_db.dialects.classify import in_phase, treatment
 from prefiq_db.dialects.sqlite import connection_factory
@@ -19,6 +20,9 @@ from prefiq_db.drivers.deadlines import DeadlinePassed, Shares
 from prefiq_db.errors import ErrorKind, NotReadyError, PrefiqDbError, ReadOnlyError
 from prefiq_db.pool import seconds_to_connect
 from prefiq_db.settings import DatabaseSettings
+
+# The session's own default; a START TRANSACTION that says nothing else has it, and so has a statement on its own.
+_MYSQL_READ_ONLY: Final = " /*M! , tx_read_only = 1 */ /*!50720 , transaction_read_only = 1 */"
 
 _Connect = Callable[..., Any]
 _Connector = Callable[[_Connect, dict[str, Any]], Any]
@@ -67,17 +71,27 @@ class SqliteConnector(_Base):
     def __call__(self, connect: _Connect, cparams: dict[str, Any]) -> Any:
         if self.in_memory and self.anchor is None:
             self.anchor = sqlite3.connect(self.path, uri=True, check_same_thread=False)
+        read_only = self.settings.read_only
         return self.open(
             connect,
-            uri=self.in_memory,
+            uri=self.in_memory or read_only,
             isolation_level=None,
             timeout=self.settings.lock_timeout_seconds,
             check_same_thread=False,
-            factory=connection_factory(self.settings.statement_timeout_seconds, durable_wal=not self.in_memory),
+            factory=connection_factory(
+                self.settings.statement_timeout_seconds, durable_wal=not self.in_memory, read_only=read_only
+            ),
         )
 
+    @property
+    def address(self) -> str:
+        """What sqlite3 is told: of a database to read, that neither the file nor a PRAGMA may change that."""
+        if self.in_memory or not self.settings.read_only:
+            return self.path
+        return f"file:{quote(self.path)}?mode=ro"
+
     def open(self, connect: _Connect, **arguments: Any) -> Any:
-        return connect(self.path, **arguments)
+        return connect(self.address, **arguments)
 
     def close(self) -> None:
         """Let go of the database in memory."""
@@ -94,7 +108,7 @@ class _AiosqliteConnector(SqliteConnector):
     """
 
     def open(self, connect: _Connect, **arguments: Any) -> Any:
-        return connect(self.path, async_creator_fn=self._open, **arguments)
+        return connect(self.address, async_creator_fn=self._open, **arguments)
 
     async def _open(self, path: str, *, factory: Callable[..., sqlite3.Connection], **arguments: Any) -> Any:
         import aiosqlite
@@ -137,7 +151,11 @@ class _PostgresConnector(_Base):
             "sslkey": _path(settings.ssl_key),
         }
         arguments = {name: value for name, value in arguments.items() if value is not None}
-        if len(target.hosts) > 1:
+        if settings.read_only:
+            # libpq would take our own default_transaction_read_only for the server's.
+            wanted = target.options.get(SESSION_ATTRS, ANY_HOST)
+            arguments[SESSION_ATTRS] = {WRITER: "primary", READER: "standby"}.get(wanted, wanted)
+        elif len(target.hosts) > 1:
             # A pool whose next connection may be to a standby is no use to a writer; libpq's own default is "any".
             arguments.setdefault(SESSION_ATTRS, WRITER)
         if settings.pgbouncer:
@@ -149,6 +167,7 @@ class _PostgresConnector(_Base):
                     "-c timezone=UTC",
                     f"-c statement_timeout={max(1, round(settings.statement_timeout_seconds * 1000))}",
                     f"-c lock_timeout={max(1, round(settings.lock_timeout_seconds * 1000))}",
+                    *(["-c default_transaction_read_only=on"] if settings.read_only else []),
                 ]
             ).strip()
         return self.open(connect, arguments)
@@ -197,6 +216,7 @@ class _MySQLConnector(_Base):
             f"innodb_lock_wait_timeout = {lock}, lock_wait_timeout = {lock} "
             f"/*M! , max_statement_time = {limit:.6f} */ "
             f"/*!50708 , max_execution_time = {max(1, round(limit * 1000))} */"
+            f"{_MYSQL_READ_ONLY if settings.read_only else ''}"
         )
 
     def client_flag(self, cparams: dict[str, Any]) -> int:
@@ -230,7 +250,7 @@ class _MySQLConnector(_Base):
 
         With a single host there is nowhere else to go, and nothing is asked.
         """
-        wanted = self.target.options.get(SESSION_ATTRS, WRITER)
+        wanted = self.target.options.get(SESSION_ATTRS, ANY_HOST if self.settings.read_only else WRITER)
         if len(self.target.hosts) == 1 or wanted == ANY_HOST:
             return None
         fits = False

@@ -197,18 +197,36 @@ def test_tls_files_of_the_url(tmp_path: Path) -> None:
     assert wheres(failure(DatabaseSettings, url=f"postgres://h/d?sslcert={file}")) == ["ssl_key"]
 
 
-def test_replicas_take_what_they_leave_out_from_the_main_one() -> None:
-    settings = DatabaseSettings(url="postgres://u:p@h/d", replicas="postgres://r1:1,r2:2, pg://v:q@r3/e\npg://v@r4")
-    assert settings.target_replicas == (
-        Target("postgres", (Host("r1", 1), Host("r2", 2)), "u", Secret("p"), "d"),
-        Target("postgres", (Host("r3", 5432),), "v", Secret("q"), "e"),
-        Target("postgres", (Host("r4", 5432),), "v", None, "d"),
-    )
-    assert DatabaseSettings(engine="pg", replicas='["pg://a"]') == DatabaseSettings(engine="pg", replicas=["pg://a"])
-    assert wheres(failure(DatabaseSettings, engine="pg", replicas=["pg://a?sslmode=disable", "my"])) == [
-        "replicas[0]",
-        "replicas[1]",
+def test_a_replica_is_refused_wherever_it_is_said(load: Any, tmp_path: Path) -> None:
+    """Until reads go there, nobody must believe that they do."""
+    assert wheres(failure(DatabaseSettings, url="pg://h/d", replicas=[f"pg://u:{CANARY}@r/d"])) == ["replicas"]
+    assert wheres(failure(DatabaseSettings, url="pg://h/d", replicas=f"pg://{CANARY}/d,pg://r2/d")) == ["replicas"]
+    file, main = tmp_path / "replicas", {"DB_URL": "pg://h/d"}
+    file.write_text("pg://r/d")
+    for environ, where in (
+        ({"DB_REPLICAS": "pg://r/d"}, "DB_REPLICAS"),
+        ({"DB_REPLICAS_FILE": str(file)}, "DB_REPLICAS_FILE"),
+        (
+            {"DATABASES__X__URL": "pg://h/d", "DATABASES__X__REPLICAS": '["pg://r/d"]'},
+            "DATABASES__X__REPLICAS",
+        ),
+    ):
+        assert wheres(failure(load, main | environ)) == [where]
+    assert wheres(failure(load, main, arguments={"database": {"replicas": ["pg://r/d"]}})) == [
+        "arguments:database.replicas"
     ]
+    (tmp_path / "settings.yaml").write_text("databases: {x: {url: pg://h/d, replicas: [pg://r/d]}}\n")
+    assert wheres(failure(load, main)) == ["settings.yaml:databases.x.replicas"]
+    assert DatabaseSettings(engine="pg", replicas="").replicas == ()
+
+
+@pytest.mark.parametrize("word", ["1", "yes", True])
+def test_a_database_may_be_read_only(load: Any, tmp_path: Path, word: Any) -> None:
+    assert load({"DB_READ_ONLY": str(word)}).database.read_only
+    (tmp_path / "settings.yaml").write_text("databases: {x: {url: pg://h/d, read_only: yes}}\n")
+    assert load().databases["x"].read_only
+    assert not load().database.read_only
+    assert DatabaseSettings(read_only=word).read_only
 
 
 @pytest.mark.parametrize(
@@ -284,11 +302,6 @@ def test_an_option_nobody_hears_is_refused(url: str, where: list[str], said: str
     assert said in str(error)
 
 
-def test_options_of_replicas_are_heard_or_refused_as_well() -> None:
-    replicas = ["pg://r/d?nonsense=1", "pg://r/d?keepalives=1"]
-    assert wheres(failure(DatabaseSettings, url="pg://h/d", replicas=replicas)) == ["replicas[0] (nonsense)"]
-
-
 def test_options_of_libpq_go_to_the_driver() -> None:
     psycopg = pytest.importorskip("psycopg")
     own = {"user", "password", "host", "port", "dbname", "sslmode", "sslrootcert", "sslcert", "sslkey"}
@@ -312,13 +325,13 @@ def test_two_spellings_of_one_tls_option_must_agree() -> None:
 def test_nothing_of_a_secret_survives_in_any_form() -> None:
     url = f"postgres://u:{CANARY}@h/d?sslpassword={CANARY}"
     settings = [
-        DatabaseSettings(url=url, replicas=[url]),
+        DatabaseSettings(url=url),
         DatabaseSettings(host="h", password=SecretStr(CANARY)),
         DatabaseSettings(host="h", password=Secret(CANARY)),
     ]
     for one in settings:
         assert CANARY in str([one.target.password.reveal()]) if one.target.password else False
-        dumps = [one.model_dump(), one.model_dump(mode="json"), dict(one), vars(one), one.target, one.target_replicas]
+        dumps = [one.model_dump(), one.model_dump(mode="json"), dict(one), vars(one), one.target]
         shown = f"{one} {one!r} {dumps!r} {one.model_dump_json()} {one.model_json_schema()}"
         assert CANARY not in shown
         assert CANARY.encode() not in pickle.dumps(one)
@@ -352,7 +365,7 @@ def test_every_problem_of_every_field_is_told_at_once(build: Any) -> None:
     values: dict[str, Any] = dict.fromkeys(names, CANARY) | {"host": f"{CANARY} x"}
     texts = {"application_name": 1, "password": 1, "user": 1, "name": 1, "environment": 1}
     error = failure(build, values | texts | {"replicas": [CANARY], "weather": CANARY})
-    expected = {*DatabaseSettings.model_fields, "weather"} - {"replicas"} | {"replicas[0]"}
+    expected = {*DatabaseSettings.model_fields, "weather"}
     assert set(wheres(error)) == expected
     assert len(error.problems) == len(expected)
 

@@ -14,6 +14,7 @@ from sqlalchemy.dialects.mysql.pymysql import MySQLDialect_pymysql
 from prefiq_db.config import ANY_HOST, READER
 from prefiq_db.dialects.base import GONE, HALF, PrefiqDialect, SessionState, characteristics
 from prefiq_db.dialects.mariadb_tokens import MysqlTokens
+from prefiq_db.dialects.read_only import ReadOnlySessions
 from prefiq_db.errors import ErrorKind
 
 #: What each session is told of how to read and keep values.
@@ -58,7 +59,7 @@ def _utc(value: dt.datetime) -> dt.datetime:
     return value if value.tzinfo is None else value.astimezone(dt.UTC).replace(tzinfo=None)
 
 
-class _MySQLFamily(MysqlTokens, PrefiqDialect):
+class _MySQLFamily(MysqlTokens, ReadOnlySessions, PrefiqDialect):
     ddl_commits = True
     connection_characteristics: Any = characteristics()
     adapters: ClassVar[Any] = {dt.datetime: _utc, uuid.UUID: str, dict: json.dumps}

@@ -19,6 +19,7 @@ from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 
 from prefiq_db.bridge import await_, can_await
 from prefiq_db.dialects.base import GONE, PrefiqDialect, SessionState, characteristics
+from prefiq_db.dialects.read_only import ReadOnlySessions
 from prefiq_db.dialects.tokens import ABANDONED, TABLE, first_word
 from prefiq_db.errors import ErrorKind
 
@@ -84,7 +85,9 @@ class SqliteConnection(sqlite3.Connection):
                 stop = 1
 
 
-def connection_factory(timeout_seconds: float, durable_wal: bool) -> Callable[..., SqliteConnection]:
+def connection_factory(
+    timeout_seconds: float, durable_wal: bool, read_only: bool = False
+) -> Callable[..., SqliteConnection]:
     """Return what ``sqlite3.connect(factory=)`` takes: connections that are set up before anybody sees them."""
 
     def connect(*args: Any, **kwargs: Any) -> SqliteConnection:
@@ -93,7 +96,9 @@ def connection_factory(timeout_seconds: float, durable_wal: bool) -> Callable[..
             connection.timeout_seconds = timeout_seconds
             connection.lock_wait_seconds = kwargs["timeout"]
             connection.execute("PRAGMA foreign_keys = ON").close()
-            if durable_wal:
+            if read_only:
+                connection.execute("PRAGMA query_only = ON").close()
+            elif durable_wal:
                 _use_wal(connection)
             looks = connection.looks_at_clock()
             next(looks)
@@ -120,7 +125,7 @@ def _iso(value: dt.datetime) -> str:
     return value.isoformat(sep=" ", timespec="microseconds")
 
 
-class _Sqlite(PrefiqDialect):
+class _Sqlite(ReadOnlySessions, PrefiqDialect):
     label = "sqlite"
     explain_words = "EXPLAIN QUERY PLAN"
     connection_characteristics: Any = characteristics()
@@ -145,7 +150,7 @@ class _Sqlite(PrefiqDialect):
             # A writer waits for its turn here, in BEGIN IMMEDIATE.
             self._bound_lock_wait(dbapi_connection, state.local_timeout or self.statement_timeout_seconds)
         super().do_begin(dbapi_connection)
-        if state.began and state.read_only:
+        if self._was_read_only(dbapi_connection):
             self.control(dbapi_connection.dbapi_connection, "PRAGMA query_only = ON")
 
     def do_commit(self, dbapi_connection: Any) -> None:
@@ -163,7 +168,7 @@ class _Sqlite(PrefiqDialect):
 
     def _was_read_only(self, proxied: Any) -> bool:
         state = self.session_of(proxied)
-        return state.began and state.read_only
+        return state.began and state.read_only and not self.read_only
 
     def _writable_again(self, proxied: Any, read_only: bool) -> None:
         if read_only:
@@ -230,7 +235,7 @@ class _Sqlite(PrefiqDialect):
 
     def ailment_of(self, row: Any) -> ErrorKind | None:
         connector: Any = self.connector
-        if row[0]:
+        if row[0] and not self.read_only:
             return ErrorKind.READ_ONLY
         if connector is None or connector.in_memory:
             return None
