@@ -462,7 +462,21 @@ def test_named_databases_from_everywhere(load: Any, tmp_path: Path) -> None:
     [
         ("host: h, user: u, name: n", {"DATABASE_URL": "pg://v@w/d"}, "postgres://v@w:5432/d"),
         ("engine: mariadb, name: n", {"DB_URL": "sqlite:///x.db"}, "sqlite:///x.db"),
-        ("url: 'pg://u:p@h:7/d?keepalives=1'", {"DB_HOST": "w"}, "postgres://u@w:5432/d"),
+        ("url: 'pg://u:p@h:7/d?keepalives=1'", {"DB_HOST": "w"}, "postgres://u@w:7/d"),
+        ("url: 'pg://u:p@h:7/d'", {"DB_HOST": "w:8"}, "postgres://u@w:8/d"),
+        ("url: 'pg://u:p@h:7/d'", {"DB_HOST": "v,w"}, "postgres://u@v:7,w:7/d"),
+        ("url: 'pg://u:p@h:7/d'", {"DB_HOST": "v,w:8"}, "postgres://u@v:7,w:8/d"),
+        ("url: 'pg://u:p@h1:7,h2:8/d'", {"DB_HOST": "v,w"}, "postgres://u@v:7,w:8/d"),
+        ("url: 'pg://u:p@h1:7,h2:8/d'", {"DB_HOST": "w:9"}, "postgres://u@w:9/d"),
+        ("url: 'pg://u:p@h1:7,h2:7/d'", {"DB_HOST": "w"}, "postgres://u@w:7/d"),
+        ("url: 'mysql://u:p@h:7/d?ssl_mode=disable'", {"DB_HOST": "w"}, "mariadb://u@w:7/d"),
+        ("engine: postgres, host: 'h:7'", {"DB_HOST": "w"}, "postgres://postgres@w:7/postgres"),
+        ("engine: postgres, host: 'h:7'", {"DB_PORT": "8"}, "postgres://postgres@h:8/postgres"),
+        ("engine: postgres, host: '[::1]:7,h:8'", {"DB_PORT": "9"}, "postgres://postgres@[::1]:9,h:9/postgres"),
+        ("engine: postgres, host: 'h:7'", {"DB_HOST": "w", "DB_PORT": "8"}, "postgres://postgres@w:8/postgres"),
+        ("engine: postgres, host: 'h:7'", {"DB_HOST": "w:8"}, "postgres://postgres@w:8/postgres"),
+        ("engine: postgres, host: 'h:7'", {"DB_NAME": "e"}, "postgres://postgres@h:7/e"),
+        ("engine: postgres, host: h, port: 7", {"DB_HOST": "w"}, "postgres://postgres@w:7/postgres"),
         ("url: 'pg://u:p@h:7/d?keepalives=1'", {"DB_HOST": "w", "DB_PORT": "9"}, "postgres://u@w:9/d"),
         ("url: 'pg://u:p@h:7/d?keepalives=1'", {"DB_NAME": "e", "DB_USER": "v"}, "postgres://v@h:7/e"),
         ("url: 'pg://u:p@h:7/d'", {"DB_ENGINE": "mariadb"}, "mariadb://root@127.0.0.1:3306/test"),
@@ -525,6 +539,87 @@ def test_variables_that_are_not_ours_are_left_alone(load: Any) -> None:
     }
     others = {"DBUS_SESSION_BUS_ADDRESS": "x", "DATABASE_POOL": "x", "MY_DB_HOST": "x", "DATABASES": "x", "DB": "x"}
     assert load(links | others | {"DB_WEATHER": ""}).database.engine == "sqlite"
+
+
+@pytest.mark.parametrize(
+    "service", ["db", "db-postgresql", "db-port", "db-1", "databases", "databases-main", "db--x", "databases--x"]
+)
+def test_service_links_of_any_service_are_left_alone(load: Any, service: str) -> None:
+    """What Kubernetes sets in every pod for each service of its namespace, also where its name begins like ours."""
+    links = service_links(service)
+    assert load(links).database.engine == "sqlite"
+    assert load(links | {"DB_URL": "postgres://h/x"}).database.target.hosts == (Host("h", 5432),)
+    slip = {f"{service.upper().replace('-', '_')}_SERVICE_HOSTS": CANARY}
+    assert wheres(failure(load, links | slip)) == list(slip)
+
+
+def service_links(service: str) -> dict[str, str]:
+    stem, url = service.upper().replace("-", "_"), "tcp://10.0.0.1:5432"
+    return {
+        f"{stem}_SERVICE_HOST": "10.0.0.1",
+        f"{stem}_SERVICE_PORT": "5432",
+        f"{stem}_SERVICE_PORT_TCP_POSTGRESQL": "5432",
+        f"{stem}_PORT": url,
+        f"{stem}_PORT_5432_TCP": url,
+        f"{stem}_PORT_5432_TCP_PROTO": "tcp",
+        f"{stem}_PORT_5432_TCP_PORT": "5432",
+        f"{stem}_PORT_5432_TCP_ADDR": "10.0.0.1",
+    }
+
+
+@pytest.mark.parametrize("missing", ["_SERVICE_HOST", "_SERVICE_PORT"])
+def test_what_only_looks_like_a_link_is_a_slip(load: Any, missing: str) -> None:
+    links = service_links("db-postgresql")
+    del links[f"DB_POSTGRESQL{missing}"]
+    assert len(failure(load, links).problems) == len(links)
+    assert wheres(failure(load, {"DB_SERVICE_HOST": "x", "DB_PORT": f"tcp://{CANARY}"})) == ["DB_PORT"]
+
+
+def test_a_port_of_ours_beside_a_link_of_the_same_name_is_heard(load: Any) -> None:
+    links = service_links("db") | {"DB_PORT": "5433", "DB_HOST": "h"}
+    assert load(links).database.target.hosts == (Host("h", 5433),)
+    assert wheres(failure(load, links | {"DB_PORT": CANARY})) == ["DB_PORT"]
+
+
+class Weather(BaseModel):
+    port: int = 1
+
+
+def test_a_link_that_is_called_like_a_namespace_is_none_of_its_settings(load: Any) -> None:
+    links = service_links("weather")
+    assert load(links, {"weather": Weather}).weather.port == 1
+    assert load(links | {"WEATHER_PORT": "5"}, {"weather": Weather}).weather.port == 5
+
+
+@pytest.mark.parametrize(
+    ("said", "file", "refused"),
+    [
+        *(("prod", "production", True), ("production", "prod", True), ("Production", "production", True)),
+        *((None, "prod", True), ("stage", "staging", True), ("dev", "development", True), ("test", "testing", True)),
+        *(("test", "production", False), ("preprod", "prod", False), ("prod-eu", "prod", False)),
+        *(("prod2", "prod", False), ("live", "dev", False), ("production", "production", False)),
+    ],
+)
+def test_the_file_of_an_environment_by_another_name_is_told(
+    load: Any, tmp_path: Path, said: str | None, file: str, refused: bool
+) -> None:
+    """PREFIQ_ENV=prod beside settings.production.yaml would read nothing of it."""
+    (tmp_path / f"settings.{file}.yaml").write_text("database: {name: here.db}\n")
+    environ = {} if said is None else {"PREFIQ_ENV": said}
+    if not refused:
+        load(environ)
+        return
+    (problem,) = failure(load, environ).problems
+    assert problem.where == "PREFIQ_ENV"
+    assert f"there is settings.{file}.yaml: write PREFIQ_ENV={file}" in problem.fix
+    (tmp_path / f"settings.{said or 'production'}.yaml").write_text("")
+    load(environ)
+
+
+def test_ports_that_cant_be_told_apart_are_asked_for(load: Any, tmp_path: Path) -> None:
+    (tmp_path / "settings.yaml").write_text("database: {url: 'pg://h1:7,h2:8/d'}\n")
+    assert wheres(failure(load, {"DB_HOST": "w"})) == ["DB_HOST"]
+    assert load({"DB_HOST": "w", "DB_PORT": "9"}).database.target.hosts == (Host("w", 9),)
 
 
 def test_the_settings_directory_and_the_two_yaml_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

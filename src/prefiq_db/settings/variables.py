@@ -32,10 +32,10 @@ _FROM_FILE: Final = frozenset({"url", "host", "user", "password", "name", "repli
 _URL_ALIASES: Final = {"DATABASE_URL": "DB_URL", "DATABASE_URL_FILE": "DB_URL_FILE"}
 _PATHS: Final = frozenset({*((name,) for name in LOADED), *(("retry", name) for name in RETRY_FIELDS)})
 
-# What Kubernetes puts into every pod beside a service called "db" or "databases".
-_SERVICE_LINK = re.compile(
-    r"DATABASES_PORT|(DB|DATABASES)_(SERVICE_(HOST|PORT)(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
-)
+# What Kubernetes puts into every pod beside a service: of "db-postgresql" the stem is DB_POSTGRESQL.
+_LINK_ENDS: Final = r"SERVICE_(HOST|PORT)(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?"
+_SERVICE_LINK: Final = re.compile(rf"DATABASES_PORT|(DB|DATABASES)_({_LINK_ENDS})")
+_LINK_URL: Final = re.compile(r"(tcp|udp|sctp)://[^\s]+")
 
 
 def read_dotenv(path: Path, namespaces: Collection[str], problems: list[Problem]) -> dict[str, str]:
@@ -79,12 +79,13 @@ def variables_layer(
     prefix = "" if layer == "environment" else f"{layer}:"
     databases: dict[str, dict[FieldPath, Entry]] = {}
     stems = tuple(f"{name.upper()}_" for name in namespaces)
+    variables, links = _without_links(variables)
     for name, value in variables.items():
         where = prefix + name
         upper = name.upper()
         ours = upper.startswith(("DB_", "DATABASES_", "DATABASE__")) or upper in _URL_ALIASES
         theirs = not upper.startswith("DATABASES__") and upper.startswith(stems)
-        if not ours or theirs or _SERVICE_LINK.fullmatch(upper):
+        if not ours or theirs or _SERVICE_LINK.fullmatch(upper) or (links and links.fullmatch(upper)):
             continue
         if not _is_variable(name):
             problems.append(Problem(f"{prefix}(a variable)", "NAME=value", "check a name that begins like ours"))
@@ -98,6 +99,21 @@ def variables_layer(
     own = NamespaceVariables(prefix, variables, problems)
     sections = {name: own.read(name, model) for name, model in namespaces.items()}
     return Layer(layer, databases, sections, own.locate)
+
+
+def _without_links(variables: Mapping[str, str]) -> tuple[dict[str, str], re.Pattern[str] | None]:
+    """Return the variables without the URLs of Kubernetes' service links, and what the links' other names look like.
+
+    A link is known by its two variables that are always there; by one alone, a slip of ours would be taken for one.
+    """
+    names = {name.upper() for name in variables}
+    hosts = (name.removesuffix("_SERVICE_HOST") for name in names if name.endswith("_SERVICE_HOST"))
+    linked = {stem for stem in hosts if f"{stem}_SERVICE_PORT" in names}
+    if not linked:
+        return dict(variables), None
+    urls = {f"{stem}_PORT" for stem in linked}
+    rest = {key: value for key, value in variables.items() if not (key.upper() in urls and _LINK_URL.fullmatch(value))}
+    return rest, re.compile(f"({'|'.join(map(re.escape, linked))})_({_LINK_ENDS})")
 
 
 def _variable_path(name: str, where: str) -> tuple[str, FieldPath, bool]:
