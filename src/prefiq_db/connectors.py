@@ -194,9 +194,9 @@ class _MySQLConnector(_Base):
 
     def arguments(self, host: Host) -> dict[str, Any]:
         target = self.target
+        place = {"unix_socket": host.host} if host.is_path else {"host": host.host, "port": host.port}
         return {
-            "host": host.host,
-            "port": host.port,
+            **place,
             "user": target.user or "",
             "password": self.password or "",
             "database": target.database or None,
@@ -218,6 +218,11 @@ class _MySQLConnector(_Base):
             f"/*!50708 , max_execution_time = {max(1, round(limit * 1000))} */"
             f"{_MYSQL_READ_ONLY if settings.read_only else ''}"
         )
+
+    def mode_for(self, arguments: dict[str, Any]) -> str:
+        """Return what is done about TLS: over a socket nobody listens, and ``prefer`` doesn't prefer it there."""
+        mode = self.settings.ssl_mode
+        return "disable" if mode == "prefer" and "unix_socket" in arguments else mode
 
     def client_flag(self, cparams: dict[str, Any]) -> int:
         # FOUND_ROWS, set by SQLAlchemy: an UPDATE counts the rows it matched, as on the other databases.
@@ -275,10 +280,12 @@ class _PyMySQLConnector(_MySQLConnector):
 
     def open(self, connect: _Connect, arguments: dict[str, Any], until: float) -> Any:
         from prefiq_db.drivers import pymysql
+        from prefiq_db.drivers.pymysql_socket import SocketConnection
 
-        mode = self.settings.ssl_mode
+        mode = self.mode_for(arguments)
         tls: dict[str, Any] = {"ssl_disabled": True} if mode in ("disable", "prefer") else {"ssl": self.context}
-        connection = pymysql.Connection(**arguments, **tls, defer_connect=True)
+        kind = SocketConnection if "unix_socket" in arguments else pymysql.Connection
+        connection = kind(**arguments, **tls, defer_connect=True)
         if self.context is not None:
             self.context.sslsocket_class = pymysql.TimedTls
         if mode == "prefer":
@@ -301,7 +308,7 @@ class _AsyncmyConnector(_MySQLConnector):
         return connection
 
     def _secured(self, connect: _Connect, arguments: dict[str, Any]) -> Any:
-        mode = self.settings.ssl_mode
+        mode = self.mode_for(arguments)
         if mode == "disable" or self.without_tls:
             return connect(**arguments)
         try:
