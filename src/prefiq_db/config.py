@@ -53,10 +53,25 @@ NO_RETRY: Final = RetryPolicy(attempts=1)
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """One server to try."""
+    """One server to try.
+
+    Attributes:
+        host: a name, an address, or a path: PostgreSQL's socket directory, MariaDB's socket.
+        port: a TCP port; PostgreSQL's socket has it in its name, MariaDB's doesn't.
+    """
 
     host: str
     port: int
+
+    @property
+    def is_path(self) -> bool:
+        """Whether it is on this machine, by a socket in the file system."""
+        return self.host.startswith("/")
+
+    def __str__(self) -> str:
+        if self.is_path:
+            return self.host
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +102,6 @@ class Target:
         """Return a URL to show to people: no password, no options."""
         if self.engine == "sqlite":
             return f"sqlite:///{self.database}"
-        hosts = ",".join(f"[{h.host}]:{h.port}" if ":" in h.host else f"{h.host}:{h.port}" for h in self.hosts)
+        hosts = ",".join(map(str, self.hosts))
         user = f"{self.user}@" if self.user else ""
         return f"{self.engine}://{user}{hosts}/{self.database}"

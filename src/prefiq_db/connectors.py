@@ -9,9 +9,10 @@ import ssl
 import time
 import uuid
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
+from urllib.parse import quote
 
-from prefiq_db.config import ANY_HOST, SESSION_ATTRS, WRITER, Host, Target
+from prefiq_db.config import ANY_HOST, READER, SESSION_ATTRS, WRITER, Host, Target
 from prefiq_db.dialects import mariadb
 from prefiq_db.dialects.classify import in_phase, treatment
 from prefiq_db.dialects.sqlite import connection_factory
@@ -20,6 +21,9 @@ from prefiq_db.drivers.mysql_literals import conversions
 from prefiq_db.errors import ErrorKind, NotReadyError, PrefiqDbError, ReadOnlyError
 from prefiq_db.pool import seconds_to_connect
 from prefiq_db.settings import DatabaseSettings
+
+# The session's own default; a START TRANSACTION that says nothing else has it, and so has a statement on its own.
+_MYSQL_READ_ONLY: Final = " /*M! , tx_read_only = 1 */ /*!50720 , transaction_read_only = 1 */"
 
 _Connect = Callable[..., Any]
 _Connector = Callable[[_Connect, dict[str, Any]], Any]
@@ -68,17 +72,27 @@ class SqliteConnector(_Base):
     def __call__(self, connect: _Connect, cparams: dict[str, Any]) -> Any:
         if self.in_memory and self.anchor is None:
             self.anchor = sqlite3.connect(self.path, uri=True, check_same_thread=False)
+        read_only = self.settings.read_only
         return self.open(
             connect,
-            uri=self.in_memory,
+            uri=self.in_memory or read_only,
             isolation_level=None,
             timeout=self.settings.lock_timeout_seconds,
             check_same_thread=False,
-            factory=connection_factory(self.settings.statement_timeout_seconds, durable_wal=not self.in_memory),
+            factory=connection_factory(
+                self.settings.statement_timeout_seconds, durable_wal=not self.in_memory, read_only=read_only
+            ),
         )
 
+    @property
+    def address(self) -> str:
+        """What sqlite3 is told: of a database to read, that neither the file nor a PRAGMA may change that."""
+        if self.in_memory or not self.settings.read_only:
+            return self.path
+        return f"file:{quote(self.path)}?mode=ro"
+
     def open(self, connect: _Connect, **arguments: Any) -> Any:
-        return connect(self.path, **arguments)
+        return connect(self.address, **arguments)
 
     def close(self) -> None:
         """Let go of the database in memory."""
@@ -95,7 +109,7 @@ class _AiosqliteConnector(SqliteConnector):
     """
 
     def open(self, connect: _Connect, **arguments: Any) -> Any:
-        return connect(self.path, async_creator_fn=self._open, **arguments)
+        return connect(self.address, async_creator_fn=self._open, **arguments)
 
     async def _open(self, path: str, *, factory: Callable[..., sqlite3.Connection], **arguments: Any) -> Any:
         import aiosqlite
@@ -138,7 +152,11 @@ class _PostgresConnector(_Base):
             "sslkey": _path(settings.ssl_key),
         }
         arguments = {name: value for name, value in arguments.items() if value is not None}
-        if len(target.hosts) > 1:
+        if settings.read_only:
+            # libpq would take our own default_transaction_read_only for the server's.
+            wanted = target.options.get(SESSION_ATTRS, ANY_HOST)
+            arguments[SESSION_ATTRS] = {WRITER: "primary", READER: "standby"}.get(wanted, wanted)
+        elif len(target.hosts) > 1:
             # A pool whose next connection may be to a standby is no use to a writer; libpq's own default is "any".
             arguments.setdefault(SESSION_ATTRS, WRITER)
         if settings.pgbouncer:
@@ -150,6 +168,7 @@ class _PostgresConnector(_Base):
                     "-c timezone=UTC",
                     f"-c statement_timeout={max(1, round(settings.statement_timeout_seconds * 1000))}",
                     f"-c lock_timeout={max(1, round(settings.lock_timeout_seconds * 1000))}",
+                    *(["-c default_transaction_read_only=on"] if settings.read_only else []),
                 ]
             ).strip()
         return self.open(connect, arguments)
@@ -176,9 +195,9 @@ class _MySQLConnector(_Base):
 
     def arguments(self, host: Host) -> dict[str, Any]:
         target = self.target
+        place = {"unix_socket": host.host} if host.is_path else {"host": host.host, "port": host.port}
         return {
-            "host": host.host,
-            "port": host.port,
+            **place,
             "user": target.user or "",
             "password": self.password or "",
             "database": target.database or None,
@@ -194,12 +213,17 @@ class _MySQLConnector(_Base):
         lock = max(1, round(settings.lock_timeout_seconds))
         limit = settings.statement_timeout_seconds
         return (
-            "SET SESSION sql_mode = 'STRICT_ALL_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_ZERO_DATE,NO_ZERO_IN_DATE,"
-            "NO_ENGINE_SUBSTITUTION', time_zone = '+00:00', "
+            f"SET SESSION {mariadb.SESSION}, "
             f"innodb_lock_wait_timeout = {lock}, lock_wait_timeout = {lock} "
             f"/*M! , max_statement_time = {limit:.6f} */ "
             f"/*!50708 , max_execution_time = {max(1, round(limit * 1000))} */"
+            f"{_MYSQL_READ_ONLY if settings.read_only else ''}"
         )
+
+    def mode_for(self, arguments: dict[str, Any]) -> str:
+        """Return what is done about TLS: over a socket nobody listens, and ``prefer`` doesn't prefer it there."""
+        mode = self.settings.ssl_mode
+        return "disable" if mode == "prefer" and "unix_socket" in arguments else mode
 
     def client_flag(self, cparams: dict[str, Any]) -> int:
         # FOUND_ROWS, set by SQLAlchemy: an UPDATE counts the rows it matched, as on the other databases.
@@ -232,7 +256,7 @@ class _MySQLConnector(_Base):
 
         With a single host there is nowhere else to go, and nothing is asked.
         """
-        wanted = self.target.options.get(SESSION_ATTRS, WRITER)
+        wanted = self.target.options.get(SESSION_ATTRS, ANY_HOST if self.settings.read_only else WRITER)
         if len(self.target.hosts) == 1 or wanted == ANY_HOST:
             return None
         fits = False
@@ -259,11 +283,13 @@ class _PyMySQLConnector(_MySQLConnector):
         from pymysql.converters import conversions as of_driver
 
         from prefiq_db.drivers import pymysql
+        from prefiq_db.drivers.pymysql_socket import SocketConnection
 
         arguments = {"conv": conversions(of_driver), **arguments}
-        mode = self.settings.ssl_mode
+        mode = self.mode_for(arguments)
         tls: dict[str, Any] = {"ssl_disabled": True} if mode in ("disable", "prefer") else {"ssl": self.context}
-        connection = pymysql.Connection(**arguments, **tls, defer_connect=True)
+        kind = SocketConnection if "unix_socket" in arguments else pymysql.Connection
+        connection = kind(**arguments, **tls, defer_connect=True)
         if self.context is not None:
             self.context.sslsocket_class = pymysql.TimedTls
         if mode == "prefer":
@@ -286,7 +312,7 @@ class _AsyncmyConnector(_MySQLConnector):
         return connection
 
     def _secured(self, connect: _Connect, arguments: dict[str, Any]) -> Any:
-        mode = self.settings.ssl_mode
+        mode = self.mode_for(arguments)
         if mode == "disable" or self.without_tls:
             return connect(**arguments)
         try:

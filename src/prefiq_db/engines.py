@@ -128,6 +128,7 @@ def _make(
     dialect.lock_timeout_seconds = settings.lock_timeout_seconds
     dialect.connect_timeout_seconds = settings.connect_timeout_seconds
     dialect.session_settings = not settings.pgbouncer
+    dialect.read_only = settings.read_only
     if watcher is not None:
         _tell_of_invalidation(sync_engine, watcher)
     return engine

@@ -48,7 +48,9 @@ _ENCODE: Final = "percent-encode the special characters of each part: @ is %40, 
 _BAD_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _HOST_AND_PORT = re.compile(r"(?:\[(?P<ipv6>[^\[\]]*)\]|(?P<name>[^\[\]:]*))(?::(?P<port>.*))?", re.DOTALL)
 _HOST_NAME = re.compile(r"[\w.-]+|/[^,\x00-\x1f]+")
+_PATH_AND_PORT = re.compile(r"(?P<path>.+?)(?::(?P<port>[0-9]+))?", re.DOTALL)
 _PORT = re.compile(r"[0-9]{1,5}")
+_LOCAL: Final = frozenset({"", "localhost", "127.0.0.1", "[::1]"})
 
 
 def engine_named(name: str) -> EngineName | None:
@@ -109,7 +111,8 @@ def format_url(target: Target) -> str:
 
 
 def _format_host(host: Host) -> str:
-    name = f"[{quote(host.host, safe=':')}]" if ":" in host.host else quote(host.host, safe="")
+    ipv6 = ":" in host.host and not host.is_path
+    name = f"[{quote(host.host, safe=':')}]" if ipv6 else quote(host.host, safe="")
     return f"{name}:{host.port}"
 
 
@@ -173,6 +176,8 @@ class _Reader:
         path, _, query = rest[len(authority) :].partition("?")
         login, _, netloc = authority.rpartition("@")
         repeatable = self.query(query)
+        if engine == "mariadb" and (sockets := repeatable.pop("unix_socket", [])):
+            netloc = self.socket(netloc, sockets, repeatable)
         hosts = self.all_hosts(netloc, repeatable.pop("host", []), repeatable.pop("port", []))
         single = self.single(repeatable)
         user, password = self.login(login, single)
@@ -226,6 +231,16 @@ class _Reader:
             return ()
         return self.with_ports(hosts, ",".join(ports)) if ports else hosts
 
+    def socket(self, netloc: str, paths: list[str], options: dict[str, list[str]]) -> str:
+        """Put MariaDB's socket in the place of the hosts; return what stands for them before the path."""
+        if re.sub(r":[0-9]+$", "", netloc).lower() not in _LOCAL or "host" in options:
+            self.wrong("unix_socket", "no other host beside it", "write localhost before the path, or leave it out")
+        elif not all(path.startswith("/") for path in paths):
+            self.wrong("unix_socket", "an absolute path", "write it like ?unix_socket=/run/mysqld/mysqld.sock")
+        options.pop("port", None)  # of localhost; a socket has none
+        options["host"] = paths
+        return ""
+
     def with_ports(self, hosts: tuple[tuple[str, int | None], ...], text: str) -> tuple[tuple[str, int | None], ...]:
         ports = [self.port(item.strip()) for item in text.split(",")]
         if len(ports) == 1:
@@ -243,6 +258,8 @@ class _Reader:
     def host(self, item: str, decode: Callable[[str], str], bare_ipv6: bool) -> tuple[str, int | None]:
         if bare_ipv6 and _is_ipv6(item):
             return item, None
+        if item.startswith("/") or item[:3].lower() == "%2f":
+            return self.path(item, decode)
         match = _HOST_AND_PORT.fullmatch(item)
         ipv6 = decode(match["ipv6"]) if match and match["ipv6"] is not None else None
         name = decode(match["name"]) if match and match["name"] is not None else ""
@@ -251,6 +268,15 @@ class _Reader:
             return "", None
         port = None if match["port"] is None else self.port(match["port"])
         return ipv6 or name, port
+
+    def path(self, item: str, decode: Callable[[str], str]) -> tuple[str, int | None]:
+        """Return a socket's place: all of it, colons too, but for a last one with digits only behind it."""
+        match = _PATH_AND_PORT.fullmatch(item)
+        path = decode(match["path"]) if match else ""
+        if match is None or not _HOST_NAME.fullmatch(path):
+            self.wrong("host", "the absolute path of a socket or its directory", "write it without commas")
+            return "", None
+        return path, None if match["port"] is None else self.port(match["port"])
 
     def port(self, text: str) -> int | None:
         if _PORT.fullmatch(text) and 1 <= int(text) <= 65535:

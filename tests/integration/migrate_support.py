@@ -46,7 +46,8 @@ class Project:
 
     def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
         """Start the ``alembic`` command in a process of its own, with pipes to talk through."""
-        kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
+        names = ("PATH", "HOME", "LANG", "TMPDIR", "PYTHONPATH")
+        kept = {name: os.environ[name] for name in names if name in os.environ}
         return subprocess.Popen(
             [sys.executable, ALEMBIC, *arguments],
             cwd=self.folder,

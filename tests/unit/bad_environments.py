@@ -77,11 +77,12 @@ BAD_ENVIRONMENTS: Final[dict[str, tuple[dict[str, str], list[str]]]] = {
     "SQLite with two slashes": ({"DB_URL": f"sqlite://{_C}.db"}, ["DB_URL (path)"]),
     "SQLite without path": ({"DB_URL": "sqlite:///"}, ["DB_URL (path)"]),
     "URL by its alias": ({"DATABASE_URL": _C}, ["DATABASE_URL"]),
-    "replica is no URL": ({"DB_URL": "postgres://h/x", "DB_REPLICAS": _C}, ["DB_REPLICAS[0]"]),
-    "second replica is of another kind": (
-        {"DB_URL": "postgres://h/x", "DB_REPLICAS": f"postgres://{_C}/x,mysql://{_C}/x"},
-        ["DB_REPLICAS[1]"],
+    "a replica": ({"DB_URL": "postgres://h/x", "DB_REPLICAS": f"postgres://{_C}/x"}, ["DB_REPLICAS"]),
+    "a replica of another database": (
+        {"DATABASES__X__URL": "postgres://h/x", "DATABASES__X__REPLICAS": f"postgres://{_C}/x"},
+        ["DATABASES__X__REPLICAS"],
     ),
+    "read only, perhaps": ({"DB_READ_ONLY": _C}, ["DB_READ_ONLY"]),
     # --- fields against each other ---
     "URL said twice": ({"DB_URL": f"postgres://{_C}/x", "DATABASE_URL": "postgres://b/x"}, ["DB_URL", "DATABASE_URL"]),
     "engine against URL": ({"DB_ENGINE": "mariadb", "DB_URL": f"postgres://{_C}/x"}, ["DB_ENGINE", "DB_URL"]),

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field, SecretStr, ValidationError, field_validator
@@ -20,6 +21,7 @@ from prefiq_db.config import Host, RetryPolicy, Target
 from prefiq_db.errors import SettingsError, UsageError
 from prefiq_db.masking import Secret
 from prefiq_db.settings import DatabaseSettings, Settings, load_settings
+from prefiq_db.settings.yaml_text import load_yaml
 from tests.unit.bad_environments import BAD_ENVIRONMENTS, CANARY
 
 ROOT = Path(__file__).parents[2]
@@ -195,18 +197,36 @@ def test_tls_files_of_the_url(tmp_path: Path) -> None:
     assert wheres(failure(DatabaseSettings, url=f"postgres://h/d?sslcert={file}")) == ["ssl_key"]
 
 
-def test_replicas_take_what_they_leave_out_from_the_main_one() -> None:
-    settings = DatabaseSettings(url="postgres://u:p@h/d", replicas="postgres://r1:1,r2:2, pg://v:q@r3/e\npg://v@r4")
-    assert settings.target_replicas == (
-        Target("postgres", (Host("r1", 1), Host("r2", 2)), "u", Secret("p"), "d"),
-        Target("postgres", (Host("r3", 5432),), "v", Secret("q"), "e"),
-        Target("postgres", (Host("r4", 5432),), "v", None, "d"),
-    )
-    assert DatabaseSettings(engine="pg", replicas='["pg://a"]') == DatabaseSettings(engine="pg", replicas=["pg://a"])
-    assert wheres(failure(DatabaseSettings, engine="pg", replicas=["pg://a?sslmode=disable", "my"])) == [
-        "replicas[0]",
-        "replicas[1]",
+def test_a_replica_is_refused_wherever_it_is_said(load: Any, tmp_path: Path) -> None:
+    """Until reads go there, nobody must believe that they do."""
+    assert wheres(failure(DatabaseSettings, url="pg://h/d", replicas=[f"pg://u:{CANARY}@r/d"])) == ["replicas"]
+    assert wheres(failure(DatabaseSettings, url="pg://h/d", replicas=f"pg://{CANARY}/d,pg://r2/d")) == ["replicas"]
+    file, main = tmp_path / "replicas", {"DB_URL": "pg://h/d"}
+    file.write_text("pg://r/d")
+    for environ, where in (
+        ({"DB_REPLICAS": "pg://r/d"}, "DB_REPLICAS"),
+        ({"DB_REPLICAS_FILE": str(file)}, "DB_REPLICAS_FILE"),
+        (
+            {"DATABASES__X__URL": "pg://h/d", "DATABASES__X__REPLICAS": '["pg://r/d"]'},
+            "DATABASES__X__REPLICAS",
+        ),
+    ):
+        assert wheres(failure(load, main | environ)) == [where]
+    assert wheres(failure(load, main, arguments={"database": {"replicas": ["pg://r/d"]}})) == [
+        "arguments:database.replicas"
     ]
+    (tmp_path / "settings.yaml").write_text("databases: {x: {url: pg://h/d, replicas: [pg://r/d]}}\n")
+    assert wheres(failure(load, main)) == ["settings.yaml:databases.x.replicas"]
+    assert DatabaseSettings(engine="pg", replicas="").replicas == ()
+
+
+@pytest.mark.parametrize("word", ["1", "yes", True])
+def test_a_database_may_be_read_only(load: Any, tmp_path: Path, word: Any) -> None:
+    assert load({"DB_READ_ONLY": str(word)}).database.read_only
+    (tmp_path / "settings.yaml").write_text("databases: {x: {url: pg://h/d, read_only: yes}}\n")
+    assert load().databases["x"].read_only
+    assert not load().database.read_only
+    assert DatabaseSettings(read_only=word).read_only
 
 
 @pytest.mark.parametrize(
@@ -282,11 +302,6 @@ def test_an_option_nobody_hears_is_refused(url: str, where: list[str], said: str
     assert said in str(error)
 
 
-def test_options_of_replicas_are_heard_or_refused_as_well() -> None:
-    replicas = ["pg://r/d?nonsense=1", "pg://r/d?keepalives=1"]
-    assert wheres(failure(DatabaseSettings, url="pg://h/d", replicas=replicas)) == ["replicas[0] (nonsense)"]
-
-
 def test_options_of_libpq_go_to_the_driver() -> None:
     psycopg = pytest.importorskip("psycopg")
     own = {"user", "password", "host", "port", "dbname", "sslmode", "sslrootcert", "sslcert", "sslkey"}
@@ -310,13 +325,13 @@ def test_two_spellings_of_one_tls_option_must_agree() -> None:
 def test_nothing_of_a_secret_survives_in_any_form() -> None:
     url = f"postgres://u:{CANARY}@h/d?sslpassword={CANARY}"
     settings = [
-        DatabaseSettings(url=url, replicas=[url]),
+        DatabaseSettings(url=url),
         DatabaseSettings(host="h", password=SecretStr(CANARY)),
         DatabaseSettings(host="h", password=Secret(CANARY)),
     ]
     for one in settings:
         assert CANARY in str([one.target.password.reveal()]) if one.target.password else False
-        dumps = [one.model_dump(), one.model_dump(mode="json"), dict(one), vars(one), one.target, one.target_replicas]
+        dumps = [one.model_dump(), one.model_dump(mode="json"), dict(one), vars(one), one.target]
         shown = f"{one} {one!r} {dumps!r} {one.model_dump_json()} {one.model_json_schema()}"
         assert CANARY not in shown
         assert CANARY.encode() not in pickle.dumps(one)
@@ -350,7 +365,7 @@ def test_every_problem_of_every_field_is_told_at_once(build: Any) -> None:
     values: dict[str, Any] = dict.fromkeys(names, CANARY) | {"host": f"{CANARY} x"}
     texts = {"application_name": 1, "password": 1, "user": 1, "name": 1, "environment": 1}
     error = failure(build, values | texts | {"replicas": [CANARY], "weather": CANARY})
-    expected = {*DatabaseSettings.model_fields, "weather"} - {"replicas"} | {"replicas[0]"}
+    expected = {*DatabaseSettings.model_fields, "weather"}
     assert set(wheres(error)) == expected
     assert len(error.problems) == len(expected)
 
@@ -447,7 +462,21 @@ def test_named_databases_from_everywhere(load: Any, tmp_path: Path) -> None:
     [
         ("host: h, user: u, name: n", {"DATABASE_URL": "pg://v@w/d"}, "postgres://v@w:5432/d"),
         ("engine: mariadb, name: n", {"DB_URL": "sqlite:///x.db"}, "sqlite:///x.db"),
-        ("url: 'pg://u:p@h:7/d?keepalives=1'", {"DB_HOST": "w"}, "postgres://u@w:5432/d"),
+        ("url: 'pg://u:p@h:7/d?keepalives=1'", {"DB_HOST": "w"}, "postgres://u@w:7/d"),
+        ("url: 'pg://u:p@h:7/d'", {"DB_HOST": "w:8"}, "postgres://u@w:8/d"),
+        ("url: 'pg://u:p@h:7/d'", {"DB_HOST": "v,w"}, "postgres://u@v:7,w:7/d"),
+        ("url: 'pg://u:p@h:7/d'", {"DB_HOST": "v,w:8"}, "postgres://u@v:7,w:8/d"),
+        ("url: 'pg://u:p@h1:7,h2:8/d'", {"DB_HOST": "v,w"}, "postgres://u@v:7,w:8/d"),
+        ("url: 'pg://u:p@h1:7,h2:8/d'", {"DB_HOST": "w:9"}, "postgres://u@w:9/d"),
+        ("url: 'pg://u:p@h1:7,h2:7/d'", {"DB_HOST": "w"}, "postgres://u@w:7/d"),
+        ("url: 'mysql://u:p@h:7/d?ssl_mode=disable'", {"DB_HOST": "w"}, "mariadb://u@w:7/d"),
+        ("engine: postgres, host: 'h:7'", {"DB_HOST": "w"}, "postgres://postgres@w:7/postgres"),
+        ("engine: postgres, host: 'h:7'", {"DB_PORT": "8"}, "postgres://postgres@h:8/postgres"),
+        ("engine: postgres, host: '[::1]:7,h:8'", {"DB_PORT": "9"}, "postgres://postgres@[::1]:9,h:9/postgres"),
+        ("engine: postgres, host: 'h:7'", {"DB_HOST": "w", "DB_PORT": "8"}, "postgres://postgres@w:8/postgres"),
+        ("engine: postgres, host: 'h:7'", {"DB_HOST": "w:8"}, "postgres://postgres@w:8/postgres"),
+        ("engine: postgres, host: 'h:7'", {"DB_NAME": "e"}, "postgres://postgres@h:7/e"),
+        ("engine: postgres, host: h, port: 7", {"DB_HOST": "w"}, "postgres://postgres@w:7/postgres"),
         ("url: 'pg://u:p@h:7/d?keepalives=1'", {"DB_HOST": "w", "DB_PORT": "9"}, "postgres://u@w:9/d"),
         ("url: 'pg://u:p@h:7/d?keepalives=1'", {"DB_NAME": "e", "DB_USER": "v"}, "postgres://v@h:7/e"),
         ("url: 'pg://u:p@h:7/d'", {"DB_ENGINE": "mariadb"}, "mariadb://root@127.0.0.1:3306/test"),
@@ -512,6 +541,87 @@ def test_variables_that_are_not_ours_are_left_alone(load: Any) -> None:
     assert load(links | others | {"DB_WEATHER": ""}).database.engine == "sqlite"
 
 
+@pytest.mark.parametrize(
+    "service", ["db", "db-postgresql", "db-port", "db-1", "databases", "databases-main", "db--x", "databases--x"]
+)
+def test_service_links_of_any_service_are_left_alone(load: Any, service: str) -> None:
+    """What Kubernetes sets in every pod for each service of its namespace, also where its name begins like ours."""
+    links = service_links(service)
+    assert load(links).database.engine == "sqlite"
+    assert load(links | {"DB_URL": "postgres://h/x"}).database.target.hosts == (Host("h", 5432),)
+    slip = {f"{service.upper().replace('-', '_')}_SERVICE_HOSTS": CANARY}
+    assert wheres(failure(load, links | slip)) == list(slip)
+
+
+def service_links(service: str) -> dict[str, str]:
+    stem, url = service.upper().replace("-", "_"), "tcp://10.0.0.1:5432"
+    return {
+        f"{stem}_SERVICE_HOST": "10.0.0.1",
+        f"{stem}_SERVICE_PORT": "5432",
+        f"{stem}_SERVICE_PORT_TCP_POSTGRESQL": "5432",
+        f"{stem}_PORT": url,
+        f"{stem}_PORT_5432_TCP": url,
+        f"{stem}_PORT_5432_TCP_PROTO": "tcp",
+        f"{stem}_PORT_5432_TCP_PORT": "5432",
+        f"{stem}_PORT_5432_TCP_ADDR": "10.0.0.1",
+    }
+
+
+@pytest.mark.parametrize("missing", ["_SERVICE_HOST", "_SERVICE_PORT"])
+def test_what_only_looks_like_a_link_is_a_slip(load: Any, missing: str) -> None:
+    links = service_links("db-postgresql")
+    del links[f"DB_POSTGRESQL{missing}"]
+    assert len(failure(load, links).problems) == len(links)
+    assert wheres(failure(load, {"DB_SERVICE_HOST": "x", "DB_PORT": f"tcp://{CANARY}"})) == ["DB_PORT"]
+
+
+def test_a_port_of_ours_beside_a_link_of_the_same_name_is_heard(load: Any) -> None:
+    links = service_links("db") | {"DB_PORT": "5433", "DB_HOST": "h"}
+    assert load(links).database.target.hosts == (Host("h", 5433),)
+    assert wheres(failure(load, links | {"DB_PORT": CANARY})) == ["DB_PORT"]
+
+
+class Weather(BaseModel):
+    port: int = 1
+
+
+def test_a_link_that_is_called_like_a_namespace_is_none_of_its_settings(load: Any) -> None:
+    links = service_links("weather")
+    assert load(links, {"weather": Weather}).weather.port == 1
+    assert load(links | {"WEATHER_PORT": "5"}, {"weather": Weather}).weather.port == 5
+
+
+@pytest.mark.parametrize(
+    ("said", "file", "refused"),
+    [
+        *(("prod", "production", True), ("production", "prod", True), ("Production", "production", True)),
+        *((None, "prod", True), ("stage", "staging", True), ("dev", "development", True), ("test", "testing", True)),
+        *(("test", "production", False), ("preprod", "prod", False), ("prod-eu", "prod", False)),
+        *(("prod2", "prod", False), ("live", "dev", False), ("production", "production", False)),
+    ],
+)
+def test_the_file_of_an_environment_by_another_name_is_told(
+    load: Any, tmp_path: Path, said: str | None, file: str, refused: bool
+) -> None:
+    """PREFIQ_ENV=prod beside settings.production.yaml would read nothing of it."""
+    (tmp_path / f"settings.{file}.yaml").write_text("database: {name: here.db}\n")
+    environ = {} if said is None else {"PREFIQ_ENV": said}
+    if not refused:
+        load(environ)
+        return
+    (problem,) = failure(load, environ).problems
+    assert problem.where == "PREFIQ_ENV"
+    assert f"there is settings.{file}.yaml: write PREFIQ_ENV={file}" in problem.fix
+    (tmp_path / f"settings.{said or 'production'}.yaml").write_text("")
+    load(environ)
+
+
+def test_ports_that_cant_be_told_apart_are_asked_for(load: Any, tmp_path: Path) -> None:
+    (tmp_path / "settings.yaml").write_text("database: {url: 'pg://h1:7,h2:8/d'}\n")
+    assert wheres(failure(load, {"DB_HOST": "w"})) == ["DB_HOST"]
+    assert load({"DB_HOST": "w", "DB_PORT": "9"}).database.target.hosts == (Host("w", 9),)
+
+
 def test_the_settings_directory_and_the_two_yaml_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "settings.yaml").write_text("# empty\n")
     (tmp_path / "settings.test.yaml").write_text("database: {name: here.db}\n")
@@ -528,7 +638,9 @@ def test_the_settings_directory_and_the_two_yaml_files(tmp_path: Path, monkeypat
         (f"a: b: {CANARY}", "settings.yaml (line 1)"),
         (f"- {CANARY}\n", "settings.yaml"),
         (f"{CANARY}\n", "settings.yaml"),
-        (f"a: 2020-99-99\nb: {CANARY}\n", "settings.yaml"),
+        (f"a: {'9' * 5000}\nb: {CANARY}\n", "settings.yaml"),
+        (f"a: !!bool {CANARY}\n", "settings.yaml (line 1)"),
+        (f"{'[' * 5000}{CANARY}\n", "settings.yaml"),
         (f"!!python/object:{CANARY} x\n", "settings.yaml (line 1)"),
         (f"database: {CANARY}\n", "settings.yaml:database"),
         (f"databases: {CANARY}\n", "settings.yaml:databases"),
@@ -551,6 +663,107 @@ def test_a_bad_yaml_file_is_told_by_its_place(load: Any, tmp_path: Path, text: s
     assert where in wheres(failure(load, {}, {"billing": Billing}))
 
 
+@pytest.mark.parametrize(
+    ("text", "where", "said"),
+    [
+        ("database: {name: a}\nbilling:\n  api_key: x\ndatabase:\n  name: b\n", "line 4", "database once, but line 1"),
+        (
+            "databases:\n  x: {url: sqlite://}\n  y: {url: sqlite://}\n  x: {url: sqlite://}\n",
+            "line 4",
+            "x once, but line 2",
+        ),
+        ("database:\n  name: a\n  name: b\n", "line 3", "name once, but line 2"),
+        ("database: {retry: {attempts: 1, attempts: 2}}\n", "line 1", "attempts once, but line 1"),
+        (
+            f"billing:\n  api_key: {CANARY}\n  limits:\n    per_day: 1\n    per_day: 2\n",
+            "line 5",
+            "per_day once, but line 4",
+        ),
+        ("other:\n- {a: 1,\n   a: 1}\n", "line 3", "a once, but line 2"),
+        ("a: &a {x: 1}\nb: {<<: *a,\n <<: *a}\n", "line 3", "(a key) once, but line 2"),
+        (f"{CANARY} {CANARY}: 1\n{CANARY} {CANARY}: 2\n", "line 2", "(a key) once, but line 1"),
+        ("1: a\n0x1: b\n", "line 2", "1 once, but line 1"),
+    ],
+)
+@pytest.mark.parametrize("name", ["settings.yaml", "settings.test.yaml"])
+def test_a_key_that_is_there_twice_is_told_with_both_lines(
+    load: Any, tmp_path: Path, name: str, text: str, where: str, said: str
+) -> None:
+    """The last would win: a second `database:` block makes another database of production's."""
+    (tmp_path / name).write_text(text)
+    (problem,) = failure(load, {"PREFIQ_ENV": "test", "BILLING_API_KEY": "x"}, {"billing": Billing}).problems
+    assert problem.where == f"{name} ({where})"
+    assert problem.expected == f"{said} has it too"
+
+
+def test_control_yaml_itself_takes_the_last_of_two() -> None:
+    assert yaml.safe_load("a: 1\na: 2\n") == {"a": 2}
+    assert yaml.safe_load("a: no\nb: 05433\nc: 1:30\n") == {"a": False, "b": 2843, "c": 90}
+
+
+def test_a_key_twice_in_json_or_a_dotenv_file_is_refused(load: Any, tmp_path: Path) -> None:
+    assert wheres(failure(load, {"DB_RETRY": '{"attempts": 1, "attempts": 2}'})) == ["DB_RETRY"]
+    lines = [f"DB_HOST={CANARY}", "OTHER=1", "OTHER=2", "DB_HOST=b", "DB_PORT=1", "DB_PORT=1", "BILLING_API_KEY=x"]
+    (tmp_path / ".env").write_text("\n".join([*lines, f"BILLING_API_KEY={CANARY}"]))
+    problems = failure(load, {}, {"billing": Billing}).problems
+    assert [problem.where for problem in problems] == [".env (line 4)", ".env (line 8)"]
+    assert [problem.expected for problem in problems] == [
+        "the same DB_HOST as in line 1, or nothing",
+        "the same BILLING_API_KEY as in line 7, or nothing",
+    ]
+
+
+class Words(BaseModel):
+    country: str = ""
+    opens: str = ""
+    since: str = ""
+    code: int = 0
+    mask: int = 0
+    share: float = 0
+    active: bool = True
+    nothing: str | None = "x"
+
+
+def test_yaml_is_read_by_its_version_1_2(load: Any, tmp_path: Path) -> None:
+    """No octal numbers by a zero, no numbers to the base of sixty, no dates, and only true and false are booleans."""
+    text = """
+database: {host: db, port: 05433, mask: no, pgbouncer: yes, sql_comments: On, explain_slow_queries: TRUE}
+words: {country: no, opens: 1:30, since: 2024-01-01, code: 0o17, mask: 0x1F, share: 1e3, active: off, nothing: ~}
+databases:
+  one: &common {host: h, engine: postgres, name: one}
+  two:
+    <<: *common
+    name: two
+"""
+    (tmp_path / "settings.yaml").write_text(text)
+    settings = load({}, {"words": Words})
+    assert settings.database.target.hosts == (Host("db", 5433),)
+    assert (settings.database.mask, settings.database.pgbouncer, settings.database.sql_comments) == (False, True, True)
+    assert settings.database.explain_slow_queries
+    assert settings.words == Words(
+        country="no", opens="1:30", since="2024-01-01", code=15, mask=31, share=1000.0, active=False, nothing=None
+    )
+    assert settings.databases["two"].target == settings.databases["one"].replace(name="two").target
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        *((text, int(text)) for text in ("0", "7", "-7", "+7", "007", "1234567890123456789")),
+        *((text, float(text)) for text in ("1.", ".5", "-0.5", "1e5", "1.5E-3")),
+        *(
+            (text, text)
+            for text in ("1_000", "0b1", "190:20:30", "12e03x", "yes", "Off", "y", "=", "2024-01-01", "1.2.3")
+        ),
+        *(("~", None), ("null", None), ("", None), ("Null", None), ("nULL", "nULL"), ("True", True), ("tRUE", "tRUE")),
+        *(('"5"', "5"), ("'no'", "no"), ("!!str 5", "5"), ("!!int '010'", 10), (".inf", float("inf"))),
+    ],
+)
+def test_a_scalar_of_the_core_schema(text: str, value: object) -> None:
+    read, twice = load_yaml(f"a: {text}\n")
+    assert (read, type(read["a"]), twice) == ({"a": value}, type(value), [])
+
+
 def test_a_file_that_is_not_text_is_told(load: Any, tmp_path: Path) -> None:
     (tmp_path / "settings.yaml").write_bytes(b"\xff\xfe\x00x")
     (tmp_path / ".env").write_bytes(b"A=\xff")
@@ -566,6 +779,45 @@ def test_other_keys_of_the_yaml_file_are_left_alone(load: Any, tmp_path: Path) -
 def test_bad_lines_and_variables_of_a_dotenv_file_are_told(load: Any, tmp_path: Path) -> None:
     (tmp_path / ".env").write_text(f"DB_PORT={CANARY}\nDB_PASSWORD='{CANARY}\nDB_MODE=${{HOME}}\nDB_HOST\n")
     assert wheres(failure(load)) == [".env (line 2)", ".env (line 4)", ".env:DB_MODE", ".env:DB_PORT"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        f"DB_URL:postgres://u:{CANARY}@h/x",
+        f"DB_URL:postgres://u:{CANARY}@h/x?sslmode=require",
+        f"DB_PASSWORD {CANARY}=",
+        f"DB_PASSWORD-{CANARY}=x",
+        f"BILLING_API_KEY:{CANARY}=x",
+        f"DB_PASSWORD,{CANARY} = y",
+    ],
+)
+def test_a_line_whose_name_is_no_name_is_told_by_its_number(load: Any, tmp_path: Path, line: str) -> None:
+    """The value stands where the name should be: not even the name may be shown."""
+    (tmp_path / ".env").write_text(f"A=1\n{line}\n")
+    error = failure(load, {}, {"billing": Words})
+    assert wheres(error) == [".env (line 2)"]
+    assert (
+        wheres(failure(load, {line.partition("=")[0]: "x"}))
+        == [".env (line 2)", "(a variable)"][: 1 + line.startswith("DB_")]
+    )
+
+
+def test_what_is_read_from_a_file_has_a_bound(load: Any, tmp_path: Path) -> None:
+    assert wheres(failure(load, {"DB_URL": "postgres://h/x", "DB_PASSWORD_FILE": "/dev/zero"})) == ["DB_PASSWORD_FILE"]
+    assert wheres(failure(load, {"BILLING_API_KEY_FILE": "/dev/zero"}, {"billing": Billing})) == [
+        "BILLING_API_KEY_FILE",
+        "BILLING_API_KEY",
+    ]
+    secret = tmp_path / "secret"
+    secret.write_text("x" * 2**16 + "\n")
+    (problem,) = failure(load, {"DB_URL": "postgres://h/x", "DB_PASSWORD_FILE": str(secret)}).problems
+    assert problem.expected == "a file of at most 65536 bytes"
+    secret.write_text("x" * (2**16 - 1) + "\n")
+    password = load({"DB_URL": "postgres://h/x", "DB_PASSWORD_FILE": str(secret)}).database.password
+    assert len(password.reveal()) == 2**16 - 1
+    (tmp_path / "settings.yaml").symlink_to("/dev/zero")  # no regular file: there is none
+    assert load().database.engine == "sqlite"
 
 
 def test_arguments_are_told_by_their_place(load: Any) -> None:

@@ -91,10 +91,36 @@ def test_sqlite_paths(text: str, database: str) -> None:
         ("pg:///d?host=::1", [("::1", 5432)]),
         ("pg://%2Frun%2Fpostgresql/d", [("/run/postgresql", 5432)]),
         ("pg:///d?host=/run/postgresql", [("/run/postgresql", 5432)]),
+        ("pg:///d?host=/cloudsql/project:region:instance", [("/cloudsql/project:region:instance", 5432)]),
+        ("pg://u:p@/d?host=/cloudsql/p:r:i:5433", [("/cloudsql/p:r:i", 5433)]),
+        ("pg://u:p@/d?host=/cloudsql/p:r:i&port=5433", [("/cloudsql/p:r:i", 5433)]),
+        ("pg://%2Fcloudsql%2Fp:r:i/d", [("/cloudsql/p:r:i", 5432)]),
+        ("pg://%2Fcloudsql%2Fp%3Ar%3A1:7,h/d", [("/cloudsql/p:r:1", 7), ("h", 5432)]),
+        ("pg:///d?host=/a%20b/[c],h:6", [("/a b/[c]", 5432), ("h", 6)]),
+        ("mysql:///d?unix_socket=/run/mysqld/mysqld.sock", [("/run/mysqld/mysqld.sock", 3306)]),
+        ("mariadb://u@localhost/d?unix_socket=/run/m.sock", [("/run/m.sock", 3306)]),
+        ("mariadb://u@LOCALHOST:3307/d?unix_socket=/run/a:b.sock", [("/run/a:b.sock", 3306)]),
+        ("mariadb://localhost/d", [("localhost", 3306)]),
     ],
 )
 def test_hosts_of_the_authority_and_of_the_query(text: str, hosts: list[tuple[str, int]]) -> None:
     assert parse(text).hosts == tuple(Host(*host) for host in hosts)
+
+
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [
+        ("mariadb://db1/d?unix_socket=/c4n4ry", "DB_URL (unix_socket)"),
+        ("mariadb:///d?unix_socket=c4n4ry", "DB_URL (unix_socket)"),
+        ("mariadb:///d?unix_socket=/c4n4ry&host=h", "DB_URL (unix_socket)"),
+        ("pg:///d?host=/c4n4ry:99999", "DB_URL (port)"),
+    ],
+)
+def test_a_socket_beside_another_host_is_refused(text: str, where: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        parse_url(text, where="DB_URL")
+    assert caught.value.problems[0].where == where
+    assert "c4n4ry" not in str(caught.value)
 
 
 def test_every_part_is_percent_decoded() -> None:

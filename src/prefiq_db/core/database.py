@@ -189,7 +189,10 @@ class DatabaseCore:
         refuse_one_shot(facts_of(executable, self.road.dialect.label))
         # Only the server knows what a view or a function does, so it judges, inside READ ONLY. Behind a transaction
         # pooler only a transaction can carry a timeout of its own.
-        if given.read_only or (given.timeout and self.settings.pgbouncer):
+        settings = self.settings
+        if (given.read_only and not settings.read_only) or (
+            settings.pgbouncer and (given.timeout or settings.read_only)
+        ):
             return self.in_transaction(
                 lambda tx: tx.run(executable, params, shape, explicit=True, call=call),
                 TransactionOptions(read_only=bool(given.read_only), timeout_seconds=given.timeout),
@@ -297,6 +300,8 @@ class DatabaseCore:
         try:
             return self.road.one_shot(statement, params, shape, self._timeout(given), given.timeout, call)
         except PrefiqDbError as error:
+            if self.settings.read_only and error.kind is ErrorKind.READ_ONLY:
+                error.classification = ErrorClass(ErrorKind.READ_ONLY)  # ours: no failover to wait for
             if not fate_unknown(error) or given.idempotent or reading_facts(statement, self.road.dialect).reads_only:
                 raise
             failure = self._outcome_unknown(error)
@@ -363,7 +368,9 @@ class DatabaseCore:
     def with_overrides(self, options: TransactionOptions) -> TransactionOptions:
         """Return *options* as the view and the scope have it."""
         given = self.overrides()
-        if given.read_only and not options.read_only:
+        if self.settings.read_only and options.exactly_once:
+            raise self._needs_to_write("exactly_once", "the token")
+        if (given.read_only or self.settings.read_only) and not options.read_only:
             options = replace(options, read_only=True)
         return options if given.timeout is None else replace(options, call_timeout_seconds=given.timeout)
 
@@ -439,6 +446,8 @@ class DatabaseCore:
         """Return what became of the transaction with *token*."""
         checked = checked_token(token)
         self.check_usable()
+        if self.settings.read_only:
+            raise self._needs_to_write("resolve_outcome", "its question")
         return self.ground.resolver.resolve(checked, within_seconds=self.overrides().timeout)
 
     # --- diagnosis -------------------------------------------------------------------------------
@@ -509,8 +518,13 @@ class DatabaseCore:
         return scope
 
     def _check_writable(self, what: str) -> None:
-        if self.overrides().read_only:
+        if self.overrides().read_only and not self.settings.read_only:
             raise UnsupportedError(f"{what} would write although read_only is set; use transaction(read_only=True)")
+
+    def _needs_to_write(self, what: str, written: str) -> UnsupportedError:
+        return UnsupportedError(
+            f"{what}: {written} is a write, and the settings of database {self.name} say read_only", database=self.name
+        )
 
 
 def _never(error: BaseException) -> bool:

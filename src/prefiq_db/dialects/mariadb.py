@@ -15,6 +15,7 @@ from sqlalchemy.dialects.mysql.pymysql import MySQLDialect_pymysql
 from prefiq_db.config import ANY_HOST, READER
 from prefiq_db.dialects.base import ENDED, GONE, HALF, PrefiqDialect, SessionState, characteristics
 from prefiq_db.dialects.mariadb_tokens import MysqlTokens
+from prefiq_db.dialects.read_only import ReadOnlySessions
 from prefiq_db.dialects.translate import code_of
 from prefiq_db.dialects.values import MARIADB
 from prefiq_db.drivers.statuses import IN_TRANSACTION, is_at_rest
@@ -55,6 +56,12 @@ def kind_of(statement: str) -> Kind:
     return Kind.ROUTINE if word in _ROUTINE or not word else Kind.OTHER
 
 
+#: What each session is told of how to read and keep values.
+SESSION: Final = (
+    "sql_mode = 'STRICT_ALL_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_ZERO_DATE,NO_ZERO_IN_DATE,NO_ENGINE_SUBSTITUTION',"
+    " time_zone = '+00:00'"
+)
+
 MYSQL_HEALTH: Final = "SELECT @@global.read_only"
 # A Galera node that has lost its cluster lets some statements through and refuses the rest. By these tables and not
 # by @@wsrep_on, which a server built without Galera doesn't know.
@@ -86,7 +93,7 @@ def misfit(wanted: str, row: Any) -> ErrorKind | None:
     return ailment
 
 
-class _MySQLFamily(MysqlTokens, PrefiqDialect):
+class _MySQLFamily(MysqlTokens, ReadOnlySessions, PrefiqDialect):
     ddl_commits = True
     connection_characteristics: Any = characteristics()
     values = MARIADB

@@ -8,11 +8,12 @@ from typing import Any, Final
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg, PGDialectAsync_psycopg
 
 from prefiq_db.bridge import await_
-from prefiq_db.dialects.base import HALF, PrefiqDialect, Remembered, SessionState, characteristics
+from prefiq_db.dialects.base import AUTOCOMMIT, HALF, PrefiqDialect, Remembered, SessionState, characteristics
+from prefiq_db.dialects.read_only import ReadOnlySessions
 from prefiq_db.dialects.tokens import ABANDONED, TABLE, first_word
 from prefiq_db.dialects.values import POSTGRESQL
 from prefiq_db.drivers.prepared import is_outdated, is_repeatable, names_of
-from prefiq_db.errors import ErrorKind
+from prefiq_db.errors import ErrorKind, UnsupportedError
 
 # psycopg.pq.TransactionStatus, by number: the dialect must import without the driver.
 _IDLE, _IN_ERROR = 0, 3
@@ -21,7 +22,7 @@ _IDLE, _IN_ERROR = 0, 3
 _CLAIM: Final = "prefiq_db claim "
 
 
-class _Postgresql(PrefiqDialect):
+class _Postgresql(ReadOnlySessions, PrefiqDialect):
     label = "postgresql"
     connection_characteristics: Any = characteristics(
         postgresql_readonly=Remembered("read_only"),
@@ -36,7 +37,7 @@ class _Postgresql(PrefiqDialect):
         words = ["BEGIN"]
         if state.isolation is not None:
             words.append(f"ISOLATION LEVEL {state.isolation}")
-        if state.read_only:
+        if state.read_only or self.read_only:
             words.append("READ ONLY")
         if state.deferrable:
             words.append("DEFERRABLE")
@@ -52,6 +53,12 @@ class _Postgresql(PrefiqDialect):
         if state.token is not None:
             message.append(self.token_sql(state.token))
         return "; ".join(message)
+
+    def do_begin(self, dbapi_connection: Any) -> None:
+        pooled = self.read_only and not self.session_settings
+        if pooled and self.session_of(dbapi_connection).isolation == AUTOCOMMIT:
+            raise UnsupportedError("AUTOCOMMIT: behind pgbouncer only BEGIN can say that this database is read_only")
+        super().do_begin(dbapi_connection)
 
     def commit_would_lie(self, dbapi_connection: Any) -> bool:
         return bool(self._driver(dbapi_connection).pgconn.transaction_status == _IN_ERROR)

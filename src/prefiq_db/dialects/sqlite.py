@@ -15,6 +15,7 @@ from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 
 from prefiq_db.bridge import await_, can_await
 from prefiq_db.dialects.base import GONE, PrefiqDialect, SessionState, characteristics
+from prefiq_db.dialects.read_only import ReadOnlySessions
 from prefiq_db.dialects.sqlite_decimals import DecimalSqlite, add_functions, keeps_texts, text_column
 from prefiq_db.dialects.tokens import ABANDONED, TABLE, first_word
 from prefiq_db.dialects.values import SQLITE
@@ -89,7 +90,9 @@ class SqliteConnection(sqlite3.Connection):
                 stop = 1
 
 
-def connection_factory(timeout_seconds: float, durable_wal: bool) -> Callable[..., SqliteConnection]:
+def connection_factory(
+    timeout_seconds: float, durable_wal: bool, read_only: bool = False
+) -> Callable[..., SqliteConnection]:
     """Return what ``sqlite3.connect(factory=)`` takes: connections that are set up before anybody sees them."""
 
     def connect(*args: Any, **kwargs: Any) -> SqliteConnection:
@@ -99,7 +102,9 @@ def connection_factory(timeout_seconds: float, durable_wal: bool) -> Callable[..
             connection.lock_wait_seconds = kwargs["timeout"]
             connection.execute("PRAGMA foreign_keys = ON").close()
             add_functions(connection)
-            if durable_wal:
+            if read_only:
+                connection.execute("PRAGMA query_only = ON").close()
+            elif durable_wal:
                 _use_wal(connection)
             looks = connection.looks_at_clock()
             next(looks)
@@ -119,7 +124,7 @@ def _use_wal(connection: sqlite3.Connection) -> None:
         connection.execute("PRAGMA journal_mode = WAL").fetchone()
 
 
-class _Sqlite(DecimalSqlite, PrefiqDialect):
+class _Sqlite(DecimalSqlite, ReadOnlySessions, PrefiqDialect):
     label = "sqlite"
     explain_words = "EXPLAIN QUERY PLAN"
     connection_characteristics: Any = characteristics()
@@ -137,7 +142,7 @@ class _Sqlite(DecimalSqlite, PrefiqDialect):
             # A writer waits for its turn here, in BEGIN IMMEDIATE.
             self._bound_lock_wait(dbapi_connection, state.local_timeout or self.statement_timeout_seconds)
         super().do_begin(dbapi_connection)
-        if state.began and state.read_only:
+        if self._was_read_only(dbapi_connection):
             self.control(dbapi_connection.dbapi_connection, "PRAGMA query_only = ON")
 
     def do_commit(self, dbapi_connection: Any) -> None:
@@ -157,7 +162,7 @@ class _Sqlite(DecimalSqlite, PrefiqDialect):
 
     def _was_read_only(self, proxied: Any) -> bool:
         state = self.session_of(proxied)
-        return state.began and state.read_only
+        return state.began and state.read_only and not self.read_only
 
     def _writable_again(self, proxied: Any, read_only: bool) -> None:
         # A COMMIT that failed was rolled back, which did this already.
@@ -257,7 +262,7 @@ class _Sqlite(DecimalSqlite, PrefiqDialect):
 
     def ailment_of(self, row: Any) -> ErrorKind | None:
         connector: Any = self.connector
-        if row[0]:
+        if row[0] and not self.read_only:
             return ErrorKind.READ_ONLY
         if connector is None or connector.in_memory:
             return None

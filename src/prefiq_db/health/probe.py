@@ -93,6 +93,7 @@ def _asked(core: DatabaseCore, road: StandardRoad, connection: Connection, writa
         held.release()
         connection.close()
     ailment = road.dialect.ailment_of(row)
+    writable = writable and not core.settings.read_only
     if ailment is None or (ailment is ErrorKind.READ_ONLY and not writable):
         return WELL
     return _AILMENTS[ailment]

@@ -41,4 +41,5 @@ def schema_at_head(database: AnyDatabase, *histories: str | os.PathLike[str] | R
 def schema_checks(databases: Sequence[AnyDatabase], options: Mapping[str, Any]) -> dict[str, Callable[[], Any]]:
     """Return a check for each of *databases* that the service writes to and can't do without, by *options*."""
     spared = {*options.get("non_critical", ()), *options.get("read_only", ())}
+    spared |= {each.name for each in databases if each.settings.read_only}
     return {f"{each.name}:schema": schema_at_head(each) for each in databases if each.name not in spared}

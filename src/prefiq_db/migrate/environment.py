@@ -15,7 +15,7 @@ from alembic import context
 from alembic.util import CommandError
 
 from prefiq_db.engines import make_engine
-from prefiq_db.errors import PrefiqDbError, Problem, SettingsError, UsageError
+from prefiq_db.errors import PrefiqDbError, Problem, SettingsError, UnsupportedError, UsageError
 from prefiq_db.execution.border import Border
 from prefiq_db.migrate.file_lock import FileLock, file_lock
 from prefiq_db.migrate.history import History
@@ -120,6 +120,14 @@ def _call(attributes: dict[str, Any]) -> _Call:
     return _Call(options, call.on_version_apply, name, None, databases)
 
 
+def _check_writable(read_only: bool, database: str) -> None:
+    if read_only and _changes_revisions():
+        raise UnsupportedError(
+            f"migrations write, and the settings of database {database} say read_only: migrate with DB_READ_ONLY=no (or"
+            " DATABASES__<NAME>__READ_ONLY=no) for this command, or through a database of the settings that may write"
+        )
+
+
 def _changes_revisions() -> bool:
     # Alembic tells it to nobody before the environment is configured, and by then the lock must be held.
     return "destination_rev" in context._proxy.context_opts  # type: ignore[attr-defined]
@@ -129,6 +137,7 @@ def _changes_revisions() -> bool:
 
 
 def _on_configured(run: Run, settings: DatabaseSettings) -> None:
+    _check_writable(settings.read_only, run.database)
     engine = make_engine(_for_migrations(settings, run.options), name=run.database)
     border = Border(run.database, engine.dialect.name, masked=settings.masked)
     in_file = settings.target.engine == "sqlite" and settings.target.database != ":memory:"
@@ -149,6 +158,7 @@ def _on_configured(run: Run, settings: DatabaseSettings) -> None:
 
 def _on_given(run: Run, given: Any) -> None:
     with _opened(given) as connection:
+        _check_writable(getattr(connection.dialect, "read_only", False), run.database)
         border = Border(run.database, connection.dialect.name)
         lock = server_lock(connection) or file_lock(connection)
         failure = _placed(run, lambda: border.cross(lambda: _work(connection, run, lock)))

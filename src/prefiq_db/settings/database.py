@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from pydantic import (
@@ -16,7 +16,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 from prefiq_db.config import RetryPolicy, Target
 from prefiq_db.errors import Problem, SettingsError, UsageError
 from prefiq_db.masking import Secret
-from prefiq_db.settings.place import PLACE, completed, place
+from prefiq_db.settings.place import PLACE, place
 from prefiq_db.settings.problems import Names, collect, complaints, shown_key, unknown_key
 from prefiq_db.settings.tls import lift_tls
 from prefiq_db.settings.url_options import option_problems
@@ -85,6 +85,7 @@ class DatabaseSettings(BaseModel):
     ssl_ca: ExistingFile | None = None
     ssl_cert: ExistingFile | None = None
     ssl_key: ExistingFile | None = None
+    read_only: Boolean = False
     mask: Boolean = True
     pgbouncer: Boolean = False
     application_name: Text = "prefiq_db"
@@ -104,13 +105,6 @@ class DatabaseSettings(BaseModel):
     def target(self) -> Target:
         """Where the database is: from the URL, the split fields or the defaults."""
         return place(self, self._flavor, str)
-
-    @property
-    def target_replicas(self) -> tuple[Target, ...]:
-        """Where its replicas are. What a replica's URL leaves out (user, password, name) is the main one's."""
-        main = self.target
-        replicas = (parse_url(url.reveal(), where="replicas") for url in self.replicas)
-        return tuple(completed(lift_tls(replica)[0], main) for replica in replicas)
 
     @property
     def masked(self) -> bool:
@@ -165,13 +159,9 @@ class DatabaseSettings(BaseModel):
             main = collect(problems, place, self, self._flavor, names)
         if main is not None:
             self.__dict__["engine"] = main.engine
-        for index, url in enumerate(self.replicas):
-            where = f"{names('replicas')}[{index}]"
-            replica = collect(problems, parse_url, url.reveal(), where=where)
-            if replica is not None:
-                problems += option_problems(replica, where, names)
-            if main is not None and replica is not None:
-                problems += self._replica_problems(where, replica, main)
+        if self.replicas:
+            fix = "remove it; a database of its own with read_only, for what you send there yourself, works today"
+            problems.append(Problem(names("replicas"), "nothing yet: no read would go to a replica", fix))
         if (self.ssl_cert is None) != (self.ssl_key is None) and {"ssl_cert", "ssl_key"}.isdisjoint(bad):
             have, lack = ("ssl_cert", "ssl_key") if self.ssl_key is None else ("ssl_key", "ssl_cert")
             problems.append(Problem(names(lack), f"a file, since {names(have)} is set", "set both or neither"))
@@ -195,12 +185,6 @@ class DatabaseSettings(BaseModel):
                 problems.append(Problem(names(name), f"the same as in {where}", "say it in one place only"))
             self.__dict__[name] = value
         return problems
-
-    def _replica_problems(self, where: str, replica: Target, main: Target) -> Iterator[Problem]:
-        if replica.engine != main.engine:
-            yield Problem(where, f"a {main.engine} database, like the main one", "use the same kind of database")
-        if lift_tls(replica)[1]:
-            yield Problem(where, "no TLS options of its own", "set ssl_mode, ssl_ca, ssl_cert, ssl_key for all servers")
 
 
 def build_settings(values: Mapping[str, Any], names: Names) -> DatabaseSettings:

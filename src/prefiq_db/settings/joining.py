@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -62,22 +62,55 @@ def _overlaid(old: dict[FieldPath, Entry], new: dict[FieldPath, Entry]) -> dict[
 
     A URL is shorthand for its parts. In a later layer, a URL replaces all parts of earlier layers, but for a password
     that stands alone in its layer when the URL has none; a part replaces that part of an earlier URL; another engine
-    drops what earlier layers said about the place, which was another server's.
+    drops what earlier layers said about the place, which was another server's. A host without a port keeps the port
+    that an earlier layer said, whether in a URL, beside a host or apart.
     """
     changed = {path[0] for path in new} & PLACE
     kept = dict(old)
     if "url" in changed:
         keep_password = _password_stands_alone(old) and not _has_password(new[("url",)])
         kept = _without_place(old, keep=("password",) if keep_password else ())
-    elif changed and (engine := _engine_said(old)) is not None:
-        later = _engine_said(new) or ("mariadb" if engine == "sqlite" and changed & set(SERVER_ONLY) else engine)
-        if later != engine:
-            kept = _without_place(old)
-        elif ("url",) in old:
-            kept[("url",)] = _with_parts(old[("url",)], new)
+    elif changed and _is_of_another_engine(old, new, changed):
+        kept = _without_place(old)
+    elif changed and ("url",) in old:
+        kept[("url",)] = _with_parts(old[("url",)], new)
+    elif changed and ("host",) in old:
+        kept |= _with_ports(old[("host",)], old, new)
     if ("retry",) in new:
         kept = {path: entry for path, entry in kept.items() if path[0] != "retry"}
     return {**kept, **new}
+
+
+def _is_of_another_engine(
+    old: Mapping[FieldPath, Entry], new: Mapping[FieldPath, Entry], changed: Collection[str]
+) -> bool:
+    engine = _engine_said(old)
+    if engine is None:
+        return False
+    later = _engine_said(new) or (
+        "mariadb" if engine == "sqlite" and not set(SERVER_ONLY).isdisjoint(changed) else engine
+    )
+    return later != engine
+
+
+def _with_ports(host: Entry, old: Mapping[FieldPath, Entry], new: Mapping[FieldPath, Entry]) -> dict[FieldPath, Entry]:
+    """Return what becomes of the ports in an earlier layer's ``host`` (``db1:5433``), where a later one says a part."""
+    named = collect([], split_hosts, host.value, where="") if isinstance(host.value, str) else None
+    ports = {port for _, port in named or ()}
+    if named is None or ports == {None}:
+        return {}
+    if ("host",) not in new:
+        if ("port",) not in new:
+            return {}
+        # The later layer's port is that of all hosts.
+        return {("host",): replace(host, value=",".join(f"[{name}]" if ":" in name else name for name, _ in named))}
+    kept = len(ports) == 1 and ("port",) not in new and ("port",) not in old
+    return {("port",): replace(host, value=ports.pop())} if kept and not _names_ports(new[("host",)].value) else {}
+
+
+def _names_ports(host: object) -> bool:
+    hosts = collect([], split_hosts, host, where="") if isinstance(host, str) else None
+    return hosts is not None and any(port is not None for _, port in hosts)
 
 
 def _without_place(entries: Mapping[FieldPath, Entry], keep: Collection[str] = ()) -> dict[FieldPath, Entry]:
@@ -115,9 +148,9 @@ def _with_parts(url: Entry, new: Mapping[FieldPath, Entry]) -> Entry:
         return url
     try:
         port = check_port(said["port"]) if "port" in said else None
-        hosts: Iterable[tuple[str, int | None]] = ((host.host, host.port) for host in target.hosts)
+        hosts: Sequence[tuple[str, int | None]] = [(host.host, host.port) for host in target.hosts]
         if "host" in said:
-            hosts = split_hosts(check_text(said["host"]), where="")
+            hosts = _on_the_same_ports(split_hosts(check_text(said["host"]), where=""), target.hosts, port)
         target = replace(
             target,
             hosts=tuple(Host(name, port or own or STANDARD_PORTS[target.engine]) for name, own in hosts),
@@ -128,3 +161,21 @@ def _with_parts(url: Entry, new: Mapping[FieldPath, Entry]) -> Entry:
     except (PydanticCustomError, SettingsError):
         return url
     return replace(url, value=Secret(format_url(target)))
+
+
+def _on_the_same_ports(
+    named: Sequence[tuple[str, int | None]], earlier: Sequence[Host], port: int | None
+) -> Sequence[tuple[str, int | None]]:
+    """Return the new hosts with the ports of the *earlier* ones, where they name none and no *port* is said for all.
+
+    Raises:
+        SettingsError: nobody can tell which port belongs to which host.
+    """
+    ports = [host.port for host in earlier]
+    if port is not None or all(own is not None for _, own in named) or not ports:
+        return named
+    if len(set(ports)) == 1:
+        ports = ports[:1] * len(named)
+    if len(ports) != len(named):
+        raise SettingsError([])  # the caller leaves the URL as it is, and then the two disagree
+    return [(name, own or before) for (name, own), before in zip(named, ports, strict=True)]

@@ -18,6 +18,9 @@ FieldPath = tuple[str, ...]
 
 LOADED: Final = tuple(name for name in DatabaseSettings.model_fields if name != "environment")
 
+MAX_FILE_BYTES: Final = 2**22
+MAX_SECRET_BYTES: Final = 2**16
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -70,19 +73,24 @@ def is_name(name: str) -> bool:
     return re.fullmatch(r"[a-z][a-z0-9_]*", name) is not None and "__" not in name
 
 
-def read_text(path: Path, where: str, problems: list[Problem]) -> str:
+def read_text(path: Path, where: str, problems: list[Problem], limit_bytes: int = MAX_FILE_BYTES) -> str:
     """Return the text of a file, or ``""`` after noting why it can't be read."""
     try:
-        return path.read_text("utf-8-sig")
-    except (OSError, UnicodeDecodeError, ValueError):
-        problems.append(Problem(where, "a file that can be read as UTF-8 text", "check the path and its permissions"))
-        return ""
+        with path.open("rb") as file:
+            content = file.read(limit_bytes + 1)  # a wrong path may be a disk, or /dev/zero
+        if len(content) <= limit_bytes:
+            return content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+        problem = Problem(where, f"a file of at most {limit_bytes} bytes", "check the path")
+    except (OSError, ValueError):
+        problem = Problem(where, "a file that can be read as UTF-8 text", "check the path and its permissions")
+    problems.append(problem)
+    return ""
 
 
 def read_secret(path: str, where: str, problems: list[Problem]) -> str | None:
     """Return the value that a file holds, without its last line break, or ``None`` after noting what is wrong."""
     found: list[Problem] = []
-    text = read_text(Path(path), where, found)
+    text = read_text(Path(path), where, found, MAX_SECRET_BYTES)
     if not found and not text.strip():
         found.append(Problem(where, "a file with a value in it", "check that the secret was written"))
     problems.extend(found)

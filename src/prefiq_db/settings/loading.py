@@ -46,8 +46,9 @@ def load_settings(
     environ = os.environ if environ is None else environ
     arguments = {} if arguments is None else arguments
     directory = _directory(environ, directory, problems)
-    dotenv = read_dotenv(directory / ".env", problems)
+    dotenv = read_dotenv(directory / ".env", namespaces, problems)
     environment = _environment_name(environ, dotenv, arguments, problems)
+    _check_file_of(environment, directory, problems)
     layers = []
     for name in dict.fromkeys(("settings.yaml", f"settings.{environment}.yaml")):
         layers.append(mapping_layer(name, read_yaml(directory / name, problems), namespaces, problems))
@@ -94,3 +95,29 @@ def _environment_name(
         problems.append(Problem(where, "a short name such as dev or production", "use letters, digits, _ and -"))
         break
     return "production"
+
+
+def _check_file_of(environment: str, directory: Path, problems: list[Problem]) -> None:
+    """Tell when there is no file of this environment, but one of a name like it, which is not read."""
+    try:
+        files = {path.name for path in directory.glob("settings.*.yaml")}
+    except OSError:
+        return  # what can't be read is told where it is opened
+    if f"settings.{environment}.yaml" in files:
+        return
+    for name in sorted(files):
+        other = name.removeprefix("settings.").removesuffix(".yaml")
+        if _mean_the_same(environment.lower(), other.lower()):
+            fix = f"there is {name}: write PREFIQ_ENV={other}, or rename the file"
+            problems.append(Problem("PREFIQ_ENV", "the name that the settings file of this environment has", fix))
+            return
+
+
+def _mean_the_same(one: str, other: str) -> bool:
+    """Return whether two names of environments are one: prod and production, stage and staging, Test and test."""
+    short, long = sorted((one, other), key=len)
+    return long == short or (short, long) == ("stage", "staging") or (len(short) > 2 and _is_begun_by(short, long))
+
+
+def _is_begun_by(short: str, long: str) -> bool:
+    return long.startswith(short) and long.removeprefix(short).isalpha()

@@ -16,21 +16,28 @@ from prefiq_db.settings.database import DatabaseSettings, set_values
 from prefiq_db.settings.layers import LOADED, Entry, FieldPath, Layer, is_name, put, read_text, unknown_field
 from prefiq_db.settings.problems import shown_key
 from prefiq_db.settings.values import drop_unset
+from prefiq_db.settings.yaml_text import load_yaml
 
 
 def read_yaml(path: Path, problems: list[Problem]) -> Mapping[Any, Any]:
-    """Return what a YAML file says; nothing when it is missing, empty or at fault."""
+    """Return what a YAML file says; nothing when it is missing, empty or at fault.
+
+    It is read by YAML 1.2 (docs/settings.md), and a key that a mapping has twice is a problem.
+    """
     fix = "write it like `database:` with indented `name: value` lines below"
     if not path.is_file():
         return {}
     text = read_text(path, path.name, problems)
     try:
-        data = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:
+        data, twice = load_yaml(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path.name} (line {mark.line + 1})" if mark else path.name
         problems.append(Problem(where, "valid YAML", fix))
         return {}
+    for key, first_line, line in twice:
+        expected = f"{shown_key(key)} once, but line {first_line} has it too"
+        problems.append(Problem(f"{path.name} (line {line})", expected, "keep one of the two: the last would win"))
     if data is None:
         return {}
     if not isinstance(data, Mapping):

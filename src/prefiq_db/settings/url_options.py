@@ -40,7 +40,8 @@ def option_problems(target: Target, where: str, names: Names) -> Iterator[Proble
 def _problem(target: Target, key: str, names: Names) -> tuple[str, str] | None:
     """Return what is expected and how to fix it, or ``None`` for an option that the driver hears."""
     if target.engine == "sqlite":
-        return "no options, since SQLite's URL takes none", "remove it; to read only, use transaction(read_only=True)"
+        fix = "remove it; to read only, use the setting read_only, or transaction(read_only=True)"
+        return "no options, since SQLite's URL takes none", fix
     if target.engine == "mariadb" and key == SESSION_ATTRS:
         if target.options[key] in SHARED_SESSION_ATTRS:
             return None

@@ -38,11 +38,18 @@ def drop_unset(values: Mapping[Any, Any]) -> dict[str, Any]:
 
 
 def from_json(text: str) -> object:
-    """Return what the JSON says; ``None`` when it isn't JSON."""
+    """Return what the JSON says; ``None`` when it isn't JSON, or has a key twice."""
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_each_once)
     except (ValueError, RecursionError):
         return None
+
+
+def _each_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError
+    return found
 
 
 def _whole(minimum: int, maximum: int = 2**31 - 1) -> Callable[[object], int]:

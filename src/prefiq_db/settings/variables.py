@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from io import StringIO
 from pathlib import Path
 from typing import Final
@@ -32,23 +32,43 @@ _FROM_FILE: Final = frozenset({"url", "host", "user", "password", "name", "repli
 _URL_ALIASES: Final = {"DATABASE_URL": "DB_URL", "DATABASE_URL_FILE": "DB_URL_FILE"}
 _PATHS: Final = frozenset({*((name,) for name in LOADED), *(("retry", name) for name in RETRY_FIELDS)})
 
-# What Kubernetes puts into every pod beside a service called "db" or "databases".
-_SERVICE_LINK = re.compile(
-    r"DATABASES_PORT|(DB|DATABASES)_(SERVICE_(HOST|PORT)(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
-)
+# What Kubernetes puts into every pod beside a service: of "db-postgresql" the stem is DB_POSTGRESQL.
+_LINK_ENDS: Final = r"SERVICE_(HOST|PORT)(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?"
+_SERVICE_LINK: Final = re.compile(rf"DATABASES_PORT|(DB|DATABASES)_({_LINK_ENDS})")
+_LINK_URL: Final = re.compile(r"(tcp|udp|sctp)://[^\s]+")
 
 
-def read_dotenv(path: Path, problems: list[Problem]) -> dict[str, str]:
-    """Return the variables of a ``.env`` file; ``${NAME}`` stays as it is, for a password may hold it."""
-    found: dict[str, str] = {}
-    if path.is_file():
-        for binding in parse_stream(StringIO(read_text(path, path.name, problems))):
-            if binding.error or (binding.key is not None and binding.value is None):
-                line = f"{path.name} (line {binding.original.line})"
-                problems.append(Problem(line, "NAME=value", "quote values that hold quotes, # or line breaks"))
-            elif binding.key is not None:
-                found[binding.key] = binding.value or ""
-    return found
+def read_dotenv(path: Path, namespaces: Collection[str], problems: list[Problem]) -> dict[str, str]:
+    """Return the variables of a ``.env`` file; ``${NAME}`` stays as it is, for a password may hold it.
+
+    A name of ours that is there twice must say the same; of other programs' the last counts, as everywhere.
+    """
+    found: dict[str, tuple[str, int]] = {}
+    if not path.is_file():
+        return {}
+    for binding in parse_stream(StringIO(read_text(path, path.name, problems))):
+        line = binding.original.line
+        where = f"{path.name} (line {line})"
+        if binding.error or (binding.key is not None and (binding.value is None or not _is_variable(binding.key))):
+            problems.append(Problem(where, "NAME=value", "quote values that hold quotes, # or line breaks"))
+        elif binding.key is not None:
+            value, earlier = found.get(binding.key, (binding.value, 0))
+            if value != binding.value and _is_ours(binding.key, namespaces):
+                expected = f"the same {binding.key} as in line {earlier}, or nothing"
+                problems.append(Problem(where, expected, "say it in one place only"))
+            found[binding.key] = (binding.value or "", line)
+    return {name: value for name, (value, _) in found.items()}
+
+
+def _is_variable(name: str) -> bool:
+    # What can't be a name may be a value, as in a line that says DB_URL:postgres://...
+    return re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.]*", name) is not None
+
+
+def _is_ours(name: str, namespaces: Collection[str]) -> bool:
+    upper = name.upper()
+    begins = ("DB_", "DATABASES_", "DATABASE__", "PREFIQ_", *(f"{each.upper()}_" for each in namespaces))
+    return upper.startswith(begins) or upper in _URL_ALIASES
 
 
 def variables_layer(
@@ -59,12 +79,16 @@ def variables_layer(
     prefix = "" if layer == "environment" else f"{layer}:"
     databases: dict[str, dict[FieldPath, Entry]] = {}
     stems = tuple(f"{name.upper()}_" for name in namespaces)
+    variables, links = _without_links(variables)
     for name, value in variables.items():
         where = prefix + name
         upper = name.upper()
         ours = upper.startswith(("DB_", "DATABASES_", "DATABASE__")) or upper in _URL_ALIASES
         theirs = not upper.startswith("DATABASES__") and upper.startswith(stems)
-        if not ours or theirs or _SERVICE_LINK.fullmatch(upper):
+        if not ours or theirs or _SERVICE_LINK.fullmatch(upper) or (links and links.fullmatch(upper)):
+            continue
+        if not _is_variable(name):
+            problems.append(Problem(f"{prefix}(a variable)", "NAME=value", "check a name that begins like ours"))
             continue
         found = collect(problems, _variable_path, upper, where)
         if found is not None:
@@ -75,6 +99,21 @@ def variables_layer(
     own = NamespaceVariables(prefix, variables, problems)
     sections = {name: own.read(name, model) for name, model in namespaces.items()}
     return Layer(layer, databases, sections, own.locate)
+
+
+def _without_links(variables: Mapping[str, str]) -> tuple[dict[str, str], re.Pattern[str] | None]:
+    """Return the variables without the URLs of Kubernetes' service links, and what the links' other names look like.
+
+    A link is known by its two variables that are always there; by one alone, a slip of ours would be taken for one.
+    """
+    names = {name.upper() for name in variables}
+    hosts = (name.removesuffix("_SERVICE_HOST") for name in names if name.endswith("_SERVICE_HOST"))
+    linked = {stem for stem in hosts if f"{stem}_SERVICE_PORT" in names}
+    if not linked:
+        return dict(variables), None
+    urls = {f"{stem}_PORT" for stem in linked}
+    rest = {key: value for key, value in variables.items() if not (key.upper() in urls and _LINK_URL.fullmatch(value))}
+    return rest, re.compile(f"({'|'.join(map(re.escape, linked))})_({_LINK_ENDS})")
 
 
 def _variable_path(name: str, where: str) -> tuple[str, FieldPath, bool]:
