@@ -176,7 +176,7 @@ class DecimalCompiler(SQLiteCompiler):
 
     def visit_update(self, update_stmt: Any, *args: Any, **kwargs: Any) -> Any:
         self._note_all(update_stmt.table)
-        return super().visit_update(update_stmt, *args, **kwargs)  # type: ignore[no-untyped-call]
+        return super().visit_update(update_stmt, *args, **kwargs)
 
     def _note_all(self, table: Any) -> None:
         for column in table.columns:
