@@ -183,7 +183,12 @@ class Price(sa.types.TypeDecorator[Decimal]):
 
 
 async def test_a_type_around_ours_is_as_exact(store: Any, backend: Backend) -> None:
-    own = sa.Table("priced", sa.MetaData(), sa.Column("id", sa.Integer, primary_key=True), sa.Column("p", Price))
+    own = sa.Table(
+        "priced",
+        sa.MetaData(),
+        sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+        sa.Column("p", Price),
+    )
     await store.execute(sa.schema.CreateTable(own))
     await store.execute_many(sa.insert(own), [{"id": i, "p": Decimal(p)} for i, p in enumerate(("0.1", "0.2"))])
     assert await store.fetch_value(sa.select(sa.func.sum(own.c.p)).having(sa.func.sum(own.c.p) == Decimal("0.3"))) == (

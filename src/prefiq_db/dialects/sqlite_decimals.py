@@ -10,9 +10,10 @@ from __future__ import annotations
 import datetime as dt
 import math
 import re
-import sqlite3
+import weakref
 from collections.abc import Callable
 from decimal import ROUND_HALF_UP, Decimal
+from functools import partial
 from typing import Any, ClassVar, Final
 
 import sqlalchemy as sa
@@ -92,56 +93,64 @@ def _rounded(value: Any, digits: Any) -> Any:
 class _Sum:
     """Adds decimals of one scale, in whole units of the last digit."""
 
-    scale: int
+    __slots__ = ("count", "note", "scale", "units")
 
-    def __init__(self) -> None:
+    def __init__(self, note: Callable[[PrefiqDbError], None], scale: int) -> None:
+        self.note = note
+        self.scale = scale
         self.units = 0
         self.count = 0
 
     def step(self, value: Any) -> None:
-        if value is not None:
-            self.units += _units(_number(value), self.scale)
-            self.count += 1
+        self._add(value, 1)
 
     def inverse(self, value: Any) -> None:
-        if value is not None:
-            self.units -= _units(_number(value), self.scale)
-            self.count -= 1
+        self._add(value, -1)
+
+    def _add(self, value: Any, sign: int) -> None:
+        if value is None:
+            return
+        try:
+            self.units += sign * _units(_number(value), self.scale)
+        except PrefiqDbError as error:
+            self.note(error)
+            raise
+        self.count += sign
 
     def value(self) -> float | None:
         if not self.count:
             return None
         if abs(self.units) >= 10**MAX_DIGITS:
-            raise _too_large()
+            error = _too_large()
+            self.note(error)
+            raise error
         return self.units / 10.0**self.scale
 
     finalize = value
 
 
-def _noting(connection: Any, calculate: Callable[..., Any]) -> Callable[..., Any]:
-    """Return *calculate*, noting what it raises: sqlite3 says no more than that something was raised."""
+def add_functions(connection: Any) -> None:
+    """Give a new connection what Core's decimals are calculated with, and a ``round`` that rounds decimals."""
+    # A strong reference in a function of the connection would keep it open for ever.
+    reference = weakref.ref(connection)
 
-    def noted(*args: Any) -> Any:
+    def note(error: PrefiqDbError) -> None:
+        """Keep what was raised: sqlite3 says no more than that something was."""
+        noting = reference()
+        if noting is not None:
+            noting.refusal = error
+
+    def exact(value: Any, scale: int) -> float | None:
         try:
-            return calculate(*args)
+            return _exact(value, scale)
         except PrefiqDbError as error:
-            connection.refusal = error
+            note(error)
             raise
 
-    return noted
-
-
-def _sum_of(connection: Any, scale: int) -> type[_Sum]:
-    methods = {name: _noting(connection, getattr(_Sum, name)) for name in ("step", "inverse", "value", "finalize")}
-    return type("Sum", (_Sum,), {"scale": scale, **methods})
-
-
-def add_functions(connection: sqlite3.Connection) -> None:
-    """Give a new connection what Core's decimals are calculated with, and a ``round`` that rounds decimals."""
-    connection.create_function(EXACT, 2, _noting(connection, _exact), deterministic=True)
+    connection.create_function(EXACT, 2, exact, deterministic=True)
     connection.create_function("round", 2, _rounded, deterministic=True)
     for scale in range(MAX_SCALE + 1):
-        connection.create_window_function(f"{SUM}{scale}", 1, _sum_of(connection, scale))
+        connection.create_window_function(f"{SUM}{scale}", 1, partial(_Sum, note, scale))
 
 
 # --- SQL ---------------------------------------------------------------------------------------------
@@ -162,10 +171,17 @@ class DecimalCompiler(SQLiteCompiler):
         return super().visit_column(column, *args, **kwargs)
 
     def visit_insert(self, insert_stmt: Any, *args: Any, **kwargs: Any) -> Any:
-        for column in insert_stmt.table.columns:
-            if exact_type(column.type) is not None:
-                self._note(insert_stmt.table, column)
+        self._note_all(insert_stmt.table)
         return super().visit_insert(insert_stmt, *args, **kwargs)  # type: ignore[no-untyped-call]
+
+    def visit_update(self, update_stmt: Any, *args: Any, **kwargs: Any) -> Any:
+        self._note_all(update_stmt.table)
+        return super().visit_update(update_stmt, *args, **kwargs)
+
+    def _note_all(self, table: Any) -> None:
+        for column in table.columns:
+            if exact_type(column.type) is not None:
+                self._note(table, column)
 
     def _note(self, table: Any, column: Any) -> None:
         while isinstance(table, sa.Alias):

@@ -70,8 +70,12 @@ def _finite(value: float) -> float:
     return value if math.isfinite(value) else _refuse("NaN or an infinity, which this database has no word for")
 
 
+def _is_a_number(value: float) -> bool:
+    return value == value  # only NaN isn't itself
+
+
 def _a_number(value: float) -> float:
-    return value if value == value else _refuse("NaN, of which SQLite makes NULL")
+    return value if _is_a_number(value) else _refuse("NaN, of which SQLite makes NULL")
 
 
 def _finite_decimal(value: Decimal) -> Decimal:
@@ -164,17 +168,21 @@ class Values:
         table: how the types that its driver doesn't take as they are become what it takes.
         decimals: what becomes of a Decimal where that depends on the statement; it gets the place of the value in it.
         lists: whether a list is a value of its own, an array.
+        floats: whether a float is a number to the database; ``None``: each is.
     """
 
     title: str
     table: Mapping[type, Convert]
     decimals: Callable[[Any, str, int, int, bool], Any] | None = None
     lists: bool = False
+    floats: Callable[[float], bool] | None = None
     taken: frozenset[type] = field(init=False)
+    taken_or_float: frozenset[type] = field(init=False)
 
     def __post_init__(self) -> None:
         always = {kind for kind, convert in self.table.items() if convert is _as_it_is}
         object.__setattr__(self, "taken", PLAIN | always)
+        object.__setattr__(self, "taken_or_float", self.taken | {float})
 
     def one(self, parameters: Any, statement: str, context: Any, knows: Callable[[Any, type], bool]) -> Any:
         """Return one row of *parameters* as the driver takes it.
@@ -184,6 +192,13 @@ class Values:
         """
         row = parameters.values() if isinstance(parameters, dict) else parameters
         if not row or self.taken.issuperset(map(type, row)):
+            return parameters
+        # Rows of floats are common, and what is no number is rare.
+        if (
+            self.floats is not None
+            and self.taken_or_float.issuperset(map(type, row))
+            and all(map(self.floats, [value for value in row if type(value) is float]))
+        ):
             return parameters
         return _Row(self, statement, context, knows, len(row)).converted(parameters)
 
@@ -331,6 +346,6 @@ def _sqlite_decimal(value: Any, statement: str, place: Any, width: int, text: bo
     return _refuse("SQLite compares and stores numbers of at most 15 digits exactly") if found is None else float(found)
 
 
-SQLITE: Final = Values("SQLite", _SQLITE, decimals=_sqlite_decimal)
-MARIADB: Final = Values("MariaDB", _MARIADB)
+SQLITE: Final = Values("SQLite", _SQLITE, decimals=_sqlite_decimal, floats=_is_a_number)
+MARIADB: Final = Values("MariaDB", _MARIADB, floats=math.isfinite)
 POSTGRESQL: Final = Values("PostgreSQL", _POSTGRESQL, lists=True)
