@@ -176,14 +176,41 @@ class _PostgresConnector(_Base):
     def open(self, connect: _Connect, arguments: dict[str, Any]) -> Any:
         from prefiq_db.drivers import psycopg
 
-        return psycopg.Connection.connect_within(self.until(), **arguments)
+        connection = psycopg.Connection.connect_within(self.until(), **arguments)
+        if _needs_time_zone(self.settings, connection):
+            try:
+                connection.execute(_IN_UTC, prepare=False)
+            except BaseException:
+                connection.close()
+                raise
+        return connection
 
 
 class _PostgresAsyncConnector(_PostgresConnector):
     def open(self, connect: _Connect, arguments: dict[str, Any]) -> Any:
         from prefiq_db.drivers import psycopg
 
-        return connect(async_creator_fn=psycopg.AsyncConnection.connect_within, until=self.until(), **arguments)
+        async def opened(**given: Any) -> Any:
+            connection = await psycopg.AsyncConnection.connect_within(**given)
+            if _needs_time_zone(self.settings, connection):
+                try:
+                    await connection.execute(_IN_UTC, prepare=False)
+                except BaseException:
+                    connection.pgconn.finish()  # at once: its own close() may wait
+                    raise
+            return connection
+
+        return connect(async_creator_fn=opened, until=self.until(), **arguments)
+
+
+# A pooler takes no startup options, and libpq has none for this. pgbouncer follows it as one of a client's parameters,
+# and tells it to whatever backend serves the client next.
+_IN_UTC: Final = "SET timezone = 'UTC'"
+
+
+def _needs_time_zone(settings: DatabaseSettings, connection: Any) -> bool:
+    """Return whether the session was not told its time zone, and has another one than ours."""
+    return settings.pgbouncer and connection.info.parameter_status("TimeZone") not in ("UTC", "Etc/UTC")
 
 
 class _MySQLConnector(_Base):

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
+from sqlalchemy import make_url
 
 from prefiq_db.bootstrap import bootstrap, bootstrap_async
 from prefiq_db.bootstrap.__main__ import main
@@ -28,9 +29,11 @@ SECRET = "s3cret-of-the-test"
 def command(environ: Mapping[str, str], directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run ``python -m prefiq_db.bootstrap`` with nothing but *environ*; a warning is an error."""
     base = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "SYSTEMROOT") if name in os.environ}
+    paths = [each for each in (environ.get("PYTHONPATH"), os.environ.get("PYTHONPATH")) if each]
+    base |= {**environ, **({"PYTHONPATH": os.pathsep.join(paths)} if paths else {})}
     return subprocess.run(
         [sys.executable, "-W", "error", "-m", "prefiq_db.bootstrap", *arguments],
-        env={**base, **environ},
+        env=base,
         cwd=directory,
         capture_output=True,
         text=True,
@@ -131,6 +134,8 @@ def test_all_is_well(backend: Backend, mode: str, tmp_path: Path) -> None:
     assert settings == "provider settings: ready"
     assert database.startswith("database main: healthy in ")
     assert database.endswith(f", {mode})")
+    assert make_url(backend.url).database in database
+    assert (make_url(backend.url).password or "nothing") not in done.stdout
     assert provider == "provider database: ready"
 
 
@@ -138,6 +143,43 @@ def test_a_bare_environment_is_well(tmp_path: Path) -> None:
     done = command({}, tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert "database main: healthy" in done.stdout
+    assert f"\nwarning: no setting says where database main is, so it is the file {tmp_path}/app.db" in done.stdout
+
+
+def test_where_an_embedded_database_is_meant_nothing_is_warned_of(tmp_path: Path) -> None:
+    """Said, it is; in development it is only told."""
+    assert "no setting says" not in command({"DB_URL": "sqlite:///app.db"}, tmp_path).stdout
+    lines = command({"PREFIQ_ENV": "dev"}, tmp_path).stdout.splitlines()
+    assert any(line.startswith("no setting says where database main is") for line in lines)
+
+
+def test_what_a_module_can_not_do_is_told(tmp_path: Path) -> None:
+    """A module that isn't there, that lacks another one, or that fails: which, and why; no value of it."""
+    (tmp_path / "lacking.py").write_text("import not_installed_at_all\n")
+    (tmp_path / "failing.py").write_text(f"x = 1\nraise KeyError('{SECRET}')\n")
+    for module, code, why in (
+        ("nowhere.at.all", 2, "nowhere.at.all can't be imported: there is no module nowhere"),
+        ("lacking", 2, "lacking can't be imported: there is no module not_installed_at_all"),
+        ("failing", 1, f"failing can't be imported: KeyError at {tmp_path}/failing.py:2"),
+    ):
+        done = command({}, tmp_path, module)
+        assert done.returncode == code
+        assert why in done.stderr
+        assert SECRET not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(("environment", "level"), [("production", "WARNING"), ("dev", "INFO")])
+def test_a_program_hears_that_nothing_says_where_main_is(
+    tmp_path: Path, environment: str, level: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    caplog.set_level("INFO", "prefiq_db.boot")
+    bootstrap(environ={"PREFIQ_ENV": environment}, directory=tmp_path).shutdown()
+    told = [record.levelname for record in caplog.records if "no setting says" in record.message]
+    assert told == [level]
+    caplog.clear()
+    bootstrap(environ={"PREFIQ_ENV": environment, "DB_NAME": "app.db"}, directory=tmp_path).shutdown()
+    assert "no setting says" not in caplog.text
 
 
 def test_every_database_is_reported_not_only_the_first(backend: Backend, tmp_path: Path, closed_port: int) -> None:
@@ -252,7 +294,8 @@ def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
 def test_an_unexpected_exception_is_told_by_its_type(tmp_path: Path) -> None:
     (tmp_path / "broken.py").write_text(f"raise LookupError({SECRET!r})\n")
     done = command({"PYTHONPATH": str(tmp_path)}, tmp_path, "broken")
-    assert (done.returncode, done.stdout, done.stderr) == (1, "", "unexpected LookupError\n")
+    told = f"broken can't be imported: LookupError at {tmp_path}/broken.py:1\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", told)
 
 
 def test_providers_of_a_named_module_are_booted_and_reported(tmp_path: Path) -> None:

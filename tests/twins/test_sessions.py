@@ -14,15 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import make_url
+from sqlalchemy import make_url, text
 
-from prefiq_db import ErrorKind, RetryPolicy
+from prefiq_db import ErrorKind, RetryPolicy, connectors
 from prefiq_db.errors import ConnectFailedError, DataError, LockTimeoutError, PrefiqDbError
 from prefiq_db.testing import DatabaseServer, MariaDbServer, PostgresServer
 from prefiq_db.testing.processes import account_for_root, wait_until
 from prefiq_db.testing.server import free_port
 from tests.conftest import Backend
 from tests.twins.harness import Harness, drive, make_database
+from tests.twins.support import on_engine
 
 
 def _on(*names: str) -> pytest.MarkDecorator:
@@ -238,6 +239,60 @@ async def test_pgbouncer_mode_works_behind_pgbouncer(world: str, pooler: str, ha
 
     await harness.together(*[work] * 8)
     assert await db.fetch_value("select qty from item where id = 1") == 80
+    await db.close()
+
+
+@pytest.fixture
+def far_away(backend: Backend) -> Iterator[None]:
+    """The database's own time zone is not UTC."""
+    assert backend.server is not None
+    name = make_url(backend.url).database
+    backend.server.execute(f"alter database \"{name}\" set timezone = 'America/New_York'")
+    yield
+    backend.server.execute(f'alter database "{name}" reset timezone')
+
+
+async def _keeps_the_hour(db: Any) -> None:
+    noon = dt.datetime(2024, 7, 1, 12, tzinfo=dt.UTC)
+    stored = "select cast(cast(:at as timestamp with time zone) as timestamp without time zone)"
+    for _ in range(3):
+        assert await db.fetch_value(stored, {"at": noon}) == noon.replace(tzinfo=None)
+        async with db.transaction() as tx:
+            assert await tx.fetch_value(stored, {"at": noon}) == noon.replace(tzinfo=None)
+        assert await on_engine(db, lambda connection: connection.scalar(text("show timezone"))) == "UTC"
+
+
+@_on("postgresql")
+async def test_in_pgbouncer_mode_the_time_zone_is_utc(world: str, backend: Backend, far_away: None) -> None:
+    """On a server of another zone 12:00 UTC would be 08:00 in a column without one."""
+    db = make_database(world, backend.url, pgbouncer=True, pool_size=2)
+    await _keeps_the_hour(db)
+    await db.close()
+
+
+@_on("postgresql")
+async def test_behind_pgbouncer_the_time_zone_is_utc(
+    world: str, backend: Backend, far_away: None, pooler: str, harness: Harness
+) -> None:
+    """Whatever backend serves a statement: pgbouncer tells it the zone of the client."""
+    db = make_database(world, pooler, pgbouncer=True, pool_size=6, ssl_mode="disable")
+    await db.open()
+
+    async def work() -> None:
+        await _keeps_the_hour(db)
+
+    await harness.together(*[work] * 6)
+    await db.close()
+
+
+@_on("postgresql")
+async def test_control_without_it_the_hour_shifts(
+    world: str, backend: Backend, far_away: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connectors, "_needs_time_zone", lambda settings, connection: False)
+    db = make_database(world, backend.url, pgbouncer=True, pool_size=1)
+    with pytest.raises(AssertionError):
+        await _keeps_the_hour(db)
     await db.close()
 
 

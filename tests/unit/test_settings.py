@@ -438,7 +438,7 @@ def test_later_layers_win_field_by_field(load: Any, tmp_path: Path) -> None:
 
 def test_an_empty_variable_leaves_the_earlier_layer(load: Any, tmp_path: Path) -> None:
     (tmp_path / "settings.yaml").write_text("database: {pool_size: 3, host: }\n")
-    assert load({"DB_POOL_SIZE": " ", "DB_HOST": ""}).database.pool_size == 3
+    assert load({"DB_POOL_SIZE": " ", "DB_HOST": "", "PREFIQ_ENV": "test"}).database.pool_size == 3
 
 
 def test_named_databases_from_everywhere(load: Any, tmp_path: Path) -> None:
@@ -818,6 +818,57 @@ def test_what_is_read_from_a_file_has_a_bound(load: Any, tmp_path: Path) -> None
     assert len(password.reveal()) == 2**16 - 1
     (tmp_path / "settings.yaml").symlink_to("/dev/zero")  # no regular file: there is none
     assert load().database.engine == "sqlite"
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        *(
+            ("DB_HOSTNAME", "DB_HOST"),
+            ("DB_DATABASE", "DB_NAME"),
+            ("DB_USERNAME", "DB_USER"),
+            ("DB_PASS", "DB_PASSWORD"),
+        ),
+        *(
+            ("DB_URI", "DB_URL"),
+            ("DB_SSLMODE", "DB_SSL_MODE"),
+            ("DB_DRIVER", "DB_ENGINE"),
+            ("DB_PASSWD", "DB_PASSWORD"),
+        ),
+        ("DATABASES__X__USERNAME", "DATABASES__X__USER"),
+    ],
+)
+def test_other_programs_names_get_the_right_hint(load: Any, name: str, hint: str) -> None:
+    environ = {name: CANARY, "DB_URL": "pg://h/d", "DATABASES__X__URL": "pg://h/d"}
+    (problem,) = failure(load, environ).problems
+    assert problem.where == name
+    assert f"did you mean {hint}?" in problem.fix
+
+
+def test_a_yaml_file_gets_the_same_hints(load: Any, tmp_path: Path) -> None:
+    (tmp_path / "settings.yaml").write_text("database: {host: h, username: u}\n")
+    (problem,) = failure(load).problems
+    assert "did you mean user?" in problem.fix
+
+
+@pytest.mark.parametrize("name", ["DB_URL", "DATABASE_URL", "DB_HOST", "DB_NAME", "DB_URL_FILE", "db_url"])
+def test_an_empty_place_in_production_is_a_hole_in_a_template(load: Any, tmp_path: Path, name: str) -> None:
+    """It would be the file app.db: not so where another setting says the place, nor in development."""
+    for environ in ({name: " "}, {name: "", "PREFIQ_ENV": "prod"}):
+        assert wheres(failure(load, environ)) == [name]
+    assert load({name: "", "PREFIQ_ENV": "dev"}).database.target.database == "app.db"
+    assert load({name: "", "DB_ENGINE": "sqlite"}).database.target.database == "app.db"
+    (tmp_path / ".env").write_text(f"{name}=\n")
+    assert wheres(failure(load)) == [f".env:{name}"]
+    (tmp_path / "settings.yaml").write_text("database: {name: here.db}\n")
+    assert load().database.target.database == "here.db"
+
+
+def test_a_url_for_another_program_is_told_where_nothing_else_is_said(load: Any) -> None:
+    environ = {"SQLALCHEMY_DATABASE_URI": f"postgres://{CANARY}/x"}
+    (problem,) = failure(load, environ).problems
+    assert (problem.where, "DB_URL" in problem.expected) == ("SQLALCHEMY_DATABASE_URI", True)
+    assert load(environ | {"DB_URL": "sqlite:///x.db"}).database.target.database == "x.db"
 
 
 def test_arguments_are_told_by_their_place(load: Any) -> None:

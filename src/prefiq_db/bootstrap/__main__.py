@@ -12,6 +12,7 @@ import importlib
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 
 from prefiq_db.application import Application
@@ -19,6 +20,7 @@ from prefiq_db.bootstrap import assemble
 from prefiq_db.errors import PrefiqDbError, ProviderError, SettingsError, UnsupportedError
 from prefiq_db.providers import DatabaseProvider
 from prefiq_db.reports import HealthReport
+from prefiq_db.settings.database import is_production
 
 OK, FAILED, MISCONFIGURED = 0, 1, 2
 
@@ -39,9 +41,12 @@ def main(
     options = parser.parse_args(argv)
     # The lines below tell what is logged; without a handler Python would write the errors a second time.
     logging.getLogger("prefiq_db.boot").addHandler(logging.NullHandler())
+    for module in options.modules:
+        code, why = _imported(module)
+        if code != OK:
+            sys.stderr.write(f"{module} can't be imported: {why}\n")
+            return code
     try:
-        for module in options.modules:
-            importlib.import_module(module)
         app = assemble(environ=environ, directory=directory)
         if app.async_only():
             asyncio.run(_check_async(app))
@@ -51,6 +56,19 @@ def main(
         sys.stderr.write(f"{_message(error)}\n")
         return MISCONFIGURED if _is_configuration(error) else FAILED
     return OK
+
+
+def _imported(module: str) -> tuple[int, str]:
+    """Import *module*; return an exit code, and why it can't be, without what may be a value."""
+    try:
+        importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        missing = error.name or module
+        return MISCONFIGURED, f"there is no module {missing}; is this the right directory, and is everything installed?"
+    except Exception as error:  # noqa: BLE001 - a module is anybody's code
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        return FAILED, f"{type(error).__name__} at {last.filename}:{last.lineno}"
+    return OK, ""
 
 
 def _check(app: Application) -> None:
@@ -83,9 +101,12 @@ def _report(app: Application, failure: Exception | None = None) -> Iterator[str]
     state = "ready"
     for provider in app.providers:
         if isinstance(provider, DatabaseProvider):
+            if provider.note:
+                production = is_production(app.resolve("settings").environment)
+                yield f"{'warning: ' if production else ''}{provider.note}"
             for name, report in provider.reports.items():
                 settings = provider.databases[name].settings
-                yield f"database {name}: {_health(report)} ({settings.engine}, {settings.mode})"
+                yield f"database {name}: {_health(report)}, {settings.target} ({settings.engine}, {settings.mode})"
         if provider.name == failed:
             yield f"provider {provider.name}: failed"
             state = "not started"

@@ -50,6 +50,7 @@ class _Postgresql(ReadOnlySessions, PrefiqDialect):
         if not self.session_settings:
             # Behind a transaction pooler nothing of a session survives, so the limits travel with each BEGIN.
             message.append(f"SET LOCAL lock_timeout = {_ms(self.lock_timeout_seconds)}")
+            message.append("SET LOCAL timezone = 'UTC'")
         if state.token is not None:
             message.append(self.token_sql(state.token))
         return "; ".join(message)

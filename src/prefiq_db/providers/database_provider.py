@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 
 from prefiq_db.application.failures import attempt, attempt_async
 from prefiq_db.database import Database
@@ -11,6 +12,9 @@ from prefiq_db.errors import DatabaseError, ErrorKind, PrefiqDbError, error_type
 from prefiq_db.hooks.everywhere import HooksOfAll
 from prefiq_db.providers.base import BaseProvider
 from prefiq_db.reports import HealthReport
+from prefiq_db.settings import Settings
+from prefiq_db.settings.database import is_production
+from prefiq_db.settings.place import PLACE
 
 logger = logging.getLogger("prefiq_db.boot")
 
@@ -28,6 +32,8 @@ class DatabaseProvider(BaseProvider):
         databases: the databases by name, from ``register()`` on.
         reports: what each database answered at boot, also when the boot failed.
         failures: the error of each database that could not be opened.
+        note: that no setting says where ``main`` is, and where it is then; ``""`` when one does. Logged at boot, in
+            production as a warning.
     """
 
     name = "database"
@@ -38,11 +44,14 @@ class DatabaseProvider(BaseProvider):
         self.databases: dict[str, Database | AsyncDatabase] = {}
         self.reports: dict[str, HealthReport] = {}
         self.failures: dict[str, Exception] = {}
+        self.note = ""
 
     def register(self) -> None:
-        for name, settings in self.app.resolve("settings").databases.items():
-            world = AsyncDatabase if settings.mode == "async" else Database
-            self.databases[name] = world(settings, name=name)
+        settings = self.app.resolve("settings")
+        self.note = _unsaid(settings)
+        for name, each in settings.databases.items():
+            world = AsyncDatabase if each.mode == "async" else Database
+            self.databases[name] = world(each, name=name)
             self.app.bind(f"db.{name}", self.databases[name])
         self.app.bind("db", self.databases["main"])
         self.app.bind("hooks", HooksOfAll([database.hooks for database in self.databases.values()]))
@@ -56,6 +65,7 @@ class DatabaseProvider(BaseProvider):
     # --- twins -------------------------------------------------------------------------------------
 
     def boot(self) -> None:
+        self._tell_unsaid()
         try:
             for database in self.databases.values():
                 assert isinstance(database, Database)  # async_only() said so
@@ -70,6 +80,7 @@ class DatabaseProvider(BaseProvider):
             raise failed
 
     async def boot_async(self) -> None:
+        self._tell_unsaid()
         try:
             for database in self.databases.values():
                 if isinstance(database, AsyncDatabase):
@@ -114,6 +125,11 @@ class DatabaseProvider(BaseProvider):
 
     # --- what both worlds say ----------------------------------------------------------------------
 
+    def _tell_unsaid(self) -> None:
+        if self.note:
+            production = is_production(self.app.resolve("settings").environment)
+            logger.log(logging.WARNING if production else logging.INFO, "%s", self.note, extra={"database": "main"})
+
     def _note(self, database: Database | AsyncDatabase, failure: Exception | None, report: HealthReport | None) -> None:
         if report is None:
             kind = failure.kind if isinstance(failure, PrefiqDbError) else ErrorKind.UNKNOWN
@@ -152,3 +168,13 @@ class DatabaseProvider(BaseProvider):
         return error_type(first.kind)(
             down, code=first.code, database=first.database, classification=first.classification, original=together
         )
+
+
+def _unsaid(settings: Settings) -> str:
+    """Return that no setting says where ``main`` is, if so: a file beside the program is rarely what was meant."""
+    target = settings.database.target
+    if target.engine != "sqlite" or any(f"databases.main.{field}" in settings.sources for field in PLACE):
+        return ""
+    if settings.database.model_fields_set & PLACE:  # ready settings have no sources
+        return ""
+    return f"no setting says where database main is, so it is the file {os.path.abspath(target.database)}; set DB_URL"

@@ -43,7 +43,12 @@ from prefiq_db.settings.values import (
 from prefiq_db.urls import is_mysql, parse_url
 
 # Any other name counts as production: nobody can list what production is called everywhere.
-_VALUES_MAY_SHOW: Final = frozenset({"dev", "development", "local", "test", "testing", "ci"})
+_NOT_PRODUCTION: Final = frozenset({"dev", "development", "local", "test", "testing", "ci"})
+
+
+def is_production(environment: str) -> bool:
+    """Return whether *environment* counts as production."""
+    return environment.lower() not in _NOT_PRODUCTION
 
 
 class DatabaseSettings(BaseModel):
@@ -109,7 +114,7 @@ class DatabaseSettings(BaseModel):
     @property
     def masked(self) -> bool:
         """Whether values must stay in the process: unless ``mask`` is off in development or a test."""
-        return self.mask or self.environment.lower() not in _VALUES_MAY_SHOW
+        return self.mask or is_production(self.environment)
 
     def replace(self, **changes: Any) -> Self:
         """Return a copy with *changes*, validated like new."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
@@ -12,14 +12,20 @@ from typing import Any, Final
 from pydantic import BaseModel
 
 from prefiq_db.errors import Problem, SettingsError, UsageError
+from prefiq_db.settings.database import is_production
 from prefiq_db.settings.joining import join_databases
 from prefiq_db.settings.layers import is_name
 from prefiq_db.settings.loaded import Settings
 from prefiq_db.settings.mappings import mapping_layer, read_yaml
 from prefiq_db.settings.namespaces import fill_namespaces
+from prefiq_db.settings.place import PLACE
 from prefiq_db.settings.values import drop_unset
 from prefiq_db.settings.variables import read_dotenv, variables_layer
 
+_PLACES: Final = frozenset(
+    name + end for name in ("DB_URL", "DATABASE_URL", "DB_HOST", "DB_NAME", "DB_ENGINE") for end in ("", "_FILE")
+)
+_OF_OTHERS: Final = frozenset({"SQLALCHEMY_DATABASE_URI", "SQLALCHEMY_DATABASE_URL", "SQLALCHEMY_URL", "DATABASE_URI"})
 _RESERVED: Final = frozenset({"database", "databases", "db", "environment", "sources"})
 
 
@@ -55,12 +61,29 @@ def load_settings(
     layers.append(variables_layer(".env", dotenv, namespaces, problems))
     layers.append(variables_layer("environment", environ, namespaces, problems))
     layers.append(mapping_layer("arguments", arguments, namespaces, problems))
+    if not any(path[0] in PLACE for layer in layers for path in layer.databases.get("main", {})):
+        for prefix, variables in (("", environ), (".env:", dotenv)):
+            problems += _nearly_said(prefix, variables, environment)
     sources: dict[str, str] = {}
     databases = join_databases(layers, environment, sources, problems)
     filled = fill_namespaces(namespaces, layers, sources, problems)
     if problems:
         raise SettingsError(problems)
     return Settings(environment, databases, filled, sources)
+
+
+def _nearly_said(prefix: str, variables: Mapping[str, str], environment: str) -> Iterator[Problem]:
+    """Tell what somebody meant to be the place of ``main``, where nothing is heard that says it.
+
+    An empty variable is most likely a hole in a template, and in production nobody means the file ``app.db``.
+    """
+    for name, value in variables.items():
+        upper = name.upper()
+        if value.strip() and upper in _OF_OTHERS:
+            yield Problem(prefix + name, "DB_URL, which is what prefiq_db reads", "set DB_URL, to the same if it fits")
+        elif not value.strip() and upper in _PLACES and is_production(environment):
+            fix = "fill it in; to mean the file app.db, say DB_URL=sqlite:///app.db"
+            yield Problem(prefix + name, "no empty text, since nothing else says where main is", fix)
 
 
 def _check_names(namespaces: Mapping[str, type[BaseModel]]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from pydantic_core import PydanticCustomError
 
@@ -43,9 +43,36 @@ def collect(problems: list[Problem], function: Callable[..., T], *args: Any, **k
         return None
 
 
+# What other programs call our settings.
+_ELSEWHERE: Final = {
+    "hostname": "host",
+    "server": "host",
+    "database": "name",
+    "dbname": "name",
+    "username": "user",
+    "login": "user",
+    "pass": "password",
+    "passwd": "password",
+    "pwd": "password",
+    "uri": "url",
+    "dsn": "url",
+    "driver": "engine",
+    "dialect": "engine",
+    "type": "engine",
+    "ssl": "ssl_mode",
+    "sslmode": "ssl_mode",
+}
+
+
+def meant(key: str, known: Collection[str]) -> list[str]:
+    """Return the known name that *key* stands for elsewhere, or nearly is; nothing when there is none."""
+    other = _ELSEWHERE.get(key.lower())
+    return [other] if other is not None and other in known else difflib.get_close_matches(key, known, 1, cutoff=0.6)
+
+
 def unknown_key(key: object, known: Collection[str]) -> tuple[str, str]:
     """Return what was expected instead of *key*, and the likely fix."""
-    close = difflib.get_close_matches(str(key), known, 1, cutoff=0.6)
+    close = meant(str(key), known)
     fix = f"did you mean {close[0]}?" if close else "remove it, or use one of " + ", ".join(known)
     return "a known setting", fix
 

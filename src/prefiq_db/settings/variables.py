@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Collection, Mapping
 from io import StringIO
@@ -25,7 +24,7 @@ from prefiq_db.settings.layers import (
     unknown_field,
 )
 from prefiq_db.settings.namespace_variables import NamespaceVariables
-from prefiq_db.settings.problems import collect
+from prefiq_db.settings.problems import collect, meant
 from prefiq_db.settings.values import RETRY_FIELDS, drop_unset
 
 _FROM_FILE: Final = frozenset({"url", "host", "user", "password", "name", "replicas", "application_name"})
@@ -157,6 +156,6 @@ def _unknown_variable(stem: str, path: FieldPath) -> tuple[str, str]:
     if path == ("environment",):
         return unknown_field("environment")
     known = ["__".join(known_path) for known_path in sorted(_PATHS)]
-    close = difflib.get_close_matches("__".join(path), known, 1, cutoff=0.6)
+    close = meant("__".join(path), known)
     hint = f"did you mean {stem}{close[0].upper()}?" if close else "docs/settings.md has the known ones."
     return "a known setting, since names with this beginning are ours", f"{hint} If it isn't meant for us, rename it"
