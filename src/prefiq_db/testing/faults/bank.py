@@ -120,16 +120,16 @@ class Bank:
             InsufficientFundsError: if the source hasn't got the amount.
         """
         parameters = self._begin(transfer)
-        for statement in _statements(transfer):
-            if tx.execute(statement, parameters).rowcount != 1:
+        for statement, names in _statements(transfer):
+            if tx.execute(statement, {name: parameters[name] for name in names}).rowcount != 1:
                 raise InsufficientFundsError
         return transfer.number
 
     async def apply_async(self, tx: Any, transfer: Transfer) -> int:
         """Do the same in an ``AsyncTransaction``."""
         parameters = self._begin(transfer)
-        for statement in _statements(transfer):
-            if (await tx.execute(statement, parameters)).rowcount != 1:
+        for statement, names in _statements(transfer):
+            if (await tx.execute(statement, {name: parameters[name] for name in names})).rowcount != 1:
                 raise InsufficientFundsError
         return transfer.number
 
@@ -268,13 +268,14 @@ class Bank:
         )
 
 
-def _statements(transfer: Transfer) -> tuple[str, str, str]:
-    """Return the statements in the order of the accounts, so that two transfers wait for each other, not for ever.
+def _statements(transfer: Transfer) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """Return the statements and their binds, in the order of the accounts, so that two transfers wait for each other, not for ever.
 
     The note is in the middle: half of a transfer leaves ledger and balances disagreeing.
     """
-    first, last = (_TAKE, _GIVE) if transfer.source < transfer.target else (_GIVE, _TAKE)
-    return first, _NOTE, last
+    take, give = (_TAKE, ("source", "amount")), (_GIVE, ("target", "amount"))
+    first, last = (take, give) if transfer.source < transfer.target else (give, take)
+    return first, (_NOTE, ("transfer", "source", "target", "amount")), last
 
 
 def _told(error: BaseException) -> Told:
