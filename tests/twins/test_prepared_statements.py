@@ -106,6 +106,8 @@ async def test_an_alteration_elsewhere_costs_no_failed_call(make_db: Any, backen
     assert db.stats().error_count == 0
     if create == CREATE and call in (write, write_and_return):
         assert await db.fetch_value("select count(*) from item") == 2 * WARM, "each once"
+    if call is write_and_return:
+        assert (await call(db))._fields == ("id", "word", "more")
 
 
 @_ONLY
