@@ -28,12 +28,14 @@ class ExecuteResult:
             nobody knows, and for every other statement.
         inserted_primary_key: the new row's primary key, for a Core ``insert()`` of one row that was inserted; else
             ``None``.
-        rows: what RETURNING gave, or a SELECT.
+        rows: what RETURNING gave, or a SELECT, or the first answer of a CALL.
+        other_rows: the further answers of a CALL on MariaDB, a sequence of rows each.
     """
 
     rowcount: int | None
     inserted_primary_key: tuple[Any, ...] | None = None
     rows: Sequence[Any] = ()
+    other_rows: Sequence[Sequence[Any]] = ()
 
 
 @dataclass(frozen=True, slots=True)

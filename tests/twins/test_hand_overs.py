@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
+from hypothesis.errors import Flaky
 from hypothesis.stateful import run_state_machine_as_test
 from sqlalchemy import text
 from sqlalchemy.engine import Engine
@@ -50,8 +51,8 @@ def place(backend: Backend, world: str, loop_runner: asyncio.Runner) -> Iterator
         run(raw._core.close)
 
 
-def _run(place: Place, steps: int, *, shrink: bool = True) -> None:
-    machine = type("HandOversHere", (HandOvers,), {"place": place})
+def _run(place: Place, steps: int, found: list[str], *, shrink: bool = True) -> None:
+    machine = type("HandOversHere", (HandOvers,), {"place": place, "found": found})
     phases = [Phase.explicit, Phase.generate, *([Phase.shrink] if shrink else [])]
     run_state_machine_as_test(
         machine,
@@ -69,10 +70,10 @@ def _run(place: Place, steps: int, *, shrink: bool = True) -> None:
     )
 
 
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(max(600, _STEPS))
 def test_whatever_one_user_leaves_the_next_is_safe(place: Place) -> None:
     """What was acknowledged is there, what was refused is not, and nothing is open that nobody holds."""
-    _run(place, _STEPS)
+    _run(place, _STEPS, [])
 
 
 # --- controls: each of these is how it was, or would be without one of the guards ------------------
@@ -124,8 +125,11 @@ def test_control_the_machine_finds_the_old_faults(
 ) -> None:
     """Without one of the guards the very same machine finds a lost or a doubtful row."""
     plant(monkeypatch)
-    with pytest.raises(AssertionError, match=r"there|holds it|behind"):
-        _run(place, 20_000, shrink=False)
+    found: list[str] = []
+    # Hypothesis may not be able to repeat it: what was left behind is there from the beginning then.
+    with pytest.raises((AssertionError, Flaky)):
+        _run(place, 20_000, found, shrink=False)
+    assert found
 
 
 # --- the roads by which an open transaction once reached the pool -----------------------------------

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
+import psycopg
 import pytest
 from sqlalchemy import create_engine, engine_from_config, text
 from sqlalchemy.engine import Engine
@@ -78,6 +80,26 @@ async def test_half_of_a_failed_pair_does_not_stay(make_stock: Any) -> None:
 
     with pytest.raises(Exception, match=r"(?i)unique|duplicate"):
         await on_sync_engine(db, pair)
+    assert await db.fetch_value(COUNT_STOCK) == 0
+
+
+@pytest.mark.parametrize("backend", [pytest.param("postgresql", marks=pytest.mark.postgresql)], indirect=True)
+async def test_the_drivers_commit_does_not_lie(make_stock: Any) -> None:
+    """PostgreSQL answers COMMIT with ROLLBACK after a failed statement, and psycopg alone says nothing of it."""
+    db = await make_stock()
+
+    def work(engine: Engine) -> None:
+        raw = engine.raw_connection()
+        try:
+            _insert(raw, 1)
+            with contextlib.suppress(psycopg.errors.UniqueViolation):
+                _insert(raw, 1)
+            raw.commit()
+        finally:
+            raw.close()
+
+    with pytest.raises(Exception, match="rolled back"):
+        await on_sync_engine(db, work)
     assert await db.fetch_value(COUNT_STOCK) == 0
 
 

@@ -68,10 +68,13 @@ def _call_on_a_connection(engine: Engine) -> None:
 
 
 async def test_the_first_answer_is_the_answer(make_shop: Any) -> None:
-    """What follows it is read, and leaves nothing behind for the next statement."""
+    """What follows it is read, is there for who asks, and leaves nothing behind for the next statement."""
     db = await make_shop()
     assert [tuple(row) for row in await db.fetch_all("call two_answers()")] == [(1,)]
     assert await db.fetch_value("select 7") == 7
+    result = await db.execute("call two_answers()")
+    assert [row.a for row in result.rows] == [1]
+    assert [[row.b for row in rows] for rows in result.other_rows] == [[2, 3]]
     async with db.transaction() as tx:
         assert await tx.fetch_value("call two_answers()") == 1
         assert await tx.fetch_value("select 8") == 8

@@ -111,6 +111,16 @@ class _Hurried:
         self.patience_seconds = max(0.01, until - time.monotonic())
         return self
 
+    def _commit_gen(self) -> Any:
+        # The server would answer COMMIT with ROLLBACK, and psycopg hides that: whoever has a raw connection would be
+        # told that all is well.
+        if self.pgconn.transaction_status == TransactionStatus.INERROR:  # type: ignore[attr-defined]
+            yield from self._rollback_gen()  # type: ignore[attr-defined]
+            raise psycopg.errors.InFailedSqlTransaction(
+                "COMMIT was refused: an earlier statement in the transaction failed, so everything is rolled back"
+            )
+        yield from super()._commit_gen()  # type: ignore[misc]
+
     def _while_it_moves(self, gen: Any) -> Any:
         """Go through *gen* like who waits for it, but end when nothing came or went for ``patience_seconds``.
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import CursorResult, Insert, UpdateBase
+from sqlalchemy.engine.result import IteratorResult, SimpleResultMetaData
 
 from prefiq_db.execution.facts import COUNTED, facts_sent
 from prefiq_db.execution.mapping import Into, mapper
@@ -65,7 +66,19 @@ def _fetch_outcome(result: CursorResult[Any]) -> ExecuteResult:
     rows = _rows(result)
     count = _count(result, rows)
     key = None if count == 0 else _primary_key(result)
-    return ExecuteResult(count, key, () if rows is None else rows)
+    return ExecuteResult(count, key, () if rows is None else rows, _other_rows(result))
+
+
+def _other_rows(result: CursorResult[Any]) -> Sequence[Sequence[Any]]:
+    """Return what followed the first answer, which the dialect has read already."""
+    others = getattr(result.context.cursor, "other_results", None)
+    if not others:
+        return ()
+    return [_as_rows([column[0] for column in description], rows) for description, rows in others]
+
+
+def _as_rows(names: Sequence[str], rows: Iterable[Any]) -> Sequence[Any]:
+    return IteratorResult(SimpleResultMetaData(names), map(tuple, rows)).all()
 
 
 def _fetch_count(result: CursorResult[Any]) -> int | None:

@@ -269,7 +269,7 @@ class Bank:
 
 
 def _statements(transfer: Transfer) -> tuple[tuple[str, tuple[str, ...]], ...]:
-    """Return the statements and their binds, in the order of the accounts, so that two transfers wait for each other, not for ever.
+    """Return the statements and their binds, in the order of the accounts: two transfers wait, and not for ever.
 
     The note is in the middle: half of a transfer leaves ledger and balances disagreeing.
     """
