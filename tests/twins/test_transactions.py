@@ -792,7 +792,7 @@ async def test_a_level_given_to_an_engine_connection_is_in_force(stock: Any, bac
     assert not await on_engine(stock, look, isolation_level="READ COMMITTED")
 
 
-# What a statement may take there, in the server's own word; SQLite has no word for it, and none of ours without a server.
+# What a statement may take, in the server's own word.
 _LIMIT = {
     "postgresql": "select current_setting('statement_timeout')",
     "mariadb": "select @@max_statement_time",
