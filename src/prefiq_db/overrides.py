@@ -12,6 +12,7 @@ from prefiq_db.bridge import Runtime
 from prefiq_db.config import RetryPolicy
 from prefiq_db.errors import UnsupportedError, UsageError
 from prefiq_db.hooks.comments import comment
+from prefiq_db.leaving import surely
 from prefiq_db.transaction import check_timeout
 
 _LATER: Final = ("replica", "schema", "database")
@@ -79,6 +80,7 @@ class _Held:
     worker: object
     overrides: Overrides
     outer: _Held | None
+    scope: OverrideScope | None = None
 
 
 _NOTHING: Mapping[object, _Held | None] = MappingProxyType({})
@@ -96,6 +98,8 @@ def scoped(key: object, runtime: Runtime) -> Overrides:
 class OverrideScope:
     """``with db.override(timeout=2):`` or ``async with``: in force for the task or thread that entered it, no other."""
 
+    _watch: object = None
+
     def __init__(self, key: object, runtime: Runtime, overrides: Overrides) -> None:
         self._key = key
         self._runtime = runtime
@@ -104,9 +108,19 @@ class OverrideScope:
     def __enter__(self) -> None:
         held = _scoped.get()
         merged = self._overrides.over(scoped(self._key, self._runtime))
-        _scoped.set({**held, self._key: _Held(self._runtime.worker(), merged, held.get(self._key))})
+        _scoped.set({**held, self._key: _Held(self._runtime.worker(), merged, held.get(self._key), self)})
 
+    @surely
     def __exit__(self, *exc: object) -> None:
+        self._finish()
+        self._watch = None
+
+    @property
+    def _is_begun(self) -> bool:
+        mine = _scoped.get().get(self._key)
+        return mine is not None and mine.scope is self and mine.worker == self._runtime.worker()
+
+    def _finish(self) -> None:
         # What was before is kept in the context, not in this object: many tasks may be in the same scope at once. And
         # set, not reset(token): a generator may be finished in another context, where there is nothing to leave.
         held = _scoped.get()
