@@ -59,8 +59,8 @@ class RootBlock(Block):
         if self._deadline is not None:
             limits.append(max(0.0, self._deadline - time.monotonic()))
         within = min(limits, default=None)
+        self._pinned = self.ground.road.checkout(within)
         try:
-            self._pinned = self.ground.road.checkout(within)
             self._begin_on(self._pinned, within)
         except (SchemaError, PermissionDeniedError) as error:
             failure: SchemaError | PermissionDeniedError = error
@@ -198,6 +198,8 @@ class RootBlock(Block):
 
     def _unanswered(self, lost: OutcomeUnknownError) -> None:
         """Find out what became of a COMMIT that nobody answered, or say that nobody knows."""
+        # The reply may still come, or COMMIT's own tidying up may be half done: nobody may use that connection again.
+        self.scope.doubt()
         self._roll_back(Outcome.UNKNOWN)
         if self.token is None:
             raise lost
