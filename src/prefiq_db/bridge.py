@@ -22,6 +22,7 @@ from sqlalchemy.util.concurrency import greenlet_spawn as _greenlet_spawn
 from sqlalchemy.util.concurrency import in_greenlet as _in_greenlet
 
 from prefiq_db.errors import UsageError
+from prefiq_db.unrun import refuse_unrun
 
 T = TypeVar("T")
 
@@ -93,14 +94,12 @@ class SyncRuntime:
 
     def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         result = function(*args, **kwargs)
-        if inspect.isawaitable(result) or inspect.isgenerator(result) or inspect.isasyncgen(result):
-            if inspect.iscoroutine(result):
-                result.close()
-            # Nothing of it has run; going on would commit an empty transaction.
+        if inspect.isawaitable(result) and not inspect.iscoroutine(result):
             raise UsageError(
-                "a sync Database was given a coroutine or generator function, whose body would never run; give it a "
+                "a sync Database was given a function that returns an awaitable, which nobody would await; give it a "
                 "plain function, or use AsyncDatabase"
             )
+        refuse_unrun(result, "the function given to a Database")
         return result
 
     def worker(self) -> object:
@@ -131,7 +130,10 @@ class AsyncRuntime:
 
     def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         result = function(*args, **kwargs)
-        return await_(result) if inspect.isawaitable(result) else result
+        if inspect.isawaitable(result):
+            result = await_(result)
+        refuse_unrun(result, "the function given to an AsyncDatabase")
+        return result
 
     def worker(self) -> object:
         task = asyncio.current_task()

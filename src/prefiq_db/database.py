@@ -32,11 +32,13 @@ from prefiq_db.execution.typed import Types
 from prefiq_db.hooks.budgets import StatementBudget
 from prefiq_db.hooks.connections import ConnectionWatcher
 from prefiq_db.hooks.registry import Hooks
+from prefiq_db.leaving import surely
 from prefiq_db.overrides import OverrideScope
 from prefiq_db.reports import DatabaseStats, ExecuteResult, HealthReport
 from prefiq_db.retry_budget import RetryBudget
 from prefiq_db.settings import DatabaseSettings
 from prefiq_db.transaction import Block, Outcome, TransactionOptions
+from prefiq_db.unrun import refuse_generator_function
 
 F = TypeVar("F", bound=Callable[..., Any])
 Params = Mapping[str, Any] | None
@@ -224,6 +226,7 @@ class Database:
         """Decorate ``fn(tx, ...)`` so that calling ``fn(...)`` runs it by :meth:`run_in_transaction`."""
         if fn is None:
             return functools.partial(self.transactional, exactly_once=exactly_once, retry=retry, isolation=isolation)
+        refuse_generator_function(fn, "transactional")
         options = TransactionOptions(isolation=isolation, exactly_once=exactly_once)
 
         @functools.wraps(fn)
@@ -344,6 +347,8 @@ class Database:
 class Transaction:
     """A transaction, or a savepoint in one; every verb of :class:`Database` works on its connection."""
 
+    _watch: object = None
+
     def __init__(self, core: DatabaseCore, tx: Block) -> None:
         self._verbs = TransactionVerbs(core, tx)
 
@@ -368,11 +373,21 @@ class Transaction:
         return self._verbs.tx.connection
 
     def __enter__(self) -> Self:
-        self._verbs.enter()
-        return self
+        return self._verbs.enter(self)
 
+    @surely
     def __exit__(self, exc_type: object, exc: BaseException | None, traceback: object) -> None:
-        self._verbs.tx.end(exc)
+        try:
+            self._verbs.tx.end(exc)
+        finally:
+            self._watch = None if self._verbs.tx.is_over else self._watch
+
+    @property
+    def _is_begun(self) -> bool:
+        return self._verbs.tx.is_begun
+
+    def _finish(self) -> None:
+        self._verbs.tx.abandon()
 
     def fetch_all(
         self, statement: Any, params: Params = None, *, into: Into | None = None, types: Types | None = None
@@ -455,6 +470,8 @@ class AttemptLoop:
 class Attempt:
     """One try: ``with attempt as tx:``. An error that another try may cure stays inside."""
 
+    _watch: object = None
+
     def __init__(self, core: AttemptCore) -> None:
         self._core = core
 
@@ -464,7 +481,18 @@ class Attempt:
         return self._core.number
 
     def __enter__(self) -> Transaction:
-        return Transaction(self._core.loop.core, self._core.enter())
+        return self._core.enter(lambda tx: Transaction(self._core.loop.core, tx))
 
+    @surely
     def __exit__(self, exc_type: object, exc: BaseException | None, traceback: object) -> bool:
-        return self._core.exit(exc)
+        try:
+            return self._core.exit(exc)
+        finally:
+            self._watch = None if self._core.is_over else self._watch
+
+    @property
+    def _is_begun(self) -> bool:
+        return self._core.tx is not None
+
+    def _finish(self) -> None:
+        self._core.abandon()

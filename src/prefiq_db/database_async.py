@@ -36,6 +36,7 @@ from prefiq_db.reports import DatabaseStats, ExecuteResult, HealthReport
 from prefiq_db.retry_budget import RetryBudget
 from prefiq_db.settings import DatabaseSettings
 from prefiq_db.transaction import Block, Outcome, TransactionOptions
+from prefiq_db.unrun import refuse_generator_function
 
 F = TypeVar("F", bound=Callable[..., Any])
 Params = Mapping[str, Any] | None
@@ -224,6 +225,7 @@ class AsyncDatabase:
         """Decorate ``fn(tx, ...)`` so that awaiting ``fn(...)`` runs it by :meth:`run_in_transaction`."""
         if fn is None:
             return functools.partial(self.transactional, exactly_once=exactly_once, retry=retry, isolation=isolation)
+        refuse_generator_function(fn, "transactional")
         options = TransactionOptions(isolation=isolation, exactly_once=exactly_once)
 
         @functools.wraps(fn)
@@ -375,8 +377,7 @@ class AsyncTransaction:
         return AsyncConnection(self._engine, self._verbs.tx.connection)
 
     async def __aenter__(self) -> Self:
-        await spawn(self._verbs.enter)
-        return self
+        return await spawn(self._verbs.enter, self)
 
     async def __aexit__(self, exc_type: object, exc: BaseException | None, traceback: object) -> None:
         await spawn(self._verbs.tx.end, exc)
@@ -477,7 +478,7 @@ class AsyncAttempt:
         return self._core.number
 
     async def __aenter__(self) -> AsyncTransaction:
-        return AsyncTransaction(self._core.loop.core, self._engine, await spawn(self._core.enter))
+        return await spawn(self._core.enter, lambda tx: AsyncTransaction(self._core.loop.core, self._engine, tx))
 
     async def __aexit__(self, exc_type: object, exc: BaseException | None, traceback: object) -> bool:
         return await spawn(self._core.exit, exc)

@@ -11,6 +11,7 @@ from typing import Any, Final
 from prefiq_db.config import RetryPolicy
 from prefiq_db.errors import UnsupportedError, UsageError
 from prefiq_db.hooks.comments import comment
+from prefiq_db.leaving import surely
 from prefiq_db.transaction import check_timeout
 
 _LATER: Final = ("replica", "schema", "database")
@@ -98,6 +99,8 @@ def scoped(key: object) -> Overrides:
 class OverrideScope:
     """``with db.override(timeout=2):`` or ``async with``: in force for who entered it and what is started in it."""
 
+    _watch: object = None
+
     def __init__(self, key: object, overrides: Overrides) -> None:
         self._key = key
         self._overrides = overrides
@@ -106,7 +109,17 @@ class OverrideScope:
         held = _scoped.get()
         _scoped.set({**held, self._key: _on_top(self, self._overrides, held.get(self._key))})
 
+    @surely
     def __exit__(self, *exc: object) -> None:
+        self._finish()
+        self._watch = None
+
+    @property
+    def _is_begun(self) -> bool:
+        mine = _scoped.get().get(self._key)
+        return mine is not None and mine.scope is self
+
+    def _finish(self) -> None:
         # What was before is kept in the context, not in this object: many tasks may be in the same scope at once. And
         # set, not reset(token): a generator may be finished in another context, where there may be nothing to leave.
         held = _scoped.get()

@@ -15,10 +15,10 @@ from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from threading import get_ident
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import exc as sa_exc
-from sqlalchemy.pool import AsyncAdaptedQueuePool, QueuePool
+from sqlalchemy.pool import AsyncAdaptedQueuePool
 from sqlalchemy.pool.base import _ConnectionFairy
 from sqlalchemy.util.queue import Empty
 
@@ -27,6 +27,7 @@ from prefiq_db.dialects.both import of_both
 from prefiq_db.dialects.translate import translate
 from prefiq_db.masking import border_translates
 from prefiq_db.origin import application_line
+from prefiq_db.slots import SlottedPool
 from prefiq_db.waiting import WaitingLine
 
 if TYPE_CHECKING:
@@ -43,8 +44,6 @@ _record_of: Callable[[Any], Any] = _ConnectionFairy.__dict__["_connection_record
 _FOLD_AT = 512
 _NO_ANSWER = "no answer"
 _NOT_AT_REST = "transaction left open"
-# Leave to make one more connection.
-_SLOT: Final = object()
 
 # How many seconds a checkout may wait here, and until when it may connect, on the monotonic clock.
 _checkout_limit: ContextVar[tuple[float, float] | None] = ContextVar("prefiq_db_checkout_limit", default=None)
@@ -57,9 +56,9 @@ def checkout_within(seconds: float | None) -> Iterator[None]:
         yield
         return
     before = _checkout_limit.get()
-    until = time.monotonic() + seconds
-    _checkout_limit.set((seconds, until if before is None else min(until, before[1])))
     try:
+        until = time.monotonic() + seconds
+        _checkout_limit.set((seconds, until if before is None else min(until, before[1])))
         yield
     finally:
         # set, not reset(token): a generator may be finished in another context, and reset() raises there
@@ -72,7 +71,7 @@ def seconds_to_connect(limit_seconds: float) -> float:
     return limit_seconds if limit is None else max(0.0, min(limit_seconds, limit[1] - time.monotonic()))
 
 
-class _VettingPool(QueuePool):
+class _VettingPool(SlottedPool):
     """Hands out only connections that are young enough and alive; first come, first served."""
 
     _limit_seconds: float
@@ -102,65 +101,64 @@ class _VettingPool(QueuePool):
         if watcher is None:
             return super().connect()
         started = perf_counter()
-        proxied: Any = super().connect()
-        info = _record_of(proxied).info
+        proxied: Any = None
         try:
-            state = info[SESSION_KEY]
-        except KeyError:
-            state = dialect.session_in(info)
-        # The vetting looked at the clock when it had the connection, or just now, if it is a new one.
-        state.checked_out_at = now = state.vetted_at
-        state.wait_seconds = waited = now - started
-        current_worker = self._current_worker
-        state.worker = current_worker()
-        watcher.waits.append(waited)
-        if watcher.attentive:
-            watcher.checked_out(state)
-        if not _within_a_verb():
-            # engine or session(): whoever it is, it is not one of our verbs, which give back what they take
-            state.line = application_line()
-            dialect.expect_back(proxied, state)
-        return proxied
+            proxied = super().connect()
+            info = _record_of(proxied).info
+            try:
+                state = info[SESSION_KEY]
+            except KeyError:
+                state = dialect.session_in(info)
+            # The vetting looked at the clock when it had the connection, or just now, if it is a new one.
+            state.checked_out_at = now = state.vetted_at
+            state.wait_seconds = waited = now - started
+            current_worker = self._current_worker
+            state.worker = current_worker()
+            watcher.waits.append(waited)
+            if watcher.attentive:
+                watcher.checked_out(state)
+            if not _within_a_verb():
+                # engine or session(): whoever it is, it is not one of our verbs, which give back what they take
+                state.line = application_line()
+                dialect.expect_back(proxied, state)
+            return proxied
+        except BaseException:
+            # Whoever asked for it never got it, so nobody else gives it back.
+            if proxied is not None:
+                proxied.invalidate()
+            raise
 
     def _do_get(self) -> ConnectionPoolEntry:
+        record: Any = None
         try:
-            # Who comes later must not overtake who waits.
-            record: Any = None if self._line.waiters else self._pool.get(False)
-        except Empty:
-            record = None
-        if record is None:
-            record = self._made_or_waited_for()
-        if record.dbapi_connection is not None:
             try:
+                # Who comes later must not overtake who waits.
+                record = None if self._line.waiters else self._pool.get(False)
+            except Empty:
+                record = None
+            if record is None:
+                record = self._made_or_waited_for()
+            if record.dbapi_connection is None:
+                record.get_connection()
+            else:
                 reason = self._unfit(record)
                 if reason is not None:
                     self._renew(record, reason)
-            except BaseException:
-                record._checkin_failed(RuntimeError("vetting was interrupted"), _fairy_was_created=False)
-                raise
-        return record  # type: ignore[no-any-return]
+            return record  # type: ignore[no-any-return]
+        except BaseException:
+            if record is not None:
+                self._drop(record)
+            raise
 
     def _made_or_waited_for(self) -> Any:
-        if self._line.waiters or not self._inc_overflow():
-            given = self._waited_for()
-            if given is not _SLOT:
-                return given
-        try:
-            return self._create_connection()
-        except BaseException:
-            self._dec_overflow()
-            raise
+        """Return a connection that became free, or an empty slot to make one in."""
+        made = None if self._line.waiters else self._reserve()
+        return self._waited_for() if made is None else made
 
     def _waited_for(self) -> Any:
         watcher, started = self._prefiq.watcher, perf_counter()
         seconds = max(0.0, self._timeout)
-        if watcher is not None:
-            watcher.waiting()
-        try:
-            given = self._line.wait(seconds)
-        finally:
-            if watcher is not None:
-                watcher.waited()
+        given = self._line.wait(seconds)
         if given is not None:
             return given
         if watcher is not None:
@@ -180,25 +178,27 @@ class _VettingPool(QueuePool):
         failure.args = (f"{failure}\nwho has them:\n{watcher.table()}",)
         return of_both(failure)
 
+    def waiting_count(self) -> int:
+        """Return how many wait for a connection."""
+        return len(self._line.waiters)
+
     def _free(self) -> Any:
-        """Return a connection that nobody uses, or leave to make one; ``None`` when there is neither."""
+        """Return a connection that nobody uses, or a slot to make one in; ``None`` when there is neither."""
         try:
             return self._pool.get(False)
         except Empty:
-            return _SLOT if self._inc_overflow() else None
+            return self._reserve()
 
     def _free_again(self, given: Any) -> None:
-        if given is _SLOT:
-            super()._dec_overflow()
+        if given.dbapi_connection is None:
+            self._retire(given)
         else:
             super()._do_return_conn(given)
 
-    def _dec_overflow(self) -> Literal[True]:
-        super()._dec_overflow()
+    def _has_room(self) -> None:
         # One connection less, after a failed connect for instance: who waits may try.
         if self._line.waiters:
             self._line.serve()
-        return True
 
     def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
         dialect: Any = self._dialect

@@ -21,6 +21,7 @@ from prefiq_db.config import RetryPolicy
 from prefiq_db.errors import ErrorKind, PrefiqDbError, UsageError
 from prefiq_db.events import AttemptFailed
 from prefiq_db.retry_budget import RetryBudget
+from prefiq_db.unrun import refuse_generator_function, refuse_unrun
 
 logger = logging.getLogger("prefiq_db.retry")
 
@@ -260,11 +261,14 @@ def with_retry(
         return functools.partial(with_retry, policy=policy, on=on)
     if inspect.iscoroutinefunction(fn):
         raise UsageError("with_retry: expected a plain function; for a coroutine function use with_retry_async")
+    refuse_generator_function(fn, "with_retry")
     retrier = Retrier(policy or DEFAULT_POLICY, time.sleep, _repeatable_on(on))
 
     @functools.wraps(fn)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        return retrier.run(lambda: fn(*args, **kwargs))
+        result = retrier.run(lambda: fn(*args, **kwargs))
+        refuse_unrun(result, "with_retry")
+        return result
 
     return wrapper
 
@@ -294,6 +298,11 @@ def with_retry_async(
 
     @functools.wraps(fn)
     async def wrapper(*args: Any, **kwargs: Any) -> Any:
+        result = await attempts(args, kwargs)
+        refuse_unrun(result, "with_retry_async")
+        return result
+
+    async def attempts(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         started = time.monotonic()
         try:
             return await fn(*args, **kwargs)

@@ -29,7 +29,8 @@ class ThreadWaiter:
         self._asleep.acquire(timeout=min(seconds, threading.TIMEOUT_MAX))
 
     def wake(self) -> None:
-        self._asleep.release()
+        if self._asleep.locked():
+            self._asleep.release()
 
 
 class TaskWaiter:
@@ -49,9 +50,13 @@ class TaskWaiter:
     def wake(self) -> None:
         # The garbage collector gives a forgotten connection back in whatever thread it runs.
         if asyncio._get_running_loop() is self._loop:
-            self._awake.set_result(None)
+            self._wake()
         else:
-            self._loop.call_soon_threadsafe(self._awake.set_result, None)
+            self._loop.call_soon_threadsafe(self._wake)
+
+    def _wake(self) -> None:
+        if not self._awake.done():
+            self._awake.set_result(None)
 
 
 class WaitingLine:
@@ -73,38 +78,65 @@ class WaitingLine:
     def wait(self, seconds: float) -> Any:
         """Return what was given to us, or ``None`` when nothing was within *seconds*."""
         waiter = self._waiter()
-        with self._lock:
-            self.waiters.append(waiter)
-        # What became free just before we joined was not given to anybody.
-        self.serve()
         try:
+            with self._lock:
+                self.waiters.append(waiter)
+            # What became free just before we joined was not given to anybody.
+            self.serve()
             if waiter.gift is None:
                 waiter.wait(seconds)
+            return self._leave(waiter)
         except BaseException:
-            gift = self._leave(waiter)
-            if gift is not None:
-                self._put_back(gift)
-                self.serve()
+            self._forsake(waiter)
             raise
-        return self._leave(waiter)
 
     def serve(self) -> None:
         """Give what is there to those who wait, in order. Call it after something became free."""
         with self._lock:
-            while self.waiters:
-                gift = self._take()
-                if gift is None:
-                    return
-                try:
-                    waiter = self.waiters.popleft()
-                except IndexError:  # served meanwhile, by ourselves in a finaliser
-                    self._put_back(gift)
-                    return
-                waiter.gift = gift
-                waiter.wake()
+            while self.waiters and self._give():
+                pass
+
+    def _give(self) -> bool:
+        """Give one thing to the first in line; return whether there was something."""
+        gift: Any = None
+        waiter: ThreadWaiter | TaskWaiter | None = None
+        try:
+            gift = self._take()
+            if gift is None:
+                return False
+            waiter = self.waiters.popleft()
+            waiter.gift = gift
+            waiter.wake()
+            return True
+        except IndexError:  # served meanwhile, by ourselves in a finaliser
+            self._put_back(gift)
+            return False
+        except BaseException:
+            self._interrupted(gift, waiter)
+            raise
+
+    def _interrupted(self, gift: Any, waiter: ThreadWaiter | TaskWaiter | None) -> None:
+        """See that no gift is without a taker, and nobody is out of the line and asleep."""
+        if waiter is not None and waiter.gift is not None:
+            waiter.wake()
+            return
+        if waiter is not None:
+            self.waiters.appendleft(waiter)
+        if gift is not None:
+            self._put_back(gift)
 
     def _leave(self, waiter: ThreadWaiter | TaskWaiter) -> Any:
         with self._lock:
             if waiter.gift is None:
                 self.waiters.remove(waiter)
             return waiter.gift
+
+    def _forsake(self, waiter: ThreadWaiter | TaskWaiter) -> None:
+        """Take *waiter* out of the line, wherever it was interrupted; what it was given goes to the next."""
+        with self._lock:
+            if waiter in self.waiters:
+                self.waiters.remove(waiter)
+            gift, waiter.gift = waiter.gift, None
+        if gift is not None:
+            self._put_back(gift)
+        self.serve()

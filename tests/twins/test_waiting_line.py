@@ -176,18 +176,18 @@ async def test_a_failed_connect_lets_the_next_try(
     """Whoever waits for the only slot is not left waiting when connecting failed: it may try itself, at once."""
     db = make_db(pool_size=1, max_overflow=0, pool_timeout_seconds=15)
     pool = getattr(db.engine, "sync_engine", db.engine).pool
-    real = pool._create_connection
+    real = pool._invoke_creator
     tries = []
     somebody_waits = harness.event()
 
-    def create() -> Any:
+    def create(record: Any) -> Any:
         tries.append(1)
         if len(tries) > 1:
-            return real()
+            return real(record)
         (await_ if world == "async" else drive)(somebody_waits.wait())
         raise ConnectFailedError("the server is away")
 
-    monkeypatch.setattr(pool, "_create_connection", create)
+    monkeypatch.setattr(pool, "_invoke_creator", create)
 
     async def first() -> None:
         with pytest.raises(ConnectFailedError):

@@ -144,6 +144,8 @@ def _is_class(value: Any) -> bool:
 
 
 def _member(name: str, value: Any) -> Iterator[str]:
+    if not isinstance(value, (staticmethod, classmethod)) and not inspect.isfunction(value):
+        value = getattr(value, "__wrapped__", value)  # a descriptor of ours around a method
     if isinstance(value, property):
         yield f"{name}: property"
     elif isinstance(value, (staticmethod, classmethod)):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import random
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
 
 from prefiq_db.config import RetryPolicy
 from prefiq_db.core.sessions import judged
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from prefiq_db.core.database import DatabaseCore
 
 logger = logging.getLogger("prefiq_db.transaction")
+
+T = TypeVar("T")
 
 
 class Attempts:
@@ -87,18 +90,28 @@ class AttemptCore:
         self.number = loop.number
         self.tx: RootBlock | None = None
 
-    def enter(self) -> RootBlock:
-        """Wait if an earlier attempt failed, then begin."""
+    def enter(self, shell: Callable[[RootBlock], T]) -> T:
+        """Wait if an earlier attempt failed, then begin; return what *shell* makes of the transaction."""
         if self.loop.wait_seconds:
             self.loop.core.runtime.sleep(self.loop.wait_seconds)
             self.loop.wait_seconds = 0.0
         core = self.loop.core
-        self.tx = RootBlock(core.ground, core.with_overrides(self.loop.options), self.loop.until)
-        core.begin(self.tx)
-        return self.tx
+        try:
+            self.tx = RootBlock(core.ground, core.with_overrides(self.loop.options), self.loop.until)
+            core.begin(self.tx)
+            return shell(self.tx)
+        except BaseException:
+            self.abandon()
+            raise
 
     def exit(self, error: BaseException | None) -> bool:
         """End the transaction; return whether *error* is dealt with because another attempt follows."""
+        try:
+            return self._end(error)
+        finally:
+            self.abandon()
+
+    def _end(self, error: BaseException | None) -> bool:
         assert self.tx is not None
         failed = None if error is None else judged(self.tx, error)
         try:
@@ -116,6 +129,15 @@ class AttemptCore:
         if self.loop.failed(failed):
             return True
         raise failed from None
+
+    @property
+    def is_over(self) -> bool:
+        return self.tx is None or self.tx.is_over
+
+    def abandon(self) -> None:
+        """Give up what an interruption left of the transaction."""
+        if self.tx is not None:
+            self.tx.abandon()
 
 
 def transaction_repeatable(error: BaseException, options: TransactionOptions) -> bool:

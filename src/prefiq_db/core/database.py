@@ -108,14 +108,17 @@ class DatabaseCore:
                 extra={"database": self.name, "error_kind": error.kind.value},
             )
         finally:
-            for connection in held:
-                connection.close()
+            _give_back(held)
 
     def close(self) -> None:
         """Close the pool's connections. Statements after that raise ClosedError; open() opens it again."""
-        if not self.life.closed:
-            self.check_world()
-            self.life.close()
+        if self.life.closed and not self.life.closing:
+            return
+        self.check_world()
+        try:
+            # A time limit on the shutdown must not leave connections to the server open, nor the pool half-closed.
+            self.runtime.shielded(self.life.close, self.settings.connect_timeout_seconds)
+        finally:
             if hasattr(self.runtime, "loop"):
                 self.runtime.loop = None  # open() may be in another one
 
@@ -389,7 +392,7 @@ class DatabaseCore:
             begin()
         except BaseException:
             # Of any kind, a cancellation too: nothing was begun, so nothing can be committed.
-            tx.outcome = Outcome.NOT_COMMITTED
+            tx.abandon()
             raise
 
     def in_transaction(
@@ -415,17 +418,20 @@ class DatabaseCore:
         return result
 
     def _attempt(self, tx: Block, body: Callable[[Block], Any]) -> Any:
-        self._begun(tx, tx.begin)
         try:
-            result = body(tx)
-        except BaseException as error:
-            failure = judged(tx, error)
-            tx.end(error)
-            if failure is None:
-                raise
-        else:
-            tx.end(None)
-            return result
+            self._begun(tx, tx.begin)
+            try:
+                result = body(tx)
+            except BaseException as error:
+                failure = judged(tx, error)
+                tx.end(error)
+                if failure is None:
+                    raise
+            else:
+                tx.end(None)
+                return result
+        finally:
+            tx.abandon()
         try:
             raise failure
         finally:
@@ -525,6 +531,16 @@ class DatabaseCore:
         return UnsupportedError(
             f"{what}: {written} is a write, and the settings of database {self.name} say read_only", database=self.name
         )
+
+
+def _give_back(held: list[Connection]) -> None:
+    """Give all of them back, also when that is interrupted at one of them."""
+    try:
+        while held:
+            held.pop().close()
+    finally:
+        if held:
+            _give_back(held)
 
 
 def _never(error: BaseException) -> bool:

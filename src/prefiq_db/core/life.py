@@ -35,17 +35,20 @@ class Life:
         self.explainer = explainer
         self.runtime = runtime
         self.closed = False
+        #: whether closing was begun and interrupted; close() goes on with it
+        self.closing = False
         watcher.start_with(watchdog.watch)
         _alive.add(self)
 
     def close(self) -> None:
-        self.closed = True
+        self.closed = self.closing = True
         watchdog.forget(self.watcher)
         self.watcher.start_with(watchdog.watch)
         self.engine.dispose()
         connector: Any = self.engine.dialect.connector  # type: ignore[attr-defined]
         if hasattr(connector, "close"):
             connector.close()
+        self.closing = False
 
     def forget_after_fork(self) -> None:
         """Start with an empty pool in a forked child; the parent's sockets are neither used nor closed."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import Executable
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from prefiq_db.core.database import DatabaseCore
 
 Params = Mapping[str, Any] | None
+T = TypeVar("T")
 
 
 class TransactionVerbs:
@@ -32,10 +33,17 @@ class TransactionVerbs:
         self.core = core
         self.tx = tx
 
-    def enter(self) -> None:
-        self.core.begin(self.tx)
-        if self.tx.is_root:
-            self.core.life.retry_budget.successes += 1
+    def enter(self, shell: T) -> T:
+        """Begin and return *shell*; what interrupts on the way leaves nothing begun."""
+        self.tx.check_new()
+        try:
+            self.core.begin(self.tx)
+            if self.tx.is_root:
+                self.core.life.retry_budget.successes += 1
+            return shell
+        except BaseException:
+            self.tx.abandon()
+            raise
 
     def fetch_all(self, statement: Any, params: Params, into: Into | None, types: Types | None = None) -> list[Any]:
         statement, shape = typed(statement, types, all_rows(into))

@@ -178,12 +178,6 @@ class Watcher(Protocol):
     def know(self, state: SessionState) -> None:
         """Look at *state* from now on to see whether somebody has its connection."""
 
-    def waiting(self) -> None:
-        """Somebody asks for a connection."""
-
-    def waited(self) -> None:
-        """The asking ended, in whatever way."""
-
     def waited_in_vain(self, seconds: float) -> None:
         """No connection came back in time."""
 

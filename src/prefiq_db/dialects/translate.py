@@ -40,6 +40,7 @@ from prefiq_db.errors import (
     UsageError,
     error_type,
 )
+from prefiq_db.interruptions import is_interruption
 
 _E = TypeVar("_E", bound=BaseException)
 
@@ -852,6 +853,21 @@ def _unwrap(error: Exception) -> Exception:
     if isinstance(inner, exc.EmulatedDBAPIException):
         inner = inner.driver_exception
     return inner if isinstance(inner, Exception) else error
+
+
+def interruption_in(error: Exception, handled: BaseException | None) -> BaseException | None:
+    """Return what came from outside: *error* itself, what SQLAlchemy has wrapped, or what a driver stumbled over.
+
+    An interrupted driver fails once more on the way out, and that error would hide why. *handled* is what the caller
+    was handling already; that is his business.
+    """
+    inner: BaseException | None = error
+    while inner is not None and inner is not handled:
+        found = _unwrap(inner) if isinstance(inner, Exception) else inner
+        if is_interruption(found):
+            return found
+        inner = inner.__context__
+    return None
 
 
 def _not_a_drivers(original: Exception, dialect: str, phase: Phase, database: str | None) -> PrefiqDbError | None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Literal, TypeVar
 
-from prefiq_db.dialects.translate import translate
+from prefiq_db.dialects.translate import interruption_in, translate
 from prefiq_db.errors import PrefiqDbError
 from prefiq_db.masking import border_translates
 
@@ -34,24 +35,39 @@ class Border:
         ``raise ... from None`` would keep the driver's exception, and the values in its text, in ``__context__``.
 
         Raises:
-            PrefiqDbError: of the class that fits the kind.
+            PrefiqDbError: of the class that fits the kind. What came from outside goes on as it is.
         """
         outside = border_translates.get()
-        border_translates.set(True)
+        failure: PrefiqDbError
+        interruption: BaseException | None = None
+        handled = sys.exc_info()[1]
         try:
+            border_translates.set(True)
             return action()
         except PrefiqDbError as error:
             failure = error
         except Exception as error:  # noqa: BLE001 - this is the border: everything is translated and raised
-            failure = translate(
-                error,
-                dialect=self.dialect,
-                phase=phase if isinstance(phase, str) else phase(),
-                database=self.database,
-                cancelled_by_timeout=None if timed_out is None else timed_out(),
-            )
+            where = phase if isinstance(phase, str) else phase()
+            # Once COMMIT is on its way, what came of it is the question, whatever interrupts; see translate().
+            interruption = interruption_in(error, handled)
+            if where == "commit" and isinstance(interruption, Exception):
+                interruption = None
+            if interruption is None:
+                failure = translate(
+                    error,
+                    dialect=self.dialect,
+                    phase=where,
+                    database=self.database,
+                    cancelled_by_timeout=None if timed_out is None else timed_out(),
+                )
         finally:
             border_translates.set(outside)
+            del handled
+        if interruption is not None:
+            try:
+                raise interruption
+            finally:
+                del interruption
         if failure.database is None:
             failure.database = self.database
         if not self.masked and failure.original is not None:

@@ -12,7 +12,14 @@ from sqlalchemy.engine import NestedTransaction
 from prefiq_db.calls import Call
 from prefiq_db.dialects.base import PrefiqDialect, SessionState
 from prefiq_db.engine_class import checked_out
-from prefiq_db.errors import ErrorClass, ErrorKind, PoolTimeoutError, ReadOnlyError, StatementCancelledError
+from prefiq_db.errors import (
+    ErrorClass,
+    ErrorKind,
+    PoolTimeoutError,
+    PrefiqDbError,
+    ReadOnlyError,
+    StatementCancelledError,
+)
 from prefiq_db.execution.border import Border, Phase
 from prefiq_db.execution.facts import facts_sent
 from prefiq_db.execution.refusals import refuse_one_shot
@@ -52,20 +59,29 @@ class StandardRoad:
             PoolTimeoutError: when none came back in time; its message names who has them.
         """
 
-        def connect() -> Connection:
+        connection: Connection | None = None
+
+        def connect() -> None:
+            nonlocal connection
             with checkout_within(within_seconds):
-                return self.engine.connect()
+                connection = self.engine.connect()
 
         try:
-            connection = self.border.cross(connect, "connect")
+            self.border.cross(connect, "connect")
+            assert connection is not None
+            state = self.state(connection)
+            state.line = application_line()
+            if self.pooled:
+                self.dialect.expect_back(connection._dbapi_connection, state)
+            return connection
         except PoolTimeoutError as error:
             self._name_holders(error)
             raise
-        state = self.state(connection)
-        state.line = application_line()
-        if self.pooled:
-            self.dialect.expect_back(connection._dbapi_connection, state)
-        return connection
+        except BaseException:
+            # Nobody else has it yet.
+            if connection is not None:
+                _discard(connection)
+            raise
 
     def _name_holders(self, error: PoolTimeoutError) -> None:
         if self.dialect.watcher is not None:
@@ -90,17 +106,28 @@ class StandardRoad:
         """
         trip = _OneShot(self, statement, params, shape, timeout_seconds, within_seconds, call)
         try:
-            return self.border.cross(trip.go, trip.phase, timed_out=trip.timed_out)
-        except PoolTimeoutError as error:
-            self._name_holders(error)
-            raise
-        except StatementCancelledError:
-            interruption = self._interruption_of(trip.connection)
-            if interruption is None:
+            try:
+                return self.border.cross(trip.go, trip.phase, timed_out=trip.timed_out)
+            except PoolTimeoutError as error:
+                self._name_holders(error)
                 raise
-        finally:
-            trip.end()
-        raise interruption
+            except StatementCancelledError:
+                interruption = self._interruption_of(trip.connection)
+                if interruption is None:
+                    raise
+            except PrefiqDbError:
+                raise
+            except BaseException:
+                # Its reply may still be on the way, and must not become the next one's.
+                trip.drop()
+                raise
+            finally:
+                trip.end()
+            raise interruption
+        except BaseException:
+            # Closed by now, unless something interrupted that.
+            trip.drop()
+            raise
 
     def _interruption_of(self, connection: Connection | None) -> BaseException | None:
         return None if connection is None else self.dialect.interruption_of(connection)
@@ -224,7 +251,23 @@ class _OneShot:
     def timed_out(self) -> bool | None:
         return None if self.connection is None else self.road.dialect.timed_out(self.connection)
 
+    def drop(self) -> None:
+        """Close the connection, unless it has been given back."""
+        if self.connection is not None:
+            _discard(self.connection)
+
     def end(self) -> None:
         """Give the connection back; a result that was not read to its end goes with it."""
         if self.connection is not None:
             self.connection.close()
+
+
+def _discard(connection: Connection) -> None:
+    """Close *connection* for good, if it is still out; nobody knows in what state it is."""
+    if connection.closed:
+        return
+    try:
+        if not connection.invalidated:
+            connection.invalidate()
+    finally:
+        connection.close()

@@ -40,7 +40,6 @@ class ConnectionWatcher:
         self.leak_after_seconds = leak_after_seconds
         self.attentive = False
         self._on_first_checkout: Callable[[ConnectionWatcher], None] | None = None
-        self.pending = 0
         self.timeout_count = 0
         self.opened_count = 0
         self.leak_count = 0
@@ -57,14 +56,6 @@ class ConnectionWatcher:
     def know(self, state: SessionState) -> None:
         with self._lock:
             self._states.add(state)
-
-    def waiting(self) -> None:
-        with self._lock:
-            self.pending += 1
-
-    def waited(self) -> None:
-        with self._lock:
-            self.pending -= 1
 
     def waited_in_vain(self, seconds: float) -> None:
         with self._lock:
@@ -99,7 +90,6 @@ class ConnectionWatcher:
         self._lock = threading.Lock()
         for _, state in self._held():
             state.checked_out_at = 0.0
-        self.pending = 0
 
     def checked_out(self, state: SessionState) -> None:
         if self._on_first_checkout is not None:
@@ -219,7 +209,7 @@ class ConnectionWatcher:
                 max_overflow=max_overflow,
                 checked_out=pool.checkedout(),
                 idle=pool.checkedin(),
-                pending=self.pending,
+                pending=pool.waiting_count(),
                 timeout_count=self.timeout_count,
                 opened_count=self.opened_count,
                 lost=dict(self.lost_counts),

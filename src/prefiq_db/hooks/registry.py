@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from prefiq_db import events
 from prefiq_db.errors import UsageError
 from prefiq_db.events import Listener, StatementFailed, StatementFinished, StatementStarted
+from prefiq_db.interruptions import is_interruption
 
 logger = logging.getLogger("prefiq_db.hooks")
 
@@ -95,7 +96,10 @@ class Hooks:
         for fn in self._called[type(event)]:
             try:
                 fn(event)
-            except Exception as error:  # noqa: BLE001 - a listener may raise anything, and a query goes on
+            except Exception as error:
+                if is_interruption(error):
+                    raise
+                # A listener may raise anything, and a query goes on.
                 self._note_failure(fn, error)
 
     def _register(self, kind: type, fn: F) -> F:

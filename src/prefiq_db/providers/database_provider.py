@@ -116,11 +116,17 @@ class DatabaseProvider(BaseProvider):
 
     async def _close_all_async(self) -> Exception | None:
         failures: list[Exception | None] = []
+        interruption: BaseException | None = None
         for database in reversed(self.databases.values()):
-            if isinstance(database, AsyncDatabase):
-                failures.append(await attempt_async(database.close))
-            else:
-                failures.append(attempt(database.close))
+            try:
+                if isinstance(database, AsyncDatabase):
+                    failures.append(await attempt_async(database.close))
+                else:
+                    failures.append(attempt(database.close))
+            except BaseException as error:  # noqa: BLE001 - a cancellation must not leave the others open; raised below
+                interruption = interruption or error
+        if interruption is not None:
+            raise interruption
         return next(filter(None, failures), None)
 
     # --- what both worlds say ----------------------------------------------------------------------

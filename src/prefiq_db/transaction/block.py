@@ -6,8 +6,7 @@ import itertools
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 from sqlalchemy import Connection, Executable
@@ -22,9 +21,11 @@ from prefiq_db.errors import (
     UsageError,
 )
 from prefiq_db.execution.shapes import Shape
+from prefiq_db.interruptions import is_interruption
 from prefiq_db.reports import Outcome
 from prefiq_db.transaction.options import TransactionOptions
-from prefiq_db.transaction.scope import Ground, Scope, enter, restore
+from prefiq_db.transaction.scope import Binding, Ground, Scope
+from prefiq_db.unrun import refuse_generator_function
 
 logger = logging.getLogger("prefiq_db.transaction")
 
@@ -46,7 +47,7 @@ class Block(ABC):
         self.ground = ground
         self.options = options
         self.id = next(_ids)
-        self.outcome = Outcome.ACTIVE
+        self.outcome = Outcome.NOT_COMMITTED  # until it begins
         self.callback_errors: tuple[Exception, ...] = ()
         self.retry_number = 0
         self.token: str | None = None
@@ -55,6 +56,7 @@ class Block(ABC):
         self._scope = scope
         self._handle: Any = None
         self._deadline: float | None = None
+        self._over = False
 
     @property
     def scope(self) -> Scope:
@@ -75,7 +77,7 @@ class Block(ABC):
 
     def check_new(self) -> None:
         """Raise if it has begun already."""
-        if self._handle is not None or self.outcome is not Outcome.ACTIVE:
+        if self.is_begun:
             raise UsageError("a transaction begins once; call transaction() again for another one")
 
     # --- begin -----------------------------------------------------------------------------------
@@ -86,8 +88,16 @@ class Block(ABC):
         if self.options.timeout_seconds is not None:
             own = time.monotonic() + self.options.timeout_seconds
             self._deadline = own if self._deadline is None else min(own, self._deadline)
-        self._begin()
-        self.scope.blocks.append(self)
+        began = False
+        try:
+            self.outcome = Outcome.ACTIVE
+            self._begin()
+            self.scope.blocks.append(self)
+            began = True
+        finally:
+            if not began:
+                self._let_go()
+                self._handle = None
 
     @abstractmethod
     def _begin(self) -> None: ...
@@ -141,10 +151,10 @@ class Block(ABC):
             )
 
     def _check_active(self) -> None:
+        if self._handle is None and not self._over:
+            raise UsageError("the transaction has not begun: use it as `with db.transaction() as tx:`")
         if self.outcome is not Outcome.ACTIVE:
             raise ClosedError(f"the transaction has ended ({self.outcome.value}); open a new one")
-        if self._handle is None:
-            raise UsageError("the transaction has not begun: use it as `with db.transaction() as tx:`")
 
     def _lost(self) -> NotCommittedError:
         return NotCommittedError(
@@ -156,16 +166,10 @@ class Block(ABC):
 
     # --- hand over -------------------------------------------------------------------------------
 
-    @contextmanager
-    def bind(self) -> Iterator[None]:
-        """Make this transaction ambient for the running task or thread, for the length of the block."""
+    def bind(self) -> Binding:
+        """Return a block in which this transaction is ambient for the running task or thread."""
         self._check_active()
-        before = enter(self.scope, bound=True)
-        self.scope.explicit_uses += 1
-        try:
-            yield
-        finally:
-            restore(before)
+        return Binding(self.scope)
 
     def on_commit(self, fn: Callable[[], Any]) -> Callable[[], Any]:
         """Call *fn* after the outermost COMMIT; never, if this block or one around it is rolled back."""
@@ -184,17 +188,51 @@ class Block(ABC):
     def end(self, error: BaseException | None) -> None:
         """Commit, or roll back if *error* is leaving the block."""
         self._check_active()
-        self._end(error)
+        try:
+            self._end(error)
+        finally:
+            self.abandon()
 
     @abstractmethod
     def _end(self, error: BaseException | None) -> None: ...
+
+    def abandon(self) -> None:
+        """Give up what is left of it, wherever an interruption hit; nothing, when it has ended as it should.
+
+        Afterwards nothing is ambient, the connection has gone back or is closed, and the outcome is told.
+        """
+        if self._over:
+            return
+        try:
+            if self.outcome is Outcome.ACTIVE:
+                self.outcome = Outcome.NOT_COMMITTED
+        finally:
+            self._let_go()
+        self._over = True
+
+    @abstractmethod
+    def _let_go(self) -> None:
+        """Let go of all that the block holds, in whatever state it is; it may hold nothing."""
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether it holds anything, or did."""
+        return self._over or self._handle is not None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether there is nothing left to give up."""
+        return self._over
 
     def _call(self, functions: list[Callable[[], Any]], what: str) -> None:
         """Call them all; an error of theirs never looks like a failed transaction: it is logged and kept."""
         for fn in functions:
             try:
                 self.ground.runtime.call(fn)
-            except Exception as error:  # noqa: BLE001 - the caller's function may raise anything; kept and logged
+            except Exception as error:
+                if is_interruption(error):
+                    raise
+                # The caller's function may raise anything; kept and logged.
                 self._note_callback_error(what, fn, error)
 
     def _note_callback_error(self, what: str, fn: Callable[[], Any] | None, error: Exception) -> None:
@@ -217,4 +255,5 @@ RUN_AGAIN = ErrorClass(ErrorKind.CONNECTION_LOST, transient=True, connection_los
 def _checked_callable(fn: Callable[[], Any], name: str) -> Callable[[], Any]:
     if not callable(fn):
         raise UsageError(f"{name}: expected a function without arguments")
+    refuse_generator_function(fn, name)
     return fn

@@ -45,6 +45,7 @@ class RootBlock(Block):
         self.line: Line | None = None
         self._started = 0.0
         self._tried = False
+        self._pinned: Connection | None = None
 
     # --- begin -----------------------------------------------------------------------------------
 
@@ -59,9 +60,9 @@ class RootBlock(Block):
         if self._deadline is not None:
             limits.append(max(0.0, self._deadline - time.monotonic()))
         within = min(limits, default=None)
-        connection = self.ground.road.checkout(within)
+        self._pinned = self.ground.road.checkout(within)
         try:
-            self._begin_on(connection, within)
+            self._begin_on(self._pinned, within)
         except (SchemaError, PermissionDeniedError) as error:
             failure: SchemaError | PermissionDeniedError = error
         else:
@@ -77,22 +78,23 @@ class RootBlock(Block):
 
     def _begin_on(self, connection: Connection, within: float | None) -> None:
         road, options = self.ground.road, self.options
+        state = road.state(connection)
+        self.line = state.line
+        state.transaction_id = self.id
+        state.retry_number = self.retry_number
+        state.write = not options.read_only
+        state.read_only = options.read_only
+        state.isolation = options.isolation or state.isolation
+        state.managed = True
+        state.token = self.token
+        if options.timeout_seconds is not None and options.timeout_seconds < self.ground.statement_timeout_seconds:
+            state.local_timeout = options.timeout_seconds
+        if within is not None and within < self.ground.statement_timeout_seconds:
+            state.control_timeout = within
         try:
-            state = road.state(connection)
-            self.line = state.line
-            state.transaction_id = self.id
-            state.retry_number = self.retry_number
-            state.write = not options.read_only
-            state.read_only = options.read_only
-            state.isolation = options.isolation or state.isolation
-            state.managed = True
-            state.token = self.token
-            if options.timeout_seconds is not None and options.timeout_seconds < self.ground.statement_timeout_seconds:
-                state.local_timeout = options.timeout_seconds
-            if within is not None and within < self.ground.statement_timeout_seconds:
-                state.control_timeout = within
             self._handle = road.begin(connection)
-        except BaseException:
+        except PrefiqDbError:
+            # The server has answered: the connection itself is none the worse.
             connection.close()
             raise
         self._scope = Scope(self.ground, connection)
@@ -105,7 +107,10 @@ class RootBlock(Block):
         try:
             self._commit_or_roll_back(error)
         finally:
-            self._tell()
+            try:
+                self.abandon()
+            finally:
+                self._tell()
         if self.token is not None:
             self._prune()
 
@@ -146,7 +151,7 @@ class RootBlock(Block):
         except TimeoutError:
             self._give_up()
         except BaseException as interruption:
-            if not isinstance(interruption, Exception):
+            if not isinstance(interruption, PrefiqDbError):
                 # The very same instance goes on: a subclass would break asyncio.timeout().
                 interruption.transaction_outcome = self.outcome  # type: ignore[attr-defined]
             raise
@@ -161,7 +166,7 @@ class RootBlock(Block):
                 self._bound_the_end()
                 # Until the reply is read, nobody knows.
                 self.outcome = Outcome.UNKNOWN
-                self.ground.road.border.cross(self._handle.commit, "commit")
+                self.ground.road.border.cross(self._send_commit, "commit")
         except TransactionEndedError:
             self._roll_back(Outcome.UNKNOWN)
             raise
@@ -171,15 +176,16 @@ class RootBlock(Block):
             self.outcome = Outcome.ACTIVE
             self._roll_back()
             raise
-        except BaseException:
-            self._discard()
-            scope.blocks.clear()
-            raise
         else:
             scope.blocks.clear()
             self._committed()
             return
         self._unanswered(lost)
+
+    def _send_commit(self) -> None:
+        self._handle.commit()
+        # Here and at once: whatever interrupts us from now on doesn't change it.
+        self.outcome = Outcome.COMMITTED
 
     def _bound_the_end(self) -> None:
         """Give COMMIT or ROLLBACK what is left of the limit; the driver's grace comes on top of it."""
@@ -189,13 +195,15 @@ class RootBlock(Block):
             state.control_timeout = left if state.control_timeout is None else min(left, state.control_timeout)
 
     def _committed(self) -> None:
-        self.outcome = Outcome.COMMITTED
+        self.outcome = Outcome.COMMITTED  # also by the word of the token
         if not self.scope.connection.closed:
             self.ground.road.border.cross(self.scope.connection.close)
         self._call(self.commit_functions, "on_commit")
 
     def _unanswered(self, lost: OutcomeUnknownError) -> None:
         """Find out what became of a COMMIT that nobody answered, or say that nobody knows."""
+        # The reply may still come, or COMMIT's own tidying up may be half done: nobody may use that connection again.
+        self.scope.doubt()
         self._roll_back(Outcome.UNKNOWN)
         if self.token is None:
             raise lost
@@ -267,11 +275,26 @@ class RootBlock(Block):
         if outcome is Outcome.NOT_COMMITTED:
             self._call(callbacks, "on_rollback")
 
+    def _let_go(self) -> None:
+        scope = self._scope
+        try:
+            if scope is not None:
+                ended = self.ground.road.was_ended(scope.connection)
+                for block in scope.blocks:
+                    if block.outcome is Outcome.ACTIVE:
+                        block.outcome = Outcome.UNKNOWN if ended else Outcome.NOT_COMMITTED
+                scope.blocks.clear()
+                leave(scope)
+        finally:
+            self._discard()
+
     def _discard(self) -> None:
         """Close the connection for good, so that whatever is open on it ends at the server."""
-        connection = self.scope.connection
+        connection = self._pinned
+        if connection is None or connection.closed:
+            return
         try:
-            if not connection.closed and not connection.invalidated:
+            if not connection.invalidated:
                 connection.invalidate()
         finally:
             connection.close()

@@ -31,14 +31,19 @@ class Savepoint(Block):
         with self.scope.used():
             self._handle = self.ground.road.begin_nested(self.scope.connection)
 
+    def end(self, error: BaseException | None) -> None:
+        self._check_active()
+        if self.scope.blocks[-1:] != [self]:
+            raise UsageError("nested transactions end in the reverse order of their beginning; this one isn't the last")
+        super().end(error)
+
     def _end(self, error: BaseException | None) -> None:
         scope = self.scope
-        if not scope.blocks or scope.blocks[-1] is not self:
-            raise UsageError("nested transactions end in the reverse order of their beginning; this one isn't the last")
         outer = scope.blocks[-2]
         scope.blocks.pop()
         if error is not None:
             self._undo()
+            self._over = True
             return
         try:
             with scope.used():
@@ -47,17 +52,34 @@ class Savepoint(Block):
                 self.ground.road.border.cross(self._handle.commit)
         except BaseException:
             self._undo()
+            self._over = True
             raise
-        # "Committed" is for the outermost to say; until then the fate is shared.
-        self.outcome = Outcome.COMMITTED
         outer.commit_functions.extend(self.commit_functions)
         outer.rollback_functions.extend(self.rollback_functions)
+        # "Committed" is for the outermost to say; until then the fate is shared.
+        self.outcome = Outcome.COMMITTED
+        self._over = True
+
+    def _let_go(self) -> None:
+        """Close the connection: what of the savepoint stands nobody knows, and COMMIT must not keep it."""
+        scope = self.scope
+        if self._handle is None or scope.finished:
+            return
+        try:
+            self.outcome = Outcome.NOT_COMMITTED
+            if self in scope.blocks:
+                for block in scope.blocks[scope.blocks.index(self) :]:
+                    block.outcome = Outcome.NOT_COMMITTED
+                    scope.blocks.remove(block)
+        finally:
+            scope.doubt()
 
     def _undo(self) -> None:
         self.outcome = Outcome.NOT_COMMITTED
         if not self.scope.connection.invalidated:
             try:
-                self.ground.road.border.cross(self._handle.rollback)
+                with self.scope.used():
+                    self.ground.road.border.cross(self._handle.rollback)
             except PrefiqDbError as error:
                 # Then the outer transaction can't go on either; the server or the aborted state will say so.
                 logger.info(

@@ -8,10 +8,8 @@ to another task or thread, one at a time.
 from __future__ import annotations
 
 import os
-import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -20,12 +18,13 @@ from typing import TYPE_CHECKING, Any, Final
 from sqlalchemy import Connection
 
 from prefiq_db.bridge import Runtime
-from prefiq_db.errors import ClosedError, ForkError, TransactionBusyError, TransactionOwnershipError
+from prefiq_db.errors import ClosedError, ForkError, PrefiqDbError, TransactionBusyError, TransactionOwnershipError
 from prefiq_db.exactly_once import Pruner, Resolver
 from prefiq_db.execution.facts import facts_sent
 from prefiq_db.execution.refusals import commit_refused, hidden_refused, refuse_everywhere
 from prefiq_db.execution.standard import StandardRoad
 from prefiq_db.hooks.registry import Hooks
+from prefiq_db.leaving import surely
 
 if TYPE_CHECKING:
     from prefiq_db.transaction.block import Block
@@ -72,7 +71,9 @@ class Scope:
         self.blocks: list[Block] = []
         # Verbs that came through an explicit tx, or under bind(): somebody meant this transaction by name.
         self.explicit_uses = 0
-        self._busy = threading.Lock()
+        # Who uses the connection, under the one key there is: to look and to take it is one step, which nothing
+        # interrupts, and whoever was interrupted is still known.
+        self._users: dict[None, _Use] = {}
 
     def refuse_ending(self, statement: str, context: Any) -> None:
         """Raise if *statement* would end the transaction by itself, be it a verb's, a session's or a connection's.
@@ -95,37 +96,68 @@ class Scope:
         Ending the transaction on a connection that is being read would mix up the replies.
         """
         deadline = time.monotonic() + within_seconds
-        while not self._busy.acquire(blocking=False):
-            if time.monotonic() >= deadline:
+        mine = _Use(self)
+        while (user := self._users.setdefault(None, mine)) is not mine:
+            # What we hold ourselves was interrupted before it could be let go; there is nothing to wait for.
+            if user.worker == mine.worker or time.monotonic() >= deadline:
                 return False
             self.ground.runtime.sleep(_LOOK_AGAIN_SECONDS)
         return True
+
+    def doubt(self) -> None:
+        """Close the connection: after an interruption nobody knows how far a conversation on it came."""
+        if not self.connection.closed and not self.connection.invalidated:
+            self.connection.invalidate()
 
     @property
     def finished(self) -> bool:
         return not self.blocks
 
-    @contextmanager
-    def used(self) -> Iterator[None]:
-        """Hold the connection for one statement.
+    def used(self) -> _Use:
+        """Return a block that holds the connection for one statement.
 
         Raises:
             TransactionBusyError: if another task or thread holds it: a connection speaks for one at a time.
             ForkError: in a forked child, whose copy of the connection belongs to the parent.
         """
+        return _Use(self)
+
+    def take(self, use: _Use) -> None:
+        """Note that *use* has the connection, or raise."""
         if self.pid != os.getpid():
             raise ForkError(
                 "this transaction was opened before a fork and belongs to the parent process; open a new one here"
             )
-        if not self._busy.acquire(blocking=False):
+        if self._users.setdefault(None, use) is not use:
             raise TransactionBusyError(
                 "two tasks or threads used one transaction at the same moment; run them one after the other, or give "
                 "each its own transaction()"
             )
+
+    def let_go(self, use: _Use) -> None:
+        """Note that *use* has ended."""
+        if self._users.get(None) is use:
+            del self._users[None]
+
+
+class _Use:
+    """One statement's hold on the connection. What interrupts it leaves the connection in doubt."""
+
+    __slots__ = ("scope", "worker")
+
+    def __init__(self, scope: Scope) -> None:
+        self.scope = scope
+        self.worker = scope.ground.runtime.worker()
+
+    def __enter__(self) -> None:
+        self.scope.take(self)
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         try:
-            yield
+            if error is not None and not isinstance(error, PrefiqDbError):
+                self.scope.doubt()
         finally:
-            self._busy.release()
+            self.scope.let_go(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,24 +198,53 @@ def ambient(ground: Ground) -> Scope | None:
     return held.scope
 
 
-def enter(scope: Scope, *, bound: bool = False) -> Mapping[object, _Held]:
-    """Make *scope* ambient here; return what was before."""
-    before = _ambient.get()
-    _ambient.set({**before, scope.ground.key: _Held(scope, scope.ground.runtime.worker(), bound)})
-    return before
+def enter(scope: Scope) -> None:
+    """Make *scope* ambient here."""
+    _set(scope.ground.key, _Held(scope, scope.ground.runtime.worker(), bound=False))
 
 
 def leave(scope: Scope) -> bool:
     """End *scope*'s being ambient here; return whether it was."""
-    current = _ambient.get()
-    held = current.get(scope.ground.key)
+    held = _ambient.get().get(scope.ground.key)
     if held is None or held.scope is not scope:
         return False
-    # set, never reset(token): that raises in another context, and generators are finished in other contexts
-    _ambient.set({key: value for key, value in current.items() if key is not scope.ground.key})
+    _set(scope.ground.key, None)
     return True
 
 
-def restore(before: Mapping[object, _Held]) -> None:
-    """Make ambient what was before :func:`enter`."""
-    _ambient.set(before)
+class Binding:
+    """``with tx.bind():`` makes a transaction ambient for the task or thread that runs the block."""
+
+    _watch: object = None
+
+    def __init__(self, scope: Scope) -> None:
+        self._scope = scope
+        self._before: _Held | None = None
+        self._held: _Held | None = None
+
+    def __enter__(self) -> None:
+        scope, key = self._scope, self._scope.ground.key
+        self._before = _ambient.get().get(key)
+        self._held = _Held(scope, scope.ground.runtime.worker(), bound=True)
+        scope.explicit_uses += 1
+        _set(key, self._held)
+
+    @surely
+    def __exit__(self, *exc: object) -> None:
+        self._finish()
+        self._watch = None
+
+    @property
+    def _is_begun(self) -> bool:
+        return self._held is not None
+
+    def _finish(self) -> None:
+        key = self._scope.ground.key
+        if _ambient.get().get(key) is self._held:
+            _set(key, self._before)
+
+
+def _set(key: object, held: _Held | None) -> None:
+    # set, never reset(token): that raises in another context, and generators are finished in other contexts
+    others = {other: value for other, value in _ambient.get().items() if other is not key}
+    _ambient.set(others if held is None else {**others, key: held})

@@ -1,0 +1,178 @@
+"""How many connections a pool has: as many as there are, counted by what is alive.
+
+SQLAlchemy's pool counts up and down, and whatever interrupts it in between (a signal, a job queue's time limit, a
+cancellation) costs a slot for good. Here a slot is its record: one that nobody holds any more counts no more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import weakref
+from typing import Any
+
+from sqlalchemy.pool import QueuePool
+from sqlalchemy.pool.base import _ConnectionRecord
+from sqlalchemy.util.queue import Empty, Full
+
+from prefiq_db.interruptions import is_interruption
+
+
+class Slot(_ConnectionRecord):
+    """A place in the pool, and the connection that is in it, once it is made.
+
+    Attributes:
+        place: what stands for it in the pool's count; ``None`` when it doesn't count.
+        interruption: what came from outside while it was given back, where SQLAlchemy only logs it.
+        going_home: whether putting it back has begun; then only the pool knows whose it is.
+    """
+
+    place: weakref.ref[Slot] | None = None
+    interruption: BaseException | None = None
+    going_home = False
+
+    def __init__(self, pool: SlottedPool) -> None:
+        super().__init__(pool, connect=False)
+        self.pool = pool
+        self.pid = os.getpid()
+
+    def invalidate(self, e: BaseException | None = None, soft: bool = False) -> None:
+        if e is not None and isinstance(e, Exception) and is_interruption(e):
+            self.interruption = e
+        super().invalidate(e, soft)
+
+    def __del__(self) -> None:
+        # Only for what an interruption let fall: whoever gives it up as he should takes it out of the count first.
+        if self.place is not None and self.pid == os.getpid():
+            self.pool.fallen(self)
+
+
+class SlottedPool(QueuePool):
+    """A queue of connections whose count can't go wrong."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._places: set[weakref.ref[Slot]] = set()
+        super().__init__(*args, **kwargs)
+        # Reentrant: the garbage collector may end up here while this very thread is here.
+        self._overflow_lock = threading.RLock()  # type: ignore[assignment]
+
+    @property
+    def _overflow(self) -> int:
+        return len(self._places) - self._pool.maxsize
+
+    @_overflow.setter
+    def _overflow(self, count: int) -> None:
+        """SQLAlchemy's own counting is without effect."""
+
+    def _is_full(self) -> bool:
+        return -1 < self._max_overflow <= self._overflow
+
+    def _reserve(self) -> Slot | None:
+        """Return an empty slot, to connect in; ``None`` when there are as many as there may be."""
+        if self._is_full():
+            return None
+        slot = Slot(self)
+        place = weakref.ref(slot, self._places.discard)
+        with self._overflow_lock:
+            if self._is_full():
+                return None
+            slot.place = place
+            self._places.add(place)
+        return slot
+
+    def _retire(self, slot: Any) -> None:
+        """Count *slot* no longer."""
+        place, slot.place = slot.place, None
+        self._places.discard(place)
+
+    def _drop(self, slot: Any) -> None:
+        """Close what is in *slot*, of which nobody knows in what state it is, and let another one have its place."""
+        try:
+            slot.invalidate()
+        finally:
+            self._retire(slot)
+            self._has_room()
+
+    def _has_room(self) -> None:
+        """Tell who waits that there may be something."""
+
+    def fallen(self, slot: Slot) -> None:
+        """Close the connection of a slot that nobody holds and nobody gave back; it has left the pool by that."""
+        self._retire(slot)
+        connection = slot.dbapi_connection
+        try:
+            if connection is not None and not self._is_asyncio:
+                self._dialect.do_close(connection)
+            elif connection is not None and hasattr(connection, "_terminate_force_close"):
+                connection._terminate_force_close()
+        except Exception as error:  # noqa: BLE001 - nobody is there to hear of it
+            self.logger.debug("closing a connection that nobody held failed: %s", type(error).__name__)
+        self._has_room()
+
+    # --- SQLAlchemy's own, one by one ------------------------------------------------------------
+
+    def _return_conn(self, record: Any) -> None:
+        record.going_home = False
+        try:
+            self._do_return_conn(record)
+        except BaseException:
+            if not record.going_home:
+                self._drop(record)
+            raise
+        if record.interruption is not None:
+            interruption, record.interruption = record.interruption, None
+            raise interruption
+
+    def _do_return_conn(self, record: Any) -> None:
+        # From here on somebody else may have it already, whatever interrupts us.
+        record.going_home = True
+        try:
+            self._pool.put(record, False)
+        except Full:
+            self._drop_surplus(record)
+
+    def _drop_surplus(self, record: Any) -> None:
+        try:
+            record.close()
+        finally:
+            self._retire(record)
+            self._has_room()
+
+    def _close_connection(self, connection: Any, *, terminate: bool = False) -> None:
+        close = self._dialect.do_terminate if terminate else self._dialect.do_close
+        try:
+            close(connection)
+        except BaseException as error:
+            if not is_interruption(error):
+                self.logger.error("Exception closing connection %r", connection, exc_info=True)
+                return
+            if not isinstance(error, asyncio.CancelledError):
+                # In the middle of it: what is open at the server must not wait for the garbage collector.
+                close(connection)
+            raise
+
+    def dispose(self) -> None:
+        """Close what is idle; a cancellation or another interruption leaves none of it behind."""
+        try:
+            while (slot := self._idle()) is not None:
+                self._drop_surplus(slot)
+        except BaseException:
+            self._drop_idle()
+            raise
+        self.logger.info("Pool disposed. %s", self.status())
+
+    def _drop_idle(self) -> None:
+        while (slot := self._idle()) is not None:
+            try:
+                slot.invalidate()
+            except Exception as error:  # noqa: BLE001 - another one is on its way already
+                self.logger.debug("closing an idle connection failed: %s", type(error).__name__)
+            finally:
+                self._retire(slot)
+
+    def _idle(self) -> Any:
+        try:
+            return self._pool.get(False)
+        except Empty:
+            return None

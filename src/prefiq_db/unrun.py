@@ -1,0 +1,67 @@
+"""Tell a result whose body has not run: a generator or a coroutine that nobody has started.
+
+Calling a generator function runs nothing of it. A transaction around that call would be committed empty.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import opcode
+from collections.abc import Callable
+from typing import Any, Final
+
+from prefiq_db.errors import UsageError
+
+# What a generator stands at until it is started; see inspect.getgeneratorstate().
+_NOT_STARTED: Final = opcode.opmap["RETURN_GENERATOR"]
+
+
+def refuse_unrun(result: Any, what: str) -> None:
+    """Raise :class:`UsageError` if *result* proves that the body which should have made it has not run.
+
+    That is a generator, an async generator or a coroutine that was made and never started. What has begun to run, or
+    has ended, is the caller's business, and so is every other iterator.
+    """
+    if inspect.isgenerator(result):
+        unrun = inspect.getgeneratorstate(result) == inspect.GEN_CREATED
+    elif inspect.iscoroutine(result):
+        unrun = inspect.getcoroutinestate(result) == inspect.CORO_CREATED
+        if unrun:
+            result.close()  # or Python warns that nobody awaited it
+    else:
+        unrun = inspect.isasyncgen(result) and _is_unstarted(result)
+    if unrun:
+        raise UsageError(
+            f"{what}: expected a function whose body runs when it is called; this one returned a {_noun(result)} that "
+            "nobody has started, so nothing of it was done: use a plain function (or, with an AsyncDatabase, an async "
+            "one) without yield, and return a list"
+        )
+
+
+def refuse_generator_function(function: Any, what: str) -> None:
+    """Raise :class:`UsageError` if calling *function* can't but return a generator that has not run."""
+    if not callable(function):
+        return
+    called = _called(function)
+    if inspect.isgeneratorfunction(called) or inspect.isasyncgenfunction(called):
+        raise UsageError(f"{what}: expected a function without yield: calling a generator function runs nothing of it")
+
+
+def _called(function: Any) -> Callable[..., Any]:
+    """Return the function that runs when *function* is called: behind ``partial``, or an object's ``__call__``."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    if inspect.isroutine(function) or isinstance(function, type):
+        return function
+    return type(function).__call__
+
+
+def _is_unstarted(generator: Any) -> bool:
+    # inspect.getasyncgenstate() is there from Python 3.12 on.
+    frame = generator.ag_frame
+    return frame is not None and frame.f_lasti >= 0 and frame.f_code.co_code[frame.f_lasti] == _NOT_STARTED
+
+
+def _noun(result: Any) -> str:
+    return type(result).__name__.replace("_", " ")

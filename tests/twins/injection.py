@@ -1,0 +1,130 @@
+"""Raise an exception at a line of the library of one's choice, as a signal handler would, and look at what is left.
+
+What a job queue's time limit or Ctrl-C does at a moment of chance is done here at each line in turn: a trace function
+counts the lines of the library that are executed and, at the chosen one, sends a real signal whose handler raises.
+"""
+
+from __future__ import annotations
+
+import dis
+import functools
+import inspect
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import CodeType, FrameType
+from typing import Any
+
+import prefiq_db
+
+LIBRARY = str(Path(prefiq_db.__file__).parent)
+# What an exception in a finaliser becomes is Python's: it is printed, and goes nowhere.
+_FINALISERS = frozenset({"__del__"})
+# A generator that goes on looks like a call, but what interrupts it there is inside of its try blocks.
+_RESUMED = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
+
+
+class Halt(BaseException):
+    """Like KeyboardInterrupt or SystemExit."""
+
+
+class JobTimeout(Exception):  # noqa: N818 - as the queues call theirs
+    """Like RQ's JobTimeoutException or Celery's SoftTimeLimitExceeded: an ordinary exception, out of a handler."""
+
+
+class Injector:
+    """Interrupts at the line with the number *at* of those that a block executes; ``None`` only counts them.
+
+    Attributes:
+        error: what was raised; ``None`` as long as the line was not reached.
+        stack: the names of the functions that were running then, the innermost first, with their lines.
+    """
+
+    def __init__(self, kind: type[BaseException], at: int | None) -> None:
+        self.kind = kind
+        self.at = at
+        self.count = 0
+        self.error: BaseException | None = None
+        self.stack: list[str] = []
+
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        if not self.stack:
+            self.stack = list(_running(frame))
+        raise self._made()
+
+    def _made(self) -> BaseException:
+        made = self.kind("injected")
+        if self.error is None:
+            self.error = made
+        return made
+
+    def calls(self, frame: FrameType, event: str, arg: object) -> Any:
+        code = frame.f_code
+        if not code.co_filename.startswith(LIBRARY) or code.co_name in _FINALISERS:
+            return None
+        if not code.co_flags & _RESUMED:
+            self._reached(frame)
+        return self.lines
+
+    def lines(self, frame: FrameType, event: str, arg: object) -> Any:
+        if event == "line" and _can_be_interrupted(frame.f_code, frame.f_lasti):
+            self._reached(frame)
+        return self.lines
+
+    def _reached(self, frame: FrameType) -> None:
+        self.count += 1
+        if self.count == self.at:
+            self.stack = list(_running(frame))
+            signal.raise_signal(signal.SIGALRM)
+
+    def was_in(self, function: str) -> bool:
+        """Return whether *function* was running when it was interrupted."""
+        return any(line.endswith(f" {function}") for line in self.stack)
+
+
+@functools.cache
+def _can_be_interrupted(code: CodeType, offset: int) -> bool:
+    """Return whether a signal can be heard at the line that begins at *offset*, and not only at the one after it.
+
+    CPython looks for signals where a function begins, after calls, and where a loop jumps back. A trace function gets
+    in between at two more places, and nothing else does: at the NOP of a ``try:``, whose block isn't protected yet,
+    and at the line of a ``with`` when its block has ended and all that is left is to call ``__exit__``.
+    """
+    rest = [step for step in dis.get_instructions(code) if step.offset >= offset and step.opname != "CACHE"][:5]
+    leaves_with = all(step.opname == "LOAD_CONST" and step.argval is None for step in rest[:3]) and any(
+        step.opname == "CALL" for step in rest[3:]
+    )
+    return rest[0].opname != "NOP" and not leaves_with
+
+
+def _running(frame: FrameType | None) -> Iterator[str]:
+    while frame is not None:
+        name = frame.f_code.co_filename
+        yield f"{name.removeprefix(LIBRARY)}:{frame.f_lineno} {frame.f_code.co_name}"
+        frame = frame.f_back
+
+
+@contextmanager
+def handled(injector: Injector) -> Iterator[None]:
+    """Let *injector* handle SIGALRM in this block."""
+    before = signal.signal(signal.SIGALRM, injector.handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+def interrupted(injector: Injector, work: Callable[[], Any]) -> BaseException | None:
+    """Run *work* under *injector*; return what came out of it."""
+    with handled(injector):
+        before = sys.gettrace()
+        sys.settrace(injector.calls)
+        try:
+            work()
+        except BaseException as error:
+            return error
+        finally:
+            sys.settrace(before)
+    return None

@@ -1,0 +1,440 @@
+"""Whatever interrupts, and wherever: nothing stays open, nothing is lost, and the outcome is the true one.
+
+A signal's exception is raised at each line of the library in turn, on the ways into and out of a block; then a second
+database looks at what is left. On SQLite at every line, each with one of the two kinds of exceptions; on the servers
+at every 48th, where each way and kind begins at another one. ``PREFIQ_INJECT_EVERY=1`` does all lines with both.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import random
+import signal
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+import pytest
+
+from prefiq_db import AsyncDatabase, Database, RetryPolicy
+from prefiq_db.bridge import can_await
+from prefiq_db.errors import NotCommittedError, OutcomeUnknownError, PoolTimeoutError
+from prefiq_db.execution import border
+from prefiq_db.slots import Slot, SlottedPool
+from prefiq_db.transaction import Block, Outcome, scope
+from tests.conftest import Backend
+from tests.twins.injection import Halt, Injector, JobTimeout, handled, interrupted
+from tests.twins.support import upgrade_schema
+
+MOVE = "update account set balance = balance + 1 where id = 1"
+BALANCE = "select balance from account where id = 1"
+Seen = list[Any]
+
+_EVERY = os.environ.get("PREFIQ_INJECT_EVERY")
+_SIGNALS = int(os.environ.get("PREFIQ_INJECT_SIGNALS") or 300)
+
+
+# --- the ways into and out of a block ------------------------------------------------------------
+
+
+def commit(db: Database, seen: Seen) -> None:
+    seen.append(db.transaction())
+    with seen[-1] as tx:
+        tx.execute(MOVE)
+
+
+def rollback(db: Database, seen: Seen) -> None:
+    seen.append(db.transaction())
+    with seen[-1] as tx:
+        tx.execute(MOVE)
+        raise ZeroDivisionError
+
+
+def nested(db: Database, seen: Seen) -> None:
+    seen.append(db.transaction())
+    with seen[-1]:
+        with db.transaction():
+            db.execute(MOVE)
+        try:
+            with db.transaction():
+                db.execute(MOVE)
+                raise ZeroDivisionError
+        except ZeroDivisionError:
+            pass
+
+
+def run_in_transaction(db: Database, seen: Seen) -> None:
+    def body(tx: Any) -> None:
+        seen.append(tx)
+        tx.execute(MOVE)
+        tx.on_commit(lambda: None)
+
+    db.run_in_transaction(body)
+
+
+def transactional(db: Database, seen: Seen) -> None:
+    @db.transactional
+    def body(tx: Any) -> None:
+        seen.append(tx)
+        tx.execute(MOVE)
+
+    body()
+
+
+def attempts(db: Database, seen: Seen) -> None:
+    for attempt in db.attempts():
+        with attempt as tx:
+            seen.append(tx)
+            tx.execute(MOVE)
+
+
+def exactly_once(db: Database, seen: Seen) -> None:
+    seen.append(db.transaction(exactly_once=True))
+    with seen[-1] as tx:
+        tx.execute(MOVE)
+
+
+def bound(db: Database, seen: Seen) -> None:
+    seen.append(db.transaction())
+    with seen[-1] as tx, tx.bind():
+        db.execute(MOVE)
+
+
+def overridden(db: Database, seen: Seen) -> None:
+    with db.override(read_only=True):
+        db.fetch_all("select 1")
+
+
+def execute(db: Database, seen: Seen) -> None:
+    db.execute(MOVE)
+
+
+def fetch_all(db: Database, seen: Seen) -> None:
+    db.fetch_all(BALANCE)
+
+
+def execute_many(db: Database, seen: Seen) -> None:
+    db.execute_many("update account set balance = balance + 1 where id = :id", [{"id": 1}])
+
+
+WAYS = [
+    *(commit, rollback, nested, run_in_transaction, transactional, attempts, exactly_once, bound),
+    *(overridden, execute, fetch_all, execute_many),
+]
+
+
+async def commit_async(db: AsyncDatabase, seen: Seen) -> None:
+    seen.append(db.transaction())
+    async with seen[-1] as tx:
+        await tx.execute(MOVE)
+
+
+async def nested_async(db: AsyncDatabase, seen: Seen) -> None:
+    seen.append(db.transaction())
+    async with seen[-1]:
+        async with db.transaction():
+            await db.execute(MOVE)
+        try:
+            async with db.transaction():
+                await db.execute(MOVE)
+                raise ZeroDivisionError
+        except ZeroDivisionError:
+            pass
+
+
+async def run_in_transaction_async(db: AsyncDatabase, seen: Seen) -> None:
+    async def body(tx: Any) -> None:
+        seen.append(tx)
+        await tx.execute(MOVE)
+
+    await db.run_in_transaction(body)
+
+
+async def execute_async(db: AsyncDatabase, seen: Seen) -> None:
+    await db.execute(MOVE)
+
+
+WAYS_ASYNC = [commit_async, nested_async, run_in_transaction_async, execute_async]
+
+
+# --- what is looked at ---------------------------------------------------------------------------
+
+
+class Scene:
+    """A database that is interrupted, and a second one that looks."""
+
+    def __init__(self, backend: Backend, db: Any) -> None:
+        self.backend = backend
+        self.db = db
+        self.by_chance = False
+        self.witness = Database(
+            backend.url, pool_size=1, max_overflow=0, lock_timeout_seconds=5, retry=RetryPolicy(attempts=1)
+        )
+        self.witness.execute("create table account (id integer primary key, balance integer not null)")
+        self.witness.execute("create table mark (id integer primary key)")
+        self.witness.execute("insert into account (id, balance) values (1, 0)")
+        self.marks = 0
+        self.balance = 0
+
+    def prepare(self) -> None:
+        """Begin each time with a connection in the pool."""
+        self.run(self.db.fetch_value, "select 1")
+
+    def run(self, verb: Callable[..., Any], *args: Any) -> Any:
+        return verb(*args)
+
+    def stats(self) -> Any:
+        return self.db.stats().pool
+
+    def problems(self, injector: Injector, seen: Seen) -> list[str]:
+        """Say what is not as it should be after an interruption, on the word of the second database."""
+        found = []
+        if self.by_chance:
+            # In SQLAlchemy's own lines only what holds the connection can let it go: an exception, or a cycle of them.
+            gc.collect()
+        if self.stats().checked_out or self.stats().pending:
+            found.append(f"{self.stats().checked_out} checked out, {self.stats().pending} pending")
+        self.marks += 1
+        try:
+            self.run(self.db.execute, "insert into mark (id) values (:id)", {"id": self.marks})
+        except BaseException as error:
+            found.append(f"the next write: {error!r}")
+        if not self.witness.fetch_value("select count(*) from mark where id = :id", {"id": self.marks}):
+            found.append("the next write is not there")
+        try:
+            self.witness.execute("update account set balance = balance")
+        except BaseException as error:
+            found.append(f"the lock: {error!r}")
+        before, self.balance = self.balance, self.witness.fetch_value(BALANCE)
+        moved = self.balance - before
+        found += [problem for tx in seen for problem in self._untrue(tx, moved, injector)]
+        return found
+
+    def _untrue(self, tx: Any, moved: int, injector: Injector) -> Iterator[str]:
+        outcome = tx.outcome
+        if outcome is Outcome.UNKNOWN:
+            if not injector.was_in("_commit"):
+                yield "unknown, though COMMIT was never sent"
+            if tx.token is not None:
+                outcome = self.run(self.db.resolve_outcome, tx.token)
+        if outcome is Outcome.ACTIVE:
+            yield "the outcome is still active"
+        if outcome is not Outcome.UNKNOWN and moved != (outcome is Outcome.COMMITTED):
+            yield f"{outcome.value}, but {moved} moved"
+
+    def full(self) -> None:
+        """Take all connections that the pool may have, and give them back."""
+        with self.db.engine.connect(), self.db.engine.connect():
+            assert self.db.stats().pool.checked_out == 2
+
+    def close(self) -> None:
+        self.witness.close()
+
+
+class AsyncScene(Scene):
+    def __init__(self, backend: Backend, db: AsyncDatabase, runner: asyncio.Runner) -> None:
+        super().__init__(backend, db)
+        self.runner = runner
+
+    def run(self, verb: Callable[..., Any], *args: Any) -> Any:
+        return self.runner.run(_awaited(verb, args))
+
+    def full(self) -> None:
+        self.runner.run(self._full())
+
+    async def _full(self) -> None:
+        async with self.db.engine.connect(), self.db.engine.connect():
+            assert self.db.stats().pool.checked_out == 2
+
+
+async def _awaited(verb: Callable[..., Awaitable[Any]], args: tuple[Any, ...]) -> Any:
+    return await verb(*args)
+
+
+def came_through(injector: Injector, error: BaseException | None) -> bool:
+    """Return whether it is the very exception that came out.
+
+    In COMMIT an ordinary exception asks a question instead; with a token the answer takes its place.
+    """
+    if error is injector.error:
+        return True
+    answers = (OutcomeUnknownError, NotCommittedError, type(None))
+    return injector.kind is JobTimeout and injector.was_in("_commit") and isinstance(error, answers)
+
+
+def inject_everywhere(
+    scene: Scene,
+    work: Callable[[Seen], Any],
+    kind: type[BaseException],
+    first: int,
+    step: int,
+    make: type[Injector] = Injector,
+) -> tuple[int, list[str]]:
+    """Interrupt *work* at each *step*-th line from *first* on; return how many there were and what was wrong."""
+    wrong: list[str] = []
+    lines = 0
+    for at in range(first, 100_000, step):
+        scene.prepare()
+        seen: Seen = []
+        injector = make(kind, at)
+        error = interrupted(injector, lambda seen=seen: work(seen))
+        if injector.error is None:
+            break
+        lines += 1
+        problems = [] if came_through(injector, error) else [f"{error!r} came out"]
+        # What a traceback holds is let go when the exception has been dealt with.
+        del error
+        injector.error.__traceback__ = None
+        problems += scene.problems(injector, seen)
+        if problems:
+            wrong.append(f"{' < '.join(injector.stack[:4])}: {'; '.join(problems)}")
+            if len(wrong) >= 5:
+                break
+    if not wrong:
+        scene.full()
+    return lines, wrong
+
+
+def step_of(backend: Backend) -> int:
+    """Return every how manieth line it is. On SQLite the one kind takes the odd ones, the other the even ones."""
+    return int(_EVERY or (2 if backend.name == "sqlite" else 48))
+
+
+@pytest.fixture
+def scene(backend: Backend) -> Iterator[Scene]:
+    upgrade_schema(backend)
+    db = Database(
+        backend.url, pool_size=1, max_overflow=1, pool_timeout_seconds=5, lock_timeout_seconds=5,
+        retry=RetryPolicy(attempts=1),
+    )  # fmt: skip
+    scene = Scene(backend, db)
+    yield scene
+    db.close()
+    scene.close()
+
+
+@pytest.mark.sync
+@pytest.mark.parametrize("kind", [Halt, JobTimeout])
+@pytest.mark.parametrize("way", WAYS)
+def test_an_interruption_at_any_line_leaves_nothing(scene: Scene, way: Any, kind: type[BaseException]) -> None:
+    """The very exception comes out; no ambient transaction, no connection, no lock is left; the outcome is true."""
+    step = step_of(scene.backend)
+    first = 1 + (2 * WAYS.index(way) + (kind is Halt)) % step
+    lines, wrong = inject_everywhere(scene, lambda seen: way(scene.db, seen), kind, first, step)
+    assert not wrong, "\n".join(wrong)
+    assert lines * step > 150, "the way has more lines than that, or they were not counted"
+
+
+# --- controls ------------------------------------------------------------------------------------
+
+
+def _no_clean_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Block, "abandon", lambda self: None)
+
+
+def _counting_up_and_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SlottedPool, "_drop", lambda self, slot: None)
+    monkeypatch.setattr(SlottedPool, "fallen", lambda self, slot: None)
+    kept: list[Any] = []
+    monkeypatch.setattr(Slot, "__del__", lambda slot: kept.append(slot))  # noqa: PLW0108 - bound it must be
+
+
+def _interruptions_are_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(border, "interruption_in", lambda error, handled: None)
+
+
+@pytest.mark.sqlite
+@pytest.mark.sync
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("old", [_no_clean_up, _counting_up_and_down, _interruptions_are_answers])
+def test_control_without_one_of_the_means_it_is_found(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, old: Callable[[pytest.MonkeyPatch], None]
+) -> None:
+    """The same look finds what is left when the clean-up, the count of slots or the look at interruptions is gone."""
+    old(monkeypatch)
+    try:
+        _, wrong = inject_everywhere(scene, lambda seen: commit(scene.db, seen), JobTimeout, 1, 1)
+    except PoolTimeoutError:
+        wrong = ["the pool has lost all of its slots"]
+    monkeypatch.undo()
+    for held in list(scope._ambient.get().values()):
+        held.scope.blocks[0].abandon()
+    assert wrong
+
+
+# --- the async world -----------------------------------------------------------------------------
+
+
+class GreenletInjector(Injector):
+    """Interrupts the core, which runs in greenlets; between them it is the loop's and asyncio's turn."""
+
+    def _reached(self, frame: Any) -> None:
+        if can_await():
+            super()._reached(frame)
+
+
+@pytest.fixture
+def async_scene(backend: Backend, loop_runner: asyncio.Runner) -> Iterator[AsyncScene]:
+    upgrade_schema(backend)
+    db = AsyncDatabase(
+        backend.url, pool_size=1, max_overflow=1, pool_timeout_seconds=5, lock_timeout_seconds=5,
+        retry=RetryPolicy(attempts=1),
+    )  # fmt: skip
+    scene = AsyncScene(backend, db, loop_runner)
+    yield scene
+    loop_runner.run(db.close())
+    scene.close()
+
+
+@pytest.mark.parametrize("world", [pytest.param("async", marks=getattr(pytest.mark, "async"))])
+@pytest.mark.parametrize("kind", [Halt, JobTimeout])
+@pytest.mark.parametrize("way", WAYS_ASYNC)
+def test_the_same_in_the_core_of_the_async_world(
+    async_scene: AsyncScene, world: str, way: Any, kind: type[BaseException]
+) -> None:
+    scene = async_scene
+    step = 4 * step_of(scene.backend) if not _EVERY else int(_EVERY)
+    first = 1 + (2 * WAYS_ASYNC.index(way) + (kind is Halt)) % step
+    lines, wrong = inject_everywhere(
+        scene, lambda seen: scene.runner.run(way(scene.db, seen)), kind, first, step, GreenletInjector
+    )
+    assert not wrong, "\n".join(wrong)
+    assert lines * step > 150, "the way has more lines than that, or they were not counted"
+
+
+# --- real signals, at moments of chance ----------------------------------------------------------
+
+
+# One that hits a finaliser of Python's own (a WeakSet's, say) is printed by Python, and goes nowhere.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.sync
+@pytest.mark.parametrize("kind", [Halt, JobTimeout])
+def test_a_signal_at_a_moment_of_chance_leaves_nothing(scene: Scene, kind: type[BaseException]) -> None:
+    """Not only in our own lines: in SQLAlchemy's, the driver's and Python's, too."""
+    draw = random.Random(7)
+    scene.by_chance = True
+    heard = 0
+    for number in range(_SIGNALS):
+        scene.prepare()
+        seen: Seen = []
+        injector = Injector(kind, None)
+        way = WAYS[number % len(WAYS)]
+        with handled(injector):
+            try:
+                try:
+                    signal.setitimer(signal.ITIMER_REAL, draw.uniform(1e-5, 6e-3))
+                    way(scene.db, seen)
+                finally:
+                    signal.setitimer(signal.ITIMER_REAL, 0)
+            except (Halt, JobTimeout, ZeroDivisionError, OutcomeUnknownError, NotCommittedError):
+                pass
+        if injector.error is not None:
+            heard += 1
+            injector.error.__traceback__ = None
+            problems = scene.problems(injector, seen)
+            assert not problems, (way.__name__, number, problems)
+        else:
+            scene.balance = scene.witness.fetch_value(BALANCE)
+    assert heard > _SIGNALS // 10
+    scene.full()
