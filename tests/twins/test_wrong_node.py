@@ -58,6 +58,7 @@ async def in_all_sessions(db: Any, sql: str, count: int = SIZE) -> set[Any]:
             found.add(cursor.fetchone()[0] if cursor.description else None)
             cursor.close()
         for connection in held:
+            connection.commit()
             connection.close()
         return found
 
@@ -359,8 +360,9 @@ async def test_of_several_hosts_the_writer_is_found(
 
 async def test_one_host_is_asked_nothing(server: DatabaseServer, opened: Callable[..., Any]) -> None:
     """With a single host there is nowhere else to go: a read-only server serves reads."""
+    url = plain_url(server, database="several")  # makes the database, while that may be written
     with demoted(server):
-        assert await opened(plain_url(server, database="several"), retry=ONCE).fetch_value("select 1") == 1
+        assert await opened(url, retry=ONCE).fetch_value("select 1") == 1
 
 
 async def test_a_pooled_connection_to_a_demoted_host_moves_on(
