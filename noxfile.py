@@ -13,6 +13,9 @@ import nox
 PYTHONS = ["3.11", "3.12", "3.13"]
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 
+# What has a long form, too long for a merge.
+LONG = ["tests/chaos", "tests/twins/test_hand_overs.py", "tests/twins/test_interrupted_blocks.py"]
+
 nox.needs_version = ">=2025.2.9"
 nox.options.sessions = ["lint", "types", "unit", "integration", "docs"]
 nox.options.reuse_existing_virtualenvs = True
@@ -49,8 +52,10 @@ def integration(session: nox.Session) -> None:
 def chaos(session: nox.Session) -> None:
     """Run the long version of the chaos tests, for hours, and print what they found."""
     install(session, "test")
-    environment = {"PREFIQ_CHAOS_TRANSFERS": os.environ.get("PREFIQ_CHAOS_TRANSFERS") or "10000"}
-    session.run("pytest", "tests/chaos", "--timeout=14400", *session.posargs, env=environment)
+    # Transfers with faults, steps of the hand-over machine for each driver, every how many lines one is interrupted.
+    long_forms = {"PREFIQ_CHAOS_TRANSFERS": "10000", "PREFIQ_HAND_OVER_STEPS": "20000", "PREFIQ_INJECT_EVERY": "1"}
+    environment = {name: os.environ.get(name) or value for name, value in long_forms.items()}
+    session.run("pytest", *LONG, "--timeout=14400", *session.posargs, env=environment)
 
 
 @nox.session

@@ -31,7 +31,7 @@ from tests.twins.support import on_sync_engine
 
 _STEPS_PER_EXAMPLE = 25
 # The long form: PREFIQ_HAND_OVER_STEPS=20000, for each driver.
-_STEPS = int(os.environ.get("PREFIQ_HAND_OVER_STEPS") or 1500)
+_STEPS = int(os.environ.get("PREFIQ_HAND_OVER_STEPS") or 1000)
 
 
 @pytest.fixture
