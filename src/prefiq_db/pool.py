@@ -62,7 +62,10 @@ def checkout_within(seconds: float | None) -> Iterator[None]:
         yield
     finally:
         # set, not reset(token): a generator may be finished in another context, and reset() raises there
-        _checkout_limit.set(before)
+        try:
+            _checkout_limit.set(before)
+        finally:
+            _checkout_limit.set(before)  # twice: interrupted before the first, the limit would hold for ever
 
 
 def seconds_to_connect(limit_seconds: float) -> float:

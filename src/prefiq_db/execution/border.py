@@ -61,7 +61,11 @@ class Border:
                     cancelled_by_timeout=None if timed_out is None else timed_out(),
                 )
         finally:
-            border_translates.set(outside)
+            try:
+                border_translates.set(outside)
+            finally:
+                # Twice: interrupted before the first, nothing would be translated, or masked, in this thread any more.
+                border_translates.set(outside)
             del handled
         if interruption is not None:
             try:
