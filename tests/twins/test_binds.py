@@ -9,7 +9,7 @@ import pydantic
 import pytest
 import sqlalchemy as sa
 
-from prefiq_db.errors import MappingError, PrefiqDbError, UsageError
+from prefiq_db.errors import MappingError, PrefiqDbError, ResourceError, UsageError
 from tests.conftest import Backend
 from tests.twins.support import assert_silent
 
@@ -223,3 +223,53 @@ async def test_control_a_driver_would_say_nothing(db: Any) -> None:
     assert len(dict(row._mapping)) == 1
     with pytest.raises(PrefiqDbError):
         await db.fetch_one("select 1 as a, 2 as a", into=dict)
+
+
+async def test_a_text_is_never_compiled_for_another_kind_of_value(make_db: Any) -> None:
+    """What SQLAlchemy keeps of a text is used for lists only, or for single values only: neither spoils the other."""
+    db = make_db()
+    await db.execute("create table word (id integer primary key, name varchar(10))")
+    rows = [{"id": 1, "name": "a"}, {"id": 2, "name": "b"}]
+    await db.execute_many("insert into word (id, name) values (:id, :name)", rows)
+    delete, count = "delete from word where name in :x", "select count(*) from word where id in :p"
+    assert (await db.execute(delete, {"x": ["zz"]})).rowcount == 0
+    with pytest.raises(PrefiqDbError):
+        await db.execute(delete, {"x": "ab"})
+    for wrong in (1, None, "ab"):
+        with pytest.raises(PrefiqDbError):
+            await db.fetch_value(count, {"p": wrong})
+    assert await db.fetch_value(count, {"p": [1, 2]}) == 2
+    assert await db.fetch_value("select count(*) from word where id in (:p)", {"p": 1}) == 1
+    assert await db.fetch_value("select count(*) from word where id in (:p)", {"p": (1, 2)}) == 2
+    assert await db.fetch_value("select count(*) from word where id in (:p)", {"p": 2}) == 1
+
+
+async def test_core_drops_nothing_either(make_db: Any) -> None:
+    """A name that is no column and no bind, and a key that only a later row has, are told."""
+    db = make_db()
+    word = sa.Table("word", sa.MetaData(), sa.Column("id", sa.Integer, primary_key=True), sa.Column("n", sa.Integer))
+    await db.execute(sa.schema.CreateTable(word))
+    for attempt in (
+        lambda: db.execute(sa.insert(word), {"id": 1, "m": 5}),
+        lambda: db.execute_many(sa.insert(word), [{"id": 1, "m": 5}]),
+        lambda: db.execute(sa.update(word), {"m": 5}),
+        lambda: db.execute(sa.insert(word).values([{"id": 5}, {"id": 6, "n": 3}])),
+        lambda: db.fetch_all(sa.select(word).where(word.c.id == sa.bindparam("k", 1)), {"kk": 2}),
+    ):
+        with pytest.raises(UsageError, match=r"\bm\b|\bn\b|\bkk\b"):
+            await attempt()
+    assert (await db.execute(sa.insert(word), {"id": 1, "n": 5})).rowcount == 1
+    changed = sa.update(word).where(word.c.id == sa.bindparam("which"))
+    assert (await db.execute(changed, {"which": 1, "n": 6})).rowcount == 1
+    assert await db.fetch_value(sa.select(word.c.n)) == 6
+
+
+@pytest.mark.parametrize("backend", [pytest.param("postgresql", marks=pytest.mark.postgresql)], indirect=True)
+async def test_more_binds_than_the_protocol_has_is_no_lost_connection(make_db: Any) -> None:
+    """The driver refuses it before it sends anything: nothing is unknown, and nothing is repeated."""
+    db = make_db()
+    await db.execute("create table word (id integer primary key)")
+    for statement in ("select id from word where id in :ids", "delete from word where id in :ids"):
+        with pytest.raises(ResourceError):
+            await db.execute(statement, {"ids": list(range(70_000))})
+    assert db.stats().retry_count == 0

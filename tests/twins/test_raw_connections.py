@@ -13,7 +13,7 @@ from sqlalchemy.engine import Engine
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from prefiq_db.engine_class import PrefiqEngine
-from prefiq_db.errors import TransactionEndedError, UsageError
+from prefiq_db.errors import TransactionEndedError, UnsupportedError, UsageError
 from tests.conftest import Backend
 from tests.twins.support import COUNT_STOCK, CREATE_STOCK, on_sync_engine
 
@@ -194,3 +194,79 @@ async def on_connection(tx: Any, work: Callable[[Any], Any]) -> None:
         await connection.run_sync(work)
     else:
         work(connection)
+
+
+_PG = pytest.mark.parametrize("backend", [pytest.param("postgresql", marks=pytest.mark.postgresql)], indirect=True)
+
+
+async def test_what_somebody_sets_on_a_raw_connection_nobody_inherits(make_stock: Any, backend: Backend) -> None:
+    """A row factory of somebody's own would make the next verb's answer another one."""
+    db = await make_stock()
+    await db.execute("insert into stock (id, quantity) values (7, 1)")
+
+    def work(engine: Engine) -> None:
+        raw = engine.raw_connection()
+        driver: Any = raw.driver_connection
+        if backend.name == "sqlite":
+            driver.row_factory = lambda cursor, row: ("mine",)
+        elif backend.name == "postgresql":
+            driver.row_factory = psycopg.rows.dict_row
+        else:
+            driver.cursorclass = driver._cursor_cls = object
+        raw.close()
+
+    if backend.name == "mariadb" and db.is_async:
+        work = _sets_asyncmys_cursor
+    await on_sync_engine(db, work)
+    assert await db.fetch_value("select id from stock") == 7
+    assert dict(db.stats().pool.lost) == {"session changed": 1}
+
+
+def _sets_asyncmys_cursor(engine: Engine) -> None:
+    raw = engine.raw_connection()
+    raw.driver_connection._cursor_cls = object  # type: ignore[union-attr]
+    raw.close()
+
+
+@_PG
+@pytest.mark.parametrize("world", [pytest.param("sync", marks=pytest.mark.sync)], indirect=True)
+async def test_a_commit_in_an_open_pipeline_is_refused(make_stock: Any) -> None:
+    """Nobody would hear that the server refuses it; nothing of it stays, and nothing is told to be committed."""
+    db = await make_stock()
+    await db.execute("create table part (id integer references stock (id) deferrable initially deferred)")
+    tx = db._wrapped.transaction()
+    with pytest.raises(UsageError, match="pipeline"), tx:
+        pipeline = tx.connection.connection.driver_connection.pipeline()
+        pipeline.__enter__()
+        tx.execute("insert into part (id) values (-1)")
+    assert str(tx.outcome) == "not committed"
+    assert await db.fetch_value("select count(*) from part") == 0
+
+
+@_PG
+async def test_a_raw_connection_of_a_read_only_database_behind_a_pooler(make_db: Any) -> None:
+    """There our own BEGIN says READ ONLY, so the driver's must say it too."""
+    await make_db().execute(CREATE_STOCK)
+    db = make_db(pgbouncer=True, read_only=True, pool_size=1, max_overflow=0)
+
+    def write(engine: Engine) -> None:
+        with contextlib.closing(engine.raw_connection()) as raw:
+            _insert(raw, 1)
+            raw.commit()
+
+    with pytest.raises(Exception, match="read-only"):
+        await on_sync_engine(db, write)
+    assert await db.fetch_value(COUNT_STOCK) == 0
+    assert dict(db.stats().pool.lost) == {}
+
+
+@_PG
+async def test_two_phase_transactions_are_refused_by_name(make_stock: Any) -> None:
+    db = await make_stock()
+    with pytest.raises(UnsupportedError, match="two-phase"):
+        await on_sync_engine(db, _two_phases)
+
+
+def _two_phases(engine: Engine) -> None:
+    with engine.connect() as connection:
+        connection.begin_twophase()

@@ -191,6 +191,61 @@ async def test_an_engines_connection_goes_on_after_a_commit_that_hides(make_shop
     assert await _ids(db) == [5, 50, 52]
 
 
+async def test_a_streamed_answer_is_whole(make_shop: Any) -> None:
+    """Nothing of ours is sent between the rows of a server-side cursor."""
+    db = await make_shop()
+    await db.execute("insert into item values (1), (2)")
+
+    def work(engine: Engine) -> list[list[int]]:
+        with engine.begin() as connection:
+            streaming = connection.execution_options(stream_results=True)
+            return [
+                [row[0] for row in streaming.execute(text(statement))]
+                for statement in (
+                    "call two_answers()",
+                    "set statement max_statement_time = 5 for select id from item order by id",
+                    "select id from item order by id",
+                )
+            ]
+
+    assert await on_sync_engine(db, work) == [[1], [0, 1, 2], [0, 1, 2]]
+
+
+async def test_after_a_definition_the_next_statement_begins_anew(make_shop: Any) -> None:
+    """Whatever it is, rollback() undoes it, as on a driver that is not in autocommit."""
+    db = await make_shop()
+
+    def work(engine: Engine) -> None:
+        with engine.connect() as connection:
+            connection.execute(text("create table other (id integer)"))
+            connection.execute(text("analyze insert into item values (30)"))
+            connection.rollback()
+
+    await on_sync_engine(db, work)
+    assert await _ids(db) == []
+
+
+async def test_table_locks_that_the_next_begin_would_release_are_refused(make_shop: Any) -> None:
+    """In autocommit they hold, and nobody inherits them."""
+    db = await make_shop()
+
+    def in_a_block(engine: Engine) -> None:
+        with engine.begin() as connection:
+            connection.execute(text("lock tables item write"))
+
+    with pytest.raises(StatementRefusedError, match="raw_connection"):
+        await on_sync_engine(db, in_a_block)
+
+    def in_autocommit(engine: Engine) -> None:
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.execute(text("lock tables item write"))
+            connection.execute(text("insert into item values (40)"))
+
+    await on_sync_engine(db, in_autocommit)
+    assert await _ids(db) == [40]
+    assert dict(db.stats().pool.lost) == {"session changed": 1}
+
+
 async def test_several_statements_in_one_text_never_run(make_shop: Any) -> None:
     """Neither driver sends them as several: what somebody smuggles in is no statement of its own."""
     db = await make_shop()
@@ -226,7 +281,8 @@ def _in_autocommit(engine: Engine, statement: str) -> None:
         ("begin not atomic call p(); end", Kind.ROUTINE),
         ("set statement max_statement_time=1 for call p()", Kind.ROUTINE),
         ("execute immediate 'commit'", Kind.ROUTINE),
-        ("create table t (id integer)", Kind.OTHER),
+        ("create table t (id integer)", Kind.DEFINITION),
+        ("lock tables t write", Kind.LOCK),
         ("check table t", Kind.OTHER),
         ("", Kind.ROUTINE),
     ],

@@ -72,6 +72,7 @@ class SessionState:
         "failed",
         "fairy_ref",
         "guard",
+        "habits",
         "isolation",
         "last_used",
         "leaked",
@@ -121,6 +122,8 @@ class SessionState:
         self.managed = False
         #: raw_connection(): the driver begins by itself, as PEP 249 says, until the connection comes back
         self.driver_begins = False
+        #: what the driver's connection was set to before somebody had it raw
+        self.habits: Any = None
         self.guard: Callable[[str, Any], None] | None = None
         self.one_shot = False
         self.write = False
@@ -448,6 +451,7 @@ class PrefiqDialect(TokenDialect):
         if state.driver_begins:
             self._take_back(raw)
             state.driver_begins = False
+            state.tainted = state.tainted or self._habits_of(raw) != state.habits
             return
         # Where an error says nothing of the transaction (MariaDB), our own flag errs on the safe side.
         if not state.began and not self.in_transaction(raw):
@@ -462,13 +466,22 @@ class PrefiqDialect(TokenDialect):
     def let_driver_begin(self, proxied: Any) -> None:
         """Make *proxied* what PEP 249 says: the driver begins, and commit() and rollback() end it."""
         self.set_statement_timeout(proxied, self.statement_timeout_seconds)
+        state = self.session_of(proxied)
+        state.habits = self._habits_of(proxied.dbapi_connection)
         # Up before: whatever becomes of it, the connection is looked at when it comes back.
-        self.session_of(proxied).driver_begins = True
+        state.driver_begins = True
         self.set_driver_autocommit(proxied.dbapi_connection, False)
 
     def _take_back(self, dbapi_connection: Any) -> None:
         dbapi_connection.rollback()
         self.set_driver_autocommit(dbapi_connection, True)
+
+    #: what people set on a driver's connection, and the next user of it must not inherit
+    driver_habits: ClassVar[Sequence[str]] = ()
+
+    def _habits_of(self, dbapi_connection: Any) -> list[Any]:
+        driver = self.get_driver_connection(dbapi_connection)  # type: ignore[attr-defined]
+        return [getattr(driver, name, None) for name in self.driver_habits]
 
     def set_driver_autocommit(self, dbapi_connection: Any, value: bool) -> None:
         """Switch the driver's own autocommit; only for raw_connection()."""

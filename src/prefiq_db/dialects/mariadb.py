@@ -19,7 +19,7 @@ from prefiq_db.dialects.read_only import ReadOnlySessions
 from prefiq_db.dialects.translate import code_of
 from prefiq_db.dialects.values import MARIADB
 from prefiq_db.drivers.statuses import IN_TRANSACTION, is_at_rest
-from prefiq_db.errors import ErrorKind
+from prefiq_db.errors import ErrorKind, StatementRefusedError
 
 _GUARD: Final = "prefiq_guard"
 _NO_SUCH_SAVEPOINT: Final = 1305
@@ -32,7 +32,11 @@ class Kind(enum.Enum):
     PLAIN = "plain"
     #: runs statements that its text doesn't show, or switches autocommit
     ROUTINE = "routine"
-    #: most of the others commit the open transaction
+    #: defines the schema: it commits the open transaction, and needs none
+    DEFINITION = "definition"
+    #: LOCK TABLES
+    LOCK = "lock"
+    #: some of the others commit the open transaction, too
     OTHER = "other"
 
 
@@ -45,15 +49,21 @@ _ROUTINE: Final = frozenset(
 )
 
 
+_KINDS: Final = {
+    **dict.fromkeys(_PLAIN, Kind.PLAIN),
+    **dict.fromkeys(_ROUTINE, Kind.ROUTINE),
+    **dict.fromkeys(("create", "alter", "drop", "rename", "truncate"), Kind.DEFINITION),
+    "lock": Kind.LOCK,
+    # What can't be read, such as an executable comment, may be anything.
+    "": Kind.ROUTINE,
+}
+
+
 @lru_cache(maxsize=2048)
 def kind_of(statement: str) -> Kind:
     """Return what *statement* may do to the open transaction, by its first word."""
     match = _FIRST_WORD.match(statement)
-    word = match.group(1).lower() if match else ""
-    if word in _PLAIN:
-        return Kind.PLAIN
-    # What can't be read, such as an executable comment, may be anything.
-    return Kind.ROUTINE if word in _ROUTINE or not word else Kind.OTHER
+    return _KINDS.get(match.group(1).lower() if match else "", Kind.OTHER)
 
 
 #: What each session is told of how to read and keep values.
@@ -112,6 +122,8 @@ class _MySQLFamily(MysqlTokens, ReadOnlySessions, PrefiqDialect):
     def in_transaction(self, dbapi_connection: Any) -> bool:
         return bool(self._status(dbapi_connection) & IN_TRANSACTION)
 
+    driver_habits = ("cursorclass", "_cursor_cls", "db", "_db", "charset", "_charset")
+
     def is_at_rest(self, dbapi_connection: Any) -> bool:
         return is_at_rest(self._status(dbapi_connection))
 
@@ -119,12 +131,23 @@ class _MySQLFamily(MysqlTokens, ReadOnlySessions, PrefiqDialect):
         dbapi_connection.autocommit(value)
 
     def commits_by_itself(self, statement: str) -> bool:
-        return kind_of(statement) is Kind.OTHER
+        return kind_of(statement) is Kind.DEFINITION
 
     def _send(self, send: Any, cursor: Any, statement: Any, parameters: Any, context: Any, batch_size: int) -> None:
         if context is not None and kind_of(statement) is not Kind.PLAIN:
             send = self._sent_with_care(send)
+            if kind_of(statement) is Kind.LOCK:
+                self._check_lock(self.session_of(context.root_connection._dbapi_connection))
         super()._send(send, cursor, statement, parameters, context, batch_size)
+
+    def _check_lock(self, state: SessionState) -> None:
+        """Refuse LOCK TABLES where the next BEGIN would release the locks, and let nobody inherit them elsewhere."""
+        if state.began:
+            raise StatementRefusedError(
+                "LOCK TABLES ends the transaction, and the next BEGIN would release its locks; take them on "
+                "db.engine.raw_connection(), or with isolation_level='AUTOCOMMIT'"
+            )
+        state.tainted = True
 
     def _sent_with_care(self, send: Callable[..., None]) -> Callable[..., None]:
         """Return *send* for a statement that may end the open transaction, or begin one, and fail after that.
@@ -136,7 +159,8 @@ class _MySQLFamily(MysqlTokens, ReadOnlySessions, PrefiqDialect):
         def send_with_care(cursor: Any, statement: str, parameters: Any, context: Any) -> None:
             proxied = context.root_connection._dbapi_connection
             state, raw = self.session_of(proxied), proxied.dbapi_connection
-            guarded = state.began and self.in_transaction(raw)
+            # Rows that are still to be read, as they are asked for, would be lost to whatever is sent before.
+            guarded = state.began and self.in_transaction(raw) and not context._is_server_side
             if guarded:
                 self.control(raw, f"SAVEPOINT {_GUARD}")
             try:
@@ -231,7 +255,8 @@ class _PyMySQL(_MySQLFamily):
     def _other_results(self, cursor: Any) -> list[Any]:
         from prefiq_db.drivers.pymysql import read_other_results
 
-        return read_other_results(cursor)
+        # A server-side cursor reads as it is asked to.
+        return [] if isinstance(cursor, self._sscursor) else read_other_results(cursor)
 
     def set_patience(self, dbapi_connection: Any, seconds: float) -> None:
         dbapi_connection.patience_seconds = seconds

@@ -13,7 +13,7 @@ from prefiq_db.dialects.read_only import ReadOnlySessions
 from prefiq_db.dialects.tokens import ABANDONED, TABLE, first_word
 from prefiq_db.dialects.values import POSTGRESQL
 from prefiq_db.drivers.prepared import is_outdated, is_repeatable, names_of
-from prefiq_db.errors import ErrorKind, UnsupportedError
+from prefiq_db.errors import ErrorKind, UnsupportedError, UsageError
 
 # psycopg.pq.TransactionStatus, by number: the dialect must import without the driver.
 _IDLE, _IN_ERROR = 0, 3
@@ -71,12 +71,30 @@ class _Postgresql(ReadOnlySessions, PrefiqDialect):
     def in_transaction(self, dbapi_connection: Any) -> bool:
         return bool(self._driver(dbapi_connection).pgconn.transaction_status != _IDLE)
 
+    driver_habits = (
+        "row_factory", "cursor_factory", "server_cursor_factory", "isolation_level", "deferrable", "read_only",
+        "prepare_threshold", "_pipeline",
+    )  # fmt: skip
+
     def is_at_rest(self, dbapi_connection: Any) -> bool:
         driver = self._driver(dbapi_connection)
         return bool(driver.pgconn.transaction_status == _IDLE and driver.autocommit)
 
     def set_driver_autocommit(self, dbapi_connection: Any, value: bool) -> None:
+        if self.read_only and not self.session_settings:
+            # Behind a transaction pooler the session can't say it; the driver's own BEGIN does.
+            dbapi_connection.set_read_only(None if value else True)
         dbapi_connection.autocommit = value
+
+    def do_commit(self, dbapi_connection: Any) -> None:
+        if self._driver(dbapi_connection.dbapi_connection)._pipeline is not None:
+            # COMMIT's answer would come when the pipeline ends, and be nobody's.
+            self.session_of(dbapi_connection).tainted = True
+            raise UsageError("COMMIT in an open pipeline: nobody would hear its answer; leave the pipeline before that")
+        super().do_commit(dbapi_connection)
+
+    def do_begin_twophase(self, connection: Any, xid: Any) -> None:
+        raise UnsupportedError("two-phase transactions: not supported on PostgreSQL; use transaction()")
 
     def set_statement_timeout(self, proxied: Any, seconds: float) -> None:
         state = self.session_of(proxied)

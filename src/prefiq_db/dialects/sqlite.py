@@ -176,6 +176,8 @@ class _Sqlite(DecimalSqlite, ReadOnlySessions, PrefiqDialect):
     def in_transaction(self, dbapi_connection: Any) -> bool:
         return bool(self._sqlite(dbapi_connection).in_transaction)
 
+    driver_habits = ("row_factory", "text_factory", "isolation_level")
+
     def is_at_rest(self, dbapi_connection: Any) -> bool:
         connection = self._sqlite(dbapi_connection)
         return not connection.in_transaction and connection.isolation_level is None

@@ -95,6 +95,8 @@ NAMED_EXCEPTIONS: Final[tuple[NamedException, ...]] = (
         ErrorClass(ErrorKind.SCHEMA, transient=True, retry_statement=True, retry_transaction=True),
         r"^cached plan must not change result type",
     ),
+    # libpq refuses it before anything is sent; without a code, psycopg's OperationalError would be a lost connection.
+    _named(_PG, None, _ANY, ErrorKind.RESOURCE, r"number of parameters must be between"),
     # libpq gives no SQLSTATE for a failed connect, so only the server's text tells. Hosts of a list are tried one by
     # one and all their texts come together: one that may be well soon counts more than one that refuses for good.
     _named(

@@ -171,7 +171,7 @@ class _Cursor(AsyncAdapt_asyncmy_cursor):
 
 
 class _ServerSideCursor(AsyncAdapt_asyncmy_ss_cursor):
-    __slots__ = ()
+    __slots__ = ("other_results",)
 
     _cursor: Any
 

@@ -182,10 +182,18 @@ class HurriedSSCursor(SSCursor):
     """A server-side cursor: each row has the time of a request, not all of them together."""
 
     connection: Any
+    _result: Any
 
     def read_next(self) -> Any:
         self.connection.hurry()
         return super().read_next()
+
+    def nextset(self) -> Any:
+        # PyMySQL asks a result that was not read to its end whether another one follows, which it can't know.
+        result = self._result
+        if result is not None and result is self.connection._result and result.unbuffered_active:
+            result._finish_unbuffered_query()
+        return super().nextset()
 
     def close(self) -> None:
         if self.connection is not None:

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
 
-from sqlalchemy import BindParameter, Executable, TextClause, TextualSelect, bindparam, text
+from sqlalchemy import BindParameter, Executable, TextClause, TextualSelect, bindparam
 
 from prefiq_db.dialects.rules import RULES
 from prefiq_db.errors import UsageError
+from prefiq_db.execution.core_binds import check_core
 from prefiq_db.execution.facts import LONGEST_KEPT
 from prefiq_db.execution.tokens import scan
 
@@ -36,7 +37,10 @@ def bound(statement: Executable, params: Mapping[str, Any] | None, dialect: str)
         UsageError: if a text has no bind for a name in *params*, or *params* no value for a bind.
     """
     if type(statement) is not TextClause:
-        return _bound_select(statement, params, dialect) if isinstance(statement, TextualSelect) else statement
+        if isinstance(statement, TextualSelect):
+            return _bound_select(statement, params, dialect)
+        check_core(statement, params)
+        return statement
     given = _NONE if params is None else params
     if given.keys() != statement._bindparams.keys():
         _check_names(statement._bindparams, given, "params")
@@ -66,6 +70,7 @@ def bound_rows(statement: Executable, rows: Sequence[Mapping[str, Any]], dialect
         if row.keys() != first:
             raise UsageError(_differing(number, row, rows[0]))
     if not isinstance(statement, TextClause):
+        check_core(statement, rows[0], "rows[0]")
         return
     if first != statement._bindparams.keys():
         _check_names(statement._bindparams, rows[0], "rows[0]")
@@ -107,6 +112,7 @@ class Place:
         operator_start: where NOT IN or IN begins.
         row_start: where the row before it begins, ``(a, b) IN :pairs``; ``None`` for a single expression.
         negated: it is NOT IN.
+        bare: no parentheses stand around it, so only a list makes sense.
     """
 
     start: int
@@ -114,6 +120,18 @@ class Place:
     operator_start: int
     row_start: int | None
     negated: bool
+    bare: bool = False
+
+
+class _ExpandingText(TextClause):
+    """A text in which a list is expanded.
+
+    SQLAlchemy keeps what it compiled under the text and its binds, and whether one expands is not part of that key:
+    the same text, used by another road without a list, must not be taken for it. The class is part of the key.
+    """
+
+    inherit_cache = True
+    __visit_name__ = "textclause"
 
 
 def _expanded(statement: TextClause, given: Mapping[str, Any], dialect: str) -> Executable:
@@ -121,7 +139,7 @@ def _expanded(statement: TextClause, given: Mapping[str, Any], dialect: str) -> 
     lists = frozenset(
         name
         for name, value in given.items()
-        if name in places and not statement._bindparams[name].literal_execute and _is_list(name, value)
+        if name in places and not statement._bindparams[name].literal_execute and _is_list(name, value, places[name])
     )
     if not lists:
         return statement
@@ -135,9 +153,11 @@ def _expanded(statement: TextClause, given: Mapping[str, Any], dialect: str) -> 
     return _expansion(statement.text, dialect, lists, empty, statement._bindparams)
 
 
-def _is_list(name: str, value: Any) -> bool:
+def _is_list(name: str, value: Any, places: Sequence[Place]) -> bool:
     if isinstance(value, (list, tuple)):
         return True
+    if any(place.bare for place in places):
+        raise UsageError(f"params: {name} stands in IN :{name}: expected a list or tuple, not {type(value).__name__}")
     if isinstance(value, Iterable) and not isinstance(value, _NO_LISTS):
         raise UsageError(f"params: {name} stands in IN :{name}: expected a list or tuple, not {type(value).__name__}")
     return False
@@ -163,7 +183,7 @@ def _expansion(
             start, written = each.row_start, "(1 = 1)" if each.negated else "(1 = 0)"
         parts += [sql[place : max(place, start)], written]
         place = each.end
-    made = text("".join([*parts, sql[place:]]))
+    made = _ExpandingText("".join([*parts, sql[place:]]))
     given = {name: bind for name, bind in binds.items() if name in made._bindparams and name not in lists}
     types = {name: binds[name].type for name in lists if name in binds}
     expanding = [bindparam(name, expanding=True, type_=types.get(name)) for name in lists - empty]
@@ -193,7 +213,7 @@ def _find_places(sql: str, dialect: str) -> Mapping[str, list[Place]]:
         operator -= negated
         row = _row_before(texts, operator)
         row_start = None if row is None else spans[row][0]
-        place = Place(spans[first][0], spans[last][1], spans[operator][0], row_start, negated)
+        place = Place(spans[first][0], spans[last][1], spans[operator][0], row_start, negated, not in_parentheses)
         places.setdefault(each[1:], []).append(place)
     for name in places.keys() & elsewhere:
         places[name].append(_ELSEWHERE)
