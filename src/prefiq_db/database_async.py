@@ -380,7 +380,12 @@ class AsyncTransaction:
         return await spawn(self._verbs.enter, self)
 
     async def __aexit__(self, exc_type: object, exc: BaseException | None, traceback: object) -> None:
-        await spawn(self._verbs.tx.end, exc)
+        tx = self._verbs.tx
+        try:
+            await spawn(tx.end, exc)
+        finally:
+            if not tx.is_over:  # interrupted before its first line
+                await spawn(tx.abandon)
 
     async def fetch_all(
         self, statement: Any, params: Params = None, *, into: Into | None = None, types: Types | None = None
@@ -481,4 +486,8 @@ class AsyncAttempt:
         return await spawn(self._core.enter, lambda tx: AsyncTransaction(self._core.loop.core, self._engine, tx))
 
     async def __aexit__(self, exc_type: object, exc: BaseException | None, traceback: object) -> bool:
-        return await spawn(self._core.exit, exc)
+        try:
+            return await spawn(self._core.exit, exc)
+        finally:
+            if not self._core.is_over:  # likewise
+                await spawn(self._core.abandon)
