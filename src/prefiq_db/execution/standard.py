@@ -80,7 +80,7 @@ class StandardRoad:
         except BaseException:
             # Nobody else has it yet.
             if connection is not None:
-                _discard(connection)
+                discard(connection)
             raise
 
     def _name_holders(self, error: PoolTimeoutError) -> None:
@@ -254,7 +254,7 @@ class _OneShot:
     def drop(self) -> None:
         """Close the connection, unless it has been given back."""
         if self.connection is not None:
-            _discard(self.connection)
+            discard(self.connection)
 
     def end(self) -> None:
         """Give the connection back; a result that was not read to its end goes with it."""
@@ -262,7 +262,7 @@ class _OneShot:
             self.connection.close()
 
 
-def _discard(connection: Connection) -> None:
+def discard(connection: Connection) -> None:
     """Close *connection* for good, if it is still out; nobody knows in what state it is."""
     if connection.closed:
         return

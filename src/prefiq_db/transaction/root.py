@@ -19,6 +19,7 @@ from prefiq_db.errors import (
 )
 from prefiq_db.events import TransactionFinished
 from prefiq_db.exactly_once import forbidden_table, missing_table, never_committed, new_token, still_unknown
+from prefiq_db.execution.standard import discard
 from prefiq_db.origin import Line, readable
 from prefiq_db.reports import Outcome
 from prefiq_db.transaction.block import RUN_AGAIN, Block
@@ -290,11 +291,5 @@ class RootBlock(Block):
 
     def _discard(self) -> None:
         """Close the connection for good, so that whatever is open on it ends at the server."""
-        connection = self._pinned
-        if connection is None or connection.closed:
-            return
-        try:
-            if not connection.invalidated:
-                connection.invalidate()
-        finally:
-            connection.close()
+        if self._pinned is not None:
+            discard(self._pinned)
