@@ -228,6 +228,32 @@ async def test_text_finds_the_rows_that_decimals_find(store: Any, name: str) -> 
 
 
 @pytest.mark.parametrize(
+    ("given_number", "digits", "expected"),
+    [
+        ("1234.5678", -2, 1200),
+        ("1250", -2, 1300),
+        ("-1250.5", -2, -1300),
+        ("49", -2, 0),
+        ("50", -2, 100),
+        ("50", -9, 0),
+        ("1234.5678", 0, 1235),
+        ("1234.5678", 3, "1234.568"),
+        ("2.675", 2, "2.68"),
+        ("1234.5", 29, "1234.5"),
+    ],
+)
+async def test_round_rounds_before_and_after_the_point(
+    store: Any, given_number: str, digits: int, expected: Any
+) -> None:
+    await store.execute(sa.delete(acc).where(acc.c.id != 99))
+    await store.execute(sa.update(acc).values(n=Decimal(given_number)))
+    rounded = sa.func.round(n, digits, type_=Money())
+    assert await store.fetch_value(sa.select(rounded).where(acc.c.id == 99)) == Decimal(expected)
+    found = f"select id from acc where id = 99 and round(n, {digits}) = :x"
+    assert await ids(store, found, {"x": Decimal(expected)}) == {99}
+
+
+@pytest.mark.parametrize(
     "sql",
     [
         "select id from acc where n * qty >= :x",

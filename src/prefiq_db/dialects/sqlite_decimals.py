@@ -12,7 +12,7 @@ import math
 import re
 import weakref
 from collections.abc import Callable
-from decimal import ROUND_HALF_UP, Decimal
+from decimal import ROUND_HALF_UP, Context, Decimal
 from functools import partial
 from typing import Any, ClassVar, Final
 
@@ -32,6 +32,7 @@ EXACT: Final = "prefiq_exact"
 SUM: Final = "prefiq_sum_"
 #: 10.0 ** 22 is the last power of ten that a float is exactly.
 MAX_SCALE: Final = 22
+_ROOMY: Final = Context(prec=400)
 
 
 # --- functions ---------------------------------------------------------------------------------------
@@ -80,14 +81,22 @@ def _exact(value: Any, scale: int) -> float | None:
 
 
 def _rounded(value: Any, digits: Any) -> Any:
-    """Round the decimal that a float stands for, halves away from zero, as PostgreSQL and MariaDB round decimals."""
+    """Round the decimal that a float stands for, halves away from zero, as PostgreSQL and MariaDB round decimals.
+
+    Negative *digits* round before the point: ``round(1234.5, -2)`` is 1200.
+    """
     if value is None or digits is None:
         return None
-    if not isinstance(value, float) or not math.isfinite(value):
-        return float(value) if isinstance(value, int) else value
-    unit = Decimal(1).scaleb(-max(0, min(int(digits), 30)))
-    number = decimal_of(value)
-    return float(number.quantize(unit, ROUND_HALF_UP)) if number.adjusted() <= MAX_DIGITS else value
+    if not isinstance(value, (float, int)) or not math.isfinite(value):
+        return value
+    number, last = decimal_of(value) if isinstance(value, float) else Decimal(value), -int(digits)
+    exponent = number.as_tuple().exponent
+    if not number or not isinstance(exponent, int) or last <= exponent:
+        # What is calculated may be off by a last bit, and its decimal isn't; beyond 15 digits nobody knows it.
+        return float(value) if number.adjusted() > MAX_DIGITS else float(number)
+    if last > number.adjusted() + 1:
+        return 0.0
+    return float(number.quantize(Decimal(1).scaleb(last), ROUND_HALF_UP, _ROOMY))
 
 
 class _Sum:
