@@ -41,7 +41,7 @@ _ROUNDS: Final = _words("round prefiq_exact prefiq_exact_add prefiq_exact_sub pr
 _SUMS: Final = _words("prefiq_sum_any") | {f"prefiq_sum_{scale}" for scale in range(23)}
 _COUNTS: Final = _words("count length")
 _NUMBERS: Final = _words("numeric decimal real")
-_NOT_FUNCTIONS: Final = _ENDS | _words("in exists any case when then else end between is like glob")
+_NOT_FUNCTIONS: Final = _ENDS | _words("in exists any case when then else end between is like glob filter over")
 _SUBQUERY: Final = _words("select with values")
 _SELECTS: Final = _words("select distinct all")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from decimal import Context, Decimal
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -15,7 +16,7 @@ from sqlalchemy.sql import elements, operators
 from sqlalchemy.types import NullType
 
 from prefiq_db.types.decimal_arithmetic import CALCULATES, combined_scale, operands, scale_of
-from prefiq_db.types.decimals import Operand, exact_type
+from prefiq_db.types.decimals import ExactDecimal, Money, Operand, exact_type
 
 #: Which of their arguments functions give; ``None``: one of all.
 _GIVES: Final[dict[str, tuple[int, ...] | None]] = {
@@ -25,6 +26,7 @@ _GIVES: Final[dict[str, tuple[int, ...] | None]] = {
     "lag": (0, 2),
     "lead": (0, 2),
 }
+_ROOMY: Final = Context(prec=400)
 
 
 @dataclass(frozen=True)
@@ -108,11 +110,30 @@ def _by_type(type_: Any) -> Scaled | None:
     return None if scale is None else Scaled(scale, exact=False)
 
 
+class AtLeast(Operand):
+    """What has *least* digits after the point, or as many more as a value that was bound had."""
+
+    cache_ok = True
+
+    def __init__(self, least: int) -> None:
+        super().__init__(None)
+        self.least = least
+
+    def _from_sqlite(self, value: Any) -> Decimal:
+        number, unit = super()._from_sqlite(value), Decimal(1).scaleb(-self.least)
+        padded = number.quantize(unit, context=_ROOMY)
+        return padded if padded == number else number
+
+
 def result_type(expression: Any) -> Operand | None:
     """Return the type of a selected *expression* that SQLAlchemy has no right one for; ``None`` when it has."""
-    type_ = expression.type
-    guessed = isinstance(type_, (NullType, sa.Integer)) or (type(type_) is sa.Numeric and type_.scale is None)
-    if not guessed or isinstance(expression, sa.BindParameter):
+    if isinstance(expression, sa.BindParameter):
         return None
-    found = scaled(expression)
+    type_ = expression.type
+    if type(type_) in (ExactDecimal, Money, Operand):
+        found = scaled(expression) if type_.scale is not None else None
+        wider = found is not None and (found.scale is None or found.scale > type_.scale)
+        return AtLeast(type_.scale) if wider else None
+    guessed = isinstance(type_, (NullType, sa.Integer)) or (type(type_) is sa.Numeric and type_.scale is None)
+    found = scaled(expression) if guessed else None
     return Operand(found.scale) if found is not None and found.exact else None
