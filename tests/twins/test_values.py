@@ -262,13 +262,38 @@ async def test_a_list_without_an_in_is_an_array_or_refused(store: Any, backend: 
     statement = "select cast(:value as varchar(30))"
     if backend.name == "postgresql":
         assert await store.fetch_value("select cast(:value as text[])", {"value": ["a", Colour.RED]}) == ["a", "red"]
-        assert await store.fetch_value("select 2 = any(:value)", {"value": [1, 2]})
+        for value in ([1, 2], (1, 2)):
+            assert await store.fetch_value("select 2 = any(:value)", {"value": value})
+            assert await store.fetch_value("select cast(:value as text)", {"value": value}) == "{1,2}"
+        assert await store.fetch_value("select cast(:value as int[])", {"value": [(1, 2), (3, 4)]}) == [[1, 2], [3, 4]]
+        await store.execute_many("select cast(:value as int[])", [{"value": (1, 2)}, {"value": (3,)}])
+        # A named tuple is a row still, as psycopg has it.
+        assert await store.fetch_value("select cast(:value as text)", {"value": Pair(1, 2)}) == "(1,2)"
         with pytest.raises(UsageError, match="SecretStr"):
             await store.fetch_value("select cast(:value as text[])", {"value": [pydantic.SecretStr("x")]})
         return
     for value in ([1], (1,), [], Pair(1, 2)):
         with pytest.raises(UsageError, match=r"bind 'value': a value of type (list|tuple|Pair) .*behind IN"):
             await store.fetch_value(statement, {"value": value})
+
+
+async def test_rows_behind_an_in_are_rows(store: Any) -> None:
+    """Pairs as tuples, as lists, and in Core: none of them becomes an array."""
+    await store.execute_many(insert_into("word"), [{"id": 1, "value": "a"}, {"id": 2, "value": "b"}])
+    for pairs in ([(1, "a"), (2, "a")], ((1, "a"), (3, "b"))):
+        found = "select id from box where (id, word) in :pairs"
+        assert [row[0] for row in await store.fetch_all(found, {"pairs": pairs})] == [1]
+        core = sa.select(box.c.id).where(sa.tuple_(box.c.id, box.c.word).in_(pairs))
+        assert [row[0] for row in await store.fetch_all(core)] == [1]
+
+
+@pytest.mark.parametrize("number", ["nan", "inf", "-inf"])
+async def test_a_document_with_what_is_no_json_is_refused(store: Any, number: str) -> None:
+    """``{"a": NaN}`` is no JSON: no database's own type, and no other program, would read it."""
+    for value in ({"a": float(number)}, OrderedDict(a=[1, {"b": float(number)}])):
+        with pytest.raises(UsageError, match=r"bind 'value': a value of type \w+ can't be passed .*JSON has no word"):
+            await store.execute(insert_into("word"), {"id": 1, "value": value})
+    assert await store.fetch_value("select count(*) from box") == 0
 
 
 async def test_numbers_that_a_database_has_no_word_for(store: Any, backend: Backend) -> None:

@@ -12,7 +12,7 @@ import math
 import re
 import weakref
 from collections.abc import Callable
-from decimal import ROUND_HALF_UP, Decimal
+from decimal import ROUND_HALF_UP, Context, Decimal
 from functools import partial
 from typing import Any, ClassVar, Final
 
@@ -20,18 +20,22 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.dialects.sqlite.base import SQLiteCompiler, SQLiteDDLCompiler, ischema_names
 from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
+from sqlalchemy.sql import operators
 from sqlalchemy.sql.compiler import OPERATORS
 
+from prefiq_db.dialects.sqlite_scales import result_type, scaled
 from prefiq_db.errors import PrefiqDbError, SchemaError, UnsupportedError
 from prefiq_db.types import ExactDecimal
-from prefiq_db.types.decimal_arithmetic import CALCULATES, DIVIDES, calculated_scale, operands
-from prefiq_db.types.decimal_floats import MAX_DIGITS, decimal_of
+from prefiq_db.types.decimal_arithmetic import CALCULATES, DIVIDES, combined_scale, operands
+from prefiq_db.types.decimal_floats import MAX_DIGITS, decimal_of, float_of
 from prefiq_db.types.decimals import SQLITE_NAME, check_sql, exact_type
 
 EXACT: Final = "prefiq_exact"
 SUM: Final = "prefiq_sum_"
+ANY_SCALE: Final = "any"
 #: 10.0 ** 22 is the last power of ten that a float is exactly.
 MAX_SCALE: Final = 22
+_ROOMY: Final = Context(prec=400)
 
 
 # --- functions ---------------------------------------------------------------------------------------
@@ -80,14 +84,43 @@ def _exact(value: Any, scale: int) -> float | None:
 
 
 def _rounded(value: Any, digits: Any) -> Any:
-    """Round the decimal that a float stands for, halves away from zero, as PostgreSQL and MariaDB round decimals."""
+    """Round the decimal that a float stands for, halves away from zero, as PostgreSQL and MariaDB round decimals.
+
+    Negative *digits* round before the point: ``round(1234.5, -2)`` is 1200.
+    """
     if value is None or digits is None:
         return None
-    if not isinstance(value, float) or not math.isfinite(value):
-        return float(value) if isinstance(value, int) else value
-    unit = Decimal(1).scaleb(-max(0, min(int(digits), 30)))
-    number = decimal_of(value)
-    return float(number.quantize(unit, ROUND_HALF_UP)) if number.adjusted() <= MAX_DIGITS else value
+    if not isinstance(value, (float, int)) or not math.isfinite(value):
+        return value
+    number, last = decimal_of(value) if isinstance(value, float) else Decimal(value), -int(digits)
+    exponent = number.as_tuple().exponent
+    if not number or not isinstance(exponent, int) or last <= exponent:
+        # What is calculated may be off by a last bit, and its decimal isn't; beyond 15 digits nobody knows it.
+        return float(value) if number.adjusted() > MAX_DIGITS else float(number)
+    if last > number.adjusted() + 1:
+        return 0.0
+    return float(number.quantize(Decimal(1).scaleb(last), ROUND_HALF_UP, _ROOMY))
+
+
+def _any_scale(op: Callable[[Decimal, Decimal], Decimal], left: Any, right: Any) -> float | None:
+    """Calculate two decimals where only their values say of which scale they are."""
+    if left is None or right is None:
+        return None
+    return _standing_for(op(_decimal(left), _decimal(right)))
+
+
+def _decimal(value: Any) -> Decimal:
+    number = _number(value)
+    if not math.isfinite(number):
+        raise _too_large()
+    return Decimal(value) if isinstance(value, int) else decimal_of(number)
+
+
+def _standing_for(number: Decimal) -> float:
+    found = float_of(number)
+    if found is None:
+        raise _too_large()
+    return float(found)
 
 
 class _Sum:
@@ -111,22 +144,53 @@ class _Sum:
         if value is None:
             return
         try:
-            self.units += sign * _units(_number(value), self.scale)
+            self._add_number(value, sign)
         except PrefiqDbError as error:
             self.note(error)
             raise
         self.count += sign
 
+    def _add_number(self, value: Any, sign: int) -> None:
+        self.units += sign * _units(_number(value), self.scale)
+
+    def _total(self) -> float:
+        if abs(self.units) >= 10**MAX_DIGITS:
+            raise _too_large()
+        return self.units / 10.0**self.scale
+
     def value(self) -> float | None:
         if not self.count:
             return None
-        if abs(self.units) >= 10**MAX_DIGITS:
-            error = _too_large()
+        try:
+            return self._total()
+        except PrefiqDbError as error:
             self.note(error)
-            raise error
-        return self.units / 10.0**self.scale
+            raise
 
     finalize = value
+
+
+class _AnySum(_Sum):
+    """Adds decimals of which only their values say of which scale they are."""
+
+    __slots__ = ("total",)
+
+    def __init__(self, note: Callable[[PrefiqDbError], None]) -> None:
+        super().__init__(note, 0)
+        self.total = Decimal(0)
+
+    def _add_number(self, value: Any, sign: int) -> None:
+        self.total = _ROOMY.add(self.total, sign * _decimal(value))
+
+    def _total(self) -> float:
+        return _standing_for(self.total)
+
+
+_ANY_SCALE: Final[dict[Any, tuple[str, Callable[[Decimal, Decimal], Decimal]]]] = {
+    operators.add: (f"{EXACT}_add", _ROOMY.add),
+    operators.sub: (f"{EXACT}_sub", _ROOMY.subtract),
+    operators.mul: (f"{EXACT}_mul", _ROOMY.multiply),
+}
 
 
 def add_functions(connection: Any) -> None:
@@ -140,14 +204,17 @@ def add_functions(connection: Any) -> None:
         if noting is not None:
             noting.refusal = error
 
-    def exact(value: Any, scale: int) -> float | None:
+    def noted(function: Callable[..., float | None], *arguments: Any) -> float | None:
         try:
-            return _exact(value, scale)
+            return function(*arguments)
         except PrefiqDbError as error:
             note(error)
             raise
 
-    connection.create_function(EXACT, 2, exact, deterministic=True)
+    connection.create_function(EXACT, 2, partial(noted, _exact), deterministic=True)
+    for name, calculate in _ANY_SCALE.values():
+        connection.create_function(name, 2, partial(noted, _any_scale, calculate), deterministic=True)
+    connection.create_window_function(f"{SUM}{ANY_SCALE}", 1, partial(_AnySum, note))
     connection.create_function("round", 2, _rounded, deterministic=True)
     for scale in range(MAX_SCALE + 1):
         connection.create_window_function(f"{SUM}{scale}", 1, partial(_Sum, note, scale))
@@ -164,6 +231,7 @@ class DecimalCompiler(SQLiteCompiler):
     """
 
     decimal_columns: frozenset[tuple[str, str]] = frozenset()
+    _selected_type: Any = None
 
     def visit_column(self, column: Any, *args: Any, **kwargs: Any) -> Any:
         if exact_type(column.type) is not None:
@@ -207,26 +275,68 @@ class DecimalCompiler(SQLiteCompiler):
                 "SQLite can't divide decimals exactly: divide in Python, or, where a float will do, "
                 "cast the decimal to Double first"
             )
-        sql, parts = self.process(first, **kwargs), [first]
+        sql, scales = self.process(first, **kwargs), [_scale_of(first)]
         for other in others:
-            parts.append(other)
-            scale = _known(calculated_scale(op, parts))
-            sql = f"{EXACT}({sql}{OPERATORS[op]}{self.process(other, **kwargs)}, {scale})"
+            scales.append(_scale_of(other))
+            sql = _call(op, sql, self.process(other, **kwargs), combined_scale(op, scales))
         return str(sql)
 
     def visit_sum_func(self, function: Any, **kwargs: Any) -> str:
         arguments = self.function_argspec(function, **kwargs)
-        type_ = exact_type(function.type)
-        return f"sum{arguments}" if type_ is None else f"{SUM}{_known(type_.scale)}{arguments}"
+        found = scaled(function)
+        return f"{'sum' if found is None or not found.exact else _sum_of(found.scale)}{arguments}"
+
+    def visit_cast(self, cast: Any, **kwargs: Any) -> Any:
+        """Round where the type has fewer digits, as the others do; SQLite cuts, or keeps them all."""
+        type_, sql = exact_type(cast.type), super().visit_cast(cast, **kwargs)  # type: ignore[no-untyped-call]
+        if type_ is not None and type_.scale is not None:
+            return f"round({sql}, {type_.scale})"
+        found = scaled(cast.clause) if isinstance(cast.type, sa.Integer) else None
+        if found is not None and found.exact:
+            return f"CAST(round({self.process(cast.clause, **kwargs)}, 0) AS INTEGER)"
+        return sql
+
+    def _label_select_column(self, select: Any, column: Any, *args: Any, **kwargs: Any) -> Any:
+        outer, self._selected_type = self._selected_type, result_type(column)
+        try:
+            return super()._label_select_column(select, column, *args, **kwargs)  # type: ignore[no-untyped-call]
+        finally:
+            self._selected_type = outer
+
+    def _add_to_result_map(self, keyname: str, name: str, objects: tuple[Any, ...], type_: Any) -> None:
+        super()._add_to_result_map(keyname, name, objects, self._selected_type or type_)
 
 
 def _is_exact(expression: Any) -> bool:
-    calculates = expression.operator in CALCULATES or expression.operator in DIVIDES
-    return calculates and exact_type(expression.type) is not None
+    if expression.operator in DIVIDES:
+        parts = [scaled(each) for each in operands(expression)]
+        return exact_type(expression.type) is not None or (all(parts) and any(each.exact for each in parts if each))
+    if expression.operator not in CALCULATES:
+        return False
+    found = scaled(expression)
+    return exact_type(expression.type) is not None or (found is not None and found.exact)
 
 
-def _known(scale: int | None) -> int:
-    if scale is None or scale > MAX_SCALE:
+def _scale_of(operand: Any) -> int | None:
+    found = scaled(operand)
+    if found is None:
+        raise _unknown_scale()
+    return found.scale
+
+
+def _call(op: Any, left: str, right: str, scale: int | None) -> str:
+    """Return the call that calculates two decimals, by their scale or, where nobody knows it, by their values."""
+    if scale is None:
+        return f"{_ANY_SCALE[op][0]}({left}, {right})"
+    return f"{EXACT}({left}{OPERATORS[op]}{right}, {_known(scale)})"
+
+
+def _sum_of(scale: int | None) -> str:
+    return f"{SUM}{ANY_SCALE if scale is None else _known(scale)}"
+
+
+def _known(scale: int) -> int:
+    if scale > MAX_SCALE:
         raise _unknown_scale()
     return scale
 

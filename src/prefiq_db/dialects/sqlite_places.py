@@ -35,11 +35,13 @@ _ENDS: Final = _words(
     nulls collate with recursive ; ,"""
 )
 #: They give one of their arguments, or round.
-_PASSES_ON: Final = _words("coalesce ifnull nullif min max iif abs")
-_ROUNDS: Final = _words("round prefiq_exact")
+_PASSES_ON: Final = _words("coalesce ifnull nullif min max iif abs lag lead first_value last_value")
+_ROUNDS: Final = _words("round prefiq_exact prefiq_exact_add prefiq_exact_sub prefiq_exact_mul")
+#: Ours, which Core writes: they add exactly.
+_SUMS: Final = _words("prefiq_sum_any") | {f"prefiq_sum_{scale}" for scale in range(23)}
 _COUNTS: Final = _words("count length")
 _NUMBERS: Final = _words("numeric decimal real")
-_NOT_FUNCTIONS: Final = _ENDS | _words("in exists any case when then else end between is like glob")
+_NOT_FUNCTIONS: Final = _ENDS | _words("in exists any case when then else end between is like glob filter over")
 _SUBQUERY: Final = _words("select with values")
 _SELECTS: Final = _words("select distinct all")
 
@@ -121,7 +123,7 @@ def _passes_on(tokens: list[str], pairs: dict[int, int], opens: int) -> bool:
     if tokens[opens - 1] == "cast":
         inside = tokens[opens : pairs[opens]]
         return "as" in inside and inside[inside.index("as") + 1] in _NUMBERS
-    return tokens[opens - 1] in _PASSES_ON
+    return tokens[opens - 1] in _PASSES_ON or tokens[opens - 1] in _SUMS
 
 
 def _is_rounded(tokens: list[str], pairs: dict[int, int], opens: int | None) -> bool:
@@ -183,7 +185,7 @@ def _is_plain(tokens: list[str], pairs: dict[int, int], start: int, end: int, be
             return False
         if token == "(":
             function = _function(tokens, place)
-            if function in _ROUNDS or function in _COUNTS:
+            if function in _ROUNDS or function in _COUNTS or function in _SUMS:
                 place = pairs.get(place, place)
             elif function is not None and not _passes_on(tokens, pairs, place):
                 return False

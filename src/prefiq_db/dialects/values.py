@@ -88,10 +88,10 @@ def _within_time(value: dt.timedelta) -> dt.timedelta:
 
 def _document(value: Any) -> str:
     try:
-        return json.dumps(value)
+        return json.dumps(value, allow_nan=False)
     except (TypeError, ValueError):
         pass
-    _refuse("it holds what JSON has no word for")
+    _refuse("it holds what JSON has no word for, such as a date, a set or NaN")
 
 
 def _no_list(value: Any) -> NoReturn:
@@ -243,7 +243,8 @@ class _Row:
         if values.decimals is not None and isinstance(value, (Decimal, DecimalFloat)):
             return values.decimals(value, self.statement, place, self.width, is_text(self.context))
         if values.lists and isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
-            return kind(self._element(item, place) for item in value)
+            # An array; of a tuple psycopg would make a row, which is equal to none of its elements.
+            return [self._element(item, place) for item in value]
         if isinstance(value, enum.Enum):
             return self._converted(_member(value), place)
         return self._unknown(value, kind, place)

@@ -72,7 +72,11 @@ def operands(expression: OperatorExpression[Any]) -> list[Any]:
 
 def calculated_scale(op: Any, parts: Sequence[Any]) -> int | None:
     """Return how many digits after the point the exact result has; ``None`` when an operand's type doesn't say."""
-    scales = [scale_of(part) for part in parts]
+    return combined_scale(op, [scale_of(part) for part in parts])
+
+
+def combined_scale(op: Any, scales: Sequence[int | None]) -> int | None:
+    """Return how many digits after the point what *op* makes of numbers of those scales has; ``None`` likewise."""
     known = [scale for scale in scales if scale is not None]
     if op in DIVIDES or len(known) < len(scales):
         return None
