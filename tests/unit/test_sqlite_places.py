@@ -86,3 +86,11 @@ def test_a_decimal_is_wrong_beside_what_is_calculated(sql: str) -> None:
 
 def test_each_place_is_judged_by_itself() -> None:
     assert right_places("update t set n = ?, m = m * ? where n > ? and q + ? > 3") == (True, False, True, False)
+
+
+def test_what_core_sums_is_right_and_a_decimal_in_it_is_judged_by_what_stands_around() -> None:
+    assert right_places("select coalesce(prefiq_sum_4(n) filter (where q > 3), ?)") == (True,)
+    assert right_places("select prefiq_sum_any(case when g = 1 then n else ? end)") == (True,)
+    assert right_places("select prefiq_exact_add(?, ?)") == (True, True)
+    assert right_places("select prefiq_sum_4(n * 3 + ?)") == (False,)
+    assert right_places("select prefiq_sum_4(case when n * 3 > ? then n end)") == (False,)
