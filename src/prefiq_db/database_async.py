@@ -26,6 +26,7 @@ from prefiq_db.core import (
     unpicklable,
 )
 from prefiq_db.engines import make_async_engine
+from prefiq_db.errors import PrefiqDbError
 from prefiq_db.execution.mapping import Into
 from prefiq_db.execution.typed import Types
 from prefiq_db.hooks.budgets import StatementBudget
@@ -383,9 +384,10 @@ class AsyncTransaction:
         tx = self._verbs.tx
         try:
             await spawn(tx.end, exc)
-        finally:
-            if not tx.is_over:  # interrupted before its first line
+        except BaseException as error:
+            if not isinstance(error, PrefiqDbError) and not tx.is_over:  # interrupted before its first line
                 await spawn(tx.abandon)
+            raise
 
     async def fetch_all(
         self, statement: Any, params: Params = None, *, into: Into | None = None, types: Types | None = None
@@ -488,6 +490,7 @@ class AsyncAttempt:
     async def __aexit__(self, exc_type: object, exc: BaseException | None, traceback: object) -> bool:
         try:
             return await spawn(self._core.exit, exc)
-        finally:
-            if not self._core.is_over:  # likewise
+        except BaseException as error:
+            if not isinstance(error, PrefiqDbError) and not self._core.is_over:  # likewise
                 await spawn(self._core.abandon)
+            raise

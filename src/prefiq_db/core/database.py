@@ -158,16 +158,22 @@ class DatabaseCore:
     # --- statements ------------------------------------------------------------------------------
 
     def fetch_all(self, statement: Any, params: Params, into: Into | None, types: Types | None = None) -> list[Any]:
-        statement, shape = typed(statement, types, all_rows(into))
+        shape = all_rows(into)
+        if types is not None:
+            statement, shape = typed(statement, types, shape)
         rows: list[Any] = self.run("fetch_all", statement, params, shape)
         return rows
 
     def fetch_one(self, statement: Any, params: Params, into: Into | None, types: Types | None = None) -> Any:
-        statement, shape = typed(statement, types, one_row(into))
+        shape = one_row(into)
+        if types is not None:
+            statement, shape = typed(statement, types, shape)
         return self.run("fetch_one", statement, params, shape)
 
     def fetch_value(self, statement: Any, params: Params, into: Into | None, types: Types | None = None) -> Any:
-        statement, shape = typed(statement, types, one_value(into))
+        shape = one_value(into)
+        if types is not None:
+            statement, shape = typed(statement, types, shape)
         return self.run("fetch_value", statement, params, shape)
 
     def execute(self, statement: Any, params: Params) -> ExecuteResult:
@@ -189,7 +195,9 @@ class DatabaseCore:
         if scope is not None:
             check_read_only(given, scope.blocks[0].options, executable, self.road.dialect)
             return scope.blocks[-1].run(executable, params, shape, given.timeout, explicit=False, call=call)
-        refuse_one_shot(facts_of(executable, self.road.dialect.label))
+        facts = facts_of(executable, self.road.dialect.label)
+        if not facts.stands_alone:
+            refuse_one_shot(facts)
         # Only the server knows what a view or a function does, so it judges, inside READ ONLY. Behind a transaction
         # pooler only a transaction can carry a timeout of its own.
         settings = self.settings

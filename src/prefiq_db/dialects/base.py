@@ -377,12 +377,10 @@ class PrefiqDialect(TokenDialect):
         """
         raise NotImplementedError
 
-    def check_at_rest(self, connection: Any) -> None:
-        """Raise unless a statement on its own has ended by itself; what it left open goes with its connection."""
-        proxied = connection._dbapi_connection
-        if not self.is_at_rest(proxied.dbapi_connection):
-            self.session_of(proxied).tainted = True
-            raise left_open_error()
+    def not_at_rest(self, connection: Any) -> StatementRefusedError:
+        """Return the error for a statement on its own that left something open, which goes with its connection."""
+        self.session_of(connection._dbapi_connection).tainted = True
+        return left_open_error()
 
     def do_begin(self, dbapi_connection: Any) -> None:
         state = self.session_of(dbapi_connection)

@@ -142,6 +142,8 @@ class _MySQLFamily(MysqlTokens, ReadOnlySessions, PrefiqDialect):
 
     def _check_lock(self, state: SessionState) -> None:
         """Refuse LOCK TABLES where the next BEGIN would release the locks, and let nobody inherit them elsewhere."""
+        if state.managed:  # refused as whatever commits
+            return
         if state.began:
             raise StatementRefusedError(
                 "LOCK TABLES ends the transaction, and the next BEGIN would release its locks; take them on "

@@ -179,8 +179,8 @@ class _Sqlite(DecimalSqlite, ReadOnlySessions, PrefiqDialect):
     driver_habits = ("row_factory", "text_factory", "isolation_level")
 
     def is_at_rest(self, dbapi_connection: Any) -> bool:
-        connection = self._sqlite(dbapi_connection)
-        return not connection.in_transaction and connection.isolation_level is None
+        # On the way of every statement, three times: no helper.
+        return not dbapi_connection.in_transaction and dbapi_connection.isolation_level is None
 
     def set_driver_autocommit(self, dbapi_connection: Any, value: bool) -> None:
         dbapi_connection.isolation_level = None if value else ""
@@ -290,6 +290,9 @@ class PrefiqSqliteAsync(_Sqlite, SQLiteDialect_aiosqlite):
     def _sqlite(self, dbapi_connection: Any) -> SqliteConnection:
         connection: SqliteConnection = dbapi_connection._connection._conn
         return connection
+
+    def is_at_rest(self, dbapi_connection: Any) -> bool:
+        return super().is_at_rest(dbapi_connection._connection._conn)
 
     def do_terminate(self, dbapi_connection: Any) -> None:
         # A cancelled statement still runs in the driver's thread, and the close would wait for it.

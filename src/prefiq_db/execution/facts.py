@@ -6,7 +6,7 @@ SQLAlchemy makes of them: one judgement for both. When in doubt a statement is t
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, Final
 
@@ -53,6 +53,7 @@ class Facts:
         lingers: what it leaves on the connection is still there after COMMIT.
         weighted: the server's count of its rows is no count of rows.
         returning: it has RETURNING.
+        stands_alone: nothing speaks against sending it outside a transaction.
     """
 
     verb: str = ""
@@ -66,6 +67,11 @@ class Facts:
     lingers: bool = False
     weighted: bool = False
     returning: bool = False
+    stands_alone: bool = field(init=False, default=True)
+
+    def __post_init__(self) -> None:
+        # Found out once: it is asked before each statement.
+        object.__setattr__(self, "stands_alone", not (self.control or self.several or self.no_tomorrow))
 
 
 def as_executable(statement: Any) -> Executable:

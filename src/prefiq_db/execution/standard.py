@@ -238,7 +238,8 @@ class _OneShot:
         self.sent = True
         fetched = self.shape.fetch(connection.execute(self.statement, self.params))
         # Only what has ended by itself is acknowledged.
-        road.dialect.check_at_rest(connection)
+        if not road.dialect.is_at_rest(connection._dbapi_connection.dbapi_connection):  # type: ignore[union-attr]
+            raise road.dialect.not_at_rest(connection)
         return fetched
 
     def _left(self, within_seconds: float) -> float:
