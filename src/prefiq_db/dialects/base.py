@@ -248,8 +248,6 @@ class PrefiqDialect(TokenDialect):
 
     #: how classify_error and people call this database
     label: ClassVar[str]
-    #: DDL commits the open transaction by itself, so it is refused inside ours
-    ddl_commits: ClassVar[bool] = False
     #: what an error does to the open transaction, where the server doesn't hold it in an aborted state by itself
     after_error: ClassVar[Mapping[ErrorKind, str]] = {}
     #: what becomes of values on their way to the driver

@@ -59,10 +59,18 @@ _KINDS: Final = {
 }
 
 
-@lru_cache(maxsize=2048)
+# More than that of comments before the first word is taken for what can't be read; whole dumps are not remembered.
+_MOST_CHARACTERS: Final = 500
+
+
 def kind_of(statement: str) -> Kind:
     """Return what *statement* may do to the open transaction, by its first word."""
-    match = _FIRST_WORD.match(statement)
+    return _kind_of(statement if len(statement) <= _MOST_CHARACTERS else statement[:_MOST_CHARACTERS])
+
+
+@lru_cache(maxsize=2048)
+def _kind_of(head: str) -> Kind:
+    match = _FIRST_WORD.match(head)
     return _KINDS.get(match.group(1).lower() if match else "", Kind.OTHER)
 
 
@@ -104,7 +112,6 @@ def misfit(wanted: str, row: Any) -> ErrorKind | None:
 
 
 class _MySQLFamily(MysqlTokens, ReadOnlySessions, PrefiqDialect):
-    ddl_commits = True
     connection_characteristics: Any = characteristics()
     values = MARIADB
     # A deadlock or a snapshot conflict rolls the whole transaction back; what came next would be committed statement
