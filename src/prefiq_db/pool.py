@@ -239,8 +239,8 @@ class _VettingPool(SlottedPool):
 
     def _unfit(self, record: Any) -> str | None:
         """Return why a connection must not be handed out, or ``None``."""
-        dialect = self._prefiq
-        state = dialect.session_in(record.info)
+        dialect: Any = self._dialect
+        state = record.info.get(SESSION_KEY) or dialect.session_in(record.info)
         now = perf_counter()
         if now >= state.expires_at:
             return "age"

@@ -22,7 +22,7 @@ _NONE: Final[Mapping[str, Any]] = {}
 
 def checked_params(params: Any) -> Mapping[str, Any] | None:
     """Return *params*, or raise if they aren't a mapping from bind name to value."""
-    if params is None or isinstance(params, Mapping):
+    if params is None or type(params) is dict or isinstance(params, Mapping):
         return params
     raise UsageError(
         f"params: expected a mapping of bind names to values, not {type(params).__name__}; "
