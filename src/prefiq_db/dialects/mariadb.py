@@ -18,7 +18,7 @@ from prefiq_db.dialects.mariadb_tokens import MysqlTokens
 from prefiq_db.dialects.read_only import ReadOnlySessions
 from prefiq_db.dialects.translate import code_of
 from prefiq_db.dialects.values import MARIADB
-from prefiq_db.drivers.statuses import IN_TRANSACTION, is_at_rest
+from prefiq_db.drivers.statuses import AT_REST_OF, AUTOCOMMIT, IN_TRANSACTION
 from prefiq_db.errors import ErrorKind, StatementRefusedError
 
 _GUARD: Final = "prefiq_guard"
@@ -132,7 +132,7 @@ class _MySQLFamily(MysqlTokens, ReadOnlySessions, PrefiqDialect):
     driver_habits = ("cursorclass", "_cursor_cls", "db", "_db", "charset", "_charset")
 
     def is_at_rest(self, dbapi_connection: Any) -> bool:
-        return is_at_rest(self._status(dbapi_connection))
+        return self._status(dbapi_connection) & AT_REST_OF == AUTOCOMMIT
 
     def set_driver_autocommit(self, dbapi_connection: Any, value: bool) -> None:
         dbapi_connection.autocommit(value)

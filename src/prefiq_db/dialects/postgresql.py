@@ -78,7 +78,8 @@ class _Postgresql(ReadOnlySessions, PrefiqDialect):
 
     def is_at_rest(self, dbapi_connection: Any) -> bool:
         driver = self._driver(dbapi_connection)
-        return bool(driver.pgconn.transaction_status == _IDLE and driver.autocommit)
+        # Its property costs a call, on the way of every statement, three times.
+        return bool(driver.pgconn.transaction_status == _IDLE and driver._autocommit)
 
     def set_driver_autocommit(self, dbapi_connection: Any, value: bool) -> None:
         if self.read_only and not self.session_settings:
