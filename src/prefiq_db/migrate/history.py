@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from prefiq_db.migrate.autogenerate import OUR_PREFIX, autogenerate_options
+from prefiq_db.migrate.autogenerate import JOINED, OUR_PREFIX, autogenerate_options
 
 #: prefiq_db's own revisions are noted here; a service's own Alembic keeps ``alembic_version``.
 VERSION_TABLE: Final = "prefiq_alembic_version"
@@ -33,10 +33,11 @@ class History:
         """Return what ``context.configure`` is told about this history."""
         ours = self.version_table == VERSION_TABLE
         further = self.configure.get("include_name")
+        joined = {key: self.configure[key] for key in JOINED if self.configure.get(key) is not None}
         return {
             "render_as_batch": True,
-            **autogenerate_options(ours=ours),
-            **self.configure,
+            **autogenerate_options(ours=ours, **joined),
+            **{key: value for key, value in self.configure.items() if key not in JOINED},
             "include_name": further if ours else _without_ours(further),
             "target_metadata": self.target_metadata,
             "version_table": self.version_table,
