@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from logging.config import fileConfig
-from typing import Any
+from typing import Any, Final
 
 import sqlalchemy as sa
 from alembic import context
@@ -25,10 +25,14 @@ from prefiq_db.migrate.options import MigrateOptions
 from prefiq_db.migrate.run import OnApply, Run, look_on, migrate_on
 from prefiq_db.settings import DatabaseSettings, load_settings
 
+#: In ``config.attributes``: the name of the database that was migrated last.
+MIGRATED: Final = "prefiq_database"
+
 
 def run(
     target_metadata: Any = None,
     *,
+    database: str | None = None,
     version_table: str = "alembic_version",
     version_table_schema: str | None = None,
     **configure: Any,
@@ -37,14 +41,16 @@ def run(
 
     Args:
         target_metadata: the MetaData of your tables, or a list of them: what ``check`` and autogenerate compare with.
+        database: which of the configured databases these tables are in; to ask for another one is then refused.
+            Default: the one that is asked for, or ``main``.
         version_table: where this history notes its revisions.
         version_table_schema: the schema of that table.
         configure: whatever else Alembic's ``context.configure`` takes.
 
-    Under the ``alembic`` command the database is the one that ``-x db=<name>`` names (default: ``main``; ``-x db=all``:
-    every one) in the environment that ``db`` is configured by; further ``-x`` arguments are the fields of
-    :class:`~prefiq_db.migrate.MigrateOptions`. A caller may put ``settings`` and ``database`` (its name), ``options``
-    and ``on_version_apply`` into ``config.attributes``, or an open ``connection`` (of an async engine: by
+    Under the ``alembic`` command the database is the one that ``-x db=<name>`` names (default: *database*, or ``main``;
+    ``-x db=all``: every one) in the environment that ``db`` is configured by; further ``-x`` arguments are the fields
+    of :class:`~prefiq_db.migrate.MigrateOptions`. A caller may put ``settings`` and ``database`` (its name),
+    ``options`` and ``on_version_apply`` into ``config.attributes``, or an open ``connection`` (of an async engine: by
     ``run_sync``). Mode ``async`` makes no difference: a sync engine is used.
     """
     config = context.config
@@ -53,7 +59,7 @@ def run(
         fileConfig(config.config_file_name, disable_existing_loggers=False, encoding="utf-8")
     failure = None
     try:
-        _run(History(target_metadata, version_table, version_table_schema, configure), config.attributes)
+        _run(History(target_metadata, version_table, version_table_schema, configure, database), config.attributes)
     except PrefiqDbError as error:
         failure = error
     if failure is None:
@@ -96,19 +102,20 @@ class _Call:
 
 
 def _run(history: History, attributes: dict[str, Any]) -> None:
-    call = _call(attributes)
+    call = _call(history, attributes)
     if call.connection is not None:
         _on_given(Run(history, call.database, call.options, call.on_version_apply), call.connection)
     for name, settings in call.databases.items():
+        attributes[MIGRATED] = name
         if context.is_offline_mode():
             write_sql(history, make_engine(settings).dialect)
         else:
             _on_configured(Run(history, name, call.options, call.on_version_apply), settings)
 
 
-def _call(attributes: dict[str, Any]) -> _Call:
+def _call(history: History, attributes: dict[str, Any]) -> _Call:
     arguments = {str(key): str(value) for key, value in context.get_x_argument(as_dictionary=True).items()}
-    name = attributes.get("database") or arguments.get("db", "main")
+    name = history.chosen(attributes.get("database") or arguments.get("db"))
     options = attributes.get("options") or MigrateOptions.from_x(arguments)
     call = _Call(options, attributes.get("on_version_apply"), name, attributes.get("connection"))
     if call.connection is not None:

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
+from prefiq_db.errors import UsageError
 from prefiq_db.migrate.autogenerate import JOINED, OUR_PREFIX, autogenerate_options
 
 #: prefiq_db's own revisions are noted here; a service's own Alembic keeps ``alembic_version``.
@@ -22,12 +23,27 @@ class History:
         target_metadata: the MetaData of its tables, or a list of them, or ``None``.
         version_table, version_table_schema: where it notes its revisions.
         configure: whatever else Alembic's ``context.configure`` takes.
+        database: the name of the database that has its tables; ``None``: whichever is asked for.
     """
 
     target_metadata: Any
     version_table: str
     version_table_schema: str | None = None
     configure: Mapping[str, Any] = field(default_factory=dict)
+    database: str | None = None
+
+    def chosen(self, asked: str | None) -> str:
+        """Return the name of the database to migrate.
+
+        Raises:
+            UsageError: another one was asked for than has these tables.
+        """
+        if self.database is not None and asked not in (None, self.database):
+            raise UsageError(
+                f"database: expected {self.database}, for which the env.py of this history is (database= of run), and"
+                f" {asked} was asked for: leave --database, --all or -x db= out, or take the history of {asked}"
+            )
+        return asked or self.database or "main"
 
     def configured(self, dialect: sa.Dialect) -> dict[str, Any]:
         """Return what ``context.configure`` is told about this history."""
