@@ -107,6 +107,7 @@ class _MySQLFamily(MysqlTokens, ReadOnlySessions, PrefiqDialect):
     ddl_commits = True
     connection_characteristics: Any = characteristics()
     values = MARIADB
+    login_arguments = frozenset({"user", "password", "database"})
     # A deadlock or a snapshot conflict rolls the whole transaction back; what came next would be committed statement
     # by statement. A lock timeout undoes only its statement.
     after_error: ClassVar[Any] = {
