@@ -8,7 +8,7 @@ import sqlite3
 import ssl
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -26,7 +26,8 @@ from prefiq_db.settings import DatabaseSettings
 _MYSQL_READ_ONLY: Final = " /*M! , tx_read_only = 1 */ /*!50720 , transaction_read_only = 1 */"
 
 _Connect = Callable[..., Any]
-_Connector = Callable[[_Connect, dict[str, Any]], Any]
+#: SQLAlchemy's way to connect, its arguments, and what a listener says of the login.
+_Connector = Callable[[_Connect, dict[str, Any], Mapping[str, Any]], Any]
 
 
 def connector_for(settings: DatabaseSettings, target: Target, is_async: bool) -> _Connector:
@@ -69,7 +70,7 @@ class SqliteConnector(_Base):
         self.path = f"file:/prefiq-{uuid.uuid4().hex}?vfs=memdb" if self.in_memory else os.path.abspath(target.database)
         self.anchor: sqlite3.Connection | None = None
 
-    def __call__(self, connect: _Connect, cparams: dict[str, Any]) -> Any:
+    def __call__(self, connect: _Connect, cparams: dict[str, Any], login: Mapping[str, Any]) -> Any:
         if self.in_memory and self.anchor is None:
             self.anchor = sqlite3.connect(self.path, uri=True, check_same_thread=False)
         read_only = self.settings.read_only
@@ -133,7 +134,7 @@ class _AiosqliteConnector(SqliteConnector):
 
 
 class _PostgresConnector(_Base):
-    def __call__(self, connect: _Connect, cparams: dict[str, Any]) -> Any:
+    def __call__(self, connect: _Connect, cparams: dict[str, Any], login: Mapping[str, Any]) -> Any:
         settings, target = self.settings, self.target
         arguments: dict[str, Any] = {
             "context": cparams.get("context"),
@@ -150,6 +151,7 @@ class _PostgresConnector(_Base):
             "sslrootcert": _path(settings.ssl_ca),
             "sslcert": _path(settings.ssl_cert),
             "sslkey": _path(settings.ssl_key),
+            **login,
         }
         arguments = {name: value for name, value in arguments.items() if value is not None}
         if settings.read_only:
@@ -256,12 +258,12 @@ class _MySQLConnector(_Base):
         # FOUND_ROWS, set by SQLAlchemy: an UPDATE counts the rows it matched, as on the other databases.
         return int(cparams.get("client_flag", 0))
 
-    def __call__(self, connect: _Connect, cparams: dict[str, Any]) -> Any:
+    def __call__(self, connect: _Connect, cparams: dict[str, Any], login: Mapping[str, Any]) -> Any:
         last: Exception | None = None
         ailment: ErrorKind | None = None
         shares = Shares(self.until(), len(self.target.hosts))
         for host in self.target.hosts:
-            arguments = {**self.arguments(host), "client_flag": self.client_flag(cparams)}
+            arguments = {**self.arguments(host), **login, "client_flag": self.client_flag(cparams)}
             try:
                 connection = self.open(connect, arguments, shares.next())
                 found = self.misfit(connection)

@@ -227,7 +227,7 @@ class Database:
         if fn is None:
             return functools.partial(self.transactional, exactly_once=exactly_once, retry=retry, isolation=isolation)
         refuse_generator_function(fn, "transactional")
-        options = TransactionOptions(isolation=isolation, exactly_once=exactly_once)
+        options = self._core.declare(TransactionOptions(isolation=isolation, exactly_once=exactly_once))
 
         @functools.wraps(fn)
         def wrapper(*args: Any, **kwargs: Any) -> Any:

@@ -376,9 +376,16 @@ class DatabaseCore:
         chosen = self.with_overrides(options)
         return RootBlock(self.ground, chosen, until) if parent is None else Savepoint(self.ground, chosen, parent)
 
+    def declare(self, options: TransactionOptions) -> TransactionOptions:
+        """Note what *options* need of the database, before anything runs: readiness asks for it."""
+        if options.exactly_once:
+            self.life.needs_tokens = True
+        return options
+
     def with_overrides(self, options: TransactionOptions) -> TransactionOptions:
         """Return *options* as the view and the scope have it."""
         given = self.overrides()
+        self.declare(options)
         if self.settings.read_only and options.exactly_once:
             raise self._needs_to_write("exactly_once", "the token")
         if (given.read_only or self.settings.read_only) and not options.read_only:

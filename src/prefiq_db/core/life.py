@@ -37,6 +37,8 @@ class Life:
         self.closed = False
         #: whether closing was begun and interrupted; close() goes on with it
         self.closing = False
+        #: whether somebody asked for ``exactly_once``, so that the table of tokens has to be there
+        self.needs_tokens = False
         watcher.start_with(watchdog.watch)
         _alive.add(self)
 

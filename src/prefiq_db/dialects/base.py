@@ -315,7 +315,33 @@ class PrefiqDialect(TokenDialect):
         if self.connector is None:
             raise foreign_engine_refused()
         arguments: ConnectArgsType = super().create_connect_args(url, *more, **named)  # type: ignore[misc]
+        self._connect_args = tuple(arguments[0]), dict(arguments[1])
         return arguments
+
+    #: what a do_connect listener may say of a connection: who logs in where; all else is in the settings
+    login_arguments: ClassVar[frozenset[str]] = frozenset()
+
+    def _login(self, cargs: Sequence[Any], cparams: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what listeners of SQLAlchemy's do_connect changed: a password that is good for minutes, say."""
+        as_made, named = self._connect_args
+        missing = object()
+        changed = {name: value for name, value in cparams.items() if named.get(name, missing) is not value}
+        refused = sorted({*changed, *(named.keys() - cparams.keys())} - self.login_arguments)
+        if refused or tuple(cargs) != as_made:
+            allowed = ", ".join(sorted(self.login_arguments)) or "nothing"
+            raise UsageError(
+                f"do_connect: a listener changed {', '.join(refused) or 'the positional arguments'}; expected it to "
+                f"change {allowed}. Everything else about a connection is in DatabaseSettings"
+            )
+        return changed
+
+    def made(self, dbapi_connection: Any) -> bool:
+        """Return whether a new connection is one of ours, with its clocks and its set-up."""
+        try:
+            driver = self.get_driver_connection(dbapi_connection)  # type: ignore[attr-defined]
+        except AttributeError:  # another world's
+            return False
+        return type(driver).__module__.startswith("prefiq_db.")
 
     def connect(self, *cargs: Any, **cparams: Any) -> Any:
         """Connect through the engine's connector, which knows the password; SQLAlchemy's URL doesn't."""
@@ -324,7 +350,7 @@ class PrefiqDialect(TokenDialect):
         connect = super().connect  # type: ignore[misc]
         started = time.perf_counter()
         try:
-            connection = self.connector(connect, cparams)
+            connection = self.connector(connect, cparams, self._login(cargs, cparams))
         except PrefiqDbError as error:
             if border_translates.get():
                 raise
@@ -340,6 +366,10 @@ class PrefiqDialect(TokenDialect):
 
     def reset_isolation_level(self, dbapi_conn: Any) -> None:
         """Do nothing: the driver's own level is never changed."""
+
+    def chosen_isolation(self, state: SessionState) -> str | None:
+        """Return the level that our BEGIN says; ``None``: none, so that it is the session's."""
+        return None if state.isolation == AUTOCOMMIT else state.isolation
 
     # --- transaction control ---------------------------------------------------------------------
 

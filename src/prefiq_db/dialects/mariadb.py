@@ -114,6 +114,7 @@ def misfit(wanted: str, row: Any) -> ErrorKind | None:
 class _MySQLFamily(MysqlTokens, ReadOnlySessions, PrefiqDialect):
     connection_characteristics: Any = characteristics()
     values = MARIADB
+    login_arguments = frozenset({"user", "password", "database"})
     # A deadlock or a snapshot conflict rolls the whole transaction back; what came next would be committed statement
     # by statement. A lock timeout undoes only its statement.
     after_error: ClassVar[Any] = {

@@ -29,6 +29,7 @@ class _Postgresql(ReadOnlySessions, PrefiqDialect):
         postgresql_deferrable=Remembered("deferrable"),
     )
     values = POSTGRESQL
+    login_arguments = frozenset({"user", "password", "dbname"})
 
     def on_connect(self) -> None:
         """Set up nothing: SQLAlchemy would log the server's notices, which may quote values."""

@@ -448,7 +448,13 @@ def class_by_code(error: BaseException, dialect: str) -> ErrorClass | None:
 _PREPARE_AGAIN: Final = ErrorClass(ErrorKind.SCHEMA, transient=True, retry_statement=True, retry_transaction=True)
 
 
+#: Set on sqlite3's exception: a transaction that has read was refused to write, and no wait would mend that.
+STALE: Final = "prefiq_db_stale"
+
+
 def _classify(report: _Report, driver: _Driver, error: BaseException, dialect: str, phase: Phase) -> ErrorClass:
+    if getattr(error, STALE, False):
+        return in_phase(treatment(ErrorKind.SERIALIZATION), phase)
     if getattr(error, OUTDATED, False):
         return _PREPARE_AGAIN
     for named in NAMED_EXCEPTIONS:
