@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeVar, overload
 
 from prefiq_db.errors import BindingError, ClosedError, UsageError
+from prefiq_db.forks import in_child, renewed
 
 if TYPE_CHECKING:
     from prefiq_db.settings import Settings
@@ -25,9 +26,14 @@ class Bindings:
         self._values: dict[str, Any] = {}
         self._factories: dict[str, Callable[[Any], Any]] = {}
         # One lock for all factories: a lock each could deadlock when two threads build A -> B and B -> A.
-        self._lock = threading.RLock()
+        self._lock = renewed(self, "_lock", threading.RLock)
         self._building: list[str] = []
+        in_child(self, Bindings._forget_building)
         self._closed = False
+
+    def _forget_building(self) -> None:
+        """Forget, in a forked child, what another thread of the parent was about to build."""
+        self._building = []
 
     def bind(self, name: str, value: object, *, replace: bool = False) -> None:
         """Make ``resolve(name)`` return *value*.

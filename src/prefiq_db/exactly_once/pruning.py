@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import random
-import threading
 import time
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
@@ -16,6 +15,7 @@ from prefiq_db.errors import PrefiqDbError
 from prefiq_db.exactly_once.tokens import MARGIN_SECONDS, RETENTION_SECONDS
 from prefiq_db.execution.shapes import executed
 from prefiq_db.execution.standard import StandardRoad
+from prefiq_db.forks import renewed
 
 if TYPE_CHECKING:
     from prefiq_db.reports import ExecuteResult
@@ -38,7 +38,7 @@ class Pruner:
     def __init__(self, road: StandardRoad, database: str) -> None:
         self.road = road
         self.database = database
-        self._lock = threading.Lock()
+        self._lock = renewed(self, "_lock")
         self._due_at = time.monotonic() + random.uniform(0, INTERVAL_SECONDS)
 
     def prune_if_due(self) -> None:
@@ -46,7 +46,8 @@ class Pruner:
         now = time.monotonic()
         if now < self._due_at and random.random() > _CHANCE:
             return
-        if not self._lock.acquire(blocking=False):
+        lock = self._lock
+        if not lock.acquire(blocking=False):
             return
         try:
             # When there was more than one statement may remove, the next comer goes on.
@@ -61,7 +62,7 @@ class Pruner:
                 extra={"database": self.database, "error_kind": error.kind.value},
             )
         finally:
-            self._lock.release()
+            lock.release()
 
     def prune(self, limit: int) -> int:
         """Remove at most *limit* old tokens; return how many there were."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import inspect
 import logging
-import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from prefiq_db import events
 from prefiq_db.errors import UsageError
 from prefiq_db.events import Listener, StatementFailed, StatementFinished, StatementStarted
+from prefiq_db.forks import renewed
 from prefiq_db.interruptions import is_interruption
 
 logger = logging.getLogger("prefiq_db.hooks")
@@ -47,13 +47,9 @@ class Hooks:
         #: the kinds of events that somebody listens to
         self.wanted: frozenset[type] = frozenset()
         self._on_change: list[Callable[[], None]] = []
-        self._lock = threading.Lock()
+        self._lock = renewed(self, "_lock")
         self._failed: set[tuple[int, type]] = set()
         self.error_count = 0
-
-    def after_fork(self) -> None:
-        """Forget, in a forked child, which of the parent's threads held our lock."""
-        self._lock = threading.Lock()
 
     def before(self, fn: F) -> F:
         """Call *fn* with a :class:`~prefiq_db.events.StatementStarted` before each statement."""
