@@ -21,8 +21,7 @@ from sqlalchemy.util.concurrency import await_ as _await
 from sqlalchemy.util.concurrency import greenlet_spawn as _greenlet_spawn
 from sqlalchemy.util.concurrency import in_greenlet as _in_greenlet
 
-from prefiq_db.errors import UsageError
-from prefiq_db.unrun import refuse_unrun
+from prefiq_db.unrun import refuse_awaitable, refuse_unrun
 
 T = TypeVar("T")
 
@@ -94,12 +93,7 @@ class SyncRuntime:
 
     def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         result = function(*args, **kwargs)
-        if inspect.isawaitable(result) and not inspect.iscoroutine(result):
-            raise UsageError(
-                "a sync Database was given a function that returns an awaitable, which nobody would await; give it a "
-                "plain function, or use AsyncDatabase"
-            )
-        refuse_unrun(result, "the function given to a Database")
+        refuse_awaitable(result, "the function given to a Database (AsyncDatabase takes async ones)")
         return result
 
     def worker(self) -> object:

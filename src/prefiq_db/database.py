@@ -38,7 +38,7 @@ from prefiq_db.reports import DatabaseStats, ExecuteResult, HealthReport
 from prefiq_db.retry_budget import RetryBudget
 from prefiq_db.settings import DatabaseSettings
 from prefiq_db.transaction import Block, Outcome, TransactionOptions
-from prefiq_db.unrun import refuse_generator_function
+from prefiq_db.unrun import refuse_coroutine_function, refuse_generator_function
 
 F = TypeVar("F", bound=Callable[..., Any])
 Params = Mapping[str, Any] | None
@@ -227,6 +227,7 @@ class Database:
         if fn is None:
             return functools.partial(self.transactional, exactly_once=exactly_once, retry=retry, isolation=isolation)
         refuse_generator_function(fn, "transactional")
+        refuse_coroutine_function(fn, "transactional")
         options = TransactionOptions(isolation=isolation, exactly_once=exactly_once)
 
         @functools.wraps(fn)

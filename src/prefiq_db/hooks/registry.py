@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -12,6 +11,7 @@ from prefiq_db.errors import UsageError
 from prefiq_db.events import Listener, StatementFailed, StatementFinished, StatementStarted
 from prefiq_db.forks import renewed
 from prefiq_db.interruptions import is_interruption
+from prefiq_db.unrun import is_coroutine_function, refuse_awaitable, refuse_generator_function
 
 logger = logging.getLogger("prefiq_db.hooks")
 
@@ -91,7 +91,9 @@ class Hooks:
         """Tell the listeners of this kind of event, in the order they came."""
         for fn in self._called[type(event)]:
             try:
-                fn(event)
+                answer = fn(event)
+                if answer is not None:
+                    refuse_awaitable(answer, "hooks")
             except Exception as error:
                 if is_interruption(error):
                     raise
@@ -101,8 +103,9 @@ class Hooks:
     def _register(self, kind: type, fn: F) -> F:
         if not callable(fn):
             raise UsageError("hooks: expected a function that takes one event")
-        if inspect.iscoroutinefunction(fn):
+        if is_coroutine_function(fn):
             raise UsageError("hooks: expected a plain function; hooks run inside the statement and can't be awaited")
+        refuse_generator_function(fn, "hooks")
         with self._lock:
             self._called[kind] = (*self._called[kind], fn)
             self._note_wanted()
