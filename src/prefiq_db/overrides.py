@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, TypedDict
 
 from prefiq_db.config import RetryPolicy
 from prefiq_db.errors import UnsupportedError, UsageError
@@ -16,6 +16,16 @@ from prefiq_db.transaction import check_timeout
 
 _LATER: Final = ("replica", "schema", "database")
 NO_TAGS: Final[Mapping[str, str]] = MappingProxyType({})
+
+
+class OverrideOptions(TypedDict, total=False):
+    """What ``using`` and ``override`` take, for type checkers; see :class:`Overrides` for what each means."""
+
+    timeout: float | None
+    retry: RetryPolicy | None
+    read_only: bool | None
+    idempotent: bool | None
+    tags: Mapping[str, str] | None
 
 
 @dataclass(frozen=True, slots=True)
