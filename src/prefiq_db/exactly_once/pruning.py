@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import random
 import time
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import text
@@ -16,6 +15,7 @@ from prefiq_db.exactly_once.tokens import MARGIN_SECONDS, RETENTION_SECONDS
 from prefiq_db.execution.shapes import executed
 from prefiq_db.execution.standard import StandardRoad
 from prefiq_db.forks import renewed
+from prefiq_db.tags import NO_TAGS
 
 if TYPE_CHECKING:
     from prefiq_db.reports import ExecuteResult
@@ -67,6 +67,6 @@ class Pruner:
     def prune(self, limit: int) -> int:
         """Remove at most *limit* old tokens; return how many there were."""
         statement = text(self.road.dialect.prune_sql(RETENTION_SECONDS + MARGIN_SECONDS, limit))
-        call = Call("prune", MappingProxyType({}))
+        call = Call("prune", NO_TAGS)
         result: ExecuteResult = self.road.one_shot(statement, None, executed, _SECONDS, _SECONDS, call)
         return result.rowcount or 0
