@@ -9,6 +9,7 @@ import ssl
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -18,6 +19,7 @@ from prefiq_db.dialects.classify import in_phase, treatment
 from prefiq_db.dialects.sqlite import connection_factory
 from prefiq_db.drivers.deadlines import DeadlinePassed, Shares
 from prefiq_db.drivers.mysql_literals import conversions
+from prefiq_db.drivers.stopping import STOP_SECONDS
 from prefiq_db.errors import ErrorKind, NotReadyError, PrefiqDbError, ReadOnlyError
 from prefiq_db.pool import seconds_to_connect
 from prefiq_db.settings import DatabaseSettings
@@ -273,6 +275,7 @@ class _MySQLConnector(_Base):
                 last = error
             else:
                 if found is None:
+                    self.equip(connection, partial(self.end_session, host))
                     return connection
                 ailment = found
         if ailment is not None:
@@ -301,12 +304,40 @@ class _MySQLConnector(_Base):
                 getattr(connection, "terminate", connection.close)()
         return found
 
+    def equip(self, connection: Any, end_session: Callable[[int, int | None], None]) -> None:
+        """Tell *connection* how its session is ended when nobody waits for its statement any more."""
+        raise NotImplementedError
+
+    def end_session(self, host: Host, session: int, port: int | None) -> None:
+        """End *session* of ours on *host*, and the statement that runs in it, from a connection for just that.
+
+        Numbers of sessions begin anew with each server, and behind *host* there may be several: the session's client
+        must be ours, by user and *port* (``None``: over a socket in the file system), or nothing is ended.
+        """
+        until = time.monotonic() + STOP_SECONDS
+        arguments = {**self.arguments(host), "database": None, "init_command": None}
+        connection = _PyMySQLConnector(self.settings, self.target).open(_nothing, arguments, until)
+        try:
+            cursor = connection.cursor()
+            if cursor.execute(mariadb.is_session_sql(session, port)):
+                cursor.execute(f"KILL CONNECTION {session:d}")
+        finally:
+            connection.close()
+
     def open(self, connect: _Connect, arguments: dict[str, Any], until: float) -> Any:
         raise NotImplementedError
 
 
+def _nothing(**arguments: Any) -> Any:
+    """What a connector is given that opens without SQLAlchemy's help."""
+    raise NotImplementedError
+
+
 class _PyMySQLConnector(_MySQLConnector):
     """Adds what PyMySQL lacks: a connect timeout that covers the handshake."""
+
+    def equip(self, connection: Any, end_session: Callable[[int, int | None], None]) -> None:
+        connection.end_session = end_session
 
     def open(self, connect: _Connect, arguments: dict[str, Any], until: float) -> Any:
         from pymysql.converters import conversions as of_driver
@@ -334,6 +365,9 @@ class _AsyncmyConnector(_MySQLConnector):
     """Adds what asyncmy lacks: "prefer" for TLS, and a connect timeout that covers the handshake."""
 
     without_tls = False
+
+    def equip(self, connection: Any, end_session: Callable[[int, int | None], None]) -> None:
+        connection._execute_mutex.end_session = end_session
 
     def open(self, connect: _Connect, arguments: dict[str, Any], until: float) -> Any:
         connection = self._secured(connect, {**arguments, "async_creator_fn": _asyncmy_by, "until": until})

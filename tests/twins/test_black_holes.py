@@ -705,14 +705,13 @@ async def test_without_the_clocks_it_would_wait_for_the_thaw(
 ) -> None:
     """Control: the same statement, with the drivers' clocks standing still, comes back only when the server does."""
     bounds: list[float] = []
-    for cls in _with_patience(PrefiqDialect):
-        set_patience = cls.__dict__["set_patience"]
+    set_patience = PrefiqDialect.set_patience
 
-        def never(self: Any, connection: Any, seconds: float, set_patience: Any = set_patience) -> None:
-            bounds.append(seconds)
-            set_patience(self, connection, UNBOUNDED_SECONDS)
+    def never(self: Any, connection: Any, seconds: float) -> None:
+        bounds.append(seconds)
+        set_patience(self, connection, UNBOUNDED_SECONDS)
 
-        monkeypatch.setattr(cls, "set_patience", never)
+    monkeypatch.setattr(PrefiqDialect, "set_patience", never)
     db = await ready(make)
     ended: list[float] = []
     hang_seconds = STATEMENT + SLACK + 0.3
@@ -736,13 +735,6 @@ async def test_without_the_clocks_it_would_wait_for_the_thaw(
     await harness.together(ask, thaw_later)
     assert bounds, "the clocks were never asked to be set"
     assert ended
-
-
-def _with_patience(cls: type) -> Iterator[type]:
-    for each in cls.__subclasses__():
-        if "set_patience" in each.__dict__:
-            yield each
-        yield from _with_patience(each)
 
 
 @pytest.mark.parametrize("way", ["run_in_transaction", "attempts", "transaction"])

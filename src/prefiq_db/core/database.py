@@ -48,10 +48,11 @@ from prefiq_db.hooks.calls import tells_calls, told
 from prefiq_db.hooks.explain import LIMIT_SECONDS, Explain
 from prefiq_db.hooks.registry import Hooks
 from prefiq_db.hooks.summary import fingerprint
-from prefiq_db.overrides import NO_OVERRIDES, NO_TAGS, Overrides, OverrideScope, scoped
+from prefiq_db.overrides import NO_OVERRIDES, Overrides, OverrideScope, scoped
 from prefiq_db.reports import DatabaseStats, ExecuteResult, HealthReport
 from prefiq_db.retry import Retrier, worth_repeating
 from prefiq_db.settings import DatabaseSettings
+from prefiq_db.tags import NO_TAGS
 from prefiq_db.transaction import Block, Ground, Outcome, RootBlock, Savepoint, Scope, TransactionOptions, ambient
 
 logger = logging.getLogger("prefiq_db.database")

@@ -91,6 +91,18 @@ MARIADB_HEALTH: Final = (
 )
 
 
+def is_session_sql(session: int, port: int | None) -> str:
+    """Return the question whether *session* is one of the asker's user, whose client speaks from *port*.
+
+    ``None``: over a socket in the file system. Who waits for a replica has committed but for its word, and is none.
+    """
+    client = "host = 'localhost'" if port is None else f"SUBSTRING_INDEX(host, ':', -1) = '{port:d}'"
+    return (
+        f"SELECT 1 FROM information_schema.processlist WHERE id = {session:d} AND {client}"
+        " AND user = SUBSTRING_INDEX(USER(), '@', 1) AND COALESCE(state, '') NOT LIKE '%semi-sync%'"
+    )
+
+
 def ailment_of(row: Any) -> ErrorKind | None:
     """Return why the server that answered one of the two above with *row* takes no writes; ``None`` when it does."""
     if len(row) > 1 and row[1] == "ON" and row[2] != "ON":
@@ -137,6 +149,9 @@ class _MySQLFamily(MysqlTokens, ReadOnlySessions, PrefiqDialect):
 
     def set_driver_autocommit(self, dbapi_connection: Any, value: bool) -> None:
         dbapi_connection.autocommit(value)
+
+    def clock_of(self, dbapi_connection: Any) -> Any:
+        return dbapi_connection
 
     def commits_by_itself(self, statement: str) -> bool:
         return kind_of(statement) is Kind.DEFINITION
@@ -268,9 +283,6 @@ class _PyMySQL(_MySQLFamily):
         # A server-side cursor reads as it is asked to.
         return [] if isinstance(cursor, self._sscursor) else read_other_results(cursor)
 
-    def set_patience(self, dbapi_connection: Any, seconds: float) -> None:
-        dbapi_connection.patience_seconds = seconds
-
     def socket_of(self, dbapi_connection: Any) -> int | None:
         sock = dbapi_connection._sock
         return -1 if sock is None else int(sock.fileno())
@@ -292,8 +304,8 @@ class _Asyncmy(_MySQLFamily):
         # A server-side cursor reads as it is asked to.
         return [] if cursor.server_side else cursor.read_other_results()
 
-    def set_patience(self, dbapi_connection: Any, seconds: float) -> None:
-        dbapi_connection._execute_mutex.patience_seconds = seconds
+    def clock_of(self, dbapi_connection: Any) -> Any:
+        return dbapi_connection._execute_mutex
 
     def socket_of(self, dbapi_connection: Any) -> int | None:
         connection = dbapi_connection._connection

@@ -171,8 +171,8 @@ class _Postgresql(ReadOnlySessions, PrefiqDialect):
             count += max(0, cursor.rowcount)
         context.inserted_row_count = count
 
-    def set_patience(self, dbapi_connection: Any, seconds: float) -> None:
-        self._driver(dbapi_connection).patience_seconds = seconds
+    def clock_of(self, dbapi_connection: Any) -> Any:
+        return self._driver(dbapi_connection)
 
     def socket_of(self, dbapi_connection: Any) -> int | None:
         pgconn = self._driver(dbapi_connection).pgconn

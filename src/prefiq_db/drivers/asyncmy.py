@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Future
+from functools import partial
 from typing import Any, Final, TypeVar
 
 import asyncmy
@@ -22,8 +24,9 @@ from sqlalchemy.dialects.mysql.asyncmy import (
     AsyncAdapt_asyncmy_ss_cursor,
 )
 
-from prefiq_db.bridge import await_
+from prefiq_db.bridge import await_, to_its_end
 from prefiq_db.drivers.deadlines import UNBOUNDED_SECONDS, DeadlinePassed
+from prefiq_db.drivers.stopping import STOP_SECONDS, beside, port_of
 
 T = TypeVar("T")
 
@@ -101,12 +104,18 @@ class Clock(asyncio.Lock):
 
     Attributes:
         patience_seconds: the longest that a request may take.
+        end_session: ends a session from another connection, by its number and its client's port.
+        is_committing: COMMIT is under way: whoever gives up waiting for it must let it go on.
     """
 
     def __init__(self, connection: Any) -> None:
         super().__init__()
         self.patience_seconds: float = UNBOUNDED_SECONDS
+        self.end_session: Callable[[int, int | None], None] | None = None
+        self.is_committing = False
         self._connection = connection
+        # Now, for a transport that is closed doesn't tell it everywhere.
+        self._port = port_of(connection._transport.get_extra_info("sockname"))
         self._timer: asyncio.TimerHandle | None = None
         self._passed = False
 
@@ -117,12 +126,24 @@ class Clock(asyncio.Lock):
     async def __aexit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self.release()
+        try:
+            # A coroutine that is closed (GeneratorExit) can't wait, and asyncmy has an error of its own for the rest.
+            if isinstance(error, asyncio.CancelledError) and (ended := self._session_ended()) is not None:
+                await to_its_end(asyncio.wait([asyncio.wrap_future(ended)], timeout=STOP_SECONDS), 2 * STOP_SECONDS)
+        finally:
+            self.release()
         if self._passed and isinstance(error, Exception):
             raise AsyncmyDeadlinePassed(f"no answer within {self.patience_seconds:g} s")
 
+    def _session_ended(self) -> Future[None] | None:
+        """Begin to end the session at the server, where its statement would go on; return when that is done."""
+        if self.end_session is None or self.is_committing:
+            return None
+        return beside(partial(self.end_session, self._connection.thread_id(), self._port))
+
     def _break_off(self) -> None:
         self._passed = True
+        self._session_ended()
         if self._connection._transport is not None:
             # Below the driver: whatever it waits for, reading or writing, ends.
             self._connection._transport.abort()

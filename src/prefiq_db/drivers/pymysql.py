@@ -5,6 +5,9 @@ from __future__ import annotations
 import socket
 import ssl
 import time
+from collections.abc import Callable
+from concurrent.futures import wait
+from functools import partial
 from typing import Any
 
 import pymysql
@@ -14,6 +17,7 @@ from pymysql.cursors import SSCursor
 from pymysql.protocol import EOFPacketWrapper
 
 from prefiq_db.drivers.deadlines import UNBOUNDED_SECONDS, DeadlinePassed, Shares, addresses_of
+from prefiq_db.drivers.stopping import STOP_SECONDS, beside, port_of
 
 # Everything of a cursor that the next result replaces.
 _OF_ONE_RESULT = ("_result", "_rows", "rowcount", "rownumber", "lastrowid", "description")
@@ -74,8 +78,13 @@ class Connection(pymysql.connections.Connection):
     _result: Any
     ctx: ssl.SSLContext | None
     _ssl_required: bool
+    server_thread_id: tuple[int]
 
     patience_seconds: float = UNBOUNDED_SECONDS
+    #: ends a session from another connection, by its number and its client's port
+    end_session: Callable[[int, int | None], None] | None = None
+    #: COMMIT is under way: whoever gives up waiting for it must let it go on
+    is_committing = False
     _connected_by: float | None = None
 
     def connect_within(self, until: float) -> None:
@@ -136,9 +145,10 @@ class Connection(pymysql.connections.Connection):
             failure = error
         else:
             return
-        self._force_close()
         if _is_ours(failure):
+            self._give_up()
             raise self._passed()
+        self._force_close()
         raise pymysql.err.OperationalError(CR.CR_SERVER_GONE_ERROR, f"MySQL server has gone away ({failure!r})")
 
     def _read_bytes(self, num_bytes: int) -> bytes:
@@ -147,18 +157,28 @@ class Connection(pymysql.connections.Connection):
         except OSError as error:
             failure = error
         except BaseException:
-            self._force_close()
+            self._give_up(STOP_SECONDS)
             raise
         else:
             if len(data) == num_bytes:
                 return data
             failure = OSError("it was closed")
-        self._force_close()
         if _is_ours(failure):
+            self._give_up()
             raise self._passed()
+        self._force_close()
         raise pymysql.err.OperationalError(
             CR.CR_SERVER_LOST, f"Lost connection to MySQL server during query ({failure})"
         )
+
+    def _give_up(self, seconds: float = 0.0) -> None:
+        """Close the connection and end its session at the server; wait for that at most *seconds*."""
+        stop: Callable[[], None] | None = None
+        if self.end_session is not None and not self.is_committing and self._connected_by is None and self._sock:
+            stop = partial(self.end_session, self.server_thread_id[0], port_of(self._sock.getsockname()))
+        self._force_close()
+        if stop is not None:
+            wait([beside(stop)], timeout=seconds)
 
     def _read_query_result(self, unbuffered: bool = False) -> Any:
         self._result = None

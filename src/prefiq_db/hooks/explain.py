@@ -6,13 +6,13 @@ Plain EXPLAIN only: ANALYZE would run the statement again.
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable
 from typing import Any, Final
 
 from sqlalchemy import ClauseElement, Executable
 from sqlalchemy.ext.compiler import compiles
 
+from prefiq_db.forks import renewed
 from prefiq_db.masking import mask_literals
 
 logger = logging.getLogger("prefiq_db.slow")
@@ -44,7 +44,7 @@ class Explainer:
         self.dialect = dialect
         self.masked = masked
         self._clock = clock
-        self._lock = threading.Lock()
+        self._lock = renewed(self, "_lock")
         self._asked: dict[str, float] = {}
 
     def admits(self, fingerprint: str) -> bool:
