@@ -37,9 +37,9 @@ def raised(act: Callable[[], object]) -> Exception:
     raise AssertionError("nothing was raised")
 
 
-def wrapped(orig: BaseException) -> exc.DBAPIError:
+def wrapped(orig: BaseException, statement: str = f"INSERT INTO item VALUES ('{CANARY}')") -> exc.DBAPIError:
     """Return *orig* as SQLAlchemy raises it, with its statement and parameters."""
-    return exc.DBAPIError(f"INSERT INTO t VALUES ('{CANARY}')", {"secret": CANARY}, orig)
+    return exc.DBAPIError(statement, {"secret": CANARY}, orig)
 
 
 def pg(sqlstate: str, text: str = CANARY, **fields: str) -> Exception:
@@ -94,6 +94,16 @@ def _compiler() -> Any:
         ),
         ("postgresql", lambda: pg("23502", table_name="item", column_name="qty"), K.NOT_NULL, (None, "item", "qty")),
         ("postgresql", lambda: pg("42P01", 'relation "item" does not exist'), K.SCHEMA, (None, "item", None)),
+        # The statement doesn't say it: a function that the statement calls may.
+        ("postgresql", lambda: pg("42P01", 'relation "other" does not exist'), K.SCHEMA, (None, None, None)),
+        ("postgresql", lambda: pg("42P01", f'relation "{CANARY}" does not exist'), K.SCHEMA, (None, None, None)),
+        # RAISE in the server's words
+        (
+            "postgresql",
+            lambda: pg("42P01", 'relation "item" does not exist', source_function="exec_stmt_raise"),
+            K.SCHEMA,
+            (None, None, None),
+        ),
         # RAISE ... USING CONSTRAINT = NEW.email
         (
             "postgresql",
@@ -138,6 +148,9 @@ def _compiler() -> Any:
             (None, "item", "qty"),
         ),
         ("mariadb", lambda: my(1146, "Table 'shop.item' doesn't exist"), K.SCHEMA, (None, "item", None)),
+        # SIGNAL in the server's words
+        ("mariadb", lambda: my(1062, f"Duplicate entry 'x' for key '{CANARY}'"), K.UNIQUE, (None, None, None)),
+        ("mariadb", lambda: my(1048, f"Column '{CANARY}' cannot be null"), K.NOT_NULL, (None, None, None)),
         # a forgotten quote makes a value a "column"
         ("mariadb", lambda: my(1054, f"Unknown column '{CANARY}' in 'where clause'"), K.SCHEMA, (None, None, None)),
     ],
@@ -169,11 +182,11 @@ def test_names_come_from_the_servers_own_fields(
         ("insert into item values (5, 'd', 1, 99)", K.FOREIGN_KEY, 787, (None, None, None)),
         ('insert into "o\'dd, name" values (1)', K.UNIQUE, 2067, (None, None, None)),
         ("select * from nowhere", K.SCHEMA, 1, (None, "nowhere", None)),
-        (f"select {CANARY} from item", K.SCHEMA, 1, (None, None, None)),
+        (f"select id from item where sku = {CANARY}", K.SCHEMA, 1, (None, None, None)),
         ("select 1 +", K.SYNTAX, 1, (None, None, None)),
         (f"select '{CANARY}", K.SYNTAX, 1, (None, None, None)),
-        ("create table item (id)", K.SCHEMA, 1, (None, None, None)),
-        ("insert into item (nope) values (1)", K.SCHEMA, 1, (None, None, None)),
+        ("create table item (id)", K.SCHEMA, 1, (None, "item", None)),
+        ("insert into item (nope) values (1)", K.SCHEMA, 1, (None, "item", "nope")),
         ("select no_function(1)", K.SCHEMA, 1, (None, None, None)),
         ("begin; begin", K.USAGE, None, (None, None, None)),
         ("rollback to nowhere", K.USAGE, 1, (None, None, None)),
@@ -185,7 +198,7 @@ def test_names_come_from_the_servers_own_fields(
         (f"select json_extract('{{{CANARY}', '$')", K.DATA, 1, (None, None, None)),
         ("delete from sqlite_master", K.PERMISSION, 1, (None, None, None)),
         ("insert into refuse values (1)", K.INTEGRITY, 1811, (None, None, None)),
-        ("insert into strict values ('x')", K.DATA, 3091, (None, None, None)),
+        ("insert into strict values ('x')", K.DATA, 3091, (None, "strict", "n")),
     ],
 )
 def test_sqlite_says_it_with_one_code_and_a_text(
@@ -211,7 +224,7 @@ def test_sqlite_says_it_with_one_code_and_a_text(
         insert into pair values (1, 2); insert into lower values ('a'); insert into "o'dd, name" values (1);
         """
     )
-    error = translate(raised(lambda: connection.execute(sql)), dialect="sqlite")
+    error = translate(wrapped(raised(lambda: connection.execute(sql)), sql), dialect="sqlite")
     connection.close()
     assert (error.kind, error.code, (error.constraint, error.table, error.column)) == (kind, code, names)
     assert_no_value(error)
