@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import pickle
+import socket
 import sqlite3
 import ssl
 import traceback
@@ -307,6 +308,34 @@ def test_a_failed_connect_to_postgresql_is_told_by_its_text(text: str, kind: Err
     error = translate(no_code("OperationalError", _SERVER + text), dialect="postgresql", phase="connect")
     assert (error.kind, error.classification.retry_statement, error.code) == (kind, again, None)
     assert not error.classification.connection_lost
+
+
+@pytest.mark.parametrize(
+    ("make", "dialect", "words"),
+    [
+        (
+            lambda: my(2003, "Can't connect to MySQL server ([SSL: CERTIFICATE_VERIFY_FAILED] ...)"),
+            "mariadb",
+            "trusted",
+        ),
+        (lambda: my(2003, "Can't connect to MySQL server ([Errno 113] No route to host)"), "mariadb", "reached"),
+        (lambda: my(2003, "Can't connect to MySQL server ([Errno 110] Connection timed out)"), "mariadb", "not answer"),
+        (lambda: my(2003, "Can't connect to MySQL server ([Errno 13] Permission denied)"), "mariadb", "permissions"),
+        (lambda: no_code("OperationalError", _SERVER + "No route to host"), "postgresql", "reached"),
+        (lambda: no_code("OperationalError", _SERVER + "certificate verify failed"), "postgresql", "trusted"),
+        (lambda: no_code("OperationalError", _SERVER + "server certificate for x"), "postgresql", "trusted"),
+        (lambda: socket.gaierror(-2, CANARY), "mariadb", "name was not found"),
+        (lambda: ConnectionRefusedError(111, CANARY), "mariadb", "refused"),
+        (lambda: no_code("OperationalError", _SERVER + "Kennwort ist falsch"), "postgresql", "could be made"),
+    ],
+)
+def test_why_no_connection_was_made_is_told_by_the_text(
+    make: Callable[[], Exception], dialect: str, words: str
+) -> None:
+    """Of resolvers, systems and drivers; what isn't recognised has the kind's own words."""
+    error = translate(make(), dialect=dialect, phase="connect")
+    assert words in str(error)
+    assert_no_value(error)
 
 
 def test_those_texts_are_not_believed_once_connected() -> None:

@@ -24,6 +24,7 @@ class Telling:
         facts: what stands in brackets.
         words: what happened and what to try, instead of the kind's own words.
         sentence: the server's own words, of a definition (DDL); ``""`` otherwise.
+        place: host and port, or a path, of a connection that could not be made.
     """
 
     names: Mapping[str, str] = field(default_factory=dict)
@@ -31,6 +32,7 @@ class Telling:
     sub_kind: SubKind | None = None
     words: tuple[str, str] | None = None
     sentence: str = ""
+    place: str = ""
 
 
 def tell_names(names: Mapping[str, str], written: Written | None) -> Telling:

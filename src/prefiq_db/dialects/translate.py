@@ -27,6 +27,7 @@ from sqlalchemy import exc
 
 from prefiq_db import errors
 from prefiq_db.dialects.classify import DIALECTS, Phase, classify_error, in_phase, treatment
+from prefiq_db.dialects.connecting import noted, reason
 from prefiq_db.dialects.mistakes import find_mistake, has_mistakes
 from prefiq_db.dialects.telling import Telling, tell_mistake, tell_names
 from prefiq_db.dialects.written import read_statement
@@ -636,8 +637,9 @@ _WORDS_UNANSWERED: Final = (
 )
 
 
-def _where(database: str | None) -> str:
-    return f"database '{database}': " if database else ""
+def _where(database: str | None, place: str = "") -> str:
+    names = [*([f"database '{database}'"] if database else []), *([f"at {place}"] if place else [])]
+    return f"{' '.join(names)}: " if names else ""
 
 
 def _told(error: Exception, driver: _Driver, report: _Report, dialect: str, migrating: bool) -> Telling:
@@ -661,6 +663,14 @@ def _told(error: Exception, driver: _Driver, report: _Report, dialect: str, migr
     return tell_mistake(mistake, written, believed=believed, migrating=migrating, said=said)
 
 
+def _told_of_connecting(error: Exception, original: Exception, found: ErrorClass, report: _Report) -> Telling:
+    connecting = noted(error, getattr(error, "orig", None), original)
+    why = None
+    if found.kind is ErrorKind.CONNECT_FAILED:
+        why = reason(original, report.text or str(original), connecting)
+    return Telling(words=why, place="" if connecting is None else connecting.place)
+
+
 def _message(
     found: ErrorClass,
     report: _Report,
@@ -670,15 +680,15 @@ def _message(
     statement_seconds: float | None,
 ) -> str:
     words = _WORDS_AT_CONNECT if phase == "connect" and found.kind in _WORDS_AT_CONNECT else WORDS
-    what, advice = (phase != "connect" and told.words) or words[found.kind]
-    if found == _UNANSWERED:
+    what, advice = told.words or words[found.kind]
+    if found == _UNANSWERED and phase != "connect":
         what, advice = _WORDS_UNANSWERED
     elif found.kind is ErrorKind.STATEMENT_TIMEOUT and statement_seconds is not None:
         what = f"the statement took longer than {statement_seconds:g} s"
     facts = [*told.facts, *([] if report.code is None else [f"code {report.code}"])]
     listed = f" ({', '.join(facts)})" if facts else ""
     sentence = f". The server says: {told.sentence}" if told.sentence else ""
-    return f"{_where(database)}{what}{listed}: {advice}{sentence}"
+    return f"{_where(database, told.place)}{what}{listed}: {advice}{sentence}"
 
 
 def _build(
@@ -859,6 +869,8 @@ def translate(
             treatment(ErrorKind.CONNECTION_LOST) if found.kind is ErrorKind.UNKNOWN else found, connection_lost=True
         )
     found = _who_cancelled(found, phase, cancelled_by_timeout)
+    if phase == "connect":
+        told = _told_of_connecting(error, original, found, report)
     return _build(
         found, report, phase, told, original=clean(original), database=database, statement_seconds=statement_seconds
     )
