@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from prefiq_db.dialects.mistakes import MIGRATED, Mistake
 from prefiq_db.dialects.written import Written, without_values
 from prefiq_db.errors import SubKind
 
+# SQLSTATE classes of what a definition meets in the rows, or in who uses them: the first sentence has only names.
+_OF_DEFINITIONS: Final = ("23", "40", "55", "57")
 _NO_NAME: Final = "see .original for the name"
 _FORGOTTEN: Final = "its name stands where a value would: is a quote or a bind forgotten? See .original"
 _IN_A_MIGRATION: Final = "check the name, and what the revisions before this one leave"
@@ -39,6 +41,13 @@ def tell_names(names: Mapping[str, str], written: Written | None) -> Telling:
     """Tell the names that a server's template gave, without those that are values of the statement."""
     kept = {noun: name for noun, name in names.items() if written is None or not written.quotes(name)}
     return Telling(kept, tuple(f"{noun} {name}" for noun, name in kept.items()))
+
+
+def tell_definition(told: Telling, dialect: str, code: object, sentence: str, written: Written | None) -> Telling:
+    """Tell what a server said of a definition (DDL) that broke on rows or locks."""
+    if dialect != "postgresql" or str(code)[:2] not in _OF_DEFINITIONS or written is None or not written.is_ddl:
+        return told
+    return replace(told, sentence=without_values(sentence, written))
 
 
 def tell_mistake(

@@ -29,8 +29,8 @@ from prefiq_db import errors
 from prefiq_db.dialects.classify import DIALECTS, Phase, classify_error, in_phase, treatment
 from prefiq_db.dialects.connecting import noted, reason
 from prefiq_db.dialects.mistakes import find_mistake, has_mistakes
-from prefiq_db.dialects.telling import Telling, tell_mistake, tell_names
-from prefiq_db.dialects.written import read_statement
+from prefiq_db.dialects.telling import Telling, tell_definition, tell_mistake, tell_names
+from prefiq_db.dialects.written import may_define, read_statement
 from prefiq_db.drivers.deadlines import DeadlinePassed
 from prefiq_db.drivers.prepared import OUTDATED
 from prefiq_db.errors import (
@@ -646,15 +646,15 @@ def _told(error: Exception, driver: _Driver, report: _Report, dialect: str, migr
     """Return which names are told, and how; *error* is SQLAlchemy's, which knows the statement."""
     is_mysql = driver is _MYSQL_DRIVER
     of_rows = Telling(report.names, tuple(f"{noun} {name}" for noun, name in report.names.items()))
-    if not has_mistakes(dialect, report.code) and not (is_mysql and report.names):
-        return of_rows
     statement = getattr(error, "statement", None) if isinstance(error, exc.StatementError) else None
+    if not has_mistakes(dialect, report.code) and not (is_mysql and report.names) and not may_define(statement):
+        return of_rows
     written = read_statement(statement, getattr(error, "params", None), dialect)
     # SIGNAL gives itself any number and any text.
     told = tell_names(report.names, written) if is_mysql else of_rows
     mistake = find_mistake(dialect, report.code, "" if report.by_user else report.text, written)
     if mistake is None:
-        return told
+        return told if report.by_user else tell_definition(told, dialect, report.code, report.text, written)
     if told.facts and not mistake.name:
         return replace(told, sub_kind=mistake.sub_kind, words=mistake.words())
     # SQLite has no way to raise one of its codes with a text of one's own, but for number 1, of a virtual table.

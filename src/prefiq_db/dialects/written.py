@@ -190,6 +190,16 @@ def is_word(text: str) -> bool:
     return text[:1].isalpha() or text[:1] == "_"
 
 
+_BEGINS_DDL: Final = re.compile(
+    rf"(?:\s|--[^\n]*+\n|(?>/\*.*?\*/))*+(?:{'|'.join(sorted(_DDL))})\b", re.IGNORECASE | re.DOTALL
+)
+
+
+def may_define(sql: str | None) -> bool:
+    """Return whether *sql* begins like a definition (DDL)."""
+    return sql is not None and _BEGINS_DDL.match(sql) is not None
+
+
 _LONG_NUMBER: Final = re.compile(r"(?<![\w.])\d{5,}(?!\w)")
 
 
