@@ -16,6 +16,7 @@ from urllib.parse import quote
 from prefiq_db.config import ANY_HOST, READER, SESSION_ATTRS, WRITER, Host, Target
 from prefiq_db.dialects import mariadb
 from prefiq_db.dialects.classify import in_phase, treatment
+from prefiq_db.dialects.connecting import Connecting, note
 from prefiq_db.dialects.sqlite import connection_factory
 from prefiq_db.drivers.deadlines import DeadlinePassed, Shares
 from prefiq_db.drivers.mysql_literals import conversions
@@ -49,6 +50,25 @@ class _Base:
     def __repr__(self) -> str:
         return f"<{type(self).__name__} to {self.target}>"
 
+    def __call__(self, connect: _Connect, cparams: dict[str, Any], login: Mapping[str, Any]) -> Any:
+        """Return an open connection; what is raised knows what was tried."""
+        limit = seconds_to_connect(self.settings.connect_timeout_seconds)
+        try:
+            return self.connected(connect, cparams, login)
+        except Exception as error:
+            note(error, self.tried(limit))
+            raise
+
+    def connected(self, connect: _Connect, cparams: dict[str, Any], login: Mapping[str, Any]) -> Any:
+        raise NotImplementedError
+
+    def tried(self, limit_seconds: float) -> Connecting:
+        """Return where to, and for how long, a connection was tried."""
+        limit = "connect_timeout_seconds"
+        if limit_seconds < self.settings.connect_timeout_seconds:
+            limit = "your own timeout="
+        return Connecting(", ".join(map(str, self.target.hosts)), limit_seconds=limit_seconds, limit_name=limit)
+
     def until(self) -> float:
         """Return when connecting must have ended, on the monotonic clock: the whole of it, whatever it has to try."""
         return time.monotonic() + seconds_to_connect(self.settings.connect_timeout_seconds)
@@ -72,7 +92,7 @@ class SqliteConnector(_Base):
         self.path = f"file:/prefiq-{uuid.uuid4().hex}?vfs=memdb" if self.in_memory else os.path.abspath(target.database)
         self.anchor: sqlite3.Connection | None = None
 
-    def __call__(self, connect: _Connect, cparams: dict[str, Any], login: Mapping[str, Any]) -> Any:
+    def connected(self, connect: _Connect, cparams: dict[str, Any], login: Mapping[str, Any]) -> Any:
         if self.in_memory and self.anchor is None:
             self.anchor = sqlite3.connect(self.path, uri=True, check_same_thread=False)
         read_only = self.settings.read_only
@@ -85,6 +105,11 @@ class SqliteConnector(_Base):
             factory=connection_factory(
                 self.settings.statement_timeout_seconds, durable_wal=not self.in_memory, read_only=read_only
             ),
+        )
+
+    def tried(self, limit_seconds: float) -> Connecting:
+        return Connecting(
+            self.target.database, None if self.in_memory else self.path, read_only=self.settings.read_only
         )
 
     @property
@@ -136,7 +161,7 @@ class _AiosqliteConnector(SqliteConnector):
 
 
 class _PostgresConnector(_Base):
-    def __call__(self, connect: _Connect, cparams: dict[str, Any], login: Mapping[str, Any]) -> Any:
+    def connected(self, connect: _Connect, cparams: dict[str, Any], login: Mapping[str, Any]) -> Any:
         settings, target = self.settings, self.target
         arguments: dict[str, Any] = {
             "context": cparams.get("context"),
@@ -260,7 +285,7 @@ class _MySQLConnector(_Base):
         # FOUND_ROWS, set by SQLAlchemy: an UPDATE counts the rows it matched, as on the other databases.
         return int(cparams.get("client_flag", 0))
 
-    def __call__(self, connect: _Connect, cparams: dict[str, Any], login: Mapping[str, Any]) -> Any:
+    def connected(self, connect: _Connect, cparams: dict[str, Any], login: Mapping[str, Any]) -> Any:
         last: Exception | None = None
         ailment: ErrorKind | None = None
         shares = Shares(self.until(), len(self.target.hosts))

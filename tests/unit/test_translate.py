@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import pickle
+import socket
 import sqlite3
 import ssl
 import traceback
@@ -37,9 +38,9 @@ def raised(act: Callable[[], object]) -> Exception:
     raise AssertionError("nothing was raised")
 
 
-def wrapped(orig: BaseException) -> exc.DBAPIError:
+def wrapped(orig: BaseException, statement: str = f"INSERT INTO item VALUES ('{CANARY}')") -> exc.DBAPIError:
     """Return *orig* as SQLAlchemy raises it, with its statement and parameters."""
-    return exc.DBAPIError(f"INSERT INTO t VALUES ('{CANARY}')", {"secret": CANARY}, orig)
+    return exc.DBAPIError(statement, {"secret": CANARY}, orig)
 
 
 def pg(sqlstate: str, text: str = CANARY, **fields: str) -> Exception:
@@ -94,6 +95,16 @@ def _compiler() -> Any:
         ),
         ("postgresql", lambda: pg("23502", table_name="item", column_name="qty"), K.NOT_NULL, (None, "item", "qty")),
         ("postgresql", lambda: pg("42P01", 'relation "item" does not exist'), K.SCHEMA, (None, "item", None)),
+        # The statement doesn't say it: a function that the statement calls may.
+        ("postgresql", lambda: pg("42P01", 'relation "other" does not exist'), K.SCHEMA, (None, None, None)),
+        ("postgresql", lambda: pg("42P01", f'relation "{CANARY}" does not exist'), K.SCHEMA, (None, None, None)),
+        # RAISE in the server's words
+        (
+            "postgresql",
+            lambda: pg("42P01", 'relation "item" does not exist', source_function="exec_stmt_raise"),
+            K.SCHEMA,
+            (None, None, None),
+        ),
         # RAISE ... USING CONSTRAINT = NEW.email
         (
             "postgresql",
@@ -138,6 +149,9 @@ def _compiler() -> Any:
             (None, "item", "qty"),
         ),
         ("mariadb", lambda: my(1146, "Table 'shop.item' doesn't exist"), K.SCHEMA, (None, "item", None)),
+        # SIGNAL in the server's words
+        ("mariadb", lambda: my(1062, f"Duplicate entry 'x' for key '{CANARY}'"), K.UNIQUE, (None, None, None)),
+        ("mariadb", lambda: my(1048, f"Column '{CANARY}' cannot be null"), K.NOT_NULL, (None, None, None)),
         # a forgotten quote makes a value a "column"
         ("mariadb", lambda: my(1054, f"Unknown column '{CANARY}' in 'where clause'"), K.SCHEMA, (None, None, None)),
     ],
@@ -169,11 +183,11 @@ def test_names_come_from_the_servers_own_fields(
         ("insert into item values (5, 'd', 1, 99)", K.FOREIGN_KEY, 787, (None, None, None)),
         ('insert into "o\'dd, name" values (1)', K.UNIQUE, 2067, (None, None, None)),
         ("select * from nowhere", K.SCHEMA, 1, (None, "nowhere", None)),
-        (f"select {CANARY} from item", K.SCHEMA, 1, (None, None, None)),
+        (f"select id from item where sku = {CANARY}", K.SCHEMA, 1, (None, None, None)),
         ("select 1 +", K.SYNTAX, 1, (None, None, None)),
         (f"select '{CANARY}", K.SYNTAX, 1, (None, None, None)),
-        ("create table item (id)", K.SCHEMA, 1, (None, None, None)),
-        ("insert into item (nope) values (1)", K.SCHEMA, 1, (None, None, None)),
+        ("create table item (id)", K.SCHEMA, 1, (None, "item", None)),
+        ("insert into item (nope) values (1)", K.SCHEMA, 1, (None, "item", "nope")),
         ("select no_function(1)", K.SCHEMA, 1, (None, None, None)),
         ("begin; begin", K.USAGE, None, (None, None, None)),
         ("rollback to nowhere", K.USAGE, 1, (None, None, None)),
@@ -185,7 +199,7 @@ def test_names_come_from_the_servers_own_fields(
         (f"select json_extract('{{{CANARY}', '$')", K.DATA, 1, (None, None, None)),
         ("delete from sqlite_master", K.PERMISSION, 1, (None, None, None)),
         ("insert into refuse values (1)", K.INTEGRITY, 1811, (None, None, None)),
-        ("insert into strict values ('x')", K.DATA, 3091, (None, None, None)),
+        ("insert into strict values ('x')", K.DATA, 3091, (None, "strict", "n")),
     ],
 )
 def test_sqlite_says_it_with_one_code_and_a_text(
@@ -211,7 +225,7 @@ def test_sqlite_says_it_with_one_code_and_a_text(
         insert into pair values (1, 2); insert into lower values ('a'); insert into "o'dd, name" values (1);
         """
     )
-    error = translate(raised(lambda: connection.execute(sql)), dialect="sqlite")
+    error = translate(wrapped(raised(lambda: connection.execute(sql)), sql), dialect="sqlite")
     connection.close()
     assert (error.kind, error.code, (error.constraint, error.table, error.column)) == (kind, code, names)
     assert_no_value(error)
@@ -294,6 +308,34 @@ def test_a_failed_connect_to_postgresql_is_told_by_its_text(text: str, kind: Err
     error = translate(no_code("OperationalError", _SERVER + text), dialect="postgresql", phase="connect")
     assert (error.kind, error.classification.retry_statement, error.code) == (kind, again, None)
     assert not error.classification.connection_lost
+
+
+@pytest.mark.parametrize(
+    ("make", "dialect", "words"),
+    [
+        (
+            lambda: my(2003, "Can't connect to MySQL server ([SSL: CERTIFICATE_VERIFY_FAILED] ...)"),
+            "mariadb",
+            "trusted",
+        ),
+        (lambda: my(2003, "Can't connect to MySQL server ([Errno 113] No route to host)"), "mariadb", "reached"),
+        (lambda: my(2003, "Can't connect to MySQL server ([Errno 110] Connection timed out)"), "mariadb", "not answer"),
+        (lambda: my(2003, "Can't connect to MySQL server ([Errno 13] Permission denied)"), "mariadb", "permissions"),
+        (lambda: no_code("OperationalError", _SERVER + "No route to host"), "postgresql", "reached"),
+        (lambda: no_code("OperationalError", _SERVER + "certificate verify failed"), "postgresql", "trusted"),
+        (lambda: no_code("OperationalError", _SERVER + "server certificate for x"), "postgresql", "trusted"),
+        (lambda: socket.gaierror(-2, CANARY), "mariadb", "name was not found"),
+        (lambda: ConnectionRefusedError(111, CANARY), "mariadb", "refused"),
+        (lambda: no_code("OperationalError", _SERVER + "Kennwort ist falsch"), "postgresql", "could be made"),
+    ],
+)
+def test_why_no_connection_was_made_is_told_by_the_text(
+    make: Callable[[], Exception], dialect: str, words: str
+) -> None:
+    """Of resolvers, systems and drivers; what isn't recognised has the kind's own words."""
+    error = translate(make(), dialect=dialect, phase="connect")
+    assert words in str(error)
+    assert_no_value(error)
 
 
 def test_those_texts_are_not_believed_once_connected() -> None:
