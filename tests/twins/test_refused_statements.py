@@ -9,12 +9,23 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
+from prefiq_db import errors
 from prefiq_db.drivers import asyncmy as asyncmy_driver
 from prefiq_db.drivers import pymysql as pymysql_driver
-from prefiq_db.errors import ErrorKind, OutcomeUnknownError, ResourceError, TransactionAbortedError
+from prefiq_db.errors import (
+    ErrorKind,
+    OutcomeUnknownError,
+    PrefiqDbError,
+    ResourceError,
+    ServerUsageError,
+    StatementRefusedError,
+    TransactionAbortedError,
+)
 from tests.conftest import Backend
 from tests.twins.support import on_engine
 from tests.twins.test_commit_lies import only
+
+# --- by the server: too long ----------------------------------------------------------------------------------------
 
 SELECT = text("select length(:value)")
 MB = 1024 * 1024
@@ -116,3 +127,144 @@ async def test_an_answer_is_heard_although_the_transport_has_given_up(
 
 def wait_until_readable(sock: Any) -> None:
     assert select.select([sock], [], [], 20)[0]
+
+
+# --- by the driver --------------------------------------------------------------------------------------------------
+
+
+async def everywhere(db: Any, statement: str, params: dict[str, Any]) -> list[type[PrefiqDbError]]:
+    """Send *statement* by a verb, in a transaction, a session, and on a connection of the engine; return the errors."""
+    met: list[type[PrefiqDbError]] = []
+    for send in (_by_verb, _in_transaction, _in_session, _on_connection):
+        with pytest.raises(PrefiqDbError) as caught:
+            await send(db, statement, params)
+        assert caught.value.kind in (ErrorKind.USAGE, ErrorKind.RESOURCE)
+        met.append(next(cls for cls in type(caught.value).__mro__ if cls in vars(errors).values()))
+        assert await db.fetch_value("select 1") == 1  # of the only connection there is
+    return met
+
+
+async def _by_verb(db: Any, statement: str, params: dict[str, Any]) -> None:
+    await db.execute(statement, params)
+
+
+async def _in_transaction(db: Any, statement: str, params: dict[str, Any]) -> None:
+    async def body(tx: Any) -> None:
+        await tx.execute(statement, params)
+
+    await db.run_in_transaction(body)
+
+
+async def _in_session(db: Any, statement: str, params: dict[str, Any]) -> None:
+    async with db.session() as session:
+        await session.execute(text(statement), params)
+
+
+async def _on_connection(db: Any, statement: str, params: dict[str, Any]) -> None:
+    await on_engine(db, lambda one: one.execute(text(statement), params), isolation_level="AUTOCOMMIT")
+
+
+@only("postgresql")
+async def test_more_binds_than_the_protocol_takes_are_refused_once(make_db: Any) -> None:
+    """Outside a transaction too, where a lost connection would leave a write unknown."""
+    db = make_db(pool_size=1, max_overflow=0)
+    await db.execute("create table item (id integer)")
+    rows = "insert into item values " + ", ".join(["(%s)"] * 65_536)
+    for options in ({}, {"isolation_level": "AUTOCOMMIT"}):
+        with pytest.raises(ResourceError):
+            await on_engine(db, lambda one: one.exec_driver_sql(rows, (1,) * 65_536), **options)
+    assert await db.fetch_value("select count(*) from item") == 0
+    assert db.stats().pool.opened_count == 1
+
+
+@only("postgresql")
+@pytest.mark.parametrize("statement", ["copy item from stdin", "/* all */ COPY (select 1) TO STDOUT (FORMAT csv)"])
+async def test_copy_as_a_statement_is_refused_and_blocks_nobody(make_db: Any, statement: str) -> None:
+    """Verbs don't send it; elsewhere the connection, on which the server waits for rows, goes, and no other."""
+    db = make_db(pool_size=1, max_overflow=0)
+    await db.execute("create table item (id integer)")
+    met = await everywhere(db, statement, {})
+    assert met == [StatementRefusedError, StatementRefusedError, ServerUsageError, ServerUsageError]
+    with pytest.raises(StatementRefusedError):
+        await db.execute_many(statement, [{}, {}])
+    assert (db.stats().retry_count, db.stats().pool.lost) == (0, {"invalidated": 2})
+
+
+@only("postgresql")
+async def test_only_the_connection_in_the_middle_of_copy_is_lost(make_db: Any) -> None:
+    """The others of the pool are as good as before."""
+    db = make_db(pool_size=2, max_overflow=0)
+    await db.open()
+    with pytest.raises(ServerUsageError):
+        await _in_session(db, "copy (select 1) to stdout", {})
+    for _ in range(3):
+        assert await db.fetch_value("select 1") == 1
+    assert (db.stats().pool.lost, db.stats().pool.opened_count) == ({"invalidated": 1}, 3)
+
+
+@only("postgresql")
+async def test_a_file_of_the_servers_is_no_copy_of_ours(db: Any) -> None:
+    await db.execute("create table stdin (id integer)")
+    with pytest.raises(PrefiqDbError) as caught:
+        await db.execute("copy stdin from '/missing/file'")
+    assert caught.value.code == "58P01"
+
+
+@only("mariadb")
+@pytest.mark.parametrize("at_commit", [False, True])
+async def test_what_a_closed_connection_refuses_is_done_again(make_db: Any, at_commit: bool) -> None:
+    """PyMySQL's (0, '') and asyncmy's (0, 'Not connected'): nothing was sent, COMMIT neither."""
+    db = make_db(pool_size=1, max_overflow=0)
+    await db.execute("create table item (id integer)")
+    calls = 0
+
+    async def body(tx: Any) -> None:
+        nonlocal calls
+        calls += 1
+        await tx.execute("insert into item values (1)")
+        if calls == 1:
+            hang_up(driver_of(tx))
+        if not at_commit:
+            await tx.execute("insert into item values (2)")
+
+    await db.run_in_transaction(body)
+    assert calls == 2
+    assert await db.fetch_value("select count(*) from item") == (1 if at_commit else 2)
+
+
+@only("mariadb")
+async def test_a_reply_out_of_step_ends_the_connection(make_db: Any) -> None:
+    """What is left of it must not become anybody's answer; the work is done again on another connection."""
+    db = make_db(pool_size=1, max_overflow=0)
+    await db.execute("create table item (id integer)")
+    calls = 0
+
+    async def body(tx: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            stray_ping(driver_of(tx))
+        await tx.execute("insert into item values (1)")
+
+    await db.run_in_transaction(body)
+    assert (calls, db.stats().retries) == (2, {ErrorKind.CONNECTION_LOST: 1})
+    assert await db.fetch_value("select count(*) from item") == 1
+
+
+def driver_of(tx: Any) -> Any:
+    """Return the driver's own connection under *tx*."""
+    connection = getattr(tx.connection, "sync_connection", tx.connection)
+    return connection.connection.driver_connection
+
+
+def hang_up(driver: Any) -> None:
+    getattr(driver, "_force_close", driver.close)()
+
+
+def stray_ping(driver: Any) -> None:
+    """Send a ping whose answer nobody waits for; it has the number 6, and the next statement's should have 1."""
+    packet = b"\x01\x00\x00\x05\x0e"
+    if hasattr(driver, "_sock") and hasattr(driver._sock, "sendall"):
+        driver._sock.sendall(packet)
+    else:
+        driver._transport.write(packet)

@@ -24,7 +24,7 @@ from sqlalchemy.dialects.mysql.asyncmy import (
 
 from prefiq_db.bridge import await_
 from prefiq_db.drivers.deadlines import UNBOUNDED_SECONDS, DeadlinePassed
-from prefiq_db.drivers.refusals import TOO_BIG, LastWords, sequence_of_refusal
+from prefiq_db.drivers.refusals import LastWords, ends_conversation, sequence_of_refusal
 
 T = TypeVar("T")
 
@@ -91,8 +91,8 @@ class Connection(_AsyncmyConnection):
             if unbuffered:
                 result.unbuffered_active = False
                 result.connection = None
-            if error.args[:1] == (TOO_BIG,):
-                self._end_refused()
+            if ends_conversation(error):
+                self._hang_up()
             raise
         self._result = result
         self._affected_rows = result.affected_rows
@@ -116,11 +116,11 @@ class Connection(_AsyncmyConnection):
                 head = self._proto.buffer[start : start + 5]
                 self._next_seq_id = sequence_of_refusal(head) or self._next_seq_id
                 return
-        self._end_refused()
+        self._hang_up()
         asyncmy.errors.raise_mysql_exception(payload)
 
-    def _end_refused(self) -> None:
-        """Close the connection, as the server has done; nobody reads what is still to be sent."""
+    def _hang_up(self) -> None:
+        """Close the connection without a word; nobody reads what is still to be sent."""
         if self._transport is not None:
             self._transport.abort()
         self.close()

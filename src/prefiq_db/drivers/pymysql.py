@@ -14,7 +14,7 @@ from pymysql.cursors import SSCursor
 from pymysql.protocol import EOFPacketWrapper, MysqlPacket
 
 from prefiq_db.drivers.deadlines import UNBOUNDED_SECONDS, DeadlinePassed, Shares, addresses_of
-from prefiq_db.drivers.refusals import ERROR, TOO_BIG, sequence_of_refusal
+from prefiq_db.drivers.refusals import ERROR, ends_conversation, sequence_of_refusal
 
 # Everything of a cursor that the next result replaces.
 _OF_ONE_RESULT = ("_result", "_rows", "rowcount", "rownumber", "lastrowid", "description")
@@ -200,9 +200,8 @@ class Connection(pymysql.connections.Connection):
                 result.init_unbuffered_query()
             else:
                 result.read()
-        except pymysql.err.OperationalError as error:
-            if error.args[0] == TOO_BIG:
-                # The server has closed it already.
+        except Exception as error:
+            if ends_conversation(error):
                 self._force_close()
                 self.server_status = 0
             raise

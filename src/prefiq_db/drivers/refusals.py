@@ -10,13 +10,21 @@ from __future__ import annotations
 import socket
 from typing import Any, Final
 
-#: ER_NET_PACKET_TOO_LARGE
-TOO_BIG: Final = 1153
+_TOO_LONG: Final = 1153  # ER_NET_PACKET_TOO_LARGE
 
 #: What an error begins with, behind the header.
 ERROR: Final = b"\xff"
 
 _LONGEST: Final = 4096
+
+
+def ends_conversation(error: Exception) -> bool:
+    """Return whether nothing more can be said on a connection on which *error* was raised instead of a reply.
+
+    The server has hung up; or the error is not its own but about its reply, and nobody knows how much of that is left.
+    """
+    code = error.args[0] if error.args else None
+    return code == _TOO_LONG or not isinstance(code, int)
 
 
 def sequence_of_refusal(head: bytes | bytearray) -> int | None:
