@@ -689,3 +689,21 @@ def test_what_is_no_statement_is_refused(wrong: Any) -> None:
     """Only text and executable constructs are statements."""
     with pytest.raises(UsageError, match="statement: expected"):
         as_executable(wrong)
+
+
+@pytest.mark.parametrize(
+    ("sql", "refused"),
+    [
+        ("copy t from stdin", True),
+        ("/* all */ COPY t (id, name) FROM STDIN WITH (FORMAT csv);", True),
+        ("copy (select name from t) to stdout", True),
+        ("copy t from '/file'", False),
+        ("copy t to program 'gzip'", False),
+        ("copy (select name from stdin) to '/file'", False),
+        ("select 'copy t from stdin' from t", False),
+        ("select t.copy from stdin as t", False),
+    ],
+)
+def test_copy_with_its_rows_on_the_connection_is_no_statement(sql: str, refused: bool) -> None:
+    facts = facts_of_text(sql, "postgresql")
+    assert (facts.carries_rows, facts.stands_alone) == (refused, not refused)

@@ -338,7 +338,7 @@ class DatabaseCore:
         found = error.classification
         if found.retry_statement:
             return True
-        if not (found.retry_transaction or found.connection_lost) or found.kind is ErrorKind.STATEMENT_TIMEOUT:
+        if not found.retry_transaction:
             return False
         return bool(given.idempotent) or reading_facts(statement, self.road.dialect).reads_only
 

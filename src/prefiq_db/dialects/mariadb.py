@@ -144,6 +144,10 @@ class _MySQLFamily(MysqlTokens, ReadOnlySessions, PrefiqDialect):
 
     driver_habits = ("cursorclass", "_cursor_cls", "db", "_db", "charset", "_charset")
 
+    def effect_of(self, error: Exception, dbapi_connection: Any) -> str | None:
+        # A statement that is too long for it the server refuses and hangs up; the transaction went with that.
+        return GONE if self.socket_of(dbapi_connection) == -1 else super().effect_of(error, dbapi_connection)
+
     def is_at_rest(self, dbapi_connection: Any) -> bool:
         return self._status(dbapi_connection) & AT_REST_OF == AUTOCOMMIT
 

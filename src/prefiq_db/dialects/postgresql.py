@@ -12,6 +12,7 @@ from prefiq_db.dialects.base import AUTOCOMMIT, HALF, PrefiqDialect, Remembered,
 from prefiq_db.dialects.read_only import ReadOnlySessions
 from prefiq_db.dialects.tokens import ABANDONED, TABLE, first_word
 from prefiq_db.dialects.values import POSTGRESQL
+from prefiq_db.drivers.halfway import close_if_halfway
 from prefiq_db.drivers.prepared import is_outdated, is_repeatable, names_of
 from prefiq_db.errors import ErrorKind, UnsupportedError, UsageError
 
@@ -209,6 +210,7 @@ class _PreparedAnew:
         try:
             cursor.execute(statement, parameters)
         except Exception as error:
+            close_if_halfway(self._driver_cursor(cursor)._conn, error)
             if not self._prepares_anew(cursor, error, statement, parameters):
                 raise
         else:
@@ -224,6 +226,7 @@ class _PreparedAnew:
         try:
             cursor.executemany(statement, parameters)
         except Exception as error:
+            close_if_halfway(driver._conn, error)
             # Outside a transaction some rows may be there already; inside, the whole of it has to run again.
             is_outdated(driver, error, statement, parameters[0], names)
             raise

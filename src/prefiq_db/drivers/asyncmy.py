@@ -26,6 +26,7 @@ from sqlalchemy.dialects.mysql.asyncmy import (
 
 from prefiq_db.bridge import await_, to_its_end
 from prefiq_db.drivers.deadlines import UNBOUNDED_SECONDS, DeadlinePassed
+from prefiq_db.drivers.refusals import LastWords, ends_conversation, sequence_of_refusal
 from prefiq_db.drivers.stopping import STOP_SECONDS, beside, port_of
 
 T = TypeVar("T")
@@ -69,6 +70,10 @@ class Connection(_AsyncmyConnection):
 
     # asyncmy's own, which its type information leaves out.
     _client_flag: int
+    _next_seq_id: int
+    _proto: Any
+    _transport: Any
+    _fill_buffer: Any
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)  # type: ignore[no-untyped-call]
@@ -77,19 +82,52 @@ class Connection(_AsyncmyConnection):
     async def _read_query_result(self, unbuffered: bool = False) -> None:
         self._result = None
         result = _Result(self)
-        if unbuffered:
-            try:
+        transport = self._transport
+        if self._next_seq_id > 1 or transport.get_write_buffer_size() or transport.is_closing():
+            await self._heed_refusal(transport)
+        try:
+            if unbuffered:
                 await result.init_unbuffered_query()  # type: ignore[no-untyped-call]
-            except Exception:
+            else:
+                await result.read()  # type: ignore[no-untyped-call]
+        except Exception as error:
+            if unbuffered:
                 result.unbuffered_active = False
                 result.connection = None
-                raise
-        else:
-            await result.read()  # type: ignore[no-untyped-call]
+            if ends_conversation(error):
+                self._hang_up()
+            raise
         self._result = result
         self._affected_rows = result.affected_rows
         if not unbuffered or not result.unbuffered_active:
             self.server_status = result.server_status
+
+    async def _heed_refusal(self, transport: Any) -> None:
+        """Wait for the answer to a statement that is not all sent yet; the server may refuse it before it has read it.
+
+        When sending fails, the transport reads no more, and the refusal stays where only a second handle finds it.
+        """
+        with LastWords(transport) as last_words:
+            try:
+                await self._fill_buffer(5)
+            except asyncmy.errors.OperationalError:
+                payload = last_words.refusal()
+                if payload is None:
+                    raise
+            else:
+                start = self._proto.pos
+                head = self._proto.buffer[start : start + 5]
+                self._next_seq_id = sequence_of_refusal(head) or self._next_seq_id
+                return
+        self._hang_up()
+        asyncmy.errors.raise_mysql_exception(payload)
+
+    def _hang_up(self) -> None:
+        """Close the connection without a word; nobody reads what is still to be sent."""
+        if self._transport is not None:
+            self._transport.abort()
+        self.close()
+        self.server_status = 0
 
 
 async def connect(**arguments: Any) -> Connection:

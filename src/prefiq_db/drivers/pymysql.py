@@ -14,9 +14,10 @@ import pymysql
 from pymysql.connections import MySQLResult
 from pymysql.constants import CR
 from pymysql.cursors import SSCursor
-from pymysql.protocol import EOFPacketWrapper
+from pymysql.protocol import EOFPacketWrapper, MysqlPacket
 
 from prefiq_db.drivers.deadlines import UNBOUNDED_SECONDS, DeadlinePassed, Shares, addresses_of
+from prefiq_db.drivers.refusals import ERROR, ends_conversation, sequence_of_refusal
 from prefiq_db.drivers.stopping import STOP_SECONDS, beside, port_of
 
 # Everything of a cursor that the next result replaces.
@@ -76,6 +77,7 @@ class Connection(pymysql.connections.Connection):
     _rfile: Any
     _force_close: Any
     _result: Any
+    _next_seq_id: int
     ctx: ssl.SSLContext | None
     _ssl_required: bool
     server_thread_id: tuple[int]
@@ -145,11 +147,35 @@ class Connection(pymysql.connections.Connection):
             failure = error
         else:
             return
+        refusal = None if _is_ours(failure) else self._refusal()
         if _is_ours(failure):
             self._give_up()
             raise self._passed()
         self._force_close()
+        if refusal is not None:
+            self.server_status = 0
+            refusal.raise_for_error()
         raise pymysql.err.OperationalError(CR.CR_SERVER_GONE_ERROR, f"MySQL server has gone away ({failure!r})")
+
+    def _refusal(self) -> Any:
+        """Return what the server said before it stopped reading, if it is an error and still arrived."""
+        try:
+            header = self._rfile.read(4)
+            said = self._rfile.read(int.from_bytes(header[:3], "little")) if len(header) == 4 else b""
+        except OSError:  # the failed send is what there is to tell
+            return None
+        return MysqlPacket(said, self.encoding) if said[:1] == ERROR else None
+
+    def _heed_refusal(self) -> None:
+        """Take the server's word for it when it refused a statement of many packets before it had read them all."""
+        try:
+            head = self._rfile.peek(5)
+        except OSError as error:
+            failure = error
+        else:
+            self._next_seq_id = sequence_of_refusal(head) or self._next_seq_id
+            return
+        raise self._broken(failure)
 
     def _read_bytes(self, num_bytes: int) -> bytes:
         try:
@@ -163,11 +189,15 @@ class Connection(pymysql.connections.Connection):
             if len(data) == num_bytes:
                 return data
             failure = OSError("it was closed")
+        raise self._broken(failure)
+
+    def _broken(self, failure: OSError) -> pymysql.err.OperationalError:
+        """Close the connection, on which reading failed, and return the error to raise."""
         if _is_ours(failure):
             self._give_up()
-            raise self._passed()
+            return self._passed()
         self._force_close()
-        raise pymysql.err.OperationalError(
+        return pymysql.err.OperationalError(
             CR.CR_SERVER_LOST, f"Lost connection to MySQL server during query ({failure})"
         )
 
@@ -183,10 +213,18 @@ class Connection(pymysql.connections.Connection):
     def _read_query_result(self, unbuffered: bool = False) -> Any:
         self._result = None
         result = _Result(self)
-        if unbuffered:
-            result.init_unbuffered_query()
-        else:
-            result.read()
+        if self._next_seq_id > 1:
+            self._heed_refusal()
+        try:
+            if unbuffered:
+                result.init_unbuffered_query()
+            else:
+                result.read()
+        except Exception as error:
+            if ends_conversation(error):
+                self._force_close()
+                self.server_status = 0
+            raise
         self._result = result
         if result.server_status is not None:
             self.server_status = result.server_status

@@ -27,7 +27,7 @@ from prefiq_db.execution.control import (
 )
 from prefiq_db.execution.no_tomorrow import LOCK_REASON, tie_of
 from prefiq_db.execution.reading import DATA_CHANGING, reading
-from prefiq_db.execution.statements import is_routine, statements_in
+from prefiq_db.execution.statements import carries_rows, is_routine, statements_in
 from prefiq_db.execution.tokens import Tokens, scan
 
 #: Longer texts are judged anew each time: they are dumps and generated lists, and would fill the memory.
@@ -47,6 +47,7 @@ class Facts:
         takable: functions in it in whose place the server may call somebody's own.
         control: it begins or ends a transaction by text; never allowed.
         several: it is more than one statement; never allowed.
+        carries_rows: rows come or go beside its text (COPY); never allowed.
         commits: what in it would commit the open transaction by itself, or ``""``.
         hidden: a part of it is made into a statement by the server, so nobody can tell what that does.
         no_tomorrow: why it is of no use outside a transaction, or ``""``.
@@ -61,6 +62,7 @@ class Facts:
     takable: frozenset[str] = frozenset()
     control: bool = False
     several: bool = False
+    carries_rows: bool = False
     commits: str = ""
     hidden: bool = False
     no_tomorrow: str = ""
@@ -71,7 +73,8 @@ class Facts:
 
     def __post_init__(self) -> None:
         # Found out once: it is asked before each statement.
-        object.__setattr__(self, "stands_alone", not (self.control or self.several or self.no_tomorrow))
+        alone = not (self.control or self.several or self.carries_rows or self.no_tomorrow)
+        object.__setattr__(self, "stands_alone", alone)
 
 
 def as_executable(statement: Any) -> Executable:
@@ -146,6 +149,7 @@ def _together(one: Facts, other: Facts) -> Facts:
         one,
         control=one.control or other.control,
         several=one.several or other.several,
+        carries_rows=one.carries_rows or other.carries_rows,
         commits=one.commits or other.commits,
         hidden=one.hidden or other.hidden,
         no_tomorrow=one.no_tomorrow or other.no_tomorrow,
@@ -177,6 +181,7 @@ def _facts_of_part(tokens: Tokens, sql: str, rules: Rules, dialect: str) -> Fact
     return Facts(
         verb=_verb(words, tokens.texts),
         reads_only=read.sure,
+        carries_rows=carries_rows(tokens.texts),
         takable=read.takable,
         commits=committing_word(words, tokens.texts, rules, compound, temporary),
         hidden=rules.dynamic and not is_routine(words) and is_dynamic(words, compound),

@@ -66,3 +66,13 @@ def _whole_structures(parts: list[Tokens], rules: Rules) -> list[Tokens]:
 
 def _ends_structure(words: list[str], rules: Rules) -> bool:
     return words[0] in _GO_ON or (words[0] == "end" and not rules.structures.isdisjoint(words[1:2]))
+
+
+def carries_rows(texts: list[str]) -> bool:
+    """Return whether a statement is COPY with its rows on the connection, and not in a file of the server's."""
+    depth = 0
+    for place, text in enumerate(texts if texts[0] == "copy" else []):
+        depth += {"(": 1, ")": -1}.get(text, 0)
+        if depth == 0 and texts[place : place + 2] in (["from", "stdin"], ["to", "stdout"]):
+            return True
+    return False
