@@ -15,6 +15,7 @@ from psycopg import waiting
 from psycopg.errors import _WaitTimeout
 from psycopg.pq import TransactionStatus
 
+from prefiq_db.drivers.challenges import in_tls, is_refused, refusal
 from prefiq_db.drivers.deadlines import DeadlinePassed, Shares, addresses_of, is_name
 
 logger = logging.getLogger("prefiq_db.drivers")
@@ -157,6 +158,18 @@ class Connection(_Hurried, psycopg.Connection[Any]):
         if not places.are_known(arguments):
             lookups = Shares(_half_way(until), len(places.hosts))
             arguments |= places.arguments([cls._look_up(host, port, lookups.next()) for host, port in places.hosts])
+        try:
+            return cls._connect_once(until, arguments)
+        except psycopg.OperationalError as error:
+            again = _in_tls(error, arguments)
+        try:
+            return cls._connect_once(until, again)
+        except psycopg.OperationalError as error:
+            failure = _failed_in_tls(error)
+        raise failure
+
+    @classmethod
+    def _connect_once(cls, until: float, arguments: dict[str, Any]) -> Any:
         cls._hurrying(until, arguments)
         try:
             return cls.connect(**arguments)._hurried(until)
@@ -215,6 +228,18 @@ class AsyncConnection(_Hurried, psycopg.AsyncConnection[Any]):
             lookups = Shares(_half_way(until), len(places.hosts))
             addresses = [await cls._look_up(host, port, lookups.next()) for host, port in places.hosts]
             arguments |= places.arguments(addresses)
+        try:
+            return await cls._connect_once(until, arguments)
+        except psycopg.OperationalError as error:
+            again = _in_tls(error, arguments)
+        try:
+            return await cls._connect_once(until, again)
+        except psycopg.OperationalError as error:
+            failure = _failed_in_tls(error)
+        raise failure
+
+    @classmethod
+    async def _connect_once(cls, until: float, arguments: dict[str, Any]) -> Any:
         cls._hurrying(until, arguments)
         try:
             return (await cls.connect(**arguments))._hurried(until)
@@ -266,6 +291,22 @@ class AsyncConnection(_Hurried, psycopg.AsyncConnection[Any]):
         except BaseException:
             self.pgconn.finish()
             raise
+
+
+def _in_tls(error: psycopg.OperationalError, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Return what to try once more after *error*; raise what there is to raise when it is final.
+
+    ``prefer`` doesn't say whether the server, which asked for the password itself, had been asked under TLS.
+    """
+    if not is_refused(error, arguments):
+        raise error
+    if arguments["sslmode"] != "prefer":
+        raise refusal()
+    return in_tls(arguments)
+
+
+def _failed_in_tls(error: psycopg.OperationalError) -> Exception:
+    return refusal() if "does not support SSL" in str(error) else error
 
 
 def _half_way(until: float) -> float:
