@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import psycopg
 from psycopg import waiting
+from psycopg._preparing import PrepareManager
 from psycopg.errors import _WaitTimeout
 from psycopg.pq import TransactionStatus
 
@@ -19,6 +20,9 @@ from prefiq_db.drivers.challenges import in_tls, is_refused, refusal
 from prefiq_db.drivers.deadlines import DeadlinePassed, Shares, addresses_of, is_name
 
 logger = logging.getLogger("prefiq_db.drivers")
+
+#: A longer text is never prepared, in bytes; it is a dump or a generated list, and each connection would remember it.
+LONGEST_PREPARED: Final = 50_000
 
 # How often psycopg looks up from a wait, to hear Ctrl-C; its own number.
 _INTERVAL_SECONDS: Final = 0.1
@@ -76,11 +80,24 @@ def _addresses(found: list[tuple[Any, ...]]) -> list[str]:
     return list(dict.fromkeys(place[4][0] for place in found))
 
 
+class _Preparing(PrepareManager):
+    """Counts how often a statement comes, in order to prepare it, unless its text is long: a hundred are remembered."""
+
+    def maybe_add_to_cache(self, query: Any, prep: Any, name: bytes) -> Any:
+        if len(query.query) > LONGEST_PREPARED:
+            return None
+        return super().maybe_add_to_cache(query, prep, name)
+
+
 class _Hurried:
     """Gives each host its share of the time for connecting, whatever the server says or doesn't say meanwhile."""
 
     #: the longest a request may take; ``None``: for ever
     patience_seconds: float | None = None
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._prepared: PrepareManager = _Preparing()
 
     @classmethod
     def _connect_gen(cls, conninfo: str = "") -> Any:

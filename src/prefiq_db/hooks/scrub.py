@@ -19,7 +19,7 @@ from prefiq_db.dialects.both import Both, of_both
 from prefiq_db.dialects.classify import Phase
 from prefiq_db.dialects.translate import code_of, is_python_word, translate
 from prefiq_db.errors import ErrorClass, ErrorKind, PrefiqDbError, ReadOnlyError
-from prefiq_db.masking import border_translates, mask_literals
+from prefiq_db.masking import border_translates, shown
 
 # What names things among psycopg's DiagnosticField, by number; the others quote values.
 _NAMING_FIELDS: Final = {
@@ -142,4 +142,4 @@ def _scrub_sqlalchemy(error: StatementError, message: str) -> None:
     error.args = (f"({type(error.orig).__name__}) {message}",)
     error.params = None
     if error.statement is not None:
-        error.statement = mask_literals(error.statement)
+        error.statement = shown(error.statement)
