@@ -5,7 +5,6 @@ from __future__ import annotations
 import enum
 import re
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any, ClassVar, Final
 
 from sqlalchemy.dialects.mysql.asyncmy import MySQLDialect_asyncmy
@@ -20,6 +19,7 @@ from prefiq_db.dialects.translate import code_of
 from prefiq_db.dialects.values import MARIADB
 from prefiq_db.drivers.statuses import AT_REST_OF, AUTOCOMMIT, IN_TRANSACTION
 from prefiq_db.errors import ErrorKind, StatementRefusedError
+from prefiq_db.memory import Memory
 
 _GUARD: Final = "prefiq_guard"
 _NO_SUCH_SAVEPOINT: Final = 1305
@@ -59,18 +59,17 @@ _KINDS: Final = {
 }
 
 
-# More than that of comments before the first word is taken for what can't be read; whole dumps are not remembered.
-_MOST_CHARACTERS: Final = 500
+_kinds: Final[Memory[Kind]] = Memory(2048)
 
 
 def kind_of(statement: str) -> Kind:
     """Return what *statement* may do to the open transaction, by its first word."""
-    return _kind_of(statement if len(statement) <= _MOST_CHARACTERS else statement[:_MOST_CHARACTERS])
+    known = _kinds.kept.get(statement)
+    return _kinds.keep(statement, _kind_of(statement), statement) if known is None else known
 
 
-@lru_cache(maxsize=2048)
-def _kind_of(head: str) -> Kind:
-    match = _FIRST_WORD.match(head)
+def _kind_of(statement: str) -> Kind:
+    match = _FIRST_WORD.match(statement)
     return _KINDS.get(match.group(1).lower() if match else "", Kind.OTHER)
 
 

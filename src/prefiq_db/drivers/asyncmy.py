@@ -15,7 +15,8 @@ from typing import Any, Final, TypeVar
 import asyncmy
 from asyncmy.connection import Connection as _AsyncmyConnection
 from asyncmy.connection import MySQLResult
-from asyncmy.constants.CLIENT import MULTI_STATEMENTS
+from asyncmy.constants.CLIENT import MULTI_STATEMENTS, SSL
+from asyncmy.constants.CR import CR_SSL_CONNECTION_ERROR
 from asyncmy.protocol import EOFPacketWrapper
 from sqlalchemy.dialects.mysql.asyncmy import (
     AsyncAdapt_asyncmy_connection,
@@ -25,6 +26,7 @@ from sqlalchemy.dialects.mysql.asyncmy import (
 )
 
 from prefiq_db.bridge import await_, to_its_end
+from prefiq_db.drivers.challenges import CHALLENGES, refusal
 from prefiq_db.drivers.deadlines import UNBOUNDED_SECONDS, DeadlinePassed
 from prefiq_db.drivers.refusals import LastWords, ends_conversation, sequence_of_refusal
 from prefiq_db.drivers.stopping import STOP_SECONDS, beside, port_of
@@ -66,6 +68,11 @@ class Connection(_AsyncmyConnection):
     """A connection that runs one statement a time, and knows what the server last said of its transaction.
 
     asyncmy always asks for several statements in one text, and forgets a status of 0: autocommit off, no transaction.
+    It asks for TLS without looking whether the server offers it, and tells the password to whoever asks.
+
+    Args:
+        tls_required: whether a server without TLS is refused.
+        may_tell: whether the password itself may be sent without TLS.
     """
 
     # asyncmy's own, which its type information leaves out.
@@ -74,10 +81,45 @@ class Connection(_AsyncmyConnection):
     _proto: Any
     _transport: Any
     _fill_buffer: Any
+    _password: bytes
+    _secure: bool
+    _ssl_context: Any
+    server_capabilities: int
 
-    def __init__(self, **arguments: Any) -> None:
+    def __init__(self, *, tls_required: bool, may_tell: bool, **arguments: Any) -> None:
+        self._tls_required, self._may_tell = tls_required, may_tell
+        self._public_key: Any = None
         super().__init__(**arguments)  # type: ignore[no-untyped-call]
         self._client_flag &= ~MULTI_STATEMENTS
+
+    async def _request_authentication(self) -> Any:
+        if self._ssl_context is not None and not self.server_capabilities & SSL:
+            if self._tls_required:
+                raise asyncmy.errors.OperationalError(
+                    CR_SSL_CONNECTION_ERROR, "SSL is required but the server doesn't support it"
+                )
+            self._ssl_context = None
+        return await super()._request_authentication()  # type: ignore[misc]
+
+    async def _process_auth(self, plugin_name: bytes, auth_packet: Any) -> Any:
+        if self._is_overheard and plugin_name not in CHALLENGES:
+            raise refusal(plugin_name)
+        return await super()._process_auth(plugin_name, auth_packet)  # type: ignore[misc]
+
+    @property
+    def _server_public_key(self) -> Any:
+        # To encrypt the password with, where TLS doesn't; it may be anybody's.
+        if self._is_overheard:
+            raise refusal()
+        return self._public_key
+
+    @_server_public_key.setter
+    def _server_public_key(self, key: Any) -> None:
+        self._public_key = key
+
+    @property
+    def _is_overheard(self) -> bool:
+        return bool(self._password) and not (self._secure or self._may_tell)
 
     async def _read_query_result(self, unbuffered: bool = False) -> None:
         self._result = None

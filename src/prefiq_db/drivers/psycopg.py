@@ -12,12 +12,17 @@ from typing import Any, Final
 
 import psycopg
 from psycopg import capabilities, generators, waiting
+from psycopg._preparing import PrepareManager
 from psycopg.errors import _WaitTimeout
 from psycopg.pq import TransactionStatus
 
 from prefiq_db.bridge import to_its_end
+from prefiq_db.drivers.challenges import in_tls, is_refused, refusal
 from prefiq_db.drivers.deadlines import DeadlinePassed, Shares, addresses_of, is_name
 from prefiq_db.drivers.stopping import STOP_SECONDS, beside, tell
+
+#: A longer text is never prepared, in bytes; it is a dump or a generated list, and each connection would remember it.
+LONGEST_PREPARED: Final = 50_000
 
 # How often psycopg looks up from a wait, to hear Ctrl-C; its own number.
 _INTERVAL_SECONDS: Final = 0.1
@@ -72,6 +77,15 @@ def _addresses(found: list[tuple[Any, ...]]) -> list[str]:
     return list(dict.fromkeys(place[4][0] for place in found))
 
 
+class _Preparing(PrepareManager):
+    """Counts how often a statement comes, in order to prepare it, unless its text is long: a hundred are remembered."""
+
+    def maybe_add_to_cache(self, query: Any, prep: Any, name: bytes) -> Any:
+        if len(query.query) > LONGEST_PREPARED:
+            return None
+        return super().maybe_add_to_cache(query, prep, name)
+
+
 class _Hurried:
     """Gives each host its share of the time for connecting, whatever the server says or doesn't say meanwhile."""
 
@@ -79,6 +93,10 @@ class _Hurried:
     patience_seconds: float | None = None
     #: COMMIT is under way: whoever gives up waiting for it must let it go on
     is_committing = False
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._prepared: PrepareManager = _Preparing()
 
     @classmethod
     def _connect_gen(cls, conninfo: str = "") -> Any:
@@ -163,6 +181,18 @@ class Connection(_Hurried, psycopg.Connection[Any]):
         if not places.are_known(arguments):
             lookups = Shares(_half_way(until), len(places.hosts))
             arguments |= places.arguments([cls._look_up(host, port, lookups.next()) for host, port in places.hosts])
+        try:
+            return cls._connect_once(until, arguments)
+        except psycopg.OperationalError as error:
+            again = _in_tls(error, arguments)
+        try:
+            return cls._connect_once(until, again)
+        except psycopg.OperationalError as error:
+            failure = _failed_in_tls(error)
+        raise failure
+
+    @classmethod
+    def _connect_once(cls, until: float, arguments: dict[str, Any]) -> Any:
         cls._hurrying(until, arguments)
         try:
             return cls.connect(**arguments)._hurried(until)
@@ -224,6 +254,18 @@ class AsyncConnection(_Hurried, psycopg.AsyncConnection[Any]):
             lookups = Shares(_half_way(until), len(places.hosts))
             addresses = [await cls._look_up(host, port, lookups.next()) for host, port in places.hosts]
             arguments |= places.arguments(addresses)
+        try:
+            return await cls._connect_once(until, arguments)
+        except psycopg.OperationalError as error:
+            again = _in_tls(error, arguments)
+        try:
+            return await cls._connect_once(until, again)
+        except psycopg.OperationalError as error:
+            failure = _failed_in_tls(error)
+        raise failure
+
+    @classmethod
+    async def _connect_once(cls, until: float, arguments: dict[str, Any]) -> Any:
         cls._hurrying(until, arguments)
         try:
             return (await cls.connect(**arguments))._hurried(until)
@@ -275,6 +317,22 @@ class AsyncConnection(_Hurried, psycopg.AsyncConnection[Any]):
         except BaseException:
             self.pgconn.finish()
             raise
+
+
+def _in_tls(error: psycopg.OperationalError, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Return what to try once more after *error*; raise what there is to raise when it is final.
+
+    ``prefer`` doesn't say whether the server, which asked for the password itself, had been asked under TLS.
+    """
+    if not is_refused(error, arguments):
+        raise error
+    if arguments["sslmode"] != "prefer":
+        raise refusal()
+    return in_tls(arguments)
+
+
+def _failed_in_tls(error: psycopg.OperationalError) -> Exception:
+    return refusal() if "does not support SSL" in str(error) else error
 
 
 def _half_way(until: float) -> float:

@@ -16,6 +16,7 @@ from pymysql.constants import CR
 from pymysql.cursors import SSCursor
 from pymysql.protocol import EOFPacketWrapper, MysqlPacket
 
+from prefiq_db.drivers.challenges import CHALLENGES, refusal
 from prefiq_db.drivers.deadlines import UNBOUNDED_SECONDS, DeadlinePassed, Shares, addresses_of
 from prefiq_db.drivers.refusals import ERROR, ends_conversation, sequence_of_refusal
 from prefiq_db.drivers.stopping import STOP_SECONDS, beside, port_of
@@ -81,6 +82,8 @@ class Connection(pymysql.connections.Connection):
     ctx: ssl.SSLContext | None
     _ssl_required: bool
     server_thread_id: tuple[int]
+    _secure: bool
+    password: Any
 
     patience_seconds: float = UNBOUNDED_SECONDS
     #: ends a session from another connection, by its number and its client's port
@@ -88,6 +91,10 @@ class Connection(pymysql.connections.Connection):
     #: COMMIT is under way: whoever gives up waiting for it must let it go on
     is_committing = False
     _connected_by: float | None = None
+
+    #: whether the password itself may be sent without TLS
+    may_tell = False
+    _public_key: Any = None
 
     def connect_within(self, until: float) -> None:
         """Connect, greet and log in until a moment on the monotonic clock."""
@@ -104,6 +111,26 @@ class Connection(pymysql.connections.Connection):
         if _is_ours(failure):
             raise PyMySQLDeadlinePassed("no connection in time")
         raise pymysql.err.OperationalError(CR.CR_CONN_HOST_ERROR, f"Can't connect to MySQL server ({failure})")
+
+    def _process_auth(self, plugin_name: bytes, auth_packet: Any, handler: Any = None) -> Any:
+        if self._is_overheard and plugin_name not in CHALLENGES:
+            raise refusal(plugin_name)
+        return super()._process_auth(plugin_name, auth_packet, handler)  # type: ignore[misc]
+
+    @property
+    def server_public_key(self) -> Any:
+        """The RSA key to encrypt the password with, where TLS doesn't; it may be anybody's."""
+        if self._is_overheard:
+            raise refusal()
+        return self._public_key
+
+    @server_public_key.setter
+    def server_public_key(self, key: Any) -> None:
+        self._public_key = key
+
+    @property
+    def _is_overheard(self) -> bool:
+        return bool(self.password) and not (self._secure or self.may_tell)
 
     def _dialled(self, until: float) -> socket.socket:
         """Return a socket that is connected to the first of the host's addresses that answers."""

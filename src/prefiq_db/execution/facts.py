@@ -7,7 +7,6 @@ SQLAlchemy makes of them: one judgement for both. When in doubt a statement is t
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from typing import Any, Final
 
 from sqlalchemy import Executable, TextClause, TextualSelect, text
@@ -29,9 +28,10 @@ from prefiq_db.execution.no_tomorrow import LOCK_REASON, tie_of
 from prefiq_db.execution.reading import DATA_CHANGING, reading
 from prefiq_db.execution.statements import carries_rows, is_routine, statements_in
 from prefiq_db.execution.tokens import Tokens, scan
+from prefiq_db.memory import Memory
 
-#: Longer texts are judged anew each time: they are dumps and generated lists, and would fill the memory.
-LONGEST_KEPT: Final = 100_000
+#: SQLAlchemy is not to remember texts of more characters: they are dumps and generated lists, and it counts in number.
+LONGEST_COMPILED: Final = 50_000
 
 COUNTED: Final = frozenset({"insert", "update", "delete", "merge", "replace"})
 
@@ -84,14 +84,29 @@ def as_executable(statement: Any) -> Executable:
         UsageError: if it is neither.
     """
     if isinstance(statement, str):
-        return _text(statement) if len(statement) <= LONGEST_KEPT else text(statement)
+        known = _texts.kept.get(statement)
+        return _text(statement) if known is None else known
     if isinstance(statement, Executable):
         return statement
     raise UsageError(f"statement: expected SQL text or a SQLAlchemy Core construct, not {type(statement).__name__}")
 
 
 # One text() per SQL string keeps SQLAlchemy from parsing the bind names again on every call.
-_text = lru_cache(maxsize=1024)(text)
+_texts: Final[Memory[TextClause]] = Memory(1024)
+
+
+class LongText(TextClause):
+    """A text that SQLAlchemy compiles anew each time."""
+
+    inherit_cache = False
+    __visit_name__ = "textclause"
+
+
+def _text(sql: str) -> TextClause:
+    if len(sql) > LONGEST_COMPILED:
+        return LongText(sql)
+    made = text(sql)
+    return _texts.keep(sql, made, sql, made.text)
 
 
 def facts_of(statement: Executable, dialect: str) -> Facts:
@@ -128,7 +143,8 @@ def reading_facts(statement: Executable, dialect: Any) -> Facts:
 
 def facts_of_text(sql: str, dialect: str) -> Facts:
     """Return the facts of SQL text, as *dialect* reads it: ``postgresql``, ``mariadb``, ``mysql`` or ``sqlite``."""
-    return _kept(sql, dialect) if len(sql) <= LONGEST_KEPT else _judged(sql, dialect)
+    known = _known.kept.get((sql, dialect))
+    return _known.keep((sql, dialect), _judged(sql, dialect), sql) if known is None else known
 
 
 def _judged(sql: str, dialect: str) -> Facts:
@@ -141,7 +157,7 @@ def _judged(sql: str, dialect: str) -> Facts:
     return facts
 
 
-_kept = lru_cache(maxsize=2048)(_judged)
+_known: Final[Memory[Facts]] = Memory(2048)
 
 
 def _together(one: Facts, other: Facts) -> Facts:

@@ -20,7 +20,7 @@ from prefiq_db.dialects.classify import Phase, leaves_unknown
 from prefiq_db.dialects.translate import code_of, is_python_word, translate
 from prefiq_db.drivers.halfway import REFUSED
 from prefiq_db.errors import ErrorClass, ErrorKind, PrefiqDbError, ReadOnlyError
-from prefiq_db.masking import border_translates, mask_literals
+from prefiq_db.masking import border_translates, shown
 
 # What names things among psycopg's DiagnosticField, by number; the others quote values.
 _NAMING_FIELDS: Final = {
@@ -145,4 +145,4 @@ def _scrub_sqlalchemy(error: StatementError, message: str) -> None:
     error.args = (f"({type(error.orig).__name__}) {message}",)
     error.params = None
     if error.statement is not None:
-        error.statement = mask_literals(error.statement)
+        error.statement = shown(error.statement)
