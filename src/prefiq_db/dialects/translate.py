@@ -901,7 +901,7 @@ def translate(
         if python is None:
             return _usage(original, database)
         report, found = _Report(None, "", {}), python
-    if phase == "statement" and isinstance(error, exc.DBAPIError):
+    if phase == "statement" and isinstance(error, exc.DBAPIError) and not isinstance(original, DeadlinePassed):
         found = _as_the_connection_is(found, driver, original, lost=error.connection_invalidated)
     found = _who_cancelled(found, phase, cancelled_by_timeout)
     if phase == "connect":
