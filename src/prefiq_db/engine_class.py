@@ -6,6 +6,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.engine.base import OptionEngineMixin
+from sqlalchemy.engine.interfaces import IsolationLevel
 from sqlalchemy.pool import PoolProxiedConnection
 
 
@@ -14,6 +15,15 @@ class PrefiqConnection(Connection):
 
     def __init__(self, engine: Engine, connection: PoolProxiedConnection | None = None, **options: Any) -> None:
         super().__init__(engine, checked_out(engine) if connection is None else connection, **options)
+
+    def get_isolation_level(self) -> IsolationLevel:
+        """Return the level of the open transaction or, outside of one, of the next; never ``AUTOCOMMIT``.
+
+        The server is asked where nobody chose one: it doesn't know what our BEGIN is going to say.
+        """
+        dialect: Any = self.dialect
+        chosen: IsolationLevel | None = dialect.chosen_isolation(dialect.session_of(self.connection))
+        return super().get_isolation_level() if chosen is None else chosen
 
 
 class PrefiqEngine(Engine):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,8 +15,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from prefiq_db.config import Target
 from prefiq_db.connectors import connector_for
 from prefiq_db.dialects.base import Observer, Watcher
+from prefiq_db.dialects.both import of_both
 from prefiq_db.engine_class import PrefiqEngine
-from prefiq_db.errors import MissingDriverError, UnsupportedError
+from prefiq_db.errors import MissingDriverError, UnsupportedError, UsageError
 from prefiq_db.hooks.comments import comment
 from prefiq_db.hooks.logs import logging_name, mask_loggers
 from prefiq_db.hooks.scrub import translate_errors
@@ -113,6 +115,7 @@ def _make(
         pool_logging_name=logging_name(name, masked=settings.masked),
     )
     sync_engine: Any = engine.sync_engine if is_async else engine
+    sync_engine.pool._creator = _ours_only(sync_engine.pool._creator, engine.dialect)
     # create_engine() takes no class; this one adds only methods.
     sync_engine.__class__ = PrefiqEngine
     if settings.masked:
@@ -132,6 +135,25 @@ def _make(
     if watcher is not None:
         _tell_of_invalidation(sync_engine, watcher)
     return engine
+
+
+def _ours_only(creator: Callable[..., Any], dialect: Any) -> Callable[..., Any]:
+    """Return *creator*, refusing a connection that a do_connect listener made by itself: it has none of our set-up."""
+
+    def connect(record: Any = None) -> Any:
+        connection = creator(record)
+        if dialect.made(connection):
+            return connection
+        with contextlib.suppress(Exception):
+            connection.close()
+        raise of_both(
+            UsageError(
+                "do_connect: a listener returned a connection of its own, which has no time limits and no session "
+                "set-up; change user or password in its cparams instead, and return None"
+            )
+        )
+
+    return connect
 
 
 def _driver_for(target: Target, is_async: bool) -> _Driver:

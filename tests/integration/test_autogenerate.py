@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import enum
+import warnings
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import sqlalchemy as sa
@@ -12,6 +14,7 @@ from alembic.autogenerate import compare_metadata, produce_migrations, render
 from alembic.autogenerate.api import AutogenContext
 from alembic.operations import Operations
 from alembic.runtime.migration import MigrationContext
+from sqlalchemy.dialects import postgresql
 
 from prefiq_db.engines import make_engine
 from prefiq_db.migrate.autogenerate import autogenerate_options
@@ -129,6 +132,113 @@ def test_other_peoples_tables_are_not_looked_at(engine: sa.Engine) -> None:
         assert differences(connection, ours, **autogenerate_options(ours=True)) == []
 
 
+TEXT = sa.String(40)
+MOMENT = dt.datetime(2020, 1, 1, tzinfo=dt.UTC)
+#: Defaults that a database tells back in other words than it was told.
+EQUAL: dict[str, list[tuple[Any, Any]]] = {
+    "all": [
+        (TEXT, "a :word b"),
+        (TEXT, ":start"),
+        (TEXT, sa.text(r"'a \:word b'")),
+        (TEXT, "at 10:30, C:\\temp, a\\:b"),
+        (TEXT, "'quoted'"),
+        (TEXT, "line\nbreak"),
+        (TEXT, sa.text("NULL")),
+        (sa.Integer, sa.text("NULL")),
+        (sa.Integer, "007"),
+        (sa.Float, "1e2"),
+        (Json, '{"a":1}'),
+        (UtcDateTime, sa.text("'2020-01-01 00:00:00'")),
+        (UtcDateTime, sa.literal(MOMENT, UtcDateTime)),
+        (sa.Date, sa.func.current_date()),
+    ],
+    "postgresql": [
+        (sa.Interval, sa.text("interval '1 day'")),
+        (sa.Date, sa.text("DATE '2020-01-01'")),
+        (sa.Time, "08:00"),
+        (sa.DateTime, "2020-01-01"),
+        (sa.DateTime(timezone=True), sa.text("'2020-01-01 02:00:00+02'::timestamptz")),
+        (sa.Boolean, sa.text("TRUE::bool")),
+        (sa.Boolean, "yes"),
+        (sa.Numeric, sa.text("1e2")),
+        (sa.Float, sa.text("'NaN'::float8")),
+        (sa.Integer, sa.text("- 1")),
+        (sa.SmallInteger, sa.text("CAST(3 AS smallint)")),
+        (sa.Uuid, "6BA7B810-9DAD-11D1-80B4-00C04FD430C8"),
+        (sa.Text, sa.text("$$100%$$")),
+        (sa.Text, sa.text("md5(random()::text)")),
+        (sa.JSON, sa.text("json_build_object('a',1)")),
+        (postgresql.JSONB, sa.text(r"""'{"b"\:1,"a"\:2}'""")),
+        (postgresql.ARRAY(sa.Text), sa.text("array['a','b']")),
+        (postgresql.CIDR, "10/8"),
+        (postgresql.BYTEA, sa.text(r"'\xDEADBEEF'")),
+        (sa.DateTime(timezone=True), sa.text("now() + interval '1 day'")),
+    ],
+    "mariadb": [
+        (sa.Time, "08:00"),
+        (sa.DateTime, "2020-01-01"),
+        (sa.DateTime, sa.text("TIMESTAMP '2020-01-01 00:00:00'")),
+        (sa.Uuid, "6BA7B810-9DAD-11D1-80B4-00C04FD430C8"),
+        (sa.Integer, sa.text("(1+2)")),
+    ],
+    "sqlite": [(sa.Integer, sa.text("(abs(-1))")), (sa.Time, "08:00")],
+}
+
+
+def with_defaults(engine: sa.Engine) -> sa.MetaData:
+    made = sa.MetaData()
+    columns = [
+        sa.Column(f"c{number}", type_, server_default=default)
+        for number, (type_, default) in enumerate(EQUAL["all"] + EQUAL[engine.dialect.name])
+    ]
+    sa.Table("defaults", made, sa.Column("id", sa.Integer, primary_key=True), *columns)
+    return made
+
+
+def test_a_default_that_is_told_back_in_other_words_is_the_same(engine: sa.Engine) -> None:
+    create(engine, with_defaults(engine))
+    with engine.connect() as connection:
+        assert differences(connection, with_defaults(engine)) == []
+
+
+@pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
+def test_to_ask_about_a_default_changes_nothing(engine: sa.Engine) -> None:
+    """A default that the server refuses is another one and spoils nothing; and no sequence moves."""
+    made = sa.MetaData()
+    sequences = [sa.Sequence(name, metadata=made) for name in ("one", "other")]
+    table = sa.Table("item", made, *(sa.Column(n, sa.Integer, server_default="7") for n in ("a", "b", "c")))
+    create(engine, made)
+    table.c.a.server_default = sa.DefaultClause(sequences[0].next_value())
+    create_at = sa.text("alter table item alter a set default nextval('other')")
+    table.c.b.server_default = sa.DefaultClause("no number")
+    with engine.begin() as connection:
+        connection.execute(create_at)
+    with engine.connect() as connection:
+        found = differences(connection, made)
+        assert [(entry[0][0], entry[0][3]) for entry in found] == [("modify_default", "a"), ("modify_default", "b")]
+        assert connection.scalar(sequences[0].next_value()) == 1
+        assert connection.scalar(sequences[1].next_value()) == 1
+
+
+class View:
+    """What a plugin for views, functions or triggers compares: it has no table."""
+
+
+def test_what_has_no_table_is_compared_too(engine: sa.Engine) -> None:
+    """By a service's history, as any plugin of Alembic asks; and a service's own filter is heard."""
+    with engine.connect() as connection:
+
+        def takes_part(**options: Any) -> bool:
+            context = MigrationContext.configure(connection, opts={**autogenerate_options(**options)})
+            asked = AutogenContext(context, sa.MetaData())
+            view: Any = View()
+            return asked.run_object_filters(view, "public.total", "view", False, None)  # type: ignore[arg-type]
+
+        assert takes_part()
+        assert not takes_part(ours=True)
+        assert not takes_part(include_object=lambda item, name, type_, *rest: type_ != "view")
+
+
 # --- every change --------------------------------------------------------------------------------------
 
 
@@ -208,23 +318,32 @@ def test_a_time_that_loses_its_zone_or_its_microseconds_is_found(engine: sa.Engi
 # --- what is written -----------------------------------------------------------------------------------
 
 
-def written(connection: sa.Connection, target: sa.MetaData) -> tuple[str, set[str]]:
-    """Return the code of the upgrade to *target*, and its imports."""
-    options = {**autogenerate_options(), "target_metadata": target}
+def written(
+    connection: sa.Connection, target: sa.MetaData, *, down: bool = False, **further: Any
+) -> tuple[str, set[str]]:
+    """Return the code of the upgrade to *target* (or of the way back), and its imports."""
+    options = {**autogenerate_options(**further), "target_metadata": target}
     context = MigrationContext.configure(connection, opts=options)
     script = produce_migrations(context, target)
     prefixes = {"sqlalchemy_module_prefix": "sa.", "alembic_module_prefix": "op.", "user_module_prefix": None}
     autogen = AutogenContext(context, target, opts={**options, **prefixes, "render_as_batch": True})
-    code = render._render_cmd_body(script.upgrade_ops, autogen)
+    assert script.downgrade_ops is not None
+    assert script.upgrade_ops is not None
+    code = render._render_cmd_body(script.downgrade_ops if down else script.upgrade_ops, autogen)
     return code, set(autogen.imports)
 
 
-def applied(connection: sa.Connection, target: sa.MetaData, code: str) -> None:
+DIALECTS = ("postgresql", "mysql", "sqlite")
+
+
+def applied(connection: sa.Connection, target: sa.MetaData, code: str, dropping: str | None = None) -> None:
     import prefiq_db.types
 
+    if dropping is not None:
+        connection.execute(sa.text(f"drop table {dropping}"))
     context = MigrationContext.configure(connection, opts={"target_metadata": target})
     with Operations.context(context) as op:
-        exec(code, {"op": op, "sa": sa, "prefiq_db": prefiq_db})
+        exec(code, {"op": op, "sa": sa, "prefiq_db": prefiq_db, **{n: getattr(sa.dialects, n) for n in DIALECTS}})
     connection.commit()
 
 
@@ -275,3 +394,84 @@ def test_a_new_member_is_written_as_a_new_check(engine: sa.Engine) -> None:
             with pytest.raises((sa.exc.IntegrityError, sa.exc.OperationalError)):
                 connection.execute(none)
             connection.rollback()
+
+
+def test_a_service_writes_its_own_types_beside_ours(engine: sa.Engine) -> None:
+    """A ``render_item`` of theirs is asked first, and what it leaves is written as always, with its import."""
+
+    def theirs(type_: str, item: Any, context: AutogenContext) -> str | Literal[False]:
+        return "mine.Price()" if type_ == "type" and isinstance(item, Money) else False
+
+    with engine.connect() as connection:
+        code, imports = written(connection, metadata(), render_item=theirs)
+    assert "mine.Price()" in code
+    assert "prefiq_db.types.Money()" not in code
+    assert "prefiq_db.types.UtcDateTime()" in code
+    assert imports == {"import prefiq_db.types"}
+
+
+def test_a_written_default_with_a_colon_can_be_run(engine: sa.Engine) -> None:
+    """Written from the metadata and, in a downgrade, from what the database told."""
+    target = with_defaults(engine)
+    with engine.connect() as connection:
+        applied(connection, target, written(connection, target)[0])
+        assert differences(connection, target) == []
+        applied(connection, target, written(connection, sa.MetaData(), down=True)[0], dropping="defaults")
+        assert differences(connection, target) == []
+
+
+# --- computed columns ----------------------------------------------------------------------------------
+
+
+def computed(double: Any, *, persisted: bool = True, extra: str = "upper(name)") -> sa.MetaData:
+    made = sa.MetaData()
+    sa.Table(
+        "sale",
+        made,
+        sa.Column("id", sa.Integer, primary_key=True),
+        sa.Column("quantity", sa.Integer),
+        sa.Column("name", sa.String(20)),
+        sa.Column("double", sa.Integer, double),
+        sa.Column("shout", sa.String(40), sa.Computed(extra, persisted=persisted)),
+        sa.Index("ix_sale_double", "double", "quantity"),
+        sa.UniqueConstraint("id", "double", name="uq_sale_double"),
+    )
+    return made
+
+
+DOUBLE = sa.Computed("(quantity*2)", persisted=True)
+
+
+def test_a_computed_column_that_is_told_back_in_other_words_is_the_same(engine: sa.Engine) -> None:
+    create(engine, computed(DOUBLE))
+    with engine.connect() as connection, warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert differences(connection, computed(sa.Computed("quantity  * 2"), extra="UPPER( name )")) == []
+
+
+CHANGED: dict[str, Any] = {
+    "another factor": sa.Computed("quantity * 3", persisted=True),
+    "other parentheses": sa.Computed("(quantity + 1) * 2", persisted=True),
+    "no longer computed": None,
+}
+
+
+@pytest.mark.parametrize("change", CHANGED)
+def test_a_changed_computed_column_is_found_and_made_anew_with_its_indexes(engine: sa.Engine, change: str) -> None:
+    before, target = (computed(each) for each in (sa.Computed("quantity + 1 * 2", persisted=True), CHANGED[change]))
+    create(engine, before)
+    if engine.dialect.name == "sqlite":  # Alembic's rebuild would insert into the other computed column
+        for made in (before, target):
+            made.tables["sale"]._columns.remove(made.tables["sale"].c.shout)
+        with engine.begin() as connection:
+            connection.exec_driver_sql("alter table sale drop column shout")
+    with engine.connect() as connection:
+        code, back = (written(connection, target, down=down)[0] for down in (False, True))
+        assert "drop_column('double')" in code
+        applied(connection, target, code)
+        assert differences(connection, target) == []
+        indexes = {each["name"] for each in sa.inspect(connection).get_indexes("sale")}
+        uniques = {each["name"] for each in sa.inspect(connection).get_unique_constraints("sale")}
+        assert ("ix_sale_double" in indexes, "uq_sale_double" in uniques) == (True, True)
+        applied(connection, before, back)
+        assert differences(connection, before) == []

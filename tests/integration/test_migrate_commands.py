@@ -142,6 +142,30 @@ def test_every_database_one_after_the_other(
     assert said.count("Running downgrade 0001") == 2
 
 
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)  # the settings choose it, not the database
+def test_a_history_that_names_its_database_goes_to_no_other(
+    project: Project, engine: sa.Engine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever forgets ``--database`` gets the right one, and whoever names another is refused."""
+    there = f"sqlite:///{project.folder / 'analytics.db'}"
+    monkeypatch.setenv("DATABASES__ANALYTICS__URL", there)
+    env = project.folder / "history" / "env.py"
+    env.write_text(env.read_text().replace("run(metadata)", "run(metadata, database='analytics')"))
+    capsys.readouterr()
+    assert project("up") == project("status") == project("up", "--database", "analytics") == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "analytics: upgraded to 0001",
+        "analytics: alembic_version at 0001 (head)",
+    ]
+    for command, *wrong in (("up", "--database", "main"), ("check", "--all"), ("sql", "--database", "main")):
+        assert project(command, *wrong) == 2
+        assert "database: expected analytics" in capsys.readouterr().err
+    code, said = finished(project.start("-x", "db=main", "downgrade", "base", DATABASES__ANALYTICS__URL=there))
+    assert code != 0
+    assert "database: expected analytics, for which" in said
+    assert sa.inspect(engine).get_table_names() == []
+
+
 def test_wrong_words_are_usage(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
     assert project("up", "--lock-wait", "-1") == 2
     assert "lock_wait: expected seconds, at least 0" in capsys.readouterr().err

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
+from alembic.config import main as alembic_main
 
 from prefiq_db import AsyncDatabase, Database
 from prefiq_db.engines import make_engine
@@ -149,3 +152,69 @@ def test_a_session_goes_back_to_the_pool_without_the_lock(project: Project) -> N
 def test_something_else_is_refused(project: Project) -> None:
     with pytest.raises(UsageError, match="run_sync"):
         upgrade(object(), project)
+
+
+# --- inside a service --------------------------------------------------------------------------------
+
+
+class Kept(logging.Handler):
+    """What a service set up for itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heard: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.heard.append(record.getMessage())
+
+
+@pytest.fixture
+def of_the_service() -> Iterator[Kept]:
+    handler, root = Kept(), logging.getLogger()
+    before = root.level
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)
+    yield handler
+    root.removeHandler(handler)
+    root.setLevel(before)
+
+
+def as_alembic_main(project: Project) -> None:
+    alembic_main(["-c", project.ini, "upgrade", "head"])
+
+
+def as_flask_migrate(project: Project) -> None:
+    config = Config(project.ini)
+    config.cmd_opts = argparse.Namespace(x=None)  # which it makes for a call from Python, too
+    command.upgrade(config, "head")
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("call", [as_alembic_main, as_flask_migrate])
+def test_a_call_inside_a_service_leaves_its_logging(
+    project: Project, of_the_service: Kept, call: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DB_URL", project.backend.url)
+    before = [*logging.getLogger().handlers]
+    call(project)
+    assert logging.getLogger().handlers == before
+    assert logging.getLogger().level == logging.INFO
+    assert "Running upgrade 0001 -> 0002" in " ".join(of_the_service.heard)
+    assert project.version() == ["0002"]
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("program", ["/usr/bin/alembic", "alembic.exe", "alembic-script.py", "lib/alembic/__main__.py"])
+def test_control_the_alembic_command_reads_logging_from_its_ini(
+    project: Project, of_the_service: Kept, program: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DB_URL", project.backend.url)
+    monkeypatch.setattr("sys.argv", [program])
+    root = logging.getLogger()
+    before = [*root.handlers]
+    try:
+        as_alembic_main(project)
+        assert of_the_service not in root.handlers
+        assert root.level == logging.WARNING
+    finally:
+        root.handlers[:] = before

@@ -107,3 +107,20 @@ def test_a_given_connection_has_its_foreign_keys_back(project: Project, in_trans
     assert project.rows("select id, parent_id from child order by id") == [(1, 1), (2, 2)]
     assert project.version() == ["0001" if in_transaction else "0002"]
     engine.dispose()
+
+
+def test_a_rebuild_keeps_a_default_with_a_colon(project: Project) -> None:
+    """Alembic reads the table, and what it reads is SQL: ``:start`` in it is no bind."""
+    project.revision(
+        3,
+        r"""
+        op.execute(r"create table visit (id integer primary key, name text default 'a \:start', size integer,"
+                   r" shown text generated always as (name || ' \:size'))")
+        with op.batch_alter_table('visit', recreate='always') as batch:
+            batch.drop_column('shown')
+            batch.alter_column('size', type_=sa.BigInteger())
+        op.execute("insert into visit (size) values (1)")
+        """,
+    )
+    assert project("up") == 0
+    assert project.rows("select name, size from visit") == [("a :start", 1)]

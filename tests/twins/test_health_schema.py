@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from prefiq_db.errors import ErrorKind
+from prefiq_db.errors import ErrorKind, SchemaError
 from prefiq_db.health import AsyncHealthCheck, HealthCheck, Status
 from prefiq_db.integrations.schema import schema_at_head
 from prefiq_db.migrate.command_line import main
@@ -28,9 +28,41 @@ def readiness(world: str, db: Any) -> Callable[[], Any]:
     return asked
 
 
+async def test_a_service_without_tokens_needs_no_table_of_ours(db: Any, readiness: Callable[[], Any]) -> None:
+    """It never runs prefiq_db's own migrations, and is ready; whoever asks for ``exactly_once`` waits for them."""
+    assert (await readiness()).status is Status.PASS
+    before = db.stats().statement_count
+    assert (await readiness()).status is Status.PASS
+    assert db.stats().statement_count == before + 1
+
+    @db.transactional(exactly_once=True)
+    async def pay(tx: Any) -> None:
+        """Is never called: that it is there says enough."""
+
+    assert (await readiness()).status is Status.FAIL
+
+
+@pytest.mark.parametrize("tokens", [True, False])
+async def test_a_service_may_say_what_it_uses(db: Any, world: str, tokens: bool) -> None:
+    check = schema_at_head(getattr(db, "_wrapped", db), tokens=tokens)
+    found = (await check()) if world == "async" else check()
+    assert found.status is (Status.FAIL if tokens else Status.PASS)
+
+
+async def test_whoever_began_with_our_history_needs_its_newest(
+    db: Any, backend: Backend, readiness: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DB_URL", backend.url)
+    assert main(["up", "0001"]) == 0
+    assert (await readiness()).status is Status.FAIL
+
+
 async def test_a_service_is_ready_when_its_schema_is_at_its_head(
     db: Any, backend: Backend, readiness: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    with pytest.raises(SchemaError, match="exactly_once"):
+        async with db.transaction(exactly_once=True):
+            pass
     behind = await readiness()
     assert (behind.status, behind.reason) == (
         Status.FAIL,

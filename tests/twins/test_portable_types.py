@@ -185,6 +185,36 @@ async def test_literals_in_the_statement_come_back_too(store: Any, backend: Back
                 assert await store.fetch_value(sa.select(things.c.id).where(things.c[column] == value)) == i
 
 
+@pytest.mark.parametrize("column", VALUES)
+async def test_a_value_of_an_expression_comes_back_too(store: Any, column: str, backend: Backend) -> None:
+    """MariaDB calls what a bound value takes part in a text."""
+    type_ = things.c[column].type
+    value = within_sqlite(backend, VALUES[column])[0]
+    await put(store, column, None)
+    for each in (
+        sa.func.coalesce(things.c[column], sa.bindparam("p", value, type_)),
+        sa.func.coalesce(things.c[column], sa.bindparam("p", value, type_, literal_execute=True)),
+        sa.case((things.c[column].is_(None), sa.literal(value, type_)), else_=things.c[column]),
+        sa.literal(value, type_),
+        sa.literal(value, type_, literal_execute=True),
+    ):
+        assert await store.fetch_value(sa.select(each)) == value
+    inner = sa.select(sa.func.coalesce(things.c[column], value, type_=type_).label("value")).subquery()
+    assert await store.fetch_value(sa.select(inner.c.value)) == value
+
+
+async def test_an_instant_of_a_text_statement_is_read_by_its_type(store: Any) -> None:
+    types = {"at": UtcDateTime}
+    moment = VALUES["moment"][0]
+    await put(store, "moment", None)
+    sql = "select coalesce(moment, :p) as at from things"
+    assert await store.fetch_value(sql, {"p": moment}, types=types) == moment
+    assert await store.fetch_value("select '2024-02-29 09:59:59.999999' as at", types=types) == moment
+    with pytest.raises(DataError) as caught:
+        await store.fetch_value(f"select '{SECRET}' as at", types=types)
+    assert_silent(caught.value, SECRET)
+
+
 async def test_instants_come_back_in_utc_and_decimals_with_their_scale(store: Any) -> None:
     """UTC is said, not meant; a zero has no sign; the scale is the column's."""
     await put(store, "moment", dt.datetime(2024, 2, 29, 12, tzinfo=KIRITIMATI))

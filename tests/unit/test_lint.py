@@ -176,6 +176,57 @@ HAZARDS: dict[str, tuple[str, dict[str, set[str]]]] = {
         'op.create_check_constraint("ck", "sale", "id > 0")',
         {"cannot-alter": {SQLITE}, "constraint-validates": {PG}},
     ),
+    "a NOT NULL column by SQL": (
+        'op.execute("ALTER TABLE sale ADD COLUMN amount integer NOT NULL")',
+        {"not-null-without-default": ALL},
+    ),
+    "a NOT NULL column by SQL, among others": (
+        'op.execute("""alter  table if exists only public."sale"\n'
+        "  add a int check (a is not null) default 1 not null,\n"
+        '  -- a comment; with a sign\n  add "amount" numeric(12, 2)\n not null""")',
+        {"not-null-without-default": ALL, "constraint-validates": {PG}, "cannot-alter": {SQLITE}},
+    ),
+    "NOT NULL columns in parentheses": (
+        'op.execute("ALTER TABLE sale ADD (a int DEFAULT 1, b varchar(20) NOT NULL)")',
+        {"not-null-without-default": ALL, "cannot-alter": {SQLITE}},
+    ),
+    "set NOT NULL by SQL": (
+        'op.execute("ALTER TABLE sale ALTER COLUMN customer_id SET NOT NULL")',
+        {"set-not-null": ALL, "cannot-alter": {SQLITE}},
+    ),
+    "type change by SQL": (
+        'op.get_bind().exec_driver_sql("alter table sale alter customer_id set data type bigint")',
+        {"type-change": ALL, "cannot-alter": {SQLITE}},
+    ),
+    "MODIFY": (
+        'op.execute("ALTER TABLE sale MODIFY customer_id bigint NOT NULL")',
+        {"type-change": ALL, "set-not-null": ALL, "cannot-alter": {SQLITE}},
+    ),
+    "CHANGE": (
+        'op.execute("ALTER TABLE `sale` CHANGE COLUMN `customer_id` buyer_id bigint")',
+        {"type-change": ALL, "rename": ALL, "cannot-alter": {SQLITE}},
+    ),
+    "a unique constraint by SQL": (
+        'op.execute("ALTER TABLE sale ADD CONSTRAINT uq UNIQUE (customer_id)")',
+        {"unique-blocks": {PG}, "cannot-alter": {SQLITE}},
+    ),
+    "a unique column by SQL": ('op.execute("ALTER TABLE sale ADD code text UNIQUE")', {"unique-blocks": {PG}}),
+    "a check by SQL beside one that is not validated": (
+        'op.execute("ALTER TABLE sale ADD CONSTRAINT a CHECK (id > 0) NOT VALID, ADD CHECK (id > 1)")',
+        {"constraint-validates": {PG}, "cannot-alter": {SQLITE}},
+    ),
+    "drop a column by SQL, among others": (
+        'op.execute("ALTER TABLE sale DROP CONSTRAINT ck, DROP customer_id")',
+        {"contract": ALL, "cannot-alter": {SQLITE}},
+    ),
+    "several statements in one text": (
+        'op.execute("CREATE TABLE a (id int); ALTER TABLE sale ADD b int; -- the end;")',
+        {"several-ddl": {MARIADB}},
+    ),
+    "backfill by SQL in one text": (
+        'op.execute("ALTER TABLE sale ADD b int; WITH c AS (SELECT 1) UPDATE sale SET b = 1")',
+        {"backfill-with-ddl": ALL},
+    ),
     "not readable": ("len(sa.inspect(op.get_bind()).get_table_names())", {"not-readable": ALL}),
 }
 
@@ -191,6 +242,13 @@ def test_a_planted_hazard_is_found_where_it_is_one(write: Write, hazard: str) ->
         assert finding.message
         assert finding.safe_way
         assert finding.rule in RULE_NAMES
+
+
+def test_a_foreign_key_in_a_text_makes_a_parent(write: Write) -> None:
+    child = 'op.execute("create table item (id int primary key, sale_id int references sale (id))")'
+    rebuild = 'with op.batch_alter_table("sale", recreate="always") as batch:\n    batch.alter_column("a")'
+    assert [each.rule for each in lint(write(FIRST, SECOND, rebuild), [SQLITE])] == []
+    assert [each.rule for each in lint(write(FIRST, SECOND, child, rebuild), [SQLITE])] == ["rebuild-of-parent"]
 
 
 def test_each_rule_has_a_hazard() -> None:
@@ -253,7 +311,24 @@ SAFE = {
         with op.batch_alter_table("sale") as batch:
             batch.drop_constraint("ck", type_="check")
         """,
-    "by SQL": 'op.execute("ALTER TABLE sale DROP CONSTRAINT ck")',
+    "by SQL": """
+        op.execute("ALTER TABLE sale ADD COLUMN note text DEFAULT 'SET NOT NULL; DROP x' NOT NULL")
+        """,
+    "by SQL on each database": """
+        if op.get_context().dialect.name == "postgresql":
+            op.execute("ALTER TABLE sale DROP CONSTRAINT ck, ALTER a DROP NOT NULL, ALTER a SET DEFAULT 'a, TYPE b'")
+            op.execute("ALTER TABLE sale ADD CONSTRAINT uq UNIQUE USING INDEX ix, RENAME CONSTRAINT a TO b")
+        elif op.get_context().dialect.name == "mariadb":
+            op.execute("ALTER TABLE sale DROP KEY ix, ADD COLUMN id int NOT NULL AUTO_INCREMENT")
+        """,
+    "a new table by SQL": """
+        op.execute("create table if not exists item (id int primary key)")
+        if op.get_context().dialect.name != "mariadb":
+            op.execute("ALTER TABLE item ADD a int NOT NULL UNIQUE")
+        """,
+    "the body of a trigger": """
+        op.execute("CREATE TRIGGER t AFTER INSERT ON sale FOR EACH ROW BEGIN DELETE FROM log; UPDATE log SET a=1; END")
+        """,
     "nothing": "pass",
 }
 

@@ -398,6 +398,31 @@ def test_1290_names_the_option_in_the_way(option: str, kind: ErrorKind) -> None:
     assert translate(my(1290, text), dialect="mariadb").kind is kind
 
 
+def test_the_connection_says_whether_it_is_lost() -> None:
+    """psycopg raises OperationalError for what it refuses before sending, too; SQLAlchemy has asked the connection."""
+    refused = no_code("OperationalError", "sending query failed: another command is already in progress")
+    assert translate(refused, dialect="postgresql").kind is K.CONNECTION_LOST  # nobody was asked
+    for lost, kind in ((True, K.CONNECTION_LOST), (False, K.USAGE)):
+        asked = wrapped(refused)
+        asked.connection_invalidated = lost
+        failure = translate(asked, dialect="postgresql")
+        assert (failure.kind, failure.classification.connection_lost) == (kind, lost)
+    closed = wrapped(no_code("InterfaceError", "the connection is closed"))
+    closed.connection_invalidated = True
+    assert translate(closed, dialect="postgresql").kind is K.CONNECTION_LOST
+
+
+def test_what_a_closed_connection_refused_was_not_sent() -> None:
+    """The driver looks before it sends, so even a write, or a COMMIT, may be sent again elsewhere."""
+    phase: Phase
+    for phase in ("statement", "commit"):
+        for words in ("", "Not connected", "Cancelled during execution"):
+            found = translate(my(0, words, "InterfaceError"), dialect="mariadb", phase=phase).classification
+            assert (found.kind, found.retry_statement, found.retry_transaction) == (K.CONNECTION_LOST, True, True)
+    out_of_step = translate(my("Packet sequence number wrong - got 6 expected 1"), dialect="mariadb").classification
+    assert (out_of_step.kind, out_of_step.retry_statement) == (K.CONNECTION_LOST, False)
+
+
 def test_every_named_exception_is_for_a_dialect_we_know() -> None:
     """A misspelt dialect would never match."""
     assert {dialect for named in NAMED_EXCEPTIONS for dialect in named.dialects} <= set(DIALECTS)
@@ -410,8 +435,7 @@ def test_every_named_exception_is_for_a_dialect_we_know() -> None:
     ("make", "dialect", "phase", "kind"),
     [
         (lambda: my(0, "", "InterfaceError"), "mariadb", "statement", K.CONNECTION_LOST),
-        (lambda: my(0, "", "InterfaceError"), "mariadb", "commit", K.OUTCOME_UNKNOWN),
-        (lambda: no_code("OperationalError", "the connection is closed"), "postgresql", "statement", K.CONNECTION_LOST),
+        (lambda: my(0, "", "InterfaceError"), "mariadb", "commit", K.CONNECTION_LOST),
         (lambda: no_code("OperationalError", "consuming input failed"), "postgresql", "commit", K.OUTCOME_UNKNOWN),
         (lambda: no_code("ProgrammingError", "cannot adapt type"), "postgresql", "statement", K.USAGE),
         (lambda: no_code("DataError", "NUL (0x00) bytes"), "postgresql", "statement", K.DATA),

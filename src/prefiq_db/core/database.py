@@ -48,10 +48,11 @@ from prefiq_db.hooks.calls import tells_calls, told
 from prefiq_db.hooks.explain import LIMIT_SECONDS, Explain
 from prefiq_db.hooks.registry import Hooks
 from prefiq_db.hooks.summary import fingerprint
-from prefiq_db.overrides import NO_OVERRIDES, NO_TAGS, Overrides, OverrideScope, scoped
+from prefiq_db.overrides import NO_OVERRIDES, Overrides, OverrideScope, scoped
 from prefiq_db.reports import DatabaseStats, ExecuteResult, HealthReport
 from prefiq_db.retry import Retrier, worth_repeating
 from prefiq_db.settings import DatabaseSettings
+from prefiq_db.tags import NO_TAGS
 from prefiq_db.transaction import Block, Ground, Outcome, RootBlock, Savepoint, Scope, TransactionOptions, ambient
 
 logger = logging.getLogger("prefiq_db.database")
@@ -337,7 +338,7 @@ class DatabaseCore:
         found = error.classification
         if found.retry_statement:
             return True
-        if not (found.retry_transaction or found.connection_lost) or found.kind is ErrorKind.STATEMENT_TIMEOUT:
+        if not found.retry_transaction:
             return False
         return bool(given.idempotent) or reading_facts(statement, self.road.dialect).reads_only
 
@@ -376,9 +377,16 @@ class DatabaseCore:
         chosen = self.with_overrides(options)
         return RootBlock(self.ground, chosen, until) if parent is None else Savepoint(self.ground, chosen, parent)
 
+    def declare(self, options: TransactionOptions) -> TransactionOptions:
+        """Note what *options* need of the database, before anything runs: readiness asks for it."""
+        if options.exactly_once:
+            self.life.needs_tokens = True
+        return options
+
     def with_overrides(self, options: TransactionOptions) -> TransactionOptions:
         """Return *options* as the view and the scope have it."""
         given = self.overrides()
+        self.declare(options)
         if self.settings.read_only and options.exactly_once:
             raise self._needs_to_write("exactly_once", "the token")
         if (given.read_only or self.settings.read_only) and not options.read_only:

@@ -37,6 +37,8 @@ class Life:
         self.closed = False
         #: whether closing was begun and interrupted; close() goes on with it
         self.closing = False
+        #: whether somebody asked for ``exactly_once``, so that the table of tokens has to be there
+        self.needs_tokens = False
         watcher.start_with(watchdog.watch)
         _alive.add(self)
 
@@ -56,8 +58,6 @@ class Life:
         # loop's epoll, which parent and child share.
         _of_the_parent.append(self.engine.pool)
         self.engine.dispose(close=False)
-        for part in (self.retry_budget, self.watcher, self.watcher.hooks, self.observer.statistics):
-            part.after_fork()
         self.watcher.start_with(watchdog.watch)
         if hasattr(self.runtime, "loop"):
             self.runtime.loop = None

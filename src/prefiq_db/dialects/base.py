@@ -248,8 +248,6 @@ class PrefiqDialect(TokenDialect):
 
     #: how classify_error and people call this database
     label: ClassVar[str]
-    #: DDL commits the open transaction by itself, so it is refused inside ours
-    ddl_commits: ClassVar[bool] = False
     #: what an error does to the open transaction, where the server doesn't hold it in an aborted state by itself
     after_error: ClassVar[Mapping[ErrorKind, str]] = {}
     #: what becomes of values on their way to the driver
@@ -317,7 +315,33 @@ class PrefiqDialect(TokenDialect):
         if self.connector is None:
             raise foreign_engine_refused()
         arguments: ConnectArgsType = super().create_connect_args(url, *more, **named)  # type: ignore[misc]
+        self._connect_args = tuple(arguments[0]), dict(arguments[1])
         return arguments
+
+    #: what a do_connect listener may say of a connection: who logs in where; all else is in the settings
+    login_arguments: ClassVar[frozenset[str]] = frozenset()
+
+    def _login(self, cargs: Sequence[Any], cparams: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what listeners of SQLAlchemy's do_connect changed: a password that is good for minutes, say."""
+        as_made, named = self._connect_args
+        missing = object()
+        changed = {name: value for name, value in cparams.items() if named.get(name, missing) is not value}
+        refused = sorted({*changed, *(named.keys() - cparams.keys())} - self.login_arguments)
+        if refused or tuple(cargs) != as_made:
+            allowed = ", ".join(sorted(self.login_arguments)) or "nothing"
+            raise UsageError(
+                f"do_connect: a listener changed {', '.join(refused) or 'the positional arguments'}; expected it to "
+                f"change {allowed}. Everything else about a connection is in DatabaseSettings"
+            )
+        return changed
+
+    def made(self, dbapi_connection: Any) -> bool:
+        """Return whether a new connection is one of ours, with its clocks and its set-up."""
+        try:
+            driver = self.get_driver_connection(dbapi_connection)  # type: ignore[attr-defined]
+        except AttributeError:  # another world's
+            return False
+        return type(driver).__module__.startswith("prefiq_db.")
 
     def connect(self, *cargs: Any, **cparams: Any) -> Any:
         """Connect through the engine's connector, which knows the password; SQLAlchemy's URL doesn't."""
@@ -326,7 +350,7 @@ class PrefiqDialect(TokenDialect):
         connect = super().connect  # type: ignore[misc]
         started = time.perf_counter()
         try:
-            connection = self.connector(connect, cparams)
+            connection = self.connector(connect, cparams, self._login(cargs, cparams))
         except PrefiqDbError as error:
             if border_translates.get():
                 raise
@@ -342,6 +366,10 @@ class PrefiqDialect(TokenDialect):
 
     def reset_isolation_level(self, dbapi_conn: Any) -> None:
         """Do nothing: the driver's own level is never changed."""
+
+    def chosen_isolation(self, state: SessionState) -> str | None:
+        """Return the level that our BEGIN says; ``None``: none, so that it is the session's."""
+        return None if state.isolation == AUTOCOMMIT else state.isolation
 
     # --- transaction control ---------------------------------------------------------------------
 
@@ -413,7 +441,7 @@ class PrefiqDialect(TokenDialect):
         self._bound_control(state, raw)
         state.committing = True
         try:
-            tag = self.control(raw, "COMMIT")
+            tag = self._send_commit(raw)
         except Exception:
             # SQLite keeps a transaction open whose COMMIT it refused, and so may others.
             self._undo_refused(dbapi_connection)
@@ -423,6 +451,16 @@ class PrefiqDialect(TokenDialect):
         state.ended()
         if tag == "ROLLBACK":
             raise aborted_error(None)
+
+    def _send_commit(self, dbapi_connection: Any) -> str | None:
+        clock = self.clock_of(dbapi_connection)
+        if clock is None:
+            return self.control(dbapi_connection, "COMMIT")
+        clock.is_committing = True
+        try:
+            return self.control(dbapi_connection, "COMMIT")
+        finally:
+            clock.is_committing = False
 
     def _commit_nothing(self, state: SessionState) -> None:
         """Go through with a COMMIT for which there is nothing to send, or say that the transaction is not there."""
@@ -670,6 +708,13 @@ class PrefiqDialect(TokenDialect):
 
     def set_patience(self, dbapi_connection: Any, seconds: float) -> None:
         """Set the driver's clock: the longest that one request may take, which ends the connection if it does."""
+        clock = self.clock_of(dbapi_connection)
+        if clock is not None:
+            clock.patience_seconds = seconds
+
+    def clock_of(self, dbapi_connection: Any) -> Any:
+        """Return what keeps the driver's clock, and stops at the server what it gave up; ``None`` where none does."""
+        return None
 
     def _bound_control(self, state: SessionState, dbapi_connection: Any) -> None:
         limit = state.control_timeout
@@ -702,8 +747,8 @@ class PrefiqDialect(TokenDialect):
         if isinstance(e, DeadlinePassed) or super().is_disconnect(e, connection, cursor):  # type: ignore[misc]
             return True
         found = class_by_code(e, self.label)
-        if found is None:
-            return False
+        if found is None:  # not the server's word, so the connection is asked
+            return connection is not None and self.socket_of(connection.dbapi_connection) == -1
         if found.kind is ErrorKind.READ_ONLY:
             # Where another connection may find a writer, this one and those made before it are no good. But what our
             # own READ ONLY refused, every server refuses.

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy.dialects.sqlite.aiosqlite import SQLiteDialect_aiosqlite
 from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
@@ -18,9 +19,12 @@ from prefiq_db.dialects.base import GONE, PrefiqDialect, SessionState, character
 from prefiq_db.dialects.read_only import ReadOnlySessions
 from prefiq_db.dialects.sqlite_decimals import DecimalSqlite, add_functions, keeps_texts, text_column
 from prefiq_db.dialects.tokens import ABANDONED, TABLE, first_word
+from prefiq_db.dialects.translate import STALE
 from prefiq_db.dialects.values import SQLITE
 from prefiq_db.errors import ErrorKind, PrefiqDbError
 
+# A transaction that the application begins by text.
+_BEGIN: Final = re.compile(r"\s*BEGIN(?:\s+(?:DEFERRED|IMMEDIATE|EXCLUSIVE))?(?:\s+TRANSACTION)?\s*;?\s*\Z", re.I)
 # How many steps of SQLite's virtual machine pass between two looks at the clock: well under a millisecond of work.
 _STEPS_BETWEEN_CLOCK_LOOKS = 10_000
 
@@ -34,6 +38,9 @@ class SqliteConnection(sqlite3.Connection):
     timed_out: bool = False
     #: what a signal handler raised while a statement ran (Ctrl-C): sqlite3 says no more than "interrupted"
     interruption: BaseException | None = None
+    #: whether a statement succeeded in the open transaction of a session or a connection of the engine; ``None``: in
+    #: none, or in one of transaction(), which takes the writer's lock first
+    ran: bool | None = None
     #: what a function of ours raised while a statement ran; sqlite3 doesn't say
     refusal: PrefiqDbError | None = None
 
@@ -131,6 +138,15 @@ class _Sqlite(DecimalSqlite, ReadOnlySessions, PrefiqDialect):
     server_side_timeout = False
     values = SQLITE
 
+    def chosen_isolation(self, state: SessionState) -> str | None:
+        return None  # BEGIN knows no levels
+
+    def made(self, dbapi_connection: Any) -> bool:
+        try:
+            return isinstance(self._sqlite(dbapi_connection), SqliteConnection)
+        except (AssertionError, AttributeError):
+            return False
+
     def begin_sql(self, state: SessionState) -> str:
         # A writer that begins as a reader fails with BUSY_SNAPSHOT when somebody else wrote meanwhile, and no
         # timeout helps it; IMMEDIATE waits its turn. SQLAlchemy's own autobegin (ORM) stays deferred.
@@ -142,19 +158,28 @@ class _Sqlite(DecimalSqlite, ReadOnlySessions, PrefiqDialect):
             # A writer waits for its turn here, in BEGIN IMMEDIATE.
             self._bound_lock_wait(dbapi_connection, state.local_timeout or self.statement_timeout_seconds)
         super().do_begin(dbapi_connection)
+        if state.began:
+            self._sqlite(dbapi_connection.dbapi_connection).ran = None if state.managed else False
         if self._was_read_only(dbapi_connection):
             self.control(dbapi_connection.dbapi_connection, "PRAGMA query_only = ON")
 
     def do_commit(self, dbapi_connection: Any) -> None:
         read_only = self._was_read_only(dbapi_connection)
+        if self.session_of(dbapi_connection).began:
+            self._sqlite(dbapi_connection.dbapi_connection).ran = None
         try:
             super().do_commit(dbapi_connection)
         finally:
             self._writable_again(dbapi_connection, read_only)
 
     def do_rollback(self, dbapi_connection: Any) -> None:
-        read_only, state = self._was_read_only(dbapi_connection), self.session_of(dbapi_connection)
-        if state.began and not self.in_transaction(dbapi_connection.dbapi_connection):
+        state = self.session_of(dbapi_connection)
+        if not state.began:
+            super().do_rollback(dbapi_connection)
+            return
+        read_only = self._was_read_only(dbapi_connection)
+        self._sqlite(dbapi_connection.dbapi_connection).ran = None
+        if not self.in_transaction(dbapi_connection.dbapi_connection):
             # A BEGIN that waited in vain: a ROLLBACK would fail, and its error would hide why.
             state.aborted = GONE
         super().do_rollback(dbapi_connection)
@@ -193,8 +218,12 @@ class _Sqlite(DecimalSqlite, ReadOnlySessions, PrefiqDialect):
         if context is None:
             super()._send(send, cursor, statement, parameters, context, batch_size)
             return
-        connection = self._sqlite(context.root_connection.connection.dbapi_connection)
-        self._check_decimals(context, connection)
+        connection = self._sqlite(context.root_connection._dbapi_connection.dbapi_connection)
+        columns = getattr(context.compiled, "decimal_columns", None)
+        if columns and not connection.decimal_columns.issuperset(columns):
+            self._check_decimals(columns, context, connection)
+        if connection.ran is not None:
+            send = self._in_deferred(send, connection)
         connection.start_clock()
         try:
             super()._send(send, cursor, statement, parameters, context, batch_size)
@@ -205,11 +234,29 @@ class _Sqlite(DecimalSqlite, ReadOnlySessions, PrefiqDialect):
             return
         raise connection.refusal
 
-    def _check_decimals(self, context: Any, connection: SqliteConnection) -> None:
+    def _in_deferred(self, send: Any, connection: SqliteConnection) -> Any:
+        """Return *send* for a transaction whose BEGIN took no lock: that of a session or a connection of the engine."""
+
+        def send_in_deferred(cursor: Any, statement: str, parameters: Any, context: Any) -> None:
+            if not connection.ran and _BEGIN.match(statement):
+                # Queues such as kombu's take the writer's lock by text, and Python's own driver lets them. Nothing was
+                # done yet in ours.
+                self.control(context.root_connection.connection.dbapi_connection, "ROLLBACK")
+                connection.start_clock()
+            try:
+                send(cursor, statement, parameters, context)
+            except sqlite3.OperationalError as error:
+                # Who has read isn't let wait for who writes: BUSY comes at once until he commits, and BUSY_SNAPSHOT
+                # from then on.
+                if connection.ran and getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY:
+                    setattr(error, STALE, True)
+                raise
+            connection.ran = True
+
+        return send_in_deferred
+
+    def _check_decimals(self, columns: Any, context: Any, connection: SqliteConnection) -> None:
         """Refuse a statement on a decimal column that holds texts still; look once per connection and column."""
-        columns = getattr(context.compiled, "decimal_columns", None)
-        if not columns or connection.decimal_columns.issuperset(columns):
-            return
         raw = context.root_connection.connection.dbapi_connection
         for table, column in columns - connection.decimal_columns:
             name, of = (word.replace("'", "''") for word in (column, table))
@@ -220,8 +267,10 @@ class _Sqlite(DecimalSqlite, ReadOnlySessions, PrefiqDialect):
                 connection.decimal_columns.add((table, column))
 
     def set_statement_timeout(self, proxied: Any, seconds: float) -> None:
-        self._sqlite(proxied.dbapi_connection).timeout_seconds = seconds
-        self._bound_lock_wait(proxied, seconds)
+        connection = self._sqlite(proxied.dbapi_connection)
+        connection.timeout_seconds = seconds
+        if connection.lock_wait_seconds != min(self.lock_timeout_seconds, seconds):
+            self._bound_lock_wait(proxied, seconds)
 
     def _bound_lock_wait(self, proxied: Any, seconds: float) -> None:
         """Wait for a lock no longer than a statement may take: our clock doesn't tick while SQLite waits."""
@@ -276,8 +325,8 @@ class _Sqlite(DecimalSqlite, ReadOnlySessions, PrefiqDialect):
         return None if writable else ErrorKind.READ_ONLY
 
     def _sqlite(self, dbapi_connection: Any) -> SqliteConnection:
-        assert isinstance(dbapi_connection, SqliteConnection)
-        return dbapi_connection
+        connection: SqliteConnection = dbapi_connection
+        return connection
 
 
 class PrefiqSqlite(_Sqlite, SQLiteDialect_pysqlite):

@@ -32,6 +32,7 @@ from prefiq_db.dialects.mistakes import find_mistake, has_mistakes
 from prefiq_db.dialects.telling import IDENTIFIER, Telling, tell_definition, tell_mistake, tell_names
 from prefiq_db.dialects.written import may_define, read_statement
 from prefiq_db.drivers.deadlines import DeadlinePassed
+from prefiq_db.drivers.halfway import REFUSED
 from prefiq_db.drivers.prepared import OUTDATED
 from prefiq_db.errors import (
     ErrorClass,
@@ -99,7 +100,7 @@ NAMED_EXCEPTIONS: Final[tuple[NamedException, ...]] = (
         ErrorClass(ErrorKind.SCHEMA, transient=True, retry_statement=True, retry_transaction=True),
         r"^cached plan must not change result type",
     ),
-    # libpq refuses it before anything is sent; without a code, psycopg's OperationalError would be a lost connection.
+    # libpq refuses it before anything is sent.
     _named(_PG, None, _ANY, ErrorKind.RESOURCE, r"number of parameters must be between"),
     # libpq gives no SQLSTATE for a failed connect, so only the server's text tells. Hosts of a list are tried one by
     # one and all their texts come together: one that may be well soon counts more than one that refuses for good.
@@ -221,6 +222,20 @@ NAMED_EXCEPTIONS: Final[tuple[NamedException, ...]] = (
         r"^Expression tree is too large",
         r"^at most \d+ tables in a join",
     ),
+    # The driver knows that the connection is closed and sends nothing, COMMIT neither: connect, and do it again.
+    _named(
+        _MYSQL,
+        None,
+        ("statement", "commit"),
+        ErrorClass(
+            ErrorKind.CONNECTION_LOST,
+            transient=True,
+            connection_lost=True,
+            retry_statement=True,
+            retry_transaction=True,
+        ),
+        r"^\(0\)",
+    ),
     # Python's own sqlite3 raises these without a code.
     _named(
         _LITE,
@@ -287,6 +302,8 @@ def _read_mysql(error: Any) -> _Report:
     args = error.args
     code = args[0] if args and isinstance(args[0], int) and args[0] else None
     text = str(args[-1]) if args and not (len(args) == 1 and code) else ""
+    if args[:1] == (0,):  # (0, ''), (0, 'Not connected')
+        text = f"(0) {text}"
     return _Report(code, text, _identifiers(_cut(_MYSQL_TEMPLATES, code, text)))
 
 
@@ -366,6 +383,8 @@ class _Driver:
 
     read: Callable[[Any], _Report]
     codeless: Mapping[str, ErrorKind]
+    #: whether the connection knows better: these errors come also when there is nothing wrong with it
+    is_asked: bool = False
 
 
 _PSYCOPG_DRIVER: Final = _Driver(
@@ -381,6 +400,7 @@ _PSYCOPG_DRIVER: Final = _Driver(
         "ProgrammingError": ErrorKind.USAGE,
         "NotSupportedError": ErrorKind.UNSUPPORTED,
     },
+    is_asked=True,
 )
 _MYSQL_DRIVER: Final = _Driver(
     _read_mysql,
@@ -389,7 +409,7 @@ _MYSQL_DRIVER: Final = _Driver(
         "DataError": ErrorKind.DATA,
         "IntegrityError": ErrorKind.INTEGRITY,
         "NotSupportedError": ErrorKind.UNSUPPORTED,
-        # What is left is the line: "(0, '')" on a closed socket, a packet out of order, "Already closed".
+        # What is left is the line: a packet out of order, "Already closed".
         "MySQLError": ErrorKind.CONNECTION_LOST,
     },
 )
@@ -461,7 +481,13 @@ def class_by_code(error: BaseException, dialect: str) -> ErrorClass | None:
 _PREPARE_AGAIN: Final = ErrorClass(ErrorKind.SCHEMA, transient=True, retry_statement=True, retry_transaction=True)
 
 
+#: Set on sqlite3's exception: a transaction that has read was refused to write, and no wait would mend that.
+STALE: Final = "prefiq_db_stale"
+
+
 def _classify(report: _Report, driver: _Driver, error: BaseException, dialect: str, phase: Phase) -> ErrorClass:
+    if getattr(error, STALE, False):
+        return in_phase(treatment(ErrorKind.SERIALIZATION), phase)
     if getattr(error, OUTDATED, False):
         return _PREPARE_AGAIN
     for named in NAMED_EXCEPTIONS:
@@ -499,6 +525,18 @@ def _who_cancelled(found: ErrorClass, phase: Phase, by_timeout: bool | None) -> 
         return treatment(ErrorKind.STATEMENT_TIMEOUT if by_timeout else ErrorKind.CANCELLED)
     if by_timeout and found.kind is ErrorKind.CONNECTION_LOST:
         return _UNANSWERED
+    return found
+
+
+def _as_the_connection_is(found: ErrorClass, driver: _Driver | None, error: BaseException, *, lost: bool) -> ErrorClass:
+    """Return *found* as SQLAlchemy, which asked the connection, knows it: *lost*, or as good as before."""
+    codeless = driver is not None and driver.read(error).code is None
+    if lost and found.kind is not ErrorKind.CONNECTION_LOST:
+        # A driver's word without a code, on a connection that is gone, is about that.
+        unsaid = found.kind is ErrorKind.UNKNOWN or (codeless and not getattr(error, REFUSED, False))
+        return replace(treatment(ErrorKind.CONNECTION_LOST) if unsaid else found, connection_lost=True)
+    if not lost and driver is not None and driver.is_asked and codeless and found.kind is ErrorKind.CONNECTION_LOST:
+        return treatment(ErrorKind.USAGE)  # refused by the driver, before anything was sent
     return found
 
 
@@ -858,11 +896,8 @@ def translate(
         if python is None:
             return _usage(original, database)
         report, found = _Report(None, "", {}), python
-    if phase == "statement" and getattr(error, "connection_invalidated", False):
-        # SQLAlchemy has thrown the connection away, so whatever it was, it is lost.
-        found = replace(
-            treatment(ErrorKind.CONNECTION_LOST) if found.kind is ErrorKind.UNKNOWN else found, connection_lost=True
-        )
+    if phase == "statement" and isinstance(error, exc.DBAPIError) and not isinstance(original, DeadlinePassed):
+        found = _as_the_connection_is(found, driver, original, lost=error.connection_invalidated)
     found = _who_cancelled(found, phase, cancelled_by_timeout)
     if phase == "connect":
         told = _told_of_connecting(error, original, found, report)

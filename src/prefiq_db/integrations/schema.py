@@ -9,31 +9,48 @@ from typing import Any, Final
 from prefiq_db.config import NO_RETRY
 from prefiq_db.health import Status, Verdict
 from prefiq_db.integrations.sources import AnyDatabase
-from prefiq_db.migrate import Revisions, at_head, at_head_async
+from prefiq_db.migrate import VERSION_TABLE, HeadReport, Revisions, at_head, at_head_async
 
 _AT_HEAD: Final = Verdict()
 _BEHIND: Final = Verdict(Status.FAIL, "the schema is behind the code: run the migrations")
 
 
-def schema_at_head(database: AnyDatabase, *histories: str | os.PathLike[str] | Revisions) -> Callable[[], Any]:
-    """Return a check that *database* has every revision of the code: of prefiq_db's own history and of *histories*.
+def schema_at_head(
+    database: AnyDatabase, *histories: str | os.PathLike[str] | Revisions, tokens: bool | None = None
+) -> Callable[[], Any]:
+    """Return a check that *database* has every revision that this service uses: of *histories* and of prefiq_db's own.
 
     It asks until that is so, and then no more: a schema that this process can work with stays one.
+
+    Args:
+        tokens: whether the service uses ``exactly_once``, and so prefiq_db's own tables. Default: when somebody asked
+            for it in this process (a decorator does so when it is made), or has begun to apply that history.
     """
     once: Any = database.using(retry=NO_RETRY)  # a probe comes again by itself
-    passed: list[Verdict] = []
+    passed: set[bool] = set()
 
-    def judged(at_head: object) -> Verdict:
-        if not at_head:
+    def needed() -> bool:
+        return database._core.life.needs_tokens if tokens is None else tokens
+
+    def judged(report: HeadReport, asked_for_tokens: bool) -> Verdict:
+        behind = [each for each in report.histories if each.behind]
+        if not asked_for_tokens:
+            # Nobody has ever applied it; or somebody has, and then this version of the code expects the newest.
+            behind = [
+                each for each in behind if each.version_table != VERSION_TABLE or (tokens is None and each.current)
+            ]
+        if behind:
             return _BEHIND
-        passed.append(_AT_HEAD)
+        passed.add(asked_for_tokens)
         return _AT_HEAD
 
     def check() -> Verdict:
-        return passed[0] if passed else judged(at_head(once, *histories))
+        asked = needed()
+        return _AT_HEAD if asked in passed else judged(at_head(once, *histories), asked)
 
     async def check_async() -> Verdict:
-        return passed[0] if passed else judged(await at_head_async(once, *histories))
+        asked = needed()
+        return _AT_HEAD if asked in passed else judged(await at_head_async(once, *histories), asked)
 
     return check_async if database.is_async else check
 

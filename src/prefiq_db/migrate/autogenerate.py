@@ -2,34 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, Literal
 
+import sqlalchemy as sa
 from alembic.autogenerate.api import AutogenContext
 from alembic.runtime.plugins import Plugin
 
 from prefiq_db.migrate import comparators
+from prefiq_db.migrate.defaults import as_text_clause, default_sql, told, written
 from prefiq_db.types import ExactDecimal, Json, Money, StrEnum, UtcDateTime, Uuid
 from prefiq_db.types.choices import DEFAULT_LENGTH
 
 OUR_PREFIX: Final = "prefiq_"
 
+_SPECIAL: Final = frozenset(":%")
+
+#: What Alembic calls to write a part of a revision; ``False`` leaves it to others.
+Render = Callable[[str, Any, AutogenContext], str | Literal[False] | None]
+#: What Alembic asks whether an object takes part: the object, its name and kind, reflected?, what it is compared to.
+Include = Callable[[Any, str | None, str, bool, Any], bool]
+
+#: Options of ``context.configure`` in which ours and those of a service are both heard.
+JOINED: Final = ("render_item", "include_object", "autogenerate_plugins")
+
 _plugin = Plugin(comparators.PLUGIN)
 comparators.setup(_plugin)
 
 
-def autogenerate_options(*, ours: bool = False) -> dict[str, Any]:
+def autogenerate_options(
+    *,
+    ours: bool = False,
+    render_item: Render | None = None,
+    include_object: Include | None = None,
+    autogenerate_plugins: Sequence[str] = ("alembic.autogenerate.*",),
+) -> dict[str, Any]:
     """Return keyword arguments for Alembic's ``context.configure``.
 
     Args:
         ours: whether it is prefiq_db's own history, which sees only ``prefiq_*`` tables; a service's sees all others.
+        render_item: your own; asked first, ours writes what it leaves (by returning ``False``).
+        include_object: your own; both must let an object in.
+        autogenerate_plugins: yours; prefiq_db's is added to them.
     """
+    plugins = [*autogenerate_plugins]
+    if not {comparators.PLUGIN, f"~{comparators.PLUGIN}"} & {*plugins}:
+        plugins.append(comparators.PLUGIN)
+    include = include_ours if ours else include_others
     return {
         "compare_type": True,
         "compare_server_default": True,
-        "autogenerate_plugins": ["alembic.autogenerate.*", comparators.PLUGIN],
-        "render_item": render_item,
-        "include_object": include_ours if ours else include_others,
+        "autogenerate_plugins": plugins,
+        "render_item": _render_ours if render_item is None else _first_theirs(render_item),
+        "include_object": include if include_object is None else _both(include, include_object),
     }
 
 
@@ -44,23 +69,60 @@ def include_ours(item: Any, name: str | None, type_: str, reflected: bool, compa
 
 
 def _is_ours(item: Any, name: str | None, type_: str) -> bool:
-    table = name if type_ == "table" else item.table.name
-    return table is not None and table.startswith(OUR_PREFIX)
+    # Plugins bring views, functions and more, which have no table.
+    table = name if type_ == "table" else getattr(getattr(item, "table", None), "name", None)
+    return table is not None and str(table).startswith(OUR_PREFIX)
+
+
+def _both(first: Include, second: Include) -> Include:
+    return lambda *about: first(*about) and second(*about)
 
 
 # --- writing our types into revisions ----------------------------------------------------------------
 
 
-def render_item(type_: str, item: Any, context: AutogenContext) -> str | Literal[False]:
-    """Write a portable type as ``prefiq_db.types.Money()`` and add the import; leave the rest to Alembic.
+def _first_theirs(theirs: Render) -> Render:
+    def render(type_: str, item: Any, context: AutogenContext) -> str | Literal[False] | None:
+        written = theirs(type_, item, context)
+        return _render_ours(type_, item, context) if written is False else written
+
+    return render
+
+
+def _render_ours(type_: str, item: Any, context: AutogenContext) -> str | Literal[False] | None:
+    """Write what Alembic would write wrongly, and leave the rest to it."""
+    if type_ == "type":
+        return _render_type(item, context)
+    if type_ == "server_default":
+        return _render_default(item, context)
+    return False
+
+
+def _render_type(item: Any, context: AutogenContext) -> str | Literal[False]:
+    """Write a portable type as ``prefiq_db.types.Money()`` and add the import.
 
     An enum is written by its values: a revision must not change when the enum does.
     """
-    render = _RENDERED.get(type(item)) if type_ == "type" else None
+    render = _RENDERED.get(type(item))
     if render is None:
         return False
     context.imports.add("import prefiq_db.types")
     return f"prefiq_db.types.{type(item).__name__}({render(item)})"
+
+
+def _render_default(item: Any, context: AutogenContext) -> str | Literal[False]:
+    """Write a default so that the revision's ``text()`` makes it again: no bind of ``:word``, and one ``%``."""
+    assert context.migration_context is not None
+    dialect, prefix = context.migration_context.dialect, context.opts["sqlalchemy_module_prefix"] or ""
+    if isinstance(item, sa.Computed):
+        read_back = isinstance(item.sqltext, sa.TextClause) and bool(item.sqltext._bindparams)
+        sql = told(item.sqltext) if read_back else written(item.sqltext, dialect)
+        stored = "" if item.persisted is None else f", persisted={item.persisted}"
+        return f"{prefix}Computed({as_text_clause(sql)!r}{stored})" if _SPECIAL & {*sql} else False
+    if not isinstance(item, sa.DefaultClause) or isinstance(item.arg, str):
+        return False
+    sql = default_sql(item, dialect)
+    return f"{prefix}text({as_text_clause(sql)!r})" if _SPECIAL & {*sql} else False
 
 
 def _enum_arguments(type_: StrEnum) -> str:

@@ -117,7 +117,7 @@ def _history() -> argparse.ArgumentParser:
 def _database() -> argparse.ArgumentParser:
     parent = argparse.ArgumentParser(add_help=False)
     which = parent.add_mutually_exclusive_group()
-    which.add_argument("--database", default="main", metavar="NAME", help="which database (default: main)")
+    which.add_argument("--database", metavar="NAME", help="which database (default: what env.py says, or main)")
     which.add_argument("--all", action="store_true", help="every configured database, one after the other")
     return parent
 

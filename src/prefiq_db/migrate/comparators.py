@@ -1,6 +1,6 @@
 """What is compared otherwise than Alembic does: so that ``check`` finds what changed, and only that.
 
-An Alembic plugin, for server defaults, fractions of seconds and the CHECKs of enums. Not Alembic's
+An Alembic plugin, for server defaults, computed columns, fractions of seconds and the CHECKs of enums. Not Alembic's
 ``compare_server_default=function``: that is called with an identity column's default too, and ends with an
 AttributeError there.
 """
@@ -18,11 +18,13 @@ from alembic.util import DispatchPriority, PriorityDispatchResult
 from sqlalchemy.dialects import mysql
 from sqlalchemy.sql.elements import conv
 
-from prefiq_db.migrate.defaults import Expression, default_of
+from prefiq_db.migrate.asking import same_default, same_expression
+from prefiq_db.migrate.defaults import NULL, Default, Literal, default_of, default_sql, told, written
 from prefiq_db.types import StrEnum, UtcDateTime
 from prefiq_db.types.choices import CHECKS_COLUMN
 
 PLUGIN: Final = "prefiq_db.autogenerate"
+_COMPUTED: Final = "prefiq_computed"
 _TEXTS: Final = re.compile(r"'((?:[^']|'')*)'")
 
 _GO_ON, _DECIDED = PriorityDispatchResult.CONTINUE, PriorityDispatchResult.STOP
@@ -35,6 +37,7 @@ def setup(plugin: Plugin) -> None:
     )
     plugin.add_autogenerate_comparator(compare_fractions, "column", "types", priority=DispatchPriority.FIRST)
     plugin.add_autogenerate_comparator(compare_enum_checks, "table", "enum_checks")
+    plugin.add_autogenerate_comparator(make_computed_anew, "table", "computed", priority=DispatchPriority.LAST)
 
 
 def compare_fractions(
@@ -64,30 +67,131 @@ def compare_server_default(
     found: sa.Column[Any],
     wanted: sa.Column[Any],
 ) -> PriorityDispatchResult:
-    """Compare values with values; what the server calculates is left to Alembic unless it is the same text."""
+    """Compare values with values, and ask the server about the rest; what nobody knows is left to Alembic."""
     assert context.migration_context is not None
+    assert context.connection is not None
     if context.migration_context._user_compare_server_default is False:
         return _GO_ON
     dialect = context.migration_context.dialect
     if isinstance(wanted.server_default, sa.Identity) and not dialect.supports_identity_columns:
         return _DECIDED  # there it is AUTO_INCREMENT or a rowid, and no default
+    if isinstance(found.server_default, sa.Computed) or isinstance(wanted.server_default, sa.Computed):
+        return _compare_computed(context.connection, change, found, wanted)
     is_now = default_of(found.server_default, wanted.type, dialect)
     should_be = default_of(wanted.server_default, wanted.type, dialect)
+    if NULL in (is_now, should_be) and None in (found.server_default, wanted.server_default):
+        return _DECIDED
     if is_now is None or should_be is None:
         return _GO_ON
     change.existing_server_default = found.server_default
-    if is_now == should_be:
-        return _DECIDED
-    both_calculated = isinstance(is_now, Expression) and isinstance(should_be, Expression)
-    if both_calculated and not _has_no_equality(wanted.type, dialect):
+    same = _same(context.connection, found, wanted, is_now, should_be)
+    if same is None:
         return _GO_ON
-    # Alembic would ask PostgreSQL whether the two are equal, without quotes around one of them.
-    change.modify_server_default = wanted.server_default
+    if not same:
+        change.modify_server_default = wanted.server_default
     return _DECIDED
 
 
-def _has_no_equality(type_: Any, dialect: sa.Dialect) -> bool:
-    return dialect.name == "postgresql" and issubclass(type_._type_affinity, sa.JSON)
+def _same(
+    connection: sa.Connection, found: sa.Column[Any], wanted: sa.Column[Any], is_now: Default, should_be: Default
+) -> bool | None:
+    if is_now == should_be or is_now == _without_quotes(wanted, connection.dialect):
+        return True
+    told_back, in_metadata = (default_sql(each.server_default, connection.dialect) for each in (found, wanted))
+    answer = same_default(found, told_back, in_metadata, connection)
+    if answer is None and isinstance(is_now, Literal) and isinstance(should_be, Literal):
+        return False  # two values, and not the same
+    return answer
+
+
+def _without_quotes(wanted: sa.Column[Any], dialect: sa.Dialect) -> Default | None:
+    """Return what Alembic writes into a revision for the text ``"'new'"``: it takes the quotes for SQL's."""
+    text = getattr(wanted.server_default, "arg", None)
+    if not isinstance(text, str) or not text.startswith("'") or not text.endswith("'"):
+        return None
+    return default_of(sa.DefaultClause(text[1:-1]), wanted.type, dialect)
+
+
+# --- computed columns --------------------------------------------------------------------------------
+
+
+def _compare_computed(
+    connection: sa.Connection, change: ops.AlterColumnOp, found: sa.Column[Any], wanted: sa.Column[Any]
+) -> PriorityDispatchResult:
+    is_now, should_be = found.server_default, wanted.server_default
+    if isinstance(is_now, sa.Computed) and isinstance(should_be, sa.Computed):
+        stored = {each.persisted for each in (is_now, should_be)} - {None}
+        expressions = told(is_now.sqltext), written(should_be.sqltext, connection.dialect)
+        same = len(stored) < 2 and same_expression(found, *expressions, connection)
+        if same is None:
+            return _GO_ON  # Alembic compares the texts, and warns
+        if same:
+            return _DECIDED
+    change.existing_server_default, change.modify_server_default = is_now, should_be
+    change.kw[_COMPUTED] = (found, wanted)
+    return _DECIDED
+
+
+def make_computed_anew(
+    context: AutogenContext,
+    changes: ops.ModifyTableOps,
+    schema: str | None,
+    table: str,
+    found: sa.Table | None,
+    wanted: sa.Table | None,
+) -> PriorityDispatchResult:
+    """Drop each computed column that has changed and add it again, with its indexes: no database alters one."""
+    for change in list(changes.ops):
+        if isinstance(change, ops.AlterColumnOp) and _COMPUTED in change.kw:
+            changes.ops.remove(change)
+            _make_anew(changes, schema, table, *change.kw[_COMPUTED])
+    return _GO_ON
+
+
+def _make_anew(
+    changes: ops.ModifyTableOps, schema: str | None, table: str, found: sa.Column[Any], wanted: sa.Column[Any]
+) -> None:
+    old, new = _indexes(found), _indexes(wanted)
+    names = {each.name for each in (*old, *new)}
+    # What Alembic found of these indexes is done here: in its place it would meet a column that is not there.
+    changes.ops = [each for each in changes.ops if _index_name(each) not in names]
+    changes.ops += [_drop(each) for each in old]
+    changes.ops += [
+        ops.DropColumnOp.from_column_and_tablename(schema, table, found),
+        ops.AddColumnOp.from_column_and_tablename(schema, table, wanted),
+    ]
+    changes.ops += [_create(each) for each in new]
+
+
+def _indexes(column: sa.Column[Any]) -> list[sa.Index | sa.UniqueConstraint]:
+    """Return the indexes with the column; a unique constraint is told from the database as an index, too."""
+    uniques = [each for each in column.table.constraints if isinstance(each, sa.UniqueConstraint)]
+    all_: list[sa.Index | sa.UniqueConstraint] = [*column.table.indexes, *uniques]
+    by_name = {str(each.name): each for each in all_}
+    return [by_name[name] for name in sorted(by_name) if column in by_name[name].columns.values()]
+
+
+def _index_name(change: Any) -> Any:
+    index = isinstance(change, (ops.CreateIndexOp, ops.DropIndexOp))
+    unique = isinstance(change, ops.CreateUniqueConstraintOp) or getattr(change, "constraint_type", "") == "unique"
+    return change.index_name if index else change.constraint_name if unique else object()
+
+
+def _drop(index: sa.Index | sa.UniqueConstraint) -> ops.MigrateOperation:
+    return (
+        ops.DropIndexOp.from_index(index)
+        if isinstance(index, sa.Index)
+        else ops.DropConstraintOp.from_constraint(index)
+    )
+
+
+def _create(index: sa.Index | sa.UniqueConstraint) -> ops.MigrateOperation:
+    if isinstance(index, sa.Index):
+        return ops.CreateIndexOp.from_index(index)
+    return ops.CreateUniqueConstraintOp.from_constraint(index)
+
+
+# --- enums -------------------------------------------------------------------------------------------
 
 
 def compare_enum_checks(

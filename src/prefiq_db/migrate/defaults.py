@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import re
+import uuid
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import Any, Final
@@ -15,15 +18,30 @@ _CAST: Final = re.compile(r"""::\s*(?:"[^"]+"|[a-z_]\w*)(?:[\w. ]|\([\d, ]*\))*(
 # Digits in the parentheses are those of the second, and always the column's own.
 _NOW: Final = re.compile(r"(?:now|current_timestamp|localtimestamp)(?: ?\(\d*\))?")
 _NUMBER: Final = re.compile(r"[+-]?\d+(?:\.\d*)?")
+_TYPED: Final = re.compile(r"^(?:date|time|timestamp)\s*(?=')", re.I)
+# What text() takes for a bind, and for an escaped colon.
+_BINDS: Final = re.compile(r"(?<![:\w\x5c]):(?=\w+(?![:\w]))")
+_ESCAPES: Final = re.compile(r"\x5c(?=:\w*(?![:\w]))")
 _TRUE: Final = frozenset({"1", "true", "t", "b'1'"})
 _FALSE: Final = frozenset({"0", "false", "f", "b'0'"})
+_MYSQL: Final = frozenset({"mysql", "mariadb"})
+_SAME_WORDS: Final = {"curdate()": "current_date", "curtime()": "current_time"}
+_AROUND_SIGNS: Final = re.compile(r" ?([^\w ']) ?")
+_MYSQL_ESCAPES: Final = {"n": "\n", "r": "\r", "t": "\t", "0": "\0", "Z": "\x1a", "b": "\b"}
+#: How a text becomes what the column holds, where the server tells values back and not what was written.
+_READ: Final[Mapping[type, Callable[[str], object]]] = {
+    sa.DateTime: dt.datetime.fromisoformat,
+    sa.Date: dt.date.fromisoformat,
+    sa.Time: dt.time.fromisoformat,
+    sa.Uuid: uuid.UUID,
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Literal:
     """A default that is a value: a number, a truth value or a text."""
 
-    value: Decimal | bool | str
+    value: object
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,31 +52,56 @@ class Expression:
 
 
 Default = Literal | Expression
+NULL: Final = Expression("null")  # the same as none at all
 
 
 def default_of(clause: Any, type_: TypeEngine[Any], dialect: sa.Dialect) -> Default | None:
     """Return the default that *clause* (a ``Column.server_default``) says; ``None``: none, or no such kind.
 
-    Identity and computed columns are no such kind: Alembic compares them by itself.
+    Identity and computed columns are no such kind: they are compared otherwise.
     """
     if not isinstance(clause, sa.DefaultClause):
         return None
     if isinstance(clause.arg, str):  # a plain text in metadata: SQLAlchemy will quote it
         return _valued(clause.arg, type_, dialect)
-    compiled = clause.arg.compile(dialect=dialect, compile_kwargs={"literal_binds": True})
+    return parsed(default_sql(clause, dialect), type_, dialect)
+
+
+def default_sql(clause: Any, dialect: sa.Dialect) -> str:
+    """Return what stands behind DEFAULT."""
+    if isinstance(clause.arg, str):
+        return "'" + clause.arg.replace("'", "''") + "'"
+    return told(clause.arg) if clause.reflected else written(clause.arg, dialect)
+
+
+def told(clause: Any) -> str:
+    """Return what the database told, as it told it; SQLAlchemy makes a ``text()`` of it, where ``:word`` is a bind."""
+    return str(clause.text)
+
+
+def written(clause: Any, dialect: sa.Dialect) -> str:
+    """Return an expression of the metadata as a CREATE TABLE would have it."""
+    compiler: Any = dialect.ddl_compiler(dialect, None).sql_compiler  # type: ignore[arg-type]
+    text: str = compiler.process(clause, literal_binds=True, include_table=False)
     # Drivers that format get '%%' for one '%'; the server stores one.
-    text = str(compiled).replace("%%", "%") if dialect.paramstyle in ("format", "pyformat") else str(compiled)
-    return parsed(text, type_, dialect)
+    return text.replace("%%", "%") if dialect.paramstyle in ("format", "pyformat") else text
+
+
+def as_text_clause(sql: str) -> str:
+    """Return *sql* so that ``text()`` makes it again: a colon before a word is no bind, and no backslash is lost."""
+    return _BINDS.sub(r"\\:", _ESCAPES.sub(r"\\\g<0>", sql))
 
 
 def parsed(sql: str, type_: TypeEngine[Any], dialect: sa.Dialect) -> Default:
     """Return what *sql* (an expression after DEFAULT) means for a column of *type_*."""
     text = _bare(sql.strip())
+    if dialect.name in _MYSQL:
+        text = _TYPED.sub("", text)
     if quoted := _QUOTED.match(text):
         return _valued(_unquoted(quoted[1], dialect), type_, dialect)
     if _NUMBER.fullmatch(text) or text.lower() in _TRUE | _FALSE:
         return _valued(text, type_, dialect)
-    return Expression(_normal(text))
+    return Expression(_normal(text, dialect))
 
 
 def _valued(text: str, type_: TypeEngine[Any], dialect: sa.Dialect) -> Literal:
@@ -70,7 +113,16 @@ def _valued(text: str, type_: TypeEngine[Any], dialect: sa.Dialect) -> Literal:
             return Literal(Decimal(text))
         except InvalidOperation:
             pass
-    return Literal(text)
+    return Literal(_read(text, affinity) if dialect.name in _MYSQL else text)
+
+
+def _read(text: str, affinity: Any) -> object:
+    """Return the moment or UUID that the server makes of a text, or the text."""
+    read = _READ.get(affinity, str)
+    try:
+        return read(text)
+    except ValueError:
+        return text
 
 
 def _counts(type_: TypeEngine[Any], dialect: sa.Dialect) -> bool:
@@ -90,7 +142,7 @@ def _bare(text: str) -> str:
             shorter = text[1:-1].strip()
         elif cast := _CAST.search(text):
             before = text[: cast.start()].strip()
-            if _QUOTED.match(before) or _NUMBER.fullmatch(before) or before.startswith("("):
+            if _QUOTED.match(before) or _NUMBER.fullmatch(before) or before.startswith("(") or before.lower() == "null":
                 shorter = before
         if shorter == text:
             return text
@@ -110,13 +162,15 @@ def _closes_at(text: str) -> int:
 
 
 def _unquoted(text: str, dialect: sa.Dialect) -> str:
-    if dialect.name in ("mysql", "mariadb"):
-        text = re.sub(r"\\(.)", r"\1", text, flags=re.S)
+    if dialect.name in _MYSQL:
+        text = re.sub(r"\\(.)", lambda found: _MYSQL_ESCAPES.get(found[1], found[1]), text, flags=re.S)
     return text.replace("''", "'")
 
 
-def _normal(sql: str) -> str:
-    """Return an expression in small letters (outside quotes) with single blanks, and all words for now as one."""
+def _normal(sql: str, dialect: sa.Dialect) -> str:
+    """Return an expression in small letters with single blanks (outside quotes), and each moment in one word."""
     parts = re.split(r"('(?:[^']|'')*')", sql)
     lowered = "".join(part if i % 2 else re.sub(r"\s+", " ", part).lower() for i, part in enumerate(parts)).strip()
+    if dialect.name in _MYSQL:
+        lowered = _AROUND_SIGNS.sub(r"\1", _SAME_WORDS.get(lowered, lowered))
     return "current_timestamp" if _NOW.fullmatch(lowered) else lowered

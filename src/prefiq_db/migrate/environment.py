@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from logging.config import fileConfig
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 import sqlalchemy as sa
 from alembic import context
 from alembic.util import CommandError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from prefiq_db.engines import make_engine
 from prefiq_db.errors import PrefiqDbError, Problem, SettingsError, UnsupportedError, UsageError
@@ -25,10 +29,16 @@ from prefiq_db.migrate.options import MigrateOptions
 from prefiq_db.migrate.run import OnApply, Run, look_on, migrate_on
 from prefiq_db.settings import DatabaseSettings, load_settings
 
+_AS_MODULE: Final = ("alembic", "__main__.py")
+
+#: In ``config.attributes``: the name of the database that was migrated last.
+MIGRATED: Final = "prefiq_database"
+
 
 def run(
     target_metadata: Any = None,
     *,
+    database: str | None = None,
     version_table: str = "alembic_version",
     version_table_schema: str | None = None,
     **configure: Any,
@@ -37,23 +47,27 @@ def run(
 
     Args:
         target_metadata: the MetaData of your tables, or a list of them: what ``check`` and autogenerate compare with.
+        database: which of the configured databases these tables are in; to ask for another one is then refused.
+            Default: the one that is asked for, or ``main``.
         version_table: where this history notes its revisions.
         version_table_schema: the schema of that table.
         configure: whatever else Alembic's ``context.configure`` takes.
 
-    Under the ``alembic`` command the database is the one that ``-x db=<name>`` names (default: ``main``; ``-x db=all``:
-    every one) in the environment that ``db`` is configured by; further ``-x`` arguments are the fields of
-    :class:`~prefiq_db.migrate.MigrateOptions`. A caller may put ``settings`` and ``database`` (its name), ``options``
-    and ``on_version_apply`` into ``config.attributes``, or an open ``connection`` (of an async engine: by
-    ``run_sync``). Mode ``async`` makes no difference: a sync engine is used.
+    Under the ``alembic`` command the database is the one that ``-x db=<name>`` names (default: *database*, or ``main``;
+    ``-x db=all``: every one) in the environment that ``db`` is configured by; further ``-x`` arguments are the fields
+    of :class:`~prefiq_db.migrate.MigrateOptions`. A caller may put ``settings`` and ``database`` (its name),
+    ``options`` and ``on_version_apply`` into ``config.attributes``, or a ``connection``: an engine, an
+    :class:`~sqlalchemy.ext.asyncio.AsyncEngine` where no event loop runs, or an open connection (of an async engine: by
+    ``run_sync``). Mode ``async`` makes no difference: a sync engine is used. The ini file configures logging in the
+    ``alembic`` command alone.
     """
     config = context.config
     by_command_line = config.cmd_opts is not None
-    if by_command_line and config.config_file_name is not None and config.file_config.has_section("loggers"):
+    if _is_alembic_command() and config.config_file_name is not None and config.file_config.has_section("loggers"):
         fileConfig(config.config_file_name, disable_existing_loggers=False, encoding="utf-8")
     failure = None
     try:
-        _run(History(target_metadata, version_table, version_table_schema, configure), config.attributes)
+        _run(History(target_metadata, version_table, version_table_schema, configure, database), config.attributes)
     except PrefiqDbError as error:
         failure = error
     if failure is None:
@@ -61,6 +75,15 @@ def run(
     if not by_command_line:
         raise failure
     raise CommandError(str(failure))  # the alembic command shows its own kind of error without a traceback
+
+
+def _is_alembic_command() -> bool:
+    """Return whether this process is the ``alembic`` command, whose logging is its own to configure.
+
+    ``cmd_opts`` doesn't say so: a service has them, too, that calls ``alembic.config.main(argv)`` or Flask-Migrate.
+    """
+    program = Path(sys.argv[0])
+    return "alembic" in (program.stem, program.stem.removesuffix("-script")) or program.parts[-2:] == _AS_MODULE
 
 
 def configured_databases() -> dict[str, DatabaseSettings]:
@@ -96,19 +119,20 @@ class _Call:
 
 
 def _run(history: History, attributes: dict[str, Any]) -> None:
-    call = _call(attributes)
+    call = _call(history, attributes)
     if call.connection is not None:
         _on_given(Run(history, call.database, call.options, call.on_version_apply), call.connection)
     for name, settings in call.databases.items():
+        attributes[MIGRATED] = name
         if context.is_offline_mode():
             write_sql(history, make_engine(settings).dialect)
         else:
             _on_configured(Run(history, name, call.options, call.on_version_apply), settings)
 
 
-def _call(attributes: dict[str, Any]) -> _Call:
+def _call(history: History, attributes: dict[str, Any]) -> _Call:
     arguments = {str(key): str(value) for key, value in context.get_x_argument(as_dictionary=True).items()}
-    name = attributes.get("database") or arguments.get("db", "main")
+    name = history.chosen(attributes.get("database") or arguments.get("db"))
     options = attributes.get("options") or MigrateOptions.from_x(arguments)
     call = _Call(options, attributes.get("on_version_apply"), name, attributes.get("connection"))
     if call.connection is not None:
@@ -157,27 +181,55 @@ def _on_configured(run: Run, settings: DatabaseSettings) -> None:
 
 
 def _on_given(run: Run, given: Any) -> None:
+    if isinstance(given, AsyncEngine) and not _in_a_loop():
+        asyncio.run(_on_async(run, given))
+        return
     with _opened(given) as connection:
-        _check_writable(getattr(connection.dialect, "read_only", False), run.database)
-        border = Border(run.database, connection.dialect.name, migrating=True)
-        lock = server_lock(connection) or file_lock(connection)
-        failure = _placed(run, lambda: border.cross(lambda: _work(connection, run, lock)))
+        _on_connection(run, connection)
+
+
+def _on_connection(run: Run, connection: sa.Connection) -> None:
+    _check_writable(getattr(connection.dialect, "read_only", False), run.database)
+    border = Border(run.database, connection.dialect.name, migrating=True)
+    lock = server_lock(connection) or file_lock(connection)
+    failure = _placed(run, lambda: border.cross(lambda: _work(connection, run, lock)))
     if failure is not None:
         raise failure
+
+
+async def _on_async(run: Run, engine: AsyncEngine) -> None:
+    try:
+        async with engine.connect() as connection:
+            await connection.run_sync(lambda each: _on_connection(run, each))
+    finally:
+        await engine.dispose()  # its connections belong to this loop, which ends
+
+
+def _in_a_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 @contextmanager
 def _opened(given: Any) -> Iterator[sa.Connection]:
     if isinstance(given, sa.Connection):
         yield given
-    elif isinstance(given, sa.Engine):
-        with given.connect() as connection:
-            yield connection
-    else:
-        raise UsageError(
-            f"config.attributes['connection']: expected a Connection or Engine, not {type(given).__name__}; with "
-            "an async one: await connection.run_sync(function), and put what the function gets there"
-        )
+        return
+    # An engine, or what stands for one: tests of migrations keep one connection behind it.
+    with given.connect() if _connects(given) else nullcontext() as connection:
+        if not isinstance(connection, sa.Connection):
+            raise UsageError(
+                f"config.attributes['connection']: expected a Connection or Engine, not {type(given).__name__}; with "
+                "an async one in its loop: await connection.run_sync(function), and put what the function gets there"
+            )
+        yield connection
+
+
+def _connects(given: Any) -> bool:
+    return callable(getattr(given, "connect", None)) and not isinstance(given, (AsyncEngine, AsyncConnection))
 
 
 def _work(connection: sa.Connection, run: Run, lock: Lock | None) -> Exception | None:

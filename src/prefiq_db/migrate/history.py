@@ -8,7 +8,8 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from prefiq_db.migrate.autogenerate import OUR_PREFIX, autogenerate_options
+from prefiq_db.errors import UsageError
+from prefiq_db.migrate.autogenerate import JOINED, OUR_PREFIX, autogenerate_options
 
 #: prefiq_db's own revisions are noted here; a service's own Alembic keeps ``alembic_version``.
 VERSION_TABLE: Final = "prefiq_alembic_version"
@@ -22,21 +23,37 @@ class History:
         target_metadata: the MetaData of its tables, or a list of them, or ``None``.
         version_table, version_table_schema: where it notes its revisions.
         configure: whatever else Alembic's ``context.configure`` takes.
+        database: the name of the database that has its tables; ``None``: whichever is asked for.
     """
 
     target_metadata: Any
     version_table: str
     version_table_schema: str | None = None
     configure: Mapping[str, Any] = field(default_factory=dict)
+    database: str | None = None
+
+    def chosen(self, asked: str | None) -> str:
+        """Return the name of the database to migrate.
+
+        Raises:
+            UsageError: another one was asked for than has these tables.
+        """
+        if self.database is not None and asked not in (None, self.database):
+            raise UsageError(
+                f"database: expected {self.database}, for which the env.py of this history is (database= of run), and"
+                f" {asked} was asked for: leave --database, --all or -x db= out, or take the history of {asked}"
+            )
+        return asked or self.database or "main"
 
     def configured(self, dialect: sa.Dialect) -> dict[str, Any]:
         """Return what ``context.configure`` is told about this history."""
         ours = self.version_table == VERSION_TABLE
         further = self.configure.get("include_name")
+        joined = {key: self.configure[key] for key in JOINED if self.configure.get(key) is not None}
         return {
             "render_as_batch": True,
-            **autogenerate_options(ours=ours),
-            **self.configure,
+            **autogenerate_options(ours=ours, **joined),
+            **{key: value for key, value in self.configure.items() if key not in JOINED},
             "include_name": further if ours else _without_ours(further),
             "target_metadata": self.target_metadata,
             "version_table": self.version_table,

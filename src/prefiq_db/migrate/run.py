@@ -13,6 +13,7 @@ from alembic.runtime.migration import MigrationContext, MigrationInfo, RevisionS
 from sqlalchemy import event
 
 from prefiq_db.dialects.base import PrefiqDialect
+from prefiq_db.migrate.defaults import as_text_clause
 from prefiq_db.migrate.explain import resumption, wrong_way
 from prefiq_db.migrate.foreign_keys import Check, foreign_keys_off
 from prefiq_db.migrate.history import History
@@ -58,6 +59,7 @@ def migrate_on(connection: sa.Connection, run: Run) -> None:
     kind = kind_of(connection.dialect.name)
     is_theirs = connection.in_transaction()
     with ExitStack() as stack:
+        stack.enter_context(_defaults_as_told())
         check: Check | None = None
         if is_theirs and kind.ddl_commits:
             # Their transaction ends at the first DDL anyway; a fresh one sees what the last deployer did.
@@ -136,6 +138,26 @@ def _guarded(original: _Steps, run: Run, kind: Kind, recorder: Recorder) -> _Ste
             raise wrong_way(resuming.unfinished, kind, run.database)
 
     return steps
+
+
+class _Escaped(str):
+    """SQL of the database that ``text()`` reads as it is."""
+
+
+@contextmanager
+def _defaults_as_told() -> Iterator[None]:
+    """Let a table that a revision or a rebuild reads from the database be made again: ``:word`` in it is no bind."""
+
+    def escape(inspector: sa.Inspector, table: sa.Table, column: Any) -> None:
+        for place, key in ((column, "default"), (column.get("computed") or {}, "sqltext")):
+            if isinstance(place.get(key), str) and not isinstance(place[key], _Escaped):
+                place[key] = _Escaped(as_text_clause(place[key]))
+
+    event.listen(sa.Table, "column_reflect", escape)
+    try:
+        yield
+    finally:
+        event.remove(sa.Table, "column_reflect", escape)
 
 
 @contextmanager

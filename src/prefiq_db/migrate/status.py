@@ -11,6 +11,7 @@ from alembic.runtime.environment import EnvironmentContext
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
+from prefiq_db.migrate.environment import MIGRATED
 from prefiq_db.migrate.explain import half_applied
 from prefiq_db.migrate.file_lock import file_lock
 from prefiq_db.migrate.kinds import Kind, kind_of
@@ -59,8 +60,8 @@ class Status:
             yield half_applied(self.unfinished, self.kind, self.database)
 
 
-def status_of(config: Config, database: str) -> Status:
-    """Return the status of the database that ``config.attributes`` name, in the history of *config*.
+def status_of(config: Config) -> Status:
+    """Return the status of the database that ``config.attributes`` or its ``env.py`` name, in the history of *config*.
 
     Its ``env.py`` is run, because that knows the version table; nothing is changed and no lock is taken.
     """
@@ -73,7 +74,7 @@ def status_of(config: Config, database: str) -> Status:
         lock = server_lock(connection) or file_lock(connection)
         found.append(
             Status(
-                database,
+                config.attributes[MIGRATED],
                 kind_of(connection.dialect.name),
                 compare(parents_in(script), heads, ctx.version_table),
                 RunLog(connection, ctx.version_table, ctx.version_table_schema).unfinished(),

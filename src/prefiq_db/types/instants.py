@@ -9,7 +9,7 @@ from sqlalchemy import DateTime, Dialect
 from sqlalchemy.dialects.mysql import DATETIME
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
-from prefiq_db.errors import UsageError
+from prefiq_db.errors import DataError, UsageError
 
 
 class UtcDateTime(TypeDecorator[dt.datetime]):
@@ -46,7 +46,17 @@ class UtcDateTime(TypeDecorator[dt.datetime]):
             raise UsageError("UtcDateTime: expected an instant within the years 1 to 9999 in UTC")
         return utc if dialect.name == "postgresql" else utc.replace(tzinfo=None)
 
-    def process_result_value(self, value: dt.datetime | None, dialect: Dialect) -> dt.datetime | None:
+    def process_result_value(self, value: dt.datetime | str | None, dialect: Dialect) -> dt.datetime | None:
         if value is None:
             return None
+        if isinstance(value, str):  # of a literal, and on MariaDB of COALESCE(instant, :p), too: its driver binds texts
+            value = _read(value)
         return value.replace(tzinfo=dt.UTC) if value.tzinfo is None else value.astimezone(dt.UTC)
+
+
+def _read(text: str) -> dt.datetime:
+    try:
+        return dt.datetime.fromisoformat(text)
+    except ValueError:
+        pass
+    raise DataError("UtcDateTime: expected a date and time from the database, and it gave a text that is none")

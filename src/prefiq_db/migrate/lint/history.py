@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from alembic.operations import ops
 
 from prefiq_db.migrate.lint.reading import Reading, Step
-from prefiq_db.migrate.lint.sql import created_tables, table_of
+from prefiq_db.migrate.lint.sql import changed_table, created_tables, is_ddl, referred_tables, table_of
 
 
 @dataclass(slots=True)
@@ -44,6 +44,10 @@ def _references(reading: Reading) -> Iterator[tuple[str, str]]:
         operation = step.operation
         if isinstance(operation, ops.CreateForeignKeyOp):
             yield operation.source_table, operation.referent_table
+        elif isinstance(operation, ops.ExecuteSQLOp):
+            for sql in step.sql:
+                if (child := changed_table(sql)) is not None and is_ddl(sql):
+                    yield from ((child, parent) for parent in referred_tables(sql))
         elif isinstance(operation, ops.CreateTableOp):
             for item in operation.columns:
                 yield from ((operation.table_name, parent) for parent in _parents(item))

@@ -21,6 +21,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import Script
 
 from prefiq_db.migrate.lint.standins import BatchImpl, Bind, Statements, bare
+from prefiq_db.migrate.lint.texts import statements
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,8 @@ class Step:
     Attributes:
         operation: Alembic's object; what goes through ``op.get_bind()`` is an ``ExecuteSQLOp``, too.
         lines: where it is called in the file: the innermost line first, then those of helpers' callers.
-        sql: the statements that it would send; none for the inside of a SQLite batch.
+        sql: the statements that it would send; none for the inside of a SQLite batch. Of a text of the revision's own:
+            one, in the form that :func:`~prefiq_db.migrate.lint.texts.statements` gives.
         batch: the batch that it is in.
         autocommit: whether it is in an ``autocommit_block()``.
         refusal: why Alembic can't write it, in the class of its exception.
@@ -156,7 +158,11 @@ class _Reader:
     ) -> None:
         if self.batch is not None:
             lines = (*lines, self.batch.line)
-        self.reading.steps.append(Step(operation, lines, sql, self.batch, self.autocommit, refusal))
+        # One text may hold several statements; each is a step.
+        brings = isinstance(operation, ops.ExecuteSQLOp) and any(sql)
+        texts = [each for text in sql for each in statements(text, self.reading.dialect)]
+        for each in [(text,) for text in texts] if brings else [sql]:
+            self.reading.steps.append(Step(operation, lines, each, self.batch, self.autocommit, refusal))
 
     def _lines(self) -> tuple[int, ...]:
         """Return where in the revision's file we are called from, the innermost line first."""

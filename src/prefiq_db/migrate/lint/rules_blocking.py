@@ -8,6 +8,7 @@ from typing import Final
 
 from alembic.operations import ops
 
+from prefiq_db.migrate.lint.alterations import clauses_of
 from prefiq_db.migrate.lint.history import History, on_existing
 from prefiq_db.migrate.lint.reading import Reading, Step
 from prefiq_db.migrate.lint.sql import changed_table
@@ -35,6 +36,10 @@ def unique_blocks(reading: Reading, history: History) -> Iterator[tuple[Step, st
     for step in on_existing(reading):
         if isinstance(step.operation, ops.CreateUniqueConstraintOp):
             yield step, step.operation.table_name
+        for clause in clauses_of(step):
+            added = clause.kind == "add-unique" or (clause.kind == "add-column" and clause.says("UNIQUE"))
+            if added and not clause.says("USING INDEX"):
+                yield step, clause.table
 
 
 def index_copies(reading: Reading, history: History) -> Iterator[tuple[Step, str]]:
@@ -46,6 +51,13 @@ def index_copies(reading: Reading, history: History) -> Iterator[tuple[Step, str
 
 def constraint_validates(reading: Reading, history: History) -> Iterator[tuple[Step, str]]:
     for step in on_existing(reading):
+        for clause in clauses_of(step):
+            if clause.kind == "add-checked" and not clause.says("NOT VALID"):
+                yield step, f"a {clause.column.upper()} of {clause.table}"
+            elif clause.kind == "add-column" and clause.says("REFERENCES|CHECK"):
+                yield step, f"a constraint of {clause.subject}"
+        if isinstance(step.operation, ops.ExecuteSQLOp):
+            continue
         for sql in step.sql:
             if (found := _ADD_CHECKED.match(sql)) and not _says(sql, "NOT VALID"):
                 yield step, f"a {found[1].upper()} of {changed_table(sql) or 'a table'}"

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 import sqlalchemy as sa
 from alembic.operations import ops
 
+from prefiq_db.migrate.lint.alterations import Clause, clauses_of
 from prefiq_db.migrate.lint.history import History, on_existing
 from prefiq_db.migrate.lint.reading import Reading, Step
 from prefiq_db.migrate.lint.sql import changed_table
 
-_RENAME: Final = re.compile(r"(?:ALTER TABLE .*\bRENAME|RENAME TABLE)\b", re.I | re.S)
-_KEPT: Final = "CONSTRAINT|INDEX|KEY|CHECK|FOREIGN|PRIMARY|DEFAULT|NOT|IDENTITY|EXPRESSION"
-_DROP: Final = re.compile(rf"DROP TABLE\b|ALTER TABLE .*\bDROP (?:COLUMN )?(?!{_KEPT})", re.I | re.S)
+_RENAME: Final = re.compile(r"RENAME TABLE\b", re.I)
+_DROP: Final = re.compile(r"DROP (?:TEMPORARY )?TABLE\b", re.I)
+_FILLED: Final = "DEFAULT|GENERATED|AS|AUTO_INCREMENT|IDENTITY|PRIMARY KEY|(?:SMALL|BIG)?SERIAL"
 
 
 def not_null_without_default(reading: Reading, history: History) -> Iterator[tuple[Step, str]]:
@@ -24,12 +25,15 @@ def not_null_without_default(reading: Reading, history: History) -> Iterator[tup
             column = step.operation.column
             if not column.nullable and column.server_default is None and not column.primary_key:
                 yield step, f"{step.operation.table_name}.{column.name}"
+        yield from _found(step, "add-column", lambda clause: clause.says("NOT NULL") and not clause.says(_FILLED))
 
 
 def set_not_null(reading: Reading, history: History) -> Iterator[tuple[Step, str]]:
     for step in on_existing(reading):
         if isinstance(step.operation, ops.AlterColumnOp) and step.operation.modify_nullable is False:
             yield step, _column(step.operation)
+        yield from _found(step, "set-not-null")
+        yield from _found(step, "modify|change", lambda clause: clause.says("NOT NULL"))
 
 
 def rename(reading: Reading, history: History) -> Iterator[tuple[Step, str]]:
@@ -41,11 +45,14 @@ def rename(reading: Reading, history: History) -> Iterator[tuple[Step, str]]:
             yield step, _column(operation)
         else:
             yield from _written(step, _RENAME)
+            yield from _found(step, "rename")
+            yield from _found(step, "change", lambda clause: clause.renames)
 
 
 def type_change(reading: Reading, history: History) -> Iterator[tuple[Step, str]]:
     for step in on_existing(reading):
         operation = step.operation
+        yield from _found(step, "type|modify|change")
         if not isinstance(operation, ops.AlterColumnOp) or operation.modify_type is None:
             continue
         # PostgreSQL makes room for longer texts without a look at the rows.
@@ -61,6 +68,7 @@ def contract(reading: Reading, history: History) -> Iterator[tuple[Step, str]]:
             yield step, _column(step.operation)
         else:
             yield from _written(step, _DROP)
+            yield from _found(step, "drop-column")
 
 
 def _column(operation: ops.AlterColumnOp | ops.DropColumnOp) -> str:
@@ -72,6 +80,11 @@ def _only_longer(operation: ops.AlterColumnOp) -> bool:
     if not isinstance(old, sa.String) or not isinstance(new, sa.String):
         return False
     return new.length is None or (old.length is not None and old.length <= new.length)
+
+
+def _found(step: Step, kinds: str, when: Callable[[Clause], bool] = lambda clause: True) -> Iterator[tuple[Step, str]]:
+    """Find clauses of those kinds in SQL that the revision brings itself."""
+    return ((step, each.subject) for each in clauses_of(step) if each.kind in kinds.split("|") and when(each))
 
 
 def _written(step: Step, pattern: re.Pattern[str]) -> Iterator[tuple[Step, str]]:

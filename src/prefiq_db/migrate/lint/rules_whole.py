@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from alembic.operations import ops
 
+from prefiq_db.migrate.lint.alterations import clauses_of
 from prefiq_db.migrate.lint.history import History, on_existing
 from prefiq_db.migrate.lint.reading import Reading, Step
 from prefiq_db.migrate.lint.sql import is_data, is_ddl
@@ -47,6 +48,10 @@ def cannot_alter(reading: Reading, history: History) -> Iterator[tuple[Step, str
         constrains = isinstance(operation, (ops.AddConstraintOp, ops.DropConstraintOp))
         if step.batch is None and (step.refusal or alters or (constrains and not step.sql)):
             yield step, getattr(operation, "table_name", None) or "a table"
+        clauses = list(clauses_of(step))
+        # It does one thing at a time, and few things.
+        if clauses[1:] or any(each.kind not in ("add-column", "drop-column", "rename") for each in clauses):
+            yield step, clauses[0].table
 
 
 def _rebuilds(step: Step) -> bool:

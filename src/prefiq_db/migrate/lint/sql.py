@@ -11,13 +11,18 @@ from alembic.operations import ops
 from prefiq_db.migrate.lint.reading import Step
 
 _DDL: Final = re.compile(r"(?:CREATE|ALTER|DROP|RENAME|TRUNCATE)\b", re.I)
-_DATA: Final = re.compile(r"(?:INSERT|UPDATE|DELETE|REPLACE|MERGE|COPY|LOAD)\b", re.I)
+_DATA: Final = re.compile(
+    r"(?:INSERT|UPDATE|DELETE|REPLACE|MERGE|COPY|LOAD)\b|WITH\b.*[()] (?:INSERT|UPDATE|DELETE)\b", re.I | re.S
+)
 _NAME: Final = r'(?:IF (?:NOT )?EXISTS )?(?:ONLY )?(?P<name>(?:[`"\[]?[\w$]+[`"\]]?\.)?[`"\[]?[\w$]+[`"\]]?)'
+_REFERENCES: Final = re.compile(rf"\bREFERENCES {_NAME}", re.I)
+_CREATE: Final = r"CREATE (?:OR REPLACE |GLOBAL |LOCAL |TEMP |TEMPORARY |UNLOGGED )*TABLE"
 _TABLES: Final = tuple(
     re.compile(rf"{words}\s+{_NAME}", re.I | re.S)
     for words in (
         r"CREATE (?:UNIQUE )?INDEX .*?\bON",
-        r"(?:CREATE|ALTER|DROP|RENAME|TRUNCATE) TABLE",
+        _CREATE,
+        r"(?:ALTER (?:ONLINE |IGNORE )*|DROP |RENAME |TRUNCATE )TABLE",
         r"(?:INSERT|REPLACE)(?: IGNORE)? INTO",
         r"DELETE FROM",
         r"UPDATE(?: IGNORE)?",
@@ -41,6 +46,11 @@ def changed_table(sql: str) -> str | None:
     return None
 
 
+def referred_tables(sql: str) -> list[str]:
+    """Return the tables that the foreign keys in a statement refer to."""
+    return [found["name"].split(".")[-1].strip('`"[]') for found in _REFERENCES.finditer(sql)]
+
+
 def table_of(step: Step) -> str | None:
     """Return the table that an operation is about."""
     operation: Any = step.operation
@@ -62,5 +72,5 @@ def created_tables(step: Step) -> set[str]:
     if isinstance(step.operation, ops.CreateTableOp):
         return {step.operation.table_name}
     return {
-        name for sql in step.sql if re.match(r"CREATE TABLE\b", sql, re.I) and (name := changed_table(sql)) is not None
+        name for sql in step.sql if re.match(rf"{_CREATE}\b", sql, re.I) and (name := changed_table(sql)) is not None
     }

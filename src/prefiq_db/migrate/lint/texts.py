@@ -1,0 +1,56 @@
+"""SQL that a revision brings as text, in a form that the rules can read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from prefiq_db.dialects.rules import RULES
+from prefiq_db.execution.tokens import QUOTED, scan
+
+_ROUTINE: Final = re.compile(r"(?:CREATE\b.*\b(?:TRIGGER|PROCEDURE|FUNCTION|EVENT|PACKAGE)|BEGIN|DO)\b", re.I)
+
+
+def statements(sql: str, dialect: str) -> list[str]:
+    """Return the statements of a text, with single blanks, without comments and the insides of strings."""
+    pieces = list(_pieces(sql, dialect))
+    whole = _joined(pieces)
+    if _ROUTINE.match(whole):
+        return [whole]  # its semicolons are its own
+    return [text for part in split(pieces, ";") if (text := _joined(part))]
+
+
+def _pieces(sql: str, dialect: str) -> Iterator[str]:
+    tokens = scan(sql, RULES[dialect].lexis)
+    end = 0
+    for text, (start, stop) in zip(tokens.texts, tokens.spans, strict=True):
+        piece = sql[start:stop]
+        if text == QUOTED and _is_string(piece, dialect):
+            piece = "''"
+        # Names of a schema, numbers and signs are one piece again.
+        glued = end == start and not re.match(r"[(),;]", piece)
+        yield f"\0{piece}" if glued else piece
+        end = -1 if re.fullmatch(r"[(),;]", piece) else stop
+
+
+def _is_string(piece: str, dialect: str) -> bool:
+    return piece[0] not in ('`["' if dialect in ("postgresql", "sqlite") else "`")
+
+
+def _joined(pieces: Sequence[str]) -> str:
+    return " ".join(pieces).replace(" \0", "").replace("\0", "").strip()
+
+
+def split(pieces: Sequence[str], mark: str) -> Iterator[list[str]]:
+    """Split at each *mark* that stands in no parentheses."""
+    depth = 0
+    part: list[str] = []
+    for piece in pieces:
+        depth += {"(": 1, ")": -1}.get(piece, 0)
+        if piece == mark and depth == 0:
+            yield part
+            part = []
+        else:
+            part.append(piece)
+    yield part
