@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefiq_db.dialects.written import read_statement, without_values
+from prefiq_db.dialects.written import may_define, read_statement, without_values
 
 DIALECTS = ("postgresql", "mariadb", "sqlite")
 
@@ -149,3 +149,41 @@ def test_a_text_of_any_length_is_read_or_left_alone() -> None:
     assert read_statement("(" * 50_000 + ")" * 60_000, None, "sqlite") is None
     assert read_statement(")" * 500 + "(" * 500, None, "sqlite") is not None
     assert read_statement("select 1", None, "mongodb") is None
+
+
+_PIECES = st.sampled_from(
+    [
+        "select",
+        "values",
+        "(",
+        ")",
+        ",",
+        "'",
+        '"',
+        "`",
+        "[",
+        "]",
+        "$$",
+        "$a$",
+        "E'",
+        "--",
+        "/*",
+        "*/",
+        ".",
+        "=",
+        "x",
+        " ",
+        "\\",
+    ]
+)
+
+
+@given(sql=st.one_of(st.text(), st.lists(_PIECES).map("".join)), dialect=st.sampled_from([*DIALECTS, "mysql"]))
+def test_any_text_is_read(sql: str, dialect: str) -> None:
+    """It is read for an error's sake, and must not be in its way."""
+    written = read_statement(sql, [{"a": b"\xff"}], dialect)
+    assert (written is None) is (not sql)
+    if written is not None:
+        assert not written.values & {word for word in written.names if written.says(word)}
+        without_values(sql, written)
+        may_define(sql)
