@@ -29,7 +29,7 @@ from prefiq_db import errors
 from prefiq_db.dialects.classify import DIALECTS, Phase, classify_error, in_phase, treatment
 from prefiq_db.dialects.connecting import noted, reason
 from prefiq_db.dialects.mistakes import find_mistake, has_mistakes
-from prefiq_db.dialects.telling import Telling, tell_definition, tell_mistake, tell_names
+from prefiq_db.dialects.telling import IDENTIFIER, Telling, tell_definition, tell_mistake, tell_names
 from prefiq_db.dialects.written import may_define, read_statement
 from prefiq_db.drivers.deadlines import DeadlinePassed
 from prefiq_db.drivers.halfway import REFUSED
@@ -270,17 +270,12 @@ class _Report:
     by_user: bool = False
 
 
-# Identifiers as people write them. Anything else (blanks, quotes, a name longer than any server allows) could be a
-# value in disguise and is left out.
-_IDENTIFIER: Final = re.compile(r"[^\W\d][\w$]{0,63}")
-
-
 def _identifiers(found: Mapping[str, str | None]) -> dict[str, str]:
     """Return the names among *found* that are identifiers; several columns stand as ``a, b``."""
     return {
         noun: text
         for noun, text in found.items()
-        if text and all(_IDENTIFIER.fullmatch(part) for part in (text.split(", ") if noun == "column" else [text]))
+        if text and all(IDENTIFIER.fullmatch(part) for part in (text.split(", ") if noun == "column" else [text]))
     }
 
 
