@@ -44,6 +44,8 @@ class SqliteConnection(sqlite3.Connection):
     #: whether a statement succeeded in the open transaction of a session or a connection of the engine; ``None``: in
     #: none, or in one of transaction(), which takes the writer's lock first
     ran: bool | None = None
+    #: how many rows it had ever changed when that transaction began
+    changes_before: int = 0
     #: while a migration works without foreign keys: the rows that referred to nothing before
     orphans: Counter[tuple[str, str]] | None = None
     #: what a function of ours raised while a statement ran; sqlite3 doesn't say
@@ -167,7 +169,10 @@ class _Sqlite(DecimalSqlite, ReadOnlySessions, PrefiqDialect):
             self._foreign_keys_off(dbapi_connection, state)
         super().do_begin(dbapi_connection)
         if state.began:
-            self._sqlite(dbapi_connection.dbapi_connection).ran = None if state.managed else False
+            connection = self._sqlite(dbapi_connection.dbapi_connection)
+            connection.ran = None if state.managed else False
+            if not state.managed:
+                connection.changes_before = connection.total_changes
         if self._was_read_only(dbapi_connection):
             self.control(dbapi_connection.dbapi_connection, "PRAGMA query_only = ON")
 
@@ -275,10 +280,10 @@ class _Sqlite(DecimalSqlite, ReadOnlySessions, PrefiqDialect):
         """Return *send* for a transaction whose BEGIN took no lock: that of a session or a connection of the engine."""
 
         def send_in_deferred(cursor: Any, statement: str, parameters: Any, context: Any) -> None:
-            if not connection.ran and _BEGIN.match(statement):
-                # Queues such as kombu's take the writer's lock by text, and Python's own driver lets them. Nothing was
-                # done yet in ours.
-                self.control(context.root_connection.connection.dbapi_connection, "ROLLBACK")
+            if _BEGIN.match(statement) and connection.total_changes == connection.changes_before:
+                # Queues such as kombu's read, and then take the writer's lock by text. Python's own driver lets them:
+                # it has begun nothing as long as no row was written.
+                self.control(context.root_connection.connection.dbapi_connection, "COMMIT")
                 connection.start_clock()
             if context.isddl:
                 check_drop(partial(self.ask, context.root_connection.connection.dbapi_connection), statement)
