@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import inspect
 import sqlite3
 from collections import Counter
@@ -131,6 +132,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         in_matrix = any(item.get_closest_marker(name) for name in ("sqlite", *SERVERS))
         if in_matrix or item.nodeid.startswith(("tests/integration/", "tests/twins/", "tests/chaos/")):
             item.add_marker("integration")
+
+
+def pytest_collection_finish() -> None:
+    """Let the garbage collector pass over what lives as long as the run: thousands of tests and their parameters."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(tryfirst=True)

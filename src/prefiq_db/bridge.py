@@ -11,7 +11,7 @@ import inspect
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import ContextVar
 from types import FrameType
 from typing import Any, Protocol, TypeVar
@@ -21,8 +21,7 @@ from sqlalchemy.util.concurrency import await_ as _await
 from sqlalchemy.util.concurrency import greenlet_spawn as _greenlet_spawn
 from sqlalchemy.util.concurrency import in_greenlet as _in_greenlet
 
-from prefiq_db.errors import UsageError
-from prefiq_db.unrun import refuse_unrun
+from prefiq_db.unrun import refuse_awaitable, refuse_unrun
 
 T = TypeVar("T")
 
@@ -94,12 +93,7 @@ class SyncRuntime:
 
     def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         result = function(*args, **kwargs)
-        if inspect.isawaitable(result) and not inspect.iscoroutine(result):
-            raise UsageError(
-                "a sync Database was given a function that returns an awaitable, which nobody would await; give it a "
-                "plain function, or use AsyncDatabase"
-            )
-        refuse_unrun(result, "the function given to a Database")
+        refuse_awaitable(result, "the function given to a Database (AsyncDatabase takes async ones)")
         return result
 
     def worker(self) -> object:
@@ -170,9 +164,32 @@ async def _acting(caller: asyncio.Task[Any] | None, function: Callable[[], T]) -
 
 async def _shielded(function: Callable[[], T], budget_seconds: float) -> T:
     """Run *function* in a task of its own, which a cancellation of the caller doesn't reach."""
+    task = asyncio.create_task(_acting(asyncio.current_task(), function))
+    cancelled = await _ended(task, budget_seconds)
+    if cancelled is not None:
+        # Look at the result, or asyncio complains that nobody did; the caller notes what came of it.
+        _ = task.cancelled() or task.exception()
+        raise cancelled
+    if task.cancelled():
+        raise TimeoutError(f"not done within {budget_seconds:g} s")
+    return task.result()
+
+
+async def to_its_end(coroutine: Coroutine[Any, Any, Any], seconds: float) -> None:
+    """Run *coroutine* for at most *seconds*, for a caller who is cancelled already and goes on with that.
+
+    It runs in a task of its own; what cancels the caller meanwhile, anyio's scopes too, doesn't reach it.
+    """
+    task = asyncio.create_task(coroutine)
+    await _ended(task, seconds)
+    if not task.cancelled() and (error := task.exception()) is not None:
+        raise error
+
+
+async def _ended(task: asyncio.Task[Any], seconds: float) -> asyncio.CancelledError | None:
+    """Wait until *task* has ended, by being cancelled after *seconds*; return what cancelled the caller meanwhile."""
     loop = asyncio.get_running_loop()
-    deadline = loop.time() + budget_seconds
-    task = loop.create_task(_acting(asyncio.current_task(), function))
+    deadline = loop.time() + seconds
     cancelled: asyncio.CancelledError | None = None
     with _anyio_shield():
         while not task.done() and (left := deadline - loop.time()) > 0:
@@ -181,16 +198,10 @@ async def _shielded(function: Callable[[], T], budget_seconds: float) -> T:
             except asyncio.CancelledError as error:
                 # Keep the first one: asyncio.timeout() compares instances' messages and counts cancellations.
                 cancelled = cancelled or error
-    if not task.done():
-        task.cancel()
-        await asyncio.wait([task])
-    if cancelled is not None:
-        # Look at the result, or asyncio complains that nobody did; the caller notes what came of it.
-        _ = task.cancelled() or task.exception()
-        raise cancelled
-    if task.cancelled():
-        raise TimeoutError(f"not done within {budget_seconds:g} s")
-    return task.result()
+        if not task.done():
+            task.cancel()
+            await asyncio.wait([task])
+    return cancelled
 
 
 def _anyio_shield() -> Any:

@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import sqlite3
 import ssl
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Final
 from urllib.parse import quote
 
 from prefiq_db.config import ANY_HOST, READER, SESSION_ATTRS, WRITER, Host, Target
 from prefiq_db.dialects import mariadb
 from prefiq_db.dialects.classify import in_phase, treatment
+from prefiq_db.dialects.connecting import Connecting, note
 from prefiq_db.dialects.sqlite import connection_factory
+from prefiq_db.drivers.challenges import REQUIRE_AUTH, challenges_only
 from prefiq_db.drivers.deadlines import DeadlinePassed, Shares
 from prefiq_db.drivers.mysql_literals import conversions
+from prefiq_db.drivers.stopping import STOP_SECONDS
+from prefiq_db.drivers.tls import is_loopback, system_authorities
 from prefiq_db.errors import ErrorKind, NotReadyError, PrefiqDbError, ReadOnlyError
 from prefiq_db.pool import seconds_to_connect
 from prefiq_db.settings import DatabaseSettings
+
+logger = logging.getLogger("prefiq_db.connectors")
 
 # The session's own default; a START TRANSACTION that says nothing else has it, and so has a statement on its own.
 _MYSQL_READ_ONLY: Final = " /*M! , tx_read_only = 1 */ /*!50720 , transaction_read_only = 1 */"
@@ -43,9 +51,29 @@ class _Base:
     def __init__(self, settings: DatabaseSettings, target: Target) -> None:
         self.settings = settings
         self.target = target
+        self.has_told = False
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} to {self.target}>"
+
+    def __call__(self, connect: _Connect, cparams: dict[str, Any], login: Mapping[str, Any]) -> Any:
+        """Return an open connection; what is raised knows what was tried."""
+        limit = seconds_to_connect(self.settings.connect_timeout_seconds)
+        try:
+            return self.connected(connect, cparams, login)
+        except Exception as error:
+            note(error, self.tried(limit))
+            raise
+
+    def connected(self, connect: _Connect, cparams: dict[str, Any], login: Mapping[str, Any]) -> Any:
+        raise NotImplementedError
+
+    def tried(self, limit_seconds: float) -> Connecting:
+        """Return where to, and for how long, a connection was tried."""
+        limit = "connect_timeout_seconds"
+        if limit_seconds < self.settings.connect_timeout_seconds:
+            limit = "your own timeout="
+        return Connecting(", ".join(map(str, self.target.hosts)), limit_seconds=limit_seconds, limit_name=limit)
 
     def until(self) -> float:
         """Return when connecting must have ended, on the monotonic clock: the whole of it, whatever it has to try."""
@@ -54,6 +82,18 @@ class _Base:
     @property
     def password(self) -> str | None:
         return None if self.target.password is None else self.target.password.reveal()
+
+    def tell_what_is_in_clear(self, host: Host, is_encrypted: bool) -> None:
+        """Say once that the server has no TLS, to who prefers it; within one machine it is no warning."""
+        if is_encrypted or host.is_path or self.has_told or self.settings.ssl_mode != "prefer":
+            return
+        self.has_told = True
+        logger.log(
+            logging.INFO if is_loopback(host.host) else logging.WARNING,
+            "ssl_mode=prefer: %s offers no TLS, so everybody on the way can read and change what is sent;"
+            " ssl_mode=require refuses that, and ssl_mode=disable says that it is meant",
+            host,
+        )
 
 
 class SqliteConnector(_Base):
@@ -70,7 +110,7 @@ class SqliteConnector(_Base):
         self.path = f"file:/prefiq-{uuid.uuid4().hex}?vfs=memdb" if self.in_memory else os.path.abspath(target.database)
         self.anchor: sqlite3.Connection | None = None
 
-    def __call__(self, connect: _Connect, cparams: dict[str, Any], login: Mapping[str, Any]) -> Any:
+    def connected(self, connect: _Connect, cparams: dict[str, Any], login: Mapping[str, Any]) -> Any:
         if self.in_memory and self.anchor is None:
             self.anchor = sqlite3.connect(self.path, uri=True, check_same_thread=False)
         read_only = self.settings.read_only
@@ -83,6 +123,11 @@ class SqliteConnector(_Base):
             factory=connection_factory(
                 self.settings.statement_timeout_seconds, durable_wal=not self.in_memory, read_only=read_only
             ),
+        )
+
+    def tried(self, limit_seconds: float) -> Connecting:
+        return Connecting(
+            self.target.database, None if self.in_memory else self.path, read_only=self.settings.read_only
         )
 
     @property
@@ -134,7 +179,7 @@ class _AiosqliteConnector(SqliteConnector):
 
 
 class _PostgresConnector(_Base):
-    def __call__(self, connect: _Connect, cparams: dict[str, Any], login: Mapping[str, Any]) -> Any:
+    def connected(self, connect: _Connect, cparams: dict[str, Any], login: Mapping[str, Any]) -> Any:
         settings, target = self.settings, self.target
         arguments: dict[str, Any] = {
             "context": cparams.get("context"),
@@ -148,11 +193,13 @@ class _PostgresConnector(_Base):
             "autocommit": True,
             "application_name": settings.application_name,
             "sslmode": settings.ssl_mode,
-            "sslrootcert": _path(settings.ssl_ca),
+            "sslrootcert": self.authorities(),
             "sslcert": _path(settings.ssl_cert),
             "sslkey": _path(settings.ssl_key),
             **login,
         }
+        if self.may_be_overheard():
+            arguments[REQUIRE_AUTH] = self.challenges_only()
         arguments = {name: value for name, value in arguments.items() if value is not None}
         if settings.read_only:
             # libpq would take our own default_transaction_read_only for the server's.
@@ -175,10 +222,35 @@ class _PostgresConnector(_Base):
             ).strip()
         return self.open(connect, arguments)
 
+    def may_be_overheard(self) -> bool:
+        """Return whether a connection may go over TCP without TLS, and the password must not go with it."""
+        settings, target = self.settings, self.target
+        over_tcp = "hostaddr" in target.options or not all(host.is_path for host in target.hosts)
+        return over_tcp and settings.ssl_mode in ("disable", "prefer") and not settings.allow_cleartext_password
+
+    def challenges_only(self) -> str | None:
+        import psycopg
+
+        asked = self.target.options.get(REQUIRE_AUTH)
+        return challenges_only(asked, psycopg.pq.version(), has_password=self.password is not None)
+
+    def authorities(self) -> str | None:
+        """Return whom to trust: without a setting the system's, where libpq's own default is a file at home."""
+        settings = self.settings
+        if settings.ssl_ca is not None or not settings.ssl_mode.startswith("verify"):
+            return _path(settings.ssl_ca)
+        # libpq's own word for it is its OpenSSL's, which in a wheel is not the system's; and verify-ca refuses it.
+        return system_authorities() or "system"
+
+    def tell(self, connection: Any) -> None:
+        info = connection.info
+        self.tell_what_is_in_clear(Host(info.host, info.port), bool(info.pgconn.ssl_in_use))
+
     def open(self, connect: _Connect, arguments: dict[str, Any]) -> Any:
         from prefiq_db.drivers import psycopg
 
         connection = psycopg.Connection.connect_within(self.until(), **arguments)
+        self.tell(connection)
         if _needs_time_zone(self.settings, connection):
             try:
                 connection.execute(_IN_UTC, prepare=False)
@@ -194,6 +266,7 @@ class _PostgresAsyncConnector(_PostgresConnector):
 
         async def opened(**given: Any) -> Any:
             connection = await psycopg.AsyncConnection.connect_within(**given)
+            self.tell(connection)
             if _needs_time_zone(self.settings, connection):
                 try:
                     await connection.execute(_IN_UTC, prepare=False)
@@ -258,7 +331,7 @@ class _MySQLConnector(_Base):
         # FOUND_ROWS, set by SQLAlchemy: an UPDATE counts the rows it matched, as on the other databases.
         return int(cparams.get("client_flag", 0))
 
-    def __call__(self, connect: _Connect, cparams: dict[str, Any], login: Mapping[str, Any]) -> Any:
+    def connected(self, connect: _Connect, cparams: dict[str, Any], login: Mapping[str, Any]) -> Any:
         last: Exception | None = None
         ailment: ErrorKind | None = None
         shares = Shares(self.until(), len(self.target.hosts))
@@ -273,6 +346,8 @@ class _MySQLConnector(_Base):
                 last = error
             else:
                 if found is None:
+                    self.tell_what_is_in_clear(host, self.is_encrypted(connection))
+                    self.equip(connection, partial(self.end_session, host, login))
                     return connection
                 ailment = found
         if ailment is not None:
@@ -301,12 +376,43 @@ class _MySQLConnector(_Base):
                 getattr(connection, "terminate", connection.close)()
         return found
 
+    def equip(self, connection: Any, end_session: Callable[[int, int | None], None]) -> None:
+        """Tell *connection* how its session is ended when nobody waits for its statement any more."""
+        raise NotImplementedError
+
+    def end_session(self, host: Host, login: Mapping[str, Any], session: int, port: int | None) -> None:
+        """End *session* of ours on *host*, and the statement that runs in it, from a connection for just that.
+
+        Numbers of sessions begin anew with each server, and behind *host* there may be several: the session's client
+        must be ours, by user and *port* (``None``: over a socket in the file system), or nothing is ended.
+        """
+        until = time.monotonic() + STOP_SECONDS
+        arguments = {**self.arguments(host), **login, "database": None, "init_command": None}
+        connection = _PyMySQLConnector(self.settings, self.target).open(_nothing, arguments, until)
+        try:
+            cursor = connection.cursor()
+            if cursor.execute(mariadb.is_session_sql(session, port)):
+                cursor.execute(f"KILL CONNECTION {session:d}")
+        finally:
+            connection.close()
+
     def open(self, connect: _Connect, arguments: dict[str, Any], until: float) -> Any:
         raise NotImplementedError
+
+    def is_encrypted(self, connection: Any) -> bool:
+        raise NotImplementedError
+
+
+def _nothing(**arguments: Any) -> Any:
+    """What a connector is given that opens without SQLAlchemy's help."""
+    raise NotImplementedError
 
 
 class _PyMySQLConnector(_MySQLConnector):
     """Adds what PyMySQL lacks: a connect timeout that covers the handshake."""
+
+    def equip(self, connection: Any, end_session: Callable[[int, int | None], None]) -> None:
+        connection.end_session = end_session
 
     def open(self, connect: _Connect, arguments: dict[str, Any], until: float) -> Any:
         from pymysql.converters import conversions as of_driver
@@ -319,6 +425,7 @@ class _PyMySQLConnector(_MySQLConnector):
         tls: dict[str, Any] = {"ssl_disabled": True} if mode in ("disable", "prefer") else {"ssl": self.context}
         kind = SocketConnection if "unix_socket" in arguments else pymysql.Connection
         connection = kind(**arguments, **tls, defer_connect=True)
+        connection.may_tell = self.settings.allow_cleartext_password
         if self.context is not None:
             self.context.sslsocket_class = pymysql.TimedTls
         if mode == "prefer":
@@ -329,31 +436,31 @@ class _PyMySQLConnector(_MySQLConnector):
         connection.patience_seconds = _left(until)
         return connection
 
+    def is_encrypted(self, connection: Any) -> bool:
+        return bool(connection._secure)
+
 
 class _AsyncmyConnector(_MySQLConnector):
-    """Adds what asyncmy lacks: "prefer" for TLS, and a connect timeout that covers the handshake."""
+    """Adds what asyncmy lacks: a connect timeout that covers the handshake."""
 
-    without_tls = False
+    def equip(self, connection: Any, end_session: Callable[[int, int | None], None]) -> None:
+        connection._execute_mutex.end_session = end_session
 
     def open(self, connect: _Connect, arguments: dict[str, Any], until: float) -> Any:
-        connection = self._secured(connect, {**arguments, "async_creator_fn": _asyncmy_by, "until": until})
+        mode = self.mode_for(arguments)
+        connection = connect(
+            **arguments,
+            ssl=None if mode == "disable" else self.context,
+            tls_required=mode != "prefer",
+            may_tell=self.settings.allow_cleartext_password,
+            async_creator_fn=_asyncmy_by,
+            until=until,
+        )
         connection._execute_mutex.patience_seconds = _left(until)
         return connection
 
-    def _secured(self, connect: _Connect, arguments: dict[str, Any]) -> Any:
-        mode = self.mode_for(arguments)
-        if mode == "disable" or self.without_tls:
-            return connect(**arguments)
-        try:
-            return connect(**arguments, ssl=self.context)
-        except Exception as error:
-            if mode != "prefer" or not isinstance(error.__cause__, ssl.SSLError):
-                raise
-        # asyncmy asks for TLS without looking whether the server offers it. PyMySQL looks; so the second try here
-        # is what keeps the two worlds alike.
-        connection = connect(**arguments)
-        self.without_tls = True
-        return connection
+    def is_encrypted(self, connection: Any) -> bool:
+        return bool(connection._connection._secure)
 
 
 async def _asyncmy_by(until: float, **arguments: Any) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from typing import Any, NoReturn, Self, TypeVar, overload
+from typing import Any, Concatenate, NoReturn, ParamSpec, Self, TypeVar, Unpack, overload
 from uuid import UUID
 
 from sqlalchemy import Connection, Engine
@@ -25,6 +25,7 @@ from prefiq_db.core import (
     make_observer,
     not_yet,
     unpicklable,
+    wraps_without_tx,
 )
 from prefiq_db.engines import make_engine
 from prefiq_db.execution.mapping import Into
@@ -33,14 +34,16 @@ from prefiq_db.hooks.budgets import StatementBudget
 from prefiq_db.hooks.connections import ConnectionWatcher
 from prefiq_db.hooks.registry import Hooks
 from prefiq_db.leaving import surely
-from prefiq_db.overrides import OverrideScope
+from prefiq_db.overrides import OverrideOptions, OverrideScope
 from prefiq_db.reports import DatabaseStats, ExecuteResult, HealthReport
 from prefiq_db.retry_budget import RetryBudget
 from prefiq_db.settings import DatabaseSettings
 from prefiq_db.transaction import Block, Outcome, TransactionOptions
-from prefiq_db.unrun import refuse_generator_function
+from prefiq_db.unrun import refuse_coroutine_function, refuse_generator_function
 
 F = TypeVar("F", bound=Callable[..., Any])
+P = ParamSpec("P")
+R = TypeVar("R")
 Params = Mapping[str, Any] | None
 
 
@@ -205,7 +208,7 @@ class Database:
         )
 
     @overload
-    def transactional(self, fn: F) -> F: ...
+    def transactional(self, fn: Callable[Concatenate[Transaction, P], R]) -> Callable[P, R]: ...
     @overload
     def transactional(
         self,
@@ -214,7 +217,7 @@ class Database:
         exactly_once: bool = False,
         retry: RetryPolicy | None = None,
         isolation: str | None = None,
-    ) -> Callable[[F], F]: ...
+    ) -> Callable[[Callable[Concatenate[Transaction, P], R]], Callable[P, R]]: ...
     def transactional(
         self,
         fn: Callable[..., Any] | None = None,
@@ -227,9 +230,10 @@ class Database:
         if fn is None:
             return functools.partial(self.transactional, exactly_once=exactly_once, retry=retry, isolation=isolation)
         refuse_generator_function(fn, "transactional")
+        refuse_coroutine_function(fn, "transactional")
         options = self._core.declare(TransactionOptions(isolation=isolation, exactly_once=exactly_once))
 
-        @functools.wraps(fn)
+        @wraps_without_tx(fn)
         def wrapper(*args: Any, **kwargs: Any) -> Any:
             return self._core.in_transaction(
                 lambda tx: self._core.runtime.call(fn, Transaction(self._core, tx), *args, **kwargs), options, retry
@@ -264,13 +268,13 @@ class Database:
 
     # --- overrides -------------------------------------------------------------------------------
 
-    def using(self, **overrides: Any) -> Self:
+    def using(self, **overrides: Unpack[OverrideOptions]) -> Self:
         """Return a view of this database with other defaults: ``timeout``, ``retry``, ``read_only``, ``idempotent``."""
         view = object.__new__(type(self))
         view._core = self._core.using(overrides)
         return view
 
-    def override(self, **overrides: Any) -> OverrideScope:
+    def override(self, **overrides: Unpack[OverrideOptions]) -> OverrideScope:
         """Return a scope with other defaults, in force here and in what is started in it; see :meth:`using`."""
         return self._core.override(overrides)
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from typing import Any, NoReturn, Self, TypeVar, overload
+from typing import Any, Concatenate, NoReturn, ParamSpec, Self, TypeVar, Unpack, overload
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
@@ -24,6 +24,7 @@ from prefiq_db.core import (
     make_observer,
     not_yet,
     unpicklable,
+    wraps_without_tx,
 )
 from prefiq_db.engines import make_async_engine
 from prefiq_db.errors import PrefiqDbError
@@ -32,7 +33,7 @@ from prefiq_db.execution.typed import Types
 from prefiq_db.hooks.budgets import StatementBudget
 from prefiq_db.hooks.connections import ConnectionWatcher
 from prefiq_db.hooks.registry import Hooks
-from prefiq_db.overrides import OverrideScope
+from prefiq_db.overrides import OverrideOptions, OverrideScope
 from prefiq_db.reports import DatabaseStats, ExecuteResult, HealthReport
 from prefiq_db.retry_budget import RetryBudget
 from prefiq_db.settings import DatabaseSettings
@@ -40,6 +41,8 @@ from prefiq_db.transaction import Block, Outcome, TransactionOptions
 from prefiq_db.unrun import refuse_generator_function
 
 F = TypeVar("F", bound=Callable[..., Any])
+P = ParamSpec("P")
+R = TypeVar("R")
 Params = Mapping[str, Any] | None
 
 
@@ -205,7 +208,9 @@ class AsyncDatabase:
         return await spawn(self._core.in_transaction, self._body(fn, args, kwargs), options, retry)
 
     @overload
-    def transactional(self, fn: F) -> F: ...
+    def transactional(
+        self, fn: Callable[Concatenate[AsyncTransaction, P], Awaitable[R]]
+    ) -> Callable[P, Coroutine[Any, Any, R]]: ...
     @overload
     def transactional(
         self,
@@ -214,7 +219,7 @@ class AsyncDatabase:
         exactly_once: bool = False,
         retry: RetryPolicy | None = None,
         isolation: str | None = None,
-    ) -> Callable[[F], F]: ...
+    ) -> Callable[[Callable[Concatenate[AsyncTransaction, P], Awaitable[R]]], Callable[P, Coroutine[Any, Any, R]]]: ...
     def transactional(
         self,
         fn: Callable[..., Any] | None = None,
@@ -229,7 +234,7 @@ class AsyncDatabase:
         refuse_generator_function(fn, "transactional")
         options = self._core.declare(TransactionOptions(isolation=isolation, exactly_once=exactly_once))
 
-        @functools.wraps(fn)
+        @wraps_without_tx(fn)
         async def wrapper(*args: Any, **kwargs: Any) -> Any:
             return await spawn(self._core.in_transaction, self._body(fn, args, kwargs), options, retry)
 
@@ -268,14 +273,14 @@ class AsyncDatabase:
 
     # --- overrides -------------------------------------------------------------------------------
 
-    def using(self, **overrides: Any) -> Self:
+    def using(self, **overrides: Unpack[OverrideOptions]) -> Self:
         """Return a view of this database with other defaults: ``timeout``, ``retry``, ``read_only``, ``idempotent``."""
         view = object.__new__(type(self))
         view._engine = self._engine
         view._core = self._core.using(overrides)
         return view
 
-    def override(self, **overrides: Any) -> OverrideScope:
+    def override(self, **overrides: Unpack[OverrideOptions]) -> OverrideScope:
         """Return a scope with other defaults, in force here and in what is started in it; see :meth:`using`."""
         return self._core.override(overrides)
 

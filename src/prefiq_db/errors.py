@@ -48,6 +48,16 @@ class ErrorKind(StrEnum):
     UNKNOWN = "unknown"
 
 
+class SubKind(StrEnum):
+    """What is wrong with a name, or with what it stands for: ``sub_kind`` of an error."""
+
+    MISSING = "missing"
+    DUPLICATE = "duplicate"
+    AMBIGUOUS = "ambiguous"
+    DEPENDENT = "dependent"
+    WRONG_TYPE = "wrong_type"
+
+
 @dataclass(frozen=True, slots=True)
 class ErrorClass:
     """How an error is to be treated.
@@ -72,6 +82,7 @@ class PrefiqDbError(Exception):
 
     Attributes:
         kind: an :class:`ErrorKind`.
+        sub_kind: a :class:`SubKind` for a mistake with a name, else ``None``.
         code: the server's own code (SQLSTATE, vendor number, SQLite result code), or ``None``.
         is_transient: whether the same work may succeed later.
         database: the name of the :class:`~prefiq_db.Database` (``main``, ``analytics``), or ``None``.
@@ -94,6 +105,7 @@ class PrefiqDbError(Exception):
         constraint: str | None = None,
         table: str | None = None,
         column: str | None = None,
+        sub_kind: SubKind | None = None,
         classification: ErrorClass | None = None,
         original: BaseException | None = None,
     ) -> None:
@@ -107,6 +119,7 @@ class PrefiqDbError(Exception):
         self.constraint = constraint
         self.table = table
         self.column = column
+        self.sub_kind = sub_kind
         self._original = original
 
     @property

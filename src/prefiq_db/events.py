@@ -8,11 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 
 from prefiq_db.errors import ErrorKind
-
-_NO_TAGS: Mapping[str, str] = MappingProxyType({})
+from prefiq_db.tags import NO_TAGS
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +59,7 @@ class StatementEvent:
     call_id: int | None = None
     transaction_id: int | None = None
     origin: Origin | None = None
-    tags: Mapping[str, str] = field(default_factory=lambda: _NO_TAGS)
+    tags: Mapping[str, str] = field(default_factory=lambda: NO_TAGS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +105,7 @@ class CallStarted:
     call_id: int
     verb: str
     origin: Origin | None = None
-    tags: Mapping[str, str] = field(default_factory=lambda: _NO_TAGS)
+    tags: Mapping[str, str] = field(default_factory=lambda: NO_TAGS)
 
 
 @dataclass(frozen=True, slots=True)

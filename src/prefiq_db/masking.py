@@ -114,12 +114,28 @@ _LITERAL: Final = {
         _STRING_IN_DOUBLE_QUOTES,
         _IN_BACKTICKS,
         rf"\$\w*\${_REST}",
-        rf"\[[^\]'\"]*['\"]{_REST}",
+        rf"\[[^\[\]'\"]*['\"]{_REST}",
         _BLANK_AFTER_DASHES,
         rf"--{_REST}",
         rf"\#{_REST}",
     ),
 }
+
+
+#: Of a statement's text, in characters, what is read for names and leaves the process; docs/observability.md says so.
+LONGEST_SHOWN: Final = 10_000
+
+
+def head_of(sql: str) -> str:
+    """Return the beginning of *sql*, all of it in most cases: what is cut off never closes, so it masks as a whole."""
+    return sql if len(sql) <= LONGEST_SHOWN else sql[:LONGEST_SHOWN]
+
+
+def shown(sql: str, dialect: str = "", *, masked: bool = True) -> str:
+    """Return *sql* as it may leave the process: cut to a bounded length, and without its literals."""
+    head = head_of(sql)
+    made = mask_literals(head, dialect) if masked else head
+    return made if len(head) == len(sql) else f"{made} ... (cut: it has {len(sql)} characters)"
 
 
 def mask_literals(sql: str, dialect: str = "") -> str:

@@ -6,16 +6,26 @@ from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, TypedDict
 
 from prefiq_db.config import RetryPolicy
 from prefiq_db.errors import UnsupportedError, UsageError
 from prefiq_db.hooks.comments import comment
 from prefiq_db.leaving import surely
+from prefiq_db.tags import Tags
 from prefiq_db.transaction import check_timeout
 
 _LATER: Final = ("replica", "schema", "database")
-NO_TAGS: Final[Mapping[str, str]] = MappingProxyType({})
+
+
+class OverrideOptions(TypedDict, total=False):
+    """What ``using`` and ``override`` take, for type checkers; see :class:`Overrides` for what each means."""
+
+    timeout: float | None
+    retry: RetryPolicy | None
+    read_only: bool | None
+    idempotent: bool | None
+    tags: Mapping[str, str] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +71,11 @@ class Overrides:
             isinstance(tags, Mapping) and all(isinstance(part, str) for item in tags.items() for part in item)
         ):
             raise UsageError("override tags: expected a mapping of words to words")
+        if tags is None:
+            return cls(**given)
         if tags:
             comment("-", tags)  # here rather than inside a statement: a tag that can't be sent is refused
-        return cls(**given)
+        return cls(**{**given, "tags": Tags(tags)})  # the caller may go on with his own
 
     def over(self, below: Overrides) -> Overrides:
         """Return these overrides, with *below*'s where these say nothing."""

@@ -43,6 +43,8 @@ _record_of: Callable[[Any], Any] = _ConnectionFairy.__dict__["_connection_record
 # How many uses are noted before they are counted; a reader counts them at once.
 _FOLD_AT = 512
 _NO_ANSWER = "no answer"
+_DEAD = "dead"
+_SESSION_CHANGED = "session changed"
 _NOT_AT_REST = "transaction left open"
 
 # How many seconds a checkout may wait here, and until when it may connect, on the monotonic clock.
@@ -220,7 +222,7 @@ class _VettingPool(SlottedPool):
         state.fairy_ref = None
         if record.dbapi_connection is not None and (state.tainted or not self._is_at_rest(record)):
             # Somebody changed the session, or left a transaction open; the next user must not inherit that.
-            reason = "session changed" if state.tainted else _NOT_AT_REST
+            reason = _SESSION_CHANGED if state.tainted else self._why_not_at_rest(record)
             record.invalidate()
             if watcher is not None:
                 watcher.lost(reason)
@@ -239,14 +241,14 @@ class _VettingPool(SlottedPool):
 
     def _unfit(self, record: Any) -> str | None:
         """Return why a connection must not be handed out, or ``None``."""
-        dialect = self._prefiq
-        state = dialect.session_in(record.info)
+        dialect: Any = self._dialect
+        state = record.info.get(SESSION_KEY) or dialect.session_in(record.info)
         now = perf_counter()
         if now >= state.expires_at:
             return "age"
         descriptor = dialect.socket_of(record.dbapi_connection)
         if descriptor is not None and _has_something_to_read(descriptor):
-            return "dead"
+            return _DEAD
         if not self._is_at_rest(record):
             return _NOT_AT_REST
         state.vetted_at = now
@@ -264,6 +266,9 @@ class _VettingPool(SlottedPool):
             return bool(dialect.is_at_rest(record.dbapi_connection))
         except (dialect.loaded_dbapi.Error, ValueError):
             return False
+
+    def _why_not_at_rest(self, record: Any) -> str:
+        return _DEAD if self._prefiq.socket_of(record.dbapi_connection) == -1 else _NOT_AT_REST
 
     def _renew(self, record: Any, reason: str) -> None:
         """Throw the connection away; its slot gets another one at once."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import inspect
 import logging
 import random
 import time
@@ -21,7 +20,7 @@ from prefiq_db.config import RetryPolicy
 from prefiq_db.errors import ErrorKind, PrefiqDbError, UsageError
 from prefiq_db.events import AttemptFailed
 from prefiq_db.retry_budget import RetryBudget
-from prefiq_db.unrun import refuse_generator_function, refuse_unrun
+from prefiq_db.unrun import is_coroutine_function, refuse_awaitable, refuse_generator_function
 
 logger = logging.getLogger("prefiq_db.retry")
 
@@ -225,6 +224,8 @@ def _checked_choice(choice: On) -> On:
     if isinstance(choice, str) and choice in set(ErrorKind):
         return ErrorKind(choice)
     if callable(choice):
+        if is_coroutine_function(choice):
+            raise UsageError("on: expected a plain function of an error; a coroutine would count as yes")
         return choice
     raise UsageError("on: expected ErrorKinds, exception types or functions of an error, or a tuple of these")
 
@@ -234,7 +235,9 @@ def _matches(choice: On, error: BaseException) -> bool:
         return isinstance(error, PrefiqDbError) and error.kind is choice
     if isinstance(choice, type):
         return isinstance(error, choice)
-    return bool(choice(error))
+    answer = choice(error)
+    refuse_awaitable(answer, "on")
+    return bool(answer)
 
 
 @overload
@@ -259,7 +262,7 @@ def with_retry(
     """
     if fn is None:
         return functools.partial(with_retry, policy=policy, on=on)
-    if inspect.iscoroutinefunction(fn):
+    if is_coroutine_function(fn):
         raise UsageError("with_retry: expected a plain function; for a coroutine function use with_retry_async")
     refuse_generator_function(fn, "with_retry")
     retrier = Retrier(policy or DEFAULT_POLICY, time.sleep, _repeatable_on(on))
@@ -267,7 +270,7 @@ def with_retry(
     @functools.wraps(fn)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         result = retrier.run(lambda: fn(*args, **kwargs))
-        refuse_unrun(result, "with_retry")
+        refuse_awaitable(result, "with_retry (with_retry_async takes coroutine functions)")
         return result
 
     return wrapper
@@ -292,14 +295,14 @@ def with_retry_async(
     """
     if fn is None:
         return functools.partial(with_retry_async, policy=policy, on=on)
-    if not inspect.iscoroutinefunction(fn):
+    if not is_coroutine_function(fn):
         raise UsageError("with_retry_async: expected a coroutine function; for a plain function use with_retry")
     chosen, repeatable = policy or DEFAULT_POLICY, _repeatable_on(on)
 
     @functools.wraps(fn)
     async def wrapper(*args: Any, **kwargs: Any) -> Any:
         result = await attempts(args, kwargs)
-        refuse_unrun(result, "with_retry_async")
+        refuse_awaitable(result, "with_retry_async")
         return result
 
     async def attempts(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -8,10 +8,11 @@ See docs/decisions/0070-why-retries-have-a-budget.md.
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable
 from typing import Final
+
+from prefiq_db.forks import renewed
 
 logger = logging.getLogger("prefiq_db.retry")
 
@@ -45,7 +46,7 @@ class RetryBudget:
         self._now = now
         self._looked_at = now()
         self._warned_at: float | None = None
-        self._lock = threading.Lock()
+        self._lock = renewed(self, "_lock")
 
     def spend(self) -> bool:
         """Return whether one more retry may be made, and take it out of the budget if so."""
@@ -75,7 +76,3 @@ class RetryBudget:
         """What to say on an error that was not worth a retry any more."""
         used_up = f"the retry budget of database {self.database} is used up (retry_budget={self.capacity})"
         return f"not tried again: {used_up}"
-
-    def after_fork(self) -> None:
-        """Forget who held the lock in the parent."""
-        self._lock = threading.Lock()

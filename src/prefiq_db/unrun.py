@@ -48,6 +48,26 @@ def refuse_generator_function(function: Any, what: str) -> None:
         raise UsageError(f"{what}: expected a function without yield: calling a generator function runs nothing of it")
 
 
+def is_coroutine_function(function: Any) -> bool:
+    """Return whether calling *function*, a ``partial`` or an object with ``__call__`` perhaps, gives a coroutine."""
+    return inspect.iscoroutinefunction(function) or (
+        callable(function) and inspect.iscoroutinefunction(_called(function))
+    )
+
+
+def refuse_coroutine_function(function: Any, what: str) -> None:
+    """Raise :class:`UsageError` if calling *function* gives a coroutine, where nobody would await it."""
+    if is_coroutine_function(function):
+        raise UsageError(f"{what}: expected a plain function; an AsyncDatabase takes a coroutine function")
+
+
+def refuse_awaitable(result: Any, what: str) -> None:
+    """Raise :class:`UsageError` if *result* has yet to be awaited, where nobody will, or its body has not run."""
+    if inspect.isawaitable(result) and not inspect.iscoroutine(result):
+        raise UsageError(f"{what}: expected a plain function; this one returned an awaitable, which nobody would await")
+    refuse_unrun(result, what)
+
+
 def _called(function: Any) -> Callable[..., Any]:
     """Return the function that runs when *function* is called: behind ``partial``, or an object's ``__call__``."""
     while isinstance(function, functools.partial):

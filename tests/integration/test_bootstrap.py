@@ -143,6 +143,7 @@ def test_a_bare_environment_is_well(tmp_path: Path) -> None:
     done = command({}, tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert "database main: healthy" in done.stdout
+    assert ", <Database main: sqlite:///app.db> (sqlite, sync)\n" in done.stdout
     assert f"\nwarning: no setting says where database main is, so it is the file {tmp_path}/app.db" in done.stdout
 
 
@@ -166,6 +167,24 @@ def test_what_a_module_can_not_do_is_told(tmp_path: Path) -> None:
         assert done.returncode == code
         assert why in done.stderr
         assert SECRET not in done.stdout + done.stderr
+
+
+def test_why_a_module_can_not_be_imported_has_its_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where it imports what isn't there, what the other module doesn't have, where it is no Python."""
+    (tmp_path / "first_lacking.py").write_text("\nimport not_installed_at_all\n")
+    (tmp_path / "first_other.py").write_text("from os import nothing\n")
+    (tmp_path / "first_typo.py").write_text("x = 1\nx = = 2\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    for module, code, why in (
+        ("first_lacking", 2, f"no module not_installed_at_all, which is imported at {tmp_path}/first_lacking.py:2;"),
+        ("first_other", 1, f"imported: cannot import name 'nothing' from 'os' at {tmp_path}/first_other.py:1"),
+        ("first_typo", 1, f"first_typo can't be imported: SyntaxError at {tmp_path}/first_typo.py:2"),
+        ("./first_typo.py", 2, "./first_typo.py can't be imported: expected a module's name as in import"),
+    ):
+        assert main([module]) == code
+        assert why in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("environment", "level"), [("production", "WARNING"), ("dev", "INFO")])

@@ -24,6 +24,7 @@ from prefiq_db import DatabaseSettings, PrefiqDbError
 from prefiq_db.errors import OutcomeUnknownError
 from tests.conftest import Backend
 from tests.twins.harness import make_database
+from tests.twins.imitations import imitate
 
 VALUE = "canary" + "".join(random.Random(7).choices(string.ascii_lowercase, k=12))
 SECRET = "secret" + "".join(random.Random(8).choices(string.ascii_lowercase, k=12))
@@ -113,6 +114,11 @@ def _write(**params: Any) -> Scenario:
     return run
 
 
+async def _imitated(db: Any) -> Any:
+    """A trigger's own words in the server's, with the value as the table's name."""
+    return await db.execute("insert into told (sku) values (:sku)", {"sku": VALUE})
+
+
 async def _in_many_rows(db: Any) -> Any:
     rows = [{"word": f"{VALUE}{number}", "number": 1 - number, "parent": None} for number in range(3)]
     return await db.execute_many(_INSERT, rows)
@@ -159,6 +165,7 @@ SCENARIOS: dict[str, Scenario] = {
     "no such table": _statement(f"select '{VALUE}' from nowhere where a = {NUMBER} and b = :word", word=VALUE),
     "no such function": _statement(f"select nofunction('{VALUE}', :word)", word=VALUE),
     "missing bind": _statement(f"select :word, :other, '{VALUE}'", word=VALUE),
+    "imitated": _imitated,
     "comment": _statement(f"select 1 /* {VALUE} */ from nowhere -- {VALUE}"),
     "many rows": _in_many_rows,
     "transaction": _in_a_transaction,
@@ -171,7 +178,7 @@ SCENARIOS: dict[str, Scenario] = {
 _NO_ERROR = {"sqlite": {"too long", "wrong type", "cast"}, "postgresql": set(), "mariadb": {"cast"}}
 
 
-async def _provoke_all(db: Any, collected: Collected) -> dict[str, BaseException | None]:
+async def _provoke_all(db: Any, backend: Backend, collected: Collected) -> dict[str, BaseException | None]:
     """Run every scenario; collect what is raised, logged and told."""
     for register in (db.hooks.before, db.hooks.after, db.hooks.on_error):
         register(lambda event: collected.add("event", event, str(event)))
@@ -181,6 +188,8 @@ async def _provoke_all(db: Any, collected: Collected) -> dict[str, BaseException
         " constraint fk_kept_parent foreign key (parent) references parent (id),"
         " constraint ck_kept_number check (number > 0))"
     )
+    await db.execute("create table told (sku varchar(40))")
+    await imitate(db, backend, "told", 0, constant=VALUE)
     await SCENARIOS["unique"](db)
     raised: dict[str, BaseException | None] = {}
     for name, scenario in SCENARIOS.items():
@@ -197,7 +206,7 @@ async def _provoke_all(db: Any, collected: Collected) -> dict[str, BaseException
 
 async def test_no_value_leaves_the_process(make_db: Any, backend: Backend, collected: Collected) -> None:
     """Not in errors, logs, events, reprs or pickles; and every scenario raised what it was meant to."""
-    raised = await _provoke_all(make_db(statement_timeout_seconds=10), collected)
+    raised = await _provoke_all(make_db(statement_timeout_seconds=10), backend, collected)
     silent = {name for name, error in raised.items() if error is None}
     assert silent == _NO_ERROR[backend.name]
     assert collected.holding(VALUE, NUMBER) == []
@@ -211,7 +220,7 @@ async def test_no_value_leaves_the_process(make_db: Any, backend: Backend, colle
 async def test_control_without_masking_everything_shows(make_db: Any, backend: Backend, collected: Collected) -> None:
     """The same collection finds the canaries in errors, in logs and in events when masking is off."""
     db = make_db(mask=False, environment="development", statement_timeout_seconds=10)
-    await _provoke_all(db, collected)
+    await _provoke_all(db, backend, collected)
     held = collected.holding(VALUE, NUMBER)
     assert any(line.startswith("event") for line in held)
     assert any(line.startswith("log sqlalchemy.engine") for line in held)
@@ -220,7 +229,7 @@ async def test_control_without_masking_everything_shows(make_db: Any, backend: B
 
 async def test_masking_stays_on_in_production(make_db: Any, backend: Backend, collected: Collected) -> None:
     """mask=False counts only where the environment says that it is not production."""
-    await _provoke_all(make_db(mask=False, environment="production", statement_timeout_seconds=10), collected)
+    await _provoke_all(make_db(mask=False, environment="production", statement_timeout_seconds=10), backend, collected)
     assert collected.holding(VALUE, NUMBER) == []
 
 

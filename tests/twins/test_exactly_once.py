@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
@@ -393,7 +393,7 @@ async def test_a_limit_holds_for_the_resolution_too(
     unheard = proxy.fault(CutReply(), on=CLAIM)
     lost = pytest.raises(OutcomeUnknownError)
     with proxy.fault(CutRequest(zombie_seconds=30), on=COMMIT, times=1), unheard, lost as failure:
-        async with distant.transaction(exactly_once=True, timeout=0.5) as tx:
+        async with distant.transaction(exactly_once=True, timeout=2) as tx:
             await add_ten(tx)
     assert await distant.resolve_outcome(failure.value.token) == "not committed"
     assert await applied(stock) == 0
@@ -425,10 +425,10 @@ async def test_a_limit_of_the_call_holds_for_the_resolution_too(stock: Any, dist
     await distant.open()  # likewise
     unheard = proxy.fault(CutReply(), on=CLAIM)
     lost = pytest.raises(OutcomeUnknownError)
-    started = time.monotonic()
+    # Without the limit it would ask for as long as the policy says, far longer than a test may take.
+    patient = dataclasses.replace(POLICY, attempts=10_000, total_seconds=3600)
     with proxy.fault(CutRequest(zombie_seconds=30), on=COMMIT, times=1), unheard, lost as failure:
-        await distant.using(timeout=0.5).run_in_transaction(add_ten, exactly_once=True)
-    assert time.monotonic() - started < POLICY.total_seconds / 2
+        await distant.using(timeout=2, retry=patient).run_in_transaction(add_ten, exactly_once=True)
     assert await distant.resolve_outcome(failure.value.token) == "not committed"
 
 
@@ -702,15 +702,13 @@ async def test_pruning_that_fails_is_nobodys_problem(
 async def test_pruning_costs_nobody_more_than_a_moment(stock: Any, make_db: Callable[..., Any]) -> None:
     """Somebody locks an old token, and locks are waited for much longer: the call's own limit holds all the same."""
     await _plant(stock, 26, 1)
-    db = make_db(lock_timeout_seconds=10)
+    db = make_db(lock_timeout_seconds=300)
     await db.open()
     getattr(db, "_wrapped", db)._core.ground.pruner._due_at = 0.0
     old = await stock.fetch_value("select token from prefiq_commit_token")
     async with stock.transaction() as other:
         await other.fetch_all("select * from prefiq_commit_token where token = :old for update", {"old": old})
-        started = time.monotonic()
         await db.using(timeout=2).run_in_transaction(add_ten, exactly_once=True)
-        assert time.monotonic() - started < 2.5
     assert await applied(stock) == 1
 
 

@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import os
+import re
 import signal
 import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
-from prefiq_db import AsyncDatabase, Database
+import prefiq_db
+from prefiq_db import Application, AsyncDatabase, Database, forks
 from prefiq_db.errors import UsageError
 from tests.conftest import Backend
 
@@ -148,26 +151,114 @@ def test_forking_from_a_thread_while_others_are_busy(db: Database, backend: Back
     assert db.stats().pool.checked_out == 0
 
 
+def all_locks(root: object) -> list[object]:
+    """Return every lock that hangs somewhere on *root*, through objects of ours."""
+    found, seen, todo = [], set(), [root]
+    while todo:
+        owner = todo.pop()
+        if id(owner) in seen:
+            continue
+        seen.add(id(owner))
+        if isinstance(owner, LOCKS):
+            found.append(owner)
+        elif isinstance(owner, (dict, list, tuple, set)):
+            todo.extend(owner.values() if isinstance(owner, dict) else owner)
+        elif type(owner).__module__.startswith("prefiq_db"):
+            todo.extend(getattr(owner, "__dict__", {}).values())
+            slots = [name for kind in type(owner).__mro__ for name in getattr(kind, "__slots__", ())]
+            todo.extend(getattr(owner, name, None) for name in slots)
+    return found
+
+
+LOCKS = (type(threading.Lock()), type(threading.RLock()))
+
+
 def test_a_lock_held_by_another_thread_is_none_in_the_child(db: Database) -> None:
     """What a thread was counting in the moment of the fork: that thread isn't there any more to let go."""
-    ask(db, 0, 5)
-    life = db._core.life
-    entries = list(life.observer.statistics._entries.values())
-    assert entries
-    owners = [life.watcher._lock, life.observer.statistics.lock, life.retry_budget._lock, life.watcher.hooks._lock]
-    with db.transaction() as tx, ExitStack() as held:
-        tx.fetch_value("select 1")
-        for lock in (*owners, *(entry._lock for entry in entries)):
-            held.enter_context(lock)
+    from prefiq_db.health import HealthCheck, Status
+    from prefiq_db.hooks.watchdog import watchdog
+    from prefiq_db.integrations import otel, otel_metrics
+    from prefiq_db.integrations.prometheus import DatabaseCollector
 
-        def child() -> None:
-            import contextvars
+    collector, check = DatabaseCollector(db), HealthCheck(db)
+    explaining = Database(db.settings.model_copy(update={"slow_query_seconds": 0.0, "explain_slow_queries": True}))
+    otel.instrument(db)
+    app = Application()
+    app.bind("collector", collector)
+    with explaining, db.expect(max_statements=1000) as budget:
+        ask(db, 0, 5)
+        ask(explaining, 0, 5)
+        assert check.health().status is Status.PASS
+        roots = [db._core, explaining._core, collector, check, app, budget, watchdog, *vars(otel_metrics).values()]
+        instruments = list(otel_metrics._by_provider.values())
+        locks = [lock for root in (roots, otel._lock, instruments) for lock in all_locks(root)]
+        assert len(locks) >= 20, "the slow log's, explainer's, pruner's, health watch's, exporters' and the rest"
+        with db.transaction() as tx:
+            tx.fetch_value("select 1")
+            held = threading.Event()
+            forked = threading.Event()
 
-            assert not db.stats().holders, "the parent's transaction is none of ours"
-            contextvars.Context().run(ask, db, 0, 5)
-            assert db.stats().pool.checked_out == 0
+            def hold() -> None:
+                with ExitStack() as stack:
+                    for lock in locks:
+                        stack.enter_context(lock)  # type: ignore[arg-type]
+                    held.set()
+                    forked.wait(PATIENCE_SECONDS)
 
-        in_child(child)()
+            def child() -> None:
+                import contextvars
+
+                assert not db.stats().holders, "the parent's transaction is none of ours"
+                run = contextvars.Context().run
+                run(ask, db, 0, 5)
+                run(ask, explaining, 0, 5)
+                assert list(collector.collect())
+                assert run(check.health).status is Status.PASS
+                assert budget.count > 0
+                db._core.ground.pruner.prune_if_due()
+                otel.instrument(explaining).uninstrument()
+                assert app.resolve("collector") is collector
+                assert db.stats().pool.checked_out == 0
+
+            holder = threading.Thread(target=hold, daemon=True)
+            holder.start()
+            assert held.wait(PATIENCE_SECONDS)
+            wait = in_child(child)
+            forked.set()
+            holder.join(PATIENCE_SECONDS)
+            wait()
+
+
+def test_no_lock_is_made_without_being_registered() -> None:
+    """Whoever makes one registers it with the same line; there is no list that could forget it."""
+    made = re.compile(r"threading\.(Lock|RLock|Condition|Semaphore|BoundedSemaphore|Barrier)\(")
+    source = Path(prefiq_db.__file__).parent
+    found = {
+        path.relative_to(source).as_posix()
+        for path in source.rglob("*.py")
+        if path.relative_to(source).parts[0] != "testing" and made.search(path.read_text())
+    }
+    # They are the pool's, and a child has a pool of its own.
+    assert found == {"slots.py", "waiting.py"}
+
+
+def test_what_is_gone_is_not_renewed() -> None:
+    """An entry goes with its owner; who registers more than one thing gets all of them, in order."""
+
+    class Owner:
+        pass
+
+    owner = Owner()
+    before = len(forks._renewals)
+    lock = forks.renewed(owner, "lock", threading.RLock)
+    calls: list[str] = []
+    forks.in_child(owner, lambda found: calls.append(type(found).__name__))
+    forks._renew_all()
+    assert owner.lock is not lock  # type: ignore[attr-defined]
+    assert calls == ["Owner"]
+    assert len(forks._renewals) == before + 1
+    del owner
+    assert len(forks._renewals) <= before
 
 
 _inherited: Database | None = None

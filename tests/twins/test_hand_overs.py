@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -32,6 +33,7 @@ from tests.twins.support import on_sync_engine
 
 _STEPS_PER_EXAMPLE = 25
 # The long form: PREFIQ_HAND_OVER_STEPS=20000, for each driver.
+_IS_LONG = bool(os.environ.get("PREFIQ_HAND_OVER_STEPS"))
 _STEPS = int(os.environ.get("PREFIQ_HAND_OVER_STEPS") or 1000)
 
 
@@ -108,23 +110,28 @@ def _raw_in_autocommit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(PrefiqEngine, "raw_connection", Engine.raw_connection)
 
 
+_ALL = ("sqlite", "postgresql", "mariadb")
+# The long form plants each on every database that it concerns, in both worlds; the short one once.
 _CONTROLS = [
-    (_trusting_pool, ("sqlite", "postgresql", "mariadb")),
-    (_refusal_without_rollback, ("sqlite", "postgresql", "mariadb")),
-    (_acknowledged_unseen, ("mariadb",)),
-    (_status_forgotten, ("mariadb",)),
-    (_raw_in_autocommit, ("sqlite", "postgresql", "mariadb")),
+    (_trusting_pool, _ALL, ("sqlite", "async")),
+    (_refusal_without_rollback, _ALL, ("postgresql", "sync")),
+    (_acknowledged_unseen, ("mariadb",), ("mariadb", "async")),
+    (_status_forgotten, ("mariadb",), ("mariadb", "sync")),
+    (_raw_in_autocommit, _ALL, ("postgresql", "async")),
 ]
+
+
+def _controls() -> Iterator[Any]:
+    for plant, names, once in _CONTROLS:
+        for name, world in itertools.product(names, ("sync", "async")) if _IS_LONG else (once,):
+            marks = [getattr(pytest.mark, name), getattr(pytest.mark, world)]
+            yield pytest.param(plant, name, world, marks=marks, id=f"{plant.__name__[1:]}-{name}-{world}")
 
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
-    ("plant", "backend"),
-    [
-        pytest.param(plant, name, marks=getattr(pytest.mark, name), id=f"{plant.__name__[1:]}-{name}")
-        for plant, names in _CONTROLS
-        for name in names
-    ],
+    ("plant", "backend", "world"),
+    list(_controls()),
     indirect=["backend"],
 )
 def test_control_the_machine_finds_the_old_faults(

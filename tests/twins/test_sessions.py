@@ -17,7 +17,7 @@ import pytest
 from sqlalchemy import make_url, text
 
 from prefiq_db import ErrorKind, RetryPolicy, connectors
-from prefiq_db.errors import ConnectFailedError, DataError, LockTimeoutError, PrefiqDbError
+from prefiq_db.errors import AuthenticationError, ConnectFailedError, DataError, LockTimeoutError, PrefiqDbError
 from prefiq_db.testing import DatabaseServer, MariaDbServer, PostgresServer
 from prefiq_db.testing.processes import account_for_root, wait_until
 from prefiq_db.testing.server import free_port
@@ -169,6 +169,48 @@ async def test_prefer_falls_back_where_the_server_offers_no_tls(world: str, back
     assert await _is_encrypted(world, backend.server, ssl_mode="prefer") is False
     with pytest.raises(ConnectFailedError):
         await _is_encrypted(world, backend.server, ssl_mode="require")
+
+
+@pytest.mark.parametrize("mode", ["verify-ca", "verify-full"])
+async def test_without_ssl_ca_the_system_is_trusted(
+    world: str, tls_server: DatabaseServer, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With every driver, not by a file at home, as libpq would; OpenSSL's own variable says what the system's is."""
+    assert tls_server.certificate is not None
+    with pytest.raises(ConnectFailedError):
+        await _is_encrypted(world, tls_server, ssl_mode=mode)
+    monkeypatch.setenv("SSL_CERT_FILE", str(tls_server.certificate.certificate))
+    assert await _is_encrypted(world, tls_server, ssl_mode=mode)
+
+
+@pytest.fixture(scope="module")
+def by_password(tls_servers: Callable[[str], DatabaseServer]) -> str:
+    """The URL of a user who logs in by PostgreSQL's method ``password``, as all do where the server asks LDAP."""
+    server = tls_servers("postgresql")
+    rules = Path(str(server.execute("show hba_file")[0][0]))
+    rules.write_text("host all clear 127.0.0.1/32 password\n" + rules.read_text())
+    server.execute("create user clear password 'correct-horse'")
+    server.execute("select pg_reload_conf()")
+    return f"postgresql://clear:correct-horse@127.0.0.1:{server.port}/postgres"
+
+
+async def test_a_server_that_asks_for_the_password_itself_gets_it_under_tls_only(
+    world: str, postgresql_server: DatabaseServer, by_password: str
+) -> None:
+    """``prefer`` finds out that TLS is there; without it, a setting must say so. The rogues: ``test_passwords.py``."""
+
+    async def encrypted(**fields: Any) -> bool:
+        db = make_database(world, by_password, retry=RetryPolicy(attempts=1), **fields)
+        try:
+            return bool(await db.fetch_value(_ENCRYPTED["postgresql"]))
+        finally:
+            await db.close()
+
+    assert await encrypted(ssl_mode="prefer")
+    assert await encrypted(ssl_mode="require")
+    with pytest.raises(AuthenticationError, match="asks for the password itself"):
+        await encrypted(ssl_mode="disable")
+    assert not await encrypted(ssl_mode="disable", allow_cleartext_password=True)
 
 
 # --- behind a transaction pooler -----------------------------------------------------------------

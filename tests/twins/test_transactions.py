@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -26,7 +27,7 @@ from prefiq_db.errors import (
 )
 from tests.conftest import Backend
 from tests.twins.harness import Harness
-from tests.twins.support import COUNT_STOCK, CREATE_STOCK, INSERT_STOCK, in_engine_begin, on_engine
+from tests.twins.support import COUNT_STOCK, CREATE_STOCK, INSERT_STOCK, in_engine_begin, on_engine, on_sync_engine
 
 
 class Base(orm.DeclarativeBase):
@@ -480,8 +481,10 @@ async def test_a_callback_that_never_ends_does_not_unsay_the_commit(
     """on_commit runs within a budget; when that is used up the transaction is still committed, and says so."""
     if world == "sync":
         pytest.skip("a sync callback can't be interrupted")
-    db = make_db(statement_timeout_seconds=0.3, connect_timeout_seconds=0.1)
+    db = make_db(statement_timeout_seconds=1, connect_timeout_seconds=5)
     await db.execute(CREATE_STOCK)
+    core = getattr(db, "_wrapped", db)._core
+    core.ground = dataclasses.replace(core.ground, commit_budget_seconds=3)
 
     async def never() -> None:
         await harness.event().wait()
@@ -817,30 +820,37 @@ async def test_a_timeout_used_once_changes_nothing_later(make_db: Callable[..., 
 
 @pytest.mark.parametrize("backend", [pytest.param("sqlite", marks=pytest.mark.sqlite)], indirect=True)
 async def test_a_timeout_used_once_changes_nothing_later_on_sqlite(make_db: Callable[..., Any]) -> None:
-    db = make_db(pool_size=1, max_overflow=0)
-    await db.using(timeout=0.05).fetch_value("select 1")
-    slow = text(
-        "with recursive t(n) as (select 1 union all select n + 1 from t where n < 600000) select count(*) from t"
-    )
-    async with db.session() as session:
-        assert (await session.execute(slow)).scalar_one() == 600000
-    await db.using(timeout=0.05).fetch_value("select 1")
-    assert await on_engine(db, lambda c: c.execute(slow).scalar_one(), isolation_level="AUTOCOMMIT") == 600000
+    db = make_db(pool_size=1, max_overflow=0, statement_timeout_seconds=21)
+    dialect = getattr(db.engine, "sync_engine", db.engine).dialect
+
+    def limit(connection: Any) -> Any:
+        connection.execute(text("select 1"))
+        return dialect._sqlite(connection.connection.dbapi_connection).timeout_seconds
+
+    await db.using(timeout=7).fetch_value("select 1")
+
+    def limit_of_a_session(engine: sa.Engine) -> Any:
+        with orm.Session(engine) as session:
+            return limit(session.connection())
+
+    assert await on_sync_engine(db, limit_of_a_session) == 21
+    await db.using(timeout=7).fetch_value("select 1")
+    assert await on_engine(db, limit, isolation_level="AUTOCOMMIT") == 21
 
 
 async def test_a_timeout_undone_with_a_savepoint_is_set_again(make_db: Callable[..., Any], backend: Backend) -> None:
     """Statement timeouts hold across savepoints that are rolled back, short and long ones."""
     from tests.twins.support import slow_read
 
-    db = make_db(statement_timeout_seconds=0.4)
+    db = make_db(statement_timeout_seconds=3)
     async with db.transaction() as tx:
-        with db.override(timeout=0.1):
+        with db.override(timeout=1):
             await tx.fetch_value("select 1")
         with pytest.raises(Stop):
             async with db.transaction():
                 raise Stop
         if backend.name != "sqlite":
-            longer = {"postgresql": "select 1 from pg_sleep(0.2)", "mariadb": "select sleep(0.2)"}[backend.name]
+            longer = {"postgresql": "select 1 from pg_sleep(1.2)", "mariadb": "select sleep(1.2)"}[backend.name]
             assert await tx.fetch_value(longer) in (0, 1)
         with pytest.raises(DeadlineError):
             async with db.transaction():

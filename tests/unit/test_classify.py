@@ -234,6 +234,13 @@ AGAIN = "transient retry_statement retry_transaction"
         ("postgresql", "53100", "statement", K.RESOURCE, ""),
         ("postgresql", "53200", "statement", K.RESOURCE, "transient"),
         ("mariadb", 1412, "statement", K.SCHEMA, AGAIN),
+        ("mariadb", 1615, "statement", K.SCHEMA, AGAIN),
+        ("mariadb", 1637, "statement", K.RESOURCE, AGAIN),
+        ("mariadb", 1153, "statement", K.RESOURCE, ""),
+        ("sqlite", 17, "statement", K.SCHEMA, AGAIN),
+        ("sqlite", 513, "statement", K.SCHEMA, AGAIN),
+        ("sqlite", 516, "statement", K.SERIALIZATION, AGAIN),
+        ("postgresql", "55006", "statement", K.LOCK_TIMEOUT, AGAIN),
         ("mariadb", 1317, "statement", K.CANCELLED, ""),
         # connecting: nothing was sent
         ("mariadb", 2003, "connect", K.CONNECT_FAILED, AGAIN),

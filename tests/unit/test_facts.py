@@ -18,7 +18,7 @@ from prefiq_db.dialects.postgresql import PrefiqPostgresql
 from prefiq_db.dialects.rules import RULES
 from prefiq_db.dialects.sqlite import PrefiqSqlite
 from prefiq_db.errors import StatementRefusedError, UsageError
-from prefiq_db.execution.facts import LONGEST_KEPT, as_executable, facts_of, facts_of_text, reading_facts
+from prefiq_db.execution.facts import LONGEST_COMPILED, as_executable, facts_of, facts_of_text, reading_facts
 from prefiq_db.execution.refusals import refuse_one_shot
 from prefiq_db.execution.tokens import scan
 
@@ -233,12 +233,12 @@ def test_no_pattern_gives_back_what_it_took(dialect: str) -> None:
     assert re.findall(r"(?:\)|\]|\s|\d|\w)[*+](?![+])", pattern) == []
 
 
-def test_long_texts_are_judged_and_not_kept() -> None:
-    """A dump of megabytes is judged as the rest is, and doesn't fill the memory."""
-    sql = "select '" + "x" * LONGEST_KEPT + "'"
+def test_long_texts_are_judged_and_not_compiled_once() -> None:
+    """A dump of megabytes is judged as the rest is; SQLAlchemy, which counts in number, is not to remember it."""
+    sql = "select '" + "x" * LONGEST_COMPILED + "'"
     assert facts_of_text(sql, "postgresql").reads_only
     assert facts_of_text(sql + "; commit", "postgresql").control
-    assert as_executable(sql) is not as_executable(sql)
+    assert as_executable(sql)._generate_cache_key() is None  # type: ignore[attr-defined]
     assert as_executable("select 1") is as_executable("select 1")
 
 
@@ -689,3 +689,21 @@ def test_what_is_no_statement_is_refused(wrong: Any) -> None:
     """Only text and executable constructs are statements."""
     with pytest.raises(UsageError, match="statement: expected"):
         as_executable(wrong)
+
+
+@pytest.mark.parametrize(
+    ("sql", "refused"),
+    [
+        ("copy t from stdin", True),
+        ("/* all */ COPY t (id, name) FROM STDIN WITH (FORMAT csv);", True),
+        ("copy (select name from t) to stdout", True),
+        ("copy t from '/file'", False),
+        ("copy t to program 'gzip'", False),
+        ("copy (select name from stdin) to '/file'", False),
+        ("select 'copy t from stdin' from t", False),
+        ("select t.copy from stdin as t", False),
+    ],
+)
+def test_copy_with_its_rows_on_the_connection_is_no_statement(sql: str, refused: bool) -> None:
+    facts = facts_of_text(sql, "postgresql")
+    assert (facts.carries_rows, facts.stands_alone) == (refused, not refused)

@@ -864,6 +864,33 @@ def test_an_empty_place_in_production_is_a_hole_in_a_template(load: Any, tmp_pat
     assert load().database.target.database == "here.db"
 
 
+@pytest.mark.parametrize("empty", ["", '""', "' '", "~"])
+@pytest.mark.parametrize("name", ["url", "host", "name", "engine"])
+def test_an_empty_place_in_yaml_is_one_too(load: Any, tmp_path: Path, empty: str, name: str) -> None:
+    """Under ``database`` and under ``databases.main``; not where another layer fills it in."""
+    (tmp_path / "settings.yaml").write_text(f"database:\n  {name}: {empty}\n")
+    assert wheres(failure(load)) == [f"settings.yaml:database.{name}"]
+    assert load({"PREFIQ_ENV": "dev"}).database.target.database == "app.db"
+    assert load({"DB_URL": "sqlite:///x.db"}).database.target.database == "x.db"
+    (tmp_path / "settings.yaml").write_text(f"databases:\n  main:\n    {name}: {empty}\n")
+    assert wheres(failure(load)) == [f"settings.yaml:databases.main.{name}"]
+
+
+def test_what_says_only_who_logs_in_fills_no_hole(load: Any) -> None:
+    """A password from elsewhere would make an empty URL a server on this machine."""
+    assert wheres(failure(load, {"DB_URL": "", "DB_PASSWORD": CANARY, "DB_USER": "app"})) == ["DB_URL"]
+    assert load({"DB_PASSWORD": CANARY}).database.target.engine == "mariadb"
+
+
+def test_a_hole_in_the_place_of_another_database_is_found(load: Any) -> None:
+    """It would not be there, and only who asks for it would be told."""
+    environ = {"DB_URL": "sqlite:///x.db", "DATABASES__LEDGER__URL": " "}
+    assert wheres(failure(load, environ)) == ["DATABASES__LEDGER__URL"]
+    assert list(load(environ | {"PREFIQ_ENV": "dev"}).databases) == ["main"]
+    arguments = {"databases": {"main": {"url": None}}}
+    assert load(arguments=arguments).database.target.database == "app.db"
+
+
 def test_a_url_for_another_program_is_told_where_nothing_else_is_said(load: Any) -> None:
     environ = {"SQLALCHEMY_DATABASE_URI": f"postgres://{CANARY}/x"}
     (problem,) = failure(load, environ).problems

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import pickle
+import socket
 import sqlite3
 import ssl
 import traceback
@@ -37,9 +38,9 @@ def raised(act: Callable[[], object]) -> Exception:
     raise AssertionError("nothing was raised")
 
 
-def wrapped(orig: BaseException) -> exc.DBAPIError:
+def wrapped(orig: BaseException, statement: str = f"INSERT INTO item VALUES ('{CANARY}')") -> exc.DBAPIError:
     """Return *orig* as SQLAlchemy raises it, with its statement and parameters."""
-    return exc.DBAPIError(f"INSERT INTO t VALUES ('{CANARY}')", {"secret": CANARY}, orig)
+    return exc.DBAPIError(statement, {"secret": CANARY}, orig)
 
 
 def pg(sqlstate: str, text: str = CANARY, **fields: str) -> Exception:
@@ -94,6 +95,16 @@ def _compiler() -> Any:
         ),
         ("postgresql", lambda: pg("23502", table_name="item", column_name="qty"), K.NOT_NULL, (None, "item", "qty")),
         ("postgresql", lambda: pg("42P01", 'relation "item" does not exist'), K.SCHEMA, (None, "item", None)),
+        # The statement doesn't say it: a function that the statement calls may.
+        ("postgresql", lambda: pg("42P01", 'relation "other" does not exist'), K.SCHEMA, (None, None, None)),
+        ("postgresql", lambda: pg("42P01", f'relation "{CANARY}" does not exist'), K.SCHEMA, (None, None, None)),
+        # RAISE in the server's words
+        (
+            "postgresql",
+            lambda: pg("42P01", 'relation "item" does not exist', source_function="exec_stmt_raise"),
+            K.SCHEMA,
+            (None, None, None),
+        ),
         # RAISE ... USING CONSTRAINT = NEW.email
         (
             "postgresql",
@@ -138,6 +149,9 @@ def _compiler() -> Any:
             (None, "item", "qty"),
         ),
         ("mariadb", lambda: my(1146, "Table 'shop.item' doesn't exist"), K.SCHEMA, (None, "item", None)),
+        # SIGNAL in the server's words
+        ("mariadb", lambda: my(1062, f"Duplicate entry 'x' for key '{CANARY}'"), K.UNIQUE, (None, None, None)),
+        ("mariadb", lambda: my(1048, f"Column '{CANARY}' cannot be null"), K.NOT_NULL, (None, None, None)),
         # a forgotten quote makes a value a "column"
         ("mariadb", lambda: my(1054, f"Unknown column '{CANARY}' in 'where clause'"), K.SCHEMA, (None, None, None)),
     ],
@@ -169,11 +183,11 @@ def test_names_come_from_the_servers_own_fields(
         ("insert into item values (5, 'd', 1, 99)", K.FOREIGN_KEY, 787, (None, None, None)),
         ('insert into "o\'dd, name" values (1)', K.UNIQUE, 2067, (None, None, None)),
         ("select * from nowhere", K.SCHEMA, 1, (None, "nowhere", None)),
-        (f"select {CANARY} from item", K.SCHEMA, 1, (None, None, None)),
+        (f"select id from item where sku = {CANARY}", K.SCHEMA, 1, (None, None, None)),
         ("select 1 +", K.SYNTAX, 1, (None, None, None)),
         (f"select '{CANARY}", K.SYNTAX, 1, (None, None, None)),
-        ("create table item (id)", K.SCHEMA, 1, (None, None, None)),
-        ("insert into item (nope) values (1)", K.SCHEMA, 1, (None, None, None)),
+        ("create table item (id)", K.SCHEMA, 1, (None, "item", None)),
+        ("insert into item (nope) values (1)", K.SCHEMA, 1, (None, "item", "nope")),
         ("select no_function(1)", K.SCHEMA, 1, (None, None, None)),
         ("begin; begin", K.USAGE, None, (None, None, None)),
         ("rollback to nowhere", K.USAGE, 1, (None, None, None)),
@@ -185,7 +199,7 @@ def test_names_come_from_the_servers_own_fields(
         (f"select json_extract('{{{CANARY}', '$')", K.DATA, 1, (None, None, None)),
         ("delete from sqlite_master", K.PERMISSION, 1, (None, None, None)),
         ("insert into refuse values (1)", K.INTEGRITY, 1811, (None, None, None)),
-        ("insert into strict values ('x')", K.DATA, 3091, (None, None, None)),
+        ("insert into strict values ('x')", K.DATA, 3091, (None, "strict", "n")),
     ],
 )
 def test_sqlite_says_it_with_one_code_and_a_text(
@@ -211,7 +225,7 @@ def test_sqlite_says_it_with_one_code_and_a_text(
         insert into pair values (1, 2); insert into lower values ('a'); insert into "o'dd, name" values (1);
         """
     )
-    error = translate(raised(lambda: connection.execute(sql)), dialect="sqlite")
+    error = translate(wrapped(raised(lambda: connection.execute(sql)), sql), dialect="sqlite")
     connection.close()
     assert (error.kind, error.code, (error.constraint, error.table, error.column)) == (kind, code, names)
     assert_no_value(error)
@@ -296,6 +310,34 @@ def test_a_failed_connect_to_postgresql_is_told_by_its_text(text: str, kind: Err
     assert not error.classification.connection_lost
 
 
+@pytest.mark.parametrize(
+    ("make", "dialect", "words"),
+    [
+        (
+            lambda: my(2003, "Can't connect to MySQL server ([SSL: CERTIFICATE_VERIFY_FAILED] ...)"),
+            "mariadb",
+            "trusted",
+        ),
+        (lambda: my(2003, "Can't connect to MySQL server ([Errno 113] No route to host)"), "mariadb", "reached"),
+        (lambda: my(2003, "Can't connect to MySQL server ([Errno 110] Connection timed out)"), "mariadb", "not answer"),
+        (lambda: my(2003, "Can't connect to MySQL server ([Errno 13] Permission denied)"), "mariadb", "permissions"),
+        (lambda: no_code("OperationalError", _SERVER + "No route to host"), "postgresql", "reached"),
+        (lambda: no_code("OperationalError", _SERVER + "certificate verify failed"), "postgresql", "trusted"),
+        (lambda: no_code("OperationalError", _SERVER + "server certificate for x"), "postgresql", "trusted"),
+        (lambda: socket.gaierror(-2, CANARY), "mariadb", "name was not found"),
+        (lambda: ConnectionRefusedError(111, CANARY), "mariadb", "refused"),
+        (lambda: no_code("OperationalError", _SERVER + "Kennwort ist falsch"), "postgresql", "could be made"),
+    ],
+)
+def test_why_no_connection_was_made_is_told_by_the_text(
+    make: Callable[[], Exception], dialect: str, words: str
+) -> None:
+    """Of resolvers, systems and drivers; what isn't recognised has the kind's own words."""
+    error = translate(make(), dialect=dialect, phase="connect")
+    assert words in str(error)
+    assert_no_value(error)
+
+
 def test_those_texts_are_not_believed_once_connected() -> None:
     """A statement's error without SQLSTATE is a broken line, whatever was written on it."""
     error = translate(no_code("OperationalError", "the database system is starting up"), dialect="postgresql")
@@ -356,6 +398,31 @@ def test_1290_names_the_option_in_the_way(option: str, kind: ErrorKind) -> None:
     assert translate(my(1290, text), dialect="mariadb").kind is kind
 
 
+def test_the_connection_says_whether_it_is_lost() -> None:
+    """psycopg raises OperationalError for what it refuses before sending, too; SQLAlchemy has asked the connection."""
+    refused = no_code("OperationalError", "sending query failed: another command is already in progress")
+    assert translate(refused, dialect="postgresql").kind is K.CONNECTION_LOST  # nobody was asked
+    for lost, kind in ((True, K.CONNECTION_LOST), (False, K.USAGE)):
+        asked = wrapped(refused)
+        asked.connection_invalidated = lost
+        failure = translate(asked, dialect="postgresql")
+        assert (failure.kind, failure.classification.connection_lost) == (kind, lost)
+    closed = wrapped(no_code("InterfaceError", "the connection is closed"))
+    closed.connection_invalidated = True
+    assert translate(closed, dialect="postgresql").kind is K.CONNECTION_LOST
+
+
+def test_what_a_closed_connection_refused_was_not_sent() -> None:
+    """The driver looks before it sends, so even a write, or a COMMIT, may be sent again elsewhere."""
+    phase: Phase
+    for phase in ("statement", "commit"):
+        for words in ("", "Not connected", "Cancelled during execution"):
+            found = translate(my(0, words, "InterfaceError"), dialect="mariadb", phase=phase).classification
+            assert (found.kind, found.retry_statement, found.retry_transaction) == (K.CONNECTION_LOST, True, True)
+    out_of_step = translate(my("Packet sequence number wrong - got 6 expected 1"), dialect="mariadb").classification
+    assert (out_of_step.kind, out_of_step.retry_statement) == (K.CONNECTION_LOST, False)
+
+
 def test_every_named_exception_is_for_a_dialect_we_know() -> None:
     """A misspelt dialect would never match."""
     assert {dialect for named in NAMED_EXCEPTIONS for dialect in named.dialects} <= set(DIALECTS)
@@ -368,8 +435,7 @@ def test_every_named_exception_is_for_a_dialect_we_know() -> None:
     ("make", "dialect", "phase", "kind"),
     [
         (lambda: my(0, "", "InterfaceError"), "mariadb", "statement", K.CONNECTION_LOST),
-        (lambda: my(0, "", "InterfaceError"), "mariadb", "commit", K.OUTCOME_UNKNOWN),
-        (lambda: no_code("OperationalError", "the connection is closed"), "postgresql", "statement", K.CONNECTION_LOST),
+        (lambda: my(0, "", "InterfaceError"), "mariadb", "commit", K.CONNECTION_LOST),
         (lambda: no_code("OperationalError", "consuming input failed"), "postgresql", "commit", K.OUTCOME_UNKNOWN),
         (lambda: no_code("ProgrammingError", "cannot adapt type"), "postgresql", "statement", K.USAGE),
         (lambda: no_code("DataError", "NUL (0x00) bytes"), "postgresql", "statement", K.DATA),

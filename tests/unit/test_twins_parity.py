@@ -99,3 +99,22 @@ def test_functions_of_both_worlds_take_the_same() -> None:
     """with_retry and is_healthy have twins, too."""
     assert parameters(with_retry) == parameters(with_retry_async)
     assert parameters(is_healthy)[1:] == parameters(is_healthy_async)[1:]
+
+
+@pytest.mark.parametrize("cls", [Database, AsyncDatabase])
+def test_what_transactional_returns_has_no_tx_in_its_signature(cls: Any) -> None:
+    """Frameworks read it: FastAPI would ask the request for ``tx``. Type checkers: ``tests/types/faces.py``."""
+    db = cls("sqlite:///:memory:")
+
+    def move(tx: Transaction, sku: str, *, quantity: int = 1) -> int:
+        """Move it."""
+        raise NotImplementedError
+
+    def anything(*args: Any, **kwargs: Any) -> None: ...
+
+    for decorated in (db.transactional(move), db.transactional(isolation="SERIALIZABLE")(move)):
+        assert str(inspect.signature(decorated)) == "(sku: 'str', *, quantity: 'int' = 1) -> 'int'"
+        assert (decorated.__name__, decorated.__doc__) == ("move", "Move it.")
+    assert str(inspect.signature(db.transactional(anything))) == "(*args: 'Any', **kwargs: 'Any') -> 'None'"
+    # Some of what is written in C has no signature at all.
+    assert db.transactional(max).__name__ == "max"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import difflib
-import inspect
 import threading
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeVar, overload
 
 from prefiq_db.errors import BindingError, ClosedError, UsageError
+from prefiq_db.forks import in_child, renewed
+from prefiq_db.unrun import is_coroutine_function, refuse_generator_function, refuse_unrun
 
 if TYPE_CHECKING:
     from prefiq_db.settings import Settings
@@ -25,9 +26,14 @@ class Bindings:
         self._values: dict[str, Any] = {}
         self._factories: dict[str, Callable[[Any], Any]] = {}
         # One lock for all factories: a lock each could deadlock when two threads build A -> B and B -> A.
-        self._lock = threading.RLock()
+        self._lock = renewed(self, "_lock", threading.RLock)
         self._building: list[str] = []
+        in_child(self, Bindings._forget_building)
         self._closed = False
+
+    def _forget_building(self) -> None:
+        """Forget, in a forked child, what another thread of the parent was about to build."""
+        self._building = []
 
     def bind(self, name: str, value: object, *, replace: bool = False) -> None:
         """Make ``resolve(name)`` return *value*.
@@ -47,10 +53,11 @@ class Bindings:
         Raises:
             BindingError: *name* is bound already and *replace* is false.
         """
-        if inspect.iscoroutinefunction(factory):
+        if is_coroutine_function(factory):
             raise UsageError(
                 f"singleton {name!r}: the factory is a coroutine function; bind its result in boot_async()"
             )
+        refuse_generator_function(factory, f"singleton {name!r}")
         with self._lock:
             self._make_room(name, replace)
             self._factories[name] = factory
@@ -103,6 +110,7 @@ class Bindings:
             self._building.append(name)
             try:
                 value = factory(self)
+                refuse_unrun(value, f"the factory of {name!r}")
             finally:
                 self._building.pop()
             if self._factories.get(name) is factory:  # else the factory bound its own name anew, and that stays

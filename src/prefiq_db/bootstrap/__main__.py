@@ -11,9 +11,11 @@ import asyncio
 import importlib
 import logging
 import os
+import re
 import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
 
 from prefiq_db.application import Application
 from prefiq_db.bootstrap import assemble
@@ -23,6 +25,9 @@ from prefiq_db.reports import HealthReport
 from prefiq_db.settings.database import is_production
 
 OK, FAILED, MISCONFIGURED = 0, 1, 2
+
+# Python's own words about a name that a module doesn't have.
+_LACKING: Final = re.compile(r"cannot import name '\w+' from '[\w.]+'")
 
 
 def main(
@@ -60,15 +65,27 @@ def main(
 
 def _imported(module: str) -> tuple[int, str]:
     """Import *module*; return an exit code, and why it can't be, without what may be a value."""
+    if not all(part.isidentifier() for part in module.split(".")):
+        return MISCONFIGURED, "expected a module's name as in import, such as shop.providers, and no path"
     try:
         importlib.import_module(module)
     except ModuleNotFoundError as error:
         missing = error.name or module
-        return MISCONFIGURED, f"there is no module {missing}; is this the right directory, and is everything installed?"
+        by = "" if module == missing or module.startswith(f"{missing}.") else f", which is imported at {_place(error)}"
+        why = f"there is no module {missing}{by}; is this the right directory, and is everything installed?"
+        return MISCONFIGURED, why
+    except SyntaxError as error:
+        return FAILED, f"{type(error).__name__} at {error.filename}:{error.lineno}"
     except Exception as error:  # noqa: BLE001 - a module is anybody's code
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        return FAILED, f"{type(error).__name__} at {last.filename}:{last.lineno}"
+        said = _LACKING.match(str(error)) if isinstance(error, ImportError) else None
+        return FAILED, f"{said.group() if said else type(error).__name__} at {_place(error)}"
     return OK, ""
+
+
+def _place(error: Exception) -> str:
+    """Return the line that raised *error*, or imports what isn't there."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<frozen")]
+    return f"{frames[-1].filename}:{frames[-1].lineno}"
 
 
 def _check(app: Application) -> None:
@@ -105,8 +122,9 @@ def _report(app: Application, failure: Exception | None = None) -> Iterator[str]
                 production = is_production(app.resolve("settings").environment)
                 yield f"{'warning: ' if production else ''}{provider.note}"
             for name, report in provider.reports.items():
-                settings = provider.databases[name].settings
-                yield f"database {name}: {_health(report)}, {settings.target} ({settings.engine}, {settings.mode})"
+                database = provider.databases[name]
+                kind = f"{database.settings.engine}, {database.settings.mode}"
+                yield f"database {name}: {_health(report)}, {database!r} ({kind})"
         if provider.name == failed:
             yield f"provider {provider.name}: failed"
             state = "not started"

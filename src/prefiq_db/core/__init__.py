@@ -5,7 +5,14 @@ from __future__ import annotations
 from prefiq_db.core.attempts import AttemptCore, Attempts
 from prefiq_db.core.database import DatabaseCore
 from prefiq_db.core.life import Life
-from prefiq_db.core.making import as_settings, make_explainer, make_observer, not_yet, unpicklable
+from prefiq_db.core.making import (
+    as_settings,
+    make_explainer,
+    make_observer,
+    not_yet,
+    unpicklable,
+    wraps_without_tx,
+)
 from prefiq_db.core.sessions import joined
 from prefiq_db.core.verbs import TransactionVerbs
 
@@ -21,4 +28,5 @@ __all__ = [
     "make_observer",
     "not_yet",
     "unpicklable",
+    "wraps_without_tx",
 ]

@@ -48,10 +48,11 @@ from prefiq_db.hooks.calls import tells_calls, told
 from prefiq_db.hooks.explain import LIMIT_SECONDS, Explain
 from prefiq_db.hooks.registry import Hooks
 from prefiq_db.hooks.summary import fingerprint
-from prefiq_db.overrides import NO_OVERRIDES, NO_TAGS, Overrides, OverrideScope, scoped
+from prefiq_db.overrides import NO_OVERRIDES, Overrides, OverrideScope, scoped
 from prefiq_db.reports import DatabaseStats, ExecuteResult, HealthReport
 from prefiq_db.retry import Retrier, worth_repeating
 from prefiq_db.settings import DatabaseSettings
+from prefiq_db.tags import NO_TAGS
 from prefiq_db.transaction import Block, Ground, Outcome, RootBlock, Savepoint, Scope, TransactionOptions, ambient
 
 logger = logging.getLogger("prefiq_db.database")
@@ -337,7 +338,7 @@ class DatabaseCore:
         found = error.classification
         if found.retry_statement:
             return True
-        if not (found.retry_transaction or found.connection_lost) or found.kind is ErrorKind.STATEMENT_TIMEOUT:
+        if not found.retry_transaction:
             return False
         return bool(given.idempotent) or reading_facts(statement, self.road.dialect).reads_only
 

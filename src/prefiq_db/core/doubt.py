@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from prefiq_db.errors import ErrorKind, PrefiqDbError
+from prefiq_db.dialects.classify import leaves_unknown
+from prefiq_db.errors import PrefiqDbError
 
 
 class Doubt:
@@ -41,8 +42,4 @@ class Doubt:
 
 def fate_unknown(error: PrefiqDbError) -> bool:
     """Return whether a statement that failed with *error* may have been carried out all the same."""
-    found = error.classification
-    lost = found.kind in (ErrorKind.CONNECTION_LOST, ErrorKind.SERVER_SHUTDOWN)
-    # When the server itself ends a statement for its time, it says so, and the connection lives.
-    unanswered = found.kind is ErrorKind.STATEMENT_TIMEOUT and found.connection_lost
-    return (lost or unanswered) and not found.retry_statement
+    return leaves_unknown(error.classification)

@@ -58,8 +58,6 @@ class Life:
         # loop's epoll, which parent and child share.
         _of_the_parent.append(self.engine.pool)
         self.engine.dispose(close=False)
-        for part in (self.retry_budget, self.watcher, self.watcher.hooks, self.observer.statistics):
-            part.after_fork()
         self.watcher.start_with(watchdog.watch)
         if hasattr(self.runtime, "loop"):
             self.runtime.loop = None

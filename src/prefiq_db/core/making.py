@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import time
-from collections.abc import Mapping
-from typing import Any, NoReturn
+from collections.abc import Callable, Mapping
+from typing import Any, Final, NoReturn
 
 from prefiq_db.errors import UnsupportedError, UsageError
 from prefiq_db.hooks.explain import Explainer
 from prefiq_db.hooks.registry import Hooks
 from prefiq_db.hooks.statements import StatementObserver
 from prefiq_db.settings import DatabaseSettings
+
+_POSITIONAL: Final = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
 def not_yet(verb: str) -> NoReturn:
@@ -48,6 +52,26 @@ def make_explainer(settings: DatabaseSettings, name: str) -> Explainer | None:
     if not settings.explain_slow_queries:
         return None
     return Explainer(name, dialect_label(settings), time.monotonic, masked=settings.masked)
+
+
+def wraps_without_tx(fn: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return ``functools.wraps(fn)`` for what is called without the first parameter of *fn*: its ``tx``.
+
+    Frameworks read the signature: FastAPI would ask the request for ``tx``.
+    """
+
+    def decorate(wrapper: Callable[..., Any]) -> Callable[..., Any]:
+        functools.update_wrapper(wrapper, fn)
+        try:
+            signature = inspect.signature(fn)
+        except ValueError:  # some of what is written in C has none
+            return wrapper
+        parameters = list(signature.parameters.values())
+        if parameters and parameters[0].kind in _POSITIONAL:
+            wrapper.__signature__ = signature.replace(parameters=parameters[1:])  # type: ignore[attr-defined]
+        return wrapper
+
+    return decorate
 
 
 def unpicklable(database: Any) -> UsageError:

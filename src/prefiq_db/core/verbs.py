@@ -15,8 +15,9 @@ from prefiq_db.execution.mapping import Into
 from prefiq_db.execution.shapes import Shape, all_rows, executed, one_row, one_value, row_count
 from prefiq_db.execution.typed import Types, typed
 from prefiq_db.hooks.calls import told
-from prefiq_db.overrides import NO_TAGS, Overrides
+from prefiq_db.overrides import Overrides
 from prefiq_db.reports import ExecuteResult
+from prefiq_db.tags import NO_TAGS
 from prefiq_db.transaction import Block, Savepoint, TransactionOptions
 
 if TYPE_CHECKING:

@@ -248,8 +248,6 @@ class PrefiqDialect(TokenDialect):
 
     #: how classify_error and people call this database
     label: ClassVar[str]
-    #: DDL commits the open transaction by itself, so it is refused inside ours
-    ddl_commits: ClassVar[bool] = False
     #: what an error does to the open transaction, where the server doesn't hold it in an aborted state by itself
     after_error: ClassVar[Mapping[ErrorKind, str]] = {}
     #: what becomes of values on their way to the driver
@@ -443,7 +441,7 @@ class PrefiqDialect(TokenDialect):
         self._bound_control(state, raw)
         state.committing = True
         try:
-            tag = self.control(raw, "COMMIT")
+            tag = self._send_commit(raw)
         except Exception:
             # SQLite keeps a transaction open whose COMMIT it refused, and so may others.
             self._undo_refused(dbapi_connection)
@@ -453,6 +451,16 @@ class PrefiqDialect(TokenDialect):
         state.ended()
         if tag == "ROLLBACK":
             raise aborted_error(None)
+
+    def _send_commit(self, dbapi_connection: Any) -> str | None:
+        clock = self.clock_of(dbapi_connection)
+        if clock is None:
+            return self.control(dbapi_connection, "COMMIT")
+        clock.is_committing = True
+        try:
+            return self.control(dbapi_connection, "COMMIT")
+        finally:
+            clock.is_committing = False
 
     def _commit_nothing(self, state: SessionState) -> None:
         """Go through with a COMMIT for which there is nothing to send, or say that the transaction is not there."""
@@ -708,6 +716,13 @@ class PrefiqDialect(TokenDialect):
 
     def set_patience(self, dbapi_connection: Any, seconds: float) -> None:
         """Set the driver's clock: the longest that one request may take, which ends the connection if it does."""
+        clock = self.clock_of(dbapi_connection)
+        if clock is not None:
+            clock.patience_seconds = seconds
+
+    def clock_of(self, dbapi_connection: Any) -> Any:
+        """Return what keeps the driver's clock, and stops at the server what it gave up; ``None`` where none does."""
+        return None
 
     def _bound_control(self, state: SessionState, dbapi_connection: Any) -> None:
         limit = state.control_timeout
@@ -740,8 +755,8 @@ class PrefiqDialect(TokenDialect):
         if isinstance(e, DeadlinePassed) or super().is_disconnect(e, connection, cursor):  # type: ignore[misc]
             return True
         found = class_by_code(e, self.label)
-        if found is None:
-            return False
+        if found is None:  # not the server's word, so the connection is asked
+            return connection is not None and self.socket_of(connection.dbapi_connection) == -1
         if found.kind is ErrorKind.READ_ONLY:
             # Where another connection may find a writer, this one and those made before it are no good. But what our
             # own READ ONLY refused, every server refuses.

@@ -93,6 +93,14 @@ def treatment(kind: ErrorKind) -> ErrorClass:
     return ErrorClass(kind, *_TREATMENT.get(kind, ()))
 
 
+def leaves_unknown(found: ErrorClass) -> bool:
+    """Return whether a statement that failed like this, and no transaction around it, may have been carried out."""
+    lost = found.kind in (ErrorKind.CONNECTION_LOST, ErrorKind.SERVER_SHUTDOWN)
+    # When the server itself ends a statement for its time, it says so, and the connection lives.
+    unanswered = found.kind is ErrorKind.STATEMENT_TIMEOUT and found.connection_lost
+    return (lost or unanswered) and not found.retry_statement
+
+
 def in_phase(found: ErrorClass, phase: Phase) -> ErrorClass:
     """Return *found*, a class of the statement phase, as it is to be treated in *phase*."""
     return _PHASE_RULES[phase](found)

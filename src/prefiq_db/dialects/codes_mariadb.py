@@ -204,7 +204,9 @@ EXACT: Final[Mapping[str, Mapping[int, ErrorClass]]] = {
         1412: _PREPARE_AGAIN,
         1615: _PREPARE_AGAIN,
         # Memory and locks come back when others are done.
-        **{code: ErrorClass(ErrorKind.RESOURCE, transient=True) for code in (1037, 1041, 1135, 1206, 1637, 3015)},
+        **{code: ErrorClass(ErrorKind.RESOURCE, transient=True) for code in (1037, 1041, 1135, 1206, 3015)},
+        # Too many transactions at a time: this one did not begin to write.
+        1637: ErrorClass(ErrorKind.RESOURCE, transient=True, retry_statement=True, retry_transaction=True),
     },
     "connect": {
         # Somebody has to unblock the host, or to set up TLS, before another try can work.

@@ -41,7 +41,8 @@ _KINDS: Final[dict[ErrorKind, str]] = {
     ErrorKind.INTEGRITY: "40002",
     ErrorKind.SERIALIZATION: "40001",
     ErrorKind.DEADLOCK: "40P01",
-    ErrorKind.LOCK_TIMEOUT: "55P03",
+    # 55006: somebody uses the object, as others use the database that is to be dropped.
+    ErrorKind.LOCK_TIMEOUT: "55006 55P03",
     # 57014 is also a user's cancel; translate() knows who set the timer.
     ErrorKind.STATEMENT_TIMEOUT: "57014",
     ErrorKind.TRANSACTION_TIMEOUT: "25P03 25P04",

@@ -81,7 +81,8 @@ _KINDS: Final[dict[ErrorKind, str]] = {
     # CONSTRAINT_TRIGGER is RAISE(): a rule written in the database, like PostgreSQL's P0001 and MariaDB's 1644.
     ErrorKind.INTEGRITY: "CONSTRAINT",
     # BUSY_SNAPSHOT: the read snapshot is old, and no waiting makes it new; only the whole transaction, again.
-    ErrorKind.SERIALIZATION: "BUSY_SNAPSHOT ERROR_SNAPSHOT",
+    # ABORT_ROLLBACK: the transaction was rolled back under a statement that was still being read.
+    ErrorKind.SERIALIZATION: "BUSY_SNAPSHOT ERROR_SNAPSHOT ABORT_ROLLBACK",
     # PROTOCOL is the locking protocol of WAL losing a race, "usually" gone at the next try (rescode.html).
     ErrorKind.LOCK_TIMEOUT: "BUSY LOCKED PROTOCOL IOERR_BLOCKED",
     # INTERRUPT is also a user's cancel; translate() knows who set the timer.
@@ -91,14 +92,14 @@ _KINDS: Final[dict[ErrorKind, str]] = {
     ErrorKind.PERMISSION: "PERM AUTH",
     # SQLITE_ERROR covers everything that SQL text can get wrong: translate() tells schema from syntax by its text.
     ErrorKind.SYNTAX: "ERROR",
-    ErrorKind.SCHEMA: "SCHEMA ERROR_MISSING_COLLSEQ",
+    ErrorKind.SCHEMA: "SCHEMA ERROR_MISSING_COLLSEQ ERROR_RETRY",
     ErrorKind.DATA: "TOOBIG MISMATCH CONSTRAINT_DATATYPE",
     ErrorKind.RESOURCE: "FULL NOMEM IOERR_NOMEM NOLFS",
     ErrorKind.CANCELLED: "ABORT",
     ErrorKind.UNSUPPORTED: "NOTFOUND",
     ErrorKind.USAGE: "MISUSE RANGE",
     # CORRUPT and NOTADB are INTERNAL, not RESOURCE: the store is damaged, and neither space nor waiting mends it.
-    ErrorKind.INTERNAL: "INTERNAL IOERR CORRUPT NOTADB FORMAT EMPTY NOTICE WARNING ERROR_RETRY ERROR_UNABLE",
+    ErrorKind.INTERNAL: "INTERNAL IOERR CORRUPT NOTADB FORMAT EMPTY NOTICE WARNING ERROR_UNABLE",
 }
 
 KINDS: Final[Mapping[int, ErrorKind]] = {
@@ -116,9 +117,10 @@ EXACT: Final[Mapping[str, Mapping[int, ErrorClass]]] = {
             if name.startswith("SQLITE_READONLY_")
         },
         # The schema changed under a prepared statement; preparing it again helps.
-        NAMES["SQLITE_SCHEMA"]: ErrorClass(
-            ErrorKind.SCHEMA, transient=True, retry_statement=True, retry_transaction=True
-        ),
+        **{
+            NAMES[name]: ErrorClass(ErrorKind.SCHEMA, transient=True, retry_statement=True, retry_transaction=True)
+            for name in ("SQLITE_SCHEMA", "SQLITE_ERROR_RETRY")
+        },
         NAMES["SQLITE_NOMEM"]: ErrorClass(ErrorKind.RESOURCE, transient=True),
         NAMES["SQLITE_IOERR_NOMEM"]: ErrorClass(ErrorKind.RESOURCE, transient=True),
     },

@@ -20,6 +20,12 @@ _BACKTICKS: Final = _PLAIN.format("`")
 _NEXT_LINE: Final = r"(?:[^\S\n]|--[^\n]*+)*+\n(?:\s|--[^\n]*+\n)*+"
 _E_STRING: Final = rf"[eE]{_ESCAPED.format(chr(39))}(?:{_NEXT_LINE}{_ESCAPED.format(chr(39))})*+"
 
+# A generated list: at least eight literals, or rows of them, each behind a comma and before another. No string in it
+# has a backslash, so every mode reads it alike. It tells nothing of the statement, and may be all of a megabyte.
+_LITERAL: Final = r"(?:[-+]?+[\d.][\w.]*+|'[^'\\]*+(?:''[^'\\]*+)*+'|null\b|true\b|false\b)"
+_ROW: Final = rf"\(\s*+{_LITERAL}\s*+(?:,\s*+{_LITERAL}\s*+)*+\)"
+_LIST: Final = rf"(?:,\s*+(?:{_LITERAL}|{_ROW})\s*+(?=,)){{8,}}+"
+
 # What binds look like, before and after SQLAlchemy has compiled them.
 _BIND: Final = r"(?<![:\w\\]):\w++|%\(\w++\)s"
 _MARK: Final = r":=|::|@@|[();=.@,]"
@@ -30,9 +36,9 @@ class Lexis:
     """How one kind of database reads a text.
 
     Attributes:
-        token: matches the next piece; its groups are ``skip``, ``comment`` (the opening of one), ``quoted``,
-            ``dollar`` (the opening of a string), ``code`` (what opens or closes a comment that is carried out),
-            ``bind``, ``word``, ``mark`` and ``other``.
+        token: matches the next piece; its groups are ``skip`` (a long list of literals as well), ``comment`` (the
+            opening of one), ``quoted``, ``dollar`` (the opening of a string), ``code`` (what opens or closes a comment
+            that is carried out), ``bind``, ``word``, ``mark`` and ``other``.
         nested_comments: whether a comment may hold another one.
         escapes_by_mode: quotes in which a backslash escapes or not, as the server's mode has it.
     """
@@ -45,7 +51,7 @@ class Lexis:
 def _lexis(
     quoted: str, skip: str, *, dollar: str = r"(?!)", code: str = r"(?!)", nested: bool = False, by_mode: str = ""
 ) -> Lexis:
-    pattern = rf"""(?P<skip>\s++|{skip})
+    pattern = rf"""(?P<skip>\s++|{skip}|(?i:{_LIST}))
       | (?P<code>{code})
       | (?P<comment>/\*)
       | (?P<quoted>{quoted})

@@ -5,7 +5,6 @@ from __future__ import annotations
 import enum
 import re
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any, ClassVar, Final
 
 from sqlalchemy.dialects.mysql.asyncmy import MySQLDialect_asyncmy
@@ -18,8 +17,9 @@ from prefiq_db.dialects.mariadb_tokens import MysqlTokens
 from prefiq_db.dialects.read_only import ReadOnlySessions
 from prefiq_db.dialects.translate import code_of
 from prefiq_db.dialects.values import MARIADB
-from prefiq_db.drivers.statuses import IN_TRANSACTION, is_at_rest
+from prefiq_db.drivers.statuses import AT_REST_OF, AUTOCOMMIT, IN_TRANSACTION
 from prefiq_db.errors import ErrorKind, StatementRefusedError
+from prefiq_db.memory import Memory
 
 _GUARD: Final = "prefiq_guard"
 _NO_SUCH_SAVEPOINT: Final = 1305
@@ -59,9 +59,16 @@ _KINDS: Final = {
 }
 
 
-@lru_cache(maxsize=2048)
+_kinds: Final[Memory[Kind]] = Memory(2048)
+
+
 def kind_of(statement: str) -> Kind:
     """Return what *statement* may do to the open transaction, by its first word."""
+    known = _kinds.kept.get(statement)
+    return _kinds.keep(statement, _kind_of(statement), statement) if known is None else known
+
+
+def _kind_of(statement: str) -> Kind:
     match = _FIRST_WORD.match(statement)
     return _KINDS.get(match.group(1).lower() if match else "", Kind.OTHER)
 
@@ -81,6 +88,18 @@ MARIADB_HEALTH: Final = (
     "(SELECT variable_value FROM information_schema.global_status WHERE variable_name = 'WSREP_READY'), "
     "(SELECT variable_value FROM information_schema.global_variables WHERE variable_name = 'WSREP_REJECT_QUERIES')"
 )
+
+
+def is_session_sql(session: int, port: int | None) -> str:
+    """Return the question whether *session* is one of the asker's user, whose client speaks from *port*.
+
+    ``None``: over a socket in the file system. Who waits for a replica has committed but for its word, and is none.
+    """
+    client = "host = 'localhost'" if port is None else f"SUBSTRING_INDEX(host, ':', -1) = '{port:d}'"
+    return (
+        f"SELECT 1 FROM information_schema.processlist WHERE id = {session:d} AND {client}"
+        " AND user = SUBSTRING_INDEX(USER(), '@', 1) AND COALESCE(state, '') NOT LIKE '%semi-sync%'"
+    )
 
 
 def ailment_of(row: Any) -> ErrorKind | None:
@@ -104,7 +123,6 @@ def misfit(wanted: str, row: Any) -> ErrorKind | None:
 
 
 class _MySQLFamily(MysqlTokens, ReadOnlySessions, PrefiqDialect):
-    ddl_commits = True
     connection_characteristics: Any = characteristics()
     values = MARIADB
     login_arguments = frozenset({"user", "password", "database"})
@@ -125,11 +143,18 @@ class _MySQLFamily(MysqlTokens, ReadOnlySessions, PrefiqDialect):
 
     driver_habits = ("cursorclass", "_cursor_cls", "db", "_db", "charset", "_charset")
 
+    def effect_of(self, error: Exception, dbapi_connection: Any) -> str | None:
+        # A statement that is too long for it the server refuses and hangs up; the transaction went with that.
+        return GONE if self.socket_of(dbapi_connection) == -1 else super().effect_of(error, dbapi_connection)
+
     def is_at_rest(self, dbapi_connection: Any) -> bool:
-        return is_at_rest(self._status(dbapi_connection))
+        return self._status(dbapi_connection) & AT_REST_OF == AUTOCOMMIT
 
     def set_driver_autocommit(self, dbapi_connection: Any, value: bool) -> None:
         dbapi_connection.autocommit(value)
+
+    def clock_of(self, dbapi_connection: Any) -> Any:
+        return dbapi_connection
 
     def commits_by_itself(self, statement: str) -> bool:
         return kind_of(statement) is Kind.DEFINITION
@@ -261,9 +286,6 @@ class _PyMySQL(_MySQLFamily):
         # A server-side cursor reads as it is asked to.
         return [] if isinstance(cursor, self._sscursor) else read_other_results(cursor)
 
-    def set_patience(self, dbapi_connection: Any, seconds: float) -> None:
-        dbapi_connection.patience_seconds = seconds
-
     def socket_of(self, dbapi_connection: Any) -> int | None:
         sock = dbapi_connection._sock
         return -1 if sock is None else int(sock.fileno())
@@ -285,8 +307,8 @@ class _Asyncmy(_MySQLFamily):
         # A server-side cursor reads as it is asked to.
         return [] if cursor.server_side else cursor.read_other_results()
 
-    def set_patience(self, dbapi_connection: Any, seconds: float) -> None:
-        dbapi_connection._execute_mutex.patience_seconds = seconds
+    def clock_of(self, dbapi_connection: Any) -> Any:
+        return dbapi_connection._execute_mutex
 
     def socket_of(self, dbapi_connection: Any) -> int | None:
         connection = dbapi_connection._connection

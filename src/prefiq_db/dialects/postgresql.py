@@ -12,6 +12,7 @@ from prefiq_db.dialects.base import AUTOCOMMIT, HALF, PrefiqDialect, Remembered,
 from prefiq_db.dialects.read_only import ReadOnlySessions
 from prefiq_db.dialects.tokens import ABANDONED, TABLE, first_word
 from prefiq_db.dialects.values import POSTGRESQL
+from prefiq_db.drivers.halfway import close_if_halfway
 from prefiq_db.drivers.prepared import is_outdated, is_repeatable, names_of
 from prefiq_db.errors import ErrorKind, UnsupportedError, UsageError
 
@@ -79,7 +80,8 @@ class _Postgresql(ReadOnlySessions, PrefiqDialect):
 
     def is_at_rest(self, dbapi_connection: Any) -> bool:
         driver = self._driver(dbapi_connection)
-        return bool(driver.pgconn.transaction_status == _IDLE and driver.autocommit)
+        # Its property costs a call, on the way of every statement, three times.
+        return bool(driver.pgconn.transaction_status == _IDLE and driver._autocommit)
 
     def set_driver_autocommit(self, dbapi_connection: Any, value: bool) -> None:
         if self.read_only and not self.session_settings:
@@ -169,8 +171,8 @@ class _Postgresql(ReadOnlySessions, PrefiqDialect):
             count += max(0, cursor.rowcount)
         context.inserted_row_count = count
 
-    def set_patience(self, dbapi_connection: Any, seconds: float) -> None:
-        self._driver(dbapi_connection).patience_seconds = seconds
+    def clock_of(self, dbapi_connection: Any) -> Any:
+        return self._driver(dbapi_connection)
 
     def socket_of(self, dbapi_connection: Any) -> int | None:
         pgconn = self._driver(dbapi_connection).pgconn
@@ -207,6 +209,7 @@ class _PreparedAnew:
         try:
             cursor.execute(statement, parameters)
         except Exception as error:
+            close_if_halfway(self._driver_cursor(cursor)._conn, error)
             if not self._prepares_anew(cursor, error, statement, parameters):
                 raise
         else:
@@ -222,6 +225,7 @@ class _PreparedAnew:
         try:
             cursor.executemany(statement, parameters)
         except Exception as error:
+            close_if_halfway(driver._conn, error)
             # Outside a transaction some rows may be there already; inside, the whole of it has to run again.
             is_outdated(driver, error, statement, parameters[0], names)
             raise

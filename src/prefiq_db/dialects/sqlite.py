@@ -189,16 +189,17 @@ class _Sqlite(DecimalSqlite, ReadOnlySessions, PrefiqDialect):
             self._writable_again(dbapi_connection, read_only)
 
     def do_rollback(self, dbapi_connection: Any) -> None:
-        read_only, state = self._was_read_only(dbapi_connection), self.session_of(dbapi_connection)
-        began = state.began
-        if began:
-            self._sqlite(dbapi_connection.dbapi_connection).ran = None
-        if state.began and not self.in_transaction(dbapi_connection.dbapi_connection):
+        state = self.session_of(dbapi_connection)
+        if not state.began:
+            super().do_rollback(dbapi_connection)
+            return
+        read_only = self._was_read_only(dbapi_connection)
+        self._sqlite(dbapi_connection.dbapi_connection).ran = None
+        if not self.in_transaction(dbapi_connection.dbapi_connection):
             # A BEGIN that waited in vain: a ROLLBACK would fail, and its error would hide why.
             state.aborted = GONE
         super().do_rollback(dbapi_connection)
-        if began:
-            self._foreign_keys_on(dbapi_connection.dbapi_connection)
+        self._foreign_keys_on(dbapi_connection.dbapi_connection)
         self._writable_again(dbapi_connection, read_only)
 
     # --- migrations by an env.py that is none of ours --------------------------------------------
@@ -262,8 +263,10 @@ class _Sqlite(DecimalSqlite, ReadOnlySessions, PrefiqDialect):
         if context is None:
             super()._send(send, cursor, statement, parameters, context, batch_size)
             return
-        connection = self._sqlite(context.root_connection.connection.dbapi_connection)
-        self._check_decimals(context, connection)
+        connection = self._sqlite(context.root_connection._dbapi_connection.dbapi_connection)
+        columns = getattr(context.compiled, "decimal_columns", None)
+        if columns and not connection.decimal_columns.issuperset(columns):
+            self._check_decimals(columns, context, connection)
         if connection.ran is not None:
             send = self._in_deferred(send, connection)
         connection.start_clock()
@@ -299,11 +302,8 @@ class _Sqlite(DecimalSqlite, ReadOnlySessions, PrefiqDialect):
 
         return send_in_deferred
 
-    def _check_decimals(self, context: Any, connection: SqliteConnection) -> None:
+    def _check_decimals(self, columns: Any, context: Any, connection: SqliteConnection) -> None:
         """Refuse a statement on a decimal column that holds texts still; look once per connection and column."""
-        columns = getattr(context.compiled, "decimal_columns", None)
-        if not columns or connection.decimal_columns.issuperset(columns):
-            return
         raw = context.root_connection.connection.dbapi_connection
         for table, column in columns - connection.decimal_columns:
             name, of = (word.replace("'", "''") for word in (column, table))
@@ -314,8 +314,10 @@ class _Sqlite(DecimalSqlite, ReadOnlySessions, PrefiqDialect):
                 connection.decimal_columns.add((table, column))
 
     def set_statement_timeout(self, proxied: Any, seconds: float) -> None:
-        self._sqlite(proxied.dbapi_connection).timeout_seconds = seconds
-        self._bound_lock_wait(proxied, seconds)
+        connection = self._sqlite(proxied.dbapi_connection)
+        connection.timeout_seconds = seconds
+        if connection.lock_wait_seconds != min(self.lock_timeout_seconds, seconds):
+            self._bound_lock_wait(proxied, seconds)
 
     def _bound_lock_wait(self, proxied: Any, seconds: float) -> None:
         """Wait for a lock no longer than a statement may take: our clock doesn't tick while SQLite waits."""
@@ -370,8 +372,8 @@ class _Sqlite(DecimalSqlite, ReadOnlySessions, PrefiqDialect):
         return None if writable else ErrorKind.READ_ONLY
 
     def _sqlite(self, dbapi_connection: Any) -> SqliteConnection:
-        assert isinstance(dbapi_connection, SqliteConnection)
-        return dbapi_connection
+        connection: SqliteConnection = dbapi_connection
+        return connection
 
 
 class PrefiqSqlite(_Sqlite, SQLiteDialect_pysqlite):

@@ -9,13 +9,14 @@ Inside ``round(..., digits)`` it is right again. What isn't understood counts as
 from __future__ import annotations
 
 import re
-from functools import lru_cache
 from typing import Final
+
+from prefiq_db.memory import Memory
 
 _TOKEN: Final = re.compile(
     r"""(?P<skip>\s+|--[^\n]*|/\*.*?(?:\*/|\Z))
-      | (?P<quoted>'(?:[^']|'')*')
-      | (?P<name>"(?:[^"]|"")*"|`[^`]*`|\[[^\]]*\])
+      | (?P<quoted>'[^']*+(?:''[^']*+)*+(?:'|\Z))
+      | (?P<name>"[^"]*+(?:""[^"]*+)*+(?:"|\Z)|`[^`]*+(?:`|\Z)|\[[^\]]*+(?:\]|\Z))
       | (?P<word>[^\W\d][\w$]*)
       | (?P<number>\d[\w.]*|\.\d\w*)
       | (?P<mark>\|\||<<|>>|<>|[<>=!]=|->>?|.)""",
@@ -46,12 +47,19 @@ _SUBQUERY: Final = _words("select with values")
 _SELECTS: Final = _words("select distinct all")
 
 
-@lru_cache(maxsize=1024)
+_known: Final[Memory[tuple[bool, ...]]] = Memory(1024)
+
+
 def right_places(sql: str) -> tuple[bool, ...]:
     """Return for each ``?`` of *sql* whether a Decimal that is bound there is compared or stored as it is."""
+    known = _known.kept.get(sql)
+    return _known.keep(sql, _found(sql), sql) if known is None else known
+
+
+def _found(sql: str) -> tuple[bool, ...]:
     tokens = _tokens(sql)
-    pairs = _pairs(tokens)
-    return tuple(_is_right(tokens, pairs, place) for place, token in enumerate(tokens) if token == "?")
+    text = _Text(tokens, _pairs(tokens))
+    return tuple(_is_right(text, place) for place, token in enumerate(tokens) if token == "?")
 
 
 def _tokens(sql: str) -> list[str]:
@@ -95,25 +103,99 @@ def _pairs(tokens: list[str]) -> dict[int, int]:
     return pairs
 
 
-def _is_right(tokens: list[str], pairs: dict[int, int], place: int) -> bool:
+class _Text:
+    """Pieces, and what is known of each place among them; found once for all, so that many binds cost no more each.
+
+    Attributes:
+        pairs: for each parenthesis the place of the other one.
+        enclosing: where the innermost parenthesis around a place opens.
+        begins: where the expression around a place begins.
+        ends: the place behind the expression that a place belongs to.
+        clauses: the word that begins the clause, such as ``where``, that a place belongs to.
+        calculated: the next place, from this one on, where something is calculated other than inside ``round(...)``.
+    """
+
+    def __init__(self, tokens: list[str], pairs: dict[int, int]) -> None:
+        self.tokens, self.pairs = tokens, pairs
+        self.enclosing: list[int | None] = []
+        self.begins: list[int] = []
+        self.clauses: list[str] = []
+        self._forwards()
+        self.ends = [len(tokens)] * (len(tokens) + 1)
+        self.calculated = [len(tokens)] * (len(tokens) + 1)
+        self._backwards()
+
+    def _forwards(self) -> None:
+        tokens, pairs = self.tokens, self.pairs
+        opened: list[int] = []
+        for place, token in enumerate(tokens):
+            if token == ")" and place in pairs:
+                opened.pop()
+            self.enclosing.append(opened[-1] if opened else None)
+            if token == "(" and place in pairs:
+                opened.append(place)
+            before = tokens[place - 1] if place else "("
+            if before == "(" or before in _ENDS:
+                self.begins.append(place)
+            else:
+                self.begins.append(self.begins[pairs.get(place - 1, place - 1) if before == ")" else place - 1])
+            if place == 0 or (token in _ENDS and token not in _NO_CLAUSES):
+                self.clauses.append(token)
+            else:
+                further = pairs[place] - 1 if token == ")" and place in pairs else place - 1
+                self.clauses.append(self.clauses[max(further, 0)])
+
+    def _backwards(self) -> None:
+        tokens, pairs = self.tokens, self.pairs
+        for place in range(len(tokens) - 1, -1, -1):
+            token = tokens[place]
+            if token == ")" or token in _ENDS:
+                self.ends[place] = place
+            else:
+                self.ends[place] = self.ends[pairs.get(place, place) + 1 if token == "(" else place + 1]
+            self.calculated[place] = self._next_calculated(place, token)
+
+    def _next_calculated(self, place: int, token: str) -> int:
+        if token in _ARITHMETIC and not _is_sign(self.tokens, place) and not _is_star(self.tokens, place):
+            return place
+        if token == "(":
+            function = _function(self.tokens, place)
+            if function in _ROUNDS or function in _COUNTS or function in _SUMS:
+                return self.calculated[self.pairs.get(place, place) + 1]
+            if function is not None and not _passes_on(self.tokens, self.pairs, place):
+                return place
+        return self.calculated[place + 1]
+
+    def is_plain(self, start: int, end: int, begin: int) -> bool:
+        """Return whether nothing in a part of the expression that begins there is calculated."""
+        if start == begin < end and self.tokens[start] in "+-":
+            start += 1  # a sign
+        return self.calculated[start] >= end
+
+
+_NO_CLAUSES: Final = frozenset({",", "as", "and", "or", "not"})
+
+
+def _is_right(text: _Text, place: int) -> bool:
     """Look at the whole expression that *place* takes part in, from the inside to the outside."""
+    tokens = text.tokens
     first = last = judged = place
     while True:
-        opens = _enclosing(pairs, first)
-        begin, end = _begin(tokens, pairs, first), _end(tokens, pairs, last)
+        opens = text.enclosing[first]
+        begin, end = text.begins[first], text.ends[last + 1]
         name = _function(tokens, opens)
         if name in _ROUNDS:
             return True
-        if not (_is_plain(tokens, pairs, begin, first) and _is_plain(tokens, pairs, judged, end, begin)):
-            return _is_rounded(tokens, pairs, opens)
+        if not (text.is_plain(begin, first, begin) and text.is_plain(judged, end, begin)):
+            return _is_rounded(text, opens)
         if opens is None:
             return True
         if tokens[opens + 1] in _SUBQUERY:
-            if _clause(tokens, pairs, begin) not in _SELECTS:
+            if text.clauses[max(begin - 1, 0)] not in _SELECTS:
                 return True
-        elif name is not None and not _passes_on(tokens, pairs, opens):
+        elif name is not None and not _passes_on(tokens, text.pairs, opens):
             return False
-        first, last = (opens if name is None else opens - 1), pairs[opens]
+        first, last = (opens if name is None else opens - 1), text.pairs[opens]
         # Its neighbours in a list of values are no business of it; what else a function is given is.
         judged = last if name in (None, "cast") else opens + 1
 
@@ -121,31 +203,18 @@ def _is_right(tokens: list[str], pairs: dict[int, int], place: int) -> bool:
 def _passes_on(tokens: list[str], pairs: dict[int, int], opens: int) -> bool:
     """Return whether the function whose arguments begin there gives one of them as it is."""
     if tokens[opens - 1] == "cast":
-        inside = tokens[opens : pairs[opens]]
-        return "as" in inside and inside[inside.index("as") + 1] in _NUMBERS
+        inside = tokens[opens : pairs.get(opens, opens)]
+        return "as" in inside and not _NUMBERS.isdisjoint(inside[inside.index("as") + 1 :][:1])
     return tokens[opens - 1] in _PASSES_ON or tokens[opens - 1] in _SUMS
 
 
-def _is_rounded(tokens: list[str], pairs: dict[int, int], opens: int | None) -> bool:
+def _is_rounded(text: _Text, opens: int | None) -> bool:
     """Return whether a ``round`` stands around it, in the same query."""
-    while opens is not None and tokens[opens + 1] not in _SUBQUERY:
-        if _function(tokens, opens) in _ROUNDS:
+    while opens is not None and text.tokens[opens + 1] not in _SUBQUERY:
+        if _function(text.tokens, opens) in _ROUNDS:
             return True
-        opens = _enclosing(pairs, opens)
+        opens = text.enclosing[opens]
     return False
-
-
-def _clause(tokens: list[str], pairs: dict[int, int], begin: int) -> str:
-    """Return the word that begins the clause, such as ``where``, in which an expression begins there."""
-    place = begin - 1
-    while place > 0 and (tokens[place] not in _ENDS or tokens[place] in (",", "as", "and", "or", "not")):
-        place = pairs[place] - 1 if tokens[place] == ")" and place in pairs else place - 1
-    return tokens[max(place, 0)]
-
-
-def _enclosing(pairs: dict[int, int], place: int) -> int | None:
-    """Return where the innermost parenthesis around *place* opens."""
-    return max((opens for opens, closes in pairs.items() if opens < place < closes), default=None)
 
 
 def _function(tokens: list[str], opens: int | None) -> str | None:
@@ -155,46 +224,8 @@ def _function(tokens: list[str], opens: int | None) -> str | None:
     return name if (name[0].isalpha() or name[0] == "_") and name not in _NOT_FUNCTIONS else None
 
 
-def _begin(tokens: list[str], pairs: dict[int, int], place: int) -> int:
-    """Return where the expression around *place* begins."""
-    while place > 0:
-        before = tokens[place - 1]
-        if before == "(" or before in _ENDS:
-            return place
-        place = pairs.get(place - 1, place - 1) if before == ")" else place - 1
-    return 0
-
-
-def _end(tokens: list[str], pairs: dict[int, int], place: int) -> int:
-    """Return the place behind the expression around *place*."""
-    place += 1
-    while place < len(tokens):
-        token = tokens[place]
-        if token == ")" or token in _ENDS:
-            return place
-        place = pairs.get(place, place) + 1 if token == "(" else place + 1
-    return len(tokens)
-
-
-def _is_plain(tokens: list[str], pairs: dict[int, int], start: int, end: int, begin: int | None = None) -> bool:
-    """Return whether nothing in a part of an expression is calculated, other than inside ``round(...)``."""
-    place, begin = start, start if begin is None else begin
-    while place < end:
-        token = tokens[place]
-        if token in _ARITHMETIC and not _is_sign(tokens, place, begin) and not _is_star(tokens, place):
-            return False
-        if token == "(":
-            function = _function(tokens, place)
-            if function in _ROUNDS or function in _COUNTS or function in _SUMS:
-                place = pairs.get(place, place)
-            elif function is not None and not _passes_on(tokens, pairs, place):
-                return False
-        place += 1
-    return True
-
-
-def _is_sign(tokens: list[str], place: int, begin: int) -> bool:
-    before = tokens[place - 1] if place > begin else ""
+def _is_sign(tokens: list[str], place: int) -> bool:
+    before = tokens[place - 1] if place else ""
     return tokens[place] in "+-" and (before in ("", "(", ",", "=", "<", ">", "<=", ">=", "<>", "!=", "==", "between"))
 
 

@@ -27,7 +27,12 @@ from sqlalchemy import exc
 
 from prefiq_db import errors
 from prefiq_db.dialects.classify import DIALECTS, Phase, classify_error, in_phase, treatment
+from prefiq_db.dialects.connecting import noted, reason
+from prefiq_db.dialects.mistakes import find_mistake, has_mistakes
+from prefiq_db.dialects.telling import Telling, tell_definition, tell_mistake, tell_names
+from prefiq_db.dialects.written import may_define, read_statement
 from prefiq_db.drivers.deadlines import DeadlinePassed
+from prefiq_db.drivers.halfway import REFUSED
 from prefiq_db.drivers.prepared import OUTDATED
 from prefiq_db.errors import (
     ErrorClass,
@@ -95,7 +100,7 @@ NAMED_EXCEPTIONS: Final[tuple[NamedException, ...]] = (
         ErrorClass(ErrorKind.SCHEMA, transient=True, retry_statement=True, retry_transaction=True),
         r"^cached plan must not change result type",
     ),
-    # libpq refuses it before anything is sent; without a code, psycopg's OperationalError would be a lost connection.
+    # libpq refuses it before anything is sent.
     _named(_PG, None, _ANY, ErrorKind.RESOURCE, r"number of parameters must be between"),
     # libpq gives no SQLSTATE for a failed connect, so only the server's text tells. Hosts of a list are tried one by
     # one and all their texts come together: one that may be well soon counts more than one that refuses for good.
@@ -157,6 +162,8 @@ NAMED_EXCEPTIONS: Final[tuple[NamedException, ...]] = (
     ),
     # ROLLBACK TO a savepoint that isn't there has the number of a missing procedure.
     _named(_MYSQL, 1305, _ANY, ErrorKind.USAGE, r"^SAVEPOINT "),
+    # The definition is wrong (150: of a foreign key, 121: a constraint's name is taken), not the server.
+    _named(_MYSQL, 1005, _ANY, ErrorKind.SCHEMA, r"errno: (?:121|150)\b"),
     # SQLITE_ERROR is everything that is wrong with the SQL; without one of these texts it is SYNTAX.
     _named(
         _LITE,
@@ -180,7 +187,9 @@ NAMED_EXCEPTIONS: Final[tuple[NamedException, ...]] = (
         ErrorKind.SCHEMA,
         r"^no such ",
         r"^(?:table|index|view|trigger) .* already exists",
-        r"^there is already (?:a|an) (?:table|index|view|trigger)",
+        r"^there is already (?:a|an|another) (?:table|index|view|trigger)",
+        r"^use DROP (?:TABLE|VIEW) to delete ",
+        r"^cannot drop (?:UNIQUE|PRIMARY KEY) column",
         r"^(?:duplicate|ambiguous) column name",
         r"^table .* has no column named ",
         r"^unknown (?:database|column|table|function)",
@@ -213,6 +222,20 @@ NAMED_EXCEPTIONS: Final[tuple[NamedException, ...]] = (
         r"^Expression tree is too large",
         r"^at most \d+ tables in a join",
     ),
+    # The driver knows that the connection is closed and sends nothing, COMMIT neither: connect, and do it again.
+    _named(
+        _MYSQL,
+        None,
+        ("statement", "commit"),
+        ErrorClass(
+            ErrorKind.CONNECTION_LOST,
+            transient=True,
+            connection_lost=True,
+            retry_statement=True,
+            retry_transaction=True,
+        ),
+        r"^\(0\)",
+    ),
     # Python's own sqlite3 raises these without a code.
     _named(
         _LITE,
@@ -231,11 +254,20 @@ NAMED_EXCEPTIONS: Final[tuple[NamedException, ...]] = (
 
 @dataclass(frozen=True, slots=True)
 class _Report:
-    """What one driver's error says: its code, its text, which is matched and never shown, and the names in it."""
+    """What one driver's error says.
+
+    Attributes:
+        text: matched, and shown only of a definition (DDL).
+        names: what the server's own fields, or its templates, call constraint, table and column.
+        more: what the server adds: details, and a hint.
+        by_user: somebody wrote the text himself, with RAISE, so it may say anything.
+    """
 
     code: str | int | None
     text: str
     names: Mapping[str, str]
+    more: tuple[str, ...] = ()
+    by_user: bool = False
 
 
 # Identifiers as people write them. Anything else (blanks, quotes, a name longer than any server allows) could be a
@@ -252,22 +284,31 @@ def _identifiers(found: Mapping[str, str | None]) -> dict[str, str]:
     }
 
 
+# Where PostgreSQL's procedural languages, and links to other servers, raise what somebody else has written.
+_WRITTEN_BY_USERS: Final = re.compile(r"exec_stmt_raise|exec_stmt_assert|PLy_\w*|plperl\w*|pltcl\w*|dblink\w*|pgfdw\w*")
+
+
 def _read_psycopg(error: Any) -> _Report:
     diag = error.diag
     text = diag.message_primary or (str(error.args[0]) if error.args else "")
-    names: Mapping[str, str | None] = {}
-    # RAISE ... USING CONSTRAINT = ... is the user's own text, which may be a value.
-    if diag.source_function != "exec_stmt_raise":
-        names = {"constraint": diag.constraint_name, "table": diag.table_name, "column": diag.column_name}
-    if not any(names.values()):
-        names = _cut(_PG_TEMPLATES, error.sqlstate, text)
-    return _Report(error.sqlstate, text, _identifiers(names))
+    if _WRITTEN_BY_USERS.fullmatch(diag.source_function or ""):
+        return _Report(error.sqlstate, text, {}, by_user=True)
+    names: Mapping[str, str | None] = {
+        "constraint": diag.constraint_name,
+        "table": diag.table_name,
+        "column": diag.column_name,
+    }
+    # In a function, it may be the function's own words.
+    more = () if diag.context else tuple(filter(None, (diag.message_detail, diag.message_hint)))
+    return _Report(error.sqlstate, text, _identifiers(names), more, by_user=bool(diag.context))
 
 
 def _read_mysql(error: Any) -> _Report:
     args = error.args
     code = args[0] if args and isinstance(args[0], int) and args[0] else None
     text = str(args[-1]) if args and not (len(args) == 1 and code) else ""
+    if args[:1] == (0,):  # (0, ''), (0, 'Not connected')
+        text = f"(0) {text}"
     return _Report(code, text, _identifiers(_cut(_MYSQL_TEMPLATES, code, text)))
 
 
@@ -306,7 +347,6 @@ _MYSQL_TEMPLATES: Final[Mapping[Any, re.Pattern[str]]] = {
             (1366, 1292),
             rf"Incorrect [\w ]{{1,32}} value: '.*' for column (?:{_TICKED}\.`(?P<column>[^`]*)`|'[^']*') at row \d+",
         ),
-        ((1146,), r"Table '[^'.]*\.(?P<table>[^'.]*)' doesn't exist"),
     )
     for code in codes
 }
@@ -321,13 +361,8 @@ _SQLITE_TEMPLATES: Final[Mapping[Any, re.Pattern[str]]] = {
         ((1299,), r"NOT NULL constraint failed: (?P<columns>.*)"),
         # An unnamed CHECK shows its expression, which is no identifier unless it is one.
         ((275,), r"CHECK constraint failed: (?P<constraint>.*)"),
-        ((1,), r"no such table: (?:main\.)?(?P<table>.*)"),
     )
     for code in codes
-}
-
-_PG_TEMPLATES: Final[Mapping[Any, re.Pattern[str]]] = {
-    "42P01": re.compile(r"relation \"(?P<table>[^\"]*)\" does not exist"),
 }
 
 
@@ -353,6 +388,8 @@ class _Driver:
 
     read: Callable[[Any], _Report]
     codeless: Mapping[str, ErrorKind]
+    #: whether the connection knows better: these errors come also when there is nothing wrong with it
+    is_asked: bool = False
 
 
 _PSYCOPG_DRIVER: Final = _Driver(
@@ -368,6 +405,7 @@ _PSYCOPG_DRIVER: Final = _Driver(
         "ProgrammingError": ErrorKind.USAGE,
         "NotSupportedError": ErrorKind.UNSUPPORTED,
     },
+    is_asked=True,
 )
 _MYSQL_DRIVER: Final = _Driver(
     _read_mysql,
@@ -376,7 +414,7 @@ _MYSQL_DRIVER: Final = _Driver(
         "DataError": ErrorKind.DATA,
         "IntegrityError": ErrorKind.INTEGRITY,
         "NotSupportedError": ErrorKind.UNSUPPORTED,
-        # What is left is the line: "(0, '')" on a closed socket, a packet out of order, "Already closed".
+        # What is left is the line: a packet out of order, "Already closed".
         "MySQLError": ErrorKind.CONNECTION_LOST,
     },
 )
@@ -495,6 +533,18 @@ def _who_cancelled(found: ErrorClass, phase: Phase, by_timeout: bool | None) -> 
     return found
 
 
+def _as_the_connection_is(found: ErrorClass, driver: _Driver | None, error: BaseException, *, lost: bool) -> ErrorClass:
+    """Return *found* as SQLAlchemy, which asked the connection, knows it: *lost*, or as good as before."""
+    codeless = driver is not None and driver.read(error).code is None
+    if lost and found.kind is not ErrorKind.CONNECTION_LOST:
+        # A driver's word without a code, on a connection that is gone, is about that.
+        unsaid = found.kind is ErrorKind.UNKNOWN or (codeless and not getattr(error, REFUSED, False))
+        return replace(treatment(ErrorKind.CONNECTION_LOST) if unsaid else found, connection_lost=True)
+    if not lost and driver is not None and driver.is_asked and codeless and found.kind is ErrorKind.CONNECTION_LOST:
+        return treatment(ErrorKind.USAGE)  # refused by the driver, before anything was sent
+    return found
+
+
 # What Python itself raises out of a driver. The first that fits counts.
 _PYTHON: Final[tuple[tuple[type[Exception], ErrorClass], ...]] = (
     (ssl.SSLCertVerificationError, ErrorClass(ErrorKind.CONNECT_FAILED, connection_lost=True)),
@@ -581,9 +631,10 @@ WORDS: Final[Mapping[ErrorKind, tuple[str, str]]] = {
     ),
     ErrorKind.PERMISSION: ("the database user may not do that", "grant it, or connect as another user"),
     ErrorKind.SYNTAX: ("the statement is not valid SQL here", "see .original for the place"),
+    # What has no more exact words, see mistakes.py.
     ErrorKind.SCHEMA: (
-        "a table, column, function or other name is missing, is there already, or is not what the statement expects",
-        "are all migrations applied? See .original for the name",
+        "a definition in the database is not what the statement expects",
+        "see .original for the name and the reason",
     ),
     ErrorKind.DATA: (
         "a value does not fit",
@@ -624,42 +675,78 @@ _WORDS_UNANSWERED: Final = (
 )
 
 
-def _where(database: str | None) -> str:
-    return f"database '{database}': " if database else ""
+def _where(database: str | None, place: str = "") -> str:
+    names = [*([f"database '{database}'"] if database else []), *([f"at {place}"] if place else [])]
+    return f"{' '.join(names)}: " if names else ""
+
+
+def _told(error: Exception, driver: _Driver, report: _Report, dialect: str, migrating: bool) -> Telling:
+    """Return which names are told, and how; *error* is SQLAlchemy's, which knows the statement."""
+    is_mysql = driver is _MYSQL_DRIVER
+    of_rows = Telling(report.names, tuple(f"{noun} {name}" for noun, name in report.names.items()))
+    statement = getattr(error, "statement", None) if isinstance(error, exc.StatementError) else None
+    if not has_mistakes(dialect, report.code) and not (is_mysql and report.names) and not may_define(statement):
+        return of_rows
+    written = read_statement(statement, getattr(error, "params", None), dialect)
+    # SIGNAL gives itself any number and any text.
+    told = tell_names(report.names, written) if is_mysql else of_rows
+    mistake = find_mistake(dialect, report.code, "" if report.by_user else report.text, written)
+    if mistake is None:
+        return told if report.by_user else tell_definition(told, dialect, report.code, report.text, written)
+    if told.facts and not mistake.name:
+        return replace(told, sub_kind=mistake.sub_kind, words=mistake.words())
+    # SQLite has no way to raise one of its codes with a text of one's own, but for number 1, of a virtual table.
+    believed = dialect == "sqlite" and report.code != 1
+    said = () if report.by_user else (report.text, *report.more)
+    return tell_mistake(mistake, written, believed=believed, migrating=migrating, said=said)
+
+
+def _told_of_connecting(error: Exception, original: Exception, found: ErrorClass, report: _Report) -> Telling:
+    connecting = noted(error, getattr(error, "orig", None), original)
+    why = None
+    if found.kind is ErrorKind.CONNECT_FAILED:
+        why = reason(original, report.text or str(original), connecting)
+    return Telling(words=why, place="" if connecting is None else connecting.place)
 
 
 def _message(
-    found: ErrorClass, report: _Report, phase: Phase, database: str | None, statement_seconds: float | None
+    found: ErrorClass,
+    report: _Report,
+    phase: Phase,
+    told: Telling,
+    database: str | None,
+    statement_seconds: float | None,
 ) -> str:
     words = _WORDS_AT_CONNECT if phase == "connect" and found.kind in _WORDS_AT_CONNECT else WORDS
-    what, advice = words[found.kind]
-    if found == _UNANSWERED:
+    what, advice = told.words or words[found.kind]
+    if found == _UNANSWERED and phase != "connect":
         what, advice = _WORDS_UNANSWERED
     elif found.kind is ErrorKind.STATEMENT_TIMEOUT and statement_seconds is not None:
         what = f"the statement took longer than {statement_seconds:g} s"
-    facts = [f"{noun} {name}" for noun, name in report.names.items()]
-    if report.code is not None:
-        facts.append(f"code {report.code}")
+    facts = [*told.facts, *([] if report.code is None else [f"code {report.code}"])]
     listed = f" ({', '.join(facts)})" if facts else ""
-    return f"{_where(database)}{what}{listed}: {advice}"
+    sentence = f". The server says: {told.sentence}" if told.sentence else ""
+    return f"{_where(database, told.place)}{what}{listed}: {advice}{sentence}"
 
 
 def _build(
     found: ErrorClass,
     report: _Report,
     phase: Phase,
+    told: Telling,
     *,
     original: BaseException,
     database: str | None,
     statement_seconds: float | None,
 ) -> PrefiqDbError:
     return error_type(found.kind)(
-        _message(found, report, phase, database, statement_seconds),
+        _message(found, report, phase, told, database, statement_seconds),
         code=report.code,
         database=database,
-        constraint=report.names.get("constraint"),
-        table=report.names.get("table"),
-        column=report.names.get("column"),
+        constraint=told.names.get("constraint"),
+        table=told.names.get("table"),
+        column=told.names.get("column"),
+        sub_kind=told.sub_kind,
         classification=found,
         original=original,
     )
@@ -764,6 +851,7 @@ def translate(
     cancelled_by_timeout: bool | None = None,
     statement_seconds: float | None = None,
     apart: bool = False,
+    migrating: bool = False,
 ) -> PrefiqDbError:
     """Return *error* as one of ours, to be raised outside any ``except`` block.
 
@@ -775,6 +863,7 @@ def translate(
         cancelled_by_timeout: who stopped the statement, where the server can't tell (57014, 1317, SQLITE_INTERRUPT, a
             socket shut by a watchdog): our timer (``True``), not our timer (``False``), not known (``None``).
         statement_seconds: how long the statement was allowed to take, for the message.
+        migrating: a migration runs: what is missing isn't mended by applying the migrations.
         apart: *error* goes on its way too, so ``.original`` is a copy of the driver's exception.
 
     The message holds kind, database, code and names of constraints, tables and columns, never a value. The driver's
@@ -797,11 +886,13 @@ def translate(
     if isinstance(original, PrefiqDbError):
         return original
     driver = _driver_of(original)
+    told = Telling()
     if isinstance(original, DeadlinePassed):
         report, found = _Report(None, "", {}), in_phase(_UNANSWERED, phase)
     elif driver is not None:
         report = driver.read(original)
         found = _classify(report, driver, original, dialect, phase)
+        told = Telling() if getattr(original, OUTDATED, False) else _told(error, driver, report, dialect, migrating)
     else:
         special = _not_a_drivers(original, dialect, phase, database)
         if special is not None:
@@ -810,14 +901,13 @@ def translate(
         if python is None:
             return _usage(original, database)
         report, found = _Report(None, "", {}), python
-    if phase == "statement" and getattr(error, "connection_invalidated", False):
-        # SQLAlchemy has thrown the connection away, so whatever it was, it is lost.
-        found = replace(
-            treatment(ErrorKind.CONNECTION_LOST) if found.kind is ErrorKind.UNKNOWN else found, connection_lost=True
-        )
+    if phase == "statement" and isinstance(error, exc.DBAPIError) and not isinstance(original, DeadlinePassed):
+        found = _as_the_connection_is(found, driver, original, lost=error.connection_invalidated)
     found = _who_cancelled(found, phase, cancelled_by_timeout)
+    if phase == "connect":
+        told = _told_of_connecting(error, original, found, report)
     return _build(
-        found, report, phase, original=clean(original), database=database, statement_seconds=statement_seconds
+        found, report, phase, told, original=clean(original), database=database, statement_seconds=statement_seconds
     )
 
 

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Future
+from functools import partial
 from typing import Any, Final, TypeVar
 
 import asyncmy
 from asyncmy.connection import Connection as _AsyncmyConnection
 from asyncmy.connection import MySQLResult
-from asyncmy.constants.CLIENT import MULTI_STATEMENTS
+from asyncmy.constants.CLIENT import MULTI_STATEMENTS, SSL
+from asyncmy.constants.CR import CR_SSL_CONNECTION_ERROR
 from asyncmy.protocol import EOFPacketWrapper
 from sqlalchemy.dialects.mysql.asyncmy import (
     AsyncAdapt_asyncmy_connection,
@@ -22,8 +25,11 @@ from sqlalchemy.dialects.mysql.asyncmy import (
     AsyncAdapt_asyncmy_ss_cursor,
 )
 
-from prefiq_db.bridge import await_
+from prefiq_db.bridge import await_, to_its_end
+from prefiq_db.drivers.challenges import CHALLENGES, refusal
 from prefiq_db.drivers.deadlines import UNBOUNDED_SECONDS, DeadlinePassed
+from prefiq_db.drivers.refusals import LastWords, ends_conversation, sequence_of_refusal
+from prefiq_db.drivers.stopping import STOP_SECONDS, beside, port_of
 
 T = TypeVar("T")
 
@@ -62,31 +68,108 @@ class Connection(_AsyncmyConnection):
     """A connection that runs one statement a time, and knows what the server last said of its transaction.
 
     asyncmy always asks for several statements in one text, and forgets a status of 0: autocommit off, no transaction.
+    It asks for TLS without looking whether the server offers it, and tells the password to whoever asks.
+
+    Args:
+        tls_required: whether a server without TLS is refused.
+        may_tell: whether the password itself may be sent without TLS.
     """
 
     # asyncmy's own, which its type information leaves out.
     _client_flag: int
+    _next_seq_id: int
+    _proto: Any
+    _transport: Any
+    _fill_buffer: Any
+    _password: bytes
+    _secure: bool
+    _ssl_context: Any
+    server_capabilities: int
 
-    def __init__(self, **arguments: Any) -> None:
+    def __init__(self, *, tls_required: bool, may_tell: bool, **arguments: Any) -> None:
+        self._tls_required, self._may_tell = tls_required, may_tell
+        self._public_key: Any = None
         super().__init__(**arguments)  # type: ignore[no-untyped-call]
         self._client_flag &= ~MULTI_STATEMENTS
+
+    async def _request_authentication(self) -> Any:
+        if self._ssl_context is not None and not self.server_capabilities & SSL:
+            if self._tls_required:
+                raise asyncmy.errors.OperationalError(
+                    CR_SSL_CONNECTION_ERROR, "SSL is required but the server doesn't support it"
+                )
+            self._ssl_context = None
+        return await super()._request_authentication()  # type: ignore[misc]
+
+    async def _process_auth(self, plugin_name: bytes, auth_packet: Any) -> Any:
+        if self._is_overheard and plugin_name not in CHALLENGES:
+            raise refusal(plugin_name)
+        return await super()._process_auth(plugin_name, auth_packet)  # type: ignore[misc]
+
+    @property
+    def _server_public_key(self) -> Any:
+        # To encrypt the password with, where TLS doesn't; it may be anybody's.
+        if self._is_overheard:
+            raise refusal()
+        return self._public_key
+
+    @_server_public_key.setter
+    def _server_public_key(self, key: Any) -> None:
+        self._public_key = key
+
+    @property
+    def _is_overheard(self) -> bool:
+        return bool(self._password) and not (self._secure or self._may_tell)
 
     async def _read_query_result(self, unbuffered: bool = False) -> None:
         self._result = None
         result = _Result(self)
-        if unbuffered:
-            try:
+        transport = self._transport
+        if self._next_seq_id > 1 or transport.get_write_buffer_size() or transport.is_closing():
+            await self._heed_refusal(transport)
+        try:
+            if unbuffered:
                 await result.init_unbuffered_query()  # type: ignore[no-untyped-call]
-            except Exception:
+            else:
+                await result.read()  # type: ignore[no-untyped-call]
+        except Exception as error:
+            if unbuffered:
                 result.unbuffered_active = False
                 result.connection = None
-                raise
-        else:
-            await result.read()  # type: ignore[no-untyped-call]
+            if ends_conversation(error):
+                self._hang_up()
+            raise
         self._result = result
         self._affected_rows = result.affected_rows
         if not unbuffered or not result.unbuffered_active:
             self.server_status = result.server_status
+
+    async def _heed_refusal(self, transport: Any) -> None:
+        """Wait for the answer to a statement that is not all sent yet; the server may refuse it before it has read it.
+
+        When sending fails, the transport reads no more, and the refusal stays where only a second handle finds it.
+        """
+        with LastWords(transport) as last_words:
+            try:
+                await self._fill_buffer(5)
+            except asyncmy.errors.OperationalError:
+                payload = last_words.refusal()
+                if payload is None:
+                    raise
+            else:
+                start = self._proto.pos
+                head = self._proto.buffer[start : start + 5]
+                self._next_seq_id = sequence_of_refusal(head) or self._next_seq_id
+                return
+        self._hang_up()
+        asyncmy.errors.raise_mysql_exception(payload)
+
+    def _hang_up(self) -> None:
+        """Close the connection without a word; nobody reads what is still to be sent."""
+        if self._transport is not None:
+            self._transport.abort()
+        self.close()
+        self.server_status = 0
 
 
 async def connect(**arguments: Any) -> Connection:
@@ -101,12 +184,18 @@ class Clock(asyncio.Lock):
 
     Attributes:
         patience_seconds: the longest that a request may take.
+        end_session: ends a session from another connection, by its number and its client's port.
+        is_committing: COMMIT is under way: whoever gives up waiting for it must let it go on.
     """
 
     def __init__(self, connection: Any) -> None:
         super().__init__()
         self.patience_seconds: float = UNBOUNDED_SECONDS
+        self.end_session: Callable[[int, int | None], None] | None = None
+        self.is_committing = False
         self._connection = connection
+        # Now, for a transport that is closed doesn't tell it everywhere.
+        self._port = port_of(connection._transport.get_extra_info("sockname"))
         self._timer: asyncio.TimerHandle | None = None
         self._passed = False
 
@@ -117,12 +206,24 @@ class Clock(asyncio.Lock):
     async def __aexit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self.release()
+        try:
+            # A coroutine that is closed (GeneratorExit) can't wait, and asyncmy has an error of its own for the rest.
+            if isinstance(error, asyncio.CancelledError) and (ended := self._session_ended()) is not None:
+                await to_its_end(asyncio.wait([asyncio.wrap_future(ended)], timeout=STOP_SECONDS), 2 * STOP_SECONDS)
+        finally:
+            self.release()
         if self._passed and isinstance(error, Exception):
             raise AsyncmyDeadlinePassed(f"no answer within {self.patience_seconds:g} s")
 
+    def _session_ended(self) -> Future[None] | None:
+        """Begin to end the session at the server, where its statement would go on; return when that is done."""
+        if self.end_session is None or self.is_committing:
+            return None
+        return beside(partial(self.end_session, self._connection.thread_id(), self._port))
+
     def _break_off(self) -> None:
         self._passed = True
+        self._session_ended()
         if self._connection._transport is not None:
             # Below the driver: whatever it waits for, reading or writing, ends.
             self._connection._transport.abort()

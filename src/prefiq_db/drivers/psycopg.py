@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import socket
 import time
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import psycopg
-from psycopg import waiting
+from psycopg import capabilities, generators, waiting
+from psycopg._preparing import PrepareManager
 from psycopg.errors import _WaitTimeout
 from psycopg.pq import TransactionStatus
 
+from prefiq_db.bridge import to_its_end
+from prefiq_db.drivers.challenges import in_tls, is_refused, refusal
 from prefiq_db.drivers.deadlines import DeadlinePassed, Shares, addresses_of, is_name
+from prefiq_db.drivers.stopping import STOP_SECONDS, beside, tell
 
-logger = logging.getLogger("prefiq_db.drivers")
+#: A longer text is never prepared, in bytes; it is a dump or a generated list, and each connection would remember it.
+LONGEST_PREPARED: Final = 50_000
 
 # How often psycopg looks up from a wait, to hear Ctrl-C; its own number.
 _INTERVAL_SECONDS: Final = 0.1
-# What a cancelled caller may wait for the server to stop the statement. Five seconds twice, psycopg's own limits, are
-# an eternity to whoever said asyncio.timeout(1).
-_CANCEL_SECONDS: Final = 0.4
 
 _shares: ContextVar[Shares | None] = ContextVar("prefiq_db_connect_shares", default=None)
 
@@ -75,11 +77,26 @@ def _addresses(found: list[tuple[Any, ...]]) -> list[str]:
     return list(dict.fromkeys(place[4][0] for place in found))
 
 
+class _Preparing(PrepareManager):
+    """Counts how often a statement comes, in order to prepare it, unless its text is long: a hundred are remembered."""
+
+    def maybe_add_to_cache(self, query: Any, prep: Any, name: bytes) -> Any:
+        if len(query.query) > LONGEST_PREPARED:
+            return None
+        return super().maybe_add_to_cache(query, prep, name)
+
+
 class _Hurried:
     """Gives each host its share of the time for connecting, whatever the server says or doesn't say meanwhile."""
 
     #: the longest a request may take; ``None``: for ever
     patience_seconds: float | None = None
+    #: COMMIT is under way: whoever gives up waiting for it must let it go on
+    is_committing = False
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._prepared: PrepareManager = _Preparing()
 
     @classmethod
     def _connect_gen(cls, conninfo: str = "") -> Any:
@@ -143,8 +160,15 @@ class _Hurried:
 
     def _broken_off(self) -> PsycopgDeadlinePassed:
         """Close the connection, which is in the middle of a reply, and return the error to raise."""
+        if self._can_be_stopped() and capabilities.has_cancel_safe():
+            # The caller's time is over: the server is asked beside, and by what outlives the connection.
+            beside(partial(_cancel, self.pgconn.cancel_conn()))  # type: ignore[attr-defined]
         self.pgconn.finish()  # type: ignore[attr-defined]
         return passed(self.patience_seconds or 0.0)
+
+    def _can_be_stopped(self) -> bool:
+        active: bool = self.pgconn.transaction_status == TransactionStatus.ACTIVE  # type: ignore[attr-defined]
+        return active and not self.is_committing
 
 
 class Connection(_Hurried, psycopg.Connection[Any]):
@@ -157,6 +181,18 @@ class Connection(_Hurried, psycopg.Connection[Any]):
         if not places.are_known(arguments):
             lookups = Shares(_half_way(until), len(places.hosts))
             arguments |= places.arguments([cls._look_up(host, port, lookups.next()) for host, port in places.hosts])
+        try:
+            return cls._connect_once(until, arguments)
+        except psycopg.OperationalError as error:
+            again = _in_tls(error, arguments)
+        try:
+            return cls._connect_once(until, again)
+        except psycopg.OperationalError as error:
+            failure = _failed_in_tls(error)
+        raise failure
+
+    @classmethod
+    def _connect_once(cls, until: float, arguments: dict[str, Any]) -> Any:
         cls._hurrying(until, arguments)
         try:
             return cls.connect(**arguments)._hurried(until)
@@ -182,23 +218,26 @@ class Connection(_Hurried, psycopg.Connection[Any]):
         except _WaitTimeout:
             if timeout is not None:
                 raise
-        except (KeyboardInterrupt, SystemExit):
+        except psycopg.Error:
+            raise
+        except BaseException:
+            # Ctrl-C, or whatever else a signal handler raises: a job queue's time limit is an ordinary exception.
             self._stop(gen)
             raise
         raise self._broken_off()
 
     def _stop(self, gen: Any) -> None:
         """Ask the server to stop the statement; close the connection unless it does so at once."""
-        if self.pgconn.transaction_status != TransactionStatus.ACTIVE:
+        if not self._can_be_stopped():
             return
-        until = time.monotonic() + _CANCEL_SECONDS
+        until = time.monotonic() + STOP_SECONDS
         try:
-            self.cancel_safe(timeout=_CANCEL_SECONDS)
+            self.cancel_safe(timeout=STOP_SECONDS)
             waiting.wait(gen, self.pgconn.socket, interval=_INTERVAL_SECONDS, timeout=_left(until))
         except psycopg.errors.QueryCanceled:
             return
         except Exception as error:  # noqa: BLE001 - whatever it was, what interrupted the caller goes on
-            _tell(error)
+            tell(error)
             self.pgconn.finish()
         except BaseException:
             self.pgconn.finish()
@@ -215,6 +254,18 @@ class AsyncConnection(_Hurried, psycopg.AsyncConnection[Any]):
             lookups = Shares(_half_way(until), len(places.hosts))
             addresses = [await cls._look_up(host, port, lookups.next()) for host, port in places.hosts]
             arguments |= places.arguments(addresses)
+        try:
+            return await cls._connect_once(until, arguments)
+        except psycopg.OperationalError as error:
+            again = _in_tls(error, arguments)
+        try:
+            return await cls._connect_once(until, again)
+        except psycopg.OperationalError as error:
+            failure = _failed_in_tls(error)
+        raise failure
+
+    @classmethod
+    async def _connect_once(cls, until: float, arguments: dict[str, Any]) -> Any:
         cls._hurrying(until, arguments)
         try:
             return (await cls.connect(**arguments))._hurried(until)
@@ -247,25 +298,41 @@ class AsyncConnection(_Hurried, psycopg.AsyncConnection[Any]):
             if timeout is not None:
                 raise
         except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):
-            await self._stop(gen)
+            if self._can_be_stopped():
+                # In a task of its own: anyio would cancel this one again at each await.
+                await to_its_end(self._stop(gen), 2 * STOP_SECONDS)
             raise
         raise self._broken_off()
 
     async def _stop(self, gen: Any) -> None:
-        if self.pgconn.transaction_status != TransactionStatus.ACTIVE:
-            return
-        until = time.monotonic() + _CANCEL_SECONDS
+        until = time.monotonic() + STOP_SECONDS
         try:
-            await self.cancel_safe(timeout=_CANCEL_SECONDS)
+            await self.cancel_safe(timeout=STOP_SECONDS)
             await waiting.wait_async(gen, self.pgconn.socket, interval=_INTERVAL_SECONDS, timeout=_left(until))
         except psycopg.errors.QueryCanceled:
             return
         except Exception as error:  # noqa: BLE001 - likewise
-            _tell(error)
+            tell(error)
             self.pgconn.finish()
         except BaseException:
             self.pgconn.finish()
             raise
+
+
+def _in_tls(error: psycopg.OperationalError, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Return what to try once more after *error*; raise what there is to raise when it is final.
+
+    ``prefer`` doesn't say whether the server, which asked for the password itself, had been asked under TLS.
+    """
+    if not is_refused(error, arguments):
+        raise error
+    if arguments["sslmode"] != "prefer":
+        raise refusal()
+    return in_tls(arguments)
+
+
+def _failed_in_tls(error: psycopg.OperationalError) -> Exception:
+    return refusal() if "does not support SSL" in str(error) else error
 
 
 def _half_way(until: float) -> float:
@@ -278,6 +345,10 @@ def _left(until: float) -> float:
     return max(0.0, until - time.monotonic())
 
 
-def _tell(error: Exception) -> None:
-    # Only the class: the text may hold what the server said.
-    logger.info("a cancelled statement was not stopped by the server (%s): connection closed", type(error).__name__)
+def _cancel(request: Any) -> None:
+    """Send a request to cancel, made of a connection that may be closed by now."""
+    try:
+        request.start()
+        waiting.wait_conn(generators.cancel(request), interval=_INTERVAL_SECONDS, timeout=STOP_SECONDS)
+    finally:
+        request.finish()

@@ -5,15 +5,21 @@ from __future__ import annotations
 import socket
 import ssl
 import time
+from collections.abc import Callable
+from concurrent.futures import wait
+from functools import partial
 from typing import Any
 
 import pymysql
 from pymysql.connections import MySQLResult
 from pymysql.constants import CR
 from pymysql.cursors import SSCursor
-from pymysql.protocol import EOFPacketWrapper
+from pymysql.protocol import EOFPacketWrapper, MysqlPacket
 
+from prefiq_db.drivers.challenges import CHALLENGES, refusal
 from prefiq_db.drivers.deadlines import UNBOUNDED_SECONDS, DeadlinePassed, Shares, addresses_of
+from prefiq_db.drivers.refusals import ERROR, ends_conversation, sequence_of_refusal
+from prefiq_db.drivers.stopping import STOP_SECONDS, beside, port_of
 
 # Everything of a cursor that the next result replaces.
 _OF_ONE_RESULT = ("_result", "_rows", "rowcount", "rownumber", "lastrowid", "description")
@@ -72,11 +78,23 @@ class Connection(pymysql.connections.Connection):
     _rfile: Any
     _force_close: Any
     _result: Any
+    _next_seq_id: int
     ctx: ssl.SSLContext | None
     _ssl_required: bool
+    server_thread_id: tuple[int]
+    _secure: bool
+    password: Any
 
     patience_seconds: float = UNBOUNDED_SECONDS
+    #: ends a session from another connection, by its number and its client's port
+    end_session: Callable[[int, int | None], None] | None = None
+    #: COMMIT is under way: whoever gives up waiting for it must let it go on
+    is_committing = False
     _connected_by: float | None = None
+
+    #: whether the password itself may be sent without TLS
+    may_tell = False
+    _public_key: Any = None
 
     def connect_within(self, until: float) -> None:
         """Connect, greet and log in until a moment on the monotonic clock."""
@@ -93,6 +111,26 @@ class Connection(pymysql.connections.Connection):
         if _is_ours(failure):
             raise PyMySQLDeadlinePassed("no connection in time")
         raise pymysql.err.OperationalError(CR.CR_CONN_HOST_ERROR, f"Can't connect to MySQL server ({failure})")
+
+    def _process_auth(self, plugin_name: bytes, auth_packet: Any, handler: Any = None) -> Any:
+        if self._is_overheard and plugin_name not in CHALLENGES:
+            raise refusal(plugin_name)
+        return super()._process_auth(plugin_name, auth_packet, handler)  # type: ignore[misc]
+
+    @property
+    def server_public_key(self) -> Any:
+        """The RSA key to encrypt the password with, where TLS doesn't; it may be anybody's."""
+        if self._is_overheard:
+            raise refusal()
+        return self._public_key
+
+    @server_public_key.setter
+    def server_public_key(self, key: Any) -> None:
+        self._public_key = key
+
+    @property
+    def _is_overheard(self) -> bool:
+        return bool(self.password) and not (self._secure or self.may_tell)
 
     def _dialled(self, until: float) -> socket.socket:
         """Return a socket that is connected to the first of the host's addresses that answers."""
@@ -136,10 +174,35 @@ class Connection(pymysql.connections.Connection):
             failure = error
         else:
             return
-        self._force_close()
+        refusal = None if _is_ours(failure) else self._refusal()
         if _is_ours(failure):
+            self._give_up()
             raise self._passed()
+        self._force_close()
+        if refusal is not None:
+            self.server_status = 0
+            refusal.raise_for_error()
         raise pymysql.err.OperationalError(CR.CR_SERVER_GONE_ERROR, f"MySQL server has gone away ({failure!r})")
+
+    def _refusal(self) -> Any:
+        """Return what the server said before it stopped reading, if it is an error and still arrived."""
+        try:
+            header = self._rfile.read(4)
+            said = self._rfile.read(int.from_bytes(header[:3], "little")) if len(header) == 4 else b""
+        except OSError:  # the failed send is what there is to tell
+            return None
+        return MysqlPacket(said, self.encoding) if said[:1] == ERROR else None
+
+    def _heed_refusal(self) -> None:
+        """Take the server's word for it when it refused a statement of many packets before it had read them all."""
+        try:
+            head = self._rfile.peek(5)
+        except OSError as error:
+            failure = error
+        else:
+            self._next_seq_id = sequence_of_refusal(head) or self._next_seq_id
+            return
+        raise self._broken(failure)
 
     def _read_bytes(self, num_bytes: int) -> bytes:
         try:
@@ -147,26 +210,48 @@ class Connection(pymysql.connections.Connection):
         except OSError as error:
             failure = error
         except BaseException:
-            self._force_close()
+            self._give_up(STOP_SECONDS)
             raise
         else:
             if len(data) == num_bytes:
                 return data
             failure = OSError("it was closed")
-        self._force_close()
+        raise self._broken(failure)
+
+    def _broken(self, failure: OSError) -> pymysql.err.OperationalError:
+        """Close the connection, on which reading failed, and return the error to raise."""
         if _is_ours(failure):
-            raise self._passed()
-        raise pymysql.err.OperationalError(
+            self._give_up()
+            return self._passed()
+        self._force_close()
+        return pymysql.err.OperationalError(
             CR.CR_SERVER_LOST, f"Lost connection to MySQL server during query ({failure})"
         )
+
+    def _give_up(self, seconds: float = 0.0) -> None:
+        """Close the connection and end its session at the server; wait for that at most *seconds*."""
+        stop: Callable[[], None] | None = None
+        if self.end_session is not None and not self.is_committing and self._connected_by is None and self._sock:
+            stop = partial(self.end_session, self.server_thread_id[0], port_of(self._sock.getsockname()))
+        self._force_close()
+        if stop is not None:
+            wait([beside(stop)], timeout=seconds)
 
     def _read_query_result(self, unbuffered: bool = False) -> Any:
         self._result = None
         result = _Result(self)
-        if unbuffered:
-            result.init_unbuffered_query()
-        else:
-            result.read()
+        if self._next_seq_id > 1:
+            self._heed_refusal()
+        try:
+            if unbuffered:
+                result.init_unbuffered_query()
+            else:
+                result.read()
+        except Exception as error:
+            if ends_conversation(error):
+                self._force_close()
+                self.server_status = 0
+            raise
         self._result = result
         if result.server_status is not None:
             self.server_status = result.server_status

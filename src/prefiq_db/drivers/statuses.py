@@ -9,8 +9,5 @@ from typing import Final
 
 IN_TRANSACTION: Final = 1
 AUTOCOMMIT: Final = 2
-
-
-def is_at_rest(status: int) -> bool:
-    """Return whether no transaction is open and each statement commits itself."""
-    return status & (IN_TRANSACTION | AUTOCOMMIT) == AUTOCOMMIT
+# Of these two only the second: no transaction is open, and each statement commits itself.
+AT_REST_OF: Final = IN_TRANSACTION | AUTOCOMMIT

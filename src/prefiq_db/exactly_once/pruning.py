@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
-import threading
 import time
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import text
@@ -16,6 +14,8 @@ from prefiq_db.errors import PrefiqDbError
 from prefiq_db.exactly_once.tokens import MARGIN_SECONDS, RETENTION_SECONDS
 from prefiq_db.execution.shapes import executed
 from prefiq_db.execution.standard import StandardRoad
+from prefiq_db.forks import renewed
+from prefiq_db.tags import NO_TAGS
 
 if TYPE_CHECKING:
     from prefiq_db.reports import ExecuteResult
@@ -38,7 +38,7 @@ class Pruner:
     def __init__(self, road: StandardRoad, database: str) -> None:
         self.road = road
         self.database = database
-        self._lock = threading.Lock()
+        self._lock = renewed(self, "_lock")
         self._due_at = time.monotonic() + random.uniform(0, INTERVAL_SECONDS)
 
     def prune_if_due(self) -> None:
@@ -46,7 +46,8 @@ class Pruner:
         now = time.monotonic()
         if now < self._due_at and random.random() > _CHANCE:
             return
-        if not self._lock.acquire(blocking=False):
+        lock = self._lock
+        if not lock.acquire(blocking=False):
             return
         try:
             # When there was more than one statement may remove, the next comer goes on.
@@ -61,11 +62,11 @@ class Pruner:
                 extra={"database": self.database, "error_kind": error.kind.value},
             )
         finally:
-            self._lock.release()
+            lock.release()
 
     def prune(self, limit: int) -> int:
         """Remove at most *limit* old tokens; return how many there were."""
         statement = text(self.road.dialect.prune_sql(RETENTION_SECONDS + MARGIN_SECONDS, limit))
-        call = Call("prune", MappingProxyType({}))
+        call = Call("prune", NO_TAGS)
         result: ExecuteResult = self.road.one_shot(statement, None, executed, _SECONDS, _SECONDS, call)
         return result.rowcount or 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Final
 
 from sqlalchemy import BindParameter, Executable, TextClause, TextualSelect, bindparam
@@ -12,8 +11,9 @@ from sqlalchemy import BindParameter, Executable, TextClause, TextualSelect, bin
 from prefiq_db.dialects.rules import RULES
 from prefiq_db.errors import UsageError
 from prefiq_db.execution.core_binds import check_core
-from prefiq_db.execution.facts import LONGEST_KEPT
+from prefiq_db.execution.facts import LONGEST_COMPILED, LongText
 from prefiq_db.execution.tokens import scan
+from prefiq_db.memory import Memory
 
 _SCALARS: Final = frozenset({str, int, float, bool, bytes, type(None)})
 _NO_LISTS: Final = (str, bytes, bytearray, memoryview)
@@ -22,7 +22,7 @@ _NONE: Final[Mapping[str, Any]] = {}
 
 def checked_params(params: Any) -> Mapping[str, Any] | None:
     """Return *params*, or raise if they aren't a mapping from bind name to value."""
-    if params is None or isinstance(params, Mapping):
+    if params is None or type(params) is dict or isinstance(params, Mapping):
         return params
     raise UsageError(
         f"params: expected a mapping of bind names to values, not {type(params).__name__}; "
@@ -36,7 +36,7 @@ def bound(statement: Executable, params: Mapping[str, Any] | None, dialect: str)
     Raises:
         UsageError: if a text has no bind for a name in *params*, or *params* no value for a bind.
     """
-    if type(statement) is not TextClause:
+    if not (type(statement) is TextClause or type(statement) is LongText):
         if isinstance(statement, TextualSelect):
             return _bound_select(statement, params, dialect)
         check_core(statement, params)
@@ -148,7 +148,7 @@ def _expanded(statement: TextClause, given: Mapping[str, Any], dialect: str) -> 
             raise UsageError(f"params: {name} stands in IN :{name} and elsewhere too; give the list a name of its own")
     empty = frozenset(name for name in lists if not given[name])
     plain = all(bind.required and bind.type._isnull for bind in statement._bindparams.values())
-    if plain and len(statement.text) <= LONGEST_KEPT:
+    if plain:
         return _plain_expansion(statement.text, dialect, lists, empty)
     return _expansion(statement.text, dialect, lists, empty, statement._bindparams)
 
@@ -163,9 +163,16 @@ def _is_list(name: str, value: Any, places: Sequence[Place]) -> bool:
     return False
 
 
-@lru_cache(maxsize=512)
+_plain_expansions: Final[Memory[TextClause]] = Memory(512)
+
+
 def _plain_expansion(sql: str, dialect: str, lists: frozenset[str], empty: frozenset[str]) -> TextClause:
-    return _expansion(sql, dialect, lists, empty, {})
+    key = (sql, dialect, lists, empty)
+    known = _plain_expansions.kept.get(key)
+    if known is None:
+        made = _expansion(sql, dialect, lists, empty, {})
+        return _plain_expansions.keep(key, made, sql, made.text)
+    return known
 
 
 def _expansion(
@@ -183,7 +190,7 @@ def _expansion(
             start, written = each.row_start, "(1 = 1)" if each.negated else "(1 = 0)"
         parts += [sql[place : max(place, start)], written]
         place = each.end
-    made = _ExpandingText("".join([*parts, sql[place:]]))
+    made = (_ExpandingText if len(sql) <= LONGEST_COMPILED else LongText)("".join([*parts, sql[place:]]))
     given = {name: bind for name, bind in binds.items() if name in made._bindparams and name not in lists}
     types = {name: binds[name].type for name in lists if name in binds}
     expanding = [bindparam(name, expanding=True, type_=types.get(name)) for name in lists - empty]
@@ -192,7 +199,8 @@ def _expansion(
 
 def _places(sql: str, dialect: str) -> Mapping[str, list[Place]]:
     """Return where binds stand behind IN, by name."""
-    return _kept_places(sql, dialect) if len(sql) <= LONGEST_KEPT else _find_places(sql, dialect)
+    known = _known_places.kept.get((sql, dialect))
+    return _known_places.keep((sql, dialect), _find_places(sql, dialect), sql) if known is None else known
 
 
 def _find_places(sql: str, dialect: str) -> Mapping[str, list[Place]]:
@@ -200,6 +208,7 @@ def _find_places(sql: str, dialect: str) -> Mapping[str, list[Place]]:
     texts, spans = tokens.texts, tokens.spans
     places: dict[str, list[Place]] = {}
     elsewhere = set()
+    rows = _rows(texts)
     for number, each in enumerate(texts):
         if len(each) < 2 or each[0] != ":" or each in ("::", ":="):
             continue
@@ -211,7 +220,7 @@ def _find_places(sql: str, dialect: str) -> Mapping[str, list[Place]]:
         first, last = (number - 1, number + 1) if in_parentheses else (number, number)
         negated = texts[operator - 1 : operator] == ["not"]
         operator -= negated
-        row = _row_before(texts, operator)
+        row = rows.get(operator - 1)
         row_start = None if row is None else spans[row][0]
         place = Place(spans[first][0], spans[last][1], spans[operator][0], row_start, negated, not in_parentheses)
         places.setdefault(each[1:], []).append(place)
@@ -220,21 +229,29 @@ def _find_places(sql: str, dialect: str) -> Mapping[str, list[Place]]:
     return places
 
 
-_kept_places = lru_cache(maxsize=1024)(_find_places)
+_known_places: Final[Memory[Mapping[str, list[Place]]]] = Memory(1024)
 _ELSEWHERE: Final = Place(-1, -1, -1, None, False)
 
 
-def _row_before(texts: list[str], operator: int) -> int | None:
-    """Return the piece at which ``(a, b)`` begins, when that stands before the *operator*."""
-    depth, commas = 0, 0
-    for number in range(operator - 1, -1, -1):
-        depth += {")": 1, "(": -1}.get(texts[number], 0)
-        commas += texts[number] == "," and depth == 1
-        if depth == 0:
-            before = texts[number - 1] if number else ""
+def _rows(texts: list[str]) -> Mapping[int, int]:
+    """Return where each ``(a, b)`` begins, by where it ends."""
+    rows: dict[int, int] = {}
+    opened: list[tuple[int, int]] = []
+    commas = 0
+    for number, text in enumerate(texts):
+        if text == "(":
+            opened.append((number, commas))
+            commas = 0
+        elif text == "," and opened:
+            commas += 1
+        elif text == ")" and opened:
+            start, outer = opened.pop()
+            before = texts[start - 1] if start else ""
             is_call = before and (before[0].isalpha() or before[0] in "_'") and before not in _BEFORE_ROW
-            return number if commas and not is_call else None
-    return None
+            if commas and not is_call:
+                rows[number] = start
+            commas = outer
+    return rows
 
 
 _BEFORE_ROW: Final = frozenset({"where", "and", "or", "not", "on", "having", "when", "then", "else", "select", "("})

@@ -15,12 +15,13 @@ Phase = Literal["connect", "statement", "commit"]
 
 
 class Border:
-    """Translates at one place, knowing the database's name and dialect."""
+    """Translates at one place, knowing the database's name and dialect, and whether a migration runs."""
 
-    def __init__(self, database: str, dialect: str, *, masked: bool = True) -> None:
+    def __init__(self, database: str, dialect: str, *, masked: bool = True, migrating: bool = False) -> None:
         self.database = database
         self.dialect = dialect
         self.masked = masked
+        self.migrating = migrating
 
     def cross(
         self,
@@ -59,6 +60,7 @@ class Border:
                     phase=where,
                     database=self.database,
                     cancelled_by_timeout=None if timed_out is None else timed_out(),
+                    migrating=self.migrating,
                 )
         finally:
             try:

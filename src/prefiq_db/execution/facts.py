@@ -7,7 +7,6 @@ SQLAlchemy makes of them: one judgement for both. When in doubt a statement is t
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from typing import Any, Final
 
 from sqlalchemy import Executable, TextClause, TextualSelect, text
@@ -27,11 +26,12 @@ from prefiq_db.execution.control import (
 )
 from prefiq_db.execution.no_tomorrow import LOCK_REASON, tie_of
 from prefiq_db.execution.reading import DATA_CHANGING, reading
-from prefiq_db.execution.statements import is_routine, statements_in
+from prefiq_db.execution.statements import carries_rows, is_routine, statements_in
 from prefiq_db.execution.tokens import Tokens, scan
+from prefiq_db.memory import Memory
 
-#: Longer texts are judged anew each time: they are dumps and generated lists, and would fill the memory.
-LONGEST_KEPT: Final = 100_000
+#: SQLAlchemy is not to remember texts of more characters: they are dumps and generated lists, and it counts in number.
+LONGEST_COMPILED: Final = 50_000
 
 COUNTED: Final = frozenset({"insert", "update", "delete", "merge", "replace"})
 
@@ -47,6 +47,7 @@ class Facts:
         takable: functions in it in whose place the server may call somebody's own.
         control: it begins or ends a transaction by text; never allowed.
         several: it is more than one statement; never allowed.
+        carries_rows: rows come or go beside its text (COPY); never allowed.
         commits: what in it would commit the open transaction by itself, or ``""``.
         hidden: a part of it is made into a statement by the server, so nobody can tell what that does.
         no_tomorrow: why it is of no use outside a transaction, or ``""``.
@@ -61,6 +62,7 @@ class Facts:
     takable: frozenset[str] = frozenset()
     control: bool = False
     several: bool = False
+    carries_rows: bool = False
     commits: str = ""
     hidden: bool = False
     no_tomorrow: str = ""
@@ -71,7 +73,8 @@ class Facts:
 
     def __post_init__(self) -> None:
         # Found out once: it is asked before each statement.
-        object.__setattr__(self, "stands_alone", not (self.control or self.several or self.no_tomorrow))
+        alone = not (self.control or self.several or self.carries_rows or self.no_tomorrow)
+        object.__setattr__(self, "stands_alone", alone)
 
 
 def as_executable(statement: Any) -> Executable:
@@ -81,14 +84,29 @@ def as_executable(statement: Any) -> Executable:
         UsageError: if it is neither.
     """
     if isinstance(statement, str):
-        return _text(statement) if len(statement) <= LONGEST_KEPT else text(statement)
+        known = _texts.kept.get(statement)
+        return _text(statement) if known is None else known
     if isinstance(statement, Executable):
         return statement
     raise UsageError(f"statement: expected SQL text or a SQLAlchemy Core construct, not {type(statement).__name__}")
 
 
 # One text() per SQL string keeps SQLAlchemy from parsing the bind names again on every call.
-_text = lru_cache(maxsize=1024)(text)
+_texts: Final[Memory[TextClause]] = Memory(1024)
+
+
+class LongText(TextClause):
+    """A text that SQLAlchemy compiles anew each time."""
+
+    inherit_cache = False
+    __visit_name__ = "textclause"
+
+
+def _text(sql: str) -> TextClause:
+    if len(sql) > LONGEST_COMPILED:
+        return LongText(sql)
+    made = text(sql)
+    return _texts.keep(sql, made, sql, made.text)
 
 
 def facts_of(statement: Executable, dialect: str) -> Facts:
@@ -125,7 +143,8 @@ def reading_facts(statement: Executable, dialect: Any) -> Facts:
 
 def facts_of_text(sql: str, dialect: str) -> Facts:
     """Return the facts of SQL text, as *dialect* reads it: ``postgresql``, ``mariadb``, ``mysql`` or ``sqlite``."""
-    return _kept(sql, dialect) if len(sql) <= LONGEST_KEPT else _judged(sql, dialect)
+    known = _known.kept.get((sql, dialect))
+    return _known.keep((sql, dialect), _judged(sql, dialect), sql) if known is None else known
 
 
 def _judged(sql: str, dialect: str) -> Facts:
@@ -138,7 +157,7 @@ def _judged(sql: str, dialect: str) -> Facts:
     return facts
 
 
-_kept = lru_cache(maxsize=2048)(_judged)
+_known: Final[Memory[Facts]] = Memory(2048)
 
 
 def _together(one: Facts, other: Facts) -> Facts:
@@ -146,6 +165,7 @@ def _together(one: Facts, other: Facts) -> Facts:
         one,
         control=one.control or other.control,
         several=one.several or other.several,
+        carries_rows=one.carries_rows or other.carries_rows,
         commits=one.commits or other.commits,
         hidden=one.hidden or other.hidden,
         no_tomorrow=one.no_tomorrow or other.no_tomorrow,
@@ -177,6 +197,7 @@ def _facts_of_part(tokens: Tokens, sql: str, rules: Rules, dialect: str) -> Fact
     return Facts(
         verb=_verb(words, tokens.texts),
         reads_only=read.sure,
+        carries_rows=carries_rows(tokens.texts),
         takable=read.takable,
         commits=committing_word(words, tokens.texts, rules, compound, temporary),
         hidden=rules.dynamic and not is_routine(words) and is_dynamic(words, compound),

@@ -112,26 +112,27 @@ def _variables(words: list[str], tokens: Tokens, rules: Rules, compound: bool) -
 
 def _calls(tokens: Tokens, rules: Rules, compound: bool) -> Iterator[Tie]:
     texts = tokens.texts
+    follows = "nextval" in texts
     for place in range(1, len(texts)):
         if texts[place] != "(" or (place > 1 and texts[place - 2] in _BEFORE_NAME):
             continue
         name = texts[place - 1]
-        if name == "set_config" and not _ends_with_true(texts[place:]):
+        if name == "set_config" and not _ends_with_true(texts, place):
             reason = "set_config would change a pooled connection for whoever gets it next"
             yield Tie(f"{reason}; use settings or transaction()")
         if name in _SESSION_LOCKS or name.startswith(("pg_advisory_", "pg_try_advisory_")):
             reason = "a session lock belongs to one connection, and the next statement may get another"
             yield Tie(reason, lingers="_xact_" not in name)
-        if not compound and _asks(name, texts, place, rules):
+        if not compound and _asks(name, texts, place, rules, follows):
             yield Tie(ANSWERS_REASON, lingers=False)
 
 
-def _asks(name: str, texts: list[str], place: int, rules: Rules) -> bool:
-    """Return whether a call asks what the connection did before."""
+def _asks(name: str, texts: list[str], place: int, rules: Rules, follows: bool) -> bool:
+    """Return whether a call asks what the connection did before; *follows* is whether there is a nextval."""
     if texts[place + 1 : place + 2] == [")"]:
         return name in rules.functions.session
     # Beside a nextval in the same statement it tells of that one.
-    return name in rules.functions.session_by_name and "nextval" not in texts
+    return name in rules.functions.session_by_name and not follows
 
 
 def _writes(texts: list[str]) -> bool:
@@ -163,11 +164,15 @@ def _is_name(text: str) -> bool:
     return text == QUOTED or is_word(text)
 
 
-def _ends_with_true(texts: list[str]) -> bool:
-    """Return whether the last argument of the call whose parenthesis comes first is the word TRUE."""
+# Its arguments are three; whatever is longer is taken for a setting that stays.
+_LONGEST_CALL: Final = 200
+
+
+def _ends_with_true(texts: list[str], opens: int) -> bool:
+    """Return whether the last argument of the call whose parenthesis stands there is the word TRUE."""
     depth = 0
-    for place, text in enumerate(texts):
-        depth += {"(": 1, ")": -1}.get(text, 0)
+    for place in range(opens, min(opens + _LONGEST_CALL, len(texts))):
+        depth += {"(": 1, ")": -1}.get(texts[place], 0)
         if depth == 0:
             return texts[place - 2 : place] == [",", "true"]
     return False

@@ -15,6 +15,11 @@ def refuse_everywhere(facts: Facts) -> None:
             "several statements in one text: send one statement per call; what belongs together goes into "
             "transaction(), with a call for each"
         )
+    if facts.carries_rows:
+        raise StatementRefusedError(
+            "COPY from stdin or to stdout: its rows come and go beside the statement, and a verb can't carry them; "
+            "use execute_many, or cursor.copy() of psycopg on db.engine.raw_connection()"
+        )
 
 
 def refuse_one_shot(facts: Facts) -> None:

@@ -227,7 +227,7 @@ class _OneShot:
         else:
             with checkout_within(self._left(self.within_seconds)):
                 self.connection = connection = road.connect_without_begin()
-        state = road.state(connection)
+        state = road.dialect.session_of(connection._dbapi_connection)
         state.one_shot = True
         if type(self.statement) is not TextClause:  # a text was judged before it came here
             state.guard = road.refuse_untied

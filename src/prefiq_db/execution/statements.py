@@ -39,17 +39,19 @@ def _parts(tokens: Tokens, rules: Rules) -> Iterator[Tokens]:
         elif text == "case":
             depth += texts[place - 1] != "end"
         elif text == "begin":
-            depth += _opens_body(texts[start : place + 2], depth, rules)
+            depth += _opens_body(texts, start, place, depth, rules)
         elif depth > 0 and (texts[place + 1] == "case" or texts[place + 1] not in rules.structures):
             depth -= 1
     yield tokens.slice(start, len(texts))
 
 
-def _opens_body(texts: list[str], depth: int, rules: Rules) -> bool:
-    """Return whether the BEGIN before the last of *texts* opens a body."""
+def _opens_body(texts: list[str], start: int, place: int, depth: int, rules: Rules) -> bool:
+    """Return whether the BEGIN at *place*, in the statement from *start* on, opens a body."""
+    following = texts[place + 1]
     if rules.body_begins is not None:  # everything else stands in quotes there, and a parameter may be called begin
-        return texts[-1] == rules.body_begins and depth == 0
-    return depth > 0 or texts[-1] == "not" or is_routine([text for text in texts[:60] if text and is_word(text)])
+        return following == rules.body_begins and depth == 0
+    head = texts[start : min(start + 60, place + 2)]
+    return depth > 0 or following == "not" or is_routine([text for text in head if text and is_word(text)])
 
 
 def _whole_structures(parts: list[Tokens], rules: Rules) -> list[Tokens]:
@@ -66,3 +68,13 @@ def _whole_structures(parts: list[Tokens], rules: Rules) -> list[Tokens]:
 
 def _ends_structure(words: list[str], rules: Rules) -> bool:
     return words[0] in _GO_ON or (words[0] == "end" and not rules.structures.isdisjoint(words[1:2]))
+
+
+def carries_rows(texts: list[str]) -> bool:
+    """Return whether a statement is COPY with its rows on the connection, and not in a file of the server's."""
+    depth = 0
+    for place, text in enumerate(texts if texts[0] == "copy" else []):
+        depth += {"(": 1, ")": -1}.get(text, 0)
+        if depth == 0 and texts[place : place + 2] in (["from", "stdin"], ["to", "stdout"]):
+            return True
+    return False

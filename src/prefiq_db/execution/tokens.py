@@ -20,12 +20,14 @@ class Tokens:
         spans: where each stands in the text.
         doubtful: the server's mode decides where a string ends.
         code_comment: there is a comment that a server may carry out (MariaDB's ``/*! ... */``).
+        words: those of the texts that are words.
     """
 
     texts: list[str] = field(default_factory=list)
     spans: list[tuple[int, int]] = field(default_factory=list)
     doubtful: bool = False
     code_comment: bool = False
+    _words: list[str] | None = None
 
     def add(self, text: str, start: int, end: int) -> None:
         self.texts.append(text)
@@ -37,7 +39,9 @@ class Tokens:
 
     @property
     def words(self) -> list[str]:
-        return [text for text in self.texts if is_word(text)]
+        if self._words is None:
+            self._words = [text for text in self.texts if is_word(text)]
+        return self._words
 
 
 def is_word(text: str) -> bool:
@@ -52,11 +56,17 @@ def scan(sql: str, lexis: Lexis, *, comments_are_code: bool = True) -> Tokens:
     """
     tokens, in_code = Tokens(), False
     match, place, end = lexis.token.match, 0, len(sql)
+    texts, spans = tokens.texts, tokens.spans
     while place < end:
         found = match(sql, place)
         assert found is not None, "whatever nothing else matches, `other` does"
         kind, stop = found.lastgroup, found.end()
-        if kind == "word" or kind == "mark" or kind == "bind":
+        if kind == "word" or kind == "mark":  # most pieces
+            texts.append(found.group().lower())
+            spans.append((place, stop))
+        elif kind == "skip":
+            pass
+        elif kind == "bind":
             tokens.add(_named(found.group()), place, stop)
         elif kind == "quoted":
             tokens.doubtful = tokens.doubtful or _by_mode(found.group(), lexis)
@@ -83,7 +93,7 @@ def scan(sql: str, lexis: Lexis, *, comments_are_code: bool = True) -> Tokens:
 
 
 def _named(text: str) -> str:
-    return f":{text[2:-2]}" if text[0] == "%" else text.lower() if text[0] != ":" else text
+    return f":{text[2:-2]}" if text[0] == "%" else text
 
 
 def _by_mode(quoted: str, lexis: Lexis) -> bool:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import CursorResult, TextClause
 from sqlalchemy.sql.selectable import TextualSelect
 from sqlalchemy.types import TypeEngine, to_instance
 
 from prefiq_db.errors import UsageError
-from prefiq_db.execution.facts import as_executable
+from prefiq_db.execution.facts import LONGEST_COMPILED, as_executable
 from prefiq_db.execution.shapes import Shape
+from prefiq_db.memory import Memory
 
 Types = Mapping[str, Any]
 
@@ -34,8 +34,18 @@ def typed(statement: Any, types: Types | None, shape: Shape) -> tuple[Any, Shape
 
 
 # One for each text and types: SQLAlchemy would compile it anew each time.
-@lru_cache(maxsize=512)
+_known: Final[Memory[TextualSelect]] = Memory(512)
+
+
 def _with_columns(text: TextClause, types: tuple[tuple[str, Any], ...]) -> TextualSelect:
+    known = _known.kept.get((text, types))
+    if known is None:
+        made = _made(text, types)
+        return made if len(text.text) > LONGEST_COMPILED else _known.keep((text, types), made, text.text)
+    return known
+
+
+def _made(text: TextClause, types: tuple[tuple[str, Any], ...]) -> TextualSelect:
     for name, type_ in types:
         if not isinstance(type_, TypeEngine) and not (isinstance(type_, type) and issubclass(type_, TypeEngine)):
             raise UsageError(f"types[{name!r}]: expected a type of SQLAlchemy or prefiq_db.types, such as Money")

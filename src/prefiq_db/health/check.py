@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -17,6 +16,7 @@ from prefiq_db.health.findings import Finding, Health, Verdict, verdict_of
 from prefiq_db.health.flight import Flight, TaskFlight, ThreadFlight
 from prefiq_db.health.probe import Held, probe
 from prefiq_db.health.watch import Pace, Subject, Watch
+from prefiq_db.unrun import is_coroutine_function
 
 AnyDatabase = Database | AsyncDatabase
 Check = Callable[[], Any]
@@ -166,4 +166,4 @@ def _begin_check(name: str, check: Check) -> Flight:
 
 
 def _is_async(check: Check) -> bool:
-    return inspect.iscoroutinefunction(check)
+    return is_coroutine_function(check)

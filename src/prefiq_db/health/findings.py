@@ -8,6 +8,7 @@ from enum import StrEnum
 from functools import partial
 
 from prefiq_db.errors import ErrorKind, PrefiqDbError
+from prefiq_db.unrun import refuse_awaitable
 
 
 class Status(StrEnum):
@@ -48,6 +49,7 @@ def verdict_of(answer: object) -> Verdict:
     """Return the verdict that a check of the user's means: a :class:`Verdict`, or whether it is well."""
     if isinstance(answer, Verdict):
         return answer
+    refuse_awaitable(answer, "a health check")  # it would count as well
     return WELL if answer else Verdict(Status.FAIL, "not met")
 
 

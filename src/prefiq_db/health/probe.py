@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-import threading
 from typing import Final
 
 from sqlalchemy import Connection, text
@@ -14,6 +13,7 @@ from prefiq_db.core import DatabaseCore
 from prefiq_db.errors import ErrorKind, PoolTimeoutError, TooManyConnectionsError
 from prefiq_db.execution.shapes import one_row
 from prefiq_db.execution.standard import StandardRoad
+from prefiq_db.forks import renewed
 from prefiq_db.health.findings import WELL, Status, Verdict
 
 _AILMENTS: Final = {
@@ -35,7 +35,7 @@ class Held:
 
     def __init__(self) -> None:
         self._descriptor: int | None = None
-        self._lock = threading.Lock()
+        self._lock = renewed(self, "_lock")
 
     def take(self, road: StandardRoad, connection: Connection) -> None:
         descriptor = road.dialect.socket_of(connection.connection.dbapi_connection)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from prefiq_db.errors import ErrorKind
+from prefiq_db.forks import renewed
 from prefiq_db.health.findings import Finding, Status, Verdict
 from prefiq_db.health.flight import Flight
 
@@ -50,7 +50,7 @@ class Watch:
     def __init__(self, subject: Subject, pace: Pace) -> None:
         self._subject = subject
         self._pace = pace
-        self._lock = threading.Lock()
+        self._lock = renewed(self, "_lock")
         self._found: Finding | None = None
         self._good_until = 0.0
         self._flight: Flight | None = None

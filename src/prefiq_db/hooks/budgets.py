@@ -6,7 +6,6 @@ ORM is asked, so it is found in loops over plain SQL too.
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
 from collections.abc import Mapping
 from contextvars import ContextVar
@@ -14,6 +13,7 @@ from types import MappingProxyType
 from typing import Final, Self
 
 from prefiq_db.errors import StatementBudgetError, UsageError
+from prefiq_db.forks import renewed
 from prefiq_db.origin import Line, application_line, readable
 
 NO_BUDGETS: Final[Mapping[object, tuple[StatementBudget, ...]]] = MappingProxyType({})
@@ -35,7 +35,7 @@ class StatementBudget:
         self._key = key
         self._max_statements = max_statements
         self._max_repeats = max_repeats
-        self._lock = threading.Lock()
+        self._lock = renewed(self, "_lock")
         self._seen: Counter[tuple[str, str, Line | None]] = Counter()
 
     @property

@@ -23,6 +23,7 @@ from prefiq_db.events import (
     ConnectionUnleaked,
     PoolTimedOut,
 )
+from prefiq_db.forks import in_child, renewed
 from prefiq_db.hooks.histogram import Histogram, drained
 from prefiq_db.hooks.registry import Hooks
 from prefiq_db.origin import readable
@@ -44,12 +45,13 @@ class ConnectionWatcher:
         self.opened_count = 0
         self.leak_count = 0
         self.lost_counts: Counter[str] = Counter()
-        self._lock = threading.Lock()
+        self._lock = renewed(self, "_lock")
         self._wait, self._use, self._create = Histogram(), Histogram(), Histogram()
         self.waits: list[float] = []
         self.uses: list[float] = []
         self._states: weakref.WeakSet[SessionState] = weakref.WeakSet()
         hooks.on_change(self._look_up)
+        in_child(self, ConnectionWatcher._forget_holders)
 
     # --- told by the pool ------------------------------------------------------------------------
 
@@ -85,9 +87,8 @@ class ConnectionWatcher:
         self._on_first_checkout = start
         self._look_up()
 
-    def after_fork(self) -> None:
-        """Forget, in a forked child, who has the parent's connections, and which of its threads held our lock."""
-        self._lock = threading.Lock()
+    def _forget_holders(self) -> None:
+        """Forget, in a forked child, who has the parent's connections."""
         for _, state in self._held():
             state.checked_out_at = 0.0
 

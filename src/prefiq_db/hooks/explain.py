@@ -6,14 +6,14 @@ Plain EXPLAIN only: ANALYZE would run the statement again.
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable
 from typing import Any, Final
 
 from sqlalchemy import ClauseElement, Executable
 from sqlalchemy.ext.compiler import compiles
 
-from prefiq_db.masking import mask_literals
+from prefiq_db.forks import renewed
+from prefiq_db.masking import shown
 
 logger = logging.getLogger("prefiq_db.slow")
 
@@ -44,7 +44,7 @@ class Explainer:
         self.dialect = dialect
         self.masked = masked
         self._clock = clock
-        self._lock = threading.Lock()
+        self._lock = renewed(self, "_lock")
         self._asked: dict[str, float] = {}
 
     def admits(self, fingerprint: str) -> bool:
@@ -62,11 +62,10 @@ class Explainer:
     def log(self, fingerprint: str, rows: list[Any]) -> None:
         """Log a plan, its literals masked: conditions in it quote values."""
         plan = "\n".join("  ".join("" if cell is None else str(cell) for cell in row) for row in rows)
-        shown = mask_literals(plan, self.dialect) if self.masked else plan
         logger.info(
             "plan of the slow statement %s on database %s:\n%s",
             fingerprint,
             self.database,
-            shown,
+            shown(plan, self.dialect, masked=self.masked),
             extra={"database": self.database, "fingerprint": fingerprint},
         )

@@ -9,11 +9,8 @@ from __future__ import annotations
 
 import logging
 import re
-from functools import lru_cache
 
-from prefiq_db.masking import mask_literals
-
-_masked = lru_cache(maxsize=256)(mask_literals)
+from prefiq_db.masking import shown
 
 
 class _EngineFilter(logging.Filter):
@@ -23,7 +20,7 @@ class _EngineFilter(logging.Filter):
         if record.args:
             record.args = tuple(argument if isinstance(argument, int) else "<masked>" for argument in record.args)
         elif isinstance(record.msg, str):
-            record.msg = _masked(record.msg)
+            record.msg = shown(record.msg)
         return True
 
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
-import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from prefiq_db import events
 from prefiq_db.errors import UsageError
 from prefiq_db.events import Listener, StatementFailed, StatementFinished, StatementStarted
+from prefiq_db.forks import renewed
 from prefiq_db.interruptions import is_interruption
+from prefiq_db.unrun import is_coroutine_function, refuse_awaitable, refuse_generator_function
 
 logger = logging.getLogger("prefiq_db.hooks")
 
@@ -47,13 +47,9 @@ class Hooks:
         #: the kinds of events that somebody listens to
         self.wanted: frozenset[type] = frozenset()
         self._on_change: list[Callable[[], None]] = []
-        self._lock = threading.Lock()
+        self._lock = renewed(self, "_lock")
         self._failed: set[tuple[int, type]] = set()
         self.error_count = 0
-
-    def after_fork(self) -> None:
-        """Forget, in a forked child, which of the parent's threads held our lock."""
-        self._lock = threading.Lock()
 
     def before(self, fn: F) -> F:
         """Call *fn* with a :class:`~prefiq_db.events.StatementStarted` before each statement."""
@@ -95,7 +91,9 @@ class Hooks:
         """Tell the listeners of this kind of event, in the order they came."""
         for fn in self._called[type(event)]:
             try:
-                fn(event)
+                answer = fn(event)
+                if answer is not None:
+                    refuse_awaitable(answer, "hooks")
             except Exception as error:
                 if is_interruption(error):
                     raise
@@ -105,8 +103,9 @@ class Hooks:
     def _register(self, kind: type, fn: F) -> F:
         if not callable(fn):
             raise UsageError("hooks: expected a function that takes one event")
-        if inspect.iscoroutinefunction(fn):
+        if is_coroutine_function(fn):
             raise UsageError("hooks: expected a plain function; hooks run inside the statement and can't be awaited")
+        refuse_generator_function(fn, "hooks")
         with self._lock:
             self._called[kind] = (*self._called[kind], fn)
             self._note_wanted()

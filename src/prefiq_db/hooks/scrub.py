@@ -16,10 +16,11 @@ from sqlalchemy.exc import SQLAlchemyError, StatementError
 
 from prefiq_db.dialects.base import SessionState
 from prefiq_db.dialects.both import Both, of_both
-from prefiq_db.dialects.classify import Phase
+from prefiq_db.dialects.classify import Phase, leaves_unknown
 from prefiq_db.dialects.translate import code_of, is_python_word, translate
+from prefiq_db.drivers.halfway import REFUSED
 from prefiq_db.errors import ErrorClass, ErrorKind, PrefiqDbError, ReadOnlyError
-from prefiq_db.masking import border_translates, mask_literals
+from prefiq_db.masking import border_translates, shown
 
 # What names things among psycopg's DiagnosticField, by number; the others quote values.
 _NAMING_FIELDS: Final = {
@@ -39,6 +40,8 @@ def translate_errors(engine: Engine, database: str, *, masked: bool) -> None:
     @event.listens_for(engine, "handle_error")
     def leaving(context: ExceptionContext) -> PrefiqDbError | None:
         original = context.original_exception
+        if getattr(original, REFUSED, False):
+            context.invalidate_pool_on_disconnect = False  # there is nothing wrong with the others
         if border_translates.get() or not isinstance(original, Exception) or isinstance(original, Both):
             return None
         failure = _translated(context, database) if _is_a_databases(context, original) else None
@@ -64,7 +67,7 @@ def _translated(context: ExceptionContext, database: str) -> PrefiqDbError:
     failure = _in_phase(context, database, _phase(context, state))
     if state is not None:
         found = failure.classification
-        if not state.began and context.statement is not None and found.connection_lost and not found.retry_statement:
+        if not state.began and context.statement is not None and leaves_unknown(found):
             # In autocommit: sent, and no answer came.
             failure = _in_phase(context, database, "commit")
         if isinstance(failure, ReadOnlyError) and state.began and state.read_only:
@@ -142,4 +145,4 @@ def _scrub_sqlalchemy(error: StatementError, message: str) -> None:
     error.args = (f"({type(error.orig).__name__}) {message}",)
     error.params = None
     if error.statement is not None:
-        error.statement = mask_literals(error.statement)
+        error.statement = shown(error.statement)

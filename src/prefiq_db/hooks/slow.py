@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable
 from typing import Any, Final
 
+from prefiq_db.forks import renewed
 from prefiq_db.origin import Line, readable
 
 logger = logging.getLogger("prefiq_db.slow")
@@ -23,7 +23,7 @@ class SlowLog:
         self.database = database
         self.threshold_seconds = threshold_seconds
         self._clock = clock
-        self._lock = threading.Lock()
+        self._lock = renewed(self, "_lock")
         self._last: dict[str, tuple[float, int]] = {}
 
     def note(

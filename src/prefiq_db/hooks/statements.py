@@ -23,7 +23,8 @@ from prefiq_db.hooks.registry import Hooks
 from prefiq_db.hooks.slow import SlowLog
 from prefiq_db.hooks.statistics import FOLD_AT, StatementEntry, StatementStatistics
 from prefiq_db.hooks.summary import Description, describe
-from prefiq_db.masking import MASK, describe_value, is_secret_key, mask_literals
+from prefiq_db.masking import MASK, describe_value, head_of, is_secret_key, shown
+from prefiq_db.memory import Memory
 from prefiq_db.origin import application_line, readable
 
 logger = logging.getLogger("prefiq_db.statements")
@@ -64,7 +65,8 @@ class StatementObserver:
         #: whether somebody listens, or ever opened a budget; one look instead of one at each
         self._attentive = self._budgeted = False
         hooks.on_change(self._look_up)
-        self._known: dict[str, _Known] = {}
+        self._memory: Memory[_Known] = Memory(_MOST_TEXTS)
+        self._known = self._memory.kept
 
     def observe(
         self,
@@ -129,15 +131,16 @@ class StatementObserver:
     # --- counting --------------------------------------------------------------------------------
 
     def _learn(self, statement: str, context: Any) -> _Known:
+        head = head_of(statement)
+        known = None if head is statement else self._known.get(head)
+        if known is not None:
+            return known
         description = describe(statement, None if context is None else context.compiled, self.dialect)
-        shown = mask_literals(statement, self.dialect) if self.masked else statement
-        entry = self.statistics.entry(description, shown)
-        known = _Known(description, description.summary, shown, entry, entry.durations, entry.rows)
-        if len(self._known) >= _MOST_TEXTS:
-            self._known.clear()
+        text = shown(statement, self.dialect, masked=self.masked)
+        entry = self.statistics.entry(description, text)
         entry.line = application_line()
-        self._known[statement] = known
-        return known
+        known = _Known(description, description.summary, text, entry, entry.durations, entry.rows)
+        return self._memory.keep(head, known, head, text)
 
     def _fold(self, entry: StatementEntry) -> None:
         """Count what was noted, and take the line of the call that happens to come now."""

@@ -5,11 +5,11 @@ Everything is bounded: a service that makes up statements can't make this grow w
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
 from typing import Final
 
 from prefiq_db.errors import ErrorKind
+from prefiq_db.forks import renewed
 from prefiq_db.hooks.histogram import FINE_BOUNDS, Histogram, drained
 from prefiq_db.hooks.summary import Description
 from prefiq_db.origin import Line, readable
@@ -28,6 +28,7 @@ class StatementEntry:
     """
 
     __slots__ = (
+        "__weakref__",
         "_coarse",
         "_fine",
         "_lock",
@@ -54,7 +55,7 @@ class StatementEntry:
         self.rows: list[int] = []
         self._rows = 0
         self._fine, self._coarse = Histogram(FINE_BOUNDS), Histogram()
-        self._lock = threading.Lock()
+        self._lock = renewed(self, "_lock")
 
     def fold(self) -> None:
         """Count what was noted."""
@@ -64,9 +65,6 @@ class StatementEntry:
             self._fine.add_all(durations)
             self._coarse.add_all(durations)
             self._rows += sum(drained(self.rows))
-
-    def after_fork(self) -> None:
-        self._lock = threading.Lock()
 
     @property
     def calls(self) -> int:
@@ -98,7 +96,7 @@ class StatementStatistics:
     """The counters of one database's statements."""
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
+        self.lock = renewed(self, "lock")
         self.error_count = 0
         self.slow_count = 0
         self.errors: Counter[ErrorKind] = Counter()
@@ -127,12 +125,6 @@ class StatementStatistics:
     @property
     def statement_count(self) -> int:
         return sum(entry.calls for entry in self._folded())
-
-    def after_fork(self) -> None:
-        """Forget, in a forked child, which of the parent's threads held a lock."""
-        self.lock = threading.Lock()
-        for entry in self._entries.values():
-            entry.after_fork()
 
     def note_retry(self, kind: ErrorKind | None) -> None:
         with self.lock:

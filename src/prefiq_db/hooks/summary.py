@@ -10,7 +10,6 @@ import hashlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Final
 
 from sqlalchemy import Delete, Insert, Select, TableClause, TextClause, Update
@@ -18,7 +17,7 @@ from sqlalchemy.schema import ExecutableDDLElement
 from sqlalchemy.sql import visitors
 from sqlalchemy.sql.selectable import CompoundSelect, TextualSelect
 
-from prefiq_db.masking import mask_for_tables, mask_literals
+from prefiq_db.masking import LONGEST_SHOWN, head_of, mask_for_tables, mask_literals
 
 # OpenTelemetry's semantic conventions: "The value of db.query.summary SHOULD be truncated to 255 characters".
 _LONGEST: Final = 255
@@ -42,7 +41,11 @@ class Description:
 
 
 def describe(statement: str, compiled: Any, dialect: str = "") -> Description:
-    """Return the description of *statement*; *compiled* is SQLAlchemy's, or ``None`` for a driver's text."""
+    """Return the description of *statement*; *compiled* is SQLAlchemy's, or ``None`` for a driver's text.
+
+    Of a long text the head is read, as far as it may be shown.
+    """
+    statement = head_of(statement)
     construct = None if compiled is None else compiled.statement
     is_text = construct is None or isinstance(construct, (TextClause, TextualSelect))
     words = list(_of_text(statement, dialect) if is_text else _of_core(construct))
@@ -191,13 +194,13 @@ def _of_text(statement: str, dialect: str) -> Iterator[tuple[str, bool]]:
             reader.mark(match.group())
 
 
-_LAST_PART: Final = re.compile(rf"(?:{_PART}|\[[^\]]*\]?)\Z")
+_PARTS: Final = re.compile(rf"{_PART}|\[[^\]]*\]?")
 
 
 def _bare(name: str) -> str:
     """Return the last part of a qualified name, without its quotes."""
-    found = _LAST_PART.search(name)
-    return (found.group() if found else name).strip('"`[]')
+    parts = _PARTS.findall(name)
+    return (parts[-1] if parts else name).strip('"`[]')
 
 
 # --- fingerprints ---------------------------------------------------------------------------------
@@ -208,10 +211,14 @@ _LIST: Final = re.compile(r"\(\s*\?(?:\s*,\s*\?)+\s*\)")
 _ROWS: Final = re.compile(r"\(\?\)(?:\s*,\s*\(\?\))+")
 
 
-@lru_cache(maxsize=2048)
 def fingerprint(statement: str, dialect: str = "") -> str:
-    """Return 16 hex digits for the shape of *statement*: literals, bind names and lengths of lists don't count."""
-    shape = _BINDS.sub("?", mask_literals(statement, dialect))
+    """Return 16 hex digits for the shape of *statement*: literals, bind names and lengths of lists don't count.
+
+    Those of a long text are of its head, without the list that the cut goes through.
+    """
+    shape = _BINDS.sub("?", mask_literals(head_of(statement), dialect))
     shape = _LIST.sub("(?)", _SPACE.sub(" ", shape).strip())
     shape = _ROWS.sub("(?)", shape)
+    if len(statement) > LONGEST_SHOWN:
+        shape = shape.rstrip(" ?,(")
     return hashlib.blake2b(shape.encode(), digest_size=8).hexdigest()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 import weakref
 from typing import Final
 
+from prefiq_db.forks import in_child, renewed
 from prefiq_db.hooks.connections import ConnectionWatcher
 
 # How often to look, as a share of the shortest leak_after_seconds, within these bounds.
@@ -20,9 +20,10 @@ class Watchdog:
 
     def __init__(self) -> None:
         self._watchers: weakref.WeakSet[ConnectionWatcher] = weakref.WeakSet()
-        self._lock = threading.Lock()
+        self._lock = renewed(self, "_lock")
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
+        in_child(self, Watchdog._forget_thread)
 
     def watch(self, watcher: ConnectionWatcher) -> None:
         """Look after *watcher* from now on."""
@@ -57,13 +58,9 @@ class Watchdog:
             wake.wait(min(most, max(least, shortest * _SHARE)))
             wake.clear()
 
-    def after_fork(self) -> None:
-        """Start anew in a forked child, where the thread does not exist and the lock may be held."""
-        self._lock = threading.Lock()
+    def _forget_thread(self) -> None:
+        """Start anew in a forked child, where the thread does not exist."""
         self._thread = None
 
 
 watchdog = Watchdog()
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=watchdog.after_fork)

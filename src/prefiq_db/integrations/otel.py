@@ -7,7 +7,7 @@ everything in it does nothing. Spans and what their attributes mean: ``docs/obse
 from __future__ import annotations
 
 import logging
-import threading
+import sys
 import weakref
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ try:
 except ModuleNotFoundError:
     raise missing_extra(__name__, "opentelemetry-api", "otel") from None
 
+from prefiq_db.forks import renewed
 from prefiq_db.integrations.otel_metrics import MetricListener
 from prefiq_db.integrations.otel_spans import Spans
 
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("prefiq_db.otel")
 
 _instrumented: weakref.WeakSet[Any] = weakref.WeakSet()
-_lock = threading.Lock()
+_lock = renewed(sys.modules[__name__], "_lock")
 
 
 class Instrumentation:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+import sys
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final
@@ -27,6 +27,7 @@ from prefiq_db.events import (
     PoolTimedOut,
     StatementFailed,
 )
+from prefiq_db.forks import renewed
 from prefiq_db.hooks.statistics import MOST_SUMMARIES, OTHER
 from prefiq_db.integrations.conventions import (
     COUNT,
@@ -82,7 +83,7 @@ class _Instruments:
         self.retries = _counter(meter, RETRY_COUNT)
         self.errors = _counter(meter, ERROR_COUNT)
         self.leaks = _counter(meter, LEAK_COUNT)
-        self._lock = threading.Lock()
+        self._lock = renewed(self, "_lock")
         self._observed: weakref.WeakSet[MetricListener] = weakref.WeakSet()
         for metric, readings in _GAUGES:
             meter.create_observable_up_down_counter(
@@ -127,7 +128,7 @@ class _Global:
 
 _GLOBAL: Final = _Global()
 _by_provider: weakref.WeakKeyDictionary[MeterProvider | _Global, _Instruments] = weakref.WeakKeyDictionary()
-_lock = threading.Lock()
+_lock = renewed(sys.modules[__name__], "_lock")
 
 
 def _instruments(provider: MeterProvider | None) -> _Instruments:

@@ -10,12 +10,12 @@ and never asks a collector. Let each worker be scraped by itself, or export by O
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Final
 
 from prefiq_db.errors import UnsupportedError
+from prefiq_db.forks import renewed
 from prefiq_db.integrations.conventions import (
     COUNT,
     CREATE_TIME,
@@ -107,7 +107,7 @@ class DatabaseCollector(Collector):
 
     def __init__(self, *databases: Database | AsyncDatabase) -> None:
         self._databases: tuple[Any, ...] = databases
-        self._lock = threading.Lock()
+        self._lock = renewed(self, "_lock")
 
     def add(self, database: Database | AsyncDatabase) -> None:
         """Export one more database."""

@@ -163,7 +163,7 @@ def _changes_revisions() -> bool:
 def _on_configured(run: Run, settings: DatabaseSettings) -> None:
     _check_writable(settings.read_only, run.database)
     engine = make_engine(_for_migrations(settings, run.options), name=run.database)
-    border = Border(run.database, engine.dialect.name, masked=settings.masked)
+    border = Border(run.database, engine.dialect.name, masked=settings.masked, migrating=True)
     in_file = settings.target.engine == "sqlite" and settings.target.database != ":memory:"
 
     def work() -> Exception | None:
@@ -190,7 +190,7 @@ def _on_given(run: Run, given: Any) -> None:
 
 def _on_connection(run: Run, connection: sa.Connection) -> None:
     _check_writable(getattr(connection.dialect, "read_only", False), run.database)
-    border = Border(run.database, connection.dialect.name)
+    border = Border(run.database, connection.dialect.name, migrating=True)
     lock = server_lock(connection) or file_lock(connection)
     failure = _placed(run, lambda: border.cross(lambda: _work(connection, run, lock)))
     if failure is not None:
@@ -246,12 +246,12 @@ def _work(connection: sa.Connection, run: Run, lock: Lock | None) -> Exception |
 
 
 def _placed(run: Run, act: Callable[[], Exception | None]) -> Exception | None:
-    """Do it, and say in the message of an error of the database at which revision and statement it was."""
+    """Do it, and say in the message of an error of the database where it was, and what it left."""
     try:
         return act()
     except PrefiqDbError as error:
         if run.failed_at and run.failed_at[0] and error.original is not None:
-            error.args = (f"{run.failed_at[0]}\n{error}",)
+            error.args = ("\n".join([run.failed_at[0], str(error), *run.left_behind]),)
         raise
 
 

@@ -74,6 +74,8 @@ def _ways_out(unfinished: Unfinished) -> list[str]:
             f"  - look into the database whether statement {here} is applied; if it is not, go on with it: "
             f"--resume-at {here}; if it is, behind it: --resume-at {behind} (alembic: -x resume_at=...)"
         )
+    if (leaves := unfinished.leaves_an_index) is not None:
+        first = f"  - drop the invalid index of statement {leaves.position} (DROP INDEX CONCURRENTLY), then\n{first}"
     below = "the revision below it (base, if there is none)"
     finished, undone = (below, step.revision) if step.direction == "down" else (step.revision, below)
     return [

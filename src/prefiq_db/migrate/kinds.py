@@ -33,7 +33,8 @@ class Kind:
     Attributes:
         title: what people call it.
         ddl_commits: each DDL statement commits the open transaction, so a revision can be half applied.
-        failed_ddl_is_undone: a DDL statement that failed outside a transaction left nothing.
+        left_behind: the SQL that finds what a failed DDL statement left outside a transaction; ``""`` where it leaves
+            nothing. Gives a name, the name of its table, and the statement that removes it.
         begin: what begins a transaction.
         nothing: a statement that does nothing, sent in place of one that is skipped.
         session_lock: how deployers take turns; ``None`` for a file, which has a lock file beside it.
@@ -41,7 +42,7 @@ class Kind:
 
     title: str
     ddl_commits: bool
-    failed_ddl_is_undone: bool
+    left_behind: str
     begin: str
     nothing: str
     session_lock: SessionLock | None
@@ -56,7 +57,13 @@ _MARIADB_NAME: Final = "concat('prefiq_db.migrate:', if(char_length(database()) 
 POSTGRESQL: Final = Kind(
     title="PostgreSQL",
     ddl_commits=False,
-    failed_ddl_is_undone=False,  # CREATE INDEX CONCURRENTLY leaves an invalid index
+    left_behind="""
+        SELECT i.relname, t.relname,
+            'DROP INDEX CONCURRENTLY ' || quote_ident(n.nspname) || '.' || quote_ident(i.relname)
+        FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid JOIN pg_class t ON t.oid = x.indrelid
+            JOIN pg_namespace n ON n.oid = i.relnamespace
+        WHERE NOT x.indisvalid AND t.relkind <> 'p' ORDER BY 3
+    """,
     begin="BEGIN",
     nothing="",
     session_lock=SessionLock(
@@ -88,9 +95,9 @@ _MARIADB_LOCK: Final = SessionLock(
     """,
 )
 
-MARIADB: Final = Kind("MariaDB", True, True, "START TRANSACTION", "DO 0", _MARIADB_LOCK)
-MYSQL: Final = Kind("MySQL", True, True, "START TRANSACTION", "DO 0", _MARIADB_LOCK)
-SQLITE: Final = Kind("SQLite", False, True, "BEGIN IMMEDIATE", "", None)
+MARIADB: Final = Kind("MariaDB", True, "", "START TRANSACTION", "DO 0", _MARIADB_LOCK)
+MYSQL: Final = Kind("MySQL", True, "", "START TRANSACTION", "DO 0", _MARIADB_LOCK)
+SQLITE: Final = Kind("SQLite", False, "", "BEGIN IMMEDIATE", "", None)
 
 _KINDS: Final[Mapping[str, Kind]] = {
     "postgresql": POSTGRESQL,

@@ -14,6 +14,7 @@ from prefiq_db.dialects.offline import OFFLINE, Offline
 from prefiq_db.errors import UnsupportedError
 from prefiq_db.migrate.history import History
 from prefiq_db.migrate.kinds import SQLITE, kind_of
+from prefiq_db.migrate.long_ids import refusing_long_ids
 
 
 def write_sql(history: History, dialect: sa.Dialect) -> None:
@@ -37,6 +38,7 @@ def write_sql(history: History, dialect: sa.Dialect) -> None:
         transaction_per_migration=True,
     )
     running: Any = context.get_context()
+    running._migrations_fn = refusing_long_ids(running._migrations_fn)
     impl = running.impl
     impl._exec = MethodType(_write, impl)
     # Alembic's own stand-in for a connection would drop the parameters.

@@ -17,15 +17,18 @@ import sqlalchemy as sa
 from sqlalchemy import event
 
 from prefiq_db.dialects.translate import translate
+from prefiq_db.dialects.written import read_statement
 from prefiq_db.errors import SchemaError
 from prefiq_db.execution.facts import facts_of_text
 from prefiq_db.masking import mask_literals
 from prefiq_db.migrate.kinds import Kind
-from prefiq_db.migrate.run_log import DONE, RunLog, Step, Unfinished, same_statement
+from prefiq_db.migrate.run_log import DONE, LEAVES, RunLog, Step, Unfinished, same_statement
 
 # What only looks, or belongs to the session or transaction: a resumed run needs it again.
 _LOOKS: Final = frozenset({"select", "show", "describe", "desc", "explain", "values"})
 _SESSION: Final = frozenset({"pragma", "set", "use", "begin", "start", "commit", "rollback", "savepoint", "release"})
+_CONCURRENTLY: Final = re.compile(r"\bCONCURRENTLY\b", re.I)
+_BESIDE: Final = re.compile(r"_cc(?:new|old)\d*\Z")
 _FIRST_WORD: Final = re.compile(r"(?:\s|--[^\n]*\n|/\*.*?\*/|\()*(\w*)", re.S)
 
 
@@ -50,6 +53,7 @@ class Recorder:
         self.position = 0
         self.in_flight = False
         self.statement = ""
+        self._sent = ""  # the same with its values
         self._log_is_there = False
         self._silent = False
 
@@ -78,33 +82,50 @@ class Recorder:
         statement = f", statement {self.position}: {self.statement}" if self.in_flight else ""
         return f"revision {self.step.revision}, {self.step.direction}{statement}"
 
-    def note_failure(self, error: BaseException, database: str) -> None:
-        """Note that the statement in flight failed, if the server itself said so and thereby undid it.
+    def note_failure(self, error: BaseException, database: str) -> list[str]:
+        """Note that the statement in flight failed, if the server itself said so; return what it left, in words.
 
-        Where everything was rolled back, the log was as well. After a cut connection nothing can be noted: the
-        statement stays in flight, for it may be applied.
+        What it did the server has undone, except for what ``left_behind`` finds. Where everything was rolled back, the
+        log was as well. After a cut connection nothing can be noted: the statement stays in flight, for it may be
+        applied.
         """
+        left: list[str] = []
         if self.step is None or self.connection.invalidated or self.connection.closed:
-            return
+            return left
         failure = ""
-        if self.in_flight and self.kind.failed_ddl_is_undone and isinstance(error, Exception):
+        if self.in_flight and isinstance(error, Exception):
             found = translate(error, dialect=self.connection.dialect.name, database=database)
             failure = "" if found.classification.connection_lost else f"{found.kind.value}, code {found.code or '-'}"
         # The failure of a run must not be hidden by the failure of its note.
         with contextlib.suppress(sa.exc.SQLAlchemyError), self._unheard():
             if not self.connection.in_transaction():
                 with self.connection.begin():
-                    self._write_failure(self.step, failure)
+                    left.extend(self._left_behind() if failure else ())
+                    self._write_failure(self.step, failure, is_clean=not left)
             elif self.kind.ddl_commits:
                 self._write_failure(self.step, failure)
                 self.connection.exec_driver_sql("COMMIT")
+        return left
 
-    def _write_failure(self, step: Step, failure: str) -> None:
+    def _left_behind(self) -> Iterator[str]:
+        """Give what is unfinished now and is of this statement; others may be building indexes meanwhile."""
+        written = None
+        if self.kind.left_behind and _CONCURRENTLY.search(self._sent):
+            written = read_statement(self._sent, None, self.connection.dialect.name)
+        if written is None:
+            return
+        found = self.connection.exec_driver_sql(self.kind.left_behind).all()
+        # REINDEX builds beside the old one, under a name of its own.
+        named = [row for row in found if _BESIDE.sub("", row[0]).lower() in written.names]
+        for name, table, removal in named or [row for row in found if row[1].lower() in written.names]:
+            yield f"It left the invalid index {name} of {table}. Before you go on: {removal}"
+
+    def _write_failure(self, step: Step, failure: str, *, is_clean: bool = True) -> None:
         unfinished = self.log.unfinished()
         if unfinished is not None and unfinished.step == step:
             if unfinished.in_flight is not None and failure:
-                self.log.failed(step, unfinished.in_flight.position, failure)
-            if all(each.state != DONE and failure for each in unfinished.statements):
+                self.log.failed(step, unfinished.in_flight.position, f"{failure}{'' if is_clean else LEAVES}")
+            if is_clean and all(each.state != DONE and failure for each in unfinished.statements):
                 # The first statement failed: nothing is applied, and the next run may simply try again.
                 self.log.forget(step)
         self.log.drop_if_empty()
@@ -135,7 +156,7 @@ class Recorder:
         if self.step is None or self._silent or not self._is_recorded(statement, context):
             return statement, parameters
         self.position += 1
-        self.statement = words = shown(statement)
+        self._sent, self.statement = statement, (words := shown(statement))
         if self.resumption is not None and self.position < self.resumption.position:
             _check_same(self.resumption, self.position, words)
             return self.kind.nothing, ()

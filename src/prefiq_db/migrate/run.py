@@ -18,6 +18,7 @@ from prefiq_db.migrate.explain import resumption, wrong_way
 from prefiq_db.migrate.foreign_keys import Check, foreign_keys_off
 from prefiq_db.migrate.history import History
 from prefiq_db.migrate.kinds import SQLITE, Kind, kind_of
+from prefiq_db.migrate.long_ids import refusing_long_ids
 from prefiq_db.migrate.options import MigrateOptions
 from prefiq_db.migrate.recorder import Recorder
 from prefiq_db.migrate.run_log import RunLog, Step
@@ -31,13 +32,14 @@ _UP_AND_DOWN: Final = {True: "up", False: "down"}
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What is to be done on one database, and where it failed: revision and statement, for the message."""
+    """What is to be done on one database; where it failed, and what that left: for the message."""
 
     history: History
     database: str
     options: MigrateOptions
     on_version_apply: OnApply | None = None
     failed_at: list[str] = field(default_factory=list)
+    left_behind: list[str] = field(default_factory=list)
 
 
 def look_on(connection: sa.Connection, run: Run) -> None:
@@ -77,7 +79,7 @@ def migrate_on(connection: sa.Connection, run: Run) -> None:
             if not is_theirs:
                 _roll_back(connection)
             run.failed_at.append(recorder.place())
-            recorder.note_failure(error, run.database)
+            run.left_behind.extend(recorder.note_failure(error, run.database))
             raise
 
 
@@ -110,7 +112,7 @@ def _configure(connection: sa.Connection, run: Run, kind: Kind, check: Check | N
     log = RunLog(connection, history.version_table, history.version_table_schema)
     recorder = Recorder(connection, log, kind, ctx._version)
     if "destination_rev" in ctx.opts and ctx._migrations_fn is not None:
-        ctx._migrations_fn = _guarded(ctx._migrations_fn, run, kind, recorder)
+        ctx._migrations_fn = _guarded(refusing_long_ids(ctx._migrations_fn), run, kind, recorder)
     return recorder
 
 

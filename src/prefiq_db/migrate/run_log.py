@@ -16,6 +16,9 @@ LOG_TABLE: Final = "prefiq_migration_log"
 
 STARTED, DONE, FAILED = "started", "done", "failed"
 
+#: Noted of a failure that is not undone: an index that is there and isn't used.
+LEAVES: Final = "; leaves an invalid index"
+
 _STATEMENT_LENGTH: Final = 2000
 
 
@@ -56,6 +59,11 @@ class Unfinished:
         """The statement of which nobody knows whether it is applied."""
         last = self.statements[-1]
         return last if last.state == STARTED else None
+
+    @property
+    def leaves_an_index(self) -> Logged | None:
+        """The failed statement that has left an invalid index."""
+        return next((each for each in self.statements if each.state == FAILED and each.error.endswith(LEAVES)), None)
 
     @property
     def next_position(self) -> int:

@@ -140,7 +140,8 @@ class DatabaseProvider(BaseProvider):
         if report is None:
             kind = failure.kind if isinstance(failure, PrefiqDbError) else ErrorKind.UNKNOWN
             reason = str(failure) if isinstance(failure, PrefiqDbError) else type(failure).__name__
-            reason = reason.removeprefix(f"database '{database.name}': ")  # the report says that itself
+            # The report says the name itself.
+            reason = reason.removeprefix(f"database '{database.name}'").removeprefix(": ").removeprefix(" ")
             report = HealthReport(database.name, healthy=False, reason=reason, kind=kind)
         elif not report.healthy:
             failure = error_type(report.kind or ErrorKind.UNKNOWN)(report.reason, database=database.name)

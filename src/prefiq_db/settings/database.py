@@ -90,6 +90,7 @@ class DatabaseSettings(BaseModel):
     ssl_ca: ExistingFile | None = None
     ssl_cert: ExistingFile | None = None
     ssl_key: ExistingFile | None = None
+    allow_cleartext_password: Boolean = False
     read_only: Boolean = False
     mask: Boolean = True
     pgbouncer: Boolean = False

@@ -16,6 +16,9 @@ from prefiq_db.settings.values import from_json
 
 FieldPath = tuple[str, ...]
 
+#: The fields any of which says where a database is.
+SAYS_WHERE: Final = frozenset({"engine", "url", "host", "name"})
+
 LOADED: Final = tuple(name for name in DatabaseSettings.model_fields if name != "environment")
 
 MAX_FILE_BYTES: Final = 2**22
@@ -39,12 +42,14 @@ class Layer:
         databases: by name, the fields with their paths: ``("retry", "attempts")``.
         sections: by namespace, what it says to the user's models.
         locate: (namespace, path) -> what the user calls it, or ``None`` when this layer doesn't say it.
+        emptied: by database, what the user calls the fields that would say where it is, and are empty.
     """
 
     name: str
     databases: dict[str, dict[FieldPath, Entry]]
     sections: dict[str, dict[str, Any]]
     locate: Callable[[str, FieldPath], str | None]
+    emptied: dict[str, list[str]] = field(default_factory=dict)
 
 
 def put(entries: dict[FieldPath, Entry], path: FieldPath, entry: Entry, problems: list[Problem]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from prefiq_db.errors import Problem, SettingsError, UsageError
 from prefiq_db.settings.database import is_production
 from prefiq_db.settings.joining import join_databases
-from prefiq_db.settings.layers import is_name
+from prefiq_db.settings.layers import SAYS_WHERE, Layer, is_name
 from prefiq_db.settings.loaded import Settings
 from prefiq_db.settings.mappings import mapping_layer, read_yaml
 from prefiq_db.settings.namespaces import fill_namespaces
@@ -22,9 +22,6 @@ from prefiq_db.settings.place import PLACE
 from prefiq_db.settings.values import drop_unset
 from prefiq_db.settings.variables import read_dotenv, variables_layer
 
-_PLACES: Final = frozenset(
-    name + end for name in ("DB_URL", "DATABASE_URL", "DB_HOST", "DB_NAME", "DB_ENGINE") for end in ("", "_FILE")
-)
 _OF_OTHERS: Final = frozenset({"SQLALCHEMY_DATABASE_URI", "SQLALCHEMY_DATABASE_URL", "SQLALCHEMY_URL", "DATABASE_URI"})
 _RESERVED: Final = frozenset({"database", "databases", "db", "environment", "sources"})
 
@@ -63,7 +60,9 @@ def load_settings(
     layers.append(mapping_layer("arguments", arguments, namespaces, problems))
     if not any(path[0] in PLACE for layer in layers for path in layer.databases.get("main", {})):
         for prefix, variables in (("", environ), (".env:", dotenv)):
-            problems += _nearly_said(prefix, variables, environment)
+            problems += _said_to_others(prefix, variables)
+    if is_production(environment):
+        problems += _holes(layers)
     sources: dict[str, str] = {}
     databases = join_databases(layers, environment, sources, problems)
     filled = fill_namespaces(namespaces, layers, sources, problems)
@@ -72,18 +71,26 @@ def load_settings(
     return Settings(environment, databases, filled, sources)
 
 
-def _nearly_said(prefix: str, variables: Mapping[str, str], environment: str) -> Iterator[Problem]:
-    """Tell what somebody meant to be the place of ``main``, where nothing is heard that says it.
-
-    An empty variable is most likely a hole in a template, and in production nobody means the file ``app.db``.
-    """
+def _said_to_others(prefix: str, variables: Mapping[str, str]) -> Iterator[Problem]:
+    """Tell what says to another program where the database is, where nothing says it to us."""
     for name, value in variables.items():
-        upper = name.upper()
-        if value.strip() and upper in _OF_OTHERS:
+        if value.strip() and name.upper() in _OF_OTHERS:
             yield Problem(prefix + name, "DB_URL, which is what prefiq_db reads", "set DB_URL, to the same if it fits")
-        elif not value.strip() and upper in _PLACES and is_production(environment):
-            fix = "fill it in; to mean the file app.db, say DB_URL=sqlite:///app.db"
-            yield Problem(prefix + name, "no empty text, since nothing else says where main is", fix)
+
+
+def _holes(layers: Collection[Layer]) -> Iterator[Problem]:
+    """Tell of what is empty and would say where a database is, where nothing else says it.
+
+    It is most likely a hole in a template, and nobody means the file ``app.db``, or no database at all, by that.
+    """
+    for database in dict.fromkeys(name for layer in layers for name in layer.emptied):
+        if any(path[0] in SAYS_WHERE for layer in layers for path in layer.databases.get(database, {})):
+            continue
+        if database != "main" and any(database in layer.databases for layer in layers):
+            continue  # told where it is built, whatever the environment
+        fix = "fill it in; to mean the file app.db, say DB_URL=sqlite:///app.db" if database == "main" else "fill it in"
+        for where in (where for layer in reversed(list(layers)) for where in layer.emptied.get(database, ())):
+            yield Problem(where, f"no empty text, since nothing else says where {database} is", fix)
 
 
 def _check_names(namespaces: Mapping[str, type[BaseModel]]) -> None:

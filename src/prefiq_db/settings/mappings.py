@@ -13,7 +13,17 @@ from pydantic import BaseModel
 
 from prefiq_db.errors import Problem
 from prefiq_db.settings.database import DatabaseSettings, set_values
-from prefiq_db.settings.layers import LOADED, Entry, FieldPath, Layer, is_name, put, read_text, unknown_field
+from prefiq_db.settings.layers import (
+    LOADED,
+    SAYS_WHERE,
+    Entry,
+    FieldPath,
+    Layer,
+    is_name,
+    put,
+    read_text,
+    unknown_field,
+)
 from prefiq_db.settings.problems import shown_key
 from prefiq_db.settings.values import drop_unset
 from prefiq_db.settings.yaml_text import load_yaml
@@ -50,7 +60,7 @@ def mapping_layer(name: str, data: Mapping[Any, Any], namespaces: Collection[str
     """Return the layer *name*, read out of *data*."""
     reader = _Reader(name, namespaces, problems)
     reader.read(data)
-    return Layer(name, reader.databases, reader.sections, reader.locate)
+    return Layer(name, reader.databases, reader.sections, reader.locate, reader.emptied)
 
 
 @dataclass(slots=True)
@@ -62,6 +72,11 @@ class _Reader:
     problems: list[Problem]
     databases: dict[str, dict[FieldPath, Entry]] = field(default_factory=dict)
     sections: dict[str, dict[str, Any]] = field(default_factory=dict)
+    emptied: dict[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def is_file(self) -> bool:
+        return self.layer != "arguments"
 
     def read(self, data: Mapping[Any, Any]) -> None:
         for key, content in data.items():
@@ -109,7 +124,13 @@ class _Reader:
 
     def database(self, name: str, where: str, content: Mapping[Any, Any]) -> None:
         entries = self.databases.setdefault(name, {})
-        for key, value in drop_unset(content).items():
+        said = drop_unset(content)
+        # In a program, None is how one says nothing.
+        empty = [
+            key for key in content if key in SAYS_WHERE - said.keys() and (content[key] is not None or self.is_file)
+        ]
+        self.emptied.setdefault(name, []).extend(f"{where}.{key}" for key in empty)
+        for key, value in said.items():
             below = f"{where}.{shown_key(key)}"
             if key not in LOADED:
                 self.problems.append(Problem(below, *unknown_field(str(key))))

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from prefiq_db.errors import Problem, SettingsError
 from prefiq_db.settings.layers import (
     LOADED,
+    SAYS_WHERE,
     Entry,
     FieldPath,
     Layer,
@@ -97,7 +98,20 @@ def variables_layer(
                 put(databases.setdefault(database, {}), path, Entry(content, where, layer), problems)
     own = NamespaceVariables(prefix, variables, problems)
     sections = {name: own.read(name, model) for name, model in namespaces.items()}
-    return Layer(layer, databases, sections, own.locate)
+    return Layer(layer, databases, sections, own.locate, _emptied(prefix, raw))
+
+
+def _emptied(prefix: str, raw: Mapping[str, str]) -> dict[str, list[str]]:
+    """Return the empty variables that would say where a database is, by its name."""
+    found: dict[str, list[str]] = {}
+    for name, value in raw.items():
+        upper = name.upper()
+        if value.strip() or not (upper.startswith(("DB_", "DATABASES__")) or upper in _URL_ALIASES):
+            continue
+        said = collect([], _variable_path, upper, name)
+        if said is not None and said[1][0] in SAYS_WHERE:
+            found.setdefault(said[0], []).append(prefix + name)
+    return found
 
 
 def _without_links(variables: Mapping[str, str]) -> tuple[dict[str, str], re.Pattern[str] | None]:

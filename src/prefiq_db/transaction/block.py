@@ -25,7 +25,7 @@ from prefiq_db.interruptions import is_interruption
 from prefiq_db.reports import Outcome
 from prefiq_db.transaction.options import TransactionOptions
 from prefiq_db.transaction.scope import Binding, Ground, Scope
-from prefiq_db.unrun import refuse_generator_function
+from prefiq_db.unrun import refuse_coroutine_function, refuse_generator_function
 
 logger = logging.getLogger("prefiq_db.transaction")
 
@@ -174,13 +174,21 @@ class Block(ABC):
     def on_commit(self, fn: Callable[[], Any]) -> Callable[[], Any]:
         """Call *fn* after the outermost COMMIT; never, if this block or one around it is rolled back."""
         self._check_active()
-        self.commit_functions.append(_checked_callable(fn, "on_commit"))
+        self.commit_functions.append(self._checked_callable(fn, "on_commit"))
         return fn
 
     def on_rollback(self, fn: Callable[[], Any]) -> Callable[[], Any]:
         """Call *fn* after this block, or one around it, was rolled back."""
         self._check_active()
-        self.rollback_functions.append(_checked_callable(fn, "on_rollback"))
+        self.rollback_functions.append(self._checked_callable(fn, "on_rollback"))
+        return fn
+
+    def _checked_callable(self, fn: Callable[[], Any], name: str) -> Callable[[], Any]:
+        if not callable(fn):
+            raise UsageError(f"{name}: expected a function without arguments")
+        refuse_generator_function(fn, name)
+        if not self.ground.runtime.is_async:
+            refuse_coroutine_function(fn, name)
         return fn
 
     # --- end -------------------------------------------------------------------------------------
@@ -250,10 +258,3 @@ class Block(ABC):
 
 #: Nothing was committed because the connection went; the whole body may run again.
 RUN_AGAIN = ErrorClass(ErrorKind.CONNECTION_LOST, transient=True, connection_lost=True, retry_transaction=True)
-
-
-def _checked_callable(fn: Callable[[], Any], name: str) -> Callable[[], Any]:
-    if not callable(fn):
-        raise UsageError(f"{name}: expected a function without arguments")
-    refuse_generator_function(fn, name)
-    return fn

@@ -1,0 +1,121 @@
+"""Why no connection could be made, and where to: said of host, port and path, never of user or password."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from dataclasses import dataclass
+from typing import Final
+
+from prefiq_db.drivers.deadlines import DeadlinePassed
+
+Words = tuple[str, str]
+
+_NOTED: Final = "_prefiq_connecting"
+
+
+@dataclass(frozen=True, slots=True)
+class Connecting:
+    """One attempt to connect.
+
+    Attributes:
+        place: hosts with their ports, or a socket's or file's path: for people.
+        file: the path of SQLite's file, or ``None``.
+        limit_seconds: how long it might take.
+        limit_name: who set that limit.
+        read_only: only to read.
+    """
+
+    place: str
+    file: str | None = None
+    limit_seconds: float = 0.0
+    limit_name: str = "connect_timeout_seconds"
+    read_only: bool = False
+
+
+def note(error: BaseException, connecting: Connecting) -> None:
+    """Keep on *error* what was tried: it goes through SQLAlchemy before somebody tells of it."""
+    setattr(error, _NOTED, connecting)
+
+
+def noted(*errors: BaseException | None) -> Connecting | None:
+    """Return what was noted on one of *errors*."""
+    return next((found for error in errors if (found := getattr(error, _NOTED, None)) is not None), None)
+
+
+# Of libpq, the resolvers, the operating systems and Python's drivers. The first that fits counts.
+_REASONS: Final[tuple[tuple[re.Pattern[str], Words], ...]] = tuple(
+    (re.compile(pattern, re.IGNORECASE), words)
+    for pattern, words in (
+        (
+            r"failed to resolve host|could not translate host name|name or service not known|nodename nor servname"
+            r"|name resolution|no address associated|getaddrinfo failed|\[Errno -\d+\]|invalid hostname",
+            ("the host's name was not found", "check the name, and the name service (DNS) of this machine"),
+        ),
+        (
+            r"certificate.verify|server certificate for|root certificate|certificate has expired|hostname mismatch",
+            ("TLS failed, for the server's certificate is not trusted or another host's", "check ssl_ca and the host"),
+        ),
+        (
+            r"does(?:n't| not) support (?:it|SSL)|WRONG_VERSION_NUMBER",
+            ("TLS failed, for the server does not offer it", "set it up there, or see ssl_mode"),
+        ),
+        (
+            r"connection refused|actively refused|\[(?:Errno|WinError) (?:111|61|10061)\]",
+            ("the connection was refused, for nobody listens there", "is the server running, and is the port right?"),
+        ),
+        (
+            r"no route to host|(?:network|host) is (?:unreachable|down)|\[Errno (?:101|113|51|65)\]",
+            ("the host can't be reached from here", "check network, routes and firewalls"),
+        ),
+        (
+            r"connection timed out|timeout expired|\[Errno (?:110|60)\]",
+            ("the host did not answer", "is it there, and does a firewall let this machine in?"),
+        ),
+        (
+            r"server closed the connection|lost connection|connection reset|broken pipe|bad file descriptor"
+            r"|\[Errno (?:9|32|54|104)\]|0 bytes read|unexpected eof",
+            (
+                "the connection was taken and closed at once",
+                "is it a server of this kind, or a proxy without one behind it?",
+            ),
+        ),
+        (r"\bSSL\b|\bTLS\b|private key", ("TLS failed", "check ssl_mode and the certificates of both sides")),
+        (
+            r"no such file or directory|\[Errno 2\]",
+            ("there is no socket at that path", "is the server running here, and is the path right?"),
+        ),
+        (r"permission denied|\[Errno 13\]", ("the socket does not let this process in", "check its permissions")),
+    )
+)
+
+
+def reason(error: BaseException, text: str, connecting: Connecting | None) -> Words | None:
+    """Return what happened, and what to try; ``None`` for what has no words of its own."""
+    if isinstance(error, DeadlinePassed) or (isinstance(error, TimeoutError) and error.errno is None):
+        return _too_late(connecting)
+    if connecting is not None and connecting.file is not None:
+        return _of_a_file(connecting.file, read_only=connecting.read_only)
+    if isinstance(error, socket.gaierror):
+        text = f"getaddrinfo failed {text}"
+    return next((words for pattern, words in _REASONS if pattern.search(text)), None)
+
+
+def _too_late(connecting: Connecting | None) -> Words:
+    limit = "" if connecting is None else f" within the {connecting.limit_seconds:.3g} s of {connecting.limit_name}"
+    return (
+        f"no connection came about{limit}",
+        "is the server there, and does a firewall let this machine in? Else allow it more time",
+    )
+
+
+def _of_a_file(path: str, *, read_only: bool) -> Words:
+    folder = os.path.dirname(path)
+    if not os.path.isdir(folder):
+        return "the folder of the file is missing", "create the folder, or check the path"
+    if os.path.isdir(path):
+        return "the path is a folder, not a file", "name a file in it"
+    if read_only and not os.path.exists(path):
+        return "the file is missing, and who may only read creates none", "check the path, or the setting read_only"
+    return "the file can't be opened", "may this process read and write it, and its folder?"

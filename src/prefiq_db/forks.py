@@ -1,0 +1,52 @@
+"""What a forked child makes anew: locks that another thread of the parent may have held, and what hung on it.
+
+Whoever makes a lock registers it here with the same line, so that nobody has to keep a list.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any, TypeVar, overload
+
+L = TypeVar("L")
+
+_Renewal = Callable[[Any], None]
+# By identity: an owner may compare as it likes. An entry goes with its owner.
+_renewals: dict[int, tuple[weakref.ref[Any], list[_Renewal]]] = {}
+
+
+@overload
+def renewed(owner: Any, name: str) -> threading.Lock: ...
+@overload
+def renewed(owner: Any, name: str, make: Callable[[], L]) -> L: ...
+def renewed(owner: Any, name: str, make: Callable[[], Any] = threading.Lock) -> Any:
+    """Return a new lock, to be kept as *name* of *owner* (an object or a module); a forked child gets another one."""
+    in_child(owner, lambda found: setattr(found, name, make()))
+    return make()
+
+
+def in_child(owner: Any, renew: _Renewal) -> None:
+    """Call ``renew(owner)`` in each forked child where *owner* is still there, in the order of registration.
+
+    *renew* must not hold *owner*: a function of its class does, a bound method doesn't do.
+    """
+    key = id(owner)
+    entry = _renewals.get(key)
+    if entry is None:
+        entry = _renewals[key] = (weakref.ref(owner, lambda _: _renewals.pop(key, None)), [])
+    entry[1].append(renew)
+
+
+def _renew_all() -> None:
+    for reference, renewals in list(_renewals.values()):
+        owner = reference()
+        if owner is not None:
+            for renew in renewals:
+                renew(owner)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_all)

@@ -1,0 +1,26 @@
+"""The words that a request is marked with, in events, spans and comments."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final, NoReturn
+
+
+class Tags(dict[str, str]):
+    """The tags of a request, which many events share: nobody changes them.
+
+    A dict for ``dataclasses.asdict``, ``copy``, ``pickle`` and ``json``, which know nothing of a ``mappingproxy``.
+    """
+
+    __slots__ = ()
+
+    def _refuse(self, *args: object, **kwargs: object) -> NoReturn:
+        raise TypeError("the tags of an event can't be changed; make a dict of them")
+
+    __setitem__ = __delitem__ = __ior__ = clear = pop = popitem = setdefault = update = _refuse
+
+    def __reduce__(self) -> tuple[type[dict[str, str]], tuple[dict[str, str]]]:
+        return dict, (dict(self),)
+
+
+NO_TAGS: Final[Mapping[str, str]] = Tags()
