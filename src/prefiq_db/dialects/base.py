@@ -525,6 +525,14 @@ class PrefiqDialect(TokenDialect):
 
     # --- a transaction that ended behind our back ------------------------------------------------
 
+    #: why begin_twophase() is refused; empty where it works
+    twophase_refused: ClassVar[str] = ""
+
+    def do_begin_twophase(self, connection: Any, xid: Any) -> None:
+        if self.twophase_refused:
+            raise UnsupportedError(f"two-phase transactions: {self.twophase_refused}; use transaction()")
+        super().do_begin_twophase(connection, xid)  # type: ignore[misc]
+
     def was_ended(self, connection: Any) -> bool:
         """Return whether the transaction on SQLAlchemy's *connection* ended without us: nobody knows how."""
         proxied = connection._dbapi_connection
