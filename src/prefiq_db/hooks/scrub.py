@@ -20,6 +20,7 @@ from prefiq_db.dialects.classify import Phase
 from prefiq_db.dialects.translate import code_of, is_python_word, translate
 from prefiq_db.errors import ErrorClass, ErrorKind, PrefiqDbError, ReadOnlyError
 from prefiq_db.masking import border_translates, mask_literals
+from prefiq_db.silence import hush
 
 # What names things among psycopg's DiagnosticField, by number; the others quote values.
 _NAMING_FIELDS: Final = {
@@ -39,6 +40,8 @@ def translate_errors(engine: Engine, database: str, *, masked: bool) -> None:
     @event.listens_for(engine, "handle_error")
     def leaving(context: ExceptionContext) -> PrefiqDbError | None:
         original = context.original_exception
+        if masked and not border_translates.get():
+            hush(original)
         if border_translates.get() or not isinstance(original, Exception) or isinstance(original, Both):
             return None
         failure = _translated(context, database) if _is_a_databases(context, original) else None
