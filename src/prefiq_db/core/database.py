@@ -52,6 +52,7 @@ from prefiq_db.overrides import NO_OVERRIDES, Overrides, OverrideScope, scoped
 from prefiq_db.reports import DatabaseStats, ExecuteResult, HealthReport
 from prefiq_db.retry import Retrier, worth_repeating
 from prefiq_db.settings import DatabaseSettings
+from prefiq_db.silence import hush
 from prefiq_db.tags import NO_TAGS
 from prefiq_db.transaction import Block, Ground, Outcome, RootBlock, Savepoint, Scope, TransactionOptions, ambient
 
@@ -176,6 +177,14 @@ class DatabaseCore:
         if types is not None:
             statement, shape = typed(statement, types, shape)
         return self.run("fetch_value", statement, params, shape)
+
+    def hush(self, error: BaseException) -> None:
+        """Leave nothing that was given to a verb in the frames that *error* came through; see :mod:`prefiq_db.silence`.
+
+        Whoever calls it drops what he holds himself. Not where masking is off, in development.
+        """
+        if self.settings.masked:
+            hush(error)
 
     def execute(self, statement: Any, params: Params) -> ExecuteResult:
         result: ExecuteResult = self.run("execute", statement, params, executed)

@@ -21,6 +21,7 @@ from prefiq_db.dialects.translate import code_of, is_python_word, translate
 from prefiq_db.drivers.halfway import REFUSED
 from prefiq_db.errors import ErrorClass, ErrorKind, PrefiqDbError, ReadOnlyError
 from prefiq_db.masking import border_translates, shown
+from prefiq_db.silence import hush
 
 # What names things among psycopg's DiagnosticField, by number; the others quote values.
 _NAMING_FIELDS: Final = {
@@ -40,6 +41,8 @@ def translate_errors(engine: Engine, database: str, *, masked: bool) -> None:
     @event.listens_for(engine, "handle_error")
     def leaving(context: ExceptionContext) -> PrefiqDbError | None:
         original = context.original_exception
+        if masked and not border_translates.get():
+            hush(original)
         if getattr(original, REFUSED, False):
             context.invalidate_pool_on_disconnect = False  # there is nothing wrong with the others
         if border_translates.get() or not isinstance(original, Exception) or isinstance(original, Both):
