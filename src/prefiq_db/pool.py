@@ -25,6 +25,7 @@ from sqlalchemy.util.queue import Empty
 from prefiq_db.dialects.base import SESSION_KEY
 from prefiq_db.dialects.both import of_both
 from prefiq_db.dialects.translate import translate
+from prefiq_db.interruptions import is_interruption
 from prefiq_db.masking import border_translates
 from prefiq_db.origin import application_line
 from prefiq_db.slots import SlottedPool
@@ -264,7 +265,9 @@ class _VettingPool(SlottedPool):
         dialect: Any = self._dialect
         try:
             return bool(dialect.is_at_rest(record.dbapi_connection))
-        except (dialect.loaded_dbapi.Error, ValueError):
+        except (dialect.loaded_dbapi.Error, ValueError) as error:
+            if is_interruption(error):
+                raise
             return False
 
     def _why_not_at_rest(self, record: Any) -> str:
@@ -292,7 +295,9 @@ class _VettingPool(SlottedPool):
         state.patience_seconds = None
         try:
             return bool(dialect.do_ping(connection))
-        except (dialect.loaded_dbapi.Error, OSError):
+        except (dialect.loaded_dbapi.Error, OSError) as error:
+            if is_interruption(error):
+                raise
             return False
 
 

@@ -790,6 +790,7 @@ def translate(
     cancelled_by_timeout: bool | None = None,
     statement_seconds: float | None = None,
     apart: bool = False,
+    lost: bool | None = None,
 ) -> PrefiqDbError:
     """Return *error* as one of ours, to be raised outside any ``except`` block.
 
@@ -802,6 +803,7 @@ def translate(
             socket shut by a watchdog): our timer (``True``), not our timer (``False``), not known (``None``).
         statement_seconds: how long the statement was allowed to take, for the message.
         apart: *error* goes on its way too, so ``.original`` is a copy of the driver's exception.
+        lost: whether the connection is, where it was asked; SQLAlchemy's own exceptions tell by themselves.
 
     The message holds kind, database, code and names of constraints, tables and columns, never a value. The driver's
     own exception is at ``.original``, cleaned; SQLAlchemy's wrapper, which holds the statement and its parameters, is
@@ -836,8 +838,10 @@ def translate(
         if python is None:
             return _usage(original, database)
         report, found = _Report(None, "", {}), python
-    if phase == "statement" and isinstance(error, exc.DBAPIError):
-        found = _as_the_connection_is(found, driver, original, lost=error.connection_invalidated)
+    if lost is None and isinstance(error, exc.DBAPIError):
+        lost = error.connection_invalidated
+    if phase == "statement" and lost is not None:
+        found = _as_the_connection_is(found, driver, original, lost=lost)
     found = _who_cancelled(found, phase, cancelled_by_timeout)
     return _build(
         found, report, phase, original=clean(original), database=database, statement_seconds=statement_seconds

@@ -16,6 +16,7 @@ from psycopg.errors import _WaitTimeout
 from psycopg.pq import TransactionStatus
 
 from prefiq_db.drivers.deadlines import DeadlinePassed, Shares, addresses_of, is_name
+from prefiq_db.interruptions import is_interruption
 
 logger = logging.getLogger("prefiq_db.drivers")
 
@@ -170,6 +171,8 @@ class Connection(_Hurried, psycopg.Connection[Any]):
         try:
             return _addresses(addresses_of(host, int(port), until - time.monotonic()))
         except OSError as error:
+            if is_interruption(error):
+                raise
             return error
 
     def wait(self, gen: Any, interval: float = _INTERVAL_SECONDS, timeout: float | None = None) -> Any:
@@ -230,6 +233,8 @@ class AsyncConnection(_Hurried, psycopg.AsyncConnection[Any]):
             async with asyncio.timeout(max(0.0, until - time.monotonic())):
                 return _addresses(await loop.getaddrinfo(host, int(port), type=socket.SOCK_STREAM))
         except OSError as error:
+            if is_interruption(error):
+                raise
             return error
 
     async def wait(

@@ -15,6 +15,7 @@ from pymysql.protocol import EOFPacketWrapper, MysqlPacket
 
 from prefiq_db.drivers.deadlines import UNBOUNDED_SECONDS, DeadlinePassed, Shares, addresses_of
 from prefiq_db.drivers.refusals import ERROR, ends_conversation, sequence_of_refusal
+from prefiq_db.interruptions import is_interruption
 
 # Everything of a cursor that the next result replaces.
 _OF_ONE_RESULT = ("_result", "_rows", "rowcount", "rownumber", "lastrowid", "description")
@@ -89,9 +90,16 @@ class Connection(pymysql.connections.Connection):
             self.connect(self._dialled(until))
         except OSError as error:
             failure = error
+        except pymysql.err.OperationalError as error:
+            met = getattr(error, "original_exception", None)
+            if met is None or not is_interruption(met):
+                raise
+            failure = met
         else:
             self._connected_by = None
             return
+        if is_interruption(failure):
+            raise failure
         if _is_ours(failure):
             raise PyMySQLDeadlinePassed("no connection in time")
         raise pymysql.err.OperationalError(CR.CR_CONN_HOST_ERROR, f"Can't connect to MySQL server ({failure})")
@@ -110,6 +118,8 @@ class Connection(pymysql.connections.Connection):
                 dialled.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             except OSError as error:
                 dialled.close()
+                if is_interruption(error):
+                    raise
                 last = error
             except BaseException:
                 dialled.close()
@@ -136,12 +146,15 @@ class Connection(pymysql.connections.Connection):
             sock.sendall(data)
         except OSError as error:
             failure = error
+        except BaseException:
+            self._force_close()
+            raise
         else:
             return
-        refusal = None if _is_ours(failure) else self._refusal()
+        if is_interruption(failure) or _is_ours(failure):
+            raise self._broken(failure)
+        refusal = self._refusal()
         self._force_close()
-        if _is_ours(failure):
-            raise self._passed()
         if refusal is not None:
             self.server_status = 0
             refusal.raise_for_error()
@@ -181,9 +194,11 @@ class Connection(pymysql.connections.Connection):
             failure = OSError("it was closed")
         raise self._broken(failure)
 
-    def _broken(self, failure: OSError) -> pymysql.err.OperationalError:
-        """Close the connection, on which reading failed, and return the error to raise."""
+    def _broken(self, failure: OSError) -> Exception:
+        """Close the connection, on which something failed, and return the error to raise."""
         self._force_close()
+        if is_interruption(failure):  # a signal handler may raise a TimeoutError, and that is not ours
+            return failure
         if _is_ours(failure):
             return self._passed()
         return pymysql.err.OperationalError(

@@ -23,6 +23,7 @@ from prefiq_db.hooks.registry import Hooks
 from prefiq_db.hooks.slow import SlowLog
 from prefiq_db.hooks.statistics import FOLD_AT, StatementEntry, StatementStatistics
 from prefiq_db.hooks.summary import Description, describe
+from prefiq_db.interruptions import is_interruption
 from prefiq_db.masking import MASK, describe_value, is_secret_key, mask_literals
 from prefiq_db.origin import application_line, readable
 
@@ -158,7 +159,7 @@ class StatementObserver:
         batch_size: int,
         state: SessionState,
     ) -> None:
-        kind, code = self._what_failed(error)
+        kind, code = self._what_failed(error, context)
         known.durations.append(duration)
         with self.statistics.lock:
             self.statistics.error_count += 1
@@ -170,10 +171,25 @@ class StatementObserver:
             told = self._told(known, parameters, context, batch_size, state)
             self.hooks.emit(StatementFailed(**told, duration_seconds=duration, kind=kind, code=code))
 
-    def _what_failed(self, error: BaseException) -> tuple[ErrorKind, str | int | None]:
-        if not isinstance(error, Exception):  # the task was cancelled, or the process interrupted
+    def _what_failed(self, error: BaseException, context: Any) -> tuple[ErrorKind, str | int | None]:
+        """Judge by what the caller's error will be judged by, so that both say the same."""
+        if is_interruption(error):  # the task was cancelled, or the process interrupted: it goes on as it is
             return ErrorKind.CANCELLED, None
-        found = translate(error, dialect=self.dialect, database=self.database)
+        assert isinstance(error, Exception), "whatever else there is interrupts"
+        if context is None:
+            found = translate(error, dialect=self.dialect, database=self.database)
+            return found.kind, found.code
+        dialect, connection = context.dialect, context.root_connection
+        if dialect.interruption_of(connection) is not None:
+            return ErrorKind.CANCELLED, None
+        found = translate(
+            error,
+            dialect=self.dialect,
+            database=self.database,
+            cancelled_by_timeout=dialect.timed_out(connection),
+            lost=isinstance(error, dialect.loaded_dbapi.Error)
+            and dialect.is_disconnect(error, connection._dbapi_connection, None),
+        )
         return found.kind, found.code
 
     # --- telling ---------------------------------------------------------------------------------
