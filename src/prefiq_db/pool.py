@@ -43,10 +43,11 @@ _record_of: Callable[[Any], Any] = _ConnectionFairy.__dict__["_connection_record
 
 # How many uses are noted before they are counted; a reader counts them at once.
 _FOLD_AT = 512
-_NO_ANSWER = "no answer"
-_DEAD = "dead"
+# Why a connection is thrown away, as ConnectionLost and PoolStats tell it.
+_AGE, _DEAD, _NO_ANSWER, INVALIDATED = "age", "dead", "no answer", "invalidated"
 _SESSION_CHANGED = "session changed"
 _NOT_AT_REST = "transaction left open"
+LOST_REASONS = frozenset({_AGE, _DEAD, _NO_ANSWER, INVALIDATED, _SESSION_CHANGED, _NOT_AT_REST})
 
 # How many seconds a checkout may wait here, and until when it may connect, on the monotonic clock.
 _checkout_limit: ContextVar[tuple[float, float] | None] = ContextVar("prefiq_db_checkout_limit", default=None)
@@ -246,7 +247,7 @@ class _VettingPool(SlottedPool):
         state = dialect.session_in(record.info)
         now = perf_counter()
         if now >= state.expires_at:
-            return "age"
+            return _AGE
         descriptor = dialect.socket_of(record.dbapi_connection)
         if descriptor is not None and _has_something_to_read(descriptor):
             return _DEAD

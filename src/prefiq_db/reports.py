@@ -133,7 +133,8 @@ class PoolStats:
         pending: callers waiting for a connection.
         timeout_count: callers that waited in vain.
         opened_count: connections opened.
-        lost: connections thrown away, by reason: ``age``, ``dead``, ``no answer``, ``invalidated``.
+        lost: connections thrown away, by reason: ``age``, ``dead``, ``no answer``, ``invalidated``, ``session changed``
+            or ``transaction left open``.
         wait: how long callers waited for a connection.
         use: how long connections were out.
         create: how long opening one took.

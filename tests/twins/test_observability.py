@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import gc
 import logging
+import re
 import time
 import warnings
 from collections.abc import Callable
@@ -16,7 +18,14 @@ import pytest
 import sqlalchemy as sa
 
 from prefiq_db import PrefiqDbError, bootstrap
-from prefiq_db.errors import PoolTimeoutError, StatementBudgetError
+from prefiq_db.errors import (
+    ErrorClass,
+    ErrorKind,
+    PoolTimeoutError,
+    SerializationError,
+    StatementBudgetError,
+    UniqueViolationError,
+)
 from prefiq_db.events import (
     AttemptFailed,
     CallFinished,
@@ -35,10 +44,14 @@ from prefiq_db.events import (
     TransactionFinished,
 )
 from prefiq_db.hooks.connections import ConnectionWatcher
+from prefiq_db.pool import LOST_REASONS
+from prefiq_db.reports import PoolStats
 from tests.conftest import Backend
 from tests.twins.harness import Harness
+from tests.twins.test_retries import QUICK, WAYS, repeated
 
 HERE = Path(__file__).name
+AGAIN = ErrorClass(ErrorKind.SERIALIZATION, transient=True, retry_transaction=True)
 
 
 class Recorder(Listener):
@@ -154,6 +167,30 @@ async def test_a_failed_statement_and_its_retries_are_one_call(make_db: Any, bac
     assert recorder.of(AttemptFailed) == []
 
 
+@pytest.mark.parametrize("way", WAYS)
+async def test_statements_of_a_repeated_transaction_say_so(make_db: Any, way: str) -> None:
+    """In their events and in the statistics, those that fail, too; the next transaction starts at 0 again."""
+    db = make_db(pool_size=1, max_overflow=0, retry=QUICK)
+    await _make_items(db)
+    recorder, calls = db.hooks.add(Recorder()), []
+
+    async def body(tx: Any) -> None:
+        calls.append(await tx.fetch_value("select count(*) from item"))
+        with contextlib.suppress(UniqueViolationError):
+            async with tx.transaction():
+                await tx.execute("insert into item (id, qty) values (1, 1)")
+        if len(calls) < 3:
+            raise SerializationError("again", classification=AGAIN)
+
+    await repeated(db, way, body)
+    assert [event.retry_number for event in recorder.of(StatementFinished)] == [0, 1, 2]
+    assert [event.retry_number for event in recorder.of(StatementFailed)] == [0, 1, 2]
+    repeats = {entry.summary: entry.retries for entry in db.stats().statements}
+    assert (repeats["SELECT item"], repeats["INSERT item"]) == (2, 2)
+    await db.fetch_value("select count(*) from item")
+    assert recorder.of(StatementFinished)[-1].retry_number == 0
+
+
 async def test_a_removed_listener_hears_nothing_more(make_db: Any) -> None:
     db = make_db()
     recorder, heard = db.hooks.add(Recorder()), []
@@ -252,6 +289,13 @@ async def test_a_connection_thrown_away_says_why(make_db: Any) -> None:
     await db.fetch_value("select 1")
     assert "age" in db.stats().pool.lost
     assert recorder.of(ConnectionLost)[0].reason == "age"
+
+
+@pytest.mark.parametrize("told", [ConnectionLost, PoolStats])
+def test_every_reason_for_losing_a_connection_is_documented(told: type) -> None:
+    documented = re.search(r"reason[^`]*((?:``[a-z ]+``[,\sor]*)+)", told.__doc__ or "")
+    assert documented is not None
+    assert set(re.findall("``([a-z ]+)``", documented[1])) == LOST_REASONS
 
 
 def _expire(engine: Any) -> None:

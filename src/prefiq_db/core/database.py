@@ -7,6 +7,7 @@ does so through the :class:`~prefiq_db.bridge.Runtime`.
 from __future__ import annotations
 
 import copy
+import itertools
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -304,7 +305,12 @@ class DatabaseCore:
             check_read_only(given, scope.blocks[0].options, executable, self.road.dialect)
             return scope.blocks[-1].run(executable, rows, row_count, given.timeout, explicit=False, call=call)
         limit = given.timeout
-        return self.in_transaction(lambda tx: tx.run(executable, rows, row_count, limit, explicit=True, call=call))
+
+        def attempt(tx: Block) -> Any:
+            call.attempts += 1
+            return tx.run(executable, rows, row_count, limit, explicit=True, call=call)
+
+        return self.in_transaction(attempt)
 
     def _one_shot(self, statement: Executable, params: Params, shape: Shape, given: Overrides, call: Call) -> Any:
         call.attempts += 1
@@ -421,7 +427,14 @@ class DatabaseCore:
         given, shown = self.overrides(), self.with_overrides(chosen)
         until = None if given.timeout is None else time.monotonic() + given.timeout
         retrier = self.retrier(given, lambda error: transaction_repeatable(error, shown), retry)
-        result = retrier.run(lambda: self._attempt(self._block(chosen, None, until), body))
+        numbers = itertools.count()
+
+        def attempt() -> Any:
+            tx = self._block(chosen, None, until)
+            tx.retry_number = next(numbers)
+            return self._attempt(tx, body)
+
+        result = retrier.run(attempt)
         self.life.retry_budget.successes += 1
         return result
 

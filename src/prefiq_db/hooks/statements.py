@@ -165,6 +165,7 @@ class StatementObserver:
             self.statistics.error_count += 1
             self.statistics.errors[kind] += 1
             known.entry.errors += 1
+            known.entry.retries += bool(state.retry_number)
         if duration >= self.slow.threshold_seconds:
             self._slow(known, duration, -1, state, kind.value)
         if self.hooks.wants(StatementFailed):
