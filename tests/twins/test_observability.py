@@ -8,22 +8,24 @@ import contextvars
 import gc
 import logging
 import re
+import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
-from prefiq_db import PrefiqDbError, bootstrap
+from prefiq_db import PrefiqDbError, RetryPolicy, bootstrap
 from prefiq_db.errors import (
     ErrorClass,
     ErrorKind,
     PoolTimeoutError,
     SerializationError,
     StatementBudgetError,
+    StatementCancelledError,
     UniqueViolationError,
 )
 from prefiq_db.events import (
@@ -47,7 +49,8 @@ from prefiq_db.hooks.connections import ConnectionWatcher
 from prefiq_db.pool import LOST_REASONS
 from prefiq_db.reports import PoolStats
 from tests.conftest import Backend
-from tests.twins.harness import Harness
+from tests.twins.harness import Harness, drive
+from tests.twins.support import is_sleeping, session_id, slow_read
 from tests.twins.test_retries import QUICK, WAYS, repeated
 
 HERE = Path(__file__).name
@@ -165,6 +168,53 @@ async def test_a_failed_statement_and_its_retries_are_one_call(make_db: Any, bac
     assert (failed.kind.value, ended.kind.value, ended.attempts) == ("unique", "unique", 1)
     assert failed.code == ended.code
     assert recorder.of(AttemptFailed) == []
+
+
+async def test_an_event_says_what_the_caller_is_told(make_db: Any, backend: Backend) -> None:
+    """One judgement: whoever stopped the statement, a limit of ours or somebody else."""
+    db = make_db(retry=RetryPolicy(attempts=1))
+    await _make_items(db)
+    recorder = db.hooks.add(Recorder())
+    for limit, statement in ((0.2, slow_read(backend)), (9, "insert into item (id, qty) values (1, 1)")):
+        with pytest.raises(PrefiqDbError) as caught:
+            await db.using(timeout=limit).fetch_all(statement)
+        assert recorder.of(StatementFailed)[-1].kind is caught.value.kind
+    with pytest.raises(StatementCancelledError):
+        async with db.transaction() as tx:
+            cancel = await _canceller(tx, backend)
+            with _from_outside(cancel):
+                await tx.fetch_all(slow_read(backend))
+    assert [event.kind for event in recorder.of(StatementFailed)][-1] is ErrorKind.CANCELLED
+
+
+async def _canceller(tx: Any, backend: Backend) -> Callable[[], Any]:
+    """Return what stops the statement that runs in *tx*, if there is one."""
+    server = backend.server
+    if server is None:
+        connection = getattr(tx.connection, "sync_connection", tx.connection).connection
+        driver = connection.driver_connection
+        return getattr(driver, "_conn", driver).interrupt  # type: ignore[no-any-return]
+    session = await session_id(tx, backend)
+    stop = {"postgresql": f"select pg_cancel_backend({session})", "mariadb": f"kill query {session}"}[backend.name]
+    return lambda: drive(is_sleeping(backend, session)) and server.execute(stop)
+
+
+@contextlib.contextmanager
+def _from_outside(act: Callable[[], Any]) -> Iterator[None]:
+    """Do it in another thread, again and again until the block ends."""
+    over = threading.Event()
+
+    def acting() -> None:
+        while not over.wait(0.05):
+            act()
+
+    thread = threading.Thread(target=acting)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 @pytest.mark.parametrize("way", WAYS)
