@@ -12,11 +12,13 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy import orm
 
 from prefiq_db import PrefiqDbError, RetryPolicy, bootstrap
 from prefiq_db.errors import (
@@ -50,11 +52,18 @@ from prefiq_db.pool import LOST_REASONS
 from prefiq_db.reports import PoolStats
 from tests.conftest import Backend
 from tests.twins.harness import Harness, drive
-from tests.twins.support import is_sleeping, session_id, slow_read
+from tests.twins.support import is_sleeping, is_waiting_for_lock, session_id, slow_read
 from tests.twins.test_retries import QUICK, WAYS, repeated
 
 HERE = Path(__file__).name
+NOON = datetime(2020, 1, 1, 12)
 AGAIN = ErrorClass(ErrorKind.SERIALIZATION, transient=True, retry_transaction=True)
+
+
+class Thing(orm.declarative_base()):  # type: ignore[misc]
+    __tablename__ = "thing"
+    id: orm.Mapped[int] = orm.mapped_column(primary_key=True)
+    name: orm.Mapped[str]
 
 
 class Recorder(Listener):
@@ -278,6 +287,40 @@ async def test_top_statements_are_grouped_by_shape(make_db: Any) -> None:
     )
 
 
+async def test_lists_of_any_length_are_one_statement(make_db: Any) -> None:
+    """Also Core's, whose values have their types on PostgreSQL: ``?::VARCHAR``."""
+    db = make_db()
+    await db.execute("create table item (id integer, word varchar(9), at timestamp null)")
+    names = ("id", sa.Integer()), ("word", sa.String(9)), ("at", sa.DateTime())
+    item = sa.table("item", *(sa.column(name, kind) for name, kind in names))
+    for length in range(1, 9):
+        words = [f"word {number}" for number in range(length)]
+        found = item.c.word.in_(words) & item.c.id.in_(range(length)) & item.c.at.not_in([NOON] * length)
+        await db.fetch_all(sa.select(item.c.id).where(found))
+        await db.fetch_all(sa.select(item.c.id).where(sa.tuple_(item.c.id, item.c.word).in_([(1, "a")] * length)))
+    assert [entry.calls for entry in db.stats().statements if entry.summary == "SELECT item"] == [8, 8]
+
+
+async def test_a_flush_is_the_applications(make_db: Any) -> None:
+    """What the ORM sends by itself, through functions that SQLAlchemy makes, has the line that made it send."""
+    db = make_db()
+    await db.execute("create table thing (id integer primary key, name varchar(9))")
+    recorder = db.hooks.add(Recorder())
+    async with db.session() as session:
+        session.add(Thing(id=1, name="one"))
+        await session.commit()
+        thing = await session.get(Thing, 1)
+        await session.delete(thing)
+        await session.flush()
+        await session.rollback()
+    sent = recorder.of(StatementFinished)
+    assert {event.operation for event in sent} == {"INSERT", "SELECT", "DELETE"}
+    assert {event.origin.function for event in sent} == {"test_a_flush_is_the_applications"}
+    async with db.session() as session, session.begin():
+        await session.get(Thing, 1)
+        assert [HERE in holder.origin for holder in db.stats().holders] == [True]
+
+
 async def test_statistics_stay_bounded(make_db: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A service that makes up statements fills the last place, not the memory."""
     monkeypatch.setattr("prefiq_db.hooks.statistics.MOST_FINGERPRINTS", 10)
@@ -463,6 +506,41 @@ async def test_a_leak_names_the_applications_line_and_is_taken_back(
 
 def _later(seconds: float) -> float:
     return time.monotonic() + seconds
+
+
+async def test_who_waits_for_a_lock_is_no_leak(make_db: Any, backend: Backend, harness: Harness) -> None:
+    """A statement under way is no leak, however long it takes; who does nothing after it is, after the same time."""
+    if backend.server is None:
+        pytest.skip("SQLite's writers wait in BEGIN, no longer than lock_timeout_seconds")
+    db = make_db(leak_after_seconds=3600)
+    await _make_items(db)
+    recorder, watcher = db.hooks.add(Recorder()), _watcher(db)
+    waiting: list[int] = []
+    locked = harness.event()
+
+    async def waits() -> bool:
+        return bool(waiting) and await is_waiting_for_lock(backend, waiting[0])
+
+    async def hold() -> None:
+        async with db.transaction() as tx:
+            await tx.execute("update item set qty = 1 where id = 1")
+            locked.set()
+            await harness.until(waits)
+            watcher.look(_later(3601))
+            (leaked,) = recorder.of(ConnectionLeaked)  # itself: it does nothing, and keeps the other waiting
+            assert leaked.origin.function.endswith("hold")
+
+    async def wait() -> None:
+        await locked.wait()
+        async with db.transaction() as tx:
+            waiting.append(await session_id(tx, backend))
+            await tx.execute("update item set qty = 2 where id = 1")
+            watcher.look(_later(3700))
+            assert len(recorder.of(ConnectionLeaked)) == 1
+            watcher.look(_later(3601 + 3700))
+            assert recorder.of(ConnectionLeaked)[-1].origin.function.endswith("wait")
+
+    await harness.together(hold, wait)
 
 
 async def test_the_watchdog_looks_by_itself(make_db: Any, harness: Harness) -> None:

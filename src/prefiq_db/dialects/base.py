@@ -68,6 +68,7 @@ class SessionState:
         "control_timeout",
         "deferrable",
         "driver_begins",
+        "excused_at",
         "expires_at",
         "failed",
         "fairy_ref",
@@ -83,6 +84,7 @@ class SessionState:
         "patience_seconds",
         "read_only",
         "retry_number",
+        "sent_at",
         "session_timeout",
         "summary",
         "tainted",
@@ -139,6 +141,8 @@ class SessionState:
         self.line: Any = None
         self.worker: object = None
         self.leaked = False
+        #: when the statement was sent that is under way, and when one was last seen to be; 0.0: none
+        self.sent_at = self.excused_at = 0.0
         self.tainted = False
         self.summary = ""
         self.retry_number = 0

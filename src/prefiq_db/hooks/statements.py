@@ -84,13 +84,15 @@ class StatementObserver:
         state.summary = known.summary
         if self._attentive:
             self._before(known, parameters, context, batch_size, state)
-        started = perf_counter()
+        state.sent_at = started = perf_counter()
         try:
             send(cursor, statement, parameters, context)
         except BaseException as error:
+            state.sent_at = 0.0
             self._failed(known, error, perf_counter() - started, parameters, context, batch_size, state)
             raise
         duration = perf_counter() - started
+        state.sent_at = 0.0
         durations = known.durations
         durations.append(duration)
         rows = cursor.rowcount
