@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import text
 
 from prefiq_db import Database, RetryPolicy
-from prefiq_db.errors import ErrorKind, PrefiqDbError
+from prefiq_db.errors import ErrorKind, ForeignKeyViolationError, PrefiqDbError
 from prefiq_db.hooks import statements
 from tests.conftest import Backend
 
@@ -95,6 +95,22 @@ def test_the_very_same_comes_out(
     assert statistics.retry_count == 0
     if backend.server is not None:
         assert sum(statistics.pool.lost.values()) == 1
+
+
+@pytest.mark.sync
+@pytest.mark.parametrize("backend", [pytest.param("sqlite", marks=pytest.mark.sqlite)], indirect=True)
+@pytest.mark.parametrize("limit", [TimeoutError], indirect=True)
+def test_a_later_error_is_not_taken_for_the_limit(backend: Backend, db: Database, limit: Exception) -> None:
+    """On the same connection: what a statement met stays with that statement."""
+    db.execute("create table parent (id integer primary key)")
+    db.execute("create table child (id integer references parent deferrable initially deferred)")
+    with db.engine.connect() as connection:
+        signal.setitimer(signal.ITIMER_REAL, SECONDS)
+        with pytest.raises(TimeoutError):
+            connection.execute(text(SLEEP["sqlite"])).all()
+        connection.execute(text("insert into child values (1)"))
+        with pytest.raises(ForeignKeyViolationError):
+            connection.commit()
 
 
 @pytest.mark.sync

@@ -707,7 +707,8 @@ class PrefiqDialect(TokenDialect):
             return True
         found = class_by_code(e, self.label)
         if found is None:  # not the server's word, so the connection is asked
-            return connection is not None and self.socket_of(connection.dbapi_connection) == -1
+            raw = getattr(connection, "dbapi_connection", connection)
+            return raw is not None and self.socket_of(raw) == -1
         if found.kind is ErrorKind.READ_ONLY:
             # Where another connection may find a writer, this one and those made before it are no good. But what our
             # own READ ONLY refused, every server refuses.

@@ -17,11 +17,13 @@ from sqlalchemy.exc import SQLAlchemyError, StatementError
 from prefiq_db.dialects.base import SessionState
 from prefiq_db.dialects.both import Both, of_both
 from prefiq_db.dialects.classify import Phase, leaves_unknown
-from prefiq_db.dialects.translate import code_of, is_python_word, translate
+from prefiq_db.dialects.translate import class_by_code, code_of, is_python_word, translate
 from prefiq_db.drivers.halfway import REFUSED
 from prefiq_db.errors import ErrorClass, ErrorKind, PrefiqDbError, ReadOnlyError
 from prefiq_db.interruptions import is_interruption
 from prefiq_db.masking import border_translates, mask_literals
+
+_STOPPED: Final = (ErrorKind.STATEMENT_TIMEOUT, ErrorKind.CANCELLED)
 
 # What names things among psycopg's DiagnosticField, by number; the others quote values.
 _NAMING_FIELDS: Final = {
@@ -67,7 +69,9 @@ def _interruption(context: ExceptionContext) -> Any:
     if border_translates.get() or context.connection is None:
         return None
     dialect: Any = context.dialect
-    return dialect.interruption_of(context.connection)
+    found = class_by_code(context.original_exception, dialect.label)
+    # SQLite says no more than that it was interrupted.
+    return dialect.interruption_of(context.connection) if found is not None and found.kind in _STOPPED else None
 
 
 def _hang_up(context: ExceptionContext) -> None:
