@@ -840,7 +840,7 @@ def translate(
         report, found = _Report(None, "", {}), python
     if lost is None and isinstance(error, exc.DBAPIError):
         lost = error.connection_invalidated
-    if phase == "statement" and lost is not None:
+    if phase == "statement" and lost is not None and not isinstance(original, DeadlinePassed):
         found = _as_the_connection_is(found, driver, original, lost=lost)
     found = _who_cancelled(found, phase, cancelled_by_timeout)
     return _build(
