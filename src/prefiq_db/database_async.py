@@ -336,7 +336,11 @@ class AsyncDatabase:
         return await spawn(self._core.test_connection)
 
     async def health(self, timeout_seconds: float | None = None) -> HealthReport:
-        """Return whether the database answers and why not. One attempt within *timeout_seconds*; never raises."""
+        """Return whether the database answers and is ready for work, and why not; never raises.
+
+        One attempt within *timeout_seconds*, one round trip. A server that takes no writes is not well, unless the
+        settings or ``using(read_only=True)`` say that none are wanted: the judgement of ``HealthCheck``.
+        """
         return await spawn(self._core.health, timeout_seconds)
 
     def stats(self) -> DatabaseStats:

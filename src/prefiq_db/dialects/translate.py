@@ -847,6 +847,7 @@ def translate(
     statement_seconds: float | None = None,
     apart: bool = False,
     migrating: bool = False,
+    lost: bool | None = None,
 ) -> PrefiqDbError:
     """Return *error* as one of ours, to be raised outside any ``except`` block.
 
@@ -860,6 +861,7 @@ def translate(
         statement_seconds: how long the statement was allowed to take, for the message.
         migrating: a migration runs: what is missing isn't mended by applying the migrations.
         apart: *error* goes on its way too, so ``.original`` is a copy of the driver's exception.
+        lost: whether the connection is, where it was asked; SQLAlchemy's own exceptions tell by themselves.
 
     The message holds kind, database, code and names of constraints, tables and columns, never a value. The driver's
     own exception is at ``.original``, cleaned; SQLAlchemy's wrapper, which holds the statement and its parameters, is
@@ -896,8 +898,10 @@ def translate(
         if python is None:
             return _usage(original, database)
         report, found = _Report(None, "", {}), python
-    if phase == "statement" and isinstance(error, exc.DBAPIError) and not isinstance(original, DeadlinePassed):
-        found = _as_the_connection_is(found, driver, original, lost=error.connection_invalidated)
+    if lost is None and isinstance(error, exc.DBAPIError):
+        lost = error.connection_invalidated
+    if phase == "statement" and lost is not None and not isinstance(original, DeadlinePassed):
+        found = _as_the_connection_is(found, driver, original, lost=lost)
     found = _who_cancelled(found, phase, cancelled_by_timeout)
     if phase == "connect":
         told = _told_of_connecting(error, original, found, report)
