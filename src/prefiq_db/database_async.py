@@ -38,7 +38,7 @@ from prefiq_db.reports import DatabaseStats, ExecuteResult, HealthReport
 from prefiq_db.retry_budget import RetryBudget
 from prefiq_db.settings import DatabaseSettings
 from prefiq_db.transaction import Block, Outcome, TransactionOptions
-from prefiq_db.unrun import refuse_generator_function
+from prefiq_db.unrun import refuse_generator_function, refuse_uncallable
 
 F = TypeVar("F", bound=Callable[..., Any])
 P = ParamSpec("P")
@@ -204,6 +204,7 @@ class AsyncDatabase:
                 ``exactly_once`` only if the database stayed unreachable until the budget was spent; it has a ``token``
                 for :meth:`resolve_outcome` then. Any other error means that nothing was committed.
         """
+        refuse_uncallable(fn, "run_in_transaction")
         options = TransactionOptions(isolation=isolation, exactly_once=exactly_once)
         return await spawn(self._core.in_transaction, self._body(fn, args, kwargs), options, retry)
 

@@ -18,6 +18,7 @@ from pymysql.protocol import EOFPacketWrapper, MysqlPacket
 
 from prefiq_db.drivers.challenges import CHALLENGES, refusal
 from prefiq_db.drivers.deadlines import UNBOUNDED_SECONDS, DeadlinePassed, Shares, addresses_of
+from prefiq_db.drivers.garbled import as_garbled
 from prefiq_db.drivers.refusals import ERROR, ends_conversation, sequence_of_refusal
 from prefiq_db.drivers.stopping import STOP_SECONDS, beside, port_of
 
@@ -104,10 +105,15 @@ class Connection(pymysql.connections.Connection):
         try:
             self.connect(self._dialled(until))
         except OSError as error:
-            failure = error
+            failure: Exception = error
+        except Exception as error:
+            if (failure := as_garbled(error, pymysql.err.OperationalError, greeting=True)) is error:
+                raise
         else:
             self._connected_by = None
             return
+        if not isinstance(failure, OSError):
+            raise failure
         if _is_ours(failure):
             raise PyMySQLDeadlinePassed("no connection in time")
         raise pymysql.err.OperationalError(CR.CR_CONN_HOST_ERROR, f"Can't connect to MySQL server ({failure})")
@@ -240,6 +246,7 @@ class Connection(pymysql.connections.Connection):
     def _read_query_result(self, unbuffered: bool = False) -> Any:
         self._result = None
         result = _Result(self)
+        failure: Exception | None = None
         if self._next_seq_id > 1:
             self._heed_refusal()
         try:
@@ -251,7 +258,11 @@ class Connection(pymysql.connections.Connection):
             if ends_conversation(error):
                 self._force_close()
                 self.server_status = 0
-            raise
+            failure = as_garbled(error, pymysql.err.OperationalError)
+            if failure is error:
+                raise
+        if failure is not None:
+            raise failure
         self._result = result
         if result.server_status is not None:
             self.server_status = result.server_status
