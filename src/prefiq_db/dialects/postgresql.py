@@ -25,6 +25,11 @@ _IDLE, _IN_ERROR = 0, 3
 _CLAIM: Final = "prefiq_db claim "
 
 
+_NAMES_OF_UTC: Final = frozenset(
+    {"UTC", "Etc/UTC", "Etc/Zulu", "Zulu", "UCT", "Etc/UCT", "GMT", "Etc/GMT", "Universal"}
+)
+
+
 class _Postgresql(ReadOnlySessions, PrefiqDialect):
     label = "postgresql"
     connection_characteristics: Any = characteristics(
@@ -195,6 +200,13 @@ class _Postgresql(ReadOnlySessions, PrefiqDialect):
         except ProgrammingError:
             return False
         return True
+
+    def zone_lost(self, first: Any, second: Any) -> str | None:
+        # Another name of UTC, so that whoever gets the session meanwhile sees the same times.
+        self.control(second, "SET timezone = 'Etc/Zulu'")
+        ((zone, own),) = self.ask(first, "SELECT setting, reset_val FROM pg_settings WHERE name = 'TimeZone'")
+        self.control(second, "SET timezone = 'UTC'")
+        return None if zone == "UTC" or own in _NAMES_OF_UTC else str(own)
 
     # Outside a transaction it tells of the next one: 'on' on a standby, and where server or user default to it.
     health_sql = "SELECT current_setting('transaction_read_only')"
