@@ -37,6 +37,7 @@ from prefiq_db.overrides import OverrideOptions, OverrideScope
 from prefiq_db.reports import DatabaseStats, ExecuteResult, HealthReport
 from prefiq_db.retry_budget import RetryBudget
 from prefiq_db.settings import DatabaseSettings
+from prefiq_db.silence import hush
 from prefiq_db.transaction import Block, Outcome, TransactionOptions
 from prefiq_db.unrun import refuse_generator_function, refuse_uncallable
 
@@ -67,7 +68,12 @@ class AsyncDatabase:
     _engine: AsyncEngine
 
     def __init__(self, settings: DatabaseSettings | str, *, name: str = "main", **fields: Any) -> None:
-        made = as_settings(settings, fields)
+        try:
+            made = as_settings(settings, fields)
+        except BaseException as error:
+            del settings, fields
+            hush(error)
+            raise
         hooks = Hooks(name)
         observer = make_observer(made, name, hooks)
         watcher = ConnectionWatcher(name, hooks, made.leak_after_seconds)
@@ -132,27 +138,52 @@ class AsyncDatabase:
 
         *types* says how columns of a text statement are read: ``types={"amount": Money}``.
         """
-        return await spawn(self._core.fetch_all, statement, params, into, types)
+        try:
+            return await spawn(self._core.fetch_all, statement, params, into, types)
+        except BaseException as error:
+            del statement, params
+            self._core.hush(error)
+            raise
 
     async def fetch_one(
         self, statement: Any, params: Params = None, *, into: Into | None = None, types: Types | None = None
     ) -> Any:
         """Return the first row, or ``None``."""
-        return await spawn(self._core.fetch_one, statement, params, into, types)
+        try:
+            return await spawn(self._core.fetch_one, statement, params, into, types)
+        except BaseException as error:
+            del statement, params
+            self._core.hush(error)
+            raise
 
     async def fetch_value(
         self, statement: Any, params: Params = None, *, into: Into | None = None, types: Types | None = None
     ) -> Any:
         """Return the first column of the first row, or ``None``."""
-        return await spawn(self._core.fetch_value, statement, params, into, types)
+        try:
+            return await spawn(self._core.fetch_value, statement, params, into, types)
+        except BaseException as error:
+            del statement, params
+            self._core.hush(error)
+            raise
 
     async def execute(self, statement: Any, params: Params = None) -> ExecuteResult:
         """Run a statement for what it does. Outside a transaction it is one by itself."""
-        return await spawn(self._core.execute, statement, params)
+        try:
+            return await spawn(self._core.execute, statement, params)
+        except BaseException as error:
+            del statement, params
+            self._core.hush(error)
+            raise
 
     async def execute_many(self, statement: Any, rows: Iterable[Mapping[str, Any]]) -> int | None:
         """Run a statement once per row, all or nothing; return the row count."""
-        return await spawn(self._core.execute_many, statement, rows)
+        try:
+            return await spawn(self._core.execute_many, statement, rows)
+        except BaseException as error:
+            del statement, rows
+            self._core.hush(error)
+            raise
 
     # --- transactions ----------------------------------------------------------------------------
 
@@ -206,7 +237,12 @@ class AsyncDatabase:
         """
         refuse_uncallable(fn, "run_in_transaction")
         options = TransactionOptions(isolation=isolation, exactly_once=exactly_once)
-        return await spawn(self._core.in_transaction, self._body(fn, args, kwargs), options, retry)
+        try:
+            return await spawn(self._core.in_transaction, self._body(fn, args, kwargs), options, retry)
+        except BaseException as error:
+            del fn, args, kwargs
+            self._core.hush(error)
+            raise
 
     @overload
     def transactional(
@@ -237,7 +273,12 @@ class AsyncDatabase:
 
         @wraps_without_tx(fn)
         async def wrapper(*args: Any, **kwargs: Any) -> Any:
-            return await spawn(self._core.in_transaction, self._body(fn, args, kwargs), options, retry)
+            try:
+                return await spawn(self._core.in_transaction, self._body(fn, args, kwargs), options, retry)
+            except BaseException as error:
+                del args, kwargs
+                self._core.hush(error)
+                raise
 
         return wrapper
 
@@ -296,7 +337,11 @@ class AsyncDatabase:
         return await spawn(self._core.test_connection)
 
     async def health(self, timeout_seconds: float | None = None) -> HealthReport:
-        """Return whether the database answers and why not. One attempt within *timeout_seconds*; never raises."""
+        """Return whether the database answers and is ready for work, and why not; never raises.
+
+        One attempt within *timeout_seconds*, one round trip. A server that takes no writes is not well, unless the
+        settings or ``using(read_only=True)`` say that none are wanted: the judgement of ``HealthCheck``.
+        """
         return await spawn(self._core.health, timeout_seconds)
 
     def stats(self) -> DatabaseStats:
@@ -402,27 +447,52 @@ class AsyncTransaction:
 
         *types* says how columns of a text statement are read: ``types={"amount": Money}``.
         """
-        return await spawn(self._verbs.fetch_all, statement, params, into, types)
+        try:
+            return await spawn(self._verbs.fetch_all, statement, params, into, types)
+        except BaseException as error:
+            del statement, params
+            self._verbs.core.hush(error)
+            raise
 
     async def fetch_one(
         self, statement: Any, params: Params = None, *, into: Into | None = None, types: Types | None = None
     ) -> Any:
         """Return the first row, or ``None``."""
-        return await spawn(self._verbs.fetch_one, statement, params, into, types)
+        try:
+            return await spawn(self._verbs.fetch_one, statement, params, into, types)
+        except BaseException as error:
+            del statement, params
+            self._verbs.core.hush(error)
+            raise
 
     async def fetch_value(
         self, statement: Any, params: Params = None, *, into: Into | None = None, types: Types | None = None
     ) -> Any:
         """Return the first column of the first row, or ``None``."""
-        return await spawn(self._verbs.fetch_value, statement, params, into, types)
+        try:
+            return await spawn(self._verbs.fetch_value, statement, params, into, types)
+        except BaseException as error:
+            del statement, params
+            self._verbs.core.hush(error)
+            raise
 
     async def execute(self, statement: Any, params: Params = None) -> ExecuteResult:
         """Run a statement for what it does."""
-        return await spawn(self._verbs.execute, statement, params)
+        try:
+            return await spawn(self._verbs.execute, statement, params)
+        except BaseException as error:
+            del statement, params
+            self._verbs.core.hush(error)
+            raise
 
     async def execute_many(self, statement: Any, rows: Iterable[Mapping[str, Any]]) -> int | None:
         """Run a statement once per row; return the row count."""
-        return await spawn(self._verbs.execute_many, statement, rows)
+        try:
+            return await spawn(self._verbs.execute_many, statement, rows)
+        except BaseException as error:
+            del statement, rows
+            self._verbs.core.hush(error)
+            raise
 
     def transaction(
         self,

@@ -22,7 +22,7 @@ from prefiq_db.errors import MissingDriverError, UnsupportedError, UsageError
 from prefiq_db.hooks.comments import comment
 from prefiq_db.hooks.logs import logging_name, mask_loggers
 from prefiq_db.hooks.scrub import translate_errors
-from prefiq_db.pool import AsyncPrefiqPool, PrefiqPool
+from prefiq_db.pool import INVALIDATED, AsyncPrefiqPool, PrefiqPool
 from prefiq_db.settings import DatabaseSettings
 
 
@@ -189,4 +189,4 @@ def _tell_of_invalidation(engine: Engine, watcher: Watcher) -> None:
     @event.listens_for(engine, "invalidate")
     def invalidated(dbapi_connection: Any, record: Any, error: BaseException | None) -> None:
         if error is not None:
-            watcher.lost("invalidated")
+            watcher.lost(INVALIDATED)

@@ -61,9 +61,11 @@ async def test_a_coroutine_function_on_a_sync_database_is_refused(make_db: Any, 
     def generator(tx: Any) -> Any:
         yield tx.execute("select 1")
 
-    for call in (lambda: db.run_in_transaction(body), lambda: db.run_in_transaction(generator), db.transactional(body)):
+    for call in (lambda: db.run_in_transaction(body), lambda: db.run_in_transaction(generator)):
         with pytest.raises(UsageError, match=r"nothing of it was done|runs nothing of it"):
             call()
+    with pytest.raises(UsageError, match="expected a plain function"):
+        db.transactional(body)
     with pytest.raises(UsageError, match="runs nothing of it"):
         db.transactional(generator)
 

@@ -104,8 +104,7 @@ class _Postgresql(ReadOnlySessions, PrefiqDialect):
             raise UsageError("COMMIT in an open pipeline: nobody would hear its answer; leave the pipeline before that")
         super().do_commit(dbapi_connection)
 
-    def do_begin_twophase(self, connection: Any, xid: Any) -> None:
-        raise UnsupportedError("two-phase transactions: not supported on PostgreSQL; use transaction()")
+    twophase_refused = "not supported on PostgreSQL"
 
     def set_statement_timeout(self, proxied: Any, seconds: float) -> None:
         state = self.session_of(proxied)

@@ -29,7 +29,7 @@ from prefiq_db import errors
 from prefiq_db.dialects.classify import DIALECTS, Phase, classify_error, in_phase, treatment
 from prefiq_db.dialects.connecting import noted, reason
 from prefiq_db.dialects.mistakes import find_mistake, has_mistakes
-from prefiq_db.dialects.telling import Telling, tell_definition, tell_mistake, tell_names
+from prefiq_db.dialects.telling import IDENTIFIER, Telling, tell_definition, tell_mistake, tell_names
 from prefiq_db.dialects.values import refuse_unknown
 from prefiq_db.dialects.written import may_define, read_statement
 from prefiq_db.drivers.deadlines import DeadlinePassed
@@ -271,17 +271,12 @@ class _Report:
     by_user: bool = False
 
 
-# Identifiers as people write them. Anything else (blanks, quotes, a name longer than any server allows) could be a
-# value in disguise and is left out.
-_IDENTIFIER: Final = re.compile(r"[^\W\d][\w$]{0,63}")
-
-
 def _identifiers(found: Mapping[str, str | None]) -> dict[str, str]:
     """Return the names among *found* that are identifiers; several columns stand as ``a, b``."""
     return {
         noun: text
         for noun, text in found.items()
-        if text and all(_IDENTIFIER.fullmatch(part) for part in (text.split(", ") if noun == "column" else [text]))
+        if text and all(IDENTIFIER.fullmatch(part) for part in (text.split(", ") if noun == "column" else [text]))
     }
 
 
@@ -853,6 +848,7 @@ def translate(
     statement_seconds: float | None = None,
     apart: bool = False,
     migrating: bool = False,
+    lost: bool | None = None,
 ) -> PrefiqDbError:
     """Return *error* as one of ours, to be raised outside any ``except`` block.
 
@@ -866,6 +862,7 @@ def translate(
         statement_seconds: how long the statement was allowed to take, for the message.
         migrating: a migration runs: what is missing isn't mended by applying the migrations.
         apart: *error* goes on its way too, so ``.original`` is a copy of the driver's exception.
+        lost: whether the connection is, where it was asked; SQLAlchemy's own exceptions tell by themselves.
 
     The message holds kind, database, code and names of constraints, tables and columns, never a value. The driver's
     own exception is at ``.original``, cleaned; SQLAlchemy's wrapper, which holds the statement and its parameters, is
@@ -904,8 +901,10 @@ def translate(
         if python is None:
             return _usage(original, database)
         report, found = _Report(None, "", {}), python
-    if phase == "statement" and isinstance(error, exc.DBAPIError):
-        found = _as_the_connection_is(found, driver, original, lost=error.connection_invalidated)
+    if lost is None and isinstance(error, exc.DBAPIError):
+        lost = error.connection_invalidated
+    if phase == "statement" and lost is not None and not isinstance(original, DeadlinePassed):
+        found = _as_the_connection_is(found, driver, original, lost=lost)
     found = _who_cancelled(found, phase, cancelled_by_timeout)
     if phase == "connect":
         told = _told_of_connecting(error, original, found, report)

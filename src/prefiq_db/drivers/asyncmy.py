@@ -127,7 +127,9 @@ class Connection(_AsyncmyConnection):
         result = _Result(self)
         failure: Exception | None = None
         transport = self._transport
-        if self._next_seq_id > 1 or transport.get_write_buffer_size() or transport.is_closing():
+        if transport is not None and (
+            self._next_seq_id > 1 or transport.get_write_buffer_size() or transport.is_closing()
+        ):
             await self._heed_refusal(transport)
         try:
             if unbuffered:
