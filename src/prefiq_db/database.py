@@ -18,6 +18,7 @@ from prefiq_db.core import (
     Attempts,
     DatabaseCore,
     Life,
+    QuietSession,
     TransactionVerbs,
     as_settings,
     joined,
@@ -367,8 +368,8 @@ class Database:
         """
         scope = self._core.pinned()
         if scope is None:
-            return Session(self._core.life.engine, **options)
-        return Session(scope.connection, join_transaction_mode="create_savepoint", **joined(options))
+            return QuietSession(self._core.life.engine, **options)
+        return QuietSession(scope.connection, join_transaction_mode="create_savepoint", **joined(options))
 
     # --- what comes later ------------------------------------------------------------------------
 
@@ -508,7 +509,7 @@ class Transaction:
 
     def session(self, **options: Any) -> Session:
         """Return an ORM session that works in a savepoint of this transaction; its objects don't expire on commit."""
-        return Session(self.connection, join_transaction_mode="create_savepoint", **joined(options))
+        return QuietSession(self.connection, join_transaction_mode="create_savepoint", **joined(options))
 
     def bind(self) -> AbstractContextManager[None]:
         """Adopt this transaction in the running thread or task: there, the database's own verbs use it."""

@@ -23,6 +23,7 @@ from prefiq_db.core import (
     make_explainer,
     make_observer,
     not_yet,
+    quiet,
     unpicklable,
     wraps_without_tx,
 )
@@ -372,9 +373,9 @@ class AsyncDatabase:
         """
         scope = self._core.pinned()
         if scope is None:
-            return AsyncSession(self._engine, **options)
+            return AsyncSession(self._engine, **quiet(options))
         connection = AsyncConnection(self._engine, scope.connection)
-        return AsyncSession(connection, join_transaction_mode="create_savepoint", **joined(options))
+        return AsyncSession(connection, join_transaction_mode="create_savepoint", **quiet(joined(options)))
 
     # --- what comes later ------------------------------------------------------------------------
 
@@ -508,7 +509,7 @@ class AsyncTransaction:
 
     def session(self, **options: Any) -> AsyncSession:
         """Return an ORM session that works in a savepoint of this transaction; its objects don't expire on commit."""
-        return AsyncSession(self.connection, join_transaction_mode="create_savepoint", **joined(options))
+        return AsyncSession(self.connection, join_transaction_mode="create_savepoint", **quiet(joined(options)))
 
     def bind(self) -> AbstractContextManager[None]:
         """Adopt this transaction in the running task: there, the database's own verbs use it."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, ClassVar, Final
 
+import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg, PGDialectAsync_psycopg
 from sqlalchemy.sql.sqltypes import _Binary
 
 from prefiq_db.bridge import await_
 from prefiq_db.dialects.base import AUTOCOMMIT, HALF, PrefiqDialect, Remembered, SessionState, characteristics
 from prefiq_db.dialects.binary import Bytes
+from prefiq_db.dialects.enums import QuietPostgresqlEnum
 from prefiq_db.dialects.read_only import ReadOnlySessions
 from prefiq_db.dialects.tokens import ABANDONED, TABLE, first_word
 from prefiq_db.dialects.values import POSTGRESQL
@@ -37,7 +39,7 @@ class _Postgresql(ReadOnlySessions, PrefiqDialect):
         postgresql_deferrable=Remembered("deferrable"),
     )
     values = POSTGRESQL
-    colspecs: ClassVar[Any] = {**PGDialect_psycopg.colspecs, _Binary: Bytes}
+    colspecs: ClassVar[Any] = {**PGDialect_psycopg.colspecs, _Binary: Bytes, sa.Enum: QuietPostgresqlEnum}
     login_arguments = frozenset({"user", "password", "dbname"})
 
     def on_connect(self) -> None:

@@ -25,6 +25,7 @@ from sqlalchemy.sql.compiler import OPERATORS
 from sqlalchemy.sql.sqltypes import _Binary
 
 from prefiq_db.dialects.binary import Bytes
+from prefiq_db.dialects.enums import QuietEnum
 from prefiq_db.dialects.sqlite_scales import result_type, scaled
 from prefiq_db.errors import PrefiqDbError, SchemaError, UnsupportedError
 from prefiq_db.types import ExactDecimal
@@ -410,6 +411,7 @@ class DecimalSqlite:
     colspecs: ClassVar[Any] = {
         **SQLiteDialect_pysqlite.colspecs,
         _Binary: Bytes,
+        sa.Enum: QuietEnum,
         sa.Numeric: _Numeric,
         sa.DateTime: _DateTime,
         sa.TIMESTAMP: _Timestamp,

@@ -559,6 +559,8 @@ def _classify_python(error: Exception, phase: Phase) -> ErrorClass | None:
         # well have read the COMMIT.
         return treatment(ErrorKind.OUTCOME_UNKNOWN)
     found = next((found for cls, found in _PYTHON if isinstance(error, cls)), None)
+    if found is None and isinstance(error, LookupError):
+        found = treatment(ErrorKind.DATA)  # a stored value that is no member of its column's Enum
     if found is None:
         return None
     if isinstance(error, TimeoutError) and error.errno is None and phase != "connect":
