@@ -18,6 +18,7 @@ from prefiq_db.core import (
     Attempts,
     DatabaseCore,
     Life,
+    QuietSession,
     TransactionVerbs,
     as_settings,
     joined,
@@ -40,7 +41,7 @@ from prefiq_db.retry_budget import RetryBudget
 from prefiq_db.settings import DatabaseSettings
 from prefiq_db.silence import hush
 from prefiq_db.transaction import Block, Outcome, TransactionOptions
-from prefiq_db.unrun import refuse_coroutine_function, refuse_generator_function
+from prefiq_db.unrun import refuse_coroutine_function, refuse_generator_function, refuse_uncallable
 
 F = TypeVar("F", bound=Callable[..., Any])
 P = ParamSpec("P")
@@ -232,6 +233,7 @@ class Database:
                 ``exactly_once`` only if the database stayed unreachable until the budget was spent; it has a ``token``
                 for :meth:`resolve_outcome` then. Any other error means that nothing was committed.
         """
+        refuse_uncallable(fn, "run_in_transaction")
         options = TransactionOptions(isolation=isolation, exactly_once=exactly_once)
         try:
             return self._core.in_transaction(self._body(fn, args, kwargs), options, retry)
@@ -366,8 +368,8 @@ class Database:
         """
         scope = self._core.pinned()
         if scope is None:
-            return Session(self._core.life.engine, **options)
-        return Session(scope.connection, join_transaction_mode="create_savepoint", **joined(options))
+            return QuietSession(self._core.life.engine, **options)
+        return QuietSession(scope.connection, join_transaction_mode="create_savepoint", **joined(options))
 
     # --- what comes later ------------------------------------------------------------------------
 
@@ -507,7 +509,7 @@ class Transaction:
 
     def session(self, **options: Any) -> Session:
         """Return an ORM session that works in a savepoint of this transaction; its objects don't expire on commit."""
-        return Session(self.connection, join_transaction_mode="create_savepoint", **joined(options))
+        return QuietSession(self.connection, join_transaction_mode="create_savepoint", **joined(options))
 
     def bind(self) -> AbstractContextManager[None]:
         """Adopt this transaction in the running thread or task: there, the database's own verbs use it."""

@@ -23,6 +23,7 @@ from prefiq_db.core import (
     make_explainer,
     make_observer,
     not_yet,
+    quiet,
     unpicklable,
     wraps_without_tx,
 )
@@ -39,7 +40,7 @@ from prefiq_db.retry_budget import RetryBudget
 from prefiq_db.settings import DatabaseSettings
 from prefiq_db.silence import hush
 from prefiq_db.transaction import Block, Outcome, TransactionOptions
-from prefiq_db.unrun import refuse_generator_function
+from prefiq_db.unrun import refuse_generator_function, refuse_uncallable
 
 F = TypeVar("F", bound=Callable[..., Any])
 P = ParamSpec("P")
@@ -235,6 +236,7 @@ class AsyncDatabase:
                 ``exactly_once`` only if the database stayed unreachable until the budget was spent; it has a ``token``
                 for :meth:`resolve_outcome` then. Any other error means that nothing was committed.
         """
+        refuse_uncallable(fn, "run_in_transaction")
         options = TransactionOptions(isolation=isolation, exactly_once=exactly_once)
         try:
             return await spawn(self._core.in_transaction, self._body(fn, args, kwargs), options, retry)
@@ -371,9 +373,9 @@ class AsyncDatabase:
         """
         scope = self._core.pinned()
         if scope is None:
-            return AsyncSession(self._engine, **options)
+            return AsyncSession(self._engine, **quiet(options))
         connection = AsyncConnection(self._engine, scope.connection)
-        return AsyncSession(connection, join_transaction_mode="create_savepoint", **joined(options))
+        return AsyncSession(connection, join_transaction_mode="create_savepoint", **quiet(joined(options)))
 
     # --- what comes later ------------------------------------------------------------------------
 
@@ -507,7 +509,7 @@ class AsyncTransaction:
 
     def session(self, **options: Any) -> AsyncSession:
         """Return an ORM session that works in a savepoint of this transaction; its objects don't expire on commit."""
-        return AsyncSession(self.connection, join_transaction_mode="create_savepoint", **joined(options))
+        return AsyncSession(self.connection, join_transaction_mode="create_savepoint", **quiet(joined(options)))
 
     def bind(self) -> AbstractContextManager[None]:
         """Adopt this transaction in the running task: there, the database's own verbs use it."""

@@ -16,6 +16,7 @@ from prefiq_db.config import Target
 from prefiq_db.connectors import connector_for
 from prefiq_db.dialects.base import Observer, Watcher
 from prefiq_db.dialects.both import of_both
+from prefiq_db.dialects.values import json_text
 from prefiq_db.engine_class import PrefiqEngine
 from prefiq_db.errors import MissingDriverError, UnsupportedError, UsageError
 from prefiq_db.hooks.comments import comment
@@ -109,6 +110,7 @@ def _make(
         max_overflow=settings.max_overflow,
         pool_timeout=settings.pool_timeout_seconds,
         hide_parameters=settings.masked,
+        json_serializer=json_text,
         # SQLAlchemy forgets the count of an INSERT otherwise, and says -1.
         execution_options={"preserve_rowcount": True},
         logging_name=logging_name(name, masked=settings.masked),

@@ -99,6 +99,8 @@ class DatabaseCore:
             held.append(self.road.checkout())
             while len(held) < self.settings.pool_size:
                 held.append(self.road.checkout())
+            if self.settings.pgbouncer and len(held) > 1:
+                self._tell_of_a_lost_zone(held[0], held[1])
         except PrefiqDbError as error:
             if not held:
                 raise
@@ -112,6 +114,19 @@ class DatabaseCore:
             )
         finally:
             _give_back(held)
+
+    def _tell_of_a_lost_zone(self, first: Connection, second: Connection) -> None:
+        one, other = (each.connection.dbapi_connection for each in (first, second))
+        zone = self.road.border.cross(lambda: self.road.dialect.zone_lost(one, other))
+        if zone is not None:
+            logger.warning(
+                "the pooler of database %s does not keep a client's time zone, and the server's own is %s: outside of"
+                " transactions an instant may be read or stored as another; let the pooler keep timezone, as pgbouncer"
+                " does, or say ALTER DATABASE ... SET timezone = 'UTC'",
+                self.name,
+                zone,
+                extra={"database": self.name},
+            )
 
     def close(self) -> None:
         """Close the pool's connections. Statements after that raise ClosedError; open() opens it again."""

@@ -753,6 +753,13 @@ class PrefiqDialect(TokenDialect):
         """Return why the server that answered ``health_sql`` with *row* is no good for work; ``None`` when it is."""
         return None
 
+    def zone_lost(self, first: Any, second: Any) -> str | None:
+        """Return the server's own time zone if that may become a session's, and ours is forgotten; else ``None``.
+
+        Of a pooler that lends its sessions to one client after another: *first* and *second* are two of its clients.
+        """
+        return None
+
     # --- disconnects -----------------------------------------------------------------------------
 
     def is_disconnect(self, e: Any, connection: Any, cursor: Any) -> bool:

@@ -30,6 +30,7 @@ from prefiq_db.dialects.classify import DIALECTS, Phase, classify_error, in_phas
 from prefiq_db.dialects.connecting import noted, reason
 from prefiq_db.dialects.mistakes import find_mistake, has_mistakes
 from prefiq_db.dialects.telling import IDENTIFIER, Telling, tell_definition, tell_mistake, tell_names
+from prefiq_db.dialects.values import refuse_unknown
 from prefiq_db.dialects.written import may_define, read_statement
 from prefiq_db.drivers.deadlines import DeadlinePassed
 from prefiq_db.drivers.halfway import REFUSED
@@ -558,6 +559,8 @@ def _classify_python(error: Exception, phase: Phase) -> ErrorClass | None:
         # well have read the COMMIT.
         return treatment(ErrorKind.OUTCOME_UNKNOWN)
     found = next((found for cls, found in _PYTHON if isinstance(error, cls)), None)
+    if found is None and isinstance(error, LookupError):
+        found = treatment(ErrorKind.DATA)  # a stored value that is no member of its column's Enum
     if found is None:
         return None
     if isinstance(error, TimeoutError) and error.errno is None and phase != "connect":
@@ -882,6 +885,8 @@ def translate(
     original = _unwrap(error)
     if isinstance(original, PrefiqDbError):
         return original
+    if isinstance(error, exc.StatementError) and not isinstance(error, exc.DBAPIError) and _is_a_types(original):
+        return _misfit(error, original, dialect, database)
     driver = _driver_of(original)
     told = Telling()
     if isinstance(original, DeadlinePassed):
@@ -907,6 +912,35 @@ def translate(
         told = _told_of_connecting(error, original, found, report)
     return _build(
         found, report, phase, told, original=clean(original), database=database, statement_seconds=statement_seconds
+    )
+
+
+def _is_a_types(original: Exception) -> bool:
+    """Return whether a column's type has raised it, of a value that it can make nothing of."""
+    return isinstance(original, (TypeError, ValueError, ArithmeticError, AttributeError, LookupError)) and (
+        not isinstance(original, exc.SQLAlchemyError)
+    )
+
+
+def _misfit(error: exc.StatementError, original: Exception, dialect: str, database: str | None) -> PrefiqDbError:
+    """Return what is said where no type is asked: by us, of what no database knows, or by the server."""
+    refused = None
+    try:
+        refuse_unknown(error.params, dialect)
+    except UsageError as found:
+        refused = UsageError(f"{_where(database)}{found}", database=database, original=clean(original))
+    except (ValueError, ArithmeticError):
+        pass  # a date that no calendar has: it doesn't fit, whoever is asked
+    if refused is not None:
+        return refused
+    return _build(
+        treatment(ErrorKind.DATA),
+        _Report(None, "", {}),
+        "statement",
+        Telling(),
+        original=clean(original),
+        database=database,
+        statement_seconds=None,
     )
 
 

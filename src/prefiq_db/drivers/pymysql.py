@@ -18,6 +18,7 @@ from pymysql.protocol import EOFPacketWrapper, MysqlPacket
 
 from prefiq_db.drivers.challenges import CHALLENGES, refusal
 from prefiq_db.drivers.deadlines import UNBOUNDED_SECONDS, DeadlinePassed, Shares, addresses_of
+from prefiq_db.drivers.garbled import as_garbled
 from prefiq_db.drivers.refusals import ERROR, ends_conversation, sequence_of_refusal
 from prefiq_db.drivers.stopping import STOP_SECONDS, beside, port_of
 from prefiq_db.interruptions import is_interruption
@@ -105,16 +106,19 @@ class Connection(pymysql.connections.Connection):
         try:
             self.connect(self._dialled(until))
         except OSError as error:
-            failure = error
+            failure: Exception = error
         except pymysql.err.OperationalError as error:
             met = getattr(error, "original_exception", None)
             if met is None or not is_interruption(met):
                 raise
             failure = met
+        except Exception as error:
+            if (failure := as_garbled(error, pymysql.err.OperationalError, greeting=True)) is error:
+                raise
         else:
             self._connected_by = None
             return
-        if is_interruption(failure):
+        if not isinstance(failure, OSError) or is_interruption(failure):
             raise failure
         if _is_ours(failure):
             raise PyMySQLDeadlinePassed("no connection in time")
@@ -255,6 +259,7 @@ class Connection(pymysql.connections.Connection):
     def _read_query_result(self, unbuffered: bool = False) -> Any:
         self._result = None
         result = _Result(self)
+        failure: Exception | None = None
         if self._next_seq_id > 1:
             self._heed_refusal()
         try:
@@ -266,7 +271,11 @@ class Connection(pymysql.connections.Connection):
             if ends_conversation(error):
                 self._force_close()
                 self.server_status = 0
-            raise
+            failure = as_garbled(error, pymysql.err.OperationalError)
+            if failure is error:
+                raise
+        if failure is not None:
+            raise failure
         self._result = result
         if result.server_status is not None:
             self.server_status = result.server_status
