@@ -156,6 +156,7 @@ def test_a_history_that_names_its_database_goes_to_no_other(
     assert capsys.readouterr().out.splitlines() == [
         "analytics: upgraded to 0001",
         "analytics: alembic_version at 0001 (head)",
+        "analytics: alembic_version at 0001 (head); nothing was done",
     ]
     for command, *wrong in (("up", "--database", "main"), ("check", "--all"), ("sql", "--database", "main")):
         assert project(command, *wrong) == 2
