@@ -14,8 +14,18 @@ from typing import Any, TypeVar, overload
 L = TypeVar("L")
 
 _Renewal = Callable[[Any], None]
-# By identity: an owner may compare as it likes. An entry goes with its owner.
-_renewals: dict[int, tuple[weakref.ref[Any], list[_Renewal]]] = {}
+
+
+class _Owner(weakref.ref[Any]):
+    """Of an owner, who may compare as it likes."""
+
+    __slots__ = ()
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
+
+# An entry goes with its owner. No line of ours runs then: what interrupted it would be lost, as in every such call.
+_renewals: dict[_Owner, _Renewal] = {}
 
 
 @overload
@@ -33,19 +43,14 @@ def in_child(owner: Any, renew: _Renewal) -> None:
 
     *renew* must not hold *owner*: a function of its class does, a bound method doesn't do.
     """
-    key = id(owner)
-    entry = _renewals.get(key)
-    if entry is None:
-        entry = _renewals[key] = (weakref.ref(owner, lambda _: _renewals.pop(key, None)), [])
-    entry[1].append(renew)
+    _renewals[_Owner(owner, _renewals.pop)] = renew
 
 
 def _renew_all() -> None:
-    for reference, renewals in list(_renewals.values()):
+    for reference, renew in list(_renewals.items()):
         owner = reference()
         if owner is not None:
-            for renew in renewals:
-                renew(owner)
+            renew(owner)
 
 
 if hasattr(os, "register_at_fork"):

@@ -256,7 +256,7 @@ def test_what_is_gone_is_not_renewed() -> None:
     forks._renew_all()
     assert owner.lock is not lock  # type: ignore[attr-defined]
     assert calls == ["Owner"]
-    assert len(forks._renewals) == before + 1
+    assert len(forks._renewals) == before + 2
     del owner
     assert len(forks._renewals) <= before
 
