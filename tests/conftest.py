@@ -108,10 +108,13 @@ def _print_matrix(terminalreporter: Any) -> None:
     if not counts:
         return
     terminalreporter.section("matrix")
-    terminalreporter.write_line(f"{'':12}" + "".join(f"{name:>30}" for name in ("sync", "async", "either")))
-    for backend_name in ("sqlite", *SERVERS):
-        cells = [_cell(counts, backend_name, world_name) for world_name in ("sync", "async", "either")]
-        terminalreporter.write_line(f"{backend_name:12}" + "".join(f"{cell:>30}" for cell in cells))
+    worlds = ("sync", "async", "either")
+    rows = [("", *worlds)]
+    rows += [(name, *(_cell(counts, name, world) for world in worlds)) for name in ("sqlite", *SERVERS)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for first, *cells in rows:
+        line = "  ".join(cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True))
+        terminalreporter.write_line(f"{first:{widths[0]}}  {line}")
 
 
 def _cell(counts: Counter[tuple[str, str, str]], backend_name: str, world_name: str) -> str:

@@ -13,6 +13,9 @@ EngineName = Literal["sqlite", "postgres", "mariadb", "mongodb"]
 Mode = Literal["sync", "async"]
 SslMode = Literal["disable", "prefer", "require", "verify-ca", "verify-full"]
 
+#: 23 days: PostgreSQL counts its timeouts in 32 bits of milliseconds
+MAX_SECONDS: Final = 2_000_000.0
+
 ISOLATION_LEVELS: Final = ("READ UNCOMMITTED", "READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE")
 
 #: the URL's option that says which of several hosts to stay with, as libpq calls it

@@ -25,6 +25,7 @@ from prefiq_db.drivers.mysql_literals import conversions
 from prefiq_db.drivers.stopping import STOP_SECONDS
 from prefiq_db.drivers.tls import is_loopback, system_authorities
 from prefiq_db.errors import ErrorKind, NotReadyError, PrefiqDbError, ReadOnlyError
+from prefiq_db.interruptions import is_interruption
 from prefiq_db.pool import seconds_to_connect
 from prefiq_db.settings import DatabaseSettings
 
@@ -501,7 +502,7 @@ def _none_fits(ailment: ErrorKind) -> PrefiqDbError:
 def _tells_to_try_the_next(error: Exception) -> bool:
     """Return whether another host may do better: not when this one answered that login or database are wrong."""
     code = error.args[0] if error.args else None
-    unreachable = isinstance(error, (OSError, DeadlinePassed))
+    unreachable = isinstance(error, (OSError, DeadlinePassed)) and not is_interruption(error)
     return unreachable or code in {2002, 2003, 2005, 2006, 2013, 1040, 1047, 1053, 1129, 1203}
 
 

@@ -18,6 +18,7 @@ from prefiq_db.core import (
     Attempts,
     DatabaseCore,
     Life,
+    QuietSession,
     TransactionVerbs,
     as_settings,
     joined,
@@ -38,8 +39,9 @@ from prefiq_db.overrides import OverrideOptions, OverrideScope
 from prefiq_db.reports import DatabaseStats, ExecuteResult, HealthReport
 from prefiq_db.retry_budget import RetryBudget
 from prefiq_db.settings import DatabaseSettings
+from prefiq_db.silence import hush
 from prefiq_db.transaction import Block, Outcome, TransactionOptions
-from prefiq_db.unrun import refuse_coroutine_function, refuse_generator_function
+from prefiq_db.unrun import refuse_coroutine_function, refuse_generator_function, refuse_uncallable
 
 F = TypeVar("F", bound=Callable[..., Any])
 P = ParamSpec("P")
@@ -66,7 +68,12 @@ class Database:
     _core: DatabaseCore
 
     def __init__(self, settings: DatabaseSettings | str, *, name: str = "main", **fields: Any) -> None:
-        made = as_settings(settings, fields)
+        try:
+            made = as_settings(settings, fields)
+        except BaseException as error:
+            del settings, fields
+            hush(error)
+            raise
         hooks = Hooks(name)
         observer = make_observer(made, name, hooks)
         watcher = ConnectionWatcher(name, hooks, made.leak_after_seconds)
@@ -130,27 +137,52 @@ class Database:
 
         *types* says how columns of a text statement are read: ``types={"amount": Money}``.
         """
-        return self._core.fetch_all(statement, params, into, types)
+        try:
+            return self._core.fetch_all(statement, params, into, types)
+        except BaseException as error:
+            del statement, params
+            self._core.hush(error)
+            raise
 
     def fetch_one(
         self, statement: Any, params: Params = None, *, into: Into | None = None, types: Types | None = None
     ) -> Any:
         """Return the first row, or ``None``."""
-        return self._core.fetch_one(statement, params, into, types)
+        try:
+            return self._core.fetch_one(statement, params, into, types)
+        except BaseException as error:
+            del statement, params
+            self._core.hush(error)
+            raise
 
     def fetch_value(
         self, statement: Any, params: Params = None, *, into: Into | None = None, types: Types | None = None
     ) -> Any:
         """Return the first column of the first row, or ``None``."""
-        return self._core.fetch_value(statement, params, into, types)
+        try:
+            return self._core.fetch_value(statement, params, into, types)
+        except BaseException as error:
+            del statement, params
+            self._core.hush(error)
+            raise
 
     def execute(self, statement: Any, params: Params = None) -> ExecuteResult:
         """Run a statement for what it does. Outside a transaction it is one by itself."""
-        return self._core.execute(statement, params)
+        try:
+            return self._core.execute(statement, params)
+        except BaseException as error:
+            del statement, params
+            self._core.hush(error)
+            raise
 
     def execute_many(self, statement: Any, rows: Iterable[Mapping[str, Any]]) -> int | None:
         """Run a statement once per row, all or nothing; return the row count."""
-        return self._core.execute_many(statement, rows)
+        try:
+            return self._core.execute_many(statement, rows)
+        except BaseException as error:
+            del statement, rows
+            self._core.hush(error)
+            raise
 
     # --- transactions ----------------------------------------------------------------------------
 
@@ -201,11 +233,14 @@ class Database:
                 ``exactly_once`` only if the database stayed unreachable until the budget was spent; it has a ``token``
                 for :meth:`resolve_outcome` then. Any other error means that nothing was committed.
         """
-        return self._core.in_transaction(
-            lambda tx: self._core.runtime.call(fn, Transaction(self._core, tx), *args, **kwargs),
-            TransactionOptions(isolation=isolation, exactly_once=exactly_once),
-            retry,
-        )
+        refuse_uncallable(fn, "run_in_transaction")
+        options = TransactionOptions(isolation=isolation, exactly_once=exactly_once)
+        try:
+            return self._core.in_transaction(self._body(fn, args, kwargs), options, retry)
+        except BaseException as error:
+            del fn, args, kwargs
+            self._core.hush(error)
+            raise
 
     @overload
     def transactional(self, fn: Callable[Concatenate[Transaction, P], R]) -> Callable[P, R]: ...
@@ -235,11 +270,20 @@ class Database:
 
         @wraps_without_tx(fn)
         def wrapper(*args: Any, **kwargs: Any) -> Any:
-            return self._core.in_transaction(
-                lambda tx: self._core.runtime.call(fn, Transaction(self._core, tx), *args, **kwargs), options, retry
-            )
+            try:
+                return self._core.in_transaction(self._body(fn, args, kwargs), options, retry)
+            except BaseException as error:
+                del args, kwargs
+                self._core.hush(error)
+                raise
 
         return wrapper
+
+    def _body(self, fn: Callable[..., Any], args: Any, kwargs: Any) -> Callable[[Block], Any]:
+        def body(tx: Block) -> Any:
+            return self._core.runtime.call(fn, Transaction(self._core, tx), *args, **kwargs)
+
+        return body
 
     def attempts(
         self,
@@ -289,7 +333,11 @@ class Database:
         return self._core.test_connection()
 
     def health(self, timeout_seconds: float | None = None) -> HealthReport:
-        """Return whether the database answers and why not. One attempt within *timeout_seconds*; never raises."""
+        """Return whether the database answers and is ready for work, and why not; never raises.
+
+        One attempt within *timeout_seconds*, one round trip. A server that takes no writes is not well, unless the
+        settings or ``using(read_only=True)`` say that none are wanted: the judgement of ``HealthCheck``.
+        """
         return self._core.health(timeout_seconds)
 
     def stats(self) -> DatabaseStats:
@@ -320,8 +368,8 @@ class Database:
         """
         scope = self._core.pinned()
         if scope is None:
-            return Session(self._core.life.engine, **options)
-        return Session(scope.connection, join_transaction_mode="create_savepoint", **joined(options))
+            return QuietSession(self._core.life.engine, **options)
+        return QuietSession(scope.connection, join_transaction_mode="create_savepoint", **joined(options))
 
     # --- what comes later ------------------------------------------------------------------------
 
@@ -400,27 +448,52 @@ class Transaction:
 
         *types* says how columns of a text statement are read: ``types={"amount": Money}``.
         """
-        return self._verbs.fetch_all(statement, params, into, types)
+        try:
+            return self._verbs.fetch_all(statement, params, into, types)
+        except BaseException as error:
+            del statement, params
+            self._verbs.core.hush(error)
+            raise
 
     def fetch_one(
         self, statement: Any, params: Params = None, *, into: Into | None = None, types: Types | None = None
     ) -> Any:
         """Return the first row, or ``None``."""
-        return self._verbs.fetch_one(statement, params, into, types)
+        try:
+            return self._verbs.fetch_one(statement, params, into, types)
+        except BaseException as error:
+            del statement, params
+            self._verbs.core.hush(error)
+            raise
 
     def fetch_value(
         self, statement: Any, params: Params = None, *, into: Into | None = None, types: Types | None = None
     ) -> Any:
         """Return the first column of the first row, or ``None``."""
-        return self._verbs.fetch_value(statement, params, into, types)
+        try:
+            return self._verbs.fetch_value(statement, params, into, types)
+        except BaseException as error:
+            del statement, params
+            self._verbs.core.hush(error)
+            raise
 
     def execute(self, statement: Any, params: Params = None) -> ExecuteResult:
         """Run a statement for what it does."""
-        return self._verbs.execute(statement, params)
+        try:
+            return self._verbs.execute(statement, params)
+        except BaseException as error:
+            del statement, params
+            self._verbs.core.hush(error)
+            raise
 
     def execute_many(self, statement: Any, rows: Iterable[Mapping[str, Any]]) -> int | None:
         """Run a statement once per row; return the row count."""
-        return self._verbs.execute_many(statement, rows)
+        try:
+            return self._verbs.execute_many(statement, rows)
+        except BaseException as error:
+            del statement, rows
+            self._verbs.core.hush(error)
+            raise
 
     def transaction(
         self,
@@ -436,7 +509,7 @@ class Transaction:
 
     def session(self, **options: Any) -> Session:
         """Return an ORM session that works in a savepoint of this transaction; its objects don't expire on commit."""
-        return Session(self.connection, join_transaction_mode="create_savepoint", **joined(options))
+        return QuietSession(self.connection, join_transaction_mode="create_savepoint", **joined(options))
 
     def bind(self) -> AbstractContextManager[None]:
         """Adopt this transaction in the running thread or task: there, the database's own verbs use it."""

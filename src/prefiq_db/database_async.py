@@ -23,6 +23,7 @@ from prefiq_db.core import (
     make_explainer,
     make_observer,
     not_yet,
+    quiet,
     unpicklable,
     wraps_without_tx,
 )
@@ -37,8 +38,9 @@ from prefiq_db.overrides import OverrideOptions, OverrideScope
 from prefiq_db.reports import DatabaseStats, ExecuteResult, HealthReport
 from prefiq_db.retry_budget import RetryBudget
 from prefiq_db.settings import DatabaseSettings
+from prefiq_db.silence import hush
 from prefiq_db.transaction import Block, Outcome, TransactionOptions
-from prefiq_db.unrun import refuse_generator_function
+from prefiq_db.unrun import refuse_generator_function, refuse_uncallable
 
 F = TypeVar("F", bound=Callable[..., Any])
 P = ParamSpec("P")
@@ -67,7 +69,12 @@ class AsyncDatabase:
     _engine: AsyncEngine
 
     def __init__(self, settings: DatabaseSettings | str, *, name: str = "main", **fields: Any) -> None:
-        made = as_settings(settings, fields)
+        try:
+            made = as_settings(settings, fields)
+        except BaseException as error:
+            del settings, fields
+            hush(error)
+            raise
         hooks = Hooks(name)
         observer = make_observer(made, name, hooks)
         watcher = ConnectionWatcher(name, hooks, made.leak_after_seconds)
@@ -132,27 +139,52 @@ class AsyncDatabase:
 
         *types* says how columns of a text statement are read: ``types={"amount": Money}``.
         """
-        return await spawn(self._core.fetch_all, statement, params, into, types)
+        try:
+            return await spawn(self._core.fetch_all, statement, params, into, types)
+        except BaseException as error:
+            del statement, params
+            self._core.hush(error)
+            raise
 
     async def fetch_one(
         self, statement: Any, params: Params = None, *, into: Into | None = None, types: Types | None = None
     ) -> Any:
         """Return the first row, or ``None``."""
-        return await spawn(self._core.fetch_one, statement, params, into, types)
+        try:
+            return await spawn(self._core.fetch_one, statement, params, into, types)
+        except BaseException as error:
+            del statement, params
+            self._core.hush(error)
+            raise
 
     async def fetch_value(
         self, statement: Any, params: Params = None, *, into: Into | None = None, types: Types | None = None
     ) -> Any:
         """Return the first column of the first row, or ``None``."""
-        return await spawn(self._core.fetch_value, statement, params, into, types)
+        try:
+            return await spawn(self._core.fetch_value, statement, params, into, types)
+        except BaseException as error:
+            del statement, params
+            self._core.hush(error)
+            raise
 
     async def execute(self, statement: Any, params: Params = None) -> ExecuteResult:
         """Run a statement for what it does. Outside a transaction it is one by itself."""
-        return await spawn(self._core.execute, statement, params)
+        try:
+            return await spawn(self._core.execute, statement, params)
+        except BaseException as error:
+            del statement, params
+            self._core.hush(error)
+            raise
 
     async def execute_many(self, statement: Any, rows: Iterable[Mapping[str, Any]]) -> int | None:
         """Run a statement once per row, all or nothing; return the row count."""
-        return await spawn(self._core.execute_many, statement, rows)
+        try:
+            return await spawn(self._core.execute_many, statement, rows)
+        except BaseException as error:
+            del statement, rows
+            self._core.hush(error)
+            raise
 
     # --- transactions ----------------------------------------------------------------------------
 
@@ -204,8 +236,14 @@ class AsyncDatabase:
                 ``exactly_once`` only if the database stayed unreachable until the budget was spent; it has a ``token``
                 for :meth:`resolve_outcome` then. Any other error means that nothing was committed.
         """
+        refuse_uncallable(fn, "run_in_transaction")
         options = TransactionOptions(isolation=isolation, exactly_once=exactly_once)
-        return await spawn(self._core.in_transaction, self._body(fn, args, kwargs), options, retry)
+        try:
+            return await spawn(self._core.in_transaction, self._body(fn, args, kwargs), options, retry)
+        except BaseException as error:
+            del fn, args, kwargs
+            self._core.hush(error)
+            raise
 
     @overload
     def transactional(
@@ -236,7 +274,12 @@ class AsyncDatabase:
 
         @wraps_without_tx(fn)
         async def wrapper(*args: Any, **kwargs: Any) -> Any:
-            return await spawn(self._core.in_transaction, self._body(fn, args, kwargs), options, retry)
+            try:
+                return await spawn(self._core.in_transaction, self._body(fn, args, kwargs), options, retry)
+            except BaseException as error:
+                del args, kwargs
+                self._core.hush(error)
+                raise
 
         return wrapper
 
@@ -295,7 +338,11 @@ class AsyncDatabase:
         return await spawn(self._core.test_connection)
 
     async def health(self, timeout_seconds: float | None = None) -> HealthReport:
-        """Return whether the database answers and why not. One attempt within *timeout_seconds*; never raises."""
+        """Return whether the database answers and is ready for work, and why not; never raises.
+
+        One attempt within *timeout_seconds*, one round trip. A server that takes no writes is not well, unless the
+        settings or ``using(read_only=True)`` say that none are wanted: the judgement of ``HealthCheck``.
+        """
         return await spawn(self._core.health, timeout_seconds)
 
     def stats(self) -> DatabaseStats:
@@ -326,9 +373,9 @@ class AsyncDatabase:
         """
         scope = self._core.pinned()
         if scope is None:
-            return AsyncSession(self._engine, **options)
+            return AsyncSession(self._engine, **quiet(options))
         connection = AsyncConnection(self._engine, scope.connection)
-        return AsyncSession(connection, join_transaction_mode="create_savepoint", **joined(options))
+        return AsyncSession(connection, join_transaction_mode="create_savepoint", **quiet(joined(options)))
 
     # --- what comes later ------------------------------------------------------------------------
 
@@ -401,27 +448,52 @@ class AsyncTransaction:
 
         *types* says how columns of a text statement are read: ``types={"amount": Money}``.
         """
-        return await spawn(self._verbs.fetch_all, statement, params, into, types)
+        try:
+            return await spawn(self._verbs.fetch_all, statement, params, into, types)
+        except BaseException as error:
+            del statement, params
+            self._verbs.core.hush(error)
+            raise
 
     async def fetch_one(
         self, statement: Any, params: Params = None, *, into: Into | None = None, types: Types | None = None
     ) -> Any:
         """Return the first row, or ``None``."""
-        return await spawn(self._verbs.fetch_one, statement, params, into, types)
+        try:
+            return await spawn(self._verbs.fetch_one, statement, params, into, types)
+        except BaseException as error:
+            del statement, params
+            self._verbs.core.hush(error)
+            raise
 
     async def fetch_value(
         self, statement: Any, params: Params = None, *, into: Into | None = None, types: Types | None = None
     ) -> Any:
         """Return the first column of the first row, or ``None``."""
-        return await spawn(self._verbs.fetch_value, statement, params, into, types)
+        try:
+            return await spawn(self._verbs.fetch_value, statement, params, into, types)
+        except BaseException as error:
+            del statement, params
+            self._verbs.core.hush(error)
+            raise
 
     async def execute(self, statement: Any, params: Params = None) -> ExecuteResult:
         """Run a statement for what it does."""
-        return await spawn(self._verbs.execute, statement, params)
+        try:
+            return await spawn(self._verbs.execute, statement, params)
+        except BaseException as error:
+            del statement, params
+            self._verbs.core.hush(error)
+            raise
 
     async def execute_many(self, statement: Any, rows: Iterable[Mapping[str, Any]]) -> int | None:
         """Run a statement once per row; return the row count."""
-        return await spawn(self._verbs.execute_many, statement, rows)
+        try:
+            return await spawn(self._verbs.execute_many, statement, rows)
+        except BaseException as error:
+            del statement, rows
+            self._verbs.core.hush(error)
+            raise
 
     def transaction(
         self,
@@ -437,7 +509,7 @@ class AsyncTransaction:
 
     def session(self, **options: Any) -> AsyncSession:
         """Return an ORM session that works in a savepoint of this transaction; its objects don't expire on commit."""
-        return AsyncSession(self.connection, join_transaction_mode="create_savepoint", **joined(options))
+        return AsyncSession(self.connection, join_transaction_mode="create_savepoint", **quiet(joined(options)))
 
     def bind(self) -> AbstractContextManager[None]:
         """Adopt this transaction in the running task: there, the database's own verbs use it."""

@@ -16,12 +16,13 @@ from prefiq_db.config import Target
 from prefiq_db.connectors import connector_for
 from prefiq_db.dialects.base import Observer, Watcher
 from prefiq_db.dialects.both import of_both
+from prefiq_db.dialects.values import json_text
 from prefiq_db.engine_class import PrefiqEngine
 from prefiq_db.errors import MissingDriverError, UnsupportedError, UsageError
 from prefiq_db.hooks.comments import comment
 from prefiq_db.hooks.logs import logging_name, mask_loggers
 from prefiq_db.hooks.scrub import translate_errors
-from prefiq_db.pool import AsyncPrefiqPool, PrefiqPool
+from prefiq_db.pool import INVALIDATED, AsyncPrefiqPool, PrefiqPool
 from prefiq_db.settings import DatabaseSettings
 
 
@@ -109,6 +110,7 @@ def _make(
         max_overflow=settings.max_overflow,
         pool_timeout=settings.pool_timeout_seconds,
         hide_parameters=settings.masked,
+        json_serializer=json_text,
         # SQLAlchemy forgets the count of an INSERT otherwise, and says -1.
         execution_options={"preserve_rowcount": True},
         logging_name=logging_name(name, masked=settings.masked),
@@ -187,4 +189,4 @@ def _tell_of_invalidation(engine: Engine, watcher: Watcher) -> None:
     @event.listens_for(engine, "invalidate")
     def invalidated(dbapi_connection: Any, record: Any, error: BaseException | None) -> None:
         if error is not None:
-            watcher.lost("invalidated")
+            watcher.lost(INVALIDATED)

@@ -25,6 +25,7 @@ from sqlalchemy.util.queue import Empty
 from prefiq_db.dialects.base import SESSION_KEY
 from prefiq_db.dialects.both import of_both
 from prefiq_db.dialects.translate import translate
+from prefiq_db.interruptions import is_interruption
 from prefiq_db.masking import border_translates
 from prefiq_db.origin import application_line
 from prefiq_db.slots import SlottedPool
@@ -42,10 +43,11 @@ _record_of: Callable[[Any], Any] = _ConnectionFairy.__dict__["_connection_record
 
 # How many uses are noted before they are counted; a reader counts them at once.
 _FOLD_AT = 512
-_NO_ANSWER = "no answer"
-_DEAD = "dead"
+# Why a connection is thrown away, as ConnectionLost and PoolStats tell it.
+_AGE, _DEAD, _NO_ANSWER, INVALIDATED = "age", "dead", "no answer", "invalidated"
 _SESSION_CHANGED = "session changed"
 _NOT_AT_REST = "transaction left open"
+LOST_REASONS = frozenset({_AGE, _DEAD, _NO_ANSWER, INVALIDATED, _SESSION_CHANGED, _NOT_AT_REST})
 
 # How many seconds a checkout may wait here, and until when it may connect, on the monotonic clock.
 _checkout_limit: ContextVar[tuple[float, float] | None] = ContextVar("prefiq_db_checkout_limit", default=None)
@@ -245,7 +247,7 @@ class _VettingPool(SlottedPool):
         state = record.info.get(SESSION_KEY) or dialect.session_in(record.info)
         now = perf_counter()
         if now >= state.expires_at:
-            return "age"
+            return _AGE
         descriptor = dialect.socket_of(record.dbapi_connection)
         if descriptor is not None and _has_something_to_read(descriptor):
             return _DEAD
@@ -264,7 +266,9 @@ class _VettingPool(SlottedPool):
         dialect: Any = self._dialect
         try:
             return bool(dialect.is_at_rest(record.dbapi_connection))
-        except (dialect.loaded_dbapi.Error, ValueError):
+        except (dialect.loaded_dbapi.Error, ValueError) as error:
+            if is_interruption(error):
+                raise
             return False
 
     def _why_not_at_rest(self, record: Any) -> str:
@@ -292,7 +296,9 @@ class _VettingPool(SlottedPool):
         state.patience_seconds = None
         try:
             return bool(dialect.do_ping(connection))
-        except (dialect.loaded_dbapi.Error, OSError):
+        except (dialect.loaded_dbapi.Error, OSError) as error:
+            if is_interruption(error):
+                raise
             return False
 
 

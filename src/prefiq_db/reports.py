@@ -133,7 +133,8 @@ class PoolStats:
         pending: callers waiting for a connection.
         timeout_count: callers that waited in vain.
         opened_count: connections opened.
-        lost: connections thrown away, by reason: ``age``, ``dead``, ``no answer``, ``invalidated``.
+        lost: connections thrown away, by reason: ``age``, ``dead``, ``no answer``, ``invalidated``, ``session changed``
+            or ``transaction left open``.
         wait: how long callers waited for a connection.
         use: how long connections were out.
         create: how long opening one took.
@@ -195,10 +196,10 @@ class HealthReport:
 
     Attributes:
         database: its name.
-        healthy: True when a round trip succeeded.
+        healthy: True when a round trip succeeded, and the server is ready and takes writes, if those are wanted here.
         reason: why not, in words without host, user or value; empty when healthy.
         kind: the error's kind; ``None`` when healthy.
-        latency_seconds: how long the round trip took, checkout included; ``None`` when it failed.
+        latency_seconds: how long the round trip took, checkout included; ``None`` when there was no answer.
         details: further facts (engine, mode), never secrets.
     """
 

@@ -20,6 +20,7 @@ from prefiq_db.config import RetryPolicy
 from prefiq_db.errors import ErrorKind, PrefiqDbError, UsageError
 from prefiq_db.events import AttemptFailed
 from prefiq_db.retry_budget import RetryBudget
+from prefiq_db.silence import hush
 from prefiq_db.unrun import is_coroutine_function, refuse_awaitable, refuse_generator_function
 
 logger = logging.getLogger("prefiq_db.retry")
@@ -269,7 +270,12 @@ def with_retry(
 
     @functools.wraps(fn)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        result = retrier.run(lambda: fn(*args, **kwargs))
+        try:
+            result = retrier.run(lambda: fn(*args, **kwargs))
+        except BaseException as error:
+            del args, kwargs
+            hush(error)
+            raise
         refuse_awaitable(result, "with_retry (with_retry_async takes coroutine functions)")
         return result
 
@@ -301,7 +307,12 @@ def with_retry_async(
 
     @functools.wraps(fn)
     async def wrapper(*args: Any, **kwargs: Any) -> Any:
-        result = await attempts(args, kwargs)
+        try:
+            result = await attempts(args, kwargs)
+        except BaseException as error:
+            del args, kwargs
+            hush(error)
+            raise
         refuse_awaitable(result, "with_retry_async")
         return result
 

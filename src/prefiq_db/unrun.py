@@ -39,10 +39,15 @@ def refuse_unrun(result: Any, what: str) -> None:
         )
 
 
-def refuse_generator_function(function: Any, what: str) -> None:
-    """Raise :class:`UsageError` if calling *function* can't but return a generator that has not run."""
+def refuse_uncallable(function: Any, what: str) -> None:
+    """Raise :class:`UsageError` if *function* is none, before anything is begun for it."""
     if not callable(function):
-        return
+        raise UsageError(f"{what}: expected a function, not {type(function).__name__}")
+
+
+def refuse_generator_function(function: Any, what: str) -> None:
+    """Raise :class:`UsageError` if *function* is none, or can't but return a generator that has not run."""
+    refuse_uncallable(function, what)
     called = _called(function)
     if inspect.isgeneratorfunction(called) or inspect.isasyncgenfunction(called):
         raise UsageError(f"{what}: expected a function without yield: calling a generator function runs nothing of it")

@@ -183,6 +183,12 @@ def test_alembic_upgrade_head_in_a_checkout(backend: Backend, engine: sa.Engine,
     assert tables(engine) == {TOKENS, VERSION_TABLE}
     done = run([alembic, "current", "--check-heads"], ROOT, **environ)
     assert (done.returncode, done.stdout) == (0, "0002 (head)\n")
+    with engine.begin() as connection:
+        connection.execute(sa.text("create table somebody_elses (id integer)"))
+    done = run([alembic, "check"], ROOT, **environ)
+    assert (done.returncode, done.stdout) == (0, "No new upgrade operations detected.\n"), done.stderr
+    with engine.begin() as connection:
+        connection.execute(sa.text("drop table somebody_elses"))
     done = run([alembic, "downgrade", "base"], ROOT, **environ)
     assert done.returncode == 0, done.stderr
     assert tables(engine) == set()
@@ -305,6 +311,7 @@ def test_a_wheel_carries_its_own(backend: Backend, engine: sa.Engine, installed_
     done = run([sys.executable, "-W", "error", "-m", "prefiq_db.migrate", "upgrade", "head"], tmp_path, **environ)
     assert (done.returncode, done.stdout, done.stderr) == (0, "main: upgraded to 0001\nmain: upgraded to 0002\n", "")
     assert tables(engine) == {TOKENS, VERSION_TABLE}
+    assert (installed_wheel / "prefiq_db" / "docs" / "settings.md").is_file(), "errors point to it"
 
 
 def test_a_wheel_has_the_heads_of_the_checkout_and_writes_a_history(installed_wheel: Path, tmp_path: Path) -> None:

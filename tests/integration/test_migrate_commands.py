@@ -156,6 +156,7 @@ def test_a_history_that_names_its_database_goes_to_no_other(
     assert capsys.readouterr().out.splitlines() == [
         "analytics: upgraded to 0001",
         "analytics: alembic_version at 0001 (head)",
+        "analytics: alembic_version at 0001 (head); nothing was done",
     ]
     for command, *wrong in (("up", "--database", "main"), ("check", "--all"), ("sql", "--database", "main")):
         assert project(command, *wrong) == 2
@@ -248,3 +249,15 @@ def test_behind_names_every_missing_revision(project: Project) -> None:
     project.revision(3, "pass")
     with Database(project.backend.url) as db:
         assert at_head(db, project.folder / "history").histories[1].missing == ("0002", "0003")
+
+
+def test_when_nothing_is_left_to_do_it_says_so(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    for command, said in (
+        (["up"], "main: upgraded to 0001\n"),
+        (["up"], "main: alembic_version at 0001 (head); nothing was done\n"),
+        (["down", "base"], "main: downgraded to base\n"),
+        (["down", "base"], "main: alembic_version at base (behind, 1 to apply: 0001); nothing was done\n"),
+    ):
+        capsys.readouterr()
+        assert main(["-c", "alembic.ini", *command]) == 0
+        assert capsys.readouterr().out == said

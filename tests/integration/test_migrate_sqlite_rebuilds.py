@@ -5,11 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
+from alembic.operations import Operations
+from alembic.runtime.migration import MigrationContext
 
 from prefiq_db.engines import make_engine
-from prefiq_db.errors import UnsupportedError
+from prefiq_db.errors import ForeignKeyViolationError, UnsupportedError
 from prefiq_db.migrate.command_line import main
 from prefiq_db.settings import DatabaseSettings
 from tests.conftest import Backend
@@ -29,17 +32,59 @@ REBUILD = """
 with op.batch_alter_table('parent') as batch:
     batch.alter_column('name', existing_type=sa.String(9), type_=sa.String(99), nullable=False)
 """
-# What Alembic's own template does, on a connection as services have it: with foreign keys on.
-UNGUARDED = """
+# What Alembic's own template does, on one of our engines, whose foreign keys are on.
+FOREIGN = """
 from alembic import context
 from prefiq_db.engines import make_engine
 from prefiq_db.migrate.environment import database_settings
 
-with make_engine(database_settings("main")).connect() as connection:
+engine = make_engine(database_settings("main"))
+with engine.connect() as connection:
+    context.configure(connection=connection, {options})
+    with context.begin_transaction():
+        context.run_migrations()
+with engine.connect() as connection:
+    assert connection.exec_driver_sql("pragma foreign_keys").scalar() == 1
+"""
+# The same on SQLAlchemy's own engine, with foreign keys on.
+UNGUARDED = """
+import sqlalchemy as sa
+from alembic import context
+from prefiq_db.migrate.environment import database_settings
+
+engine = sa.create_engine(f"sqlite:///{database_settings('main').target.database}")
+sa.event.listen(engine, "connect", lambda connection, record: connection.execute("pragma foreign_keys = on"))
+with engine.connect() as connection:
     context.configure(connection=connection, transactional_ddl=True)
     with context.begin_transaction():
         context.run_migrations()
 """
+# And on an async engine, as Alembic's template for asyncio does it.
+FOREIGN_ASYNC = """
+import asyncio
+from alembic import context
+from prefiq_db.engines import make_async_engine
+from prefiq_db.migrate.environment import database_settings
+
+def run(connection):
+    context.configure(connection=connection)
+    with context.begin_transaction():
+        context.run_migrations()
+
+async def main():
+    engine = make_async_engine(database_settings("main"))
+    async with engine.connect() as connection:
+        await connection.run_sync(run)
+    await engine.dispose()
+
+asyncio.run(main())
+"""
+ENVIRONMENTS = {
+    "as templates": FOREIGN.format(options=""),
+    "in one transaction": FOREIGN.format(options="transactional_ddl=True"),
+    "in one transaction each": FOREIGN.format(options="transactional_ddl=True, transaction_per_migration=True"),
+    "async": FOREIGN_ASYNC,
+}
 
 
 @pytest.fixture
@@ -66,6 +111,39 @@ def test_without_the_guard_the_same_rebuild_deletes_them(project: Project) -> No
     (project.folder / "history" / "env.py").write_text(UNGUARDED)
     assert project("up") == 0
     assert project.rows("select * from child") == []
+
+
+@pytest.mark.parametrize("environment", ENVIRONMENTS)
+def test_somebody_elses_env_py_keeps_them_too_and_orphans_nobody(project: Project, environment: str) -> None:
+    """A test above shows what the same does on an engine that is none of ours."""
+    (project.folder / "history" / "env.py").write_text(ENVIRONMENTS[environment])
+    assert project("up") == 0
+    assert project.rows("select id, parent_id from child order by id") == [(1, 1), (2, 2)]
+    assert project("down", "0001") == 0
+    assert project.rows("select id, parent_id from child order by id") == [(1, 1), (2, 2)]
+    project.revision(3, "op.execute('delete from parent where id = 2')")
+    with pytest.raises(ForeignKeyViolationError, match=r"leads nowhere: 1 of child \(to parent\)"):
+        command.upgrade(Config(project.ini), "head")
+    assert project.rows("select id from parent order by id") == [(1,), (2,)]
+
+
+def test_a_rebuild_in_a_transaction_that_began_before_is_refused(project: Project) -> None:
+    """There foreign keys can't be switched off: by an env.py that begins first, or without any env.py."""
+    assert project("up", "0001") == 0
+    engine = make_engine(DatabaseSettings(url=project.backend.url))
+    with engine.connect() as connection:
+        operations = Operations(MigrationContext.configure(connection))
+        with (
+            pytest.raises(UnsupportedError, match="this rebuild of parent would delete the rows of child"),
+            operations.batch_alter_table("parent") as batch,
+        ):
+            batch.alter_column("name", existing_type=sa.String(9), type_=sa.String(99))
+        connection.rollback()
+        with operations.batch_alter_table("child") as batch:  # nobody refers to it
+            batch.alter_column("parent_id", existing_type=sa.Integer(), type_=sa.BigInteger())
+        connection.commit()
+    engine.dispose()
+    assert project.rows("select id, parent_id from child order by id") == [(1, 1), (2, 2)]
 
 
 def test_a_revision_that_orphans_rows_is_refused_and_undone(

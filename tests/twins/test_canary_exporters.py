@@ -77,25 +77,25 @@ def exported() -> Iterator[Exported]:
     made.telemetry.close()
 
 
-async def test_no_value_is_exported(make_db: Any, exported: Exported) -> None:
+async def test_no_value_is_exported(make_db: Any, backend: Backend, exported: Exported) -> None:
     """Not in spans, metrics, labels or log records, in any of the error paths."""
     db = make_db(statement_timeout_seconds=10, slow_query_seconds=0.000_001)
     exported.attach(db)
-    await _provoke_all(db, Collected())
+    await _provoke_all(db, backend, Collected())
     assert exported.holding(VALUE, NUMBER) == set()
     telemetry = exported.texts()["opentelemetry"]
     assert '"prefiq_db.error.kind": "unique"' in telemetry
     assert '"status_code": "ERROR"' in telemetry
 
 
-async def test_control_without_masking_values_are_exported(make_db: Any, exported: Exported) -> None:
+async def test_control_without_masking_values_are_exported(make_db: Any, backend: Backend, exported: Exported) -> None:
     """The same collection finds the canaries in spans and in both formats of logs when masking is off.
 
     Metrics hold none even then: a label is a summary, a kind or a name.
     """
     db = make_db(mask=False, environment="development", statement_timeout_seconds=10)
     exported.attach(db)
-    await _provoke_all(db, Collected())
+    await _provoke_all(db, backend, Collected())
     assert exported.holding(VALUE, NUMBER) == {"opentelemetry", "json", "structlog"}
 
 

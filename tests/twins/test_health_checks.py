@@ -13,7 +13,7 @@ import pytest
 from prefiq_db import AsyncDatabase, Database, ErrorKind
 from prefiq_db.errors import UsageError
 from prefiq_db.events import HealthChanged, Listener
-from prefiq_db.health import AsyncHealthCheck, HealthCheck, Status, Verdict
+from prefiq_db.health import AsyncHealthCheck, HealthCheck, Status, Verdict, is_healthy
 from tests.conftest import Backend
 from tests.twins.harness import Harness, make_database
 from tests.twins.support import CREATE_STOCK, INSERT_STOCK, on_engine
@@ -177,6 +177,11 @@ async def test_a_read_only_server_fails_unless_nobody_wants_to_write(
         health = await make_check(db).health()
         readable = await make_check(db, read_only=["main"]).health()
         spared = await make_check(db, non_critical=["main"]).health()
+        report, reading = await db.health(), await db.using(read_only=True).health()
+        assert await db.test_connection() is True
+    assert (report.healthy, report.reason, report.kind) == (False, "read_only", ErrorKind.READ_ONLY)
+    assert report.latency_seconds > 0
+    assert (reading.healthy, reading.kind) == (True, None)
     assert (health.status, health.findings[0].kind) == (Status.FAIL, ErrorKind.READ_ONLY)
     assert health.reason == "main: read_only"
     assert readable.status is Status.PASS
@@ -265,6 +270,8 @@ def test_a_file_that_somebody_deleted_is_noticed(tmp_path: Path) -> None:
         os.unlink(tmp_path / "gone.db")
         assert db.test_connection()
         assert HealthCheck(db).health().reason == "main: not_ready"
+        assert db.health().reason == "not_ready"
+        assert not is_healthy(db)
 
 
 async def test_an_asynchronous_check_takes_synchronous_databases_and_checks_of_both_kinds() -> None:

@@ -112,9 +112,10 @@ async def test_a_forgotten_quote_shows_no_value(db: Any, backend: Backend) -> No
         f"insert into item values (1, {VALUE}, 1)",
         f"update item set sku = {VALUE}",
         f"select * from item where sku in ('a', {VALUE})",
+        f"select lower({VALUE})",
     ]
     if backend.name == "postgresql":  # elsewhere double quotes make a string
-        texts.append(f'select * from item where sku = "{VALUE}"')
+        texts += [f'select * from item where sku = "{VALUE}"', f'select concat(sku, "{VALUE}") from item']
     for sql in texts:
         error = await _refused(db, sql)
         assert (error.kind, error.sub_kind, error.column) == (ErrorKind.SCHEMA, SubKind.MISSING, None)

@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import gc
 import logging
+import re
+import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy import orm
 
-from prefiq_db import PrefiqDbError, bootstrap
-from prefiq_db.errors import PoolTimeoutError, StatementBudgetError
+from prefiq_db import PrefiqDbError, RetryPolicy, bootstrap
+from prefiq_db.errors import (
+    ErrorClass,
+    ErrorKind,
+    PoolTimeoutError,
+    SerializationError,
+    StatementBudgetError,
+    StatementCancelledError,
+    UniqueViolationError,
+)
 from prefiq_db.events import (
     AttemptFailed,
     CallFinished,
@@ -35,10 +48,22 @@ from prefiq_db.events import (
     TransactionFinished,
 )
 from prefiq_db.hooks.connections import ConnectionWatcher
+from prefiq_db.pool import LOST_REASONS
+from prefiq_db.reports import PoolStats
 from tests.conftest import Backend
-from tests.twins.harness import Harness
+from tests.twins.harness import Harness, drive
+from tests.twins.support import is_sleeping, is_waiting_for_lock, session_id, slow_read
+from tests.twins.test_retries import QUICK, WAYS, repeated
 
 HERE = Path(__file__).name
+NOON = datetime(2020, 1, 1, 12)
+AGAIN = ErrorClass(ErrorKind.SERIALIZATION, transient=True, retry_transaction=True)
+
+
+class Thing(orm.declarative_base()):  # type: ignore[misc]
+    __tablename__ = "thing"
+    id: orm.Mapped[int] = orm.mapped_column(primary_key=True)
+    name: orm.Mapped[str]
 
 
 class Recorder(Listener):
@@ -154,6 +179,77 @@ async def test_a_failed_statement_and_its_retries_are_one_call(make_db: Any, bac
     assert recorder.of(AttemptFailed) == []
 
 
+async def test_an_event_says_what_the_caller_is_told(make_db: Any, backend: Backend) -> None:
+    """One judgement: whoever stopped the statement, a limit of ours or somebody else."""
+    db = make_db(retry=RetryPolicy(attempts=1))
+    await _make_items(db)
+    recorder = db.hooks.add(Recorder())
+    for limit, statement in ((0.2, slow_read(backend)), (9, "insert into item (id, qty) values (1, 1)")):
+        with pytest.raises(PrefiqDbError) as caught:
+            await db.using(timeout=limit).fetch_all(statement)
+        assert recorder.of(StatementFailed)[-1].kind is caught.value.kind
+    with pytest.raises(StatementCancelledError):
+        async with db.transaction() as tx:
+            cancel = await _canceller(tx, backend)
+            with _from_outside(cancel):
+                await tx.fetch_all(slow_read(backend))
+    assert [event.kind for event in recorder.of(StatementFailed)][-1] is ErrorKind.CANCELLED
+
+
+async def _canceller(tx: Any, backend: Backend) -> Callable[[], Any]:
+    """Return what stops the statement that runs in *tx*, if there is one."""
+    server = backend.server
+    if server is None:
+        connection = getattr(tx.connection, "sync_connection", tx.connection).connection
+        driver = connection.driver_connection
+        return getattr(driver, "_conn", driver).interrupt  # type: ignore[no-any-return]
+    session = await session_id(tx, backend)
+    stop = {"postgresql": f"select pg_cancel_backend({session})", "mariadb": f"kill query {session}"}[backend.name]
+    return lambda: drive(is_sleeping(backend, session)) and server.execute(stop)
+
+
+@contextlib.contextmanager
+def _from_outside(act: Callable[[], Any]) -> Iterator[None]:
+    """Do it in another thread, again and again until the block ends."""
+    over = threading.Event()
+
+    def acting() -> None:
+        while not over.wait(0.05):
+            act()
+
+    thread = threading.Thread(target=acting)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_statements_of_a_repeated_transaction_say_so(make_db: Any, way: str) -> None:
+    """In their events and in the statistics, those that fail, too; the next transaction starts at 0 again."""
+    db = make_db(pool_size=1, max_overflow=0, retry=QUICK)
+    await _make_items(db)
+    recorder, calls = db.hooks.add(Recorder()), []
+
+    async def body(tx: Any) -> None:
+        calls.append(await tx.fetch_value("select count(*) from item"))
+        with contextlib.suppress(UniqueViolationError):
+            async with tx.transaction():
+                await tx.execute("insert into item (id, qty) values (1, 1)")
+        if len(calls) < 3:
+            raise SerializationError("again", classification=AGAIN)
+
+    await repeated(db, way, body)
+    assert [event.retry_number for event in recorder.of(StatementFinished)] == [0, 1, 2]
+    assert [event.retry_number for event in recorder.of(StatementFailed)] == [0, 1, 2]
+    repeats = {entry.summary: entry.retries for entry in db.stats().statements}
+    assert (repeats["SELECT item"], repeats["INSERT item"]) == (2, 2)
+    await db.fetch_value("select count(*) from item")
+    assert recorder.of(StatementFinished)[-1].retry_number == 0
+
+
 async def test_a_removed_listener_hears_nothing_more(make_db: Any) -> None:
     db = make_db()
     recorder, heard = db.hooks.add(Recorder()), []
@@ -189,6 +285,40 @@ async def test_top_statements_are_grouped_by_shape(make_db: Any) -> None:
     assert [entry.total_seconds for entry in stats.statements] == sorted(
         (entry.total_seconds for entry in stats.statements), reverse=True
     )
+
+
+async def test_lists_of_any_length_are_one_statement(make_db: Any) -> None:
+    """Also Core's, whose values have their types on PostgreSQL: ``?::VARCHAR``."""
+    db = make_db()
+    await db.execute("create table item (id integer, word varchar(9), at timestamp null)")
+    names = ("id", sa.Integer()), ("word", sa.String(9)), ("at", sa.DateTime())
+    item = sa.table("item", *(sa.column(name, kind) for name, kind in names))
+    for length in range(1, 9):
+        words = [f"word {number}" for number in range(length)]
+        found = item.c.word.in_(words) & item.c.id.in_(range(length)) & item.c.at.not_in([NOON] * length)
+        await db.fetch_all(sa.select(item.c.id).where(found))
+        await db.fetch_all(sa.select(item.c.id).where(sa.tuple_(item.c.id, item.c.word).in_([(1, "a")] * length)))
+    assert [entry.calls for entry in db.stats().statements if entry.summary == "SELECT item"] == [8, 8]
+
+
+async def test_a_flush_is_the_applications(make_db: Any) -> None:
+    """What the ORM sends by itself, through functions that SQLAlchemy makes, has the line that made it send."""
+    db = make_db()
+    await db.execute("create table thing (id integer primary key, name varchar(9))")
+    recorder = db.hooks.add(Recorder())
+    async with db.session() as session:
+        session.add(Thing(id=1, name="one"))
+        await session.commit()
+        thing = await session.get(Thing, 1)
+        await session.delete(thing)
+        await session.flush()
+        await session.rollback()
+    sent = recorder.of(StatementFinished)
+    assert {event.operation for event in sent} == {"INSERT", "SELECT", "DELETE"}
+    assert {event.origin.function for event in sent} == {"test_a_flush_is_the_applications"}
+    async with db.session() as session, session.begin():
+        await session.get(Thing, 1)
+        assert [HERE in holder.origin for holder in db.stats().holders] == [True]
 
 
 async def test_statistics_stay_bounded(make_db: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -252,6 +382,13 @@ async def test_a_connection_thrown_away_says_why(make_db: Any) -> None:
     await db.fetch_value("select 1")
     assert "age" in db.stats().pool.lost
     assert recorder.of(ConnectionLost)[0].reason == "age"
+
+
+@pytest.mark.parametrize("told", [ConnectionLost, PoolStats])
+def test_every_reason_for_losing_a_connection_is_documented(told: type) -> None:
+    documented = re.search(r"reason[^`]*((?:``[a-z ]+``[,\sor]*)+)", told.__doc__ or "")
+    assert documented is not None
+    assert set(re.findall("``([a-z ]+)``", documented[1])) == LOST_REASONS
 
 
 def _expire(engine: Any) -> None:
@@ -371,6 +508,41 @@ async def test_a_leak_names_the_applications_line_and_is_taken_back(
 
 def _later(seconds: float) -> float:
     return time.monotonic() + seconds
+
+
+async def test_who_waits_for_a_lock_is_no_leak(make_db: Any, backend: Backend, harness: Harness) -> None:
+    """A statement under way is no leak, however long it takes; who does nothing after it is, after the same time."""
+    if backend.server is None:
+        pytest.skip("SQLite's writers wait in BEGIN, no longer than lock_timeout_seconds")
+    db = make_db(leak_after_seconds=3600)
+    await _make_items(db)
+    recorder, watcher = db.hooks.add(Recorder()), _watcher(db)
+    waiting: list[int] = []
+    locked = harness.event()
+
+    async def waits() -> bool:
+        return bool(waiting) and await is_waiting_for_lock(backend, waiting[0])
+
+    async def hold() -> None:
+        async with db.transaction() as tx:
+            await tx.execute("update item set qty = 1 where id = 1")
+            locked.set()
+            await harness.until(waits)
+            watcher.look(_later(3601))
+            (leaked,) = recorder.of(ConnectionLeaked)  # itself: it does nothing, and keeps the other waiting
+            assert leaked.origin.function.endswith("hold")
+
+    async def wait() -> None:
+        await locked.wait()
+        async with db.transaction() as tx:
+            waiting.append(await session_id(tx, backend))
+            await tx.execute("update item set qty = 2 where id = 1")
+            watcher.look(_later(3700))
+            assert len(recorder.of(ConnectionLeaked)) == 1
+            watcher.look(_later(3601 + 3700))
+            assert recorder.of(ConnectionLeaked)[-1].origin.function.endswith("wait")
+
+    await harness.together(hold, wait)
 
 
 async def test_the_watchdog_looks_by_itself(make_db: Any, harness: Harness) -> None:

@@ -95,14 +95,18 @@ async def test_a_connection_that_a_listener_makes_is_refused(make_db: Callable[.
 
 
 @SQLITE
-async def test_begin_immediate_as_the_first_statement_takes_the_writers_lock(
-    db: Any, make_db: Callable[..., Any]
+@pytest.mark.parametrize("reads_first", [True, False])
+async def test_begin_immediate_as_text_takes_the_writers_lock(
+    db: Any, make_db: Callable[..., Any], reads_first: bool
 ) -> None:
     """As kombu's queue does it in a session, and others on a connection."""
     await db.execute("create table message (id integer primary key, taken integer)")
     await db.execute("insert into message values (1, 0)")
     other = make_db(lock_timeout_seconds=0.05)
     async with db.session() as session:
+        if reads_first:
+            assert len((await session.execute(sa.text("select * from message"))).all()) == 1
+            await other.execute("update message set taken = 0")  # a snapshot of before would be too old to write on
         await session.execute(sa.text("BEGIN IMMEDIATE TRANSACTION"))
         with pytest.raises(LockTimeoutError):
             await other.execute("update message set taken = 2")
@@ -121,18 +125,18 @@ async def test_begin_immediate_as_the_first_statement_takes_the_writers_lock(
 
 
 @SQLITE
-async def test_begin_in_the_middle_is_refused_and_one_that_waits_in_vain_leaves_nothing(
+async def test_begin_after_a_write_is_refused_and_one_that_waits_in_vain_leaves_nothing(
     db: Any, make_db: Callable[..., Any]
 ) -> None:
     await db.execute("create table message (id integer primary key)")
 
-    def in_the_middle(connection: sa.Connection) -> None:
+    def after_a_write(connection: sa.Connection) -> None:
         connection.exec_driver_sql("insert into message values (1)")
         with pytest.raises(ServerUsageError):
             connection.exec_driver_sql("BEGIN IMMEDIATE")
         connection.commit()
 
-    await on_engine(db, in_the_middle)
+    await on_engine(db, after_a_write)
     assert await db.fetch_value("select count(*) from message") == 1
     other = make_db(lock_timeout_seconds=0.05)
 

@@ -10,7 +10,9 @@ import psycopg
 import pytest
 from sqlalchemy import create_engine, engine_from_config, text
 from sqlalchemy.engine import Engine
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.orm import Session
 
 from prefiq_db.engine_class import PrefiqEngine
 from prefiq_db.errors import TransactionEndedError, UnsupportedError, UsageError
@@ -28,9 +30,12 @@ def make_stock(make_db: Callable[..., Any]) -> Callable[[], Any]:
     return make
 
 
+_INSERT = "insert into stock (id, quantity) values ({}, 1)"
+
+
 def _insert(raw: Any, number: int) -> None:
     cursor = raw.cursor()
-    cursor.execute(f"insert into stock (id, quantity) values ({number}, 1)")
+    cursor.execute(_INSERT.format(number))
     cursor.close()
 
 
@@ -260,13 +265,31 @@ async def test_a_raw_connection_of_a_read_only_database_behind_a_pooler(make_db:
     assert dict(db.stats().pool.lost) == {}
 
 
-@_PG
-async def test_two_phase_transactions_are_refused_by_name(make_stock: Any) -> None:
-    db = await make_stock()
-    with pytest.raises(UnsupportedError, match="two-phase"):
-        await on_sync_engine(db, _two_phases)
+@pytest.mark.parametrize("by", ["connection", "session"])
+async def test_two_phase_transactions_work_or_are_refused_by_name(make_stock: Any, backend: Backend, by: str) -> None:
+    """MariaDB has them; the others say so before anything is written."""
+    db, work = await make_stock(), {"connection": _two_phases, "session": _two_phases_of_a_session}[by]
+    if backend.name == "mariadb":
+        await on_sync_engine(db, work)
+        assert await db.fetch_value(COUNT_STOCK) == 1
+        return
+    with pytest.raises(UnsupportedError, match="two-phase transactions: ") as caught:
+        await on_sync_engine(db, work)
+    assert isinstance(caught.value, SQLAlchemyError)
+    assert await db.fetch_value(COUNT_STOCK) == 0
 
 
 def _two_phases(engine: Engine) -> None:
     with engine.connect() as connection:
-        connection.begin_twophase()
+        for number, keep in ((1, True), (2, False)):
+            both = connection.begin_twophase()
+            connection.exec_driver_sql(_INSERT.format(number))
+            both.prepare()
+            both.commit() if keep else both.rollback()
+
+
+def _two_phases_of_a_session(engine: Engine) -> None:
+    with Session(engine, twophase=True) as session:
+        for number, keep in ((1, True), (2, False)):
+            session.connection().exec_driver_sql(_INSERT.format(number))
+            session.commit() if keep else session.rollback()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import os
 import shutil
@@ -9,6 +10,7 @@ import socket
 import ssl
 import subprocess
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -314,17 +316,122 @@ async def test_in_pgbouncer_mode_the_time_zone_is_utc(world: str, backend: Backe
 
 @_on("postgresql")
 async def test_behind_pgbouncer_the_time_zone_is_utc(
-    world: str, backend: Backend, far_away: None, pooler: str, harness: Harness
+    world: str, backend: Backend, far_away: None, pooler: str, harness: Harness, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Whatever backend serves a statement: pgbouncer tells it the zone of the client."""
+    """Whatever backend serves a statement: pgbouncer tells it the zone of the client, and there is nothing to say."""
     db = make_database(world, pooler, pgbouncer=True, pool_size=6, ssl_mode="disable")
     await db.open()
+    assert "time zone" not in caplog.text
 
     async def work() -> None:
         await _keeps_the_hour(db)
 
     await harness.together(*[work] * 6)
     await db.close()
+
+
+class _Forgetful:
+    """A pooler of one session, lent to one client after another for a transaction each; it keeps no setting of theirs.
+
+    Each client logs in at a session of its own; after that, all are served by that of the first.
+    """
+
+    def __init__(self, server_port: int) -> None:
+        self._server_port = server_port
+        self._lent = threading.Lock()
+        self._shared: list[socket.socket] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        self._listener.close()
+        for server in self._shared:
+            server.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        server = socket.create_connection(("127.0.0.1", self._server_port))
+        self._shared.append(server)
+        with contextlib.suppress(OSError, EOFError):
+            head = _exactly(client, 4)
+            server.sendall(head + _exactly(client, int.from_bytes(head) - 4))
+            while (answer := _message(server))[:1] != b"Z":
+                client.sendall(answer)
+                if answer[:1] == b"R" and answer[5:9] in (b"\0\0\0\x0a", b"\0\0\0\x0b"):  # SCRAM goes on
+                    server.sendall(_message(client))
+            client.sendall(answer)
+            while self._transaction(client):
+                pass
+        client.close()
+
+    def _transaction(self, client: socket.socket) -> bool:
+        server, request = self._shared[0], _request(client)
+        with self._lent:
+            while request[:1] != b"X":
+                server.sendall(request)
+                while (answer := _message(server))[:1] != b"Z":
+                    client.sendall(answer)
+                client.sendall(answer)
+                if answer[5:6] == b"I":
+                    return True
+                request = _request(client)
+        return False
+
+
+def _exactly(peer: socket.socket, count: int) -> bytes:
+    found = b""
+    while len(found) < count:
+        if not (piece := peer.recv(count - len(found))):
+            raise EOFError
+        found += piece
+    return found
+
+
+def _message(peer: socket.socket) -> bytes:
+    head = _exactly(peer, 5)
+    return head + _exactly(peer, int.from_bytes(head[1:]) - 4)
+
+
+def _request(client: socket.socket) -> bytes:
+    """Return all messages up to the one that the server answers with ReadyForQuery; or the goodbye."""
+    request = message = _message(client)
+    while message[:1] not in b"QSX":
+        message = _message(client)
+        request += message
+    return request
+
+
+@_on("postgresql")
+async def test_a_pooler_that_forgets_the_time_zone_is_told_of_at_boot(
+    world: str, backend: Backend, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where it matters: not on a server in UTC, and not without such a pooler."""
+    assert backend.server is not None
+    name = make_url(backend.url).database
+    told = []
+    for zone in ("UTC", "America/New_York"):
+        backend.server.execute(f"alter database \"{name}\" set timezone = '{zone}'")
+        pooler = _Forgetful(backend.server.port)
+        through = make_url(backend.url).set(host="127.0.0.1", port=pooler.port).render_as_string(hide_password=False)
+        for url in (backend.url, through):
+            caplog.clear()
+            db = make_database(world, url, pgbouncer=True, pool_size=2, ssl_mode="disable")
+            await db.open()
+            said = [record.getMessage() for record in caplog.records if "time zone" in record.getMessage()]
+            told.append((zone, url == through, len(said)))
+            assert all(zone in text and "ALTER DATABASE" in text for text in said)
+            assert await db.fetch_value("show timezone") == "UTC"
+            await db.close()
+        pooler.close()
+    backend.server.execute(f'alter database "{name}" reset timezone')
+    new_york = "America/New_York"
+    assert told == [("UTC", False, 0), ("UTC", True, 0), (new_york, False, 0), (new_york, True, 1)]
 
 
 @_on("postgresql")

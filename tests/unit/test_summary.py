@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefiq_db.hooks.summary import describe
+from prefiq_db.hooks.summary import describe, fingerprint
 
 DIALECTS = ["sqlite", "postgresql", "mariadb"]
 
@@ -103,3 +103,17 @@ def test_text_constructs_are_read_as_text_too() -> None:
     """The dialect is heard for SQLAlchemy's text as well."""
     sql = "select 1 # from hunter2"
     assert describe(sql, sa.text(sql).compile(), "mariadb").tables == ()
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "%(a_1)s::VARCHAR", "%(a_1)s::VARCHAR(9)", "%(a_1)s::NUMERIC(10, 2)", "%(a_1)s::TIMESTAMP WITH TIME ZONE",
+        "%(a_1)s::TIMESTAMP(3) WITHOUT TIME ZONE", "%(a_1)s::DOUBLE PRECISION", "%(a_1)s::VARCHAR[]",
+        '%(a_1)s::shop."Mood of day"', "$1::character varying(9)",
+    ],
+)  # fmt: skip
+def test_a_list_of_typed_values_is_a_list_of_any_length(value: str) -> None:
+    prints = {fingerprint(f"select id from t where a in ({', '.join([value] * n)})", "postgresql") for n in (1, 2, 8)}
+    assert prints == {fingerprint("select id from t where a in (%(a)s)", "postgresql")}
+    assert fingerprint("select a::int from t", "postgresql") != fingerprint("select a::text from t", "postgresql")

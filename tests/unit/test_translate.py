@@ -423,6 +423,57 @@ def test_what_a_closed_connection_refused_was_not_sent() -> None:
     assert (out_of_step.kind, out_of_step.retry_statement) == (K.CONNECTION_LOST, False)
 
 
+@pytest.mark.parametrize(
+    ("make", "dialect", "statement", "sub_kind", "fact"),
+    [
+        (
+            lambda: my(1091, "Can't DROP 'ix'; check that column/key exists"),
+            "mysql",
+            "drop index ix on t",
+            "missing",
+            "name ix",
+        ),
+        (
+            lambda: my(1826, "Duplicate foreign key constraint name 'fk_t'"),
+            "mysql",
+            "alter table t add constraint fk_t foreign key (a) references u (id)",
+            "duplicate",
+            "constraint fk_t",
+        ),
+        (
+            lambda: my(1005, 'Can\'t create table `shop`.`t` (errno: 121 "Duplicate key on write or update")'),
+            "mariadb",
+            "create table t (a int)",
+            "duplicate",
+            "table t",
+        ),
+        (
+            lambda: my(1553, "Cannot drop index 'ix': needed in a foreign key constraint"),
+            "mariadb",
+            "alter table t drop index ix",
+            "dependent",
+            "index ix",
+        ),
+        (
+            lambda: pg("42725", "function f(unknown) is not unique"),
+            "postgresql",
+            "select f('x') from t",
+            "ambiguous",
+            "function f",
+        ),
+        (lambda: pg("42P01", "Relation »item« existiert nicht"), "postgresql", "select 1 from item", "missing", "code"),
+    ],
+)
+def test_a_mistake_is_told_by_its_code_and_named_by_its_text(
+    make: Callable[[], Exception], dialect: str, statement: str, sub_kind: str, fact: str
+) -> None:
+    """In another language it has its words without the name."""
+    error = translate(wrapped(make(), statement), dialect=dialect)
+    assert (error.kind, error.sub_kind) == (K.SCHEMA, sub_kind)
+    assert f"({fact}" in str(error)
+    assert_no_value(error)
+
+
 def test_every_named_exception_is_for_a_dialect_we_know() -> None:
     """A misspelt dialect would never match."""
     assert {dialect for named in NAMED_EXCEPTIONS for dialect in named.dialects} <= set(DIALECTS)

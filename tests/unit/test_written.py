@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefiq_db.dialects.written import read_statement, without_values
+from prefiq_db.dialects.written import may_define, read_statement, without_values
 
 DIALECTS = ("postgresql", "mariadb", "sqlite")
 
@@ -28,6 +28,9 @@ DIALECTS = ("postgresql", "mariadb", "sqlite")
         "select a from t group by here having count(*) > 1",
         "create table t (a int, here int)",
         "select /* 'x */ here from t -- '",
+        "select count(here), sum(b) from t",
+        "select t.*, here from t",
+        "select * from t where here in (1, 2) and (b = 1 or here = 2)",
         "SELECT Here FROM t",
     ],
 )
@@ -60,6 +63,13 @@ def test_what_stands_where_a_name_does_is_a_name(sql: str, dialect: str) -> None
         "create table t (a text default hidden)",
         "select case when a = 1 then hidden else hidden end from t",
         "select a from t limit hidden",
+        "insert into t values row(1, hidden)",
+        "select 1 from t where (a, b) = (1, hidden)",
+        "select a * hidden from t",
+        "select hidden",
+        "select lower(hidden), 1",
+        "call ship(1, hidden)",
+        "call ship(lower(hidden))",
     ],
 )
 def test_a_forgotten_quote_makes_no_name(sql: str, dialect: str) -> None:
@@ -73,8 +83,16 @@ def test_a_forgotten_quote_makes_no_name(sql: str, dialect: str) -> None:
 @pytest.mark.parametrize(
     ("sql", "dialect", "is_name"),
     [
-        ('select "x" from t', "postgresql", True),
+        ('select "x" from t', "postgresql", False),  # who quotes that, has MariaDB's strings in mind
+        ('select 1 from t where "x" = a', "postgresql", False),
+        ('select "X" from t', "postgresql", True),
+        ('update t set "x" = 1', "postgresql", True),
+        ('select 1 from "x"', "postgresql", True),
         ('select 1 from t where a = "x"', "postgresql", False),
+        ('select concat(a, "x") from t', "postgresql", False),
+        ('select max(t."x") from t', "postgresql", True),
+        ('insert into t (a, "x") values (1, 2)', "postgresql", True),
+        ('insert into t (a) values (1) on conflict ("x") do nothing', "postgresql", True),
         ('select "x" from t', "mariadb", False),
         ("select `x` from t", "mariadb", True),
         ("select 1 from t where a = `x`", "mariadb", False),
@@ -131,3 +149,41 @@ def test_a_text_of_any_length_is_read_or_left_alone() -> None:
     assert read_statement("(" * 50_000 + ")" * 60_000, None, "sqlite") is None
     assert read_statement(")" * 500 + "(" * 500, None, "sqlite") is not None
     assert read_statement("select 1", None, "mongodb") is None
+
+
+_PIECES = st.sampled_from(
+    [
+        "select",
+        "values",
+        "(",
+        ")",
+        ",",
+        "'",
+        '"',
+        "`",
+        "[",
+        "]",
+        "$$",
+        "$a$",
+        "E'",
+        "--",
+        "/*",
+        "*/",
+        ".",
+        "=",
+        "x",
+        " ",
+        "\\",
+    ]
+)
+
+
+@given(sql=st.one_of(st.text(), st.lists(_PIECES).map("".join)), dialect=st.sampled_from([*DIALECTS, "mysql"]))
+def test_any_text_is_read(sql: str, dialect: str) -> None:
+    """It is read for an error's sake, and must not be in its way."""
+    written = read_statement(sql, [{"a": b"\xff"}], dialect)
+    assert (written is None) is (not sql)
+    if written is not None:
+        assert not written.values & {word for word in written.names if written.says(word)}
+        without_values(sql, written)
+        may_define(sql)

@@ -16,6 +16,7 @@ from prefiq_db.providers import BaseProvider, DatabaseProvider, SettingsProvider
 
 if TYPE_CHECKING:
     from prefiq_db.settings import Settings
+from prefiq_db.silence import hush
 
 __all__ = ["assemble", "bootstrap", "bootstrap_async"]
 
@@ -45,8 +46,15 @@ def bootstrap(
         UsageError: a database is asynchronous: ``await bootstrap_async()``.
         ProviderError: a provider failed; those that had booted were shut down again.
     """
-    app = assemble(providers=providers, settings=settings, arguments=arguments, environ=environ, directory=directory)
-    app.boot()
+    try:
+        app = assemble(
+            providers=providers, settings=settings, arguments=arguments, environ=environ, directory=directory
+        )
+        app.boot()
+    except BaseException as error:
+        del arguments, environ
+        hush(error)
+        raise
     return app
 
 
@@ -59,8 +67,15 @@ async def bootstrap_async(
     directory: str | os.PathLike[str] | None = None,
 ) -> Application:
     """Return a booted application, as :func:`bootstrap` does, with databases of both modes."""
-    app = assemble(providers=providers, settings=settings, arguments=arguments, environ=environ, directory=directory)
-    await app.boot_async()
+    try:
+        app = assemble(
+            providers=providers, settings=settings, arguments=arguments, environ=environ, directory=directory
+        )
+        await app.boot_async()
+    except BaseException as error:
+        del arguments, environ
+        hush(error)
+        raise
     return app
 
 

@@ -60,7 +60,11 @@ def main(
     except Exception as error:  # noqa: BLE001 - a command line ends with a line and an exit code, not a traceback
         sys.stderr.write(f"{_message(error)}\n")
         return MISCONFIGURED if _is_configuration(error) else FAILED
-    return OK
+    return OK if all(report.healthy for report in _reports(app)) else FAILED
+
+
+def _reports(app: Application) -> list[HealthReport]:
+    return [r for each in app.providers if isinstance(each, DatabaseProvider) for r in each.reports.values()]
 
 
 def _imported(module: str) -> tuple[int, str]:
@@ -134,7 +138,7 @@ def _report(app: Application, failure: Exception | None = None) -> Iterator[str]
 
 def _health(report: HealthReport) -> str:
     if not report.healthy:
-        return f"down: {report.reason}"
+        return f"{'down' if report.latency_seconds is None else 'answers, but'}: {report.reason}"
     return "healthy" if report.latency_seconds is None else f"healthy in {report.latency_seconds * 1000:.1f} ms"
 
 

@@ -13,6 +13,7 @@ from prefiq_db.core.making import (
     unpicklable,
     wraps_without_tx,
 )
+from prefiq_db.core.quiet_session import QuietSession, quiet
 from prefiq_db.core.sessions import joined
 from prefiq_db.core.verbs import TransactionVerbs
 
@@ -21,12 +22,14 @@ __all__ = [
     "Attempts",
     "DatabaseCore",
     "Life",
+    "QuietSession",
     "TransactionVerbs",
     "as_settings",
     "joined",
     "make_explainer",
     "make_observer",
     "not_yet",
+    "quiet",
     "unpicklable",
     "wraps_without_tx",
 ]

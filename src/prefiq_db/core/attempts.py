@@ -98,6 +98,7 @@ class AttemptCore:
         core = self.loop.core
         try:
             self.tx = RootBlock(core.ground, core.with_overrides(self.loop.options), self.loop.until)
+            self.tx.retry_number = self.number - 1
             core.begin(self.tx)
             return shell(self.tx)
         except BaseException:

@@ -7,6 +7,7 @@ does so through the :class:`~prefiq_db.bridge.Runtime`.
 from __future__ import annotations
 
 import copy
+import itertools
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -52,6 +53,7 @@ from prefiq_db.overrides import NO_OVERRIDES, Overrides, OverrideScope, scoped
 from prefiq_db.reports import DatabaseStats, ExecuteResult, HealthReport
 from prefiq_db.retry import Retrier, worth_repeating
 from prefiq_db.settings import DatabaseSettings
+from prefiq_db.silence import hush
 from prefiq_db.tags import NO_TAGS
 from prefiq_db.transaction import Block, Ground, Outcome, RootBlock, Savepoint, Scope, TransactionOptions, ambient
 
@@ -97,6 +99,8 @@ class DatabaseCore:
             held.append(self.road.checkout())
             while len(held) < self.settings.pool_size:
                 held.append(self.road.checkout())
+            if self.settings.pgbouncer and len(held) > 1:
+                self._tell_of_a_lost_zone(held[0], held[1])
         except PrefiqDbError as error:
             if not held:
                 raise
@@ -110,6 +114,19 @@ class DatabaseCore:
             )
         finally:
             _give_back(held)
+
+    def _tell_of_a_lost_zone(self, first: Connection, second: Connection) -> None:
+        one, other = (each.connection.dbapi_connection for each in (first, second))
+        zone = self.road.border.cross(lambda: self.road.dialect.zone_lost(one, other))
+        if zone is not None:
+            logger.warning(
+                "the pooler of database %s does not keep a client's time zone, and the server's own is %s: outside of"
+                " transactions an instant may be read or stored as another; let the pooler keep timezone, as pgbouncer"
+                " does, or say ALTER DATABASE ... SET timezone = 'UTC'",
+                self.name,
+                zone,
+                extra={"database": self.name},
+            )
 
     def close(self) -> None:
         """Close the pool's connections. Statements after that raise ClosedError; open() opens it again."""
@@ -176,6 +193,14 @@ class DatabaseCore:
         if types is not None:
             statement, shape = typed(statement, types, shape)
         return self.run("fetch_value", statement, params, shape)
+
+    def hush(self, error: BaseException) -> None:
+        """Leave nothing that was given to a verb in the frames that *error* came through; see :mod:`prefiq_db.silence`.
+
+        Whoever calls it drops what he holds himself. Not where masking is off, in development.
+        """
+        if self.settings.masked:
+            hush(error)
 
     def execute(self, statement: Any, params: Params) -> ExecuteResult:
         result: ExecuteResult = self.run("execute", statement, params, executed)
@@ -305,7 +330,12 @@ class DatabaseCore:
             check_read_only(given, scope.blocks[0].options, executable, self.road.dialect)
             return scope.blocks[-1].run(executable, rows, row_count, given.timeout, explicit=False, call=call)
         limit = given.timeout
-        return self.in_transaction(lambda tx: tx.run(executable, rows, row_count, limit, explicit=True, call=call))
+
+        def attempt(tx: Block) -> Any:
+            call.attempts += 1
+            return tx.run(executable, rows, row_count, limit, explicit=True, call=call)
+
+        return self.in_transaction(attempt)
 
     def _one_shot(self, statement: Executable, params: Params, shape: Shape, given: Overrides, call: Call) -> Any:
         call.attempts += 1
@@ -429,7 +459,14 @@ class DatabaseCore:
         given, shown = self.overrides(), self.with_overrides(chosen)
         until = None if given.timeout is None else time.monotonic() + given.timeout
         retrier = self.retrier(given, lambda error: transaction_repeatable(error, shown), retry)
-        result = retrier.run(lambda: self._attempt(self._block(chosen, None, until), body))
+        numbers = itertools.count()
+
+        def attempt() -> Any:
+            tx = self._block(chosen, None, until)
+            tx.retry_number = next(numbers)
+            return self._attempt(tx, body)
+
+        result = retrier.run(attempt)
         self.life.retry_budget.successes += 1
         return result
 
@@ -478,23 +515,46 @@ class DatabaseCore:
         """Return the seconds of one round trip, checkout included. One attempt; raises when there is no answer."""
         self.check_usable()
         started = time.perf_counter()
-        call = Call("ping", NO_TAGS)
-        self._one_shot(as_executable(_PING), None, one_value(None), replace(self.overrides(), retry=NO_RETRY), call)
+        self._asked("ping", _PING, one_value(None))
         return time.perf_counter() - started
+
+    def _asked(self, verb: str, sql: str, shape: Shape) -> Any:
+        """Return what the server says to *sql*, in one attempt."""
+        given = replace(self.overrides(), retry=NO_RETRY)
+        return self._one_shot(as_executable(sql), None, shape, given, Call(verb, NO_TAGS))
 
     def test_connection(self) -> bool:
         """Return whether the database answers; never raises."""
-        return self.health(None).healthy
+        try:
+            self.ping()
+        except PrefiqDbError:
+            return False
+        return True
 
     def health(self, timeout_seconds: float | None) -> HealthReport:
-        """Return whether the database answers, and why not. One attempt, never raises."""
+        """Return whether the database answers and is ready for work, and why not. One attempt, never raises."""
         core = self if timeout_seconds is None else self.using({"timeout": timeout_seconds})
         details = {"engine": self.settings.engine, "mode": "async" if self.runtime.is_async else "sync"}
         try:
-            latency = core.ping()
+            core.check_usable()
+            started = time.perf_counter()
+            row = core._asked("health", self.road.dialect.health_sql, one_row(None))
+            latency = time.perf_counter() - started
+            ailment = core.ailment_of(row)
         except PrefiqDbError as error:
             return HealthReport(self.name, False, health_reason(error), error.kind, None, details)
+        if ailment is not None:
+            return HealthReport(self.name, False, ailment.value, ailment, latency, details)
         return HealthReport(self.name, True, latency_seconds=latency, details=details)
+
+    def ailment_of(self, row: Any, *, writable: bool = True) -> ErrorKind | None:
+        """Return why the server that said *row* to the dialect's ``health_sql`` is no good for work here, if so.
+
+        Refusing writes ails nobody who doesn't want to write: by the settings, by ``read_only``, or not *writable*.
+        """
+        ailment = self.road.dialect.ailment_of(row)
+        writes = writable and not self.settings.read_only and not self.overrides().read_only
+        return None if ailment is ErrorKind.READ_ONLY and not writes else ailment
 
     def stats(self) -> DatabaseStats:
         observer, watcher = self.life.observer, self.life.watcher

@@ -105,7 +105,7 @@ def check_read_only(given: Overrides, options: TransactionOptions, statement: Ex
 
 def checked_rows(rows: Iterable[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
     """Return *rows* as a list, or raise if they aren't mappings."""
-    if isinstance(rows, (str, bytes, Mapping)):
+    if isinstance(rows, (str, bytes, Mapping)) or not isinstance(rows, Iterable):
         raise UsageError("rows: expected a sequence of mappings, one per row; for a single one use execute")
     made = list(rows)
     for number, row in enumerate(made):

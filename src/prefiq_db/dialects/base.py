@@ -68,6 +68,7 @@ class SessionState:
         "control_timeout",
         "deferrable",
         "driver_begins",
+        "excused_at",
         "expires_at",
         "failed",
         "fairy_ref",
@@ -83,6 +84,7 @@ class SessionState:
         "patience_seconds",
         "read_only",
         "retry_number",
+        "sent_at",
         "session_timeout",
         "summary",
         "tainted",
@@ -139,6 +141,8 @@ class SessionState:
         self.line: Any = None
         self.worker: object = None
         self.leaked = False
+        #: when the statement was sent that is under way, and when one was last seen to be; 0.0: none
+        self.sent_at = self.excused_at = 0.0
         self.tainted = False
         self.summary = ""
         self.retry_number = 0
@@ -525,6 +529,14 @@ class PrefiqDialect(TokenDialect):
 
     # --- a transaction that ended behind our back ------------------------------------------------
 
+    #: why begin_twophase() is refused; empty where it works
+    twophase_refused: ClassVar[str] = ""
+
+    def do_begin_twophase(self, connection: Any, xid: Any) -> None:
+        if self.twophase_refused:
+            raise UnsupportedError(f"two-phase transactions: {self.twophase_refused}; use transaction()")
+        super().do_begin_twophase(connection, xid)  # type: ignore[misc]
+
     def was_ended(self, connection: Any) -> bool:
         """Return whether the transaction on SQLAlchemy's *connection* ended without us: nobody knows how."""
         proxied = connection._dbapi_connection
@@ -741,6 +753,13 @@ class PrefiqDialect(TokenDialect):
         """Return why the server that answered ``health_sql`` with *row* is no good for work; ``None`` when it is."""
         return None
 
+    def zone_lost(self, first: Any, second: Any) -> str | None:
+        """Return the server's own time zone if that may become a session's, and ours is forgotten; else ``None``.
+
+        Of a pooler that lends its sessions to one client after another: *first* and *second* are two of its clients.
+        """
+        return None
+
     # --- disconnects -----------------------------------------------------------------------------
 
     def is_disconnect(self, e: Any, connection: Any, cursor: Any) -> bool:
@@ -748,7 +767,8 @@ class PrefiqDialect(TokenDialect):
             return True
         found = class_by_code(e, self.label)
         if found is None:  # not the server's word, so the connection is asked
-            return connection is not None and self.socket_of(connection.dbapi_connection) == -1
+            raw = getattr(connection, "dbapi_connection", connection)
+            return raw is not None and self.socket_of(raw) == -1
         if found.kind is ErrorKind.READ_ONLY:
             # Where another connection may find a writer, this one and those made before it are no good. But what our
             # own READ ONLY refused, every server refuses.

@@ -7,12 +7,16 @@ import re
 from collections.abc import Callable
 from typing import Any, ClassVar, Final
 
+import sqlalchemy as sa
 from sqlalchemy.dialects.mysql.asyncmy import MySQLDialect_asyncmy
 from sqlalchemy.dialects.mysql.mariadb import MariaDBDialect
 from sqlalchemy.dialects.mysql.pymysql import MySQLDialect_pymysql
+from sqlalchemy.sql.sqltypes import _Binary
 
 from prefiq_db.config import ANY_HOST, READER
 from prefiq_db.dialects.base import ENDED, GONE, HALF, PrefiqDialect, SessionState, characteristics
+from prefiq_db.dialects.binary import Bytes
+from prefiq_db.dialects.enums import QuietMysqlEnum
 from prefiq_db.dialects.mariadb_tokens import MysqlTokens
 from prefiq_db.dialects.read_only import ReadOnlySessions
 from prefiq_db.dialects.translate import code_of
@@ -125,6 +129,7 @@ def misfit(wanted: str, row: Any) -> ErrorKind | None:
 class _MySQLFamily(MysqlTokens, ReadOnlySessions, PrefiqDialect):
     connection_characteristics: Any = characteristics()
     values = MARIADB
+    colspecs: ClassVar[Any] = {**MariaDBDialect.colspecs, _Binary: Bytes, sa.Enum: QuietMysqlEnum}
     login_arguments = frozenset({"user", "password", "database"})
     # A deadlock or a snapshot conflict rolls the whole transaction back; what came next would be committed statement
     # by statement. A lock timeout undoes only its statement.

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
+import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg, PGDialectAsync_psycopg
+from sqlalchemy.sql.sqltypes import _Binary
 
 from prefiq_db.bridge import await_
 from prefiq_db.dialects.base import AUTOCOMMIT, HALF, PrefiqDialect, Remembered, SessionState, characteristics
+from prefiq_db.dialects.binary import Bytes
+from prefiq_db.dialects.enums import QuietPostgresqlEnum
 from prefiq_db.dialects.read_only import ReadOnlySessions
 from prefiq_db.dialects.tokens import ABANDONED, TABLE, first_word
 from prefiq_db.dialects.values import POSTGRESQL
@@ -23,6 +27,11 @@ _IDLE, _IN_ERROR = 0, 3
 _CLAIM: Final = "prefiq_db claim "
 
 
+_NAMES_OF_UTC: Final = frozenset(
+    {"UTC", "Etc/UTC", "Etc/Zulu", "Zulu", "UCT", "Etc/UCT", "GMT", "Etc/GMT", "Universal"}
+)
+
+
 class _Postgresql(ReadOnlySessions, PrefiqDialect):
     label = "postgresql"
     connection_characteristics: Any = characteristics(
@@ -30,6 +39,7 @@ class _Postgresql(ReadOnlySessions, PrefiqDialect):
         postgresql_deferrable=Remembered("deferrable"),
     )
     values = POSTGRESQL
+    colspecs: ClassVar[Any] = {**PGDialect_psycopg.colspecs, _Binary: Bytes, sa.Enum: QuietPostgresqlEnum}
     login_arguments = frozenset({"user", "password", "dbname"})
 
     def on_connect(self) -> None:
@@ -96,8 +106,7 @@ class _Postgresql(ReadOnlySessions, PrefiqDialect):
             raise UsageError("COMMIT in an open pipeline: nobody would hear its answer; leave the pipeline before that")
         super().do_commit(dbapi_connection)
 
-    def do_begin_twophase(self, connection: Any, xid: Any) -> None:
-        raise UnsupportedError("two-phase transactions: not supported on PostgreSQL; use transaction()")
+    twophase_refused = "not supported on PostgreSQL"
 
     def set_statement_timeout(self, proxied: Any, seconds: float) -> None:
         state = self.session_of(proxied)
@@ -192,6 +201,13 @@ class _Postgresql(ReadOnlySessions, PrefiqDialect):
         except ProgrammingError:
             return False
         return True
+
+    def zone_lost(self, first: Any, second: Any) -> str | None:
+        # Another name of UTC, so that whoever gets the session meanwhile sees the same times.
+        self.control(second, "SET timezone = 'Etc/Zulu'")
+        ((zone, own),) = self.ask(first, "SELECT setting, reset_val FROM pg_settings WHERE name = 'TimeZone'")
+        self.control(second, "SET timezone = 'UTC'")
+        return None if zone == "UTC" or own in _NAMES_OF_UTC else str(own)
 
     # Outside a transaction it tells of the next one: 'on' on a standby, and where server or user default to it.
     health_sql = "SELECT current_setting('transaction_read_only')"

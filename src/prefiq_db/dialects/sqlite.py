@@ -8,7 +8,9 @@ import os
 import re
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, Final
 
 from sqlalchemy.dialects.sqlite.aiosqlite import SQLiteDialect_aiosqlite
@@ -18,6 +20,7 @@ from prefiq_db.bridge import await_, can_await
 from prefiq_db.dialects.base import GONE, PrefiqDialect, SessionState, characteristics
 from prefiq_db.dialects.read_only import ReadOnlySessions
 from prefiq_db.dialects.sqlite_decimals import DecimalSqlite, add_functions, keeps_texts, text_column
+from prefiq_db.dialects.sqlite_rebuilds import check_drop, is_migrating, orphaned, orphans
 from prefiq_db.dialects.tokens import ABANDONED, TABLE, first_word
 from prefiq_db.dialects.translate import STALE
 from prefiq_db.dialects.values import SQLITE
@@ -41,6 +44,10 @@ class SqliteConnection(sqlite3.Connection):
     #: whether a statement succeeded in the open transaction of a session or a connection of the engine; ``None``: in
     #: none, or in one of transaction(), which takes the writer's lock first
     ran: bool | None = None
+    #: how many rows it had ever changed when that transaction began
+    changes_before: int = 0
+    #: while a migration works without foreign keys: the rows that referred to nothing before
+    orphans: Counter[tuple[str, str]] | None = None
     #: what a function of ours raised while a statement ran; sqlite3 doesn't say
     refusal: PrefiqDbError | None = None
 
@@ -137,6 +144,7 @@ class _Sqlite(DecimalSqlite, ReadOnlySessions, PrefiqDialect):
     connection_characteristics: Any = characteristics()
     server_side_timeout = False
     values = SQLITE
+    twophase_refused = "SQLite has none"
 
     def chosen_isolation(self, state: SessionState) -> str | None:
         return None  # BEGIN knows no levels
@@ -157,19 +165,27 @@ class _Sqlite(DecimalSqlite, ReadOnlySessions, PrefiqDialect):
         if state.managed:
             # A writer waits for its turn here, in BEGIN IMMEDIATE.
             self._bound_lock_wait(dbapi_connection, state.local_timeout or self.statement_timeout_seconds)
+        elif not state.one_shot and is_migrating(dbapi_connection):
+            self._foreign_keys_off(dbapi_connection, state)
         super().do_begin(dbapi_connection)
         if state.began:
-            self._sqlite(dbapi_connection.dbapi_connection).ran = None if state.managed else False
+            connection = self._sqlite(dbapi_connection.dbapi_connection)
+            connection.ran = None if state.managed else False
+            if not state.managed:
+                connection.changes_before = connection.total_changes
         if self._was_read_only(dbapi_connection):
             self.control(dbapi_connection.dbapi_connection, "PRAGMA query_only = ON")
 
     def do_commit(self, dbapi_connection: Any) -> None:
         read_only = self._was_read_only(dbapi_connection)
-        if self.session_of(dbapi_connection).began:
-            self._sqlite(dbapi_connection.dbapi_connection).ran = None
+        began = self.session_of(dbapi_connection).began
+        if began:
+            self._before_commit(dbapi_connection)
         try:
             super().do_commit(dbapi_connection)
         finally:
+            if began:
+                self._foreign_keys_on(dbapi_connection.dbapi_connection)
             self._writable_again(dbapi_connection, read_only)
 
     def do_rollback(self, dbapi_connection: Any) -> None:
@@ -183,7 +199,36 @@ class _Sqlite(DecimalSqlite, ReadOnlySessions, PrefiqDialect):
             # A BEGIN that waited in vain: a ROLLBACK would fail, and its error would hide why.
             state.aborted = GONE
         super().do_rollback(dbapi_connection)
+        self._foreign_keys_on(dbapi_connection.dbapi_connection)
         self._writable_again(dbapi_connection, read_only)
+
+    # --- migrations by an env.py that is none of ours --------------------------------------------
+
+    def _foreign_keys_off(self, proxied: Any, state: SessionState) -> None:
+        raw = proxied.dbapi_connection
+        if self.ask(raw, "PRAGMA foreign_keys") != [(1,)]:
+            return  # whoever switched them off also checks
+        self._sqlite(raw).orphans = orphans(partial(self.ask, raw))
+        self.control(raw, "PRAGMA foreign_keys = OFF")
+        # Whatever becomes of the transaction, nobody inherits a connection without foreign keys.
+        state.tainted = True
+
+    def _before_commit(self, proxied: Any) -> None:
+        raw = proxied.dbapi_connection
+        connection = self._sqlite(raw)
+        connection.ran = None
+        if connection.orphans is None:
+            return
+        new = orphans(partial(self.ask, raw)) - connection.orphans
+        if new:
+            self._undo_refused(proxied)
+            raise orphaned(new)
+
+    def _foreign_keys_on(self, raw: Any) -> None:
+        connection = self._sqlite(raw)
+        if connection.orphans is not None and not connection.in_transaction:
+            connection.orphans = None
+            self.control(raw, "PRAGMA foreign_keys = ON")
 
     def _was_read_only(self, proxied: Any) -> bool:
         state = self.session_of(proxied)
@@ -238,11 +283,13 @@ class _Sqlite(DecimalSqlite, ReadOnlySessions, PrefiqDialect):
         """Return *send* for a transaction whose BEGIN took no lock: that of a session or a connection of the engine."""
 
         def send_in_deferred(cursor: Any, statement: str, parameters: Any, context: Any) -> None:
-            if not connection.ran and _BEGIN.match(statement):
-                # Queues such as kombu's take the writer's lock by text, and Python's own driver lets them. Nothing was
-                # done yet in ours.
-                self.control(context.root_connection.connection.dbapi_connection, "ROLLBACK")
+            if _BEGIN.match(statement) and connection.total_changes == connection.changes_before:
+                # Queues such as kombu's read, and then take the writer's lock by text. Python's own driver lets them:
+                # it has begun nothing as long as no row was written.
+                self.control(context.root_connection.connection.dbapi_connection, "COMMIT")
                 connection.start_clock()
+            if context.isddl:
+                check_drop(partial(self.ask, context.root_connection.connection.dbapi_connection), statement)
             try:
                 send(cursor, statement, parameters, context)
             except sqlite3.OperationalError as error:

@@ -22,7 +22,10 @@ from sqlalchemy.dialects.sqlite.base import SQLiteCompiler, SQLiteDDLCompiler, i
 from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 from sqlalchemy.sql import operators
 from sqlalchemy.sql.compiler import OPERATORS
+from sqlalchemy.sql.sqltypes import _Binary
 
+from prefiq_db.dialects.binary import Bytes
+from prefiq_db.dialects.enums import QuietEnum
 from prefiq_db.dialects.sqlite_scales import result_type, scaled
 from prefiq_db.errors import PrefiqDbError, SchemaError, UnsupportedError
 from prefiq_db.types import ExactDecimal
@@ -407,6 +410,8 @@ class DecimalSqlite:
     ischema_names: ClassVar[Any] = {**ischema_names, SQLITE_NAME: ExactDecimal}
     colspecs: ClassVar[Any] = {
         **SQLiteDialect_pysqlite.colspecs,
+        _Binary: Bytes,
+        sa.Enum: QuietEnum,
         sa.Numeric: _Numeric,
         sa.DateTime: _DateTime,
         sa.TIMESTAMP: _Timestamp,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
@@ -9,6 +10,10 @@ from typing import Final
 from prefiq_db.dialects.mistakes import MIGRATED, Mistake
 from prefiq_db.dialects.written import Written, without_values
 from prefiq_db.errors import SubKind
+
+# Identifiers as people write them. Anything else (blanks, quotes, a name longer than any server allows) could be a
+# value in disguise and is left out.
+IDENTIFIER: Final = re.compile(r"[^\W\d][\w$]{0,63}")
 
 # SQLSTATE classes of what a definition meets in the rows, or in who uses them: the first sentence has only names.
 _OF_DEFINITIONS: Final = ("23", "40", "55", "57")
@@ -61,8 +66,12 @@ def tell_mistake(
         said: the server's sentences; none, when somebody else wrote them.
     """
 
-    def is_shown(name: str | None) -> bool:
-        return bool(name) and (believed or (written is not None and written.says(str(name))))
+    def is_shown(name: str) -> bool:
+        if IDENTIFIER.fullmatch(name) is None:
+            return False
+        if believed:
+            return written is None or not written.quotes(name)
+        return written is not None and written.says(name)
 
     names: dict[str, str] = {}
     if mistake.table and is_shown(mistake.table):

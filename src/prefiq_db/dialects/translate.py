@@ -29,7 +29,8 @@ from prefiq_db import errors
 from prefiq_db.dialects.classify import DIALECTS, Phase, classify_error, in_phase, treatment
 from prefiq_db.dialects.connecting import noted, reason
 from prefiq_db.dialects.mistakes import find_mistake, has_mistakes
-from prefiq_db.dialects.telling import Telling, tell_definition, tell_mistake, tell_names
+from prefiq_db.dialects.telling import IDENTIFIER, Telling, tell_definition, tell_mistake, tell_names
+from prefiq_db.dialects.values import refuse_unknown
 from prefiq_db.dialects.written import may_define, read_statement
 from prefiq_db.drivers.deadlines import DeadlinePassed
 from prefiq_db.drivers.halfway import REFUSED
@@ -270,17 +271,12 @@ class _Report:
     by_user: bool = False
 
 
-# Identifiers as people write them. Anything else (blanks, quotes, a name longer than any server allows) could be a
-# value in disguise and is left out.
-_IDENTIFIER: Final = re.compile(r"[^\W\d][\w$]{0,63}")
-
-
 def _identifiers(found: Mapping[str, str | None]) -> dict[str, str]:
     """Return the names among *found* that are identifiers; several columns stand as ``a, b``."""
     return {
         noun: text
         for noun, text in found.items()
-        if text and all(_IDENTIFIER.fullmatch(part) for part in (text.split(", ") if noun == "column" else [text]))
+        if text and all(IDENTIFIER.fullmatch(part) for part in (text.split(", ") if noun == "column" else [text]))
     }
 
 
@@ -563,6 +559,8 @@ def _classify_python(error: Exception, phase: Phase) -> ErrorClass | None:
         # well have read the COMMIT.
         return treatment(ErrorKind.OUTCOME_UNKNOWN)
     found = next((found for cls, found in _PYTHON if isinstance(error, cls)), None)
+    if found is None and isinstance(error, LookupError):
+        found = treatment(ErrorKind.DATA)  # a stored value that is no member of its column's Enum
     if found is None:
         return None
     if isinstance(error, TimeoutError) and error.errno is None and phase != "connect":
@@ -852,6 +850,7 @@ def translate(
     statement_seconds: float | None = None,
     apart: bool = False,
     migrating: bool = False,
+    lost: bool | None = None,
 ) -> PrefiqDbError:
     """Return *error* as one of ours, to be raised outside any ``except`` block.
 
@@ -865,6 +864,7 @@ def translate(
         statement_seconds: how long the statement was allowed to take, for the message.
         migrating: a migration runs: what is missing isn't mended by applying the migrations.
         apart: *error* goes on its way too, so ``.original`` is a copy of the driver's exception.
+        lost: whether the connection is, where it was asked; SQLAlchemy's own exceptions tell by themselves.
 
     The message holds kind, database, code and names of constraints, tables and columns, never a value. The driver's
     own exception is at ``.original``, cleaned; SQLAlchemy's wrapper, which holds the statement and its parameters, is
@@ -885,6 +885,8 @@ def translate(
     original = _unwrap(error)
     if isinstance(original, PrefiqDbError):
         return original
+    if isinstance(error, exc.StatementError) and not isinstance(error, exc.DBAPIError) and _is_a_types(original):
+        return _misfit(error, original, dialect, database)
     driver = _driver_of(original)
     told = Telling()
     if isinstance(original, DeadlinePassed):
@@ -901,13 +903,44 @@ def translate(
         if python is None:
             return _usage(original, database)
         report, found = _Report(None, "", {}), python
-    if phase == "statement" and isinstance(error, exc.DBAPIError) and not isinstance(original, DeadlinePassed):
-        found = _as_the_connection_is(found, driver, original, lost=error.connection_invalidated)
+    if lost is None and isinstance(error, exc.DBAPIError):
+        lost = error.connection_invalidated
+    if phase == "statement" and lost is not None and not isinstance(original, DeadlinePassed):
+        found = _as_the_connection_is(found, driver, original, lost=lost)
     found = _who_cancelled(found, phase, cancelled_by_timeout)
     if phase == "connect":
         told = _told_of_connecting(error, original, found, report)
     return _build(
         found, report, phase, told, original=clean(original), database=database, statement_seconds=statement_seconds
+    )
+
+
+def _is_a_types(original: Exception) -> bool:
+    """Return whether a column's type has raised it, of a value that it can make nothing of."""
+    return isinstance(original, (TypeError, ValueError, ArithmeticError, AttributeError, LookupError)) and (
+        not isinstance(original, exc.SQLAlchemyError)
+    )
+
+
+def _misfit(error: exc.StatementError, original: Exception, dialect: str, database: str | None) -> PrefiqDbError:
+    """Return what is said where no type is asked: by us, of what no database knows, or by the server."""
+    refused = None
+    try:
+        refuse_unknown(error.params, dialect)
+    except UsageError as found:
+        refused = UsageError(f"{_where(database)}{found}", database=database, original=clean(original))
+    except (ValueError, ArithmeticError):
+        pass  # a date that no calendar has: it doesn't fit, whoever is asked
+    if refused is not None:
+        return refused
+    return _build(
+        treatment(ErrorKind.DATA),
+        _Report(None, "", {}),
+        "statement",
+        Telling(),
+        original=clean(original),
+        database=database,
+        statement_seconds=None,
     )
 
 

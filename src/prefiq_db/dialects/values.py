@@ -78,8 +78,18 @@ def _a_number(value: float) -> float:
     return value if _is_a_number(value) else _refuse("NaN, of which SQLite makes NULL")
 
 
+# What MariaDB's decimals have; of a longer literal it makes a float.
+_DIGITS: Final = 65
+
+
 def _finite_decimal(value: Decimal) -> Decimal:
-    return value if value.is_finite() else _refuse("NaN or an infinity, which this database has no word for")
+    if not value.is_finite():
+        _refuse("NaN or an infinity, which this database has no word for")
+    _, digits, exponent = value.as_tuple()
+    assert isinstance(exponent, int), "it is finite"
+    if max(len(digits) + max(exponent, 0), -exponent) > _DIGITS:
+        _refuse(f"more than {_DIGITS} digits, of which this database makes a float: round it, or pass a float")
+    return value
 
 
 def _within_time(value: dt.timedelta) -> dt.timedelta:
@@ -92,6 +102,19 @@ def _document(value: Any) -> str:
     except (TypeError, ValueError):
         pass
     _refuse("it holds what JSON has no word for, such as a date, a set or NaN")
+
+
+def json_text(value: Any) -> str:
+    """Return *value* as JSON, for columns of SQLAlchemy's own type.
+
+    Raises:
+        UsageError: if JSON has no word for it: Python writes NaN, which SQLite keeps and the others refuse to read.
+    """
+    try:
+        return _document(value)
+    except _RefusedError as refused:
+        reason = str(refused)
+    raise UsageError(f"JSON: a value of type {type(value).__name__} can't be stored: {reason}")
 
 
 def _no_list(value: Any) -> NoReturn:
@@ -294,6 +317,27 @@ def _advice(value: Any) -> str:
     return "pass a str, a number, bytes, a date, a UUID or a dict, or give the column a type that makes one of it"
 
 
+def refuse_unknown(params: Any, dialect: str) -> None:
+    """Raise if a value in *params*, of which a column's type made nothing, is one that no database has a word for.
+
+    Args:
+        params: a row by names, or many; what has no names is left to the type's own judgement.
+
+    Raises:
+        UsageError: the same as where no type is asked.
+    """
+    values = VALUES[dialect]
+    for row in params if isinstance(params, (list, tuple)) else (params,):
+        for name, value in row.items() if isinstance(row, Mapping) else ():
+            # Which decimals SQLite takes depends on their place, and here only their type is in question.
+            if not isinstance(value, (Decimal, DecimalFloat)):
+                _Row(values, "", None, _knows_none, len(row)).converted({name: value})
+
+
+def _knows_none(context: Any, kind: type) -> bool:
+    return False
+
+
 _EXPANDED: Final = re.compile(r"_\d+(?:_\d+)?$")
 
 
@@ -350,3 +394,4 @@ def _sqlite_decimal(value: Any, statement: str, place: Any, width: int, text: bo
 SQLITE: Final = Values("SQLite", _SQLITE, decimals=_sqlite_decimal, floats=_is_a_number)
 MARIADB: Final = Values("MariaDB", _MARIADB, floats=math.isfinite)
 POSTGRESQL: Final = Values("PostgreSQL", _POSTGRESQL, lists=True)
+VALUES: Final[Mapping[str, Values]] = {"sqlite": SQLITE, "mariadb": MARIADB, "mysql": MARIADB, "postgresql": POSTGRESQL}

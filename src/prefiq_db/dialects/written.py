@@ -8,7 +8,7 @@ Why: docs/decisions/0090-when-is-a-word-of-the-server-a-name.md.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Final
@@ -17,16 +17,25 @@ from prefiq_db.dialects.lexis import LEXES, Lexis, end_of_comment
 
 # A longer text is not read again: an error's name is not worth a second of processor time.
 _LONGEST: Final = 100_000
-_OPERATORS: Final = frozenset("=<>!+-/%|~^&")
+_OPERATORS: Final = frozenset("=<>!+-*/%|~^&#")
 _BEFORE_VALUE: Final = frozenset(
     {"between", "default", "else", "escape", "ilike", "is", "like", "limit", "offset", "regexp", "rlike", "then"}
 )
 _BEFORE_VALUES: Final = frozenset({"in", "value", "values"})
+_BEFORE_ARGUMENTS: Final = frozenset({"call", "execute"})
+# Words that a parenthesis follows without being called by it.
+_NO_FUNCTIONS: Final = frozenset(
+    {"and", "conflict", "exists", "having", "not", "on", "or", "over", "using", "when", "where"}
+)
 _BEFORE_TABLE: Final = frozenset(
     {"exists", "from", "index", "into", "join", "only", "references", "table", "to", "trigger", "update", "view"}
 )
 _DDL: Final = frozenset({"alter", "comment", "create", "drop", "refresh", "reindex", "rename", "truncate"})
 _DEFINED: Final = frozenset({"index", "sequence", "table", "view"})
+_QUERIES: Final = frozenset({"delete", "select", "update"})
+_EXPRESSIONS: Final = frozenset({"having", "select", "where"})
+# Nobody has to quote such a name.
+_PLAIN: Final = re.compile(r"[a-z_][a-z0-9_$]*")
 _BEGINS_A_QUERY: Final = frozenset({"select", "with"})
 
 
@@ -57,7 +66,7 @@ class Written:
         """Return whether *name* is one of the statement's values, or stands in one between quotes."""
         lowered = name.lower()
         quoted = (f"'{lowered}'", f'"{lowered}"')
-        return any(lowered == value or quoted[0] in value or quoted[1] in value for value in self.values)
+        return any(lowered == value.strip() or quoted[0] in value or quoted[1] in value for value in self.values)
 
     def doubts(self, name: str) -> bool:
         """Return whether *name* stands only where a value would."""
@@ -114,6 +123,15 @@ def _pieces(sql: str, lexis: Lexis) -> Iterator[tuple[str, bool]]:
         place = stop
 
 
+@dataclass(frozen=True, slots=True)
+class _Parenthesis:
+    """What stands in it: values; a row of VALUES; the arguments of a function in a query."""
+
+    for_values: bool = False
+    is_row: bool = False
+    is_call: bool = False
+
+
 class _Reader:
     """Walks through the pieces and knows whether a value would stand at the next place."""
 
@@ -124,7 +142,12 @@ class _Reader:
         self.word_for_value = False  # the last word stands where a value would
         self.between: str | None = None  # "between" until its AND, then "and" for one word
         self.closed_row = False  # the last parenthesis held a row of VALUES
-        self.open: list[tuple[bool, bool]] = []  # for each parenthesis: values stand in it; it is a row of VALUES
+        self.open: list[_Parenthesis] = []
+        self.in_query = False
+        self.in_expressions = False
+        self.has_tables = False
+        self.called: set[str] = set()
+        self.takes_arguments = False  # CALL and its likes
         self.chain: list[str] = []  # a qualified name, as far as it is read
         self.doubtful_chains: list[list[str]] = []
 
@@ -132,29 +155,47 @@ class _Reader:
         if is_quoted:
             self._quoted(text, following)
         elif text == "(":
-            row = self.before in _BEFORE_VALUES or (self.before == "," and self.closed_row)
-            of_a_word = is_word(self.before) and self.before not in _BEFORE_VALUE
-            self.open.append((row or (self.word_for_value if of_a_word else self._for_value()), row))
+            self.open.append(self._opened())
         elif is_word(text):
             self._word(text.lower(), following)
         if text != ",":
-            self.closed_row = bool(text == ")" and self.open and self.open.pop()[1])
+            self.closed_row = bool(text == ")" and self.open and self.open.pop().is_row)
         self.before = text.lower()
+
+    def _opened(self) -> _Parenthesis:
+        is_row = self.before in _BEFORE_VALUES or (self.before == "," and self.closed_row)
+        of_a_word = is_word(self.before) and self.before not in _BEFORE_VALUE
+        for_values = self.word_for_value if of_a_word else self._for_value()
+        is_call = of_a_word and self.in_query and self.before not in _NO_FUNCTIONS
+        return _Parenthesis(is_row or for_values or (self.takes_arguments and not self.open), is_row, is_call)
 
     def finish(self) -> None:
         """Judge the qualified names in a value's place: they are names if the statement knows the first part."""
         for chain in self.doubtful_chains:
             known = len(chain) > 1 and chain[0] in self.written.names
             (self.written.names if known else self.written.doubtful).update(chain)
+        if self.in_query and not self.has_tables:
+            # No column can stand in it.
+            self.written.doubtful |= self.written.names - self.called
+            self.written.names &= self.called
 
     def _for_value(self) -> bool:
         if self.before in ("(", ","):
-            return bool(self.open and self.open[-1][0])
-        return self.before in _BEFORE_VALUE or self.before[-1:] in _OPERATORS or self.between == "and"
+            return bool(self.open and self.open[-1].for_values)
+        return (
+            self.before in _BEFORE_VALUE
+            or self.before in ("in", "values")
+            or self.before[-1:] in _OPERATORS
+            or self.between == "and"
+        )
 
     def _word(self, word: str, following: str) -> None:
         if word in _BEGINS_A_QUERY and self.open:
-            self.open[-1] = (False, False)
+            self.open[-1] = _Parenthesis()
+        self.in_query = self.in_query or word in _QUERIES
+        self.in_expressions = self.in_expressions or word in _EXPRESSIONS
+        self.has_tables = self.has_tables or word in _BEFORE_TABLE
+        self.takes_arguments = self.takes_arguments or (not self.before and word in _BEFORE_ARGUMENTS)
         self._named(word, following)
         if word == "between":
             self.between = "between"
@@ -170,20 +211,28 @@ class _Reader:
         self.chain.append(name)
         if not self.word_for_value or following == "(":
             self.written.names.add(name)
+        if following == "(":
+            self.called.add(name)
 
     def _quoted(self, text: str, following: str) -> None:
         mark = "]" if text[0] == "[" else "'" if text[0] in "eE" else text[0]
-        inside = text[text.index(text[0] if mark == "]" else mark) + 1 : -1].replace(mark * 2, mark).lower()
+        exact = text[text.index(text[0] if mark == "]" else mark) + 1 : -1].replace(mark * 2, mark)
+        inside = exact.lower()
         if mark == "'" or (mark == '"' and self.dialect in ("mariadb", "mysql")):
             self.written.values.add(inside)
-        elif mark == '"' and self.dialect == "sqlite" and not self._is_a_name(following):
+        elif mark == '"' and not self._is_a_name(following) and self._may_be_a_string(exact):
             self.written.doubtful.add(inside)
         else:
             self._named(inside, following)
 
     def _is_a_name(self, following: str) -> bool:
-        """Return whether SQLite can't take ``"x"`` for a string here, as it does when no column is called x."""
+        """Return whether ``"x"`` stands where nobody means a string."""
         return self.before == "." or following == "." or self.before in _BEFORE_TABLE
+
+    def _may_be_a_string(self, exact: str) -> bool:
+        """Return whether ``"x"`` may be meant as a string, as MariaDB reads it, and SQLite if no column is called x."""
+        needless = self.in_expressions and _PLAIN.fullmatch(exact) is not None
+        return self.dialect == "sqlite" or needless or bool(self.open and self.open[-1].is_call)
 
 
 def is_word(text: str) -> bool:
@@ -205,7 +254,8 @@ _LONG_NUMBER: Final = re.compile(r"(?<![\w.])\d{5,}(?!\w)")
 
 def without_values(sentence: str, written: Written) -> str:
     """Return a server's *sentence* about a definition, with ``?`` for what is, or may be, a value of the statement."""
-    hidden: Iterable[str] = sorted(filter(None, written.values | (written.doubtful - written.names)), key=len)
-    for value in reversed(list(hidden)):
+    lowered = sentence.lower()
+    hidden = [value for value in written.values | (written.doubtful - written.names) if value and value in lowered]
+    for value in sorted(hidden, key=len, reverse=True):
         sentence = re.sub(rf"(?<!\w){re.escape(value)}(?!\w)", "?", sentence, flags=re.IGNORECASE)
     return _LONG_NUMBER.sub("?", sentence)

@@ -28,6 +28,7 @@ from sqlalchemy.dialects.mysql.asyncmy import (
 from prefiq_db.bridge import await_, to_its_end
 from prefiq_db.drivers.challenges import CHALLENGES, refusal
 from prefiq_db.drivers.deadlines import UNBOUNDED_SECONDS, DeadlinePassed
+from prefiq_db.drivers.garbled import as_garbled
 from prefiq_db.drivers.refusals import LastWords, ends_conversation, sequence_of_refusal
 from prefiq_db.drivers.stopping import STOP_SECONDS, beside, port_of
 
@@ -124,8 +125,11 @@ class Connection(_AsyncmyConnection):
     async def _read_query_result(self, unbuffered: bool = False) -> None:
         self._result = None
         result = _Result(self)
+        failure: Exception | None = None
         transport = self._transport
-        if self._next_seq_id > 1 or transport.get_write_buffer_size() or transport.is_closing():
+        if transport is not None and (
+            self._next_seq_id > 1 or transport.get_write_buffer_size() or transport.is_closing()
+        ):
             await self._heed_refusal(transport)
         try:
             if unbuffered:
@@ -138,7 +142,11 @@ class Connection(_AsyncmyConnection):
                 result.connection = None
             if ends_conversation(error):
                 self._hang_up()
-            raise
+            failure = as_garbled(error, asyncmy.errors.OperationalError)
+            if failure is error:
+                raise
+        if failure is not None:
+            raise failure
         self._result = result
         self._affected_rows = result.affected_rows
         if not unbuffered or not result.unbuffered_active:
@@ -175,8 +183,14 @@ class Connection(_AsyncmyConnection):
 async def connect(**arguments: Any) -> Connection:
     """Return a connection that is logged in."""
     connection = Connection(**arguments)
-    await connection.connect()
-    return connection
+    try:
+        await connection.connect()
+    except Exception as error:
+        if (failure := as_garbled(error, asyncmy.errors.OperationalError, greeting=True)) is error:
+            raise
+    else:
+        return connection
+    raise failure
 
 
 class Clock(asyncio.Lock):

@@ -20,6 +20,7 @@ from prefiq_db.bridge import to_its_end
 from prefiq_db.drivers.challenges import in_tls, is_refused, refusal
 from prefiq_db.drivers.deadlines import DeadlinePassed, Shares, addresses_of, is_name
 from prefiq_db.drivers.stopping import STOP_SECONDS, beside, tell
+from prefiq_db.interruptions import is_interruption
 
 #: A longer text is never prepared, in bytes; it is a dump or a generated list, and each connection would remember it.
 LONGEST_PREPARED: Final = 50_000
@@ -206,6 +207,8 @@ class Connection(_Hurried, psycopg.Connection[Any]):
         try:
             return _addresses(addresses_of(host, int(port), until - time.monotonic()))
         except OSError as error:
+            if is_interruption(error):
+                raise
             return error
 
     def wait(self, gen: Any, interval: float = _INTERVAL_SECONDS, timeout: float | None = None) -> Any:
@@ -281,6 +284,8 @@ class AsyncConnection(_Hurried, psycopg.AsyncConnection[Any]):
             async with asyncio.timeout(max(0.0, until - time.monotonic())):
                 return _addresses(await loop.getaddrinfo(host, int(port), type=socket.SOCK_STREAM))
         except OSError as error:
+            if is_interruption(error):
+                raise
             return error
 
     async def wait(

@@ -18,8 +18,10 @@ from pymysql.protocol import EOFPacketWrapper, MysqlPacket
 
 from prefiq_db.drivers.challenges import CHALLENGES, refusal
 from prefiq_db.drivers.deadlines import UNBOUNDED_SECONDS, DeadlinePassed, Shares, addresses_of
+from prefiq_db.drivers.garbled import as_garbled
 from prefiq_db.drivers.refusals import ERROR, ends_conversation, sequence_of_refusal
 from prefiq_db.drivers.stopping import STOP_SECONDS, beside, port_of
+from prefiq_db.interruptions import is_interruption
 
 # Everything of a cursor that the next result replaces.
 _OF_ONE_RESULT = ("_result", "_rows", "rowcount", "rownumber", "lastrowid", "description")
@@ -104,10 +106,20 @@ class Connection(pymysql.connections.Connection):
         try:
             self.connect(self._dialled(until))
         except OSError as error:
-            failure = error
+            failure: Exception = error
+        except pymysql.err.OperationalError as error:
+            met = getattr(error, "original_exception", None)
+            if met is None or not is_interruption(met):
+                raise
+            failure = met
+        except Exception as error:
+            if (failure := as_garbled(error, pymysql.err.OperationalError, greeting=True)) is error:
+                raise
         else:
             self._connected_by = None
             return
+        if not isinstance(failure, OSError) or is_interruption(failure):
+            raise failure
         if _is_ours(failure):
             raise PyMySQLDeadlinePassed("no connection in time")
         raise pymysql.err.OperationalError(CR.CR_CONN_HOST_ERROR, f"Can't connect to MySQL server ({failure})")
@@ -146,6 +158,8 @@ class Connection(pymysql.connections.Connection):
                 dialled.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             except OSError as error:
                 dialled.close()
+                if is_interruption(error):
+                    raise
                 last = error
             except BaseException:
                 dialled.close()
@@ -172,12 +186,14 @@ class Connection(pymysql.connections.Connection):
             sock.sendall(data)
         except OSError as error:
             failure = error
+        except BaseException:
+            self._force_close()
+            raise
         else:
             return
-        refusal = None if _is_ours(failure) else self._refusal()
-        if _is_ours(failure):
-            self._give_up()
-            raise self._passed()
+        if is_interruption(failure) or _is_ours(failure):
+            raise self._broken(failure)
+        refusal = self._refusal()
         self._force_close()
         if refusal is not None:
             self.server_status = 0
@@ -218,8 +234,11 @@ class Connection(pymysql.connections.Connection):
             failure = OSError("it was closed")
         raise self._broken(failure)
 
-    def _broken(self, failure: OSError) -> pymysql.err.OperationalError:
-        """Close the connection, on which reading failed, and return the error to raise."""
+    def _broken(self, failure: OSError) -> Exception:
+        """Close the connection, on which something failed, and return the error to raise."""
+        if is_interruption(failure):  # a signal handler may raise a TimeoutError, and that is not ours
+            self._give_up(STOP_SECONDS)
+            return failure
         if _is_ours(failure):
             self._give_up()
             return self._passed()
@@ -240,6 +259,7 @@ class Connection(pymysql.connections.Connection):
     def _read_query_result(self, unbuffered: bool = False) -> Any:
         self._result = None
         result = _Result(self)
+        failure: Exception | None = None
         if self._next_seq_id > 1:
             self._heed_refusal()
         try:
@@ -251,7 +271,11 @@ class Connection(pymysql.connections.Connection):
             if ends_conversation(error):
                 self._force_close()
                 self.server_status = 0
-            raise
+            failure = as_garbled(error, pymysql.err.OperationalError)
+            if failure is error:
+                raise
+        if failure is not None:
+            raise failure
         self._result = result
         if result.server_status is not None:
             self.server_status = result.server_status

@@ -9,6 +9,7 @@ from typing import Literal, TypeVar
 from prefiq_db.dialects.translate import interruption_in, translate
 from prefiq_db.errors import PrefiqDbError
 from prefiq_db.masking import border_translates
+from prefiq_db.silence import hush
 
 T = TypeVar("T")
 Phase = Literal["connect", "statement", "commit"]
@@ -22,6 +23,11 @@ class Border:
         self.dialect = dialect
         self.masked = masked
         self.migrating = migrating
+
+    def _hush(self, error: BaseException) -> None:
+        """Leave no value, and no password, in the frames below: what goes on as it is brings its traceback along."""
+        if self.masked:
+            hush(error)
 
     def cross(
         self,
@@ -47,6 +53,7 @@ class Border:
             return action()
         except PrefiqDbError as error:
             failure = error
+            self._hush(error)
         except Exception as error:  # noqa: BLE001 - this is the border: everything is translated and raised
             where = phase if isinstance(phase, str) else phase()
             # Once COMMIT is on its way, what came of it is the question, whatever interrupts; see translate().
@@ -62,6 +69,11 @@ class Border:
                     cancelled_by_timeout=None if timed_out is None else timed_out(),
                     migrating=self.migrating,
                 )
+            else:
+                self._hush(interruption)
+        except BaseException as error:
+            self._hush(error)
+            raise
         finally:
             try:
                 border_translates.set(outside)

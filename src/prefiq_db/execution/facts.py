@@ -6,6 +6,7 @@ SQLAlchemy makes of them: one judgement for both. When in doubt a statement is t
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -47,6 +48,7 @@ class Facts:
         takable: functions in it in whose place the server may call somebody's own.
         control: it begins or ends a transaction by text; never allowed.
         several: it is more than one statement; never allowed.
+        unsendable: why its text is none for any database, or ``""``; never allowed.
         carries_rows: rows come or go beside its text (COPY); never allowed.
         commits: what in it would commit the open transaction by itself, or ``""``.
         hidden: a part of it is made into a statement by the server, so nobody can tell what that does.
@@ -62,6 +64,7 @@ class Facts:
     takable: frozenset[str] = frozenset()
     control: bool = False
     several: bool = False
+    unsendable: str = ""
     carries_rows: bool = False
     commits: str = ""
     hidden: bool = False
@@ -73,7 +76,7 @@ class Facts:
 
     def __post_init__(self) -> None:
         # Found out once: it is asked before each statement.
-        alone = not (self.control or self.several or self.carries_rows or self.no_tomorrow)
+        alone = not (self.control or self.several or self.unsendable or self.carries_rows or self.no_tomorrow)
         object.__setattr__(self, "stands_alone", alone)
 
 
@@ -148,6 +151,9 @@ def facts_of_text(sql: str, dialect: str) -> Facts:
 
 
 def _judged(sql: str, dialect: str) -> Facts:
+    unsendable = _unsendable(sql)
+    if unsendable:
+        return Facts(unsendable=unsendable)
     rules = RULES[dialect]
     tokens = scan(sql, rules.lexis)
     facts = _facts_of(tokens, sql, rules, dialect)
@@ -158,6 +164,19 @@ def _judged(sql: str, dialect: str) -> Facts:
 
 
 _known: Final[Memory[Facts]] = Memory(2048)
+
+
+def _unsendable(sql: str) -> str:
+    """Return why no database is asked: one would, and another not, or it would read something else."""
+    if "\0" in sql:  # psycopg sends what stands before it
+        return "it has a NUL character, at which PostgreSQL and SQLite stop to read: pass the value as a bind"
+    if not sql.isascii() and _SURROGATE.search(sql) is not None:
+        return "it has half a surrogate pair, which is no character: pass the value as a bind, or decode it right"
+    return "" if _SQL.search(sql) is not None else "it is empty"
+
+
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
+_SQL: Final = re.compile(r"[^\s;]")
 
 
 def _together(one: Facts, other: Facts) -> Facts:

@@ -73,14 +73,22 @@ def _mismatch(cls: type, unexpected: set[str], missing: set[str]) -> str:
     return "; ".join(parts)
 
 
+def _place(loc: tuple[int | str, ...], model: str) -> str:
+    """Return the column that pydantic's *loc* is in, and no more than that it is somewhere inside."""
+    if not loc:
+        return model
+    return f"{loc[0]}[…]" if len(loc) > 1 else str(loc[0])
+
+
 def _model_mapper(cls: type[pydantic.BaseModel]) -> Callable[[Row[Any]], Any]:
     def build(row: Row[Any]) -> Any:
         columns = _columns(row, cls.__name__)
         try:
             return cls.model_validate(columns)
         except pydantic.ValidationError as error:
-            # Only where and which rule: pydantic's own message quotes the input.
-            problems = [f"{'.'.join(map(str, item['loc'])) or cls.__name__}: {item['type']}" for item in error.errors()]
+            # Only where and which rule: pydantic's own message quotes the input, and so does a place inside a column's
+            # value, which may be the key of a dict.
+            problems = [f"{_place(item['loc'], cls.__name__)}: {item['type']}" for item in error.errors()]
         raise MappingError(f"into={cls.__name__}: the row doesn't fit: {'; '.join(problems)}")
 
     return build

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from prefiq_db.errors import StatementRefusedError
+from prefiq_db.errors import StatementRefusedError, UsageError
 from prefiq_db.execution.facts import Facts
 
 
 def refuse_everywhere(facts: Facts) -> None:
     """Raise if a statement of these *facts* is allowed nowhere."""
+    if facts.unsendable:
+        raise UsageError(f"statement: expected SQL to send, but {facts.unsendable}")
     if facts.control:
         raise control_refused()
     if facts.several:

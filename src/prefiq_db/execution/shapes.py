@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import CursorResult, Insert, UpdateBase
 from sqlalchemy.engine.result import IteratorResult, SimpleResultMetaData
 
+from prefiq_db.errors import UsageError
 from prefiq_db.execution.facts import COUNTED, facts_sent
 from prefiq_db.execution.mapping import Into, mapper
 from prefiq_db.reports import ExecuteResult
@@ -45,7 +46,13 @@ def one_row(into: Into | None) -> Shape:
 
 
 def one_value(into: Callable[[Any], Any] | None) -> Shape:
-    """The first column of the first row, or ``None``; *into* is called with the value unless that is NULL."""
+    """The first column of the first row, or ``None``; *into* is called with the value unless that is NULL.
+
+    Raises:
+        UsageError: if *into* is not callable.
+    """
+    if into is not None and not callable(into):
+        raise UsageError(f"into: expected a callable that takes a value, not {type(into).__name__}")
     return Shape(_fetch_value, None if into is None else lambda value: None if value is None else into(value))
 
 

@@ -92,8 +92,5 @@ def _asked(core: DatabaseCore, road: StandardRoad, connection: Connection, writa
     finally:
         held.release()
         connection.close()
-    ailment = road.dialect.ailment_of(row)
-    writable = writable and not core.settings.read_only
-    if ailment is None or (ailment is ErrorKind.READ_ONLY and not writable):
-        return WELL
-    return _AILMENTS[ailment]
+    ailment = core.ailment_of(row, writable=writable)
+    return WELL if ailment is None else _AILMENTS[ailment]

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def is_healthy(db: Database, *, timeout_seconds: float | None = None) -> bool:
-    """Return whether *db* answers one round trip now: one attempt, no retries; ``False`` when it is down.
+    """Return whether *db* answers and is ready for work now, as ``db.health()`` finds it: one attempt, no retries.
 
     Raises:
         UsageError: *db* is asynchronous (use ``await is_healthy_async(db)``) or no database.
@@ -23,7 +23,7 @@ def is_healthy(db: Database, *, timeout_seconds: float | None = None) -> bool:
 
 
 async def is_healthy_async(db: AsyncDatabase, *, timeout_seconds: float | None = None) -> bool:
-    """Return whether *db* answers one round trip now, as :func:`is_healthy` does.
+    """Return whether *db* answers and is ready for work now, as :func:`is_healthy` does.
 
     Raises:
         UsageError: *db* is synchronous (use ``is_healthy(db)``) or no database.

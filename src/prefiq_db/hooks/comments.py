@@ -26,7 +26,7 @@ def comment(sql: str, tags: Mapping[str, str], *, percent: str = "%") -> str:
         percent: how the driver wants a percent sign: ``%%`` where ``%s`` is a bind marker.
 
     Raises:
-        UsageError: if a key or value is no text, or contains ``*/`` or ``/*``.
+        UsageError: if a key or value is no text, has half a surrogate pair, or contains ``*/`` or ``/*``.
     """
     encoded = sorted((_encoded(key), _encoded(value)) for key, value in tags.items())
     pairs = [f"{key}='{value}'" for key, value in encoded if key and value]
@@ -43,7 +43,13 @@ def comment(sql: str, tags: Mapping[str, str], *, percent: str = "%") -> str:
 def _encoded(text: object) -> str:
     if not isinstance(text, str):
         raise UsageError(f"tags: expected texts, not {type(text).__name__}")
+    try:
+        encoded = quote(text, safe="")
+    except UnicodeEncodeError:
+        encoded = None
+    if encoded is None:
+        raise UsageError("tags: a key or value has half a surrogate pair, which is no character")
     # Encoding alone would make both harmless; whoever sends them tries to break out of the comment.
     if "*/" in text or "/*" in text:
         raise UsageError("tags: a key or value may not contain the marks of a comment")
-    return quote(text, safe="")
+    return encoded

@@ -115,12 +115,16 @@ class ConnectionWatcher:
     # --- leaks -----------------------------------------------------------------------------------
 
     def look(self, now: float) -> None:
-        """Report every connection that has been out for too long, once."""
+        """Report every connection that has been out for too long, once.
+
+        Not while a statement runs, which may wait for a lock, and not at once when it has ended: a leak does nothing.
+        """
         for since, state in self._held():
-            age = now - since
-            if age >= self.leak_after_seconds and not state.leaked:
+            if state.sent_at:
+                state.excused_at = now
+            elif now - max(since, state.excused_at) >= self.leak_after_seconds and not state.leaked:
                 state.leaked = True
-                self._leaked(state, age, collected=False)
+                self._leaked(state, now - since, collected=False)
 
     def collected(self, state: SessionState) -> None:
         """Report a connection, or a transaction on it, that was garbage-collected unclosed."""

@@ -17,10 +17,14 @@ from sqlalchemy.exc import SQLAlchemyError, StatementError
 from prefiq_db.dialects.base import SessionState
 from prefiq_db.dialects.both import Both, of_both
 from prefiq_db.dialects.classify import Phase, leaves_unknown
-from prefiq_db.dialects.translate import code_of, is_python_word, translate
+from prefiq_db.dialects.translate import class_by_code, code_of, is_python_word, translate
 from prefiq_db.drivers.halfway import REFUSED
 from prefiq_db.errors import ErrorClass, ErrorKind, PrefiqDbError, ReadOnlyError
+from prefiq_db.interruptions import is_interruption
 from prefiq_db.masking import border_translates, shown
+from prefiq_db.silence import hush
+
+_STOPPED: Final = (ErrorKind.STATEMENT_TIMEOUT, ErrorKind.CANCELLED)
 
 # What names things among psycopg's DiagnosticField, by number; the others quote values.
 _NAMING_FIELDS: Final = {
@@ -40,8 +44,14 @@ def translate_errors(engine: Engine, database: str, *, masked: bool) -> None:
     @event.listens_for(engine, "handle_error")
     def leaving(context: ExceptionContext) -> PrefiqDbError | None:
         original = context.original_exception
-        if getattr(original, REFUSED, False):
+        if masked and not border_translates.get():
+            hush(original)
+        interruption = _interruption(context)
+        if interruption is not None or getattr(original, REFUSED, False):
             context.invalidate_pool_on_disconnect = False  # there is nothing wrong with the others
+        if interruption is not None:
+            _hang_up(context)
+            return None if interruption is original else interruption
         if border_translates.get() or not isinstance(original, Exception) or isinstance(original, Both):
             return None
         failure = _translated(context, database) if _is_a_databases(context, original) else None
@@ -53,6 +63,26 @@ def translate_errors(engine: Engine, database: str, *, masked: bool) -> None:
             failure.args = (f"{failure} [{type(failure.original).__name__}: {failure.original}]",)
         raised = context.sqlalchemy_exception
         return None if failure is None else of_both(failure, raised=raised, behind=original)
+
+
+def _interruption(context: ExceptionContext) -> Any:
+    """Return what a signal handler raised, which goes on as it is; ``None`` for a driver's error, and for ours."""
+    if is_interruption(context.original_exception):
+        return context.original_exception
+    if border_translates.get() or context.connection is None:
+        return None
+    dialect: Any = context.dialect
+    found = class_by_code(context.original_exception, dialect.label)
+    # SQLite says no more than that it was interrupted.
+    return dialect.interruption_of(context.connection) if found is not None and found.kind in _STOPPED else None
+
+
+def _hang_up(context: ExceptionContext) -> None:
+    """Let nobody use a connection again on which a conversation with a server was broken off."""
+    dialect: Any = context.dialect
+    connection: Any = context.connection
+    if connection is not None and not connection.invalidated:
+        context.is_disconnect = dialect.socket_of(connection._dbapi_connection.dbapi_connection) is not None
 
 
 def _is_a_databases(context: ExceptionContext, original: Exception) -> bool:

@@ -23,6 +23,7 @@ from prefiq_db.hooks.registry import Hooks
 from prefiq_db.hooks.slow import SlowLog
 from prefiq_db.hooks.statistics import FOLD_AT, StatementEntry, StatementStatistics
 from prefiq_db.hooks.summary import Description, describe
+from prefiq_db.interruptions import is_interruption
 from prefiq_db.masking import MASK, describe_value, head_of, is_secret_key, shown
 from prefiq_db.memory import Memory
 from prefiq_db.origin import application_line, readable
@@ -85,13 +86,15 @@ class StatementObserver:
         state.summary = known.summary
         if self._attentive:
             self._before(known, parameters, context, batch_size, state)
-        started = perf_counter()
+        state.sent_at = started = perf_counter()
         try:
             send(cursor, statement, parameters, context)
         except BaseException as error:
+            state.sent_at = 0.0
             self._failed(known, error, perf_counter() - started, parameters, context, batch_size, state)
             raise
         duration = perf_counter() - started
+        state.sent_at = 0.0
         durations = known.durations
         durations.append(duration)
         rows = cursor.rowcount
@@ -161,22 +164,38 @@ class StatementObserver:
         batch_size: int,
         state: SessionState,
     ) -> None:
-        kind, code = self._what_failed(error)
+        kind, code = self._what_failed(error, context)
         known.durations.append(duration)
         with self.statistics.lock:
             self.statistics.error_count += 1
             self.statistics.errors[kind] += 1
             known.entry.errors += 1
+            known.entry.retries += bool(state.retry_number)
         if duration >= self.slow.threshold_seconds:
             self._slow(known, duration, -1, state, kind.value)
         if self.hooks.wants(StatementFailed):
             told = self._told(known, parameters, context, batch_size, state)
             self.hooks.emit(StatementFailed(**told, duration_seconds=duration, kind=kind, code=code))
 
-    def _what_failed(self, error: BaseException) -> tuple[ErrorKind, str | int | None]:
-        if not isinstance(error, Exception):  # the task was cancelled, or the process interrupted
+    def _what_failed(self, error: BaseException, context: Any) -> tuple[ErrorKind, str | int | None]:
+        """Judge by what the caller's error will be judged by, so that both say the same."""
+        if is_interruption(error):  # the task was cancelled, or the process interrupted: it goes on as it is
             return ErrorKind.CANCELLED, None
-        found = translate(error, dialect=self.dialect, database=self.database)
+        assert isinstance(error, Exception), "whatever else there is interrupts"
+        if context is None:
+            found = translate(error, dialect=self.dialect, database=self.database)
+            return found.kind, found.code
+        dialect, connection = context.dialect, context.root_connection
+        if dialect.interruption_of(connection) is not None:
+            return ErrorKind.CANCELLED, None
+        found = translate(
+            error,
+            dialect=self.dialect,
+            database=self.database,
+            cancelled_by_timeout=dialect.timed_out(connection),
+            lost=isinstance(error, dialect.loaded_dbapi.Error)
+            and dialect.is_disconnect(error, connection._dbapi_connection, None),
+        )
         return found.kind, found.code
 
     # --- telling ---------------------------------------------------------------------------------

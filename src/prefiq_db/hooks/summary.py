@@ -205,9 +205,13 @@ def _bare(name: str) -> str:
 
 # --- fingerprints ---------------------------------------------------------------------------------
 
-_BINDS: Final = re.compile(r"%\(\w+\)s|%s|:\w+|\$\d+|\?")
+_BINDS: Final = re.compile(r"%\(\w+\)s|%s|(?<!:):\w+|\$\d+|\?")
 _SPACE: Final = re.compile(r"\s+")
-_LIST: Final = re.compile(r"\(\s*\?(?:\s*,\s*\?)+\s*\)")
+# SQLAlchemy says the type of each value to PostgreSQL: ?::VARCHAR, ?::TIMESTAMP WITH TIME ZONE, ?::"my type"[].
+_CAST: Final = (
+    r"::(?:\"[^\"]*\"|[\w.])+(?: varying| precision)?(?: ?\([ ?,]*\))?(?: with(?:out)? time zone)?(?:\[\??\])*"
+)
+_LIST: Final = re.compile(rf"\(\s*\?(?:{_CAST})?(?:\s*,\s*\?(?:{_CAST})?)*\s*\)", re.I)
 _ROWS: Final = re.compile(r"\(\?\)(?:\s*,\s*\(\?\))+")
 
 

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
+from typing import Final
 
 from alembic import command
 from alembic.autogenerate import render_python_code
@@ -23,6 +24,9 @@ from prefiq_db.migrate.options import MigrateOptions
 from prefiq_db.migrate.run import OnApply
 from prefiq_db.migrate.scaffold import write_history
 from prefiq_db.migrate.status import status_of
+
+# In config.attributes: how many revisions were applied or taken back on the database.
+_STEPS: Final = "prefiq_steps"
 
 #: What a command returns: the exit code is 1 when it is False.
 Command = Callable[[Config, argparse.Namespace], bool]
@@ -51,12 +55,14 @@ def alembic_config(ini: str | None = None) -> Config:
 def up(config: Config, options: argparse.Namespace) -> bool:
     for _ in _databases(config, options):
         command.upgrade(config, options.revision)
+        _tell_if_nothing_was_done(config)
     return True
 
 
 def down(config: Config, options: argparse.Namespace) -> bool:
     for _ in _databases(config, options):
         command.downgrade(config, options.revision)
+        _tell_if_nothing_was_done(config)
     return True
 
 
@@ -161,6 +167,7 @@ def _databases(config: Config, options: argparse.Namespace) -> Iterator[str | No
     given = {field: getattr(options, field) for field in MigrateOptions.__slots__ if hasattr(options, field)}
     config.attributes["options"] = MigrateOptions(**{key: value for key, value in given.items() if value is not None})
     config.attributes["on_version_apply"] = _tell(config)
+    config.attributes[_STEPS] = 0
     config.attributes[MIGRATED] = "main"  # for an env.py that is none of ours
     if not options.all and options.database is None:
         yield None
@@ -174,10 +181,18 @@ def _databases(config: Config, options: argparse.Namespace) -> Iterator[str | No
 
 def _tell(config: Config) -> OnApply:
     def tell(step: MigrationInfo, heads: Collection[str]) -> None:
+        config.attributes[_STEPS] += 1
         verb = "stamped" if step.is_stamp else "upgraded" if step.is_upgrade else "downgraded"
         _print(f"{config.attributes[MIGRATED]}: {verb} to {', '.join(sorted(heads)) or 'base'}")
 
     return tell
+
+
+def _tell_if_nothing_was_done(config: Config) -> None:
+    steps, config.attributes[_STEPS] = config.attributes[_STEPS], 0
+    if not steps:
+        where, *more = status_of(config).lines()
+        _print(f"{where}; nothing was done", *more)
 
 
 def _drift(config: Config) -> Iterator[str]:

@@ -7,17 +7,16 @@ with ON DELETE CASCADE, without an error. The switch does nothing inside a trans
 from __future__ import annotations
 
 import contextlib
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Any, Final
+from functools import partial
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import event
 
+from prefiq_db.dialects.sqlite_rebuilds import DROPPED, children, orphans, told
 from prefiq_db.errors import ForeignKeyViolationError, UnsupportedError
-
-_DROP: Final = re.compile(r"""\s*DROP\s+TABLE\s+(?:IF\s+EXISTS\s+)?["`\[]?(?P<table>[^"`\]\s;]+)""", re.I)
 
 Check = Callable[[str], None]
 
@@ -49,14 +48,12 @@ def foreign_keys_off(connection: sa.Connection, database: str) -> Iterator[Check
 
 
 def _violations(connection: sa.Connection) -> Counter[tuple[str, str]]:
-    """Return how many rows of which table refer to nothing in which other table."""
-    return Counter((row[0], row[2]) for row in _pragma(connection, "foreign_key_check"))
+    return orphans(partial(_ask, connection))
 
 
 def _violated(rows: Counter[tuple[str, str]], revision: str, database: str) -> ForeignKeyViolationError:
-    told = ", ".join(f"{count} of {child} (to {parent})" for (child, parent), count in sorted(rows.items()))
     return ForeignKeyViolationError(
-        f"database {database}: revision {revision} would leave rows whose foreign key leads nowhere: {told}; "
+        f"database {database}: revision {revision} would leave rows whose foreign key leads nowhere: {told(rows)}; "
         "nothing of it was applied",
         database=database,
         table=sorted(rows)[0][0],
@@ -66,12 +63,12 @@ def _violated(rows: Counter[tuple[str, str]], revision: str, database: str) -> F
 @contextlib.contextmanager
 def _no_drop_of_parents(connection: sa.Connection, database: str) -> Iterator[None]:
     def before(conn: Any, cursor: Any, statement: str, parameters: Any, context: Any, executemany: bool) -> None:
-        dropped = _DROP.match(statement)
-        if dropped is None or not _children(connection, dropped["table"]):
+        dropped = DROPPED.match(statement)
+        if dropped is None or not (referring := children(partial(_ask, connection), dropped["table"])):
             return
         raise UnsupportedError(
             f"database {database}: dropping {dropped['table']} would delete the rows of "
-            f"{', '.join(_children(connection, dropped['table']))}: foreign keys are on, and inside the transaction of "
+            f"{', '.join(referring)}: foreign keys are on, and inside the transaction of "
             "the given connection they can't be switched off; give a connection without an open transaction",
             database=database,
         )
@@ -81,15 +78,6 @@ def _no_drop_of_parents(connection: sa.Connection, database: str) -> Iterator[No
         yield
     finally:
         event.remove(connection, "before_cursor_execute", before)
-
-
-def _children(connection: sa.Connection, parent: str) -> list[str]:
-    rows = _ask(
-        connection,
-        'SELECT DISTINCT m.name, f."table" FROM sqlite_master m, pragma_foreign_key_list(m.name) f '
-        "WHERE m.type = 'table' AND lower(m.name) <> lower(f.\"table\")",
-    )
-    return [str(child) for child, of in rows if str(of).lower() == parent.lower()]
 
 
 def _pragma(connection: sa.Connection, words: str) -> list[Any]:

@@ -143,13 +143,14 @@ class DatabaseProvider(BaseProvider):
             # The report says the name itself.
             reason = reason.removeprefix(f"database '{database.name}'").removeprefix(": ").removeprefix(" ")
             report = HealthReport(database.name, healthy=False, reason=reason, kind=kind)
-        elif not report.healthy:
+        elif not report.healthy and report.latency_seconds is None:
             failure = error_type(report.kind or ErrorKind.UNKNOWN)(report.reason, database=database.name)
+        # One that answers and refuses writes, in the middle of a failover, say, keeps nobody from starting.
         self.reports[database.name] = report
         if failure is not None:
             self.failures[database.name] = failure
         logger.log(
-            logging.INFO if report.healthy else logging.ERROR,
+            logging.ERROR if failure is not None else logging.INFO if report.healthy else logging.WARNING,
             "database %s: %s",
             database.name,
             "healthy" if report.healthy else report.reason,

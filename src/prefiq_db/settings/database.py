@@ -40,6 +40,7 @@ from prefiq_db.settings.values import (
     check_ssl_mode,
     drop_unset,
 )
+from prefiq_db.silence import hush
 from prefiq_db.urls import is_mysql, parse_url
 
 # Any other name counts as production: nobody can list what production is called everywhere.
@@ -100,12 +101,21 @@ class DatabaseSettings(BaseModel):
     _flavor: str = PrivateAttr(default="")  # "mysql" when that was the engine's name: it is normalised away
 
     def __init__(self, /, **values: Any) -> None:
-        self._fill(values, str)
+        try:
+            self._fill(values, str)
+        except BaseException as error:
+            del values
+            hush(error)
+            raise
 
     @classmethod
     def from_url(cls, url: str | Secret, **values: Any) -> Self:
         """Return settings for *url*; further fields as keyword arguments."""
-        return cls(url=url, **values)
+        try:
+            return cls(url=url, **values)
+        except BaseException:
+            del url, values
+            raise
 
     @property
     def target(self) -> Target:
@@ -119,11 +129,21 @@ class DatabaseSettings(BaseModel):
 
     def replace(self, **changes: Any) -> Self:
         """Return a copy with *changes*, validated like new."""
-        return type(self)(**{**set_values(self), **changes})
+        try:
+            return type(self)(**{**set_values(self), **changes})
+        except BaseException:
+            del changes
+            raise
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """Return a copy; *update* is validated, unlike pydantic's own."""
-        return self.replace(**update) if update else super().model_copy(deep=deep)
+        if not update:
+            return super().model_copy(deep=deep)
+        try:
+            return self.replace(**update)
+        except BaseException:
+            del update
+            raise
 
     if not TYPE_CHECKING:  # pydantic's own refusal would carry the value that was to be set
 

@@ -21,6 +21,7 @@ from prefiq_db.settings.namespaces import fill_namespaces
 from prefiq_db.settings.place import PLACE
 from prefiq_db.settings.values import drop_unset
 from prefiq_db.settings.variables import read_dotenv, variables_layer
+from prefiq_db.silence import hush
 
 _OF_OTHERS: Final = frozenset({"SQLALCHEMY_DATABASE_URI", "SQLALCHEMY_DATABASE_URL", "SQLALCHEMY_URL", "DATABASE_URI"})
 _RESERVED: Final = frozenset({"database", "databases", "db", "environment", "sources"})
@@ -44,10 +45,22 @@ def load_settings(
         SettingsError: with every problem found, by the names the user wrote, and without values.
         UsageError: when a namespace's own name can't be used.
     """
+    try:
+        return _loaded(namespaces, os.environ if environ is None else environ, directory, arguments or {})
+    except BaseException as error:
+        del environ, arguments
+        hush(error)  # what was read is full of secrets, and not only ours
+        raise
+
+
+def _loaded(
+    namespaces: Mapping[str, type[BaseModel]],
+    environ: Mapping[str, str],
+    directory: Path | None,
+    arguments: Mapping[str, Any],
+) -> Settings:
     _check_names(namespaces)
     problems: list[Problem] = []
-    environ = os.environ if environ is None else environ
-    arguments = {} if arguments is None else arguments
     directory = _directory(environ, directory, problems)
     dotenv = read_dotenv(directory / ".env", namespaces, problems)
     environment = _environment_name(environ, dotenv, arguments, problems)

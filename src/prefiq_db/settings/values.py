@@ -14,13 +14,11 @@ from typing import Annotated, Any, Final, get_args
 from pydantic import BeforeValidator, GetCoreSchemaHandler, PlainSerializer, PlainValidator, SecretStr
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-from prefiq_db.config import EngineName, Mode, RetryPolicy, SslMode
+from prefiq_db.config import MAX_SECONDS, EngineName, Mode, RetryPolicy, SslMode
 from prefiq_db.errors import Problem
 from prefiq_db.masking import MASK, Secret
 from prefiq_db.settings.problems import Complaint, all_wrong, collect, complaints, shown_key, unknown_key, wrong
 from prefiq_db.urls import ACCEPTED_ENGINES, engine_named, split_hosts
-
-MAX_SECONDS: Final = 2_000_000.0  # 23 days: PostgreSQL counts its timeouts in 32 bits of milliseconds
 
 _MODES: Final = {mode: mode for mode in get_args(Mode)}
 _SSL_MODES: Final = {mode: mode for mode in get_args(SslMode)} | {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from prefiq_db.config import ISOLATION_LEVELS
+from prefiq_db.config import ISOLATION_LEVELS, MAX_SECONDS
 from prefiq_db.errors import UsageError
 
 
@@ -48,8 +48,8 @@ class TransactionOptions:
 
 
 def check_timeout(seconds: float | None) -> None:
-    """Raise :class:`UsageError` unless *seconds* is ``None`` or a positive, finite number."""
+    """Raise :class:`UsageError` unless *seconds* is ``None`` or a number that a setting could be, too."""
     if seconds is None:
         return
-    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 < seconds < float("inf"):
-        raise UsageError("timeout: expected seconds, greater than 0 and finite")
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 < seconds <= MAX_SECONDS:
+        raise UsageError(f"timeout: expected seconds, greater than 0 and at most {MAX_SECONDS:.0f}")

@@ -1,0 +1,57 @@
+"""Sessions whose own errors have no value in them: SQLAlchemy writes primary keys into some."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Final, TypeVar
+
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
+
+from prefiq_db.masking import MASK
+
+T = TypeVar("T")
+
+# An identity key: (<class 'shop.User'>, ('somebody',), None). A value may hold whatever ends one: up to the last end.
+_KEY: Final = re.compile(r"(\(<class '[^']*'>, )\(.*\), [^()]*\)", re.S)
+
+
+class QuietSession(Session):
+    """SQLAlchemy's own session; what it says itself of two objects with one key names their class, not the key."""
+
+    def add(self, instance: object, *, _warn: bool = True) -> None:
+        with _quiet():
+            super().add(instance, _warn=_warn)
+
+    def add_all(self, instances: Iterable[object]) -> None:
+        with _quiet():
+            super().add_all(instances)
+
+    def delete(self, instance: object) -> None:
+        with _quiet():
+            super().delete(instance)
+
+    def merge(self, instance: T, **options: Any) -> T:
+        with _quiet():
+            return super().merge(instance, **options)
+
+    def flush(self, objects: Sequence[Any] | None = None) -> None:
+        with _quiet():
+            super().flush(objects)
+
+
+def quiet(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of an AsyncSession that works through one of ours, unless they name another."""
+    return {"sync_session_class": QuietSession, **options}
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    try:
+        yield
+    except SQLAlchemyError as error:
+        if error.args and isinstance(error.args[0], str) and "<class '" in error.args[0]:
+            error.args = (_KEY.sub(rf"\1{MASK})", error.args[0]), *error.args[1:])
+        raise

@@ -1,0 +1,45 @@
+"""SQLAlchemy's own Enum, whose error for a stored value that is none of its members doesn't quote it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import mysql, postgresql
+
+
+class _Quiet:
+    """Mixed in before an Enum."""
+
+    name: str | None
+    enums: Any
+
+    def _object_value_for_elem(self, elem: str) -> Any:
+        try:
+            return super()._object_value_for_elem(elem)  # type: ignore[misc]
+        except LookupError:
+            pass
+        raise LookupError(
+            f"a stored value is not among the defined enum values. Enum name: {self.name}. Possible values: "
+            f"{', '.join(map(str, self.enums))}"
+        )
+
+
+class QuietEnum(_Quiet, sa.Enum):
+    """For SQLite, which has no type for it."""
+
+
+class _Native(_Quiet):
+    """Mixed in before an Enum of the database's own; what is to be a text there is one as on SQLite."""
+
+    @classmethod
+    def adapt_native_to_emulated(cls, impl: Any, **options: Any) -> Any:
+        return impl.adapt(QuietEnum if type(impl) is sa.Enum else type(impl), **options)
+
+
+class QuietPostgresqlEnum(_Native, postgresql.ENUM):
+    """For PostgreSQL."""
+
+
+class QuietMysqlEnum(_Native, mysql.ENUM):
+    """For MariaDB."""
