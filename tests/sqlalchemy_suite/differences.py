@@ -21,7 +21,8 @@ class Difference:
         title: what the documentation calls it.
         why: for users, in a sentence.
         says: part of what each failure, or the error behind it, says.
-        tests: ``Class.test``, which is every variant of a test, or ``Class.test[variant]``.
+        tests: ``Class.test``, which is every variant of a test, ``Class.test[variant]`` or ``Class``.
+        each: whether each of them fails; otherwise some do, and which depends on what ran before on the connection.
         databases: where they fail.
         worlds: sync, async or both.
     """
@@ -32,6 +33,7 @@ class Difference:
     tests: tuple[str, ...]
     databases: tuple[str, ...] = _ALL
     worlds: tuple[str, ...] = ("sync", "async")
+    each: bool = True
 
 
 _SERVERS: Final = ("postgresql", "mariadb")
@@ -137,16 +139,11 @@ DIFFERENCES: tuple[Difference, ...] = (
         "repeats it.",
         "code 0A000",
         (
-            "NumericTest.test_numeric_null_as_decimal",
-            "ReturningTest.test_imv_returning_datatypes[multiple_rows-sort_by_parameter_order-LargeBinary1]",
-            "ReturningTest.test_imv_returning_datatypes[not_multiple_rows-not_sort_by_parameter_order-LargeBinary1]",
-            "ReturningTest.test_imv_returning_datatypes[not_multiple_rows-sort_by_parameter_order-LargeBinary1]",
-            "ReturningTest.test_insert_w_floats[multiple_rows-sort_by_parameter_order-type_0-8.5514716-True-_exclusions_00]",
-            "ReturningTest.test_insert_w_floats"
-            "[not_multiple_rows-not_sort_by_parameter_order-type_3-8.5514-True-_exclusions_03]",
-            "ReturningTest.test_insert_w_floats[not_multiple_rows-sort_by_parameter_order-type_4-8.5514716-True-_exclusions_04]",
+            "NumericTest",
+            "ReturningTest",
         ),
         databases=("postgresql",),
+        each=False,
     ),
     Difference(
         "Decimals are exact on SQLite, or refused",

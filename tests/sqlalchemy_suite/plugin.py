@@ -37,6 +37,8 @@ _FAILED: Final = pytest.StashKey[bool]()
 
 #: what goes beyond single tests; each is a failure of the run
 problems: list[str] = []
+#: of the differences of which some tests fail: whether any did
+_met: dict[str, bool] = {}
 #: how the tests ended, the expected differences apart
 endings: Counter[str] = Counter()
 
@@ -135,6 +137,11 @@ def name_of(item: Any) -> str:
     return f"{getattr(cls, '_sa_orig_cls_name', cls.__name__)}.{item.name}"
 
 
+def _names_of(item: Any) -> tuple[str, str, str]:
+    name = name_of(item)
+    return name, name.partition("[")[0], name.partition(".")[0]
+
+
 class _Collection:
     """Hears what ``-k`` leaves out, which is there all the same."""
 
@@ -160,7 +167,7 @@ def pytest_collection_modifyitems(items: list[Any]) -> None:
     there = [*items, *_collection.deselected]
     for difference in _expected():
         for listed in difference.tests:
-            found = [item for item in there if listed in (name_of(item), name_of(item).partition("[")[0])]
+            found = [item for item in there if listed in _names_of(item)]
             if not found:
                 problems.append(f"listed, and there is no such test: {listed}")
             for item in found:
@@ -182,10 +189,15 @@ def pytest_runtest_makereport(item: Any, call: Any) -> Iterator[None]:
     report = yield
     if is_expected:
         report.outcome, report.wasxfail = "skipped", difference.title
+    if is_expected or not difference.each:
+        _met.setdefault(difference.title, False)
+        _met[difference.title] |= is_expected
     if is_expected or report.failed:
         if not item.stash.get(_FAILED, False):
             endings["differed" if is_expected else "failed"] += 1
         item.stash[_FAILED] = True
+    elif report.when == "teardown" and not difference.each:
+        endings["passed"] += not item.stash.get(_FAILED, False)
     elif report.when == "teardown" and not item.stash.get(_FAILED, False):
         report.outcome = "failed"
         report.longrepr = f"listed under {difference.title!r}, and it passes, or was left out: take it off the list"
@@ -210,7 +222,8 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     terminalreporter.write_line(f"dialect suite on {_URL.drivername}, {_WORLD}: {counts}")
 
 
-@pytest.hookimpl(trylast=True)
+@pytest.hookimpl(tryfirst=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
+    problems.extend(f"listed under {title!r}, and all of them pass" for title, met in _met.items() if not met)
     if problems and session.exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
