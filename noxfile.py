@@ -58,6 +58,16 @@ def chaos(session: nox.Session) -> None:
     session.run("pytest", *LONG, "--timeout=14400", *session.posargs, env=environment)
 
 
+@nox.session(name="dialect-suite")
+def dialect_suite(session: nox.Session) -> None:
+    """Run the whole of SQLAlchemy's own dialect suite on our engines; ``-- plain``: on SQLAlchemy's dialects."""
+    install(session, "test")
+    arguments = [argument for argument in session.posargs if argument != "plain"]
+    how = "all" if arguments == session.posargs else "plain"
+    environment = {"PREFIQ_DIALECT_SUITE": how}
+    session.run("pytest", "tests/integration/test_dialect_suite.py", "-rP", *arguments, env=environment)
+
+
 @nox.session
 def lint(session: nox.Session) -> None:
     """Check style and the import contract."""

@@ -135,7 +135,9 @@ def _make_targets() -> set[str]:
 def _nox_sessions() -> set[str]:
     tree = ast.parse((ROOT / "noxfile.py").read_text("utf-8"))
     functions = (node for node in tree.body if isinstance(node, ast.FunctionDef))
-    return {node.name for node in functions if any("session" in ast.unparse(each) for each in node.decorator_list)}
+    decorated = {node.name: " ".join(map(ast.unparse, node.decorator_list)) for node in functions}
+    sessions = {name: text for name, text in decorated.items() if "session" in text}
+    return {found[1] if (found := re.search(r"name=.([\w-]+)", text)) else name for name, text in sessions.items()}
 
 
 def _check(command: list[str]) -> None:

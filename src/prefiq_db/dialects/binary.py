@@ -10,6 +10,9 @@ from sqlalchemy.sql.sqltypes import _Binary
 class Bytes(_Binary):
     """SQLAlchemy's own asks the driver: PyMySQL makes bytes of a list and a set, and five NULs of 5."""
 
+    # PostgreSQL names the type where many rows are inserted and come back in order, as in an ORM flush.
+    __visit_name__ = "large_binary"
+
     def bind_processor(self, dialect: Any) -> Any:
         return _bytes
 
