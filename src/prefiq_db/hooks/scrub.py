@@ -78,11 +78,13 @@ def _interruption(context: ExceptionContext) -> Any:
 
 
 def _hang_up(context: ExceptionContext) -> None:
-    """Let nobody use a connection again on which a conversation with a server was broken off."""
+    """Let nobody use a connection again on which a conversation was broken off."""
     dialect: Any = context.dialect
     connection: Any = context.connection
     if connection is not None and not connection.invalidated:
-        context.is_disconnect = dialect.socket_of(connection._dbapi_connection.dbapi_connection) is not None
+        # Only SQLite in this very thread has ended its statement; aiosqlite's thread may be busy with it still.
+        is_sqlite = dialect.socket_of(connection._dbapi_connection.dbapi_connection) is None
+        context.is_disconnect = dialect.is_async or not is_sqlite
 
 
 def _is_a_databases(context: ExceptionContext, original: Exception) -> bool:
