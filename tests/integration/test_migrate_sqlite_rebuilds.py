@@ -202,3 +202,19 @@ def test_a_rebuild_keeps_a_default_with_a_colon(project: Project) -> None:
     )
     assert project("up") == 0
     assert project.rows("select name, size from visit") == [("a :start", 1)]
+
+
+def test_an_env_py_that_does_not_hear_its_database_is_not_asked_for_one(
+    project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It opens its own, whatever was asked for; and what it did, it doesn't tell."""
+    monkeypatch.setenv("DATABASES__SHOP__URL", f"sqlite:///{project.folder / 'shop.db'}")
+    (project.folder / "history" / "env.py").write_text(FOREIGN.format(options=""))
+    capsys.readouterr()
+    for asked in (("--database", "shop"), ("--all",)):
+        for words in ("up", "down base", "stamp head"):
+            assert project(*words.split(), *asked) == 2
+            assert "does not call prefiq_db.migrate.run" in capsys.readouterr().err
+    assert not (project.folder / "shop.db").exists()
+    assert project("up") == 0
+    assert "nothing was done" not in capsys.readouterr().out

@@ -156,6 +156,27 @@ def test_an_index_that_was_left_invalid_is_named(
 
 
 @pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
+def test_an_index_that_somebody_else_builds_is_not_the_statements(
+    project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is invalid too, until it is ready: nobody must be told to drop it."""
+    project.rows("create index ix_my on parent (sku)")
+    project.rows("create index being_built on parent (sku)")
+    project.rows("update pg_index set indisvalid = false where indexrelid = 'being_built'::regclass")
+    project.revision(
+        2,
+        "with op.get_context().autocommit_block():\n    op.execute('create index concurrently ix_my on parent (sku)')",
+    )
+    capsys.readouterr()
+    assert project("up") == 1
+    said = capsys.readouterr().err
+    assert "there already" in said
+    assert "being_built" not in said
+    project.rows("drop index ix_my")
+    assert project("up") == 0
+
+
+@pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
 def test_what_fails_alone_outside_a_transaction_leaves_nothing(
     project: Project, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -20,6 +20,8 @@ _DEPENDENT, _WRONG_TYPE = SubKind.DEPENDENT, SubKind.WRONG_TYPE
 #: What is asked where a table or a column is missing.
 MIGRATED: Final = "are all migrations applied?"
 _OBJECT: Final = "object"
+# MariaDB's words for what ALTER TABLE drops; whoever raises an error of his own could write any others.
+_DROPPED: Final = "COLUMN|INDEX|KEY|PRIMARY KEY|FOREIGN KEY|CONSTRAINT|CHECK|PARTITION|PERIOD"
 _ARGUMENTS: Final = "check its name, and the number and types of its arguments"
 _UNIQUE_NAME: Final = "choose another name, or drop the one that is there"
 _FIRST_DROP: Final = "drop or change first what depends on it"
@@ -203,7 +205,7 @@ _MYSQL: Final = _templates(
         r"Incorrect number of arguments for (?:FUNCTION|PROCEDURE) (?:\S+\.)?(?P<name>\w+);.*",
     ),
     ((1582, 1583, 1584), _MISSING, "function", None),
-    (1091, _MISSING, _OBJECT, r"Can't DROP (?P<noun>[A-Z ]+) `(?P<name>[^`]*)`; check that it exists"),
+    (1091, _MISSING, _OBJECT, rf"Can't DROP (?P<noun>{_DROPPED}) `(?P<name>[^`]*)`; check that it exists"),
     (1091, _MISSING, _OBJECT, r"Can't DROP '(?P<name>[^']*)'; check that column/key exists"),
     (1091, _MISSING, _OBJECT, None),
     (1176, _MISSING, "index", rf"Key {_sq('name')} doesn't exist in table .*"),

@@ -132,6 +132,20 @@ class _Parenthesis:
     is_call: bool = False
 
 
+@dataclass(slots=True)
+class _Scope:
+    """What belongs to one SELECT, or to none: without a table of its own no column can stand in it.
+
+    Attributes:
+        depth: how many parentheses are open around it.
+        words: what stands where a name does.
+    """
+
+    depth: int = 0
+    has_tables: bool = False
+    words: set[str] = field(default_factory=set)
+
+
 class _Reader:
     """Walks through the pieces and knows whether a value would stand at the next place."""
 
@@ -145,7 +159,7 @@ class _Reader:
         self.open: list[_Parenthesis] = []
         self.in_query = False
         self.in_expressions = False
-        self.has_tables = False
+        self.scopes = [_Scope(has_tables=True)]
         self.called: set[str] = set()
         self.takes_arguments = False  # CALL and its likes
         self.chain: list[str] = []  # a qualified name, as far as it is read
@@ -160,6 +174,7 @@ class _Reader:
             self._word(text.lower(), following)
         if text != ",":
             self.closed_row = bool(text == ")" and self.open and self.open.pop().is_row)
+            self._close_scopes(len(self.open))
         self.before = text.lower()
 
     def _opened(self) -> _Parenthesis:
@@ -171,13 +186,27 @@ class _Reader:
 
     def finish(self) -> None:
         """Judge the qualified names in a value's place: they are names if the statement knows the first part."""
+        self._close_scopes(-1)
         for chain in self.doubtful_chains:
             known = len(chain) > 1 and chain[0] in self.written.names
             (self.written.names if known else self.written.doubtful).update(chain)
-        if self.in_query and not self.has_tables:
-            # No column can stand in it.
-            self.written.doubtful |= self.written.names - self.called
-            self.written.names &= self.called
+
+    def _close_scopes(self, depth: int) -> None:
+        while self.scopes and self.scopes[-1].depth > depth:
+            scope = self.scopes.pop()
+            self.written.names |= scope.words if scope.has_tables else scope.words & self.called
+            if not scope.has_tables:
+                self.written.doubtful |= scope.words - self.called
+
+    def _note_scope(self, word: str) -> None:
+        depth = len(self.open)
+        if word == "select":
+            if len(self.scopes) > 1:  # what UNION joins is another one; the first is nobody's SELECT
+                self._close_scopes(depth - 1)
+            self.scopes = self.scopes or [_Scope(has_tables=True)]
+            self.scopes.append(_Scope(depth))
+        elif word in ("from", "join") and self.scopes[-1].depth == depth:
+            self.scopes[-1].has_tables = True
 
     def _for_value(self) -> bool:
         if self.before in ("(", ","):
@@ -194,7 +223,7 @@ class _Reader:
             self.open[-1] = _Parenthesis()
         self.in_query = self.in_query or word in _QUERIES
         self.in_expressions = self.in_expressions or word in _EXPRESSIONS
-        self.has_tables = self.has_tables or word in _BEFORE_TABLE
+        self._note_scope(word)
         self.takes_arguments = self.takes_arguments or (not self.before and word in _BEFORE_ARGUMENTS)
         self._named(word, following)
         if word == "between":
@@ -210,7 +239,7 @@ class _Reader:
                 self.doubtful_chains.append(self.chain)
         self.chain.append(name)
         if not self.word_for_value or following == "(":
-            self.written.names.add(name)
+            self.scopes[-1].words.add(name)
         if following == "(":
             self.called.add(name)
 

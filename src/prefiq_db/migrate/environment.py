@@ -34,6 +34,9 @@ _AS_MODULE: Final = ("alembic", "__main__.py")
 #: In ``config.attributes``: the name of the database that was migrated last.
 MIGRATED: Final = "prefiq_database"
 
+#: In ``config.attributes``: that the ``env.py`` called :func:`run`, so that it heard what is in the others.
+HEARD: Final = "prefiq_heard"
+
 
 def run(
     target_metadata: Any = None,
@@ -62,6 +65,7 @@ def run(
     ``alembic`` command alone.
     """
     config = context.config
+    config.attributes[HEARD] = True
     by_command_line = config.cmd_opts is not None
     if _is_alembic_command() and config.config_file_name is not None and config.file_config.has_section("loggers"):
         fileConfig(config.config_file_name, disable_existing_loggers=False, encoding="utf-8")

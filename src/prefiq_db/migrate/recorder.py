@@ -28,6 +28,10 @@ from prefiq_db.migrate.run_log import DONE, LEAVES, RunLog, Step, Unfinished, sa
 _LOOKS: Final = frozenset({"select", "show", "describe", "desc", "explain", "values"})
 _SESSION: Final = frozenset({"pragma", "set", "use", "begin", "start", "commit", "rollback", "savepoint", "release"})
 _CONCURRENTLY: Final = re.compile(r"\bCONCURRENTLY\b", re.I)
+# Its own name for the index is the server's choice, or that of each index of a table.
+_NAMES_NO_INDEX: Final = re.compile(
+    r"\bindex\s+concurrently\s+on\b|\breindex\s+(?:\(.*?\)\s*)?(?:table|schema|database|system)\b", re.I | re.S
+)
 _BESIDE: Final = re.compile(r"_cc(?:new|old)\d*\Z")
 _FIRST_WORD: Final = re.compile(r"(?:\s|--[^\n]*\n|/\*.*?\*/|\()*(\w*)", re.S)
 
@@ -117,7 +121,9 @@ class Recorder:
         found = self.connection.exec_driver_sql(self.kind.left_behind).all()
         # REINDEX builds beside the old one, under a name of its own.
         named = [row for row in found if _BESIDE.sub("", row[0]).lower() in written.names]
-        for name, table, removal in named or [row for row in found if row[1].lower() in written.names]:
+        if not named and _NAMES_NO_INDEX.search(self._sent):
+            named = [row for row in found if row[1].lower() in written.names]
+        for name, table, removal in named:
             yield f"It left the invalid index {name} of {table}. Before you go on: {removal}"
 
     def _write_failure(self, step: Step, failure: str, *, is_clean: bool = True) -> None:
