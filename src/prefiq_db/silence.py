@@ -7,33 +7,40 @@ stay; why not another repr: docs/decisions/0093-why-frames-are-emptied-on-the-wa
 from __future__ import annotations
 
 import contextlib
-import inspect
+import gc
 from collections.abc import Iterator
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Final
 
 # Whose frames see what was given to us. Everybody else's are the application's own, and his business.
 _EMPTIED: Final = frozenset(
     {"prefiq_db", "sqlalchemy", "tenacity", "psycopg", "psycopg_binary", "pymysql", "asyncmy", "aiosqlite"}
 )
-_GENERATOR: Final = inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
 
 
 def hush(error: BaseException) -> None:
     """Empty what *error*, and the errors behind it, have come through and that has ended.
 
-    A frame that still runs can't be emptied: whoever catches *error* drops its own variables. A generator is left
-    alone: it may have caught the error and wait to go on, and to empty it would end it.
+    A frame that still runs can't be emptied: whoever catches *error* drops its own variables. A generator or coroutine
+    that waits is left alone: it caught the error and goes on, in another task perhaps, and to empty it would end it.
     """
     for each in _chain(error):
         trace: TracebackType | None = each.__traceback__
         while trace is not None:
             frame = trace.tb_frame
-            is_generator = frame.f_code.co_flags & _GENERATOR
-            if not is_generator and frame.f_globals.get("__name__", "").partition(".")[0] in _EMPTIED:
+            if frame.f_globals.get("__name__", "").partition(".")[0] in _EMPTIED and _has_ended(frame):
                 with contextlib.suppress(RuntimeError):  # it still runs
                     frame.clear()
             trace = trace.tb_next
+
+
+def _has_ended(frame: FrameType) -> bool:
+    """Return whether *frame* keeps its variables itself: those of one that runs, or waits, are somebody else's.
+
+    Only then the garbage collector goes through them, and through the code with them (``frame_traverse`` in CPython's
+    ``Objects/frameobject.c``). Asking ``frame.clear()`` is no way: up to Python 3.12 it ends a coroutine that waits.
+    """
+    return any(each is frame.f_code for each in gc.get_referents(frame))
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

@@ -138,6 +138,28 @@ async def test_begin_after_a_write_is_refused_and_one_that_waits_in_vain_leaves_
 
     await on_engine(db, after_a_write)
     assert await db.fetch_value("select count(*) from message") == 1
+
+    # What SQLite doesn't count: it would be committed, and the savepoint released.
+    for before in ("create table made (id integer)", "alter table message rename to letter", "pragma user_version = 7"):
+
+        def after_a_definition(connection: sa.Connection, before: str = before) -> None:
+            connection.exec_driver_sql(before)
+            with pytest.raises(ServerUsageError):
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+            connection.rollback()
+
+        await on_engine(db, after_a_definition)
+
+    def in_a_savepoint(connection: sa.Connection) -> None:
+        with connection.begin_nested() as nested:
+            with pytest.raises(ServerUsageError):
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+            nested.rollback()
+        connection.rollback()
+
+    await on_engine(db, in_a_savepoint)
+    assert await db.fetch_value("select count(*) from sqlite_master where name = 'made' or name = 'letter'") == 0
+    assert await db.fetch_value("pragma user_version") == 0
     other = make_db(lock_timeout_seconds=0.05)
 
     def in_vain(connection: sa.Connection) -> None:

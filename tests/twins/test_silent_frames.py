@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sys
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from types import FrameType, FunctionType
@@ -29,7 +30,7 @@ from prefiq_db import (
     with_retry_async,
 )
 from prefiq_db.errors import MappingError, PrefiqDbError, SettingsError
-from prefiq_db.silence import hush
+from prefiq_db.silence import _has_ended, hush
 from tests.conftest import Backend
 from tests.twins.harness import Harness, make_database
 from tests.twins.support import on_engine, slow_read
@@ -352,3 +353,67 @@ def test_a_generator_that_caught_the_error_goes_on() -> None:
     assert telling(caught.value, OURS, VALUE) != []
     hush(caught.value)
     assert telling(caught.value, OURS, VALUE) == []
+
+
+class SharedError(Exception):
+    pass
+
+
+async def test_an_error_that_several_tasks_share_ends_none_of_them(
+    make_db: Any, world: str, backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A failed look-up that many wait for, or a module's constant: the first who is done must not empty the others."""
+    if world == "sync":
+        pytest.skip("frames of other tasks")
+    db = make_db(pool_size=4)
+    await db.open()
+    shared = SharedError("x")
+    go = asyncio.Event()
+
+    async def body(tx: Any) -> None:
+        await tx.fetch_value("select 1")
+        await go.wait()
+        raise shared
+
+    tasks = [asyncio.create_task(db.run_in_transaction(body)) for _ in range(4 if backend.name != "sqlite" else 1)]
+    readers = [asyncio.create_task(db.using(read_only=True).run_in_transaction(body)) for _ in range(3)]
+    await asyncio.sleep(0.2)
+    go.set()
+    ends = await asyncio.wait_for(asyncio.gather(*tasks, *readers, return_exceptions=True), 30)
+    assert [type(end) for end in ends] == [SharedError] * len(ends)
+    assert db.stats().pool.checked_out == 0
+    assert db.stats().pool.lost == {}
+
+
+def test_only_a_frame_that_has_ended_is_emptied() -> None:
+    """Running, waiting and ended, of functions, generators and coroutines."""
+
+    def function() -> FrameType:
+        assert not _has_ended(sys._getframe())
+        return sys._getframe()
+
+    def generator() -> Iterator[FrameType]:
+        yield sys._getframe()
+
+    async def coroutine() -> None:
+        frames.append(sys._getframe())
+        await _Once()
+
+    assert _has_ended(function())
+    made = generator()
+    frame = next(made)
+    assert not _has_ended(frame)
+    assert next(made, None) is None
+    assert _has_ended(frame)
+    frames: list[FrameType] = []
+    waiting = coroutine()
+    waiting.send(None)
+    assert not _has_ended(frames[0])
+    with pytest.raises(StopIteration):
+        waiting.send(None)
+    assert _has_ended(frames[0])
+
+
+class _Once:
+    def __await__(self) -> Iterator[None]:
+        yield

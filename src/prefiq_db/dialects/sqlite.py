@@ -26,6 +26,14 @@ from prefiq_db.dialects.translate import STALE
 from prefiq_db.dialects.values import SQLITE
 from prefiq_db.errors import ErrorKind, PrefiqDbError
 
+# What changes nothing, or is counted by SQLite's total_changes. Definitions aren't, nor PRAGMAs that set something.
+_COUNTED: Final = re.compile(
+    r"\s*(?:(?:select|with|values|explain|insert|update|delete|replace)\b"
+    r"|pragma\s+(?:\w+\s*\.\s*)?(?:(?:table_x?info|table_list|index_x?info|index_list|foreign_key_list|database_list)\b"
+    r"|\w+\s*;?\s*\Z))",
+    re.I,
+)
+_UNCOUNTED: Final = -1
 # A transaction that the application begins by text.
 _BEGIN: Final = re.compile(r"\s*BEGIN(?:\s+(?:DEFERRED|IMMEDIATE|EXCLUSIVE))?(?:\s+TRANSACTION)?\s*;?\s*\Z", re.I)
 # How many steps of SQLite's virtual machine pass between two looks at the clock: well under a millisecond of work.
@@ -299,8 +307,15 @@ class _Sqlite(DecimalSqlite, ReadOnlySessions, PrefiqDialect):
                     setattr(error, STALE, True)
                 raise
             connection.ran = True
+            if not _COUNTED.match(statement):
+                connection.changes_before = _UNCOUNTED
 
         return send_in_deferred
+
+    def do_savepoint(self, connection: Any, name: str) -> None:
+        super().do_savepoint(connection, name)
+        # To end the transaction would release it.
+        self._sqlite(connection.connection.dbapi_connection).changes_before = _UNCOUNTED
 
     def _check_decimals(self, columns: Any, context: Any, connection: SqliteConnection) -> None:
         """Refuse a statement on a decimal column that holds texts still; look once per connection and column."""

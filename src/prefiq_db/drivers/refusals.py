@@ -40,6 +40,7 @@ class LastWords:
 
     def __init__(self, transport: Any) -> None:
         self._socket = socket.fromfd(transport.get_extra_info("socket").fileno(), socket.AF_INET, socket.SOCK_STREAM)
+        self._socket.setblocking(False)  # whatever the process's default says: what is not there yet is not waited for
         self._tls: Any = transport.get_extra_info("ssl_object")
         # asyncio's own; another event loop's TLS keeps it to itself, and then nothing is heard.
         self._encrypted: Any = getattr(getattr(transport, "_ssl_protocol", None), "_incoming", None)
