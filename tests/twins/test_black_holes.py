@@ -30,14 +30,13 @@ from prefiq_db.testing.proxy import Link, TcpProxy
 from prefiq_db.transaction import Outcome
 from tests.conftest import _server_factory
 from tests.twins.harness import Harness, drive, make_database
-from tests.twins.support import assert_silent
+from tests.twins.support import assert_silent, let_the_picture_grow_old
 
 STATEMENT = 0.5
 CONNECT = 0.6
 ONCE = RetryPolicy(attempts=1)
 # On top of a limit: our own grace, and what a busy machine may add. Without a limit it would be for ever.
 SLACK = 3.0
-
 SLEEP = {"postgresql": "select pg_sleep(60)", "mariadb": "select sleep(60)"}
 OPEN_TRANSACTIONS = {
     "postgresql": "select count(*) from pg_stat_activity where xact_start is not null and pid <> pg_backend_pid()"
@@ -249,6 +248,7 @@ async def serves_again(db: Any, hole: Hole, harness: Harness) -> None:
     assert db.stats().pool.checked_out == 0
 
     async def nothing_is_open() -> bool:
+        let_the_picture_grow_old(hole.name)
         return int(hole.server.execute(OPEN_TRANSACTIONS[hole.name])[0][0]) == 0
 
     await harness.until(nothing_is_open)

@@ -13,6 +13,7 @@ from prefiq_db.transaction import Outcome
 from tests.cancelling import at_each_await
 from tests.conftest import Backend
 from tests.twins.harness import Harness
+from tests.twins.support import let_the_picture_grow_old
 
 pytestmark = pytest.mark.parametrize(
     "world", [pytest.param("async", marks=getattr(pytest.mark, "async"))], indirect=True
@@ -68,6 +69,7 @@ async def _assert_no_open_transaction(db: Any, backend: Backend, harness: Harnes
         return
 
     async def none_open() -> bool:
+        let_the_picture_grow_old(backend.name)
         return int(await db.fetch_value(_OPEN_TRANSACTIONS[backend.name])) == 0
 
     await harness.until(none_open)
