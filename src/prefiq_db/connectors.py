@@ -7,26 +7,26 @@ import logging
 import os
 import sqlite3
 import ssl
-import time
 import uuid
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Final
 from urllib.parse import quote
 
+from prefiq_db.checkout_deadline import checkout_deadline
 from prefiq_db.config import ANY_HOST, READER, SESSION_ATTRS, WRITER, Host, Target
+from prefiq_db.deadline import CONNECT_TIMEOUT, Deadline, Shares
 from prefiq_db.dialects import mariadb
 from prefiq_db.dialects.classify import in_phase, treatment
 from prefiq_db.dialects.connecting import Connecting, note
 from prefiq_db.dialects.sqlite import connection_factory
 from prefiq_db.drivers.challenges import REQUIRE_AUTH, challenges_only
-from prefiq_db.drivers.deadlines import DeadlinePassed, Shares
+from prefiq_db.drivers.deadlines import DeadlinePassed
 from prefiq_db.drivers.mysql_literals import conversions
 from prefiq_db.drivers.stopping import STOP_SECONDS
 from prefiq_db.drivers.tls import is_loopback, system_authorities
 from prefiq_db.errors import ErrorKind, NotReadyError, PrefiqDbError, ReadOnlyError
 from prefiq_db.interruptions import is_interruption
-from prefiq_db.pool import seconds_to_connect
 from prefiq_db.settings import DatabaseSettings
 
 logger = logging.getLogger("prefiq_db.connectors")
@@ -59,26 +59,22 @@ class _Base:
 
     def __call__(self, connect: _Connect, cparams: dict[str, Any], login: Mapping[str, Any]) -> Any:
         """Return an open connection; what is raised knows what was tried."""
-        limit = seconds_to_connect(self.settings.connect_timeout_seconds)
+        # For the whole of it, whatever it has to try.
+        deadline = checkout_deadline(self.settings.connect_timeout_seconds, CONNECT_TIMEOUT)
         try:
-            return self.connected(connect, cparams, login)
+            return self.connected(connect, cparams, login, deadline)
         except Exception as error:
-            note(error, self.tried(limit))
+            note(error, self.tried(deadline))
             raise
 
-    def connected(self, connect: _Connect, cparams: dict[str, Any], login: Mapping[str, Any]) -> Any:
+    def connected(
+        self, connect: _Connect, cparams: dict[str, Any], login: Mapping[str, Any], deadline: Deadline
+    ) -> Any:
         raise NotImplementedError
 
-    def tried(self, limit_seconds: float) -> Connecting:
+    def tried(self, deadline: Deadline) -> Connecting:
         """Return where to, and for how long, a connection was tried."""
-        limit = "connect_timeout_seconds"
-        if limit_seconds < self.settings.connect_timeout_seconds:
-            limit = "your own timeout="
-        return Connecting(", ".join(map(str, self.target.hosts)), limit_seconds=limit_seconds, limit_name=limit)
-
-    def until(self) -> float:
-        """Return when connecting must have ended, on the monotonic clock: the whole of it, whatever it has to try."""
-        return time.monotonic() + seconds_to_connect(self.settings.connect_timeout_seconds)
+        return Connecting(", ".join(map(str, self.target.hosts)), deadline=deadline)
 
     @property
     def password(self) -> str | None:
@@ -111,7 +107,9 @@ class SqliteConnector(_Base):
         self.path = f"file:/prefiq-{uuid.uuid4().hex}?vfs=memdb" if self.in_memory else os.path.abspath(target.database)
         self.anchor: sqlite3.Connection | None = None
 
-    def connected(self, connect: _Connect, cparams: dict[str, Any], login: Mapping[str, Any]) -> Any:
+    def connected(
+        self, connect: _Connect, cparams: dict[str, Any], login: Mapping[str, Any], deadline: Deadline
+    ) -> Any:
         if self.in_memory and self.anchor is None:
             self.anchor = sqlite3.connect(self.path, uri=True, check_same_thread=False)
         read_only = self.settings.read_only
@@ -126,7 +124,7 @@ class SqliteConnector(_Base):
             ),
         )
 
-    def tried(self, limit_seconds: float) -> Connecting:
+    def tried(self, deadline: Deadline) -> Connecting:
         return Connecting(
             self.target.database, None if self.in_memory else self.path, read_only=self.settings.read_only
         )
@@ -180,7 +178,9 @@ class _AiosqliteConnector(SqliteConnector):
 
 
 class _PostgresConnector(_Base):
-    def connected(self, connect: _Connect, cparams: dict[str, Any], login: Mapping[str, Any]) -> Any:
+    def connected(
+        self, connect: _Connect, cparams: dict[str, Any], login: Mapping[str, Any], deadline: Deadline
+    ) -> Any:
         settings, target = self.settings, self.target
         arguments: dict[str, Any] = {
             "context": cparams.get("context"),
@@ -221,7 +221,7 @@ class _PostgresConnector(_Base):
                     *(["-c default_transaction_read_only=on"] if settings.read_only else []),
                 ]
             ).strip()
-        return self.open(connect, arguments)
+        return self.open(connect, arguments, deadline)
 
     def may_be_overheard(self) -> bool:
         """Return whether a connection may go over TCP without TLS, and the password must not go with it."""
@@ -247,10 +247,10 @@ class _PostgresConnector(_Base):
         info = connection.info
         self.tell_what_is_in_clear(Host(info.host, info.port), bool(info.pgconn.ssl_in_use))
 
-    def open(self, connect: _Connect, arguments: dict[str, Any]) -> Any:
+    def open(self, connect: _Connect, arguments: dict[str, Any], deadline: Deadline) -> Any:
         from prefiq_db.drivers import psycopg
 
-        connection = psycopg.Connection.connect_within(self.until(), **arguments)
+        connection = psycopg.Connection.connect_by(deadline, **arguments)
         self.tell(connection)
         if _needs_time_zone(self.settings, connection):
             try:
@@ -262,11 +262,11 @@ class _PostgresConnector(_Base):
 
 
 class _PostgresAsyncConnector(_PostgresConnector):
-    def open(self, connect: _Connect, arguments: dict[str, Any]) -> Any:
+    def open(self, connect: _Connect, arguments: dict[str, Any], deadline: Deadline) -> Any:
         from prefiq_db.drivers import psycopg
 
         async def opened(**given: Any) -> Any:
-            connection = await psycopg.AsyncConnection.connect_within(**given)
+            connection = await psycopg.AsyncConnection.connect_by(**given)
             self.tell(connection)
             if _needs_time_zone(self.settings, connection):
                 try:
@@ -276,7 +276,7 @@ class _PostgresAsyncConnector(_PostgresConnector):
                     raise
             return connection
 
-        return connect(async_creator_fn=opened, until=self.until(), **arguments)
+        return connect(async_creator_fn=opened, deadline=deadline, **arguments)
 
 
 # A pooler takes no startup options, and libpq has none for this. pgbouncer follows it as one of a client's parameters,
@@ -332,10 +332,12 @@ class _MySQLConnector(_Base):
         # FOUND_ROWS, set by SQLAlchemy: an UPDATE counts the rows it matched, as on the other databases.
         return int(cparams.get("client_flag", 0))
 
-    def connected(self, connect: _Connect, cparams: dict[str, Any], login: Mapping[str, Any]) -> Any:
+    def connected(
+        self, connect: _Connect, cparams: dict[str, Any], login: Mapping[str, Any], deadline: Deadline
+    ) -> Any:
         last: Exception | None = None
         ailment: ErrorKind | None = None
-        shares = Shares(self.until(), len(self.target.hosts))
+        shares = Shares(deadline, len(self.target.hosts))
         for host in self.target.hosts:
             arguments = {**self.arguments(host), **login, "client_flag": self.client_flag(cparams)}
             try:
@@ -387,9 +389,9 @@ class _MySQLConnector(_Base):
         Numbers of sessions begin anew with each server, and behind *host* there may be several: the session's client
         must be ours, by user and *port* (``None``: over a socket in the file system), or nothing is ended.
         """
-        until = time.monotonic() + STOP_SECONDS
+        deadline = Deadline.after(STOP_SECONDS)
         arguments = {**self.arguments(host), **login, "database": None, "init_command": None}
-        connection = _PyMySQLConnector(self.settings, self.target).open(_nothing, arguments, until)
+        connection = _PyMySQLConnector(self.settings, self.target).open(_nothing, arguments, deadline)
         try:
             cursor = connection.cursor()
             if cursor.execute(mariadb.is_session_sql(session, port)):
@@ -397,7 +399,7 @@ class _MySQLConnector(_Base):
         finally:
             connection.close()
 
-    def open(self, connect: _Connect, arguments: dict[str, Any], until: float) -> Any:
+    def open(self, connect: _Connect, arguments: dict[str, Any], deadline: Deadline) -> Any:
         raise NotImplementedError
 
     def is_encrypted(self, connection: Any) -> bool:
@@ -415,7 +417,7 @@ class _PyMySQLConnector(_MySQLConnector):
     def equip(self, connection: Any, end_session: Callable[[int, int | None], None]) -> None:
         connection.end_session = end_session
 
-    def open(self, connect: _Connect, arguments: dict[str, Any], until: float) -> Any:
+    def open(self, connect: _Connect, arguments: dict[str, Any], deadline: Deadline) -> Any:
         from pymysql.converters import conversions as of_driver
 
         from prefiq_db.drivers import pymysql
@@ -433,8 +435,8 @@ class _PyMySQLConnector(_MySQLConnector):
             # PyMySQL's own default is the same, encrypted and unverified if the server offers it; but it makes a
             # context for every connection, and loading the system's certificates takes 20 ms.
             connection.ssl, connection.ctx, connection._ssl_required = True, self.context, False
-        connection.connect_within(until)
-        connection.patience_seconds = _left(until)
+        connection.connect_by(deadline)
+        connection.patience_seconds = deadline.left(at_least=0.01)
         return connection
 
     def is_encrypted(self, connection: Any) -> bool:
@@ -447,40 +449,25 @@ class _AsyncmyConnector(_MySQLConnector):
     def equip(self, connection: Any, end_session: Callable[[int, int | None], None]) -> None:
         connection._execute_mutex.end_session = end_session
 
-    def open(self, connect: _Connect, arguments: dict[str, Any], until: float) -> Any:
+    def open(self, connect: _Connect, arguments: dict[str, Any], deadline: Deadline) -> Any:
+        from asyncmy.converters import conversions as of_driver
+
+        from prefiq_db.drivers import asyncmy
+
         mode = self.mode_for(arguments)
         connection = connect(
-            **arguments,
+            **{"conv": conversions(of_driver), **arguments},
             ssl=None if mode == "disable" else self.context,
             tls_required=mode != "prefer",
             may_tell=self.settings.allow_cleartext_password,
-            async_creator_fn=_asyncmy_by,
-            until=until,
+            async_creator_fn=asyncmy.connect_by,
+            deadline=deadline,
         )
-        connection._execute_mutex.patience_seconds = _left(until)
+        connection._execute_mutex.patience_seconds = deadline.left(at_least=0.01)
         return connection
 
     def is_encrypted(self, connection: Any) -> bool:
         return bool(connection._connection._secure)
-
-
-async def _asyncmy_by(until: float, **arguments: Any) -> Any:
-    """Connect, greet and log in until a moment on the monotonic clock."""
-    from asyncmy.converters import conversions as of_driver
-
-    from prefiq_db.drivers import asyncmy
-
-    arguments = {"conv": conversions(of_driver), **arguments}
-    try:
-        async with asyncio.timeout(_left(until)):
-            return await asyncmy.connect(**arguments)
-    except TimeoutError:
-        pass  # raised below, outside the block: it says nothing that matters
-    raise asyncmy.AsyncmyDeadlinePassed("no connection in time")
-
-
-def _left(until: float) -> float:
-    return max(0.01, until - time.monotonic())
 
 
 def _none_fits(ailment: ErrorKind) -> PrefiqDbError:

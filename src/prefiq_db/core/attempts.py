@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from prefiq_db.config import RetryPolicy
 from prefiq_db.core.sessions import judged
+from prefiq_db.deadline import Deadline
 from prefiq_db.errors import ErrorKind, PrefiqDbError, UsageError
 from prefiq_db.retry import affordable, attempt_failed, next_wait, note_attempt
 from prefiq_db.transaction import RootBlock, TransactionOptions
@@ -26,7 +27,7 @@ class Attempts:
     """``for attempt in db.attempts(): with attempt as tx:``: the loop ends with success or with the last error."""
 
     def __init__(
-        self, core: DatabaseCore, options: TransactionOptions, policy: RetryPolicy, within_seconds: float | None = None
+        self, core: DatabaseCore, options: TransactionOptions, policy: RetryPolicy, deadline: Deadline | None = None
     ) -> None:
         self.core = core
         self.options = options
@@ -36,8 +37,8 @@ class Attempts:
         self.done = False
         self.last: AttemptCore | None = None
         self._owed = False
+        self.deadline = deadline
         self._started = time.monotonic()
-        self.until = None if within_seconds is None else self._started + within_seconds
 
     def next(self) -> AttemptCore | None:
         """Return the next attempt, or ``None`` when the loop is over."""
@@ -52,10 +53,10 @@ class Attempts:
 
     def failed(self, error: BaseException) -> bool:
         """Return whether another attempt follows after *error*."""
-        elapsed = time.monotonic() - self._started
         repeatable = transaction_repeatable(error, self.options)
+        elapsed = time.monotonic() - self._started
         wait = next_wait(self.number, elapsed, self.policy, random.random()) if repeatable else None
-        if wait is not None and self.until is not None and self._started + elapsed + wait >= self.until:
+        if wait is not None and self.deadline is not None and wait >= self.deadline.left():
             wait = None
         if wait is None or not affordable(self.core.life.retry_budget, error):
             self.done = True
@@ -97,7 +98,7 @@ class AttemptCore:
             self.loop.wait_seconds = 0.0
         core = self.loop.core
         try:
-            self.tx = RootBlock(core.ground, core.with_overrides(self.loop.options), self.loop.until)
+            self.tx = RootBlock(core.ground, core.with_overrides(self.loop.options), self.loop.deadline)
             self.tx.retry_number = self.number - 1
             core.begin(self.tx)
             return shell(self.tx)

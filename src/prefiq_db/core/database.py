@@ -24,6 +24,7 @@ from prefiq_db.core.doubt import Doubt, fate_unknown
 from prefiq_db.core.life import Life
 from prefiq_db.core.sessions import judged
 from prefiq_db.core.verbs import check_read_only, checked_rows
+from prefiq_db.deadline import Deadline, own_deadline, sooner
 from prefiq_db.dialects.functions import taken_sql
 from prefiq_db.errors import (
     ClosedError,
@@ -340,7 +341,8 @@ class DatabaseCore:
     def _one_shot(self, statement: Executable, params: Params, shape: Shape, given: Overrides, call: Call) -> Any:
         call.attempts += 1
         try:
-            return self.road.one_shot(statement, params, shape, self._timeout(given), given.timeout, call)
+            deadline = own_deadline(given.timeout, call.started)
+            return self.road.one_shot(statement, params, shape, self._timeout(given), deadline, call)
         except PrefiqDbError as error:
             if self.settings.read_only and error.kind is ErrorKind.READ_ONLY:
                 error.classification = ErrorClass(ErrorKind.READ_ONLY)  # ours: no failover to wait for
@@ -403,9 +405,9 @@ class DatabaseCore:
         self.check_usable()
         return self._block(options, ambient(self.ground))
 
-    def _block(self, options: TransactionOptions, parent: Scope | None, until: float | None = None) -> Block:
+    def _block(self, options: TransactionOptions, parent: Scope | None, deadline: Deadline | None = None) -> Block:
         chosen = self.with_overrides(options)
-        return RootBlock(self.ground, chosen, until) if parent is None else Savepoint(self.ground, chosen, parent)
+        return RootBlock(self.ground, chosen, deadline) if parent is None else Savepoint(self.ground, chosen, parent)
 
     def declare(self, options: TransactionOptions) -> TransactionOptions:
         """Note what *options* need of the database, before anything runs: readiness asks for it."""
@@ -457,12 +459,12 @@ class DatabaseCore:
         if parent is not None:
             return self._attempt(self._block(chosen, parent), body)
         given, shown = self.overrides(), self.with_overrides(chosen)
-        until = None if given.timeout is None else time.monotonic() + given.timeout
+        deadline = own_deadline(given.timeout)
         retrier = self.retrier(given, lambda error: transaction_repeatable(error, shown), retry)
         numbers = itertools.count()
 
         def attempt() -> Any:
-            tx = self._block(chosen, None, until)
+            tx = self._block(chosen, None, deadline)
             tx.retry_number = next(numbers)
             return self._attempt(tx, body)
 
@@ -498,8 +500,8 @@ class DatabaseCore:
                 "outermost transaction"
             )
         given = self.overrides()
-        limits = [limit for limit in (given.timeout, options.timeout_seconds) if limit is not None]
-        return Attempts(self, options, self.policy(given, retry), min(limits, default=None))
+        deadline = sooner(own_deadline(given.timeout), own_deadline(options.timeout_seconds))
+        return Attempts(self, options, self.policy(given, retry), deadline)
 
     def resolve_outcome(self, token: Any) -> Outcome:
         """Return what became of the transaction with *token*."""
@@ -507,7 +509,7 @@ class DatabaseCore:
         self.check_usable()
         if self.settings.read_only:
             raise self._needs_to_write("resolve_outcome", "its question")
-        return self.ground.resolver.resolve(checked, within_seconds=self.overrides().timeout)
+        return self.ground.resolver.resolve(checked, own_deadline(self.overrides().timeout))
 
     # --- diagnosis -------------------------------------------------------------------------------
 

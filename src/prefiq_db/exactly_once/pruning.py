@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from sqlalchemy import text
 
 from prefiq_db.calls import Call
+from prefiq_db.deadline import Deadline
 from prefiq_db.errors import PrefiqDbError
 from prefiq_db.exactly_once.tokens import MARGIN_SECONDS, RETENTION_SECONDS
 from prefiq_db.execution.shapes import executed
@@ -68,5 +69,6 @@ class Pruner:
         """Remove at most *limit* old tokens; return how many there were."""
         statement = text(self.road.dialect.prune_sql(RETENTION_SECONDS + MARGIN_SECONDS, limit))
         call = Call("prune", NO_TAGS)
-        result: ExecuteResult = self.road.one_shot(statement, None, executed, _SECONDS, _SECONDS, call)
+        deadline = Deadline.after(_SECONDS)
+        result: ExecuteResult = self.road.one_shot(statement, None, executed, _SECONDS, deadline, call)
         return result.rowcount or 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +9,8 @@ from sqlalchemy import Connection, Engine, Executable, NullPool, RootTransaction
 from sqlalchemy.engine import NestedTransaction
 
 from prefiq_db.calls import Call
+from prefiq_db.checkout_deadline import checkout_by
+from prefiq_db.deadline import Deadline
 from prefiq_db.dialects.base import PrefiqDialect, SessionState
 from prefiq_db.engine_class import checked_out
 from prefiq_db.errors import (
@@ -25,7 +26,6 @@ from prefiq_db.execution.facts import facts_sent
 from prefiq_db.execution.refusals import refuse_one_shot
 from prefiq_db.execution.shapes import Shape
 from prefiq_db.origin import application_line
-from prefiq_db.pool import checkout_within
 
 Params = Mapping[str, Any] | None
 
@@ -52,7 +52,7 @@ class StandardRoad:
         )
         return StandardRoad(single, self.border.database, masked=self.border.masked, pooled=False)
 
-    def checkout(self, within_seconds: float | None = None) -> Connection:
+    def checkout(self, deadline: Deadline | None = None) -> Connection:
         """Return a connection from the pool, or a new one; nothing was sent on it yet.
 
         Raises:
@@ -63,8 +63,11 @@ class StandardRoad:
 
         def connect() -> None:
             nonlocal connection
-            with checkout_within(within_seconds):
+            if deadline is None:
                 connection = self.engine.connect()
+            else:
+                with checkout_by(deadline):
+                    connection = self.engine.connect()
 
         try:
             self.border.cross(connect, "connect")
@@ -96,7 +99,7 @@ class StandardRoad:
         params: Params,
         shape: Shape,
         timeout_seconds: float,
-        within_seconds: float | None,
+        deadline: Deadline | None,
         call: Call,
     ) -> Any:
         """Check out, execute, fetch and give back, with one crossing of the border for all of it.
@@ -104,7 +107,7 @@ class StandardRoad:
         Raises:
             PrefiqDbError: classified by how far it came: until the statement was sent, nothing can have happened.
         """
-        trip = _OneShot(self, statement, params, shape, timeout_seconds, within_seconds, call)
+        trip = _OneShot(self, statement, params, shape, timeout_seconds, deadline, call)
         try:
             try:
                 return self.border.cross(trip.go, trip.phase, timed_out=trip.timed_out)
@@ -140,16 +143,16 @@ class StandardRoad:
         shape: Shape,
         timeout_seconds: float,
         call: Call | None = None,
-        left_seconds: float | None = None,
+        deadline: Deadline | None = None,
     ) -> Any:
         """Execute *statement* in a transaction and return what *shape* fetches; the caller finishes it.
 
-        *left_seconds*, where given, is what is left of the transaction's own limit.
+        *deadline*, where given, is the transaction's own.
         """
 
         def send() -> Any:
             self.state(connection).call = call
-            self.dialect.bound_statements(connection, timeout_seconds, left_seconds)
+            self.dialect.bound_statements(connection, timeout_seconds, deadline)
             return shape.fetch(connection.execute(statement, params))
 
         try:
@@ -191,13 +194,13 @@ class _OneShot:
     __slots__ = (
         "call",
         "connection",
+        "deadline",
         "params",
         "road",
         "sent",
         "shape",
         "statement",
         "timeout_seconds",
-        "within_seconds",
     )
 
     def __init__(
@@ -207,7 +210,7 @@ class _OneShot:
         params: Params,
         shape: Shape,
         timeout_seconds: float,
-        within_seconds: float | None,
+        deadline: Deadline | None,
         call: Call,
     ) -> None:
         self.road = road
@@ -215,17 +218,17 @@ class _OneShot:
         self.params = params
         self.shape = shape
         self.timeout_seconds = timeout_seconds
-        self.within_seconds = within_seconds
+        self.deadline = deadline
         self.call = call
         self.connection: Connection | None = None
         self.sent = False
 
     def go(self) -> Any:
         road = self.road
-        if self.within_seconds is None:
+        if self.deadline is None:
             self.connection = connection = road.connect_without_begin()
         else:
-            with checkout_within(self._left(self.within_seconds)):
+            with checkout_by(self.deadline):
                 self.connection = connection = road.connect_without_begin()
         state = road.dialect.session_of(connection._dbapi_connection)
         state.one_shot = True
@@ -233,18 +236,13 @@ class _OneShot:
             state.guard = road.refuse_untied
         state.call = self.call
         state.retry_number = self.call.attempts - 1
-        left = None if self.within_seconds is None else self._left(self.within_seconds)
-        road.dialect.bound_statements(connection, self.timeout_seconds, left)
+        road.dialect.bound_statements(connection, self.timeout_seconds, self.deadline)
         self.sent = True
         fetched = self.shape.fetch(connection.execute(self.statement, self.params))
         # Only what has ended by itself is acknowledged.
         if not road.dialect.is_at_rest(connection._dbapi_connection.dbapi_connection):  # type: ignore[union-attr]
             raise road.dialect.not_at_rest(connection)
         return fetched
-
-    def _left(self, within_seconds: float) -> float:
-        """Return what is left of a limit for the whole call, its earlier attempts included."""
-        return max(0.0, within_seconds - (time.monotonic() - self.call.started))
 
     def phase(self) -> Phase:
         return "statement" if self.sent else "connect"

@@ -15,6 +15,7 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any
 
+from prefiq_db.deadline import Deadline
 from prefiq_db.health.findings import Verdict, failure
 from prefiq_db.health.probe import Held
 
@@ -22,8 +23,9 @@ from prefiq_db.health.probe import Held
 class ThreadFlight:
     """A check in a thread of its own: the caller's deadline holds whatever the driver does."""
 
-    def __init__(self, name: str, work: Callable[[Held], Verdict]) -> None:
+    def __init__(self, name: str, work: Callable[[Held], Verdict], deadline: Deadline) -> None:
         self.started = time.monotonic()
+        self.deadline = deadline
         self._work = work
         self._held = Held()
         self._process = os.getpid()
@@ -43,15 +45,15 @@ class ThreadFlight:
         """Whether another one may start; one that a parent process began never ends here."""
         return self._future.done() or self._process != os.getpid()
 
-    def wait(self, seconds: float) -> Verdict | None:
-        """Return the verdict, or ``None`` when there is none after *seconds*."""
-        concurrent.futures.wait([self._future], seconds)
+    def wait(self) -> Verdict | None:
+        """Return the verdict, or ``None`` when there is none by the deadline."""
+        concurrent.futures.wait([self._future], self.deadline.left())
         return self._future.result() if self._future.done() else None
 
-    async def wait_async(self, seconds: float) -> Verdict | None:
+    async def wait_async(self) -> Verdict | None:
         """Return the verdict, as :meth:`wait` does."""
         landing = asyncio.wrap_future(self._future)
-        await asyncio.wait([landing], timeout=seconds)
+        await asyncio.wait([landing], timeout=self.deadline.left())
         landing.cancel()  # or a thread that ends late would call a loop that may be closed by then
         return self._future.result() if self._future.done() else None
 
@@ -62,8 +64,9 @@ class ThreadFlight:
 class TaskFlight:
     """A check in a task of its own: a probe whose client has gone doesn't end it for the others."""
 
-    def __init__(self, name: str, work: Callable[[Held], Coroutine[Any, Any, Verdict]]) -> None:
+    def __init__(self, name: str, work: Callable[[Held], Coroutine[Any, Any, Verdict]], deadline: Deadline) -> None:
         self.started = time.monotonic()
+        self.deadline = deadline
         self._held = Held()
         self._loop = asyncio.get_running_loop()
         # In an empty context: the transaction of whoever asks is none of the check's business.
@@ -82,12 +85,12 @@ class TaskFlight:
         """Whether another one may start; one of a loop that has ended never does."""
         return self._task.done() or self._loop.is_closed()
 
-    def wait(self, seconds: float) -> Verdict | None:
+    def wait(self) -> Verdict | None:
         raise NotImplementedError  # HealthCheck refuses what would need a loop
 
-    async def wait_async(self, seconds: float) -> Verdict | None:
-        """Return the verdict, or ``None`` when there is none after *seconds*."""
-        await asyncio.wait([self._task], timeout=seconds)
+    async def wait_async(self) -> Verdict | None:
+        """Return the verdict, or ``None`` when there is none by the deadline."""
+        await asyncio.wait([self._task], timeout=self.deadline.left())
         return self._task.result() if self._task.done() and not self._task.cancelled() else None
 
     def give_up(self) -> None:

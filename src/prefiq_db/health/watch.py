@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from prefiq_db.deadline import Deadline
 from prefiq_db.errors import ErrorKind
 from prefiq_db.forks import renewed
 from prefiq_db.health.findings import Finding, Status, Verdict
@@ -33,13 +34,13 @@ class Subject:
 
     Attributes:
         name: as in findings.
-        begin: starts a check.
+        begin: starts a check that is to have ended by a deadline.
         critical: the service can't do without it.
         changed: told whether it is well, and why not, when that is another answer than before.
     """
 
     name: str
-    begin: Callable[[], Flight]
+    begin: Callable[[Deadline], Flight]
     critical: bool = True
     changed: Callable[[bool, str], None] | None = None
 
@@ -63,11 +64,8 @@ class Watch:
             if self._found is not None and self._pace.clock() < self._good_until:
                 return self._found
             if self._flight is None or self._flight.is_over:
-                self._flight = self._subject.begin()
+                self._flight = self._subject.begin(Deadline.after(self._pace.deadline_seconds, "deadline_seconds"))
             return self._flight
-
-    def seconds_left(self, flight: Flight) -> float:
-        return max(0.0, flight.started + self._pace.deadline_seconds - time.monotonic())
 
     def end(self, flight: Flight, verdict: Verdict | None) -> Finding:
         """Return what *flight* found; ``None`` means nothing within the deadline, and then it is broken off."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -12,6 +11,7 @@ from typing import Any, ClassVar
 from sqlalchemy import Connection, Executable
 
 from prefiq_db.calls import Call
+from prefiq_db.deadline import OWN_TIMEOUT, Deadline
 from prefiq_db.errors import (
     ClosedError,
     ErrorClass,
@@ -55,7 +55,7 @@ class Block(ABC):
         self.rollback_functions: list[Callable[[], Any]] = []
         self._scope = scope
         self._handle: Any = None
-        self._deadline: float | None = None
+        self.deadline: Deadline | None = None
         self._over = False
 
     @property
@@ -86,8 +86,7 @@ class Block(ABC):
         """Send BEGIN or SAVEPOINT; a transaction becomes ambient for this task or thread."""
         self.check_new()
         if self.options.timeout_seconds is not None:
-            own = time.monotonic() + self.options.timeout_seconds
-            self._deadline = own if self._deadline is None else min(own, self._deadline)
+            self.deadline = Deadline.after(self.options.timeout_seconds, OWN_TIMEOUT).sooner_of(self.deadline)
         began = False
         try:
             self.outcome = Outcome.ACTIVE
@@ -123,13 +122,17 @@ class Block(ABC):
             if scope.connection.invalidated:
                 raise self._lost()
             limit = self._limit(timeout_seconds)
-            fetched = self.ground.road.run(scope.connection, statement, params, shape, limit, call, self._left())
+            deadline = self._soonest_deadline()
+            fetched = self.ground.road.run(scope.connection, statement, params, shape, limit, call, deadline)
         return shape.finished(fetched)
 
-    def _left(self) -> float | None:
-        """Return what is left of the transaction's own limit, and of those of the blocks around, in seconds."""
-        deadlines = [block._deadline for block in self.scope.blocks if block._deadline is not None]
-        return min(deadlines) - time.monotonic() if deadlines else None
+    def _soonest_deadline(self) -> Deadline | None:
+        """Return the deadline of the transaction or of a block in it, whichever passes first."""
+        soonest: Deadline | None = None
+        for block in self.scope.blocks:
+            if block.deadline is not None:
+                soonest = block.deadline.sooner_of(soonest)
+        return soonest
 
     def _limit(self, timeout_seconds: float | None) -> float:
         """Return the statement timeout, after looking at the whole transaction's."""
@@ -142,11 +145,10 @@ class Block(ABC):
 
     def check_deadline(self) -> None:
         """Raise if the transaction has taken longer than it may."""
-        if self._deadline is not None and time.monotonic() > self._deadline:
-            limit = self.options.timeout_seconds or self.options.call_timeout_seconds
+        if self.deadline is not None and self.deadline.has_passed:
             raise TransactionTimeoutError(
                 f"the transaction on database {self.ground.database} took longer than its "
-                f"{limit:g} s and is rolled back",
+                f"{self.deadline.seconds:g} s and is rolled back",
                 database=self.ground.database,
             )
 

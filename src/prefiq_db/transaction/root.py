@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from sqlalchemy import Connection
 
+from prefiq_db.deadline import Deadline, own_deadline, sooner
 from prefiq_db.errors import (
     OutcomeUnknownError,
     PermissionDeniedError,
@@ -33,14 +34,14 @@ class RootBlock(Block):
     """A transaction of its own, on a connection of its own.
 
     Args:
-        until: when it must have ended, on the monotonic clock: the limit of a call that may begin several.
+        deadline: of a call that may begin several.
     """
 
     is_root: ClassVar[bool] = True
 
-    def __init__(self, ground: Ground, options: TransactionOptions, until: float | None = None) -> None:
+    def __init__(self, ground: Ground, options: TransactionOptions, deadline: Deadline | None = None) -> None:
         super().__init__(ground, options, None)
-        self._deadline = until
+        self.deadline = deadline
         if options.exactly_once:
             self.token = new_token()
         self.line: Line | None = None
@@ -56,14 +57,11 @@ class RootBlock(Block):
             self.token = new_token()
         self._tried = True
         self._started = time.perf_counter()
-        given = (self.options.timeout_seconds, self.options.call_timeout_seconds)
-        limits = [limit for limit in given if limit is not None]
-        if self._deadline is not None:
-            limits.append(max(0.0, self._deadline - time.monotonic()))
-        within = min(limits, default=None)
-        self._pinned = self.ground.road.checkout(within)
+        deadline = self._deadline_of_a_step()
+        control_timeout = None if deadline is None else deadline.left()
+        self._pinned = self.ground.road.checkout(deadline)
         try:
-            self._begin_on(self._pinned, within)
+            self._begin_on(self._pinned, control_timeout)
         except (SchemaError, PermissionDeniedError) as error:
             failure: SchemaError | PermissionDeniedError = error
         else:
@@ -77,7 +75,11 @@ class RootBlock(Block):
                 failure = missing_table(failure, database)
         raise failure
 
-    def _begin_on(self, connection: Connection, within: float | None) -> None:
+    def _deadline_of_a_step(self) -> Deadline | None:
+        """Return by when the next step must have ended: getting a connection, or finding out about COMMIT."""
+        return sooner(self.deadline, own_deadline(self.options.call_timeout_seconds))
+
+    def _begin_on(self, connection: Connection, control_timeout: float | None) -> None:
         road, options = self.ground.road, self.options
         state = road.state(connection)
         self.line = state.line
@@ -90,8 +92,8 @@ class RootBlock(Block):
         state.token = self.token
         if options.timeout_seconds is not None and options.timeout_seconds < self.ground.statement_timeout_seconds:
             state.local_timeout = options.timeout_seconds
-        if within is not None and within < self.ground.statement_timeout_seconds:
-            state.control_timeout = within
+        if control_timeout is not None and control_timeout < self.ground.statement_timeout_seconds:
+            state.control_timeout = control_timeout
         try:
             self._handle = road.begin(connection)
         except PrefiqDbError:
@@ -190,9 +192,9 @@ class RootBlock(Block):
 
     def _bound_the_end(self) -> None:
         """Give COMMIT or ROLLBACK what is left of the limit; the driver's grace comes on top of it."""
-        if self._deadline is not None:
+        if self.deadline is not None:
             state = self.ground.road.state(self.scope.connection)
-            left = max(0.0, self._deadline - time.monotonic())
+            left = self.deadline.left()
             state.control_timeout = left if state.control_timeout is None else min(left, state.control_timeout)
 
     def _committed(self) -> None:
@@ -219,12 +221,8 @@ class RootBlock(Block):
         raise still_unknown(lost, self.token, self.ground.database)
 
     def _asked_for(self, token: str) -> Outcome:
-        limits = [self.options.call_timeout_seconds]
-        if self._deadline is not None:
-            limits.append(self._deadline - time.monotonic())
-        left = min((limit for limit in limits if limit is not None), default=None)
         try:
-            return self.ground.resolver.resolve(token, within_seconds=left, transaction_id=self.id)
+            return self.ground.resolver.resolve(token, self._deadline_of_a_step(), transaction_id=self.id)
         except SchemaError:
             # Somebody dropped the table meanwhile; that error alone would read as "nothing was committed".
             return Outcome.UNKNOWN

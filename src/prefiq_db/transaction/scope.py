@@ -8,7 +8,6 @@ to another task or thread, one at a time.
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from sqlalchemy import Connection
 
 from prefiq_db.bridge import Runtime
+from prefiq_db.deadline import Deadline
 from prefiq_db.errors import ClosedError, ForkError, PrefiqDbError, TransactionBusyError, TransactionOwnershipError
 from prefiq_db.exactly_once import Pruner, Resolver
 from prefiq_db.execution.facts import facts_sent
@@ -90,16 +90,17 @@ class Scope:
         if facts.lingers:
             self.ground.road.state(self.connection).tainted = True
 
-    def seize(self, within_seconds: float) -> bool:
+    def seize(self, wait_seconds: float) -> bool:
         """Hold the connection for good: wait until a statement that somebody else runs on it has ended.
 
         Ending the transaction on a connection that is being read would mix up the replies.
         """
-        deadline = time.monotonic() + within_seconds
         mine = _Use(self)
+        deadline: Deadline | None = None
         while (user := self._users.setdefault(None, mine)) is not mine:
+            deadline = deadline or Deadline.after(wait_seconds)
             # What we hold ourselves was interrupted before it could be let go; there is nothing to wait for.
-            if user.worker == mine.worker or time.monotonic() >= deadline:
+            if user.worker == mine.worker or deadline.has_passed:
                 return False
             self.ground.runtime.sleep(_LOOK_AGAIN_SECONDS)
         return True
