@@ -17,9 +17,9 @@ from sqlalchemy.exc import SQLAlchemyError, StatementError
 from prefiq_db.dialects.base import SessionState
 from prefiq_db.dialects.both import Both, of_both
 from prefiq_db.dialects.classify import Phase, leaves_unknown
-from prefiq_db.dialects.translate import class_by_code, code_of, is_python_word, translate
+from prefiq_db.dialects.translate import REFUSAL, class_by_code, code_of, is_a_misfit, is_python_word, translate
 from prefiq_db.drivers.halfway import REFUSED
-from prefiq_db.errors import ErrorClass, ErrorKind, PrefiqDbError, ReadOnlyError
+from prefiq_db.errors import ErrorClass, ErrorKind, PrefiqDbError, ReadOnlyError, UsageError
 from prefiq_db.interruptions import is_interruption
 from prefiq_db.masking import border_translates, shown
 from prefiq_db.silence import hush
@@ -44,6 +44,7 @@ def translate_errors(engine: Engine, database: str, *, masked: bool) -> None:
     @event.listens_for(engine, "handle_error")
     def leaving(context: ExceptionContext) -> PrefiqDbError | None:
         original = context.original_exception
+        _note_refusal(context)
         if masked and not border_translates.get():
             hush(original)
         interruption = _interruption(context)
@@ -63,6 +64,20 @@ def translate_errors(engine: Engine, database: str, *, masked: bool) -> None:
             failure.args = (f"{failure} [{type(failure.original).__name__}: {failure.original}]",)
         raised = context.sqlalchemy_exception
         return None if failure is None else of_both(failure, raised=raised, behind=original)
+
+
+def _note_refusal(context: ExceptionContext) -> None:
+    """Keep why no database takes a value of which a column's type could make nothing; translate() says it."""
+    raised: Any = context.sqlalchemy_exception
+    if not is_a_misfit(raised, context.original_exception):
+        return
+    dialect: Any = context.dialect
+    try:
+        dialect.values.refuse_unknown(raised.params)
+    except UsageError as refused:
+        setattr(context.original_exception, REFUSAL, str(refused))
+    except (ValueError, ArithmeticError):
+        pass  # a date that no calendar has: it doesn't fit, whoever is asked
 
 
 def _interruption(context: ExceptionContext) -> Any:
