@@ -8,21 +8,20 @@ raise has to go: statements, results, COMMIT, savepoints, connecting.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from sqlalchemy import Engine, event
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import SQLAlchemyError, StatementError
 
-from prefiq_db.dialects.base import SessionState
-from prefiq_db.dialects.both import Both, of_both
-from prefiq_db.dialects.classify import Phase, leaves_unknown
-from prefiq_db.dialects.translate import REFUSAL, class_by_code, code_of, is_a_misfit, is_python_word, translate
 from prefiq_db.drivers.halfway import REFUSED
 from prefiq_db.errors import ErrorClass, ErrorKind, PrefiqDbError, ReadOnlyError, UsageError
 from prefiq_db.interruptions import is_interruption
 from prefiq_db.masking import border_translates, shown
 from prefiq_db.silence import hush
+from prefiq_db.translation.both import Both, of_both
+from prefiq_db.translation.classify import Phase, leaves_unknown
+from prefiq_db.translation.translate import REFUSAL, class_by_code, code_of, is_a_misfit, is_python_word, translate
 
 _STOPPED: Final = (ErrorKind.STATEMENT_TIMEOUT, ErrorKind.CANCELLED)
 
@@ -36,6 +35,15 @@ _NAMING_FIELDS: Final = {
     100: "datatype_name",
     110: "constraint_name",
 }
+
+
+class _State(Protocol):
+    """What is asked of a connection's state, and noted in it."""
+
+    began: bool
+    read_only: bool
+    committing: bool
+    failed: ErrorClass | None
 
 
 def translate_errors(engine: Engine, database: str, *, masked: bool) -> None:
@@ -139,18 +147,18 @@ def _in_phase(context: ExceptionContext, database: str, phase: Phase) -> PrefiqD
     return failure
 
 
-def _phase(context: ExceptionContext, state: SessionState | None) -> Phase:
+def _phase(context: ExceptionContext, state: _State | None) -> Phase:
     if context.connection is None:
         return "connect"
     return "commit" if state is not None and state.committing else "statement"
 
 
-def _state_of(context: ExceptionContext) -> SessionState | None:
+def _state_of(context: ExceptionContext) -> _State | None:
     connection: Any = context.connection
     if connection is None or connection._dbapi_connection is None:
         return None
     dialect: Any = context.dialect
-    state: SessionState = dialect.session_of(connection._dbapi_connection)
+    state: _State = dialect.session_of(connection._dbapi_connection)
     return state
 
 

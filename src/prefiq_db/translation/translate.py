@@ -26,11 +26,6 @@ from typing import Any, Final, TypeVar
 from sqlalchemy import exc
 
 from prefiq_db import errors
-from prefiq_db.dialects.classify import DIALECTS, Phase, classify_error, in_phase, treatment
-from prefiq_db.dialects.connecting import noted, reason
-from prefiq_db.dialects.mistakes import find_mistake, has_mistakes
-from prefiq_db.dialects.telling import IDENTIFIER, Telling, tell_definition, tell_mistake, tell_names
-from prefiq_db.dialects.written import may_define, read_statement
 from prefiq_db.drivers.deadlines import DeadlinePassed
 from prefiq_db.drivers.halfway import REFUSED
 from prefiq_db.drivers.prepared import OUTDATED
@@ -46,6 +41,11 @@ from prefiq_db.errors import (
     error_type,
 )
 from prefiq_db.interruptions import is_interruption
+from prefiq_db.translation.classify import DIALECTS, Phase, classify_error, in_phase, treatment
+from prefiq_db.translation.connecting import noted, reason
+from prefiq_db.translation.mistakes import find_mistake, has_mistakes
+from prefiq_db.translation.telling import IDENTIFIER, Telling, tell_definition, tell_mistake, tell_names
+from prefiq_db.translation.written import may_define, read_statement
 
 _E = TypeVar("_E", bound=BaseException)
 
