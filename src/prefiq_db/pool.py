@@ -22,12 +22,12 @@ from sqlalchemy.util.queue import Empty
 from prefiq_db.checkout_deadline import checkout_by, checkout_deadline
 from prefiq_db.deadline import CONNECT_TIMEOUT, Deadline
 from prefiq_db.dialects.base import SESSION_KEY
-from prefiq_db.dialects.both import of_both
-from prefiq_db.dialects.translate import translate
 from prefiq_db.interruptions import is_interruption
 from prefiq_db.masking import border_translates
 from prefiq_db.origin import application_line
 from prefiq_db.slots import SlottedPool
+from prefiq_db.translation.both import of_both
+from prefiq_db.translation.translate import translate
 from prefiq_db.waiting import WaitingLine
 
 if TYPE_CHECKING:

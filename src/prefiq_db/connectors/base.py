@@ -9,9 +9,9 @@ from typing import Any
 from prefiq_db.checkout_deadline import checkout_deadline
 from prefiq_db.config import Host, Target
 from prefiq_db.deadline import CONNECT_TIMEOUT, Deadline
-from prefiq_db.dialects.connecting import Connecting, note
 from prefiq_db.drivers.tls import is_loopback
 from prefiq_db.settings import DatabaseSettings
+from prefiq_db.translation.connecting import Connecting, note
 
 logger = logging.getLogger("prefiq_db.connectors")
 

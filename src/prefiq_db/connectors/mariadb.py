@@ -11,13 +11,13 @@ from prefiq_db.connectors.base import Connect, Connector
 from prefiq_db.connectors.tls import ssl_context
 from prefiq_db.deadline import Deadline, Shares
 from prefiq_db.dialects import mariadb
-from prefiq_db.dialects.classify import in_phase, treatment
 from prefiq_db.drivers.deadlines import DeadlinePassed
 from prefiq_db.drivers.mysql_literals import conversions
 from prefiq_db.drivers.stopping import STOP_SECONDS
 from prefiq_db.errors import ErrorKind, NotReadyError, PrefiqDbError, ReadOnlyError
 from prefiq_db.interruptions import is_interruption
 from prefiq_db.settings import DatabaseSettings
+from prefiq_db.translation.classify import in_phase, treatment
 
 # The session's own default; a START TRANSACTION that says nothing else has it, and so has a statement on its own.
 _MYSQL_READ_ONLY: Final = " /*M! , tx_read_only = 1 */ /*!50720 , transaction_read_only = 1 */"

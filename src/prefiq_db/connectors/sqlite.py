@@ -13,9 +13,9 @@ from urllib.parse import quote
 from prefiq_db.config import Target
 from prefiq_db.connectors.base import Connect, Connector
 from prefiq_db.deadline import Deadline
-from prefiq_db.dialects.connecting import Connecting
 from prefiq_db.dialects.sqlite import connection_factory
 from prefiq_db.settings import DatabaseSettings
+from prefiq_db.translation.connecting import Connecting
 
 
 class SqliteConnector(Connector):

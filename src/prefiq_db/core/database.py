@@ -16,12 +16,10 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Executable
 
-from prefiq_db.bridge import Runtime
 from prefiq_db.calls import Call
 from prefiq_db.config import NO_RETRY, RetryPolicy
 from prefiq_db.core.attempts import Attempts, transaction_repeatable
 from prefiq_db.core.doubt import Doubt, fate_unknown
-from prefiq_db.core.life import Life
 from prefiq_db.core.sessions import judged
 from prefiq_db.core.verbs import check_read_only, checked_rows
 from prefiq_db.deadline import Deadline, own_deadline, sooner
@@ -37,26 +35,24 @@ from prefiq_db.errors import (
     UsageError,
 )
 from prefiq_db.events import AttemptFailed
-from prefiq_db.exactly_once import Claimer, Pruner, Resolver, checked_token
+from prefiq_db.exactly_once import checked_token
 from prefiq_db.execution.binds import bound, bound_rows, checked_params
 from prefiq_db.execution.facts import as_executable, facts_of, reading_facts
 from prefiq_db.execution.mapping import Into
 from prefiq_db.execution.refusals import refuse_one_shot
 from prefiq_db.execution.shapes import Shape, all_rows, executed, one_row, one_value, row_count
-from prefiq_db.execution.standard import StandardRoad
 from prefiq_db.execution.typed import Types, typed
 from prefiq_db.hooks.budgets import StatementBudget
 from prefiq_db.hooks.calls import tells_calls, told
 from prefiq_db.hooks.explain import LIMIT_SECONDS, Explain
-from prefiq_db.hooks.registry import Hooks
 from prefiq_db.hooks.summary import fingerprint
+from prefiq_db.instance import Instance
 from prefiq_db.overrides import NO_OVERRIDES, Overrides, OverrideScope, scoped
 from prefiq_db.reports import DatabaseStats, ExecuteResult, HealthReport
 from prefiq_db.retry import Retrier, worth_repeating
-from prefiq_db.settings import DatabaseSettings
 from prefiq_db.silence import hush
 from prefiq_db.tags import NO_TAGS
-from prefiq_db.transaction import Block, Ground, Outcome, RootBlock, Savepoint, Scope, TransactionOptions, ambient
+from prefiq_db.transaction import Block, Outcome, RootBlock, Savepoint, Scope, TransactionOptions, ambient
 
 logger = logging.getLogger("prefiq_db.database")
 
@@ -67,34 +63,22 @@ Params = Mapping[str, Any] | None
 class DatabaseCore:
     """One database. Every decision of the public verbs is made here."""
 
-    def __init__(self, settings: DatabaseSettings, name: str, runtime: Runtime, life: Life, hooks: Hooks) -> None:
-        self.settings = settings
-        self.name = name
-        self.runtime = runtime
-        self.life = life
-        self.hooks = hooks
-        self.road = StandardRoad(life.engine, name, masked=settings.masked)
+    def __init__(self, instance: Instance) -> None:
+        self.instance = instance
         self.view = NO_OVERRIDES
-        self.ground = Ground(
-            key=life,
-            database=name,
-            road=self.road,
-            runtime=runtime,
-            hooks=hooks,
-            resolver=Resolver(Claimer(self.road, runtime), hooks, name, settings.retry.total_seconds),
-            pruner=Pruner(self.road, name),
-            statement_timeout_seconds=settings.statement_timeout_seconds,
-            commit_budget_seconds=settings.statement_timeout_seconds
-            + settings.retry.total_seconds
-            + settings.connect_timeout_seconds,
-        )
+        # Those of every statement, one step nearer.
+        self.settings = instance.settings
+        self.name = instance.name
+        self.runtime = instance.runtime
+        self.hooks = instance.hooks
+        self.road = instance.road
 
-    # --- life ------------------------------------------------------------------------------------
+    # --- open and closed -------------------------------------------------------------------------
 
     def open(self) -> None:
         """Fill the pool: one connection must succeed, the rest is best effort."""
         self.check_world()
-        self.life.closed = False
+        self.instance.closed = False
         held: list[Connection] = []
         try:
             held.append(self.road.checkout())
@@ -131,12 +115,12 @@ class DatabaseCore:
 
     def close(self) -> None:
         """Close the pool's connections. Statements after that raise ClosedError; open() opens it again."""
-        if self.life.closed and not self.life.closing:
+        if self.instance.closed and not self.instance.closing:
             return
         self.check_world()
         try:
             # A time limit on the shutdown must not leave connections to the server open, nor the pool half-closed.
-            self.runtime.shielded(self.life.close, self.settings.connect_timeout_seconds)
+            self.runtime.shielded(self.instance.close, self.settings.connect_timeout_seconds)
         finally:
             if hasattr(self.runtime, "loop"):
                 self.runtime.loop = None  # open() may be in another one
@@ -155,7 +139,7 @@ class DatabaseCore:
         )
 
     def check_usable(self) -> None:
-        if self.life.closed:
+        if self.instance.closed:
             raise ClosedError(f"database {self.name} is closed; open() it again or make a new one", database=self.name)
         self.check_world()
 
@@ -168,10 +152,10 @@ class DatabaseCore:
         return other
 
     def override(self, given: Mapping[str, Any]) -> OverrideScope:
-        return OverrideScope(self.life, Overrides.checked(given))
+        return OverrideScope(self.instance, Overrides.checked(given))
 
     def overrides(self) -> Overrides:
-        here = scoped(self.life)
+        here = scoped(self.instance)
         return self.view if here is NO_OVERRIDES else self.view.over(here)
 
     # --- statements ------------------------------------------------------------------------------
@@ -218,7 +202,7 @@ class DatabaseCore:
         return told(self.hooks, self.name, call, lambda: self._run(executable, params, shape, given, call))
 
     def _run(self, executable: Executable, params: Params, shape: Shape, given: Overrides, call: Call) -> Any:
-        scope = ambient(self.ground)
+        scope = ambient(self.instance)
         if scope is not None:
             check_read_only(given, scope.blocks[0].options, executable, self.road.dialect)
             return scope.blocks[-1].run(executable, params, shape, given.timeout, explicit=False, call=call)
@@ -240,16 +224,16 @@ class DatabaseCore:
         except PrefiqDbError as error:
             first = error
         else:
-            life = self.life
-            life.retry_budget.successes += 1
-            if life.explainer is not None:
+            instance = self.instance
+            instance.retry_budget.successes += 1
+            if instance.explainer is not None:
                 self._explain_if_slow(executable, params, call)
             return shape.finished(fetched)
         return shape.finished(self._one_shot_again(first, executable, params, shape, given, call))
 
     def _explain_if_slow(self, executable: Executable, params: Params, call: Call) -> None:
         """Ask for the plan of a SELECT that took too long, on another connection; never at the caller's cost."""
-        explainer = self.life.explainer
+        explainer = self.instance.explainer
         slow = time.monotonic() - call.started >= self.settings.slow_query_seconds
         if explainer is None or not slow or not reading_facts(executable, self.road.dialect).reads_only:
             return
@@ -299,7 +283,7 @@ class DatabaseCore:
             if not doubt.is_open or isinstance(error, OutcomeUnknownError):
                 raise
         else:
-            self.life.retry_budget.successes += 1
+            self.instance.retry_budget.successes += 1
             return fetched
         raise self._outcome_unknown(first)
 
@@ -326,7 +310,7 @@ class DatabaseCore:
         return count
 
     def _run_many(self, executable: Executable, rows: Sequence[Mapping[str, Any]], given: Overrides, call: Call) -> Any:
-        scope = ambient(self.ground)
+        scope = ambient(self.instance)
         if scope is not None:
             check_read_only(given, scope.blocks[0].options, executable, self.road.dialect)
             return scope.blocks[-1].run(executable, rows, row_count, given.timeout, explicit=False, call=call)
@@ -391,11 +375,11 @@ class DatabaseCore:
             repeatable,
             database=self.name,
             on_retry=self.note_retry,
-            budget=self.life.retry_budget,
+            budget=self.instance.retry_budget,
         )
 
     def note_retry(self, event: AttemptFailed) -> None:
-        self.life.observer.statistics.note_retry(event.kind)
+        self.instance.observer.statistics.note_retry(event.kind)
         self.hooks.emit(replace(event, database=self.name))
 
     # --- transactions ----------------------------------------------------------------------------
@@ -403,16 +387,18 @@ class DatabaseCore:
     def transaction(self, options: TransactionOptions) -> Block:
         """Return a transaction that has not begun: a savepoint if one is open here, else a new one."""
         self.check_usable()
-        return self._block(options, ambient(self.ground))
+        return self._block(options, ambient(self.instance))
 
     def _block(self, options: TransactionOptions, parent: Scope | None, deadline: Deadline | None = None) -> Block:
         chosen = self.with_overrides(options)
-        return RootBlock(self.ground, chosen, deadline) if parent is None else Savepoint(self.ground, chosen, parent)
+        return (
+            RootBlock(self.instance, chosen, deadline) if parent is None else Savepoint(self.instance, chosen, parent)
+        )
 
     def declare(self, options: TransactionOptions) -> TransactionOptions:
         """Note what *options* need of the database, before anything runs: readiness asks for it."""
         if options.exactly_once:
-            self.life.needs_tokens = True
+            self.instance.needs_tokens = True
         return options
 
     def with_overrides(self, options: TransactionOptions) -> TransactionOptions:
@@ -455,7 +441,7 @@ class DatabaseCore:
         """
         self.check_usable()
         chosen = options or TransactionOptions()
-        parent = ambient(self.ground)
+        parent = ambient(self.instance)
         if parent is not None:
             return self._attempt(self._block(chosen, parent), body)
         given, shown = self.overrides(), self.with_overrides(chosen)
@@ -469,7 +455,7 @@ class DatabaseCore:
             return self._attempt(tx, body)
 
         result = retrier.run(attempt)
-        self.life.retry_budget.successes += 1
+        self.instance.retry_budget.successes += 1
         return result
 
     def _attempt(self, tx: Block, body: Callable[[Block], Any]) -> Any:
@@ -494,7 +480,7 @@ class DatabaseCore:
 
     def attempts(self, options: TransactionOptions, retry: RetryPolicy | None) -> Attempts:
         self.check_usable()
-        if ambient(self.ground) is not None:
+        if ambient(self.instance) is not None:
             raise UsageError(
                 "attempts() inside a transaction: an inner block can't run again by itself; put the loop around the "
                 "outermost transaction"
@@ -509,7 +495,7 @@ class DatabaseCore:
         self.check_usable()
         if self.settings.read_only:
             raise self._needs_to_write("resolve_outcome", "its question")
-        return self.ground.resolver.resolve(checked, own_deadline(self.overrides().timeout))
+        return self.instance.resolver.resolve(checked, own_deadline(self.overrides().timeout))
 
     # --- diagnosis -------------------------------------------------------------------------------
 
@@ -559,15 +545,15 @@ class DatabaseCore:
         return None if ailment is ErrorKind.READ_ONLY and not writes else ailment
 
     def stats(self) -> DatabaseStats:
-        observer, watcher = self.life.observer, self.life.watcher
+        observer, watcher = self.instance.observer, self.instance.watcher
         statistics = observer.statistics
         return DatabaseStats(
             database=self.name,
-            pool=watcher.pool_stats(self.life.engine.pool, self.settings.pool_size, self.settings.max_overflow),
+            pool=watcher.pool_stats(self.instance.engine.pool, self.settings.pool_size, self.settings.max_overflow),
             statement_count=statistics.statement_count,
             error_count=statistics.error_count,
             retry_count=statistics.retries.total(),
-            retry_refused_count=self.life.retry_budget.refused,
+            retry_refused_count=self.instance.retry_budget.refused,
             hook_error_count=self.hooks.error_count,
             leak_count=watcher.leak_count,
             slow_count=statistics.slow_count,
@@ -579,15 +565,15 @@ class DatabaseCore:
         )
 
     def expect(self, max_statements: int | None, max_repeats: int | None) -> StatementBudget:
-        self.life.observer.expect_budgets()
-        return StatementBudget(self.life.observer, max_statements=max_statements, max_repeats=max_repeats)
+        self.instance.observer.expect_budgets()
+        return StatementBudget(self.instance.observer, max_statements=max_statements, max_repeats=max_repeats)
 
     # --- SQLAlchemy's own objects ----------------------------------------------------------------
 
     def check_engine_allowed(self) -> None:
         """Refuse the engine inside a transaction: it would open a second connection beside it."""
         self._check_writable("engine")
-        if ambient(self.ground) is not None:
+        if ambient(self.instance) is not None:
             raise UsageError(
                 "engine inside transaction(): it would work on another connection, outside the transaction; use "
                 "session() or tx.connection"
@@ -596,7 +582,7 @@ class DatabaseCore:
     def pinned(self) -> Scope | None:
         """Return the transaction that a session joins here, or ``None`` when it gets a connection of its own."""
         self.check_usable()
-        scope = ambient(self.ground)
+        scope = ambient(self.instance)
         if scope is None or not scope.blocks[0].options.read_only:
             self._check_writable("session()")
         return scope

@@ -40,7 +40,7 @@ class TransactionVerbs:
         try:
             self.core.begin(self.tx)
             if self.tx.is_root:
-                self.core.life.retry_budget.successes += 1
+                self.core.instance.retry_budget.successes += 1
             return shell
         except BaseException:
             self.tx.abandon()
@@ -91,7 +91,7 @@ class TransactionVerbs:
     def nested(self, options: TransactionOptions) -> Savepoint:
         """Return a savepoint in this transaction that has not begun."""
         self.core.check_usable()
-        return Savepoint(self.tx.ground, options, self.tx.root.scope)
+        return Savepoint(self.tx.instance, options, self.tx.root.scope)
 
 
 def check_read_only(given: Overrides, options: TransactionOptions, statement: Executable, dialect: Any) -> None:

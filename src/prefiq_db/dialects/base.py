@@ -21,10 +21,7 @@ from sqlalchemy.pool.base import _AdhocProxiedConnection
 
 from prefiq_db.config import ISOLATION_LEVELS
 from prefiq_db.deadline import Deadline
-from prefiq_db.dialects.both import of_both
-from prefiq_db.dialects.classify import classify_error
 from prefiq_db.dialects.tokens import TokenDialect
-from prefiq_db.dialects.translate import class_by_code, code_of
 from prefiq_db.dialects.values import Values
 from prefiq_db.drivers.deadlines import GRACE_SECONDS, DeadlinePassed
 from prefiq_db.errors import (
@@ -38,6 +35,9 @@ from prefiq_db.errors import (
     UsageError,
 )
 from prefiq_db.masking import border_translates
+from prefiq_db.translation.both import of_both
+from prefiq_db.translation.classify import classify_error
+from prefiq_db.translation.translate import class_by_code, code_of
 
 # Where a pooled connection keeps its state, in SQLAlchemy's info of its record.
 SESSION_KEY: Final = "prefiq_db.session"

@@ -19,11 +19,11 @@ from prefiq_db.dialects.binary import Bytes
 from prefiq_db.dialects.enums import QuietMysqlEnum
 from prefiq_db.dialects.mariadb_tokens import MysqlTokens
 from prefiq_db.dialects.read_only import ReadOnlySessions
-from prefiq_db.dialects.translate import code_of
 from prefiq_db.dialects.values import MARIADB
 from prefiq_db.drivers.statuses import AT_REST_OF, AUTOCOMMIT, IN_TRANSACTION
 from prefiq_db.errors import ErrorKind, StatementRefusedError
 from prefiq_db.memory import Memory
+from prefiq_db.translation.translate import code_of
 
 _GUARD: Final = "prefiq_guard"
 _NO_SUCH_SAVEPOINT: Final = 1305

@@ -22,9 +22,9 @@ from prefiq_db.dialects.read_only import ReadOnlySessions
 from prefiq_db.dialects.sqlite_decimals import DecimalSqlite, add_functions, keeps_texts, text_column
 from prefiq_db.dialects.sqlite_rebuilds import check_drop, is_migrating, orphaned, orphans
 from prefiq_db.dialects.tokens import ABANDONED, TABLE, first_word
-from prefiq_db.dialects.translate import STALE
 from prefiq_db.dialects.values import SQLITE
 from prefiq_db.errors import ErrorKind, PrefiqDbError
+from prefiq_db.translation.translate import STALE
 
 # What changes nothing, or is counted by SQLite's total_changes. Definitions aren't, nor PRAGMAs that set something.
 _COUNTED: Final = re.compile(

@@ -21,11 +21,11 @@ from prefiq_db.errors import (
     ReadOnlyError,
     StatementCancelledError,
 )
-from prefiq_db.execution.border import Border, Phase
 from prefiq_db.execution.facts import facts_sent
 from prefiq_db.execution.refusals import refuse_one_shot
 from prefiq_db.execution.shapes import Shape
 from prefiq_db.origin import application_line
+from prefiq_db.translation.border import Border, Phase
 
 Params = Mapping[str, Any] | None
 

@@ -20,7 +20,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from prefiq_db.engines import make_engine
 from prefiq_db.errors import PrefiqDbError, Problem, SettingsError, UnsupportedError, UsageError
-from prefiq_db.execution.border import Border
 from prefiq_db.migrate.file_lock import FileLock, file_lock
 from prefiq_db.migrate.history import History
 from prefiq_db.migrate.locks import Lock, check_lockable, held, server_lock
@@ -28,6 +27,7 @@ from prefiq_db.migrate.offline import write_sql
 from prefiq_db.migrate.options import MigrateOptions
 from prefiq_db.migrate.run import OnApply, Run, look_on, migrate_on
 from prefiq_db.settings import DatabaseSettings, load_settings
+from prefiq_db.translation.border import Border
 
 _AS_MODULE: Final = ("alembic", "__main__.py")
 

@@ -21,10 +21,11 @@ from prefiq_db.errors import (
     UsageError,
 )
 from prefiq_db.execution.shapes import Shape
+from prefiq_db.instance import Instance
 from prefiq_db.interruptions import is_interruption
 from prefiq_db.reports import Outcome
 from prefiq_db.transaction.options import TransactionOptions
-from prefiq_db.transaction.scope import Binding, Ground, Scope
+from prefiq_db.transaction.scope import Binding, Scope
 from prefiq_db.unrun import refuse_coroutine_function, refuse_generator_function
 
 logger = logging.getLogger("prefiq_db.transaction")
@@ -43,8 +44,8 @@ class Block(ABC):
     #: whether this is a transaction of its own rather than a savepoint
     is_root: ClassVar[bool]
 
-    def __init__(self, ground: Ground, options: TransactionOptions, scope: Scope | None) -> None:
-        self.ground = ground
+    def __init__(self, instance: Instance, options: TransactionOptions, scope: Scope | None) -> None:
+        self.instance = instance
         self.options = options
         self.id = next(_ids)
         self.outcome = Outcome.NOT_COMMITTED  # until it begins
@@ -123,7 +124,7 @@ class Block(ABC):
                 raise self._lost()
             limit = self._limit(timeout_seconds)
             deadline = self._soonest_deadline()
-            fetched = self.ground.road.run(scope.connection, statement, params, shape, limit, call, deadline)
+            fetched = self.instance.road.run(scope.connection, statement, params, shape, limit, call, deadline)
         return shape.finished(fetched)
 
     def _soonest_deadline(self) -> Deadline | None:
@@ -136,7 +137,7 @@ class Block(ABC):
 
     def _limit(self, timeout_seconds: float | None) -> float:
         """Return the statement timeout, after looking at the whole transaction's."""
-        limits = [timeout_seconds or self.ground.statement_timeout_seconds]
+        limits = [timeout_seconds or self.instance.statement_timeout_seconds]
         for block in self.scope.blocks:
             block.check_deadline()
             if block.options.timeout_seconds is not None:
@@ -147,9 +148,9 @@ class Block(ABC):
         """Raise if the transaction has taken longer than it may."""
         if self.deadline is not None and self.deadline.has_passed:
             raise TransactionTimeoutError(
-                f"the transaction on database {self.ground.database} took longer than its "
+                f"the transaction on database {self.instance.name} took longer than its "
                 f"{self.deadline.seconds:g} s and is rolled back",
-                database=self.ground.database,
+                database=self.instance.name,
             )
 
     def _check_active(self) -> None:
@@ -160,9 +161,9 @@ class Block(ABC):
 
     def _lost(self) -> NotCommittedError:
         return NotCommittedError(
-            f"the connection to database {self.ground.database} was lost inside the transaction, and nothing of it was "
+            f"the connection to database {self.instance.name} was lost inside the transaction, and nothing of it was "
             "committed",
-            database=self.ground.database,
+            database=self.instance.name,
             classification=RUN_AGAIN,
         )
 
@@ -189,7 +190,7 @@ class Block(ABC):
         if not callable(fn):
             raise UsageError(f"{name}: expected a function without arguments")
         refuse_generator_function(fn, name)
-        if not self.ground.runtime.is_async:
+        if not self.instance.runtime.is_async:
             refuse_coroutine_function(fn, name)
         return fn
 
@@ -238,7 +239,7 @@ class Block(ABC):
         """Call them all; an error of theirs never looks like a failed transaction: it is logged and kept."""
         for fn in functions:
             try:
-                self.ground.runtime.call(fn)
+                self.instance.runtime.call(fn)
             except Exception as error:
                 if is_interruption(error):
                     raise
@@ -251,10 +252,10 @@ class Block(ABC):
             "%s function %s of a transaction on database %s raised %s; the transaction itself is %s",
             what,
             "" if fn is None else getattr(fn, "__qualname__", type(fn).__name__),
-            self.ground.database,
+            self.instance.name,
             type(error).__name__,
             self.outcome.value,
-            extra={"database": self.ground.database, "error_type": type(error).__name__},
+            extra={"database": self.instance.name, "error_type": type(error).__name__},
         )
 
 
