@@ -14,8 +14,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from prefiq_db.config import Target
 from prefiq_db.connectors import connector_for
-from prefiq_db.dialects.base import Observer, Watcher
 from prefiq_db.dialects.both import of_both
+from prefiq_db.dialects.observers import Observer, Watcher
 from prefiq_db.dialects.values import json_text
 from prefiq_db.engine_class import PrefiqEngine
 from prefiq_db.errors import MissingDriverError, UnsupportedError, UsageError

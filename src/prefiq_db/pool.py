@@ -22,8 +22,8 @@ from sqlalchemy.pool import AsyncAdaptedQueuePool
 from sqlalchemy.pool.base import _ConnectionFairy
 from sqlalchemy.util.queue import Empty
 
-from prefiq_db.dialects.base import SESSION_KEY
 from prefiq_db.dialects.both import of_both
+from prefiq_db.dialects.session import SESSION_KEY
 from prefiq_db.dialects.translate import translate
 from prefiq_db.interruptions import is_interruption
 from prefiq_db.masking import border_translates
@@ -34,7 +34,8 @@ from prefiq_db.waiting import WaitingLine
 if TYPE_CHECKING:
     from sqlalchemy.pool import ConnectionPoolEntry
 
-    from prefiq_db.dialects.base import PrefiqDialect, SessionState
+    from prefiq_db.dialects.base import PrefiqDialect
+    from prefiq_db.dialects.session import SessionState
 
 # A method of an imported name is made anew for each call, unless it has a name of its own.
 _within_a_verb = border_translates.get

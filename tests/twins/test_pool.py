@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from prefiq_db import AsyncDatabase, Database, ErrorKind
-from prefiq_db.dialects.base import SessionState
+from prefiq_db.dialects.session import SessionState
 from prefiq_db.errors import (
     ClosedError,
     ConnectFailedError,

@@ -10,10 +10,12 @@ from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg, PGDialectA
 from sqlalchemy.sql.sqltypes import _Binary
 
 from prefiq_db.bridge import await_
-from prefiq_db.dialects.base import AUTOCOMMIT, HALF, PrefiqDialect, Remembered, SessionState, characteristics
+from prefiq_db.dialects.base import PrefiqDialect
 from prefiq_db.dialects.binary import Bytes
+from prefiq_db.dialects.characteristics import Remembered, characteristics
 from prefiq_db.dialects.enums import QuietPostgresqlEnum
 from prefiq_db.dialects.read_only import ReadOnlySessions
+from prefiq_db.dialects.session import AUTOCOMMIT, HALF, SessionState
 from prefiq_db.dialects.tokens import ABANDONED, TABLE, first_word
 from prefiq_db.dialects.values import POSTGRESQL
 from prefiq_db.drivers.halfway import close_if_halfway

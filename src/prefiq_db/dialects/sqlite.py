@@ -17,8 +17,10 @@ from sqlalchemy.dialects.sqlite.aiosqlite import SQLiteDialect_aiosqlite
 from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 
 from prefiq_db.bridge import await_, can_await
-from prefiq_db.dialects.base import GONE, PrefiqDialect, SessionState, characteristics
+from prefiq_db.dialects.base import PrefiqDialect
+from prefiq_db.dialects.characteristics import characteristics
 from prefiq_db.dialects.read_only import ReadOnlySessions
+from prefiq_db.dialects.session import GONE, SessionState
 from prefiq_db.dialects.sqlite_decimals import DecimalSqlite, add_functions, keeps_texts, text_column
 from prefiq_db.dialects.sqlite_rebuilds import check_drop, is_migrating, orphaned, orphans
 from prefiq_db.dialects.tokens import ABANDONED, TABLE, first_word

@@ -14,9 +14,9 @@ from sqlalchemy import Engine, event
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import SQLAlchemyError, StatementError
 
-from prefiq_db.dialects.base import SessionState
 from prefiq_db.dialects.both import Both, of_both
 from prefiq_db.dialects.classify import Phase, leaves_unknown
+from prefiq_db.dialects.session import SessionState
 from prefiq_db.dialects.translate import class_by_code, code_of, is_python_word, translate
 from prefiq_db.drivers.halfway import REFUSED
 from prefiq_db.errors import ErrorClass, ErrorKind, PrefiqDbError, ReadOnlyError
