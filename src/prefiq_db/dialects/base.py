@@ -58,7 +58,12 @@ class PrefiqDialect(StatementDialect, ConnectingDialect):
         return found.connection_lost
 
     def began_read_only(self, proxied: Any) -> bool:
-        """Return whether the transaction that is open on SQLAlchemy's *proxied* connection is a READ ONLY of ours."""
+        """Return whether a write on SQLAlchemy's *proxied* connection is refused by us, and no other server is better.
+
+        The settings say ``read_only``, or the transaction that is open on it is a READ ONLY of ours.
+        """
+        if self.limits.read_only:
+            return True
         if proxied is None:
             return False
         state = self.session_of(proxied)

@@ -54,7 +54,7 @@ class ClockDialect(ConfiguredDialect):
 
     def _bound_control(self, state: SessionState, dbapi_connection: Any) -> None:
         limit = state.control_timeout
-        self.bound_wait(state, dbapi_connection, self.statement_timeout_seconds if limit is None else limit)
+        self.bound_wait(state, dbapi_connection, self.limits.statement_timeout_seconds if limit is None else limit)
 
     def timed_out(self, connection: Any) -> bool | None:
         """Return whether our own clock ended the last statement; ``None`` where only the server knows."""

@@ -19,7 +19,6 @@ from prefiq_db.dialects.binary import Bytes
 from prefiq_db.dialects.characteristics import characteristics
 from prefiq_db.dialects.enums import QuietMysqlEnum
 from prefiq_db.dialects.mariadb_tokens import MysqlTokens
-from prefiq_db.dialects.read_only import ReadOnlySessions
 from prefiq_db.dialects.session import ENDED, GONE, HALF, SessionState
 from prefiq_db.dialects.translate import code_of
 from prefiq_db.dialects.values import MARIADB
@@ -128,7 +127,7 @@ def misfit(wanted: str, row: Any) -> ErrorKind | None:
     return ailment
 
 
-class _MySQLFamily(MysqlTokens, ReadOnlySessions, PrefiqDialect):
+class _MySQLFamily(MysqlTokens, PrefiqDialect):
     connection_characteristics: Any = characteristics()
     values = MARIADB
     colspecs: ClassVar[Any] = {**MariaDBDialect.colspecs, _Binary: Bytes, sa.Enum: QuietMysqlEnum}

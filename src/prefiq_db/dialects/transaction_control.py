@@ -83,7 +83,7 @@ class TransactionDialect(ClockDialect, TokenDialect):
         state.beginning()
         if not state.managed:
             # A call with a timeout of its own may have used this connection before.
-            self.set_statement_timeout(dbapi_connection, self.statement_timeout_seconds)
+            self.set_statement_timeout(dbapi_connection, self.limits.statement_timeout_seconds)
         if state.isolation == AUTOCOMMIT:
             return
         # Up before it is sent: if the reply is lost, a ROLLBACK is owed.
@@ -167,7 +167,7 @@ class TransactionDialect(ClockDialect, TokenDialect):
 
     def let_driver_begin(self, proxied: Any) -> None:
         """Make *proxied* what PEP 249 says: the driver begins, and commit() and rollback() end it."""
-        self.set_statement_timeout(proxied, self.statement_timeout_seconds)
+        self.set_statement_timeout(proxied, self.limits.statement_timeout_seconds)
         state = self.session_of(proxied)
         state.habits = self._habits_of(proxied.dbapi_connection)
         # Up before: whatever becomes of it, the connection is looked at when it comes back.
