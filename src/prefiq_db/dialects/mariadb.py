@@ -14,11 +14,12 @@ from sqlalchemy.dialects.mysql.pymysql import MySQLDialect_pymysql
 from sqlalchemy.sql.sqltypes import _Binary
 
 from prefiq_db.config import ANY_HOST, READER
-from prefiq_db.dialects.base import ENDED, GONE, HALF, PrefiqDialect, SessionState, characteristics
+from prefiq_db.dialects.base import PrefiqDialect
 from prefiq_db.dialects.binary import Bytes
+from prefiq_db.dialects.characteristics import characteristics
 from prefiq_db.dialects.enums import QuietMysqlEnum
 from prefiq_db.dialects.mariadb_tokens import MysqlTokens
-from prefiq_db.dialects.read_only import ReadOnlySessions
+from prefiq_db.dialects.session import ENDED, GONE, HALF, SessionState
 from prefiq_db.dialects.values import MARIADB
 from prefiq_db.drivers.statuses import AT_REST_OF, AUTOCOMMIT, IN_TRANSACTION
 from prefiq_db.errors import ErrorKind, StatementRefusedError
@@ -126,7 +127,7 @@ def misfit(wanted: str, row: Any) -> ErrorKind | None:
     return ailment
 
 
-class _MySQLFamily(MysqlTokens, ReadOnlySessions, PrefiqDialect):
+class _MySQLFamily(MysqlTokens, PrefiqDialect):
     connection_characteristics: Any = characteristics()
     values = MARIADB
     colspecs: ClassVar[Any] = {**MariaDBDialect.colspecs, _Binary: Bytes, sa.Enum: QuietMysqlEnum}

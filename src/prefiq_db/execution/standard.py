@@ -10,7 +10,8 @@ from sqlalchemy import Connection, Engine, Executable, NullPool, RootTransaction
 from sqlalchemy.engine import NestedTransaction
 
 from prefiq_db.calls import Call
-from prefiq_db.dialects.base import PrefiqDialect, SessionState
+from prefiq_db.dialects.base import PrefiqDialect
+from prefiq_db.dialects.session import SessionState
 from prefiq_db.engine_class import checked_out
 from prefiq_db.errors import (
     ErrorClass,

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, Final
 
-from prefiq_db.dialects.base import SessionState
+from prefiq_db.dialects.session import SessionState
 from prefiq_db.errors import ErrorKind
 from prefiq_db.events import StatementFailed, StatementFinished, StatementStarted
 from prefiq_db.hooks.budgets import NO_BUDGETS, note_in_budgets, open_budgets

@@ -18,6 +18,7 @@ from alembic import context
 from alembic.util import CommandError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from prefiq_db.dialects.configured import limits_of
 from prefiq_db.engines import make_engine
 from prefiq_db.errors import PrefiqDbError, Problem, SettingsError, UnsupportedError, UsageError
 from prefiq_db.migrate.file_lock import FileLock, file_lock
@@ -193,7 +194,7 @@ def _on_given(run: Run, given: Any) -> None:
 
 
 def _on_connection(run: Run, connection: sa.Connection) -> None:
-    _check_writable(getattr(connection.dialect, "read_only", False), run.database)
+    _check_writable(limits_of(connection.dialect).read_only, run.database)
     border = Border(run.database, connection.dialect.name, migrating=True)
     lock = server_lock(connection) or file_lock(connection)
     failure = _placed(run, lambda: border.cross(lambda: _work(connection, run, lock)))
