@@ -37,8 +37,7 @@ def as_settings(settings: DatabaseSettings | str, fields: Mapping[str, Any]) -> 
 
 def dialect_label(settings: DatabaseSettings) -> str:
     """Return the dialect's name for classify_error."""
-    target = settings.target
-    return target.flavor or {"postgres": "postgresql"}.get(target.engine, target.engine)
+    return settings.target.product.dialect
 
 
 def make_observer(settings: DatabaseSettings, name: str, hooks: Hooks) -> StatementObserver:
