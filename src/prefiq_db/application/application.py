@@ -4,18 +4,31 @@ from __future__ import annotations
 
 import logging
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar, overload
+from typing import Any, Literal, Protocol, Self, TypeVar, overload
 
 from prefiq_db.application.bindings import Bindings, unknown_name
 from prefiq_db.application.failures import attempt, attempt_async, failed, provider_error, raise_collected
-from prefiq_db.application.order import Provider, requirements, start_order
+from prefiq_db.application.order import Ordered, requirements, start_order
 from prefiq_db.errors import BindingError, ClosedError, PrefiqDbError, UsageError
-
-P = TypeVar("P", bound=Provider)
 
 logger = logging.getLogger("prefiq_db.boot")
 
 _State = Literal["new", "preparing", "prepared", "booting", "booted", "stopped"]
+
+
+class Provider(Ordered, Protocol):
+    """What an Application asks of a provider. ``prefiq_db.BaseProvider`` answers all of it."""
+
+    def attach(self, app: Application) -> None: ...
+    def async_only(self) -> str: ...
+    def register(self) -> None: ...
+    def boot(self) -> None: ...
+    async def boot_async(self) -> None: ...
+    def shutdown(self) -> None: ...
+    async def shutdown_async(self) -> None: ...
+
+
+P = TypeVar("P", bound=Provider)
 
 
 class Application(Bindings):
