@@ -104,7 +104,7 @@ class DatabaseProvider(BaseProvider):
         if failure is not None:
             raise failure
 
-    async def shutdown_async(self) -> None:
+    async def ashutdown(self) -> None:
         """Close every database, as :meth:`shutdown` does."""
         failure = await self._close_all_async()
         if failure is not None:
