@@ -539,7 +539,7 @@ async def test_health_never_raises_when_the_pool_is_empty(make_db: Callable[...,
     db = make_db(pool_size=1, max_overflow=0, pool_timeout_seconds=30)
     async with db.transaction() as tx:
         await tx.fetch_value("select 1")
-        report = await db.health(timeout_seconds=0.05)
+        report = await db.health(timeout=0.05)
     assert not report
     assert report.kind is ErrorKind.POOL_TIMEOUT
     assert await db.test_connection() is True

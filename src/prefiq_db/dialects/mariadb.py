@@ -93,6 +93,7 @@ MARIADB_HEALTH: Final = (
     "(SELECT variable_value FROM information_schema.global_status WHERE variable_name = 'WSREP_READY'), "
     "(SELECT variable_value FROM information_schema.global_variables WHERE variable_name = 'WSREP_REJECT_QUERIES')"
 )
+HEALTH: Final = {"mysql": MYSQL_HEALTH, "mariadb": MARIADB_HEALTH}
 
 
 def is_session_sql(session: int, port: int | None) -> str:
