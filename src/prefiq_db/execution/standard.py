@@ -11,7 +11,7 @@ from sqlalchemy.engine import NestedTransaction
 
 from prefiq_db.calls import Call
 from prefiq_db.dialects.base import PrefiqDialect
-from prefiq_db.dialects.session import SessionState
+from prefiq_db.dialects.session import SessionState, TransactionTerms
 from prefiq_db.engine_class import checked_out
 from prefiq_db.errors import (
     ErrorClass,
@@ -71,7 +71,7 @@ class StandardRoad:
             self.border.cross(connect, "connect")
             assert connection is not None
             state = self.state(connection)
-            state.line = application_line()
+            state.checkout.line = application_line()
             if self.pooled:
                 self.dialect.expect_back(connection._dbapi_connection, state)
             return connection
@@ -149,7 +149,7 @@ class StandardRoad:
         """
 
         def send() -> Any:
-            self.state(connection).call = call
+            self.state(connection).statement.call = call
             self.dialect.bound_statements(connection, timeout_seconds, left_seconds)
             return shape.fetch(connection.execute(statement, params))
 
@@ -179,7 +179,9 @@ class StandardRoad:
         """Return a connection on which SQLAlchemy begins nothing by itself, for a statement that stands alone."""
         return Connection(self.engine, checked_out(self.engine), _allow_autobegin=False)
 
-    def begin(self, connection: Connection) -> RootTransaction:
+    def begin(self, connection: Connection, terms: TransactionTerms) -> RootTransaction:
+        """Begin a transaction on *connection*, as *terms* say."""
+        self.state(connection).begin_with(terms)
         return self.border.cross(connection.begin)
 
     def begin_nested(self, connection: Connection) -> NestedTransaction:
@@ -229,11 +231,12 @@ class _OneShot:
             with checkout_within(self._left(self.within_seconds)):
                 self.connection = connection = road.connect_without_begin()
         state = road.dialect.session_of(connection._dbapi_connection)
-        state.one_shot = True
+        checkout = state.checkout
+        checkout.one_shot = True
         if type(self.statement) is not TextClause:  # a text was judged before it came here
-            state.guard = road.refuse_untied
-        state.call = self.call
-        state.retry_number = self.call.attempts - 1
+            checkout.guard = road.refuse_untied
+        state.statement.call = self.call
+        checkout.retry_number = self.call.attempts - 1
         left = None if self.within_seconds is None else self._left(self.within_seconds)
         road.dialect.bound_statements(connection, self.timeout_seconds, left)
         self.sent = True

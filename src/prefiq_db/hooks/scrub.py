@@ -99,13 +99,13 @@ def _translated(context: ExceptionContext, database: str) -> PrefiqDbError:
     failure = _in_phase(context, database, _phase(context, state))
     if state is not None:
         found = failure.classification
-        if not state.began and context.statement is not None and leaves_unknown(found):
+        if not state.transaction.began and context.statement is not None and leaves_unknown(found):
             # In autocommit: sent, and no answer came.
             failure = _in_phase(context, database, "commit")
-        if isinstance(failure, ReadOnlyError) and state.began and state.read_only:
+        if isinstance(failure, ReadOnlyError) and state.transaction.began and state.transaction.terms.read_only:
             # Our own READ ONLY refused it, and so would every other server.
             failure.classification = ErrorClass(ErrorKind.READ_ONLY)
-        state.failed = failure.classification
+        state.transaction.failed = failure.classification
     return failure
 
 
@@ -127,7 +127,7 @@ def _in_phase(context: ExceptionContext, database: str, phase: Phase) -> PrefiqD
 def _phase(context: ExceptionContext, state: SessionState | None) -> Phase:
     if context.connection is None:
         return "connect"
-    return "commit" if state is not None and state.committing else "statement"
+    return "commit" if state is not None and state.transaction.committing else "statement"
 
 
 def _state_of(context: ExceptionContext) -> SessionState | None:
