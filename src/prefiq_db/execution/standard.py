@@ -10,7 +10,7 @@ from sqlalchemy.engine import NestedTransaction
 
 from prefiq_db.call import Call
 from prefiq_db.dialects.base import PrefiqDialect
-from prefiq_db.dialects.session import SessionState
+from prefiq_db.dialects.session import SessionState, TransactionTerms
 from prefiq_db.engine_class import checked_out
 from prefiq_db.errors import (
     ErrorClass,
@@ -67,7 +67,7 @@ class StandardRoad:
             self.border.cross(connect, "connect")
             assert connection is not None
             state = self.state(connection)
-            state.line = application_line()
+            state.checkout.line = application_line()
             if self.pooled:
                 self.dialect.expect_back(connection._dbapi_connection, state)
             return connection
@@ -128,7 +128,7 @@ class StandardRoad:
         """
 
         def send() -> Any:
-            self.state(connection).call = call
+            self.state(connection).statement.call = call
             self.dialect.bound_statements(connection, timeout_seconds, left_seconds)
             return call.shape.fetch(connection.execute(call.statement, call.params))
 
@@ -158,7 +158,9 @@ class StandardRoad:
         """Return a connection on which SQLAlchemy begins nothing by itself, for a statement that stands alone."""
         return Connection(self.engine, checked_out(self.engine), _allow_autobegin=False)
 
-    def begin(self, connection: Connection) -> RootTransaction:
+    def begin(self, connection: Connection, terms: TransactionTerms) -> RootTransaction:
+        """Begin a transaction on *connection*, as *terms* say."""
+        self.state(connection).begin_with(terms)
         return self.border.cross(connection.begin)
 
     def begin_nested(self, connection: Connection) -> NestedTransaction:
@@ -186,11 +188,12 @@ class _OneShot:
                 self.connection = connection = road.connect_without_begin()
         dialect, statement = road.dialect, call.statement
         state = dialect.session_of(connection._dbapi_connection)
-        state.one_shot = True
+        checkout = state.checkout
+        checkout.one_shot = True
         if type(statement) is not TextClause:  # a text was judged before it came here
-            state.guard = road.refuse_untied
-        state.call = call
-        state.retry_number = call.attempts - 1
+            checkout.guard = road.refuse_untied
+        state.statement.call = call
+        checkout.retry_number = call.attempts - 1
         if limit is None:
             dialect.bound_statements(connection, dialect.limits.statement_timeout_seconds)
         else:

@@ -86,7 +86,7 @@ def probe(core: DatabaseCore, held: Held, *, writable: bool, wait_seconds: float
 def _ask(core: DatabaseCore, road: StandardRoad, connection: Connection, writable: bool, held: Held) -> Verdict:
     try:
         held.take(road, connection)
-        road.state(connection).one_shot = True
+        road.state(connection).checkout.one_shot = True
         # The settings' own limit: a shorter one would cost a round trip to set, and another one to take back.
         limit = core.settings.statement_timeout_seconds
         row = road.run(connection, Call("health", text(road.dialect.health_sql), None, one_row(None)), limit)
