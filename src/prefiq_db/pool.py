@@ -21,7 +21,8 @@ from sqlalchemy.util.queue import Empty
 
 from prefiq_db.checkout_deadline import checkout_by, checkout_deadline
 from prefiq_db.deadline import CONNECT_TIMEOUT, Deadline
-from prefiq_db.dialects.base import SESSION_KEY
+from prefiq_db.dialects.configured import DEFAULT_LIMITS, Limits
+from prefiq_db.dialects.session import SESSION_KEY
 from prefiq_db.interruptions import is_interruption
 from prefiq_db.masking import border_translates
 from prefiq_db.origin import application_line
@@ -33,7 +34,9 @@ from prefiq_db.waiting import WaitingLine
 if TYPE_CHECKING:
     from sqlalchemy.pool import ConnectionPoolEntry
 
-    from prefiq_db.dialects.base import PrefiqDialect, SessionState
+    from prefiq_db.dialects.base import PrefiqDialect
+    from prefiq_db.dialects.observers import Watcher
+    from prefiq_db.dialects.session import SessionState
 
 # A method of an imported name is made anew for each call, unless it has a name of its own.
 _within_a_verb = border_translates.get
@@ -52,8 +55,16 @@ LOST_REASONS = frozenset({_AGE, _DEAD, _NO_ANSWER, INVALIDATED, _SESSION_CHANGED
 class _VettingPool(SlottedPool):
     """Hands out only connections that are young enough and alive; first come, first served."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self,
+        creator: Any,
+        pool_limits: Limits = DEFAULT_LIMITS,
+        pool_watcher: Watcher | None = None,
+        **arguments: Any,
+    ) -> None:
+        super().__init__(creator, **arguments)
+        self.limits = pool_limits
+        self.watcher = pool_watcher
         self._line = WaitingLine(self._is_asyncio, self._free, self._free_again)
         # Looked up here: an attribute of the class would be searched for in its bases, each time.
         self._current_worker: Callable[[], object] = _task if self._is_asyncio else get_ident
@@ -61,10 +72,14 @@ class _VettingPool(SlottedPool):
         # shares its keys; in one of its own it does, and finds them five times as fast.
         self.__dict__ = dict(self.__dict__)
 
+    def recreate(self) -> Any:
+        recreated: Any = super().recreate()
+        recreated.limits, recreated.watcher = self.limits, self.watcher
+        return recreated
+
     def connect(self) -> Any:
         # On the way of every statement: few calls, and names that are looked up once.
-        dialect: Any = self._dialect
-        watcher = dialect.watcher
+        watcher = self.watcher
         if watcher is None:
             return super().connect()
         started = perf_counter()
@@ -75,19 +90,20 @@ class _VettingPool(SlottedPool):
             try:
                 state = info[SESSION_KEY]
             except KeyError:
-                state = dialect.session_in(info)
+                state = self._prefiq.session_in(info)
+            checkout = state.checkout
             # The vetting looked at the clock when it had the connection, or just now, if it is a new one.
-            state.checked_out_at = now = state.vetted_at
-            state.wait_seconds = waited = now - started
+            checkout.checked_out_at = now = state.vetted_at
+            checkout.wait_seconds = waited = now - started
             current_worker = self._current_worker
-            state.worker = current_worker()
+            checkout.worker = current_worker()
             watcher.waits.append(waited)
             if watcher.attentive:
                 watcher.checked_out(state)
             if not _within_a_verb():
                 # engine or session(): whoever it is, it is not one of our verbs, which give back what they take
-                state.line = application_line()
-                dialect.expect_back(proxied, state)
+                checkout.line = application_line()
+                self._prefiq.expect_back(proxied, state)
             return proxied
         except BaseException:
             # Whoever asked for it never got it, so nobody else gives it back.
@@ -123,7 +139,7 @@ class _VettingPool(SlottedPool):
         return self._waited_for() if made is None else made
 
     def _waited_for(self) -> Any:
-        watcher, started = self._prefiq.watcher, perf_counter()
+        watcher, started = self.watcher, perf_counter()
         seconds = checkout_deadline(self._timeout, "pool_timeout_seconds").left()
         given = self._line.wait(seconds)
         if given is not None:
@@ -138,7 +154,7 @@ class _VettingPool(SlottedPool):
             f"pool limit of size {self.size()} overflow {self._max_overflow} reached, connection timed out, "
             f"timeout {seconds:0.2f}"
         )
-        watcher: Any = self._prefiq.watcher
+        watcher: Any = self.watcher
         if _within_a_verb() or watcher is None:
             return error
         failure = translate(error, dialect=self._prefiq.label, database=watcher.database)
@@ -168,23 +184,22 @@ class _VettingPool(SlottedPool):
             self._line.serve()
 
     def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
-        dialect: Any = self._dialect
-        state = record.info.get(SESSION_KEY) or dialect.session_in(record.info)
-        watcher = dialect.watcher
-        now, since = perf_counter(), state.checked_out_at
+        state = record.info.get(SESSION_KEY) or self._prefiq.session_in(record.info)
+        watcher, checkout = self.watcher, state.checkout
+        now, since = perf_counter(), checkout.checked_out_at
         if since and watcher is not None:
-            state.checked_out_at = 0.0
+            checkout.checked_out_at = 0.0
             uses = watcher.uses
             uses.append(now - since)
-            if watcher.attentive or state.leaked:
+            if watcher.attentive or checkout.leaked:
                 watcher.checked_in(state, now - since)
             if len(uses) >= _FOLD_AT:
                 watcher.fold()
         # Also when it was invalidated: then nobody gives it back, and nobody needs to.
-        state.fairy_ref = None
-        if record.dbapi_connection is not None and (state.tainted or not self._is_at_rest(record)):
+        checkout.fairy_ref = None
+        if record.dbapi_connection is not None and (checkout.tainted or not self._is_at_rest(record)):
             # Somebody changed the session, or left a transaction open; the next user must not inherit that.
-            reason = _SESSION_CHANGED if state.tainted else self._why_not_at_rest(record)
+            reason = _SESSION_CHANGED if checkout.tainted else self._why_not_at_rest(record)
             record.invalidate()
             if watcher is not None:
                 watcher.lost(reason)
@@ -214,7 +229,7 @@ class _VettingPool(SlottedPool):
         if not self._is_at_rest(record):
             return _NOT_AT_REST
         state.vetted_at = now
-        if now - state.last_used < dialect.ping_after_idle_seconds:
+        if now - state.last_used < self.limits.ping_after_idle_seconds:
             return None
         if self._answers(record, state):
             state.vetted_at = perf_counter()
@@ -236,11 +251,10 @@ class _VettingPool(SlottedPool):
 
     def _renew(self, record: Any, reason: str) -> None:
         """Throw the connection away; its slot gets another one at once."""
-        dialect = self._prefiq
-        rest = Deadline.after(dialect.connect_timeout_seconds / 2, CONNECT_TIMEOUT)
+        rest = Deadline.after(self.limits.connect_timeout_seconds / 2, CONNECT_TIMEOUT)
         record.invalidate()
-        if dialect.watcher is not None:
-            dialect.watcher.lost(reason)
+        if self.watcher is not None:
+            self.watcher.lost(reason)
         if reason == _NO_ANSWER:
             # Asking took half of the time for connecting; the other half is for the new connection.
             with checkout_by(rest):
@@ -251,7 +265,7 @@ class _VettingPool(SlottedPool):
         dialect: Any = self._dialect
         connection = record.dbapi_connection
         # Half of the time for connecting: if there is no answer, the other half is for doing so.
-        limit = checkout_deadline(dialect.connect_timeout_seconds, CONNECT_TIMEOUT)
+        limit = checkout_deadline(self.limits.connect_timeout_seconds, CONNECT_TIMEOUT)
         dialect.set_patience(connection, limit.left() / 2)
         state.patience_seconds = None
         try:

@@ -72,7 +72,7 @@ def test_the_numbers_that_nobody_sets() -> None:
     assert float(numbers["the driver's grace"]) == GRACE_SECONDS
     assert float(numbers["stopping a statement"]) == STOP_SECONDS
     assert float(numbers["the plan of a slow statement"]) == explain.LIMIT_SECONDS
-    assert float(numbers["removing old tokens"]) == pruning._SECONDS
+    assert float(numbers["removing old tokens"]) == pruning._SHORT.timeout
 
 
 def test_the_limits_of_migrations() -> None:

@@ -18,8 +18,8 @@ _Open = Callable[[Connect, dict[str, Any], Mapping[str, Any]], Any]
 
 def connector_for(settings: DatabaseSettings, target: Target, is_async: bool) -> _Open:
     """Return what opens one connection to *target*."""
-    if target.engine == "sqlite":
+    if target.product.is_file:
         return (AiosqliteConnector if is_async else SqliteConnector)(settings, target)
-    if target.engine == "postgres":
-        return (AsyncPostgresConnector if is_async else PostgresConnector)(settings, target)
-    return (AsyncmyConnector if is_async else PyMySQLConnector)(settings, target)
+    if target.product.speaks_mysql:
+        return (AsyncmyConnector if is_async else PyMySQLConnector)(settings, target)
+    return (AsyncPostgresConnector if is_async else PostgresConnector)(settings, target)

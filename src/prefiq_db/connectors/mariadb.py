@@ -101,7 +101,7 @@ class _MySQLConnector(Connector):
         fits = False
         try:
             cursor = connection.cursor()
-            cursor.execute(mariadb.MYSQL_HEALTH if self.target.flavor == "mysql" else mariadb.MARIADB_HEALTH)
+            cursor.execute(mariadb.HEALTH[self.target.product.dialect])
             found = mariadb.misfit(wanted, cursor.fetchone())
             cursor.close()
             fits = found is None

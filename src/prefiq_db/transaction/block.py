@@ -8,9 +8,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-from sqlalchemy import Connection, Executable
+from sqlalchemy import Connection
 
-from prefiq_db.calls import Call
+from prefiq_db.call import Call
 from prefiq_db.deadline import OWN_TIMEOUT, Deadline
 from prefiq_db.errors import (
     ClosedError,
@@ -20,7 +20,6 @@ from prefiq_db.errors import (
     TransactionTimeoutError,
     UsageError,
 )
-from prefiq_db.execution.shapes import Shape
 from prefiq_db.instance import Instance
 from prefiq_db.interruptions import is_interruption
 from prefiq_db.reports import Outcome
@@ -104,17 +103,8 @@ class Block(ABC):
 
     # --- statements ------------------------------------------------------------------------------
 
-    def run(
-        self,
-        statement: Executable,
-        params: Any,
-        shape: Shape,
-        timeout_seconds: float | None = None,
-        *,
-        explicit: bool,
-        call: Call | None = None,
-    ) -> Any:
-        """Run one statement in this transaction."""
+    def run(self, call: Call, *, explicit: bool) -> Any:
+        """Carry out *call* in this transaction; *explicit*, where the caller named it."""
         self._check_active()
         scope = self.scope
         if explicit:
@@ -122,27 +112,26 @@ class Block(ABC):
         with scope.used():
             if scope.connection.invalidated:
                 raise self._lost()
-            limit = self._limit(timeout_seconds)
-            deadline = self._soonest_deadline()
-            fetched = self.instance.road.run(scope.connection, statement, params, shape, limit, call, deadline)
-        return shape.finished(fetched)
+            seconds, deadline = self._limits(call)
+            fetched = self.instance.road.run(scope.connection, call, seconds, deadline)
+        return call.shape.finished(fetched)
 
-    def _soonest_deadline(self) -> Deadline | None:
-        """Return the deadline of the transaction or of a block in it, whichever passes first."""
+    def _limits(self, call: Call) -> tuple[float, Deadline | None]:
+        """Return how long the statement may take, and by when the whole of a transaction or block must have ended.
+
+        Raises:
+            TransactionTimeoutError: if it should have ended by now.
+        """
+        seconds = self.instance.statement_timeout_seconds if call.deadline is None else call.deadline.seconds
         soonest: Deadline | None = None
         for block in self.scope.blocks:
             if block.deadline is not None:
+                block.check_deadline()
                 soonest = block.deadline.sooner_of(soonest)
-        return soonest
-
-    def _limit(self, timeout_seconds: float | None) -> float:
-        """Return the statement timeout, after looking at the whole transaction's."""
-        limits = [timeout_seconds or self.instance.statement_timeout_seconds]
-        for block in self.scope.blocks:
-            block.check_deadline()
-            if block.options.timeout_seconds is not None:
-                limits.append(block.options.timeout_seconds)
-        return min(limits)
+                own = block.options.timeout_seconds
+                if own is not None and own < seconds:
+                    seconds = own
+        return seconds, soonest
 
     def check_deadline(self) -> None:
         """Raise if the transaction has taken longer than it may."""

@@ -9,6 +9,7 @@ from typing import ClassVar
 from sqlalchemy import Connection
 
 from prefiq_db.deadline import Deadline, own_deadline, sooner
+from prefiq_db.dialects.session import TransactionTerms
 from prefiq_db.errors import (
     OutcomeUnknownError,
     PermissionDeniedError,
@@ -81,29 +82,34 @@ class RootBlock(Block):
         return sooner(self.deadline, own_deadline(self.options.call_timeout_seconds))
 
     def _begin_on(self, connection: Connection, control_timeout: float | None) -> None:
-        road, options = self.instance.road, self.options
+        road = self.instance.road
         state = road.state(connection)
-        self.line = state.line
-        state.transaction_id = self.id
-        state.retry_number = self.retry_number
-        state.write = not options.read_only
-        state.read_only = options.read_only
-        state.isolation = options.isolation or state.isolation
-        state.managed = True
-        state.token = self.token
-        if options.timeout_seconds is not None and options.timeout_seconds < self.instance.statement_timeout_seconds:
-            state.local_timeout = options.timeout_seconds
-        if control_timeout is not None and control_timeout < self.instance.statement_timeout_seconds:
-            state.control_timeout = control_timeout
+        self.line = state.checkout.line
+        terms = self._terms(control_timeout)
         try:
-            self._handle = road.begin(connection)
+            self._handle = road.begin(connection, terms)
         except PrefiqDbError:
             # The server has answered: the connection itself is none the worse.
             connection.close()
             raise
         self._scope = Scope(self.instance, connection)
-        state.guard = self._scope.refuse_ending
+        state.checkout.guard = self._scope.refuse_ending
         enter(self._scope)
+
+    def _terms(self, control_timeout: float | None) -> TransactionTerms:
+        options, usual = self.options, self.instance.statement_timeout_seconds
+        limit = options.timeout_seconds
+        return TransactionTerms(
+            managed=True,
+            write=not options.read_only,
+            read_only=options.read_only,
+            isolation=options.isolation,
+            token=self.token,
+            statement_timeout=None if limit is None or limit >= usual else limit,
+            control_timeout=None if control_timeout is None or control_timeout >= usual else control_timeout,
+            id=self.id,
+            retry_number=self.retry_number,
+        )
 
     # --- end -------------------------------------------------------------------------------------
 
@@ -195,8 +201,7 @@ class RootBlock(Block):
         """Give COMMIT or ROLLBACK what is left of the limit; the driver's grace comes on top of it."""
         if self.deadline is not None:
             state = self.instance.road.state(self.scope.connection)
-            left = self.deadline.left()
-            state.control_timeout = left if state.control_timeout is None else min(left, state.control_timeout)
+            state.transaction.bound_end(self.deadline.left())
 
     def _committed(self) -> None:
         self.outcome = Outcome.COMMITTED  # also by the word of the token

@@ -62,7 +62,7 @@ class Scope:
         if facts.hidden:
             raise hidden_refused(dialect.label)
         if facts.lingers:
-            self.instance.road.state(self.connection).tainted = True
+            self.instance.road.state(self.connection).checkout.tainted = True
 
     def seize(self, wait_seconds: float) -> bool:
         """Hold the connection for good: wait until a statement that somebody else runs on it has ended.
