@@ -441,7 +441,7 @@ class DatabaseCore:
             raise self._needs_to_write("exactly_once", "the token")
         if (given.read_only or self.settings.read_only) and not options.read_only:
             options = replace(options, read_only=True)
-        return options if given.timeout is None else replace(options, call_timeout_seconds=given.timeout)
+        return options if given.timeout is None else replace(options, step_timeout_seconds=given.timeout)
 
     def begin(self, tx: Block) -> None:
         """Begin *tx*; a connection that turns out to be dead costs no failed call, for nothing was done yet."""

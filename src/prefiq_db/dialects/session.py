@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
+from prefiq_db.deadline import Deadline
 from prefiq_db.errors import ErrorClass
 
 # Where a pooled connection keeps its state, in SQLAlchemy's info of its record.
@@ -96,10 +97,10 @@ class TransactionState:
         self.terms = NO_TERMS
         self.control_timeout: float | None = None
 
-    def bound_end(self, left_seconds: float) -> None:
-        """Give COMMIT or ROLLBACK no more than *left_seconds*."""
-        limit = self.control_timeout
-        self.control_timeout = left_seconds if limit is None else min(left_seconds, limit)
+    def bound_end(self, deadline: Deadline) -> None:
+        """Give COMMIT or ROLLBACK no more than what is left until *deadline*."""
+        left, limit = deadline.left(), self.control_timeout
+        self.control_timeout = left if limit is None else min(left, limit)
 
 
 class StatementState:

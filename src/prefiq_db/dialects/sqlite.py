@@ -46,7 +46,8 @@ class SqliteConnection(sqlite3.Connection):
 
     timeout_seconds: float = 0.0
     lock_wait_seconds: float = 0.0
-    deadline: float | None = None
+    #: when the statement under way is stopped, on the monotonic clock; ``None`` while none is
+    ends_at: float | None = None
     timed_out: bool = False
     #: what a signal handler raised while a statement ran (Ctrl-C): sqlite3 says no more than "interrupted"
     interruption: BaseException | None = None
@@ -68,17 +69,17 @@ class SqliteConnection(sqlite3.Connection):
     def start_clock(self) -> None:
         self.timed_out = False
         self.interruption = self.refusal = None
-        self.deadline = time.monotonic() + self.timeout_seconds
+        self.ends_at = time.monotonic() + self.timeout_seconds
 
     def stop_clock(self) -> None:
-        self.deadline = None
+        self.ends_at = None
 
     def stop_now(self) -> None:
         """Stop the statement that another thread runs on this connection.
 
         Not by interrupt(), which hits a ROLLBACK behind it, too, as long as some other cursor isn't read to its end.
         """
-        self.deadline = 0.0
+        self.ends_at = 0.0
 
     def close(self) -> None:
         """Close, and undo what is open.
@@ -103,7 +104,7 @@ class SqliteConnection(sqlite3.Connection):
             try:
                 yield stop
                 stop = 0
-                if self.deadline is not None and time.monotonic() >= self.deadline:
+                if self.ends_at is not None and time.monotonic() >= self.ends_at:
                     self.timed_out = True
                     stop = 1
             except GeneratorExit:

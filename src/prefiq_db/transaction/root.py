@@ -79,7 +79,7 @@ class RootBlock(Block):
 
     def _deadline_of_a_step(self) -> Deadline | None:
         """Return by when the next step must have ended: getting a connection, or finding out about COMMIT."""
-        return sooner(self.deadline, own_deadline(self.options.call_timeout_seconds))
+        return sooner(self.deadline, own_deadline(self.options.step_timeout_seconds))
 
     def _begin_on(self, connection: Connection, control_timeout: float | None) -> None:
         road = self.instance.road
@@ -201,7 +201,7 @@ class RootBlock(Block):
         """Give COMMIT or ROLLBACK what is left of the limit; the driver's grace comes on top of it."""
         if self.deadline is not None:
             state = self.instance.road.state(self.scope.connection)
-            state.transaction.bound_end(self.deadline.left())
+            state.transaction.bound_end(self.deadline)
 
     def _committed(self) -> None:
         self.outcome = Outcome.COMMITTED  # also by the word of the token
