@@ -387,7 +387,7 @@ class DatabaseCore:
         self.check_usable()
         return self._block(options, ambient(self.instance))
 
-    def _block(self, options: TransactionOptions, parent: Scope | None, until: float | None = None) -> Block:
+    def _block(self, options: TransactionOptions, parent: Scope[Block] | None, until: float | None = None) -> Block:
         chosen = self.with_overrides(options)
         return RootBlock(self.instance, chosen, until) if parent is None else Savepoint(self.instance, chosen, parent)
 
@@ -575,7 +575,7 @@ class DatabaseCore:
                 "session() or tx.connection"
             )
 
-    def pinned(self) -> Scope | None:
+    def pinned(self) -> Scope[Block] | None:
         """Return the transaction that a session joins here, or ``None`` when it gets a connection of its own."""
         self.check_usable()
         scope = ambient(self.instance)

@@ -18,7 +18,7 @@ from prefiq_db.hooks.calls import told
 from prefiq_db.overrides import Overrides
 from prefiq_db.reports import ExecuteResult
 from prefiq_db.tags import NO_TAGS
-from prefiq_db.transaction import Block, Savepoint, TransactionOptions
+from prefiq_db.transaction import Binding, Block, Savepoint, TransactionOptions
 
 if TYPE_CHECKING:
     from prefiq_db.core.database import DatabaseCore
@@ -87,6 +87,10 @@ class TransactionVerbs:
             call,
             lambda: self.tx.run(executable, params, shape, given.timeout, explicit=True, call=call),
         )
+
+    def bind(self) -> Binding:
+        """Return a block in which this transaction is ambient for the running task or thread."""
+        return Binding(self.tx.root.scope)
 
     def nested(self, options: TransactionOptions) -> Savepoint:
         """Return a savepoint in this transaction that has not begun."""
