@@ -83,8 +83,6 @@ class Instance:
         _of_the_parent.append(self.engine.pool)
         self.engine.dispose(close=False)
         self.watcher.start_with(watchdog.watch)
-        if hasattr(self.runtime, "loop"):
-            self.runtime.loop = None
 
 
 _of_the_parent: list[object] = []

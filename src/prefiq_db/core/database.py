@@ -121,8 +121,7 @@ class DatabaseCore:
             # A time limit on the shutdown must not leave connections to the server open, nor the pool half-closed.
             self.runtime.shielded(self.instance.close, self.settings.connect_timeout_seconds)
         finally:
-            if hasattr(self.runtime, "loop"):
-                self.runtime.loop = None  # open() may be in another one
+            self.runtime.forget_loop()  # open() may be in another one
 
     def check_world(self) -> None:
         try:
