@@ -25,6 +25,7 @@ from prefiq_db.core import (
     unpicklable,
     wraps_without_tx,
 )
+from prefiq_db.deprecations import renamed_seconds
 from prefiq_db.execution.mapping import Into
 from prefiq_db.execution.typed import Types
 from prefiq_db.hooks.budgets import StatementBudget
@@ -313,13 +314,14 @@ class Database:
         """Return whether the database answers; never raises."""
         return self._core.test_connection()
 
-    def health(self, timeout_seconds: float | None = None) -> HealthReport:
+    def health(self, timeout: float | None = None, *, timeout_seconds: float | None = None) -> HealthReport:
         """Return whether the database answers and is ready for work, and why not; never raises.
 
-        One attempt within *timeout_seconds*, one round trip. A server that takes no writes is not well, unless the
+        One attempt within *timeout* seconds, one round trip. A server that takes no writes is not well, unless the
         settings or ``using(read_only=True)`` say that none are wanted: the judgement of ``HealthCheck``.
+        ``timeout_seconds`` is the old name of *timeout*.
         """
-        return self._core.health(timeout_seconds)
+        return self._core.health(renamed_seconds("health", "timeout_seconds", "timeout", timeout, timeout_seconds))
 
     def stats(self) -> DatabaseStats:
         """Return the pool and the counters now."""

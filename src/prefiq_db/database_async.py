@@ -24,6 +24,7 @@ from prefiq_db.core import (
     unpicklable,
     wraps_without_tx,
 )
+from prefiq_db.deprecations import renamed_seconds
 from prefiq_db.errors import PrefiqDbError
 from prefiq_db.execution.mapping import Into
 from prefiq_db.execution.typed import Types
@@ -318,13 +319,20 @@ class AsyncDatabase:
         """Return whether the database answers; never raises."""
         return await spawn(self._core.test_connection)
 
-    async def health(self, timeout_seconds: float | None = None) -> HealthReport:
+    async def health(
+        self,
+        timeout: float | None = None,  # noqa: ASYNC109 - as in the other world, where there is no asyncio.timeout
+        *,
+        timeout_seconds: float | None = None,
+    ) -> HealthReport:
         """Return whether the database answers and is ready for work, and why not; never raises.
 
-        One attempt within *timeout_seconds*, one round trip. A server that takes no writes is not well, unless the
+        One attempt within *timeout* seconds, one round trip. A server that takes no writes is not well, unless the
         settings or ``using(read_only=True)`` say that none are wanted: the judgement of ``HealthCheck``.
+        ``timeout_seconds`` is the old name of *timeout*.
         """
-        return await spawn(self._core.health, timeout_seconds)
+        limit = renamed_seconds("health", "timeout_seconds", "timeout", timeout, timeout_seconds)
+        return await spawn(self._core.health, limit)
 
     def stats(self) -> DatabaseStats:
         """Return the pool and the counters now."""

@@ -19,7 +19,6 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.orm.exc import StaleDataError
 
 from prefiq_db import ErrorKind, PrefiqDbError, RetryPolicy, errors, with_retry, with_retry_async
-from prefiq_db.dialects.both import Both
 from prefiq_db.errors import (
     ConnectFailedError,
     ConnectionLostError,
@@ -38,6 +37,7 @@ from prefiq_db.errors import (
     UsageError,
     as_prefiq_error,
 )
+from prefiq_db.translation.both import Both
 from prefiq_db.types import UtcDateTime
 from tests.conftest import Backend
 from tests.twins.harness import Harness, drive, make_database

@@ -75,8 +75,7 @@ def _as_settings(settings: DatabaseSettings | str, fields: Mapping[str, Any]) ->
 
 def _label(settings: DatabaseSettings) -> str:
     """Return what the dialect of *settings* is called where errors are classified."""
-    target = settings.target
-    return target.flavor or {"postgres": "postgresql"}.get(target.engine, target.engine)
+    return settings.target.product.dialect
 
 
 def _explainer(settings: DatabaseSettings, name: str) -> Explainer | None:

@@ -8,10 +8,10 @@ from typing import Any
 from sqlalchemy.exc import PendingRollbackError
 from sqlalchemy.orm.exc import StaleDataError
 
-from prefiq_db.dialects.both import of_both
-from prefiq_db.dialects.classify import treatment
 from prefiq_db.errors import ErrorClass, ErrorKind, PrefiqDbError, SerializationError, TransactionAbortedError
 from prefiq_db.transaction import RUN_AGAIN, Block
+from prefiq_db.translation.both import of_both
+from prefiq_db.translation.classify import treatment
 
 
 def joined(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,16 +14,17 @@ from sqlalchemy.dialects.mysql.pymysql import MySQLDialect_pymysql
 from sqlalchemy.sql.sqltypes import _Binary
 
 from prefiq_db.config import ANY_HOST, READER
-from prefiq_db.dialects.base import ENDED, GONE, HALF, PrefiqDialect, SessionState, characteristics
+from prefiq_db.dialects.base import PrefiqDialect
 from prefiq_db.dialects.binary import Bytes
+from prefiq_db.dialects.characteristics import characteristics
 from prefiq_db.dialects.enums import QuietMysqlEnum
 from prefiq_db.dialects.mariadb_tokens import MysqlTokens
-from prefiq_db.dialects.read_only import ReadOnlySessions
-from prefiq_db.dialects.translate import code_of
+from prefiq_db.dialects.session import ENDED, GONE, HALF, SessionState
 from prefiq_db.dialects.values import MARIADB
 from prefiq_db.drivers.statuses import AT_REST_OF, AUTOCOMMIT, IN_TRANSACTION
 from prefiq_db.errors import ErrorKind, StatementRefusedError
 from prefiq_db.memory import Memory
+from prefiq_db.translation.translate import code_of
 
 _GUARD: Final = "prefiq_guard"
 _NO_SUCH_SAVEPOINT: Final = 1305
@@ -92,6 +93,7 @@ MARIADB_HEALTH: Final = (
     "(SELECT variable_value FROM information_schema.global_status WHERE variable_name = 'WSREP_READY'), "
     "(SELECT variable_value FROM information_schema.global_variables WHERE variable_name = 'WSREP_REJECT_QUERIES')"
 )
+HEALTH: Final = {"mysql": MYSQL_HEALTH, "mariadb": MARIADB_HEALTH}
 
 
 def is_session_sql(session: int, port: int | None) -> str:
@@ -126,7 +128,7 @@ def misfit(wanted: str, row: Any) -> ErrorKind | None:
     return ailment
 
 
-class _MySQLFamily(MysqlTokens, ReadOnlySessions, PrefiqDialect):
+class _MySQLFamily(MysqlTokens, PrefiqDialect):
     connection_characteristics: Any = characteristics()
     values = MARIADB
     colspecs: ClassVar[Any] = {**MariaDBDialect.colspecs, _Binary: Bytes, sa.Enum: QuietMysqlEnum}

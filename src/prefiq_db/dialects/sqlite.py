@@ -17,14 +17,15 @@ from sqlalchemy.dialects.sqlite.aiosqlite import SQLiteDialect_aiosqlite
 from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 
 from prefiq_db.bridge import await_, can_await
-from prefiq_db.dialects.base import GONE, PrefiqDialect, SessionState, characteristics
-from prefiq_db.dialects.read_only import ReadOnlySessions
+from prefiq_db.dialects.base import PrefiqDialect
+from prefiq_db.dialects.characteristics import characteristics
+from prefiq_db.dialects.session import GONE, SessionState
 from prefiq_db.dialects.sqlite_decimals import DecimalSqlite, add_functions, keeps_texts, text_column
 from prefiq_db.dialects.sqlite_rebuilds import check_drop, is_migrating, orphaned, orphans
 from prefiq_db.dialects.tokens import ABANDONED, TABLE, first_word
-from prefiq_db.dialects.translate import STALE
 from prefiq_db.dialects.values import SQLITE
 from prefiq_db.errors import ErrorKind, PrefiqDbError
+from prefiq_db.translation.translate import STALE
 
 # What changes nothing, or is counted by SQLite's total_changes. Definitions aren't, nor PRAGMAs that set something.
 _COUNTED: Final = re.compile(
@@ -146,7 +147,7 @@ def _use_wal(connection: sqlite3.Connection) -> None:
         connection.execute("PRAGMA journal_mode = WAL").fetchone()
 
 
-class _Sqlite(DecimalSqlite, ReadOnlySessions, PrefiqDialect):
+class _Sqlite(DecimalSqlite, PrefiqDialect):
     label = "sqlite"
     explain_words = "EXPLAIN QUERY PLAN"
     connection_characteristics: Any = characteristics()
@@ -172,7 +173,7 @@ class _Sqlite(DecimalSqlite, ReadOnlySessions, PrefiqDialect):
         state = self.session_of(dbapi_connection)
         if state.managed:
             # A writer waits for its turn here, in BEGIN IMMEDIATE.
-            self._bound_lock_wait(dbapi_connection, state.local_timeout or self.statement_timeout_seconds)
+            self._bound_lock_wait(dbapi_connection, state.local_timeout or self.limits.statement_timeout_seconds)
         elif not state.one_shot and is_migrating(dbapi_connection):
             self._foreign_keys_off(dbapi_connection, state)
         super().do_begin(dbapi_connection)
@@ -240,7 +241,7 @@ class _Sqlite(DecimalSqlite, ReadOnlySessions, PrefiqDialect):
 
     def _was_read_only(self, proxied: Any) -> bool:
         state = self.session_of(proxied)
-        return state.began and state.read_only and not self.read_only
+        return state.began and state.read_only and not self.limits.read_only
 
     def _writable_again(self, proxied: Any, read_only: bool) -> None:
         # A COMMIT that failed was rolled back, which did this already.
@@ -331,13 +332,13 @@ class _Sqlite(DecimalSqlite, ReadOnlySessions, PrefiqDialect):
     def set_statement_timeout(self, proxied: Any, seconds: float) -> None:
         connection = self._sqlite(proxied.dbapi_connection)
         connection.timeout_seconds = seconds
-        if connection.lock_wait_seconds != min(self.lock_timeout_seconds, seconds):
+        if connection.lock_wait_seconds != min(self.limits.lock_timeout_seconds, seconds):
             self._bound_lock_wait(proxied, seconds)
 
     def _bound_lock_wait(self, proxied: Any, seconds: float) -> None:
         """Wait for a lock no longer than a statement may take: our clock doesn't tick while SQLite waits."""
         connection = self._sqlite(proxied.dbapi_connection)
-        wait = min(self.lock_timeout_seconds, seconds)
+        wait = min(self.limits.lock_timeout_seconds, seconds)
         if connection.lock_wait_seconds != wait:
             self.control(proxied.dbapi_connection, f"PRAGMA busy_timeout = {max(1, round(wait * 1000))}")
             connection.lock_wait_seconds = wait
@@ -375,7 +376,7 @@ class _Sqlite(DecimalSqlite, ReadOnlySessions, PrefiqDialect):
 
     def ailment_of(self, row: Any) -> ErrorKind | None:
         connector: Any = self.connector
-        if row[0] and not self.read_only:
+        if row[0] and not self.limits.read_only:
             return ErrorKind.READ_ONLY
         if connector is None or connector.in_memory:
             return None

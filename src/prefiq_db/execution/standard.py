@@ -10,7 +10,8 @@ from sqlalchemy import Connection, Engine, Executable, NullPool, RootTransaction
 from sqlalchemy.engine import NestedTransaction
 
 from prefiq_db.calls import Call
-from prefiq_db.dialects.base import PrefiqDialect, SessionState
+from prefiq_db.dialects.base import PrefiqDialect
+from prefiq_db.dialects.session import SessionState
 from prefiq_db.engine_class import checked_out
 from prefiq_db.errors import (
     ErrorClass,
@@ -20,12 +21,12 @@ from prefiq_db.errors import (
     ReadOnlyError,
     StatementCancelledError,
 )
-from prefiq_db.execution.border import Border, Phase
 from prefiq_db.execution.facts import facts_sent
 from prefiq_db.execution.refusals import refuse_one_shot
 from prefiq_db.execution.shapes import Shape
 from prefiq_db.origin import application_line
 from prefiq_db.pool import checkout_within
+from prefiq_db.translation.border import Border, Phase
 
 Params = Mapping[str, Any] | None
 

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from prefiq_db.dialects.base import SessionState
+from prefiq_db.dialects.session import SessionState
 from prefiq_db.events import (
     ConnectionCheckedIn,
     ConnectionCheckedOut,

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, Final
 
-from prefiq_db.dialects.base import SessionState
-from prefiq_db.dialects.translate import translate
+from prefiq_db.dialects.session import SessionState
 from prefiq_db.errors import ErrorKind
 from prefiq_db.events import StatementFailed, StatementFinished, StatementStarted
 from prefiq_db.hooks.budgets import NO_BUDGETS, note_in_budgets, open_budgets
@@ -27,6 +26,7 @@ from prefiq_db.interruptions import is_interruption
 from prefiq_db.masking import MASK, describe_value, head_of, is_secret_key, shown
 from prefiq_db.memory import Memory
 from prefiq_db.origin import application_line, readable
+from prefiq_db.translation.translate import translate
 
 logger = logging.getLogger("prefiq_db.statements")
 
