@@ -131,17 +131,18 @@ class _VettingPool(SlottedPool):
                 state = info[SESSION_KEY]
             except KeyError:
                 state = self._prefiq.session_in(info)
+            checkout = state.checkout
             # The vetting looked at the clock when it had the connection, or just now, if it is a new one.
-            state.checked_out_at = now = state.vetted_at
-            state.wait_seconds = waited = now - started
+            checkout.checked_out_at = now = state.vetted_at
+            checkout.wait_seconds = waited = now - started
             current_worker = self._current_worker
-            state.worker = current_worker()
+            checkout.worker = current_worker()
             watcher.waits.append(waited)
             if watcher.attentive:
                 watcher.checked_out(state)
             if not _within_a_verb():
                 # engine or session(): whoever it is, it is not one of our verbs, which give back what they take
-                state.line = application_line()
+                checkout.line = application_line()
                 self._prefiq.expect_back(proxied, state)
             return proxied
         except BaseException:
@@ -224,21 +225,21 @@ class _VettingPool(SlottedPool):
 
     def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
         state = record.info.get(SESSION_KEY) or self._prefiq.session_in(record.info)
-        watcher = self.watcher
-        now, since = perf_counter(), state.checked_out_at
+        watcher, checkout = self.watcher, state.checkout
+        now, since = perf_counter(), checkout.checked_out_at
         if since and watcher is not None:
-            state.checked_out_at = 0.0
+            checkout.checked_out_at = 0.0
             uses = watcher.uses
             uses.append(now - since)
-            if watcher.attentive or state.leaked:
+            if watcher.attentive or checkout.leaked:
                 watcher.checked_in(state, now - since)
             if len(uses) >= _FOLD_AT:
                 watcher.fold()
         # Also when it was invalidated: then nobody gives it back, and nobody needs to.
-        state.fairy_ref = None
-        if record.dbapi_connection is not None and (state.tainted or not self._is_at_rest(record)):
+        checkout.fairy_ref = None
+        if record.dbapi_connection is not None and (checkout.tainted or not self._is_at_rest(record)):
             # Somebody changed the session, or left a transaction open; the next user must not inherit that.
-            reason = _SESSION_CHANGED if state.tainted else self._why_not_at_rest(record)
+            reason = _SESSION_CHANGED if checkout.tainted else self._why_not_at_rest(record)
             record.invalidate()
             if watcher is not None:
                 watcher.lost(reason)

@@ -10,14 +10,14 @@ import copy
 import itertools
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
-from sqlalchemy import Connection, Executable
+from sqlalchemy import Connection
 
-from prefiq_db.calls import Call
-from prefiq_db.config import NO_RETRY, RetryPolicy
+from prefiq_db.call import NO_OVERRIDES, Call, Overrides, Shape, Way
+from prefiq_db.config import RetryPolicy
 from prefiq_db.core.attempts import Attempts, transaction_repeatable
 from prefiq_db.core.doubt import Doubt, fate_unknown
 from prefiq_db.core.sessions import judged
@@ -36,21 +36,20 @@ from prefiq_db.errors import (
 from prefiq_db.events import AttemptFailed
 from prefiq_db.exactly_once import checked_token
 from prefiq_db.execution.binds import bound, bound_rows, checked_params
-from prefiq_db.execution.facts import as_executable, facts_of, reading_facts
+from prefiq_db.execution.facts import as_executable, facts_of_call, reading_facts_of_call
 from prefiq_db.execution.mapping import Into
 from prefiq_db.execution.refusals import refuse_one_shot
-from prefiq_db.execution.shapes import Shape, all_rows, executed, one_row, one_value, row_count
+from prefiq_db.execution.shapes import all_rows, executed, one_row, one_value, row_count
 from prefiq_db.execution.typed import Types, typed
 from prefiq_db.hooks.budgets import StatementBudget
-from prefiq_db.hooks.calls import tells_calls, told
+from prefiq_db.hooks.calls import tell_call, tell_refused_call, tells_calls
 from prefiq_db.hooks.explain import LIMIT_SECONDS, Explain
 from prefiq_db.hooks.summary import fingerprint
 from prefiq_db.instance import Instance
-from prefiq_db.overrides import NO_OVERRIDES, Overrides, OverrideScope, scoped
+from prefiq_db.overrides import OverrideScope, checked_overrides, scoped
 from prefiq_db.reports import DatabaseStats, ExecuteResult, HealthReport
 from prefiq_db.retry import Retrier, worth_repeating
 from prefiq_db.silence import hush
-from prefiq_db.tags import NO_TAGS
 from prefiq_db.transaction import Block, Outcome, RootBlock, Savepoint, Scope, TransactionOptions, ambient
 
 logger = logging.getLogger("prefiq_db.database")
@@ -146,11 +145,11 @@ class DatabaseCore:
     def using(self, given: Mapping[str, Any]) -> DatabaseCore:
         """Return the same database with other defaults."""
         other = copy.copy(self)
-        other.view = Overrides.checked(given).over(self.view)
+        other.view = checked_overrides(given).over(self.view)
         return other
 
     def override(self, given: Mapping[str, Any]) -> OverrideScope:
-        return OverrideScope(self.instance, Overrides.checked(given))
+        return OverrideScope(self.instance, checked_overrides(given))
 
     def overrides(self) -> Overrides:
         here = scoped(self.instance)
@@ -190,57 +189,127 @@ class DatabaseCore:
         return result
 
     def run(self, verb: str, statement: Any, params: Params, shape: Shape) -> Any:
-        """Run one statement: in the ambient transaction if there is one, else as a one-shot."""
+        return self.carry_out(self.prepare(verb, statement, params, shape))
+
+    def execute_many(self, statement: Any, rows: Iterable[Mapping[str, Any]]) -> int | None:
+        """Run *statement* once per row, all or nothing."""
+        call = self.prepare_many("execute_many", statement, rows)
+        count: int | None = 0 if call is None else self.carry_out(call)
+        return count
+
+    # --- to prepare a call: nothing here waits -----------------------------------------------------
+
+    def prepare(self, verb: str, statement: Any, params: Any, shape: Shape, block: Block | None = None) -> Call:
+        """Return a call of *verb*, after a look at all that it was given; in *block*, if the caller named one.
+
+        Raises:
+            PrefiqDbError: if it can't be carried out, or may not be.
+        """
         self.check_usable()
         executable = bound(as_executable(statement), checked_params(params), self.road.dialect.label)
-        given = self.overrides()
-        call = Call(verb, given.tags or NO_TAGS)
-        if not tells_calls(self.hooks):
-            return self._run(executable, params, shape, given, call)
-        return told(self.hooks, self.name, call, lambda: self._run(executable, params, shape, given, call))
+        call = Call(verb, executable, params, shape, self.overrides())
+        self._choose_way(call, block)
+        return call
 
-    def _run(self, executable: Executable, params: Params, shape: Shape, given: Overrides, call: Call) -> Any:
+    def prepare_many(
+        self, verb: str, statement: Any, rows: Iterable[Mapping[str, Any]], block: Block | None = None
+    ) -> Call | None:
+        """Return a call that runs *statement* once per row; ``None`` when there is no row."""
+        self.check_usable()
+        executable, checked = as_executable(statement), checked_rows(rows)
+        if not checked:
+            return None
+        bound_rows(executable, checked, self.road.dialect.label)
+        call = Call(verb, executable, checked, row_count, self.overrides())
+        self._choose_way(call, block)
+        return call
+
+    def _choose_way(self, call: Call, block: Block | None) -> None:
+        if block is not None:
+            if call.given.read_only:
+                check_read_only(call, block.root.options, self.road.dialect)
+            call.way, call.block = Way.EXPLICIT, block
+            return
+        try:
+            self._choose_way_from_here(call)
+        except BaseException as error:
+            if tells_calls(self.hooks):
+                tell_refused_call(self.hooks, self.name, call, error)
+            raise
+
+    def _choose_way_from_here(self, call: Call) -> None:
         scope = ambient(self.instance)
         if scope is not None:
-            check_read_only(given, scope.blocks[0].options, executable, self.road.dialect)
-            return scope.blocks[-1].run(executable, params, shape, given.timeout, explicit=False, call=call)
-        facts = facts_of(executable, self.road.dialect.label)
+            check_read_only(call, scope.blocks[0].options, self.road.dialect)
+            call.way, call.block = Way.AMBIENT, scope.blocks[-1]
+            return
+        if call.shape is row_count:
+            call.way = Way.OWN_TRANSACTION
+            return
+        facts = facts_of_call(call, self.road.dialect.label)
         if not facts.stands_alone:
             refuse_one_shot(facts)
         # Only the server knows what a view or a function does, so it judges, inside READ ONLY. Behind a transaction
         # pooler only a transaction can carry a timeout of its own.
-        settings = self.settings
+        given, settings = call.given, self.settings
         if (given.read_only and not settings.read_only) or (
             settings.pgbouncer and (given.timeout or settings.read_only)
         ):
-            return self.in_transaction(
-                lambda tx: tx.run(executable, params, shape, explicit=True, call=call),
-                TransactionOptions(read_only=bool(given.read_only), timeout_seconds=given.timeout),
-            )
+            call.way = Way.OWN_TRANSACTION
+            call.timeout_seconds = None  # the transaction has it
+
+    # --- to carry it out ---------------------------------------------------------------------------
+
+    def carry_out(self, call: Call) -> Any:
+        """Return the answer to a prepared call, after all the attempts that it takes."""
+        if not tells_calls(self.hooks):
+            return self._carry_out(call)
+        return tell_call(self.hooks, self.name, call, self._carry_out)
+
+    def _carry_out(self, call: Call) -> Any:
+        if call.block is not None:
+            try:
+                return call.block.run(call, explicit=call.way is Way.EXPLICIT)
+            finally:
+                # The connection knows its last call until the next one, and must not keep what that was given.
+                del call.statement, call.params
+        if call.way is Way.OWN_TRANSACTION:
+            return self._run_in_own_transaction(call)
         try:
-            fetched = self._one_shot(executable, params, shape, given, call)
+            fetched = self._one_shot(call)
         except PrefiqDbError as error:
             first = error
         else:
             instance = self.instance
             instance.retry_budget.successes += 1
             if instance.explainer is not None:
-                self._explain_if_slow(executable, params, call)
-            return shape.finished(fetched)
-        return shape.finished(self._one_shot_again(first, executable, params, shape, given, call))
+                self._explain_if_slow(call)
+            return call.shape.finished(fetched)
+        return call.shape.finished(self._one_shot_again(first, call))
 
-    def _explain_if_slow(self, executable: Executable, params: Params, call: Call) -> None:
+    def _run_in_own_transaction(self, call: Call) -> Any:
+        if call.shape is row_count:
+
+            def attempt(tx: Block) -> Any:
+                call.attempts += 1
+                return tx.run(call, explicit=True)
+
+            return self.in_transaction(attempt)
+        options = TransactionOptions(read_only=bool(call.given.read_only), timeout_seconds=call.given.timeout)
+        return self.in_transaction(lambda tx: tx.run(call, explicit=True), options)
+
+    def _explain_if_slow(self, call: Call) -> None:
         """Ask for the plan of a SELECT that took too long, on another connection; never at the caller's cost."""
         explainer = self.instance.explainer
         slow = time.monotonic() - call.started >= self.settings.slow_query_seconds
-        if explainer is None or not slow or not reading_facts(executable, self.road.dialect).reads_only:
+        if explainer is None or not slow or not reading_facts_of_call(call, self.road.dialect).reads_only:
             return
-        kind = fingerprint(str(executable), explainer.dialect)
+        kind = fingerprint(str(call.statement), explainer.dialect)
         if not explainer.admits(kind):
             return
-        given = replace(self.overrides(), timeout=LIMIT_SECONDS)
+        given = replace(call.given, timeout=LIMIT_SECONDS, tags=None)
         try:
-            rows = self._one_shot(Explain(executable), params, all_rows(None), given, Call("explain", NO_TAGS))
+            rows = self._one_shot(Call("explain", Explain(call.statement), call.params, all_rows(None), given))
         except PrefiqDbError as error:
             logger.debug(
                 "no plan for %s on database %s: %s",
@@ -252,25 +321,17 @@ class DatabaseCore:
         else:
             explainer.log(kind, rows)
 
-    def _one_shot_again(
-        self,
-        first: PrefiqDbError,
-        executable: Executable,
-        params: Params,
-        shape: Shape,
-        given: Overrides,
-        call: Call,
-    ) -> Any:
+    def _one_shot_again(self, first: PrefiqDbError, call: Call) -> Any:
         """Go on after a first failure; what a retry needs is made only now."""
-        retrier = self.retrier(given, lambda error: self._one_shot_repeatable(error, executable, given))
-        doubt = Doubt(self._takable(executable, given), self._taken)
+        retrier = self.retrier(call.given, lambda error: self._is_repeatable(error, call))
+        doubt = Doubt(self._takable(call), self._ask_who_took)
         doubt.note(first)
 
         def again() -> Any:
             if doubt.settles():
                 raise self._outcome_unknown(first)
             try:
-                return self._one_shot(executable, params, shape, given, call)
+                return self._one_shot(call)
             except PrefiqDbError as error:
                 doubt.note(error)
                 raise
@@ -285,55 +346,31 @@ class DatabaseCore:
             return fetched
         raise self._outcome_unknown(first)
 
-    def _takable(self, executable: Executable, given: Overrides) -> frozenset[str]:
-        return frozenset() if given.idempotent else reading_facts(executable, self.road.dialect).takable
+    def _takable(self, call: Call) -> frozenset[str]:
+        return frozenset() if call.given.idempotent else reading_facts_of_call(call, self.road.dialect).takable
 
-    def _taken(self, names: frozenset[str]) -> bool:
+    def _ask_who_took(self, names: frozenset[str]) -> bool:
         """Ask the server whether somebody made a function that is called like one of *names*."""
-        given = replace(self.overrides(), retry=NO_RETRY)
-        asked = as_executable(taken_sql(names))
-        call = Call("functions", NO_TAGS)
-        return self._one_shot(asked, None, one_value(None), given, call) is not None
+        return self._ask("functions", taken_sql(names), one_value(None)) is not None
 
-    def execute_many(self, statement: Any, rows: Iterable[Mapping[str, Any]]) -> int | None:
-        """Run *statement* once per row, all or nothing."""
-        self.check_usable()
-        executable, checked = as_executable(statement), checked_rows(rows)
-        if not checked:
-            return 0
-        bound_rows(executable, checked, self.road.dialect.label)
-        given = self.overrides()
-        call = Call("execute_many", given.tags or NO_TAGS)
-        count: int | None = told(self.hooks, self.name, call, lambda: self._run_many(executable, checked, given, call))
-        return count
+    def _ask(self, verb: str, sql: str, shape: Shape) -> Any:
+        """Return what the server says to *sql*, in one attempt."""
+        return self._one_shot(Call(verb, as_executable(sql), None, shape, replace(self.overrides(), tags=None)))
 
-    def _run_many(self, executable: Executable, rows: Sequence[Mapping[str, Any]], given: Overrides, call: Call) -> Any:
-        scope = ambient(self.instance)
-        if scope is not None:
-            check_read_only(given, scope.blocks[0].options, executable, self.road.dialect)
-            return scope.blocks[-1].run(executable, rows, row_count, given.timeout, explicit=False, call=call)
-        limit = given.timeout
-
-        def attempt(tx: Block) -> Any:
-            call.attempts += 1
-            return tx.run(executable, rows, row_count, limit, explicit=True, call=call)
-
-        return self.in_transaction(attempt)
-
-    def _one_shot(self, statement: Executable, params: Params, shape: Shape, given: Overrides, call: Call) -> Any:
+    def _one_shot(self, call: Call) -> Any:
         call.attempts += 1
         try:
-            return self.road.one_shot(statement, params, shape, self._timeout(given), given.timeout, call)
+            return self.road.one_shot(call)
         except PrefiqDbError as error:
             if self.settings.read_only and error.kind is ErrorKind.READ_ONLY:
                 error.classification = ErrorClass(ErrorKind.READ_ONLY)  # ours: no failover to wait for
-            if not fate_unknown(error) or given.idempotent or reading_facts(statement, self.road.dialect).reads_only:
+            if not fate_unknown(error) or self._may_run_twice(call):
                 raise
             failure = self._outcome_unknown(error)
         raise failure
 
-    def _timeout(self, given: Overrides) -> float:
-        return self.settings.statement_timeout_seconds if given.timeout is None else given.timeout
+    def _may_run_twice(self, call: Call) -> bool:
+        return bool(call.given.idempotent) or reading_facts_of_call(call, self.road.dialect).reads_only
 
     def _outcome_unknown(self, error: PrefiqDbError) -> OutcomeUnknownError:
         return OutcomeUnknownError(
@@ -345,15 +382,11 @@ class DatabaseCore:
             original=error.original,
         )
 
-    def _one_shot_repeatable(self, error: BaseException, statement: Executable, given: Overrides) -> bool:
+    def _is_repeatable(self, error: BaseException, call: Call) -> bool:
         if not isinstance(error, PrefiqDbError) or isinstance(error, OutcomeUnknownError):
             return False
         found = error.classification
-        if found.retry_statement:
-            return True
-        if not found.retry_transaction:
-            return False
-        return bool(given.idempotent) or reading_facts(statement, self.road.dialect).reads_only
+        return found.retry_statement or (found.retry_transaction and self._may_run_twice(call))
 
     # --- retries ---------------------------------------------------------------------------------
 
@@ -414,9 +447,9 @@ class DatabaseCore:
         if limit is not None and (given.timeout is None or limit < given.timeout):
             given = replace(given, timeout=limit)
         retrier = self.retrier(given, worth_repeating if tx.is_root else _never)
-        self._begun(tx, lambda: retrier.run(tx.begin))
+        self._begin(tx, lambda: retrier.run(tx.begin))
 
-    def _begun(self, tx: Block, begin: Callable[[], None]) -> None:
+    def _begin(self, tx: Block, begin: Callable[[], None]) -> None:
         try:
             begin()
         except BaseException:
@@ -455,7 +488,7 @@ class DatabaseCore:
 
     def _attempt(self, tx: Block, body: Callable[[Block], Any]) -> Any:
         try:
-            self._begun(tx, tx.begin)
+            self._begin(tx, tx.begin)
             try:
                 result = body(tx)
             except BaseException as error:
@@ -498,13 +531,8 @@ class DatabaseCore:
         """Return the seconds of one round trip, checkout included. One attempt; raises when there is no answer."""
         self.check_usable()
         started = time.perf_counter()
-        self._asked("ping", _PING, one_value(None))
+        self._ask("ping", _PING, one_value(None))
         return time.perf_counter() - started
-
-    def _asked(self, verb: str, sql: str, shape: Shape) -> Any:
-        """Return what the server says to *sql*, in one attempt."""
-        given = replace(self.overrides(), retry=NO_RETRY)
-        return self._one_shot(as_executable(sql), None, shape, given, Call(verb, NO_TAGS))
 
     def test_connection(self) -> bool:
         """Return whether the database answers; never raises."""
@@ -521,7 +549,7 @@ class DatabaseCore:
         try:
             core.check_usable()
             started = time.perf_counter()
-            row = core._asked("health", self.road.dialect.health_sql, one_row(None))
+            row = core._ask("health", self.road.dialect.health_sql, one_row(None))
             latency = time.perf_counter() - started
             ailment = core.ailment_of(row)
         except PrefiqDbError as error:

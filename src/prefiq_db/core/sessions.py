@@ -57,4 +57,4 @@ def _cause(tx: Block) -> ErrorClass | None:
     connection = tx.scope.connection
     if connection.invalidated:
         return RUN_AGAIN
-    return None if connection.closed else tx.instance.road.state(connection).failed
+    return None if connection.closed else tx.instance.road.state(connection).transaction.failed

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prefiq_db.dialects.session import ENDED, SessionState
+from prefiq_db.dialects.session import ENDED, TransactionState
 from prefiq_db.errors import (
     ErrorClass,
     ErrorKind,
@@ -14,9 +14,11 @@ from prefiq_db.errors import (
 from prefiq_db.translation.both import of_both
 
 
-def cannot_go_on(state: SessionState) -> PrefiqDbError:
+def cannot_go_on(transaction: TransactionState) -> PrefiqDbError:
     """Return the error for whoever goes on in, or commits, a transaction that is aborted or not there any more."""
-    return ended_error(state.token) if state.aborted == ENDED else aborted_error(state.cause)
+    if transaction.aborted == ENDED:
+        return ended_error(transaction.terms.token)
+    return aborted_error(transaction.cause)
 
 
 def ended_error(token: str | None) -> PrefiqDbError:

@@ -66,5 +66,5 @@ class PrefiqDialect(StatementDialect, ConnectingDialect):
             return True
         if proxied is None:
             return False
-        state = self.session_of(proxied)
-        return state.began and state.read_only
+        transaction = self.session_of(proxied).transaction
+        return transaction.began and transaction.terms.read_only

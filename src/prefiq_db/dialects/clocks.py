@@ -53,7 +53,7 @@ class ClockDialect(ConfiguredDialect):
         return None
 
     def _bound_control(self, state: SessionState, dbapi_connection: Any) -> None:
-        limit = state.control_timeout
+        limit = state.transaction.control_timeout
         self.bound_wait(state, dbapi_connection, self.limits.statement_timeout_seconds if limit is None else limit)
 
     def timed_out(self, connection: Any) -> bool | None:

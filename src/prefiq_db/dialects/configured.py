@@ -80,7 +80,7 @@ class ConfiguredDialect:
         watcher = self.watcher
         if watcher is not None:
             # Forgotten at checkin, so it is called only for what nobody gave back.
-            state.fairy_ref = weakref.ref(proxied, lambda _: watcher.collected(state))
+            state.checkout.fairy_ref = weakref.ref(proxied, lambda _: watcher.collected(state))
 
 
 def limits_of(dialect: object) -> Limits:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from sqlalchemy.pool.base import _AdhocProxiedConnection
 
 from prefiq_db.dialects.aborted import cannot_go_on
-from prefiq_db.dialects.session import ENDED, HALF, SessionState
+from prefiq_db.dialects.session import ENDED, HALF, TransactionState
 from prefiq_db.dialects.transaction_control import TransactionDialect
 from prefiq_db.dialects.values import Values
 from prefiq_db.translation.translate import class_by_code
@@ -50,41 +50,48 @@ class StatementDialect(TransactionDialect):
         proxied = None if context is None else context.root_connection._dbapi_connection
         # What SQLAlchemy asks a new server is nobody's statement, and a listener that used the database then would
         # wait for the very connection that is being made.
-        state = None if proxied is None or type(proxied) is _AdhocProxiedConnection else self.session_of(proxied)
-        if state is not None and state.began:
-            self._check_still_open(state, proxied, statement)
-        if state is not None and state.guard is not None:
-            state.guard(statement, context)
-        if self.commenter is not None and state is not None and state.call is not None and state.call.tags:
-            send = self._commented(send, state.call.tags)
+        if proxied is None or type(proxied) is _AdhocProxiedConnection:
+            send(cursor, statement, parameters, context)
+            return
+        state = self.session_of(proxied)
+        transaction = state.transaction
+        if transaction.began:
+            self._check_still_open(transaction, proxied, statement)
+        guard = state.checkout.guard
+        if guard is not None:
+            guard(statement, context)
+        if self.commenter is not None:
+            call = state.statement.call
+            if call is not None and call.tags:
+                send = self._commented(send, call.tags)
         failure: Exception | None = None
         try:
-            if self.observer is None or state is None:
+            if self.observer is None:
                 send(cursor, statement, parameters, context)
             else:
                 self.observer.observe(send, cursor, statement, parameters, context, batch_size, state)
         except Exception as error:
-            if state is None or not self._note_failure(error, state, proxied, context):
+            if not self._note_failure(error, transaction, proxied, context):
                 raise
             # Whatever went wrong, it must not be taken for something that another try mends.
-            failure = cannot_go_on(state)
+            failure = cannot_go_on(transaction)
         if failure is not None:
             raise failure
-        if state is not None and state.began:
-            self._note_ending(state, proxied)
+        if transaction.began:
+            self._note_ending(transaction, proxied)
 
-    def _note_failure(self, error: Exception, state: SessionState, proxied: Any, context: Any) -> bool:
+    def _note_failure(self, error: Exception, transaction: TransactionState, proxied: Any, context: Any) -> bool:
         """Note what *error* did to the open transaction; return whether the statement had ended it before."""
-        if not state.began:
+        if not transaction.began:
             return False
-        if state.aborted is None:
-            state.aborted = self.effect_of(error, proxied.dbapi_connection)
-        if state.aborted is None and context.executemany:
+        if transaction.aborted is None:
+            transaction.aborted = self.effect_of(error, proxied.dbapi_connection)
+        if transaction.aborted is None and context.executemany:
             # Where a failed row doesn't end the transaction, the rows before it stand, and nobody knows which.
-            state.aborted = HALF
-        if state.aborted is not None:
-            state.cause = class_by_code(error, self.label)
-        return state.aborted == ENDED
+            transaction.aborted = HALF
+        if transaction.aborted is not None:
+            transaction.cause = class_by_code(error, self.label)
+        return transaction.aborted == ENDED
 
     def _commented(self, send: Callable[..., None], tags: Mapping[str, str]) -> Callable[..., None]:
         """Return *send*, adding *tags* at the end of the text; whoever watches sees the text without them."""

@@ -19,7 +19,7 @@ from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 from prefiq_db.bridge import await_, can_await
 from prefiq_db.dialects.base import PrefiqDialect
 from prefiq_db.dialects.characteristics import characteristics
-from prefiq_db.dialects.session import GONE, SessionState
+from prefiq_db.dialects.session import GONE, SessionState, TransactionState
 from prefiq_db.dialects.sqlite_decimals import DecimalSqlite, add_functions, keeps_texts, text_column
 from prefiq_db.dialects.sqlite_rebuilds import check_drop, is_migrating, orphaned, orphans
 from prefiq_db.dialects.tokens import ABANDONED, TABLE, first_word
@@ -164,30 +164,33 @@ class _Sqlite(DecimalSqlite, PrefiqDialect):
         except (AssertionError, AttributeError):
             return False
 
-    def begin_sql(self, state: SessionState) -> str:
+    def begin_sql(self, transaction: TransactionState) -> str:
         # A writer that begins as a reader fails with BUSY_SNAPSHOT when somebody else wrote meanwhile, and no
         # timeout helps it; IMMEDIATE waits its turn. SQLAlchemy's own autobegin (ORM) stays deferred.
-        return "BEGIN IMMEDIATE" if state.write and not state.read_only else "BEGIN"
+        terms = transaction.terms
+        return "BEGIN IMMEDIATE" if terms.write and not terms.read_only else "BEGIN"
 
     def do_begin(self, dbapi_connection: Any) -> None:
         state = self.session_of(dbapi_connection)
-        if state.managed:
+        transaction = state.transaction
+        managed = transaction.terms.managed
+        if managed:
             # A writer waits for its turn here, in BEGIN IMMEDIATE.
-            self._bound_lock_wait(dbapi_connection, state.local_timeout or self.limits.statement_timeout_seconds)
-        elif not state.one_shot and is_migrating(dbapi_connection):
+            self._bound_lock_wait(dbapi_connection, transaction.local_timeout or self.limits.statement_timeout_seconds)
+        elif not state.checkout.one_shot and is_migrating(dbapi_connection):
             self._foreign_keys_off(dbapi_connection, state)
         super().do_begin(dbapi_connection)
-        if state.began:
+        if transaction.began:
             connection = self._sqlite(dbapi_connection.dbapi_connection)
-            connection.ran = None if state.managed else False
-            if not state.managed:
+            connection.ran = None if managed else False
+            if not managed:
                 connection.changes_before = connection.total_changes
         if self._was_read_only(dbapi_connection):
             self.control(dbapi_connection.dbapi_connection, "PRAGMA query_only = ON")
 
     def do_commit(self, dbapi_connection: Any) -> None:
         read_only = self._was_read_only(dbapi_connection)
-        began = self.session_of(dbapi_connection).began
+        began = self.session_of(dbapi_connection).transaction.began
         if began:
             self._before_commit(dbapi_connection)
         try:
@@ -198,15 +201,15 @@ class _Sqlite(DecimalSqlite, PrefiqDialect):
             self._writable_again(dbapi_connection, read_only)
 
     def do_rollback(self, dbapi_connection: Any) -> None:
-        state = self.session_of(dbapi_connection)
-        if not state.began:
+        transaction = self.session_of(dbapi_connection).transaction
+        if not transaction.began:
             super().do_rollback(dbapi_connection)
             return
         read_only = self._was_read_only(dbapi_connection)
         self._sqlite(dbapi_connection.dbapi_connection).ran = None
         if not self.in_transaction(dbapi_connection.dbapi_connection):
             # A BEGIN that waited in vain: a ROLLBACK would fail, and its error would hide why.
-            state.aborted = GONE
+            transaction.aborted = GONE
         super().do_rollback(dbapi_connection)
         self._foreign_keys_on(dbapi_connection.dbapi_connection)
         self._writable_again(dbapi_connection, read_only)
@@ -220,7 +223,7 @@ class _Sqlite(DecimalSqlite, PrefiqDialect):
         self._sqlite(raw).orphans = orphans(partial(self.ask, raw))
         self.control(raw, "PRAGMA foreign_keys = OFF")
         # Whatever becomes of the transaction, nobody inherits a connection without foreign keys.
-        state.tainted = True
+        state.checkout.tainted = True
 
     def _before_commit(self, proxied: Any) -> None:
         raw = proxied.dbapi_connection
@@ -240,12 +243,12 @@ class _Sqlite(DecimalSqlite, PrefiqDialect):
             self.control(raw, "PRAGMA foreign_keys = ON")
 
     def _was_read_only(self, proxied: Any) -> bool:
-        state = self.session_of(proxied)
-        return state.began and state.read_only and not self.limits.read_only
+        transaction = self.session_of(proxied).transaction
+        return transaction.began and transaction.terms.read_only and not self.limits.read_only
 
     def _writable_again(self, proxied: Any, read_only: bool) -> None:
         # A COMMIT that failed was rolled back, which did this already.
-        if read_only and not self.session_of(proxied).began:
+        if read_only and not self.session_of(proxied).transaction.began:
             self.control(proxied.dbapi_connection, "PRAGMA query_only = OFF")
 
     def control(self, dbapi_connection: Any, sql: str) -> str | None:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from prefiq_db.dialects.aborted import aborted_error, cannot_go_on, ended_error, left_open_error
 from prefiq_db.dialects.clocks import ClockDialect
-from prefiq_db.dialects.session import AUTOCOMMIT, ENDED, FORGOTTEN, GONE, SessionState
+from prefiq_db.dialects.session import AUTOCOMMIT, ENDED, FORGOTTEN, GONE, SessionState, TransactionState
 from prefiq_db.dialects.tokens import TokenDialect
 from prefiq_db.errors import ErrorKind, StatementRefusedError, UnsupportedError
 from prefiq_db.translation.classify import classify_error
@@ -37,9 +37,10 @@ class TransactionDialect(ClockDialect, TokenDialect):
 
     def chosen_isolation(self, state: SessionState) -> str | None:
         """Return the level that our BEGIN says; ``None``: none, so that it is the session's."""
-        return None if state.isolation == AUTOCOMMIT else state.isolation
+        level = state.transaction.terms.isolation
+        return None if level == AUTOCOMMIT else level
 
-    def begin_sql(self, state: SessionState) -> str:
+    def begin_sql(self, transaction: TransactionState) -> str:
         raise NotImplementedError
 
     def control(self, dbapi_connection: Any, sql: str) -> str | None:
@@ -73,48 +74,51 @@ class TransactionDialect(ClockDialect, TokenDialect):
 
     def not_at_rest(self, connection: Any) -> StatementRefusedError:
         """Return the error for a statement on its own that left something open, which goes with its connection."""
-        self.session_of(connection._dbapi_connection).tainted = True
+        self.session_of(connection._dbapi_connection).checkout.tainted = True
         return left_open_error()
 
     def do_begin(self, dbapi_connection: Any) -> None:
         state = self.session_of(dbapi_connection)
-        if state.one_shot:
+        if state.checkout.one_shot:
             return
-        state.beginning()
-        if not state.managed:
+        transaction = state.transaction
+        transaction.start()
+        terms = transaction.terms
+        if not terms.managed:
             # A call with a timeout of its own may have used this connection before.
             self.set_statement_timeout(dbapi_connection, self.limits.statement_timeout_seconds)
-        if state.isolation == AUTOCOMMIT:
+        if terms.isolation == AUTOCOMMIT:
             return
         # Up before it is sent: if the reply is lost, a ROLLBACK is owed.
-        state.began = True
+        transaction.began = True
         self._bound_control(state, dbapi_connection.dbapi_connection)
-        self.control(dbapi_connection.dbapi_connection, self.begin_sql(state))
-        if state.token is not None and not self.token_rides_with_begin:
-            self.control(dbapi_connection.dbapi_connection, self.token_sql(state.token))
+        self.control(dbapi_connection.dbapi_connection, self.begin_sql(transaction))
+        if terms.token is not None and not self.token_rides_with_begin:
+            self.control(dbapi_connection.dbapi_connection, self.token_sql(terms.token))
 
     def do_commit(self, dbapi_connection: Any) -> None:
         state = self.session_of(dbapi_connection)
         raw = dbapi_connection.dbapi_connection
+        transaction = state.transaction
         is_open = self.in_transaction(raw)
-        if not is_open and state.aborted != GONE:
-            self._commit_nothing(state)
+        if not is_open and transaction.aborted != GONE:
+            self._commit_nothing(transaction)
             return
-        if state.aborted is not None or self.commit_would_lie(raw):
-            failure = cannot_go_on(state)
+        if transaction.aborted is not None or self.commit_would_lie(raw):
+            failure = cannot_go_on(transaction)
             self._undo_refused(dbapi_connection)
             raise failure
         self._bound_control(state, raw)
-        state.committing = True
+        transaction.committing = True
         try:
             tag = self._send_commit(raw)
         except Exception:
             # SQLite keeps a transaction open whose COMMIT it refused, and so may others.
             self._undo_refused(dbapi_connection)
-            state.committing = True  # for whoever judges the error
+            transaction.committing = True  # for whoever judges the error
             raise
-        state.committing = False
-        state.ended()
+        transaction.committing = False
+        transaction.end()
         if tag == "ROLLBACK":
             raise aborted_error(None)
 
@@ -128,14 +132,14 @@ class TransactionDialect(ClockDialect, TokenDialect):
         finally:
             clock.is_committing = False
 
-    def _commit_nothing(self, state: SessionState) -> None:
+    def _commit_nothing(self, transaction: TransactionState) -> None:
         """Go through with a COMMIT for which there is nothing to send, or say that the transaction is not there."""
         failure: Exception | None = None
-        if state.aborted is None and state.began and state.managed:
-            failure = ended_error(state.token)
-        elif state.aborted is not None:
-            failure = cannot_go_on(state)
-        state.ended()
+        if transaction.aborted is None and transaction.began and transaction.terms.managed:
+            failure = ended_error(transaction.terms.token)
+        elif transaction.aborted is not None:
+            failure = cannot_go_on(transaction)
+        transaction.end()
         if failure is not None:
             raise failure
 
@@ -144,34 +148,35 @@ class TransactionDialect(ClockDialect, TokenDialect):
         try:
             self.do_rollback(proxied)
         except Exception:  # noqa: BLE001 - the refusal is what matters; the pool closes what isn't at rest
-            self.session_of(proxied).tainted = True
+            self.session_of(proxied).checkout.tainted = True
 
     def do_rollback(self, dbapi_connection: Any) -> None:
         state = self.session_of(dbapi_connection)
         raw = dbapi_connection.dbapi_connection
-        state.committing = False
-        if state.driver_begins:
+        transaction, checkout = state.transaction, state.checkout
+        transaction.committing = False
+        if checkout.driver_begins:
             self._take_back(raw)
-            state.driver_begins = False
-            state.tainted = state.tainted or self._habits_of(raw) != state.habits
+            checkout.driver_begins = False
+            checkout.tainted = checkout.tainted or self._habits_of(raw) != checkout.habits
             return
         # Where an error says nothing of the transaction (MariaDB), our own flag errs on the safe side.
-        if not state.began and not self.in_transaction(raw):
+        if not transaction.began and not self.in_transaction(raw):
             return
-        if state.aborted not in (GONE, ENDED) or self.in_transaction(raw):
+        if transaction.aborted not in (GONE, ENDED) or self.in_transaction(raw):
             self._bound_control(state, raw)
             self.control(raw, "ROLLBACK")
-        state.ended()
+        transaction.end()
 
     # --- a connection of the driver's own: raw_connection() --------------------------------------
 
     def let_driver_begin(self, proxied: Any) -> None:
         """Make *proxied* what PEP 249 says: the driver begins, and commit() and rollback() end it."""
         self.set_statement_timeout(proxied, self.limits.statement_timeout_seconds)
-        state = self.session_of(proxied)
-        state.habits = self._habits_of(proxied.dbapi_connection)
+        checkout = self.session_of(proxied).checkout
+        checkout.habits = self._habits_of(proxied.dbapi_connection)
         # Up before: whatever becomes of it, the connection is looked at when it comes back.
-        state.driver_begins = True
+        checkout.driver_begins = True
         self.set_driver_autocommit(proxied.dbapi_connection, False)
 
     def _take_back(self, dbapi_connection: Any) -> None:
@@ -202,37 +207,37 @@ class TransactionDialect(ClockDialect, TokenDialect):
     def was_ended(self, connection: Any) -> bool:
         """Return whether the transaction on SQLAlchemy's *connection* ended without us: nobody knows how."""
         proxied = connection._dbapi_connection
-        state = self.session_of(proxied)
-        if state.aborted is not None:
-            return state.aborted == ENDED
-        return state.began and not self.in_transaction(proxied.dbapi_connection)
+        transaction = self.session_of(proxied).transaction
+        if transaction.aborted is not None:
+            return transaction.aborted == ENDED
+        return transaction.began and not self.in_transaction(proxied.dbapi_connection)
 
     def commits_by_itself(self, statement: str) -> bool:
         """Return whether *statement* ends an open transaction and needs none, as DDL does on MariaDB."""
         return False
 
-    def _check_still_open(self, state: SessionState, proxied: Any, statement: str = "") -> None:
+    def _check_still_open(self, transaction: TransactionState, proxied: Any, statement: str = "") -> None:
         """See, before anything is sent in a transaction, whether it is still there.
 
         ``transaction()`` can't go on when something ended it. A connection of SQLAlchemy's own goes on in a new
         transaction, as it does on a driver that is not in autocommit: DDL on MariaDB is the usual case.
         """
-        if state.aborted is not None:
-            raise cannot_go_on(state)
+        if transaction.aborted is not None:
+            raise cannot_go_on(transaction)
         if self.in_transaction(proxied.dbapi_connection):
             return
-        if state.managed:
-            state.aborted = ENDED
-            raise cannot_go_on(state)
+        if transaction.terms.managed:
+            transaction.aborted = ENDED
+            raise cannot_go_on(transaction)
         if not self.commits_by_itself(statement):
             self.do_begin(proxied)
 
-    def _note_ending(self, state: SessionState, proxied: Any) -> None:
+    def _note_ending(self, transaction: TransactionState, proxied: Any) -> None:
         """See, after a statement in ``transaction()``, whether it ended the transaction by itself."""
-        if state.managed and not self.in_transaction(proxied.dbapi_connection):
-            state.aborted = ENDED
-        if state.aborted is not None:
-            raise cannot_go_on(state)
+        if transaction.terms.managed and not self.in_transaction(proxied.dbapi_connection):
+            transaction.aborted = ENDED
+        if transaction.aborted is not None:
+            raise cannot_go_on(transaction)
 
     def commit_would_lie(self, dbapi_connection: Any) -> bool:
         """Return whether the server would answer COMMIT with a silent rollback."""
@@ -242,14 +247,14 @@ class TransactionDialect(ClockDialect, TokenDialect):
         self._savepoint(connection, f"SAVEPOINT {name}")
 
     def do_rollback_to_savepoint(self, connection: Any, name: str) -> None:
-        state = self.session_of(connection.connection)
-        if state.aborted in (GONE, ENDED):
+        transaction = self.session_of(connection.connection).transaction
+        if transaction.aborted in (GONE, ENDED):
             return
         self._savepoint(connection, f"ROLLBACK TO SAVEPOINT {name}", undoes=True)
-        state.aborted = None
-        if state.local_timeout is not None:
+        transaction.aborted = None
+        if transaction.local_timeout is not None:
             # The server went back to what was set before the savepoint; nobody remembers what that was.
-            state.local_timeout = FORGOTTEN
+            transaction.local_timeout = FORGOTTEN
 
     def do_release_savepoint(self, connection: Any, name: str) -> None:
         self._savepoint(connection, f"RELEASE SAVEPOINT {name}")
@@ -259,7 +264,7 @@ class TransactionDialect(ClockDialect, TokenDialect):
         # or cancelled in the middle of a reply must not be used again.
         proxied = connection.connection
         if not undoes:
-            self._check_still_open(self.session_of(proxied), proxied)
+            self._check_still_open(self.session_of(proxied).transaction, proxied)
         try:
             self._bound_control(self.session_of(proxied), proxied.dbapi_connection)
             self.control(proxied.dbapi_connection, sql)

@@ -9,9 +9,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-from sqlalchemy import Connection, Executable
+from sqlalchemy import Connection
 
-from prefiq_db.calls import Call
+from prefiq_db.call import Call
 from prefiq_db.errors import (
     ClosedError,
     ErrorClass,
@@ -20,7 +20,6 @@ from prefiq_db.errors import (
     TransactionTimeoutError,
     UsageError,
 )
-from prefiq_db.execution.shapes import Shape
 from prefiq_db.instance import Instance
 from prefiq_db.interruptions import is_interruption
 from prefiq_db.reports import Outcome
@@ -105,17 +104,8 @@ class Block(ABC):
 
     # --- statements ------------------------------------------------------------------------------
 
-    def run(
-        self,
-        statement: Executable,
-        params: Any,
-        shape: Shape,
-        timeout_seconds: float | None = None,
-        *,
-        explicit: bool,
-        call: Call | None = None,
-    ) -> Any:
-        """Run one statement in this transaction."""
+    def run(self, call: Call, *, explicit: bool) -> Any:
+        """Carry out *call* in this transaction; *explicit*, where the caller named it."""
         self._check_active()
         scope = self.scope
         if explicit:
@@ -123,9 +113,9 @@ class Block(ABC):
         with scope.used():
             if scope.connection.invalidated:
                 raise self._lost()
-            limit = self._limit(timeout_seconds)
-            fetched = self.instance.road.run(scope.connection, statement, params, shape, limit, call, self._left())
-        return shape.finished(fetched)
+            limit = self._limit(call.timeout_seconds)
+            fetched = self.instance.road.run(scope.connection, call, limit, self._left())
+        return call.shape.finished(fetched)
 
     def _left(self) -> float | None:
         """Return what is left of the transaction's own limit, and of those of the blocks around, in seconds."""

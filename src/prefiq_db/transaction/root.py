@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from sqlalchemy import Connection
 
+from prefiq_db.dialects.session import TransactionTerms
 from prefiq_db.errors import (
     OutcomeUnknownError,
     PermissionDeniedError,
@@ -80,29 +81,34 @@ class RootBlock(Block):
         raise failure
 
     def _begin_on(self, connection: Connection, within: float | None) -> None:
-        road, options = self.instance.road, self.options
+        road = self.instance.road
         state = road.state(connection)
-        self.line = state.line
-        state.transaction_id = self.id
-        state.retry_number = self.retry_number
-        state.write = not options.read_only
-        state.read_only = options.read_only
-        state.isolation = options.isolation or state.isolation
-        state.managed = True
-        state.token = self.token
-        if options.timeout_seconds is not None and options.timeout_seconds < self.instance.statement_timeout_seconds:
-            state.local_timeout = options.timeout_seconds
-        if within is not None and within < self.instance.statement_timeout_seconds:
-            state.control_timeout = within
+        self.line = state.checkout.line
+        terms = self._terms(within)
         try:
-            self._handle = road.begin(connection)
+            self._handle = road.begin(connection, terms)
         except PrefiqDbError:
             # The server has answered: the connection itself is none the worse.
             connection.close()
             raise
         self._scope = Scope(self.instance, connection)
-        state.guard = self._scope.refuse_ending
+        state.checkout.guard = self._scope.refuse_ending
         enter(self._scope)
+
+    def _terms(self, within: float | None) -> TransactionTerms:
+        options, usual = self.options, self.instance.statement_timeout_seconds
+        limit = options.timeout_seconds
+        return TransactionTerms(
+            managed=True,
+            write=not options.read_only,
+            read_only=options.read_only,
+            isolation=options.isolation,
+            token=self.token,
+            statement_timeout=None if limit is None or limit >= usual else limit,
+            control_timeout=None if within is None or within >= usual else within,
+            id=self.id,
+            retry_number=self.retry_number,
+        )
 
     # --- end -------------------------------------------------------------------------------------
 
@@ -194,8 +200,7 @@ class RootBlock(Block):
         """Give COMMIT or ROLLBACK what is left of the limit; the driver's grace comes on top of it."""
         if self._deadline is not None:
             state = self.instance.road.state(self.scope.connection)
-            left = max(0.0, self._deadline - time.monotonic())
-            state.control_timeout = left if state.control_timeout is None else min(left, state.control_timeout)
+            state.transaction.bound_end(max(0.0, self._deadline - time.monotonic()))
 
     def _committed(self) -> None:
         self.outcome = Outcome.COMMITTED  # also by the word of the token

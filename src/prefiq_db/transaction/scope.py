@@ -46,7 +46,7 @@ class Scope(Generic[B]):
         if facts.hidden:
             raise hidden_refused(dialect.label)
         if facts.lingers:
-            self.instance.road.state(self.connection).tainted = True
+            self.instance.road.state(self.connection).checkout.tainted = True
 
     def seize(self, within_seconds: float) -> bool:
         """Hold the connection for good: wait until a statement that somebody else runs on it has ended.

@@ -37,13 +37,25 @@ _NAMING_FIELDS: Final = {
 }
 
 
-class _State(Protocol):
-    """What is asked of a connection's state, and noted in it."""
+class _Terms(Protocol):
+    @property
+    def read_only(self) -> bool: ...
+
+
+class _Transaction(Protocol):
+    """What is asked of a connection's transaction, and noted in it."""
 
     began: bool
-    read_only: bool
     committing: bool
     failed: ErrorClass | None
+
+    @property
+    def terms(self) -> _Terms: ...
+
+
+class _State(Protocol):
+    @property
+    def transaction(self) -> _Transaction: ...
 
 
 def translate_errors(engine: Engine, database: str, *, masked: bool) -> None:
@@ -122,13 +134,13 @@ def _translated(context: ExceptionContext, database: str) -> PrefiqDbError:
     failure = _in_phase(context, database, _phase(context, state))
     if state is not None:
         found = failure.classification
-        if not state.began and context.statement is not None and leaves_unknown(found):
+        if not state.transaction.began and context.statement is not None and leaves_unknown(found):
             # In autocommit: sent, and no answer came.
             failure = _in_phase(context, database, "commit")
-        if isinstance(failure, ReadOnlyError) and state.began and state.read_only:
+        if isinstance(failure, ReadOnlyError) and state.transaction.began and state.transaction.terms.read_only:
             # Our own READ ONLY refused it, and so would every other server.
             failure.classification = ErrorClass(ErrorKind.READ_ONLY)
-        state.failed = failure.classification
+        state.transaction.failed = failure.classification
     return failure
 
 
@@ -150,7 +162,7 @@ def _in_phase(context: ExceptionContext, database: str, phase: Phase) -> PrefiqD
 def _phase(context: ExceptionContext, state: _State | None) -> Phase:
     if context.connection is None:
         return "connect"
-    return "commit" if state is not None and state.committing else "statement"
+    return "commit" if state is not None and state.transaction.committing else "statement"
 
 
 def _state_of(context: ExceptionContext) -> _State | None:
