@@ -1,4 +1,7 @@
-"""One database in this process: what is assembled once for it, and whether it is closed."""
+"""One database in this process: what is assembled once for it, and whether it is closed.
+
+Why it is one object: decisions/0112-why-a-database-is-one-instance.md.
+"""
 
 from __future__ import annotations
 
