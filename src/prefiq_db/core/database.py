@@ -121,8 +121,7 @@ class DatabaseCore:
             # A time limit on the shutdown must not leave connections to the server open, nor the pool half-closed.
             self.runtime.shielded(self.instance.close, self.settings.connect_timeout_seconds)
         finally:
-            if hasattr(self.runtime, "loop"):
-                self.runtime.loop = None  # open() may be in another one
+            self.runtime.forget_loop()  # open() may be in another one
 
     def check_world(self) -> None:
         try:
@@ -421,7 +420,9 @@ class DatabaseCore:
         self.check_usable()
         return self._block(options, ambient(self.instance))
 
-    def _block(self, options: TransactionOptions, parent: Scope | None, deadline: Deadline | None = None) -> Block:
+    def _block(
+        self, options: TransactionOptions, parent: Scope[Block] | None, deadline: Deadline | None = None
+    ) -> Block:
         chosen = self.with_overrides(options)
         if parent is None:
             return RootBlock(self.instance, chosen, deadline)
@@ -606,7 +607,7 @@ class DatabaseCore:
                 "session() or tx.connection"
             )
 
-    def pinned(self) -> Scope | None:
+    def pinned(self) -> Scope[Block] | None:
         """Return the transaction that a session joins here, or ``None`` when it gets a connection of its own."""
         self.check_usable()
         scope = ambient(self.instance)

@@ -12,7 +12,7 @@ from prefiq_db.execution.mapping import Into
 from prefiq_db.execution.shapes import all_rows, executed, one_row, one_value
 from prefiq_db.execution.typed import Types, typed
 from prefiq_db.reports import ExecuteResult
-from prefiq_db.transaction import Block, Savepoint, TransactionOptions
+from prefiq_db.transaction import Binding, Block, Savepoint, TransactionOptions
 
 if TYPE_CHECKING:
     from prefiq_db.core.database import DatabaseCore
@@ -64,6 +64,10 @@ class TransactionVerbs:
 
     def _run(self, verb: str, statement: Any, params: Any, shape: Shape) -> Any:
         return self.core.carry_out(self.core.prepare(verb, statement, params, shape, self.tx))
+
+    def bind(self) -> Binding:
+        """Return a block in which this transaction is ambient for the running task or thread."""
+        return Binding(self.tx.root.scope)
 
     def nested(self, options: TransactionOptions) -> Savepoint:
         """Return a savepoint in this transaction that has not begun."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextvars
-import os
 import threading
 import time
 from collections.abc import Callable, Coroutine
@@ -16,6 +15,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from prefiq_db.deadline import Deadline
+from prefiq_db.forks import in_child
 from prefiq_db.health.findings import Verdict, failure
 from prefiq_db.health.probe import Held
 
@@ -28,7 +28,8 @@ class ThreadFlight:
         self.deadline = deadline
         self._work = work
         self._held = Held()
-        self._process = os.getpid()
+        self._is_of_the_parent = False
+        in_child(self, ThreadFlight._stay_behind)
         self._future: Future[Verdict] = Future()
         self._future.set_running_or_notify_cancel()  # nobody who waits can cancel it
         threading.Thread(target=self._fly, name=f"prefiq_db health {name}", daemon=True).start()
@@ -40,10 +41,14 @@ class ThreadFlight:
             verdict = failure(error)
         self._future.set_result(verdict)
 
+    def _stay_behind(self) -> None:
+        """Note, in a forked child, that the thread goes on in the parent and never ends here."""
+        self._is_of_the_parent = True
+
     @property
     def is_over(self) -> bool:
-        """Whether another one may start; one that a parent process began never ends here."""
-        return self._future.done() or self._process != os.getpid()
+        """Whether another one may start."""
+        return self._is_of_the_parent or self._future.done()
 
     def wait(self) -> Verdict | None:
         """Return the verdict, or ``None`` when there is none by the deadline."""
