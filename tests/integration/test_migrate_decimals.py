@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from prefiq_db import Database
 from prefiq_db.errors import SchemaError, UniqueViolationError
 from prefiq_db.migrate.command_line import main
-from prefiq_db.migrate.decimals import rewritten
+from prefiq_db.migrate.text_decimals import rewritten
 from prefiq_db.types import Money
 from tests.conftest import Backend
 from tests.integration.migrate_support import Project

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from prefiq_db.errors import SchemaError, UnsupportedError, UsageError
 from prefiq_db.migrate import MigrateOptions
-from prefiq_db.migrate.explain import half_applied, resumption
+from prefiq_db.migrate.half_applied import half_applied, resumption
 from prefiq_db.migrate.recorder import shown
 from prefiq_db.migrate.revisions import compare
 from prefiq_db.migrate.run_log import DONE, FAILED, STARTED, Logged, Step, Unfinished

@@ -22,7 +22,7 @@ from prefiq_db.bootstrap import assemble
 from prefiq_db.errors import PrefiqDbError, ProviderError, SettingsError, UnsupportedError
 from prefiq_db.providers import DatabaseProvider
 from prefiq_db.reports import HealthReport
-from prefiq_db.settings.database import is_production
+from prefiq_db.settings.database_settings import is_production
 
 OK, FAILED, MISCONFIGURED = 0, 1, 2
 

@@ -24,9 +24,9 @@ from prefiq_db.execution.border import Border
 from prefiq_db.migrate.file_lock import FileLock, file_lock
 from prefiq_db.migrate.history import History
 from prefiq_db.migrate.locks import Lock, check_lockable, held, server_lock
-from prefiq_db.migrate.offline import write_sql
-from prefiq_db.migrate.options import MigrateOptions
+from prefiq_db.migrate.migrate_options import MigrateOptions
 from prefiq_db.migrate.run import OnApply, Run, look_on, migrate_on
+from prefiq_db.migrate.sql_script import write_sql
 from prefiq_db.settings import DatabaseSettings, load_settings
 from prefiq_db.urls import MEMORY
 

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 
 from prefiq_db.bridge import AsyncRuntime, SyncRuntime
 from prefiq_db.errors import LockTimeoutError, UnsupportedError
-from prefiq_db.migrate.options import MigrateOptions
+from prefiq_db.migrate.migrate_options import MigrateOptions
 from prefiq_db.migrate.traits import SessionLock, traits_of
 
 logger = logging.getLogger("prefiq_db.migrate")

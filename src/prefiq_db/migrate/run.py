@@ -14,11 +14,11 @@ from sqlalchemy import event
 
 from prefiq_db.dialects.base import PrefiqDialect
 from prefiq_db.migrate.defaults import as_text_clause
-from prefiq_db.migrate.explain import resumption, wrong_way
 from prefiq_db.migrate.foreign_keys import Check, foreign_keys_off
+from prefiq_db.migrate.half_applied import resumption, wrong_way
 from prefiq_db.migrate.history import History
 from prefiq_db.migrate.long_ids import refusing_long_ids
-from prefiq_db.migrate.options import MigrateOptions
+from prefiq_db.migrate.migrate_options import MigrateOptions
 from prefiq_db.migrate.recorder import Recorder
 from prefiq_db.migrate.run_log import RunLog, Step
 from prefiq_db.migrate.traits import Traits, traits_of

@@ -12,8 +12,8 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from prefiq_db.migrate.environment import MIGRATED
-from prefiq_db.migrate.explain import half_applied
 from prefiq_db.migrate.file_lock import file_lock
+from prefiq_db.migrate.half_applied import half_applied
 from prefiq_db.migrate.locks import server_lock
 from prefiq_db.migrate.revisions import Comparison, compare, parents_in
 from prefiq_db.migrate.run_log import RunLog, Unfinished

@@ -10,10 +10,10 @@ from prefiq_db.database import Database
 from prefiq_db.database_async import AsyncDatabase
 from prefiq_db.errors import DatabaseError, ErrorKind, PrefiqDbError, error_type
 from prefiq_db.hooks.everywhere import HooksOfAll
-from prefiq_db.providers.base import BaseProvider
+from prefiq_db.providers.base_provider import BaseProvider
 from prefiq_db.reports import HealthReport
 from prefiq_db.settings import Settings
-from prefiq_db.settings.database import is_production
+from prefiq_db.settings.database_settings import is_production
 from prefiq_db.settings.target import TARGET_FIELDS
 
 logger = logging.getLogger("prefiq_db.boot")

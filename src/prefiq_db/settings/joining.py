@@ -12,11 +12,11 @@ from prefiq_db.config import Host, Target
 from prefiq_db.errors import Problem, SettingsError
 from prefiq_db.masking import Secret
 from prefiq_db.products import DEFAULT_SERVER, PRODUCTS, EngineName, product_named
-from prefiq_db.settings.database import DatabaseSettings, build_settings
+from prefiq_db.settings.database_settings import DatabaseSettings, build_settings
+from prefiq_db.settings.field_types import check_port, check_secret, check_text
 from prefiq_db.settings.layers import Entry, FieldPath, Layer
 from prefiq_db.settings.problems import collect
 from prefiq_db.settings.target import SERVER_FIELDS, TARGET_FIELDS
-from prefiq_db.settings.values import check_port, check_secret, check_text
 from prefiq_db.urls import format_url, parse_url, split_hosts
 
 

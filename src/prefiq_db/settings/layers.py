@@ -10,9 +10,9 @@ from typing import Any, Final
 
 from prefiq_db.config import RetryPolicy
 from prefiq_db.errors import Problem
-from prefiq_db.settings.database import DatabaseSettings
+from prefiq_db.settings.database_settings import DatabaseSettings
+from prefiq_db.settings.field_types import from_json
 from prefiq_db.settings.problems import unknown_key
-from prefiq_db.settings.values import from_json
 
 FieldPath = tuple[str, ...]
 

@@ -12,14 +12,14 @@ from typing import Any, Final
 from pydantic import BaseModel
 
 from prefiq_db.errors import Problem, SettingsError, UsageError
-from prefiq_db.settings.database import is_production
+from prefiq_db.settings.database_settings import is_production
+from prefiq_db.settings.field_types import drop_unset
 from prefiq_db.settings.joining import join_databases
 from prefiq_db.settings.layers import SAYS_WHERE, Layer, is_name
 from prefiq_db.settings.loaded import Settings
 from prefiq_db.settings.mappings import mapping_layer, read_yaml
 from prefiq_db.settings.namespaces import fill_namespaces
 from prefiq_db.settings.target import TARGET_FIELDS
-from prefiq_db.settings.values import drop_unset
 from prefiq_db.settings.variables import read_dotenv, variables_layer
 from prefiq_db.silence import hush
 

@@ -12,7 +12,8 @@ import yaml
 from pydantic import BaseModel
 
 from prefiq_db.errors import Problem
-from prefiq_db.settings.database import DatabaseSettings, set_values
+from prefiq_db.settings.database_settings import DatabaseSettings, set_values
+from prefiq_db.settings.field_types import drop_unset
 from prefiq_db.settings.layers import (
     LOADED,
     SAYS_WHERE,
@@ -25,7 +26,6 @@ from prefiq_db.settings.layers import (
     unknown_field,
 )
 from prefiq_db.settings.problems import shown_key
-from prefiq_db.settings.values import drop_unset
 from prefiq_db.settings.yaml_text import load_yaml
 
 

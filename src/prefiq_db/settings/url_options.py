@@ -9,7 +9,7 @@ from typing import Final
 from prefiq_db.config import SESSION_ATTRS, SHARED_SESSION_ATTRS, Target
 from prefiq_db.errors import Problem
 from prefiq_db.settings.problems import Names, shown_key
-from prefiq_db.settings.tls import lift_tls
+from prefiq_db.settings.tls_options import lift_tls
 
 # libpq's connection parameters (PQconndefaults of version 18), but for those that the URL's own parts and our settings
 # say.

@@ -12,6 +12,7 @@ from dotenv.parser import parse_stream
 from pydantic import BaseModel
 
 from prefiq_db.errors import Problem, SettingsError
+from prefiq_db.settings.field_types import RETRY_FIELDS, drop_unset
 from prefiq_db.settings.layers import (
     LOADED,
     SAYS_WHERE,
@@ -26,7 +27,6 @@ from prefiq_db.settings.layers import (
 )
 from prefiq_db.settings.namespace_variables import NamespaceVariables
 from prefiq_db.settings.problems import collect, meant
-from prefiq_db.settings.values import RETRY_FIELDS, drop_unset
 
 _FROM_FILE: Final = frozenset({"url", "host", "user", "password", "name", "replicas", "application_name"})
 _URL_ALIASES: Final = {"DATABASE_URL": "DB_URL", "DATABASE_URL_FILE": "DB_URL_FILE"}

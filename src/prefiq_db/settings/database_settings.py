@@ -17,11 +17,7 @@ from prefiq_db.config import RetryPolicy, Target
 from prefiq_db.errors import Problem, SettingsError, UsageError
 from prefiq_db.masking import Secret
 from prefiq_db.products import product_named
-from prefiq_db.settings.problems import Names, collect, complaints, shown_key, unknown_key
-from prefiq_db.settings.target import TARGET_FIELDS, find_target
-from prefiq_db.settings.tls import lift_tls
-from prefiq_db.settings.url_options import option_problems
-from prefiq_db.settings.values import (
+from prefiq_db.settings.field_types import (
     Boolean,
     Count,
     CountOrZero,
@@ -41,6 +37,10 @@ from prefiq_db.settings.values import (
     check_ssl_mode,
     drop_unset,
 )
+from prefiq_db.settings.problems import Names, collect, complaints, shown_key, unknown_key
+from prefiq_db.settings.target import TARGET_FIELDS, find_target
+from prefiq_db.settings.tls_options import lift_tls
+from prefiq_db.settings.url_options import option_problems
 from prefiq_db.silence import hush
 from prefiq_db.urls import parse_url
 

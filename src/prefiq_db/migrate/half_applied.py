@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from prefiq_db.errors import SchemaError, UsageError
-from prefiq_db.migrate.options import MigrateOptions
+from prefiq_db.migrate.migrate_options import MigrateOptions
 from prefiq_db.migrate.recorder import Resumption
 from prefiq_db.migrate.run_log import DONE, FAILED, Logged, Unfinished
 from prefiq_db.migrate.traits import Traits
