@@ -16,8 +16,6 @@ from urllib.parse import quote
 
 from prefiq_db.config import ANY_HOST, READER, SESSION_ATTRS, WRITER, Host, Target
 from prefiq_db.dialects import mariadb
-from prefiq_db.dialects.classify import in_phase, treatment
-from prefiq_db.dialects.connecting import Connecting, note
 from prefiq_db.dialects.sqlite import connection_factory
 from prefiq_db.drivers.challenges import REQUIRE_AUTH, challenges_only
 from prefiq_db.drivers.deadlines import DeadlinePassed, Shares
@@ -28,6 +26,8 @@ from prefiq_db.errors import ErrorKind, NotReadyError, PrefiqDbError, ReadOnlyEr
 from prefiq_db.interruptions import is_interruption
 from prefiq_db.pool import seconds_to_connect
 from prefiq_db.settings import DatabaseSettings
+from prefiq_db.translation.classify import in_phase, treatment
+from prefiq_db.translation.connecting import Connecting, note
 
 logger = logging.getLogger("prefiq_db.connectors")
 

@@ -13,17 +13,18 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from prefiq_db.config import Target
 from prefiq_db.connectors import connector_for
-from prefiq_db.dialects.base import Observer, Watcher
-from prefiq_db.dialects.both import of_both
+from prefiq_db.dialects.configured import Limits
+from prefiq_db.dialects.observers import Observer, Watcher
 from prefiq_db.dialects.values import json_text
 from prefiq_db.engine_class import PrefiqEngine
 from prefiq_db.errors import MissingDriverError, UnsupportedError, UsageError
 from prefiq_db.hooks.comments import comment
 from prefiq_db.hooks.logs import logging_name, mask_loggers
-from prefiq_db.hooks.scrub import translate_errors
 from prefiq_db.pool import INVALIDATED, AsyncPrefiqPool, PrefiqPool
 from prefiq_db.products import PRODUCTS, SUPPORTED_ENGINES, Driver
 from prefiq_db.settings import DatabaseSettings
+from prefiq_db.translation.both import of_both
+from prefiq_db.translation.engine_border import translate_errors
 
 for _product in PRODUCTS.values():
     for _driver in filter(None, (_product.sync_driver, _product.async_driver)):
@@ -69,10 +70,25 @@ def _make(
 ) -> Any:
     target = settings.target
     driver = _driver_for(target, is_async)
+    limits = Limits(
+        max_age_seconds=settings.pool_max_age_seconds,
+        ping_after_idle_seconds=settings.ping_after_idle_seconds,
+        connect_timeout_seconds=settings.connect_timeout_seconds,
+        statement_timeout_seconds=settings.statement_timeout_seconds,
+        lock_timeout_seconds=settings.lock_timeout_seconds,
+        session_settings=not settings.pgbouncer,
+        read_only=settings.read_only,
+    )
     engine = create(
         _shown_url(driver, target),
         connector=connector_for(settings, target, is_async),
+        limits=limits,
+        observer=observer,
+        watcher=watcher,
+        commenter=comment if settings.sql_comments else None,
         poolclass=pool,
+        pool_limits=limits,
+        pool_watcher=watcher,
         pool_size=settings.pool_size,
         max_overflow=settings.max_overflow,
         pool_timeout=settings.pool_timeout_seconds,
@@ -90,17 +106,6 @@ def _make(
     if settings.masked:
         mask_loggers(sync_engine.logger, sync_engine.pool.logger)
     translate_errors(sync_engine, name, masked=settings.masked)
-    dialect = engine.dialect
-    dialect.observer = observer
-    dialect.commenter = comment if settings.sql_comments else None
-    dialect.watcher = watcher
-    dialect.max_age_seconds = settings.pool_max_age_seconds
-    dialect.ping_after_idle_seconds = settings.ping_after_idle_seconds
-    dialect.statement_timeout_seconds = settings.statement_timeout_seconds
-    dialect.lock_timeout_seconds = settings.lock_timeout_seconds
-    dialect.connect_timeout_seconds = settings.connect_timeout_seconds
-    dialect.session_settings = not settings.pgbouncer
-    dialect.read_only = settings.read_only
     if watcher is not None:
         _tell_of_invalidation(sync_engine, watcher)
     return engine

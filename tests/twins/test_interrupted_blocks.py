@@ -20,10 +20,10 @@ import pytest
 from prefiq_db import AsyncDatabase, Database, RetryPolicy
 from prefiq_db.bridge import can_await
 from prefiq_db.errors import NotCommittedError, OutcomeUnknownError, PoolTimeoutError
-from prefiq_db.execution import border
 from prefiq_db.masking import border_translates
 from prefiq_db.slots import Slot, SlottedPool
 from prefiq_db.transaction import Block, Outcome, scope
+from prefiq_db.translation import border
 from tests.conftest import Backend
 from tests.twins.injection import Halt, Injector, JobTimeout, handled, interrupted
 from tests.twins.support import upgrade_schema

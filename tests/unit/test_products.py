@@ -22,6 +22,7 @@ ALLOWED = {
     "products.py": "the table",
     "dialects/": "how each product behaves",
     "drivers/": "how each driver behaves",
+    "translation/": "what each product's errors mean, and how its SQL is read for them",
     "migrate/lint/__init__.py": "what the command lints for unless told otherwise, in the order of its report",
     "migrate/lint/rule_table.py": "each rule says for which databases it is",
     "testing/": "servers to test against, and their protocols",

@@ -7,8 +7,8 @@ from pathlib import PurePath
 from typing import Any
 
 from prefiq_db.application.order import Ordered
-from prefiq_db.dialects.translate import clean
 from prefiq_db.errors import PrefiqDbError, ProviderError, SettingsError
+from prefiq_db.translation.translate import clean
 
 
 def attempt(step: Callable[[], object]) -> Exception | None:

@@ -18,9 +18,9 @@ from alembic import context
 from alembic.util import CommandError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from prefiq_db.dialects.configured import limits_of
 from prefiq_db.engines import make_engine
 from prefiq_db.errors import PrefiqDbError, Problem, SettingsError, UnsupportedError, UsageError
-from prefiq_db.execution.border import Border
 from prefiq_db.migrate.file_lock import FileLock, file_lock
 from prefiq_db.migrate.history import History
 from prefiq_db.migrate.locks import Lock, check_lockable, held, server_lock
@@ -28,6 +28,7 @@ from prefiq_db.migrate.migrate_options import MigrateOptions
 from prefiq_db.migrate.run import OnApply, Run, look_on, migrate_on
 from prefiq_db.migrate.sql_script import write_sql
 from prefiq_db.settings import DatabaseSettings, load_settings
+from prefiq_db.translation.border import Border
 from prefiq_db.urls import MEMORY
 
 _AS_MODULE: Final = ("alembic", "__main__.py")
@@ -194,7 +195,7 @@ def _on_given(run: Run, given: Any) -> None:
 
 
 def _on_connection(run: Run, connection: sa.Connection) -> None:
-    _check_writable(getattr(connection.dialect, "read_only", False), run.database)
+    _check_writable(limits_of(connection.dialect).read_only, run.database)
     border = Border(run.database, connection.dialect.name, migrating=True)
     lock = server_lock(connection) or file_lock(connection)
     failure = _placed(run, lambda: border.cross(lambda: _work(connection, run, lock)))

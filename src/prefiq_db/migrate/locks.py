@@ -16,6 +16,7 @@ from typing import Final, Protocol
 import sqlalchemy as sa
 
 from prefiq_db.bridge import AsyncRuntime, SyncRuntime
+from prefiq_db.dialects.configured import limits_of
 from prefiq_db.errors import LockTimeoutError, UnsupportedError
 from prefiq_db.migrate.migrate_options import MigrateOptions
 from prefiq_db.migrate.traits import SessionLock, traits_of
@@ -120,7 +121,7 @@ def check_lockable(dialect: sa.Dialect, database: str) -> None:
     Raises:
         UnsupportedError: naming the ways out.
     """
-    if getattr(dialect, "session_settings", True):
+    if limits_of(dialect).session_settings:
         return
     raise UnsupportedError(
         f"database {database}: pgbouncer is on, and behind it no lock can be held while migrations run. Migrate with "

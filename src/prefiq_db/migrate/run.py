@@ -168,12 +168,13 @@ def _beginning(connection: sa.Connection, traits: Traits) -> Iterator[None]:
     DDL, so that a failing revision would leave its half.
     """
     if isinstance(connection.dialect, PrefiqDialect):
-        state = connection.dialect.session_of(connection.connection)
-        before, state.write = state.write, True
+        transaction = connection.dialect.session_of(connection.connection).transaction
+        before = transaction.terms.write
+        transaction.terms = transaction.terms._replace(write=True)
         try:
             yield
         finally:
-            state.write = before
+            transaction.terms = transaction.terms._replace(write=before)
         return
 
     def begin(connection: sa.Connection) -> None:

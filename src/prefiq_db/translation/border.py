@@ -6,10 +6,10 @@ import sys
 from collections.abc import Callable
 from typing import Literal, TypeVar
 
-from prefiq_db.dialects.translate import interruption_in, translate
 from prefiq_db.errors import PrefiqDbError
 from prefiq_db.masking import border_translates
 from prefiq_db.silence import hush
+from prefiq_db.translation.translate import interruption_in, translate
 
 T = TypeVar("T")
 Phase = Literal["connect", "statement", "commit"]

@@ -1,7 +1,7 @@
 """Say what an error means, by its code, the phase it came in, and the dialect: never by its text.
 
 The codes are data, in ``codes_*.py``; how a kind is treated, and what the phase changes, is data here. The few cases
-that a code can't tell are in one table in :mod:`prefiq_db.dialects.translate`.
+that a code can't tell are in one table in :mod:`prefiq_db.translation.translate`.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
-from prefiq_db.dialects import codes_mariadb, codes_mongodb, codes_postgresql, codes_sqlite
 from prefiq_db.errors import ErrorClass, ErrorKind, UsageError
+from prefiq_db.translation import codes_mariadb, codes_mongodb, codes_postgresql, codes_sqlite
 
 Phase = Literal["connect", "statement", "commit"]
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from prefiq_db.dialects.mistakes import MIGRATED, Mistake
-from prefiq_db.dialects.written import Written, without_values
 from prefiq_db.errors import SubKind
+from prefiq_db.translation.mistakes import MIGRATED, Mistake
+from prefiq_db.translation.written import Written, without_values
 
 # Identifiers as people write them. Anything else (blanks, quotes, a name longer than any server allows) could be a
 # value in disguise and is left out.

@@ -26,12 +26,6 @@ from typing import Any, Final, TypeVar
 from sqlalchemy import exc
 
 from prefiq_db import errors
-from prefiq_db.dialects.classify import DIALECTS, Phase, classify_error, in_phase, treatment
-from prefiq_db.dialects.connecting import noted, reason
-from prefiq_db.dialects.mistakes import find_mistake, has_mistakes
-from prefiq_db.dialects.telling import IDENTIFIER, Telling, tell_definition, tell_mistake, tell_names
-from prefiq_db.dialects.values import refuse_unknown
-from prefiq_db.dialects.written import may_define, read_statement
 from prefiq_db.drivers.deadlines import DeadlinePassed
 from prefiq_db.drivers.halfway import REFUSED
 from prefiq_db.drivers.prepared import OUTDATED
@@ -47,6 +41,11 @@ from prefiq_db.errors import (
     error_type,
 )
 from prefiq_db.interruptions import is_interruption
+from prefiq_db.translation.classify import DIALECTS, Phase, classify_error, in_phase, treatment
+from prefiq_db.translation.connecting import noted, reason
+from prefiq_db.translation.mistakes import find_mistake, has_mistakes
+from prefiq_db.translation.telling import IDENTIFIER, Telling, tell_definition, tell_mistake, tell_names
+from prefiq_db.translation.written import may_define, read_statement
 
 _E = TypeVar("_E", bound=BaseException)
 
@@ -885,8 +884,8 @@ def translate(
     original = _unwrap(error)
     if isinstance(original, PrefiqDbError):
         return original
-    if isinstance(error, exc.StatementError) and not isinstance(error, exc.DBAPIError) and _is_a_types(original):
-        return _misfit(error, original, dialect, database)
+    if is_a_misfit(error, original):
+        return _misfit(original, database)
     driver = _driver_of(original)
     told = Telling()
     if isinstance(original, DeadlinePassed):
@@ -915,24 +914,29 @@ def translate(
     )
 
 
-def _is_a_types(original: Exception) -> bool:
-    """Return whether a column's type has raised it, of a value that it can make nothing of."""
-    return isinstance(original, (TypeError, ValueError, ArithmeticError, AttributeError, LookupError)) and (
-        not isinstance(original, exc.SQLAlchemyError)
+#: Set on what a column's type raised: why no database knows such a value, as it is said where no type is asked.
+REFUSAL: Final = "prefiq_db_refusal"
+
+
+def is_a_misfit(error: BaseException | None, original: BaseException) -> bool:
+    """Return whether a column's type has raised *original*, of a value that it can make nothing of.
+
+    Args:
+        error: what SQLAlchemy made of it.
+    """
+    return (
+        isinstance(error, exc.StatementError)
+        and not isinstance(error, exc.DBAPIError)
+        and isinstance(original, (TypeError, ValueError, ArithmeticError, AttributeError, LookupError))
+        and not isinstance(original, exc.SQLAlchemyError)
     )
 
 
-def _misfit(error: exc.StatementError, original: Exception, dialect: str, database: str | None) -> PrefiqDbError:
+def _misfit(original: Exception, database: str | None) -> PrefiqDbError:
     """Return what is said where no type is asked: by us, of what no database knows, or by the server."""
-    refused = None
-    try:
-        refuse_unknown(error.params, dialect)
-    except UsageError as found:
-        refused = UsageError(f"{_where(database)}{found}", database=database, original=clean(original))
-    except (ValueError, ArithmeticError):
-        pass  # a date that no calendar has: it doesn't fit, whoever is asked
-    if refused is not None:
-        return refused
+    refusal = getattr(original, REFUSAL, None)
+    if refusal is not None:
+        return UsageError(f"{_where(database)}{refusal}", database=database, original=clean(original))
     return _build(
         treatment(ErrorKind.DATA),
         _Report(None, "", {}),

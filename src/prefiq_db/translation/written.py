@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Final
 
-from prefiq_db.dialects.lexis import LEXES, Lexis, end_of_comment
+from prefiq_db.lexis import LEXES, Lexis, end_of_comment
 
 # A longer text is not read again: an error's name is not worth a second of processor time.
 _LONGEST: Final = 100_000

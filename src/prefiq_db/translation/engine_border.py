@@ -8,21 +8,20 @@ raise has to go: statements, results, COMMIT, savepoints, connecting.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from sqlalchemy import Engine, event
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import SQLAlchemyError, StatementError
 
-from prefiq_db.dialects.base import SessionState
-from prefiq_db.dialects.both import Both, of_both
-from prefiq_db.dialects.classify import Phase, leaves_unknown
-from prefiq_db.dialects.translate import class_by_code, code_of, is_python_word, translate
 from prefiq_db.drivers.halfway import REFUSED
-from prefiq_db.errors import ErrorClass, ErrorKind, PrefiqDbError, ReadOnlyError
+from prefiq_db.errors import ErrorClass, ErrorKind, PrefiqDbError, ReadOnlyError, UsageError
 from prefiq_db.interruptions import is_interruption
 from prefiq_db.masking import border_translates, shown
 from prefiq_db.silence import hush
+from prefiq_db.translation.both import Both, of_both
+from prefiq_db.translation.classify import Phase, leaves_unknown
+from prefiq_db.translation.translate import REFUSAL, class_by_code, code_of, is_a_misfit, is_python_word, translate
 
 _STOPPED: Final = (ErrorKind.STATEMENT_TIMEOUT, ErrorKind.CANCELLED)
 
@@ -38,12 +37,34 @@ _NAMING_FIELDS: Final = {
 }
 
 
+class _Terms(Protocol):
+    @property
+    def read_only(self) -> bool: ...
+
+
+class _Transaction(Protocol):
+    """What is asked of a connection's transaction, and noted in it."""
+
+    began: bool
+    committing: bool
+    failed: ErrorClass | None
+
+    @property
+    def terms(self) -> _Terms: ...
+
+
+class _State(Protocol):
+    @property
+    def transaction(self) -> _Transaction: ...
+
+
 def translate_errors(engine: Engine, database: str, *, masked: bool) -> None:
     """Let every error of *engine* that our border does not translate leave it as one of both trees."""
 
     @event.listens_for(engine, "handle_error")
     def leaving(context: ExceptionContext) -> PrefiqDbError | None:
         original = context.original_exception
+        _note_refusal(context)
         if masked and not border_translates.get():
             hush(original)
         interruption = _interruption(context)
@@ -63,6 +84,20 @@ def translate_errors(engine: Engine, database: str, *, masked: bool) -> None:
             failure.args = (f"{failure} [{type(failure.original).__name__}: {failure.original}]",)
         raised = context.sqlalchemy_exception
         return None if failure is None else of_both(failure, raised=raised, behind=original)
+
+
+def _note_refusal(context: ExceptionContext) -> None:
+    """Keep why no database takes a value of which a column's type could make nothing; translate() says it."""
+    raised: Any = context.sqlalchemy_exception
+    if not is_a_misfit(raised, context.original_exception):
+        return
+    dialect: Any = context.dialect
+    try:
+        dialect.values.refuse_unknown(raised.params)
+    except UsageError as refused:
+        setattr(context.original_exception, REFUSAL, str(refused))
+    except (ValueError, ArithmeticError):
+        pass  # a date that no calendar has: it doesn't fit, whoever is asked
 
 
 def _interruption(context: ExceptionContext) -> Any:
@@ -99,13 +134,13 @@ def _translated(context: ExceptionContext, database: str) -> PrefiqDbError:
     failure = _in_phase(context, database, _phase(context, state))
     if state is not None:
         found = failure.classification
-        if not state.began and context.statement is not None and leaves_unknown(found):
+        if not state.transaction.began and context.statement is not None and leaves_unknown(found):
             # In autocommit: sent, and no answer came.
             failure = _in_phase(context, database, "commit")
-        if isinstance(failure, ReadOnlyError) and state.began and state.read_only:
+        if isinstance(failure, ReadOnlyError) and state.transaction.began and state.transaction.terms.read_only:
             # Our own READ ONLY refused it, and so would every other server.
             failure.classification = ErrorClass(ErrorKind.READ_ONLY)
-        state.failed = failure.classification
+        state.transaction.failed = failure.classification
     return failure
 
 
@@ -124,18 +159,18 @@ def _in_phase(context: ExceptionContext, database: str, phase: Phase) -> PrefiqD
     return failure
 
 
-def _phase(context: ExceptionContext, state: SessionState | None) -> Phase:
+def _phase(context: ExceptionContext, state: _State | None) -> Phase:
     if context.connection is None:
         return "connect"
-    return "commit" if state is not None and state.committing else "statement"
+    return "commit" if state is not None and state.transaction.committing else "statement"
 
 
-def _state_of(context: ExceptionContext) -> SessionState | None:
+def _state_of(context: ExceptionContext) -> _State | None:
     connection: Any = context.connection
     if connection is None or connection._dbapi_connection is None:
         return None
     dialect: Any = context.dialect
-    state: SessionState = dialect.session_of(connection._dbapi_connection)
+    state: _State = dialect.session_of(connection._dbapi_connection)
     return state
 
 
