@@ -14,7 +14,7 @@ from prefiq_db.errors import UsageError
 from prefiq_db.events import HealthChanged
 from prefiq_db.health.probe import Held, probe
 from prefiq_db.health.running_checks import RunningCheck, TaskCheck, ThreadCheck
-from prefiq_db.health.verdicts import Finding, Health, Verdict, verdict_of
+from prefiq_db.health.verdicts import Finding, Health, Verdict, judge_answer
 from prefiq_db.health.watch import Pace, Subject, Watch
 from prefiq_db.unrun import is_coroutine_function
 
@@ -65,7 +65,7 @@ class _Checks:
             Watch(Subject(name, partial(_begin_check, name, check)), pace) for name, check in (checks or {}).items()
         ]
 
-    def _rounds(self, *, ready: bool) -> list[list[Watch]]:
+    def _order_rounds(self, *, ready: bool) -> list[list[Watch]]:
         # A check may look into a database that is being asked already: one after the other, they hold one connection.
         return [self._watches, self._further] if ready and self._further else [self._watches]
 
@@ -101,7 +101,7 @@ class HealthCheck(_Checks):
 
     def _ask(self, *, ready: bool) -> Health:
         found: list[Finding] = []
-        for watches in self._rounds(ready=ready):
+        for watches in self._order_rounds(ready=ready):
             # All of them begin before the first is waited for: the deadline is everybody's, not the sum.
             begun = [watch.begin() for watch in watches]
             found += [self._collect(*each) for each in zip(watches, begun, strict=True)]
@@ -131,7 +131,7 @@ class AsyncHealthCheck(_Checks):
 
     async def _ask(self, *, ready: bool) -> Health:
         found: list[Finding] = []
-        for watches in self._rounds(ready=ready):
+        for watches in self._order_rounds(ready=ready):
             begun = [watch.begin() for watch in watches]
             found += [await self._collect(*each) for each in zip(watches, begun, strict=True)]
         return Health(tuple(found))
@@ -158,11 +158,11 @@ def _begin_probe(database: AnyDatabase, writable: bool, wait_seconds: float) -> 
 def _begin_check(name: str, check: Check) -> RunningCheck:
     if _is_async(check):
 
-        async def asked(held: Held) -> Verdict:
-            return verdict_of(await check())
+        async def ask(held: Held) -> Verdict:
+            return judge_answer(await check())
 
-        return TaskCheck(name, asked)
-    return ThreadCheck(name, lambda held: verdict_of(check()))
+        return TaskCheck(name, ask)
+    return ThreadCheck(name, lambda held: judge_answer(check()))
 
 
 def _is_async(check: Check) -> bool:

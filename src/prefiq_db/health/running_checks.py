@@ -16,7 +16,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from prefiq_db.health.probe import Held
-from prefiq_db.health.verdicts import Verdict, failure
+from prefiq_db.health.verdicts import Verdict, judge_error
 
 
 class ThreadCheck:
@@ -35,7 +35,7 @@ class ThreadCheck:
         try:
             verdict = self._work(self._held)
         except BaseException as error:  # noqa: BLE001 - whatever it is, somebody waits for the answer
-            verdict = failure(error)
+            verdict = judge_error(error)
         self._future.set_result(verdict)
 
     @property
@@ -75,7 +75,7 @@ class TaskCheck:
         try:
             return await work(self._held)
         except Exception as error:  # noqa: BLE001 - likewise
-            return failure(error)
+            return judge_error(error)
 
     @property
     def is_over(self) -> bool:

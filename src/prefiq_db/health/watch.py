@@ -74,7 +74,7 @@ class Watch:
         with self._lock:
             if self._settled is running and self._found is not None:
                 return self._found
-            self._found = found = self._finding(verdict, time.monotonic() - running.started)
+            self._found = found = self._make_finding(verdict, time.monotonic() - running.started)
             self._good_until = self._pace.clock() + self._pace.cache_seconds
             self._settled = running
             answer = (verdict is not None and verdict.status is not Status.FAIL, found.reason)
@@ -85,7 +85,7 @@ class Watch:
             self._subject.changed(*answer)
         return found
 
-    def _finding(self, verdict: Verdict | None, seconds: float) -> Finding:
+    def _make_finding(self, verdict: Verdict | None, seconds: float) -> Finding:
         name = self._subject.name
         if verdict is None:
             late = f"no answer within {self._pace.deadline_seconds:g} s"

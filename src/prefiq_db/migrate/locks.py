@@ -77,7 +77,7 @@ class ServerLock:
 
 
 @contextlib.contextmanager
-def held(lock: Lock, options: MigrateOptions, database: str, dialect: sa.Dialect) -> Iterator[None]:
+def hold(lock: Lock, options: MigrateOptions, database: str, dialect: sa.Dialect) -> Iterator[None]:
     """Hold *lock* in this block.
 
     Raises:
