@@ -11,8 +11,8 @@ from prefiq_db.products import product_named
 from prefiq_db.testing.faults.framing import Framing, Message
 from prefiq_db.testing.faults.framing_mariadb import MariaDbFraming
 from prefiq_db.testing.faults.framing_postgresql import PostgresFraming
-from prefiq_db.testing.faults.kinds import Fault
 from prefiq_db.testing.faults.link import FaultyLink
+from prefiq_db.testing.faults.message_faults import Fault
 from prefiq_db.testing.faults.plan import COMMIT, FaultPlan, Target
 from prefiq_db.testing.processes import wait_until
 from prefiq_db.testing.proxy import Link, TcpProxy
