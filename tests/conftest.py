@@ -30,7 +30,7 @@ from prefiq_db.testing.locate import REQUIRE_VARIABLE
 from prefiq_db.testing.servers import SERVERS, is_required
 from tests.memory import keep_temporary_files_in_memory
 from tests.twins import harness as twins_harness
-from tests.twins.harness import Harness, drive, make_database, make_harness
+from tests.twins.harness import Harness, connect_once, drive, make_database, make_harness
 
 _MARKERS = {
     "sqlite": "runs on SQLite",
@@ -294,7 +294,10 @@ def make_db(backend: Backend, world: str, loop_runner: asyncio.Runner) -> Iterat
 
 @pytest.fixture
 def db(make_db: Callable[..., Any], world: str, loop_runner: asyncio.Runner) -> Any:
-    """An open database, for each backend and world; its verbs are awaited, see ``twins/harness.py``."""
+    """A connected database, for each backend and world; its verbs are awaited, see ``twins/harness.py``.
+
+    ``open()`` would make the pool's five connections, of which nearly every test uses one.
+    """
     database = make_db()
-    (loop_runner.run if world == "async" else drive)(database.open())
+    (loop_runner.run if world == "async" else drive)(connect_once(database))
     return database
