@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prefiq_db.core.attempts import AttemptCore, Attempts
+from prefiq_db.core.attempts import AttemptCore, Attempts, begin_attempts
 from prefiq_db.core.database import DatabaseCore
 from prefiq_db.core.life import Life
 from prefiq_db.core.making import (
@@ -15,16 +15,20 @@ from prefiq_db.core.making import (
 )
 from prefiq_db.core.quiet_session import QuietSession, quiet
 from prefiq_db.core.sessions import joined
-from prefiq_db.core.verbs import TransactionVerbs
+from prefiq_db.core.transaction_core import TransactionCore
+from prefiq_db.core.verbs import CoreVerbs, Params
 
 __all__ = [
     "AttemptCore",
     "Attempts",
+    "CoreVerbs",
     "DatabaseCore",
     "Life",
+    "Params",
     "QuietSession",
-    "TransactionVerbs",
+    "TransactionCore",
     "as_settings",
+    "begin_attempts",
     "joined",
     "make_explainer",
     "make_observer",
