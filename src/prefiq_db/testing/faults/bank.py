@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from prefiq_db.errors import OutcomeUnknownError, UsageError
+from prefiq_db.testing.database_server import DatabaseServer
 from prefiq_db.testing.faults.bank_report import BankReport
 from prefiq_db.testing.faults.crew import run_tasks, run_threads
 from prefiq_db.testing.faults.direct import direct
-from prefiq_db.testing.server import DatabaseServer
 
 _QUIET_SECONDS = 30.0
 _MAX_AMOUNT = 5

@@ -15,11 +15,11 @@ from typing import Any
 import sqlalchemy as sa
 
 from prefiq_db.errors import OutcomeUnknownError, UsageError
+from prefiq_db.testing.database_server import DatabaseServer
 from prefiq_db.testing.faults.checker import check_history
 from prefiq_db.testing.faults.crew import run_tasks, run_threads
 from prefiq_db.testing.faults.direct import direct
 from prefiq_db.testing.faults.histories import Append, HistoryReport, HistoryTransaction, Read
-from prefiq_db.testing.server import DatabaseServer
 
 _QUIET_SECONDS = 30.0
 # Lists that grow without end make each read cost more than the one before, so we move on to new ones.
