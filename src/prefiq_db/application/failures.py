@@ -7,7 +7,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from prefiq_db.errors import PrefiqDbError, ProviderError, SettingsError
-from prefiq_db.translation.translate import clean
+from prefiq_db.translation.cleaning import clean
 
 if TYPE_CHECKING:
     from prefiq_db.application.order import Provider

@@ -35,8 +35,7 @@ from prefiq_db.errors import (
 )
 from prefiq_db.masking import border_translates
 from prefiq_db.translation.both import of_both
-from prefiq_db.translation.classify import classify_error
-from prefiq_db.translation.translate import class_by_code, code_of
+from prefiq_db.translation.judging import Judgement, judge
 
 # Where a pooled connection keeps its state, in SQLAlchemy's info of its record.
 SESSION_KEY: Final = "prefiq_db.session"
@@ -664,12 +663,12 @@ class PrefiqDialect(TokenDialect):
         if not state.began:
             return False
         if state.aborted is None:
-            state.aborted = self.effect_of(error, proxied.dbapi_connection)
+            state.aborted = self.effect_of(error, proxied)
         if state.aborted is None and context.executemany:
             # Where a failed row doesn't end the transaction, the rows before it stand, and nobody knows which.
             state.aborted = HALF
         if state.aborted is not None:
-            state.cause = class_by_code(error, self.label)
+            state.cause = self.judge(error, proxied).by_code
         return state.aborted == ENDED
 
     def _commented(self, send: Callable[..., None], tags: Mapping[str, str]) -> Callable[..., None]:
@@ -682,12 +681,10 @@ class PrefiqDialect(TokenDialect):
 
         return send_commented
 
-    def effect_of(self, error: Exception, dbapi_connection: Any) -> str | None:
+    def effect_of(self, error: Exception, proxied: Any) -> str | None:
         """Return what *error* did to the open transaction: ``None`` (nothing), ``HALF`` or ``GONE``."""
-        code = code_of(error)
-        if code is None or not self.after_error:
-            return None
-        return self.after_error.get(classify_error(self.label, code).kind)
+        by_code = self.judge(error, proxied).by_code if self.after_error else None
+        return None if by_code is None else self.after_error.get(by_code.kind)
 
     # --- timeouts --------------------------------------------------------------------------------
 
@@ -732,11 +729,11 @@ class PrefiqDialect(TokenDialect):
         limit = state.control_timeout
         self.bound_wait(state, dbapi_connection, self.statement_timeout_seconds if limit is None else limit)
 
-    def timed_out(self, connection: Any) -> bool | None:
+    def timed_out(self, dbapi_connection: Any) -> bool | None:
         """Return whether our own clock ended the last statement; ``None`` where only the server knows."""
         return None
 
-    def interruption_of(self, connection: Any) -> BaseException | None:
+    def interruption_of(self, dbapi_connection: Any) -> BaseException | None:
         """Return what a signal handler raised during the last statement, where the driver swallows it."""
         return None
 
@@ -760,20 +757,35 @@ class PrefiqDialect(TokenDialect):
         """
         return None
 
-    # --- disconnects -----------------------------------------------------------------------------
+    # --- errors ----------------------------------------------------------------------------------
+
+    def judge(self, error: BaseException, proxied: Any) -> Judgement:
+        """Judge *error*, which came up on SQLAlchemy's *proxied* connection, unless that is done already."""
+        raw = getattr(proxied, "dbapi_connection", proxied)
+        return judge(
+            error,
+            self.label,
+            by_timeout=self.timed_out(raw),
+            swallowed=self.interruption_of(raw),
+            is_lost=lambda by_code: self._is_lost(error, by_code, proxied, raw),
+        )
 
     def is_disconnect(self, e: Any, connection: Any, cursor: Any) -> bool:
-        if isinstance(e, DeadlinePassed) or super().is_disconnect(e, connection, cursor):  # type: ignore[misc]
+        return bool(self.judge(e, connection).lost)
+
+    def _is_lost(self, error: Any, by_code: ErrorClass | None, proxied: Any, raw: Any) -> bool | None:
+        """Return whether *error* tells that its connection is lost; ``None`` for what is no error of the driver."""
+        if not isinstance(error, self.loaded_dbapi.Error):  # type: ignore[attr-defined]
+            return None
+        if isinstance(error, DeadlinePassed) or super().is_disconnect(error, proxied, None):  # type: ignore[misc]
             return True
-        found = class_by_code(e, self.label)
-        if found is None:  # not the server's word, so the connection is asked
-            raw = getattr(connection, "dbapi_connection", connection)
+        if by_code is None:  # not the server's word, so the connection is asked
             return raw is not None and self.socket_of(raw) == -1
-        if found.kind is ErrorKind.READ_ONLY:
+        if by_code.kind is ErrorKind.READ_ONLY:
             # Where another connection may find a writer, this one and those made before it are no good. But what our
             # own READ ONLY refused, every server refuses.
-            return found.transient and not self.began_read_only(connection)
-        return found.connection_lost
+            return by_code.transient and not self.began_read_only(proxied)
+        return by_code.connection_lost
 
     def began_read_only(self, proxied: Any) -> bool:
         """Return whether the transaction that is open on SQLAlchemy's *proxied* connection is a READ ONLY of ours."""

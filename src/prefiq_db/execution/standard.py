@@ -25,7 +25,8 @@ from prefiq_db.execution.refusals import refuse_one_shot
 from prefiq_db.execution.shapes import Shape
 from prefiq_db.origin import application_line
 from prefiq_db.pool import checkout_within
-from prefiq_db.translation.border import Border, Phase
+from prefiq_db.translation.border import Border
+from prefiq_db.translation.classify import Phase
 
 Params = Mapping[str, Any] | None
 
@@ -107,7 +108,7 @@ class StandardRoad:
         trip = _OneShot(self, statement, params, shape, timeout_seconds, within_seconds, call)
         try:
             try:
-                return self.border.cross(trip.go, trip.phase, timed_out=trip.timed_out)
+                return self.border.cross(trip.go, trip.phase)
             except PoolTimeoutError as error:
                 self._name_holders(error)
                 raise
@@ -130,7 +131,9 @@ class StandardRoad:
             raise
 
     def _interruption_of(self, connection: Connection | None) -> BaseException | None:
-        return None if connection is None else self.dialect.interruption_of(connection)
+        if connection is None or connection.invalidated or connection.closed:
+            return None
+        return self.dialect.interruption_of(connection.connection.dbapi_connection)
 
     def run(
         self,
@@ -153,7 +156,7 @@ class StandardRoad:
             return shape.fetch(connection.execute(statement, params))
 
         try:
-            return self.border.cross(send, timed_out=lambda: self.dialect.timed_out(connection))
+            return self.border.cross(send)
         except ReadOnlyError as error:
             if not connection.invalidated and self.dialect.began_read_only(connection.connection):
                 # Our own READ ONLY refused it, and so would every other server: no failover to wait for.
@@ -248,9 +251,6 @@ class _OneShot:
 
     def phase(self) -> Phase:
         return "statement" if self.sent else "connect"
-
-    def timed_out(self) -> bool | None:
-        return None if self.connection is None else self.road.dialect.timed_out(self.connection)
 
     def drop(self) -> None:
         """Close the connection, unless it has been given back."""
