@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from types import MappingProxyType
 from typing import Any, Final, TypedDict
 
+from prefiq_db.call import NO_OVERRIDES, Overrides
 from prefiq_db.config import RetryPolicy
 from prefiq_db.errors import UnsupportedError, UsageError
 from prefiq_db.hooks.comments import comment
@@ -19,7 +20,7 @@ _LATER: Final = ("replica", "schema", "database")
 
 
 class OverrideOptions(TypedDict, total=False):
-    """What ``using`` and ``override`` take, for type checkers; see :class:`Overrides` for what each means."""
+    """What ``using`` and ``override`` take, for type checkers; see :class:`~prefiq_db.call.Overrides`."""
 
     timeout: float | None
     retry: RetryPolicy | None
@@ -28,62 +29,35 @@ class OverrideOptions(TypedDict, total=False):
     tags: Mapping[str, str] | None
 
 
-@dataclass(frozen=True, slots=True)
-class Overrides:
-    """What differs from the settings; ``None`` means nothing.
+def checked_overrides(given: Mapping[str, Any]) -> Overrides:
+    """Return the overrides that a caller gave as keywords.
 
-    Attributes:
-        timeout: seconds a statement may take, and that retries and the wait for a connection may take in all.
-        retry: the policy for what is safe to repeat.
-        read_only: the server refuses writes.
-        idempotent: the caller vouches that every statement may be sent twice.
-        tags: words for events, spans and SQL comments, such as the route; few different ones, never values.
+    Raises:
+        UnsupportedError: for one that a later version will have.
+        UsageError: for an unknown one, or a value of the wrong type.
     """
-
-    timeout: float | None = None
-    retry: RetryPolicy | None = None
-    read_only: bool | None = None
-    idempotent: bool | None = None
-    tags: Mapping[str, str] | None = None
-
-    @classmethod
-    def checked(cls, given: Mapping[str, Any]) -> Overrides:
-        """Return the overrides that a caller gave as keywords.
-
-        Raises:
-            UnsupportedError: for one that a later version will have.
-            UsageError: for an unknown one, or a value of the wrong type.
-        """
-        known = [field.name for field in fields(cls)]
-        for name in given:
-            if name in _LATER:
-                raise UnsupportedError(f"override {name}: not supported yet; supported are {', '.join(known)}")
-            if name not in known:
-                raise UsageError(f"override {name}: unknown; expected some of {', '.join(known)}")
-        check_timeout(given.get("timeout"))
-        if not isinstance(given.get("retry"), (RetryPolicy, type(None))):
-            raise UsageError("override retry: expected a RetryPolicy; RetryPolicy(attempts=1) means no retry")
-        for name in ("read_only", "idempotent"):
-            if not isinstance(given.get(name), (bool, type(None))):
-                raise UsageError(f"override {name}: expected True or False")
-        tags = given.get("tags")
-        if tags is not None and not (
-            isinstance(tags, Mapping) and all(isinstance(part, str) for item in tags.items() for part in item)
-        ):
-            raise UsageError("override tags: expected a mapping of words to words")
-        if tags is None:
-            return cls(**given)
-        if tags:
-            comment("-", tags)  # here rather than inside a statement: a tag that can't be sent is refused
-        return cls(**{**given, "tags": Tags(tags)})  # the caller may go on with his own
-
-    def over(self, below: Overrides) -> Overrides:
-        """Return these overrides, with *below*'s where these say nothing."""
-        mine = {field.name: getattr(self, field.name) for field in fields(self)}
-        return replace(below, **{name: value for name, value in mine.items() if value is not None})
-
-
-NO_OVERRIDES: Final = Overrides()
+    known = [field.name for field in fields(Overrides)]
+    for name in given:
+        if name in _LATER:
+            raise UnsupportedError(f"override {name}: not supported yet; supported are {', '.join(known)}")
+        if name not in known:
+            raise UsageError(f"override {name}: unknown; expected some of {', '.join(known)}")
+    check_timeout(given.get("timeout"))
+    if not isinstance(given.get("retry"), (RetryPolicy, type(None))):
+        raise UsageError("override retry: expected a RetryPolicy; RetryPolicy(attempts=1) means no retry")
+    for name in ("read_only", "idempotent"):
+        if not isinstance(given.get(name), (bool, type(None))):
+            raise UsageError(f"override {name}: expected True or False")
+    tags = given.get("tags")
+    if tags is not None and not (
+        isinstance(tags, Mapping) and all(isinstance(part, str) for item in tags.items() for part in item)
+    ):
+        raise UsageError("override tags: expected a mapping of words to words")
+    if tags is None:
+        return Overrides(**given)
+    if tags:
+        comment("-", tags)  # here rather than inside a statement: a tag that can't be sent is refused
+    return Overrides(**{**given, "tags": Tags(tags)})  # the caller may go on with his own
 
 
 @dataclass(frozen=True, slots=True)

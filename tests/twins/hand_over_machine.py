@@ -19,6 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from sqlalchemy import event, text
 from sqlalchemy.orm import Session
 
+from prefiq_db.call import Call
 from prefiq_db.errors import PrefiqDbError
 from prefiq_db.testing.processes import wait_until
 from prefiq_db.transaction import RootBlock, TransactionOptions
@@ -148,7 +149,7 @@ class HandOvers(RuleBasedStateMachine):
             return self.do(lambda: self._on_cursor(held, sql, parameters))
         if self.kind == "tx":
             road = self.place.db._core.road
-            return self.do(lambda: held.run(text(sql), parameters, _NOTHING, explicit=True) or road)
+            return self.do(lambda: held.run(Call("execute", text(sql), parameters, _NOTHING), explicit=True) or road)
         return self.do(lambda: held.execute(text(sql), parameters))
 
     def _on_cursor(self, raw: Any, sql: str, parameters: Any) -> None:
@@ -229,7 +230,7 @@ class HandOvers(RuleBasedStateMachine):
         core = self.place.db._core
 
         def make() -> Any:
-            block = RootBlock(core.ground, TransactionOptions())
+            block = RootBlock(core.instance, TransactionOptions())
             block.begin()
             return block
 

@@ -215,7 +215,7 @@ def test_a_lock_held_by_another_thread_is_none_in_the_child(db: Database) -> Non
                 assert list(collector.collect())
                 assert run(check.health).status is Status.PASS
                 assert budget.count > 0
-                db._core.ground.pruner.prune_if_due()
+                db._core.instance.pruner.prune_if_due()
                 otel.instrument(explaining).uninstrument()
                 assert app.resolve("collector") is collector
                 assert db.stats().pool.checked_out == 0

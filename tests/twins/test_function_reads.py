@@ -138,7 +138,7 @@ async def test_control_without_the_question_it_is_called_twice(
     """Control: by its name alone ``log(text)`` is a read, and a lost reply moves the money again."""
     if backend.name != "postgresql":
         pytest.skip("only PostgreSQL picks a function by its arguments")
-    monkeypatch.setattr(DatabaseCore, "_taken", lambda self, names: False)
+    monkeypatch.setattr(DatabaseCore, "_ask_who_took", lambda self, names: False)
     await db.execute(CREATE_MOVED)
     await db.execute(_MOVE["postgresql"].format("log", "text"))
 

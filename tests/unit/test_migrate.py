@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from prefiq_db.errors import SchemaError, UnsupportedError, UsageError
 from prefiq_db.migrate import MigrateOptions
 from prefiq_db.migrate.explain import half_applied, resumption
-from prefiq_db.migrate.kinds import MARIADB, POSTGRESQL, kind_of
 from prefiq_db.migrate.recorder import shown
 from prefiq_db.migrate.revisions import compare
 from prefiq_db.migrate.run_log import DONE, FAILED, STARTED, Logged, Step, Unfinished
+from prefiq_db.migrate.traits import MARIADB, POSTGRESQL, traits_of
 
 LINE = {"a": (), "b": ("a",), "c": ("b",)}
 DIAMOND = {"a": (), "b": ("a",), "c": ("a",), "d": ("b", "c")}
@@ -54,7 +54,7 @@ def test_what_cannot_be_meant_is_refused_by_name(name: str, text: str) -> None:
 
 def test_a_database_that_we_do_not_speak_is_refused() -> None:
     with pytest.raises(UnsupportedError, match="expected one of postgresql, mariadb, mysql, sqlite"):
-        kind_of("oracle")
+        traits_of("oracle")
 
 
 # --- the code's revisions and the database's ---------------------------------------------------------
@@ -115,7 +115,7 @@ def test_a_statement_in_flight_needs_a_number() -> None:
         resumption(half, MigrateOptions(resume_at=4), MARIADB, "main")
 
 
-def test_the_explanation_says_why_for_each_kind_of_database() -> None:
+def test_the_explanation_says_why_for_each_traits_of_database() -> None:
     assert "MariaDB commits each DDL statement by itself" in half_applied(unfinished(DONE), MARIADB, "main")
     assert "autocommit_block" in half_applied(unfinished(DONE), POSTGRESQL, "main")
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from prefiq_db.application.order import Ordered
 from prefiq_db.errors import PrefiqDbError, ProviderError, SettingsError
 from prefiq_db.translation.cleaning import clean
-
-if TYPE_CHECKING:
-    from prefiq_db.application.order import Provider
 
 
 def attempt(step: Callable[[], object]) -> Exception | None:
@@ -32,7 +30,7 @@ async def attempt_async(step: Callable[[], Awaitable[object]]) -> Exception | No
 
 
 def provider_error(
-    provider: Provider, verb: str, failure: Exception, while_stopping: Sequence[tuple[Provider, Exception]] = ()
+    provider: Ordered, verb: str, failure: Exception, while_stopping: Sequence[tuple[Ordered, Exception]] = ()
 ) -> Exception:
     """Return what to raise for *failure*: a ProviderError, or the SettingsError itself."""
     if isinstance(failure, SettingsError):  # it names every variable, which is more than a provider's name
@@ -47,7 +45,7 @@ def failed(name: str, verb: str, failure: Exception, after: str = "") -> Provide
     return ProviderError(message, provider=name, original=clean(failure), **_classified(failure))
 
 
-def raise_collected(failures: Sequence[tuple[Provider, Exception]]) -> None:
+def raise_collected(failures: Sequence[tuple[Ordered, Exception]]) -> None:
     """Raise one error that names every provider that failed to shut down; nothing when none did."""
     if not failures:
         return

@@ -57,7 +57,7 @@ class Attempts:
         wait = next_wait(self.number, elapsed, self.policy, random.random()) if repeatable else None
         if wait is not None and self.until is not None and self._started + elapsed + wait >= self.until:
             wait = None
-        if wait is None or not affordable(self.core.life.retry_budget, error):
+        if wait is None or not affordable(self.core.instance.retry_budget, error):
             self.done = True
             return False
         event = attempt_failed(error, self.number, wait)
@@ -97,7 +97,7 @@ class AttemptCore:
             self.loop.wait_seconds = 0.0
         core = self.loop.core
         try:
-            self.tx = RootBlock(core.ground, core.with_overrides(self.loop.options), self.loop.until)
+            self.tx = RootBlock(core.instance, core.with_overrides(self.loop.options), self.loop.until)
             self.tx.retry_number = self.number - 1
             core.begin(self.tx)
             return shell(self.tx)
@@ -123,7 +123,7 @@ class AttemptCore:
             raise
         if error is None:
             self.loop.done = True
-            self.loop.core.life.retry_budget.successes += 1
+            self.loop.core.instance.retry_budget.successes += 1
             return False
         if failed is None:
             return self.loop.failed(error)

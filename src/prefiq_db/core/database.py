@@ -10,18 +10,16 @@ import copy
 import itertools
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
-from sqlalchemy import Connection, Executable
+from sqlalchemy import Connection
 
-from prefiq_db.bridge import Runtime
-from prefiq_db.calls import Call
-from prefiq_db.config import NO_RETRY, RetryPolicy
+from prefiq_db.call import NO_OVERRIDES, Call, Overrides, Shape, Way
+from prefiq_db.config import RetryPolicy
 from prefiq_db.core.attempts import Attempts, transaction_repeatable
 from prefiq_db.core.doubt import Doubt, fate_unknown
-from prefiq_db.core.life import Life
 from prefiq_db.core.sessions import judged
 from prefiq_db.core.verbs import check_read_only, checked_rows
 from prefiq_db.dialects.functions import taken_sql
@@ -36,26 +34,23 @@ from prefiq_db.errors import (
     UsageError,
 )
 from prefiq_db.events import AttemptFailed
-from prefiq_db.exactly_once import Claimer, Pruner, Resolver, checked_token
+from prefiq_db.exactly_once import checked_token
 from prefiq_db.execution.binds import bound, bound_rows, checked_params
-from prefiq_db.execution.facts import as_executable, facts_of, reading_facts
+from prefiq_db.execution.facts import as_executable, facts_of_call, reading_facts_of_call
 from prefiq_db.execution.mapping import Into
 from prefiq_db.execution.refusals import refuse_one_shot
-from prefiq_db.execution.shapes import Shape, all_rows, executed, one_row, one_value, row_count
-from prefiq_db.execution.standard import StandardRoad
+from prefiq_db.execution.shapes import all_rows, executed, one_row, one_value, row_count
 from prefiq_db.execution.typed import Types, typed
 from prefiq_db.hooks.budgets import StatementBudget
-from prefiq_db.hooks.calls import tells_calls, told
+from prefiq_db.hooks.calls import tell_call, tell_refused_call, tells_calls
 from prefiq_db.hooks.explain import LIMIT_SECONDS, Explain
-from prefiq_db.hooks.registry import Hooks
 from prefiq_db.hooks.summary import fingerprint
-from prefiq_db.overrides import NO_OVERRIDES, Overrides, OverrideScope, scoped
+from prefiq_db.instance import Instance
+from prefiq_db.overrides import OverrideScope, checked_overrides, scoped
 from prefiq_db.reports import DatabaseStats, ExecuteResult, HealthReport
 from prefiq_db.retry import Retrier, worth_repeating
-from prefiq_db.settings import DatabaseSettings
 from prefiq_db.silence import hush
-from prefiq_db.tags import NO_TAGS
-from prefiq_db.transaction import Block, Ground, Outcome, RootBlock, Savepoint, Scope, TransactionOptions, ambient
+from prefiq_db.transaction import Block, Outcome, RootBlock, Savepoint, Scope, TransactionOptions, ambient
 
 logger = logging.getLogger("prefiq_db.database")
 
@@ -66,34 +61,22 @@ Params = Mapping[str, Any] | None
 class DatabaseCore:
     """One database. Every decision of the public verbs is made here."""
 
-    def __init__(self, settings: DatabaseSettings, name: str, runtime: Runtime, life: Life, hooks: Hooks) -> None:
-        self.settings = settings
-        self.name = name
-        self.runtime = runtime
-        self.life = life
-        self.hooks = hooks
-        self.road = StandardRoad(life.engine, name, masked=settings.masked)
+    def __init__(self, instance: Instance) -> None:
+        self.instance = instance
         self.view = NO_OVERRIDES
-        self.ground = Ground(
-            key=life,
-            database=name,
-            road=self.road,
-            runtime=runtime,
-            hooks=hooks,
-            resolver=Resolver(Claimer(self.road, runtime), hooks, name, settings.retry.total_seconds),
-            pruner=Pruner(self.road, name),
-            statement_timeout_seconds=settings.statement_timeout_seconds,
-            commit_budget_seconds=settings.statement_timeout_seconds
-            + settings.retry.total_seconds
-            + settings.connect_timeout_seconds,
-        )
+        # Those of every statement, one step nearer.
+        self.settings = instance.settings
+        self.name = instance.name
+        self.runtime = instance.runtime
+        self.hooks = instance.hooks
+        self.road = instance.road
 
-    # --- life ------------------------------------------------------------------------------------
+    # --- open and closed -------------------------------------------------------------------------
 
     def open(self) -> None:
         """Fill the pool: one connection must succeed, the rest is best effort."""
         self.check_world()
-        self.life.closed = False
+        self.instance.closed = False
         held: list[Connection] = []
         try:
             held.append(self.road.checkout())
@@ -130,12 +113,12 @@ class DatabaseCore:
 
     def close(self) -> None:
         """Close the pool's connections. Statements after that raise ClosedError; open() opens it again."""
-        if self.life.closed and not self.life.closing:
+        if self.instance.closed and not self.instance.closing:
             return
         self.check_world()
         try:
             # A time limit on the shutdown must not leave connections to the server open, nor the pool half-closed.
-            self.runtime.shielded(self.life.close, self.settings.connect_timeout_seconds)
+            self.runtime.shielded(self.instance.close, self.settings.connect_timeout_seconds)
         finally:
             if hasattr(self.runtime, "loop"):
                 self.runtime.loop = None  # open() may be in another one
@@ -154,7 +137,7 @@ class DatabaseCore:
         )
 
     def check_usable(self) -> None:
-        if self.life.closed:
+        if self.instance.closed:
             raise ClosedError(f"database {self.name} is closed; open() it again or make a new one", database=self.name)
         self.check_world()
 
@@ -163,14 +146,14 @@ class DatabaseCore:
     def using(self, given: Mapping[str, Any]) -> DatabaseCore:
         """Return the same database with other defaults."""
         other = copy.copy(self)
-        other.view = Overrides.checked(given).over(self.view)
+        other.view = checked_overrides(given).over(self.view)
         return other
 
     def override(self, given: Mapping[str, Any]) -> OverrideScope:
-        return OverrideScope(self.life, Overrides.checked(given))
+        return OverrideScope(self.instance, checked_overrides(given))
 
     def overrides(self) -> Overrides:
-        here = scoped(self.life)
+        here = scoped(self.instance)
         return self.view if here is NO_OVERRIDES else self.view.over(here)
 
     # --- statements ------------------------------------------------------------------------------
@@ -207,57 +190,127 @@ class DatabaseCore:
         return result
 
     def run(self, verb: str, statement: Any, params: Params, shape: Shape) -> Any:
-        """Run one statement: in the ambient transaction if there is one, else as a one-shot."""
+        return self.carry_out(self.prepare(verb, statement, params, shape))
+
+    def execute_many(self, statement: Any, rows: Iterable[Mapping[str, Any]]) -> int | None:
+        """Run *statement* once per row, all or nothing."""
+        call = self.prepare_many("execute_many", statement, rows)
+        count: int | None = 0 if call is None else self.carry_out(call)
+        return count
+
+    # --- to prepare a call: nothing here waits -----------------------------------------------------
+
+    def prepare(self, verb: str, statement: Any, params: Any, shape: Shape, block: Block | None = None) -> Call:
+        """Return a call of *verb*, after a look at all that it was given; in *block*, if the caller named one.
+
+        Raises:
+            PrefiqDbError: if it can't be carried out, or may not be.
+        """
         self.check_usable()
         executable = bound(as_executable(statement), checked_params(params), self.road.dialect.label)
-        given = self.overrides()
-        call = Call(verb, given.tags or NO_TAGS)
-        if not tells_calls(self.hooks):
-            return self._run(executable, params, shape, given, call)
-        return told(self.hooks, self.name, call, lambda: self._run(executable, params, shape, given, call))
+        call = Call(verb, executable, params, shape, self.overrides())
+        self._choose_way(call, block)
+        return call
 
-    def _run(self, executable: Executable, params: Params, shape: Shape, given: Overrides, call: Call) -> Any:
-        scope = ambient(self.ground)
+    def prepare_many(
+        self, verb: str, statement: Any, rows: Iterable[Mapping[str, Any]], block: Block | None = None
+    ) -> Call | None:
+        """Return a call that runs *statement* once per row; ``None`` when there is no row."""
+        self.check_usable()
+        executable, checked = as_executable(statement), checked_rows(rows)
+        if not checked:
+            return None
+        bound_rows(executable, checked, self.road.dialect.label)
+        call = Call(verb, executable, checked, row_count, self.overrides())
+        self._choose_way(call, block)
+        return call
+
+    def _choose_way(self, call: Call, block: Block | None) -> None:
+        if block is not None:
+            if call.given.read_only:
+                check_read_only(call, block.root.options, self.road.dialect)
+            call.way, call.block = Way.EXPLICIT, block
+            return
+        try:
+            self._choose_way_from_here(call)
+        except BaseException as error:
+            if tells_calls(self.hooks):
+                tell_refused_call(self.hooks, self.name, call, error)
+            raise
+
+    def _choose_way_from_here(self, call: Call) -> None:
+        scope = ambient(self.instance)
         if scope is not None:
-            check_read_only(given, scope.blocks[0].options, executable, self.road.dialect)
-            return scope.blocks[-1].run(executable, params, shape, given.timeout, explicit=False, call=call)
-        facts = facts_of(executable, self.road.dialect.label)
+            check_read_only(call, scope.blocks[0].options, self.road.dialect)
+            call.way, call.block = Way.AMBIENT, scope.blocks[-1]
+            return
+        if call.shape is row_count:
+            call.way = Way.OWN_TRANSACTION
+            return
+        facts = facts_of_call(call, self.road.dialect.label)
         if not facts.stands_alone:
             refuse_one_shot(facts)
         # Only the server knows what a view or a function does, so it judges, inside READ ONLY. Behind a transaction
         # pooler only a transaction can carry a timeout of its own.
-        settings = self.settings
+        given, settings = call.given, self.settings
         if (given.read_only and not settings.read_only) or (
             settings.pgbouncer and (given.timeout or settings.read_only)
         ):
-            return self.in_transaction(
-                lambda tx: tx.run(executable, params, shape, explicit=True, call=call),
-                TransactionOptions(read_only=bool(given.read_only), timeout_seconds=given.timeout),
-            )
+            call.way = Way.OWN_TRANSACTION
+            call.timeout_seconds = None  # the transaction has it
+
+    # --- to carry it out ---------------------------------------------------------------------------
+
+    def carry_out(self, call: Call) -> Any:
+        """Return the answer to a prepared call, after all the attempts that it takes."""
+        if not tells_calls(self.hooks):
+            return self._carry_out(call)
+        return tell_call(self.hooks, self.name, call, self._carry_out)
+
+    def _carry_out(self, call: Call) -> Any:
+        if call.block is not None:
+            try:
+                return call.block.run(call, explicit=call.way is Way.EXPLICIT)
+            finally:
+                # The connection knows its last call until the next one, and must not keep what that was given.
+                del call.statement, call.params
+        if call.way is Way.OWN_TRANSACTION:
+            return self._run_in_own_transaction(call)
         try:
-            fetched = self._one_shot(executable, params, shape, given, call)
+            fetched = self._one_shot(call)
         except PrefiqDbError as error:
             first = error
         else:
-            life = self.life
-            life.retry_budget.successes += 1
-            if life.explainer is not None:
-                self._explain_if_slow(executable, params, call)
-            return shape.finished(fetched)
-        return shape.finished(self._one_shot_again(first, executable, params, shape, given, call))
+            instance = self.instance
+            instance.retry_budget.successes += 1
+            if instance.explainer is not None:
+                self._explain_if_slow(call)
+            return call.shape.finished(fetched)
+        return call.shape.finished(self._one_shot_again(first, call))
 
-    def _explain_if_slow(self, executable: Executable, params: Params, call: Call) -> None:
+    def _run_in_own_transaction(self, call: Call) -> Any:
+        if call.shape is row_count:
+
+            def attempt(tx: Block) -> Any:
+                call.attempts += 1
+                return tx.run(call, explicit=True)
+
+            return self.in_transaction(attempt)
+        options = TransactionOptions(read_only=bool(call.given.read_only), timeout_seconds=call.given.timeout)
+        return self.in_transaction(lambda tx: tx.run(call, explicit=True), options)
+
+    def _explain_if_slow(self, call: Call) -> None:
         """Ask for the plan of a SELECT that took too long, on another connection; never at the caller's cost."""
-        explainer = self.life.explainer
+        explainer = self.instance.explainer
         slow = time.monotonic() - call.started >= self.settings.slow_query_seconds
-        if explainer is None or not slow or not reading_facts(executable, self.road.dialect).reads_only:
+        if explainer is None or not slow or not reading_facts_of_call(call, self.road.dialect).reads_only:
             return
-        kind = fingerprint(str(executable), explainer.dialect)
+        kind = fingerprint(str(call.statement), explainer.dialect)
         if not explainer.admits(kind):
             return
-        given = replace(self.overrides(), timeout=LIMIT_SECONDS)
+        given = replace(call.given, timeout=LIMIT_SECONDS, tags=None)
         try:
-            rows = self._one_shot(Explain(executable), params, all_rows(None), given, Call("explain", NO_TAGS))
+            rows = self._one_shot(Call("explain", Explain(call.statement), call.params, all_rows(None), given))
         except PrefiqDbError as error:
             logger.debug(
                 "no plan for %s on database %s: %s",
@@ -269,25 +322,17 @@ class DatabaseCore:
         else:
             explainer.log(kind, rows)
 
-    def _one_shot_again(
-        self,
-        first: PrefiqDbError,
-        executable: Executable,
-        params: Params,
-        shape: Shape,
-        given: Overrides,
-        call: Call,
-    ) -> Any:
+    def _one_shot_again(self, first: PrefiqDbError, call: Call) -> Any:
         """Go on after a first failure; what a retry needs is made only now."""
-        retrier = self.retrier(given, lambda error: self._one_shot_repeatable(error, executable, given))
-        doubt = Doubt(self._takable(executable, given), self._taken)
+        retrier = self.retrier(call.given, lambda error: self._is_repeatable(error, call))
+        doubt = Doubt(self._takable(call), self._ask_who_took)
         doubt.note(first)
 
         def again() -> Any:
             if doubt.settles():
                 raise self._outcome_unknown(first)
             try:
-                return self._one_shot(executable, params, shape, given, call)
+                return self._one_shot(call)
             except PrefiqDbError as error:
                 doubt.note(error)
                 raise
@@ -298,59 +343,35 @@ class DatabaseCore:
             if not doubt.is_open or isinstance(error, OutcomeUnknownError):
                 raise
         else:
-            self.life.retry_budget.successes += 1
+            self.instance.retry_budget.successes += 1
             return fetched
         raise self._outcome_unknown(first)
 
-    def _takable(self, executable: Executable, given: Overrides) -> frozenset[str]:
-        return frozenset() if given.idempotent else reading_facts(executable, self.road.dialect).takable
+    def _takable(self, call: Call) -> frozenset[str]:
+        return frozenset() if call.given.idempotent else reading_facts_of_call(call, self.road.dialect).takable
 
-    def _taken(self, names: frozenset[str]) -> bool:
+    def _ask_who_took(self, names: frozenset[str]) -> bool:
         """Ask the server whether somebody made a function that is called like one of *names*."""
-        given = replace(self.overrides(), retry=NO_RETRY)
-        asked = as_executable(taken_sql(names))
-        call = Call("functions", NO_TAGS)
-        return self._one_shot(asked, None, one_value(None), given, call) is not None
+        return self._ask("functions", taken_sql(names), one_value(None)) is not None
 
-    def execute_many(self, statement: Any, rows: Iterable[Mapping[str, Any]]) -> int | None:
-        """Run *statement* once per row, all or nothing."""
-        self.check_usable()
-        executable, checked = as_executable(statement), checked_rows(rows)
-        if not checked:
-            return 0
-        bound_rows(executable, checked, self.road.dialect.label)
-        given = self.overrides()
-        call = Call("execute_many", given.tags or NO_TAGS)
-        count: int | None = told(self.hooks, self.name, call, lambda: self._run_many(executable, checked, given, call))
-        return count
+    def _ask(self, verb: str, sql: str, shape: Shape) -> Any:
+        """Return what the server says to *sql*, in one attempt."""
+        return self._one_shot(Call(verb, as_executable(sql), None, shape, replace(self.overrides(), tags=None)))
 
-    def _run_many(self, executable: Executable, rows: Sequence[Mapping[str, Any]], given: Overrides, call: Call) -> Any:
-        scope = ambient(self.ground)
-        if scope is not None:
-            check_read_only(given, scope.blocks[0].options, executable, self.road.dialect)
-            return scope.blocks[-1].run(executable, rows, row_count, given.timeout, explicit=False, call=call)
-        limit = given.timeout
-
-        def attempt(tx: Block) -> Any:
-            call.attempts += 1
-            return tx.run(executable, rows, row_count, limit, explicit=True, call=call)
-
-        return self.in_transaction(attempt)
-
-    def _one_shot(self, statement: Executable, params: Params, shape: Shape, given: Overrides, call: Call) -> Any:
+    def _one_shot(self, call: Call) -> Any:
         call.attempts += 1
         try:
-            return self.road.one_shot(statement, params, shape, self._timeout(given), given.timeout, call)
+            return self.road.one_shot(call)
         except PrefiqDbError as error:
             if self.settings.read_only and error.kind is ErrorKind.READ_ONLY:
                 error.classification = ErrorClass(ErrorKind.READ_ONLY)  # ours: no failover to wait for
-            if not fate_unknown(error) or given.idempotent or reading_facts(statement, self.road.dialect).reads_only:
+            if not fate_unknown(error) or self._may_run_twice(call):
                 raise
             failure = self._outcome_unknown(error)
         raise failure
 
-    def _timeout(self, given: Overrides) -> float:
-        return self.settings.statement_timeout_seconds if given.timeout is None else given.timeout
+    def _may_run_twice(self, call: Call) -> bool:
+        return bool(call.given.idempotent) or reading_facts_of_call(call, self.road.dialect).reads_only
 
     def _outcome_unknown(self, error: PrefiqDbError) -> OutcomeUnknownError:
         return OutcomeUnknownError(
@@ -362,15 +383,11 @@ class DatabaseCore:
             original=error.original,
         )
 
-    def _one_shot_repeatable(self, error: BaseException, statement: Executable, given: Overrides) -> bool:
+    def _is_repeatable(self, error: BaseException, call: Call) -> bool:
         if not isinstance(error, PrefiqDbError) or isinstance(error, OutcomeUnknownError):
             return False
         found = error.classification
-        if found.retry_statement:
-            return True
-        if not found.retry_transaction:
-            return False
-        return bool(given.idempotent) or reading_facts(statement, self.road.dialect).reads_only
+        return found.retry_statement or (found.retry_transaction and self._may_run_twice(call))
 
     # --- retries ---------------------------------------------------------------------------------
 
@@ -389,11 +406,11 @@ class DatabaseCore:
             repeatable,
             database=self.name,
             on_retry=self.note_retry,
-            budget=self.life.retry_budget,
+            budget=self.instance.retry_budget,
         )
 
     def note_retry(self, event: AttemptFailed) -> None:
-        self.life.observer.statistics.note_retry(event.kind)
+        self.instance.observer.statistics.note_retry(event.kind)
         self.hooks.emit(replace(event, database=self.name))
 
     # --- transactions ----------------------------------------------------------------------------
@@ -401,16 +418,16 @@ class DatabaseCore:
     def transaction(self, options: TransactionOptions) -> Block:
         """Return a transaction that has not begun: a savepoint if one is open here, else a new one."""
         self.check_usable()
-        return self._block(options, ambient(self.ground))
+        return self._block(options, ambient(self.instance))
 
     def _block(self, options: TransactionOptions, parent: Scope | None, until: float | None = None) -> Block:
         chosen = self.with_overrides(options)
-        return RootBlock(self.ground, chosen, until) if parent is None else Savepoint(self.ground, chosen, parent)
+        return RootBlock(self.instance, chosen, until) if parent is None else Savepoint(self.instance, chosen, parent)
 
     def declare(self, options: TransactionOptions) -> TransactionOptions:
         """Note what *options* need of the database, before anything runs: readiness asks for it."""
         if options.exactly_once:
-            self.life.needs_tokens = True
+            self.instance.needs_tokens = True
         return options
 
     def with_overrides(self, options: TransactionOptions) -> TransactionOptions:
@@ -431,9 +448,9 @@ class DatabaseCore:
         if limit is not None and (given.timeout is None or limit < given.timeout):
             given = replace(given, timeout=limit)
         retrier = self.retrier(given, worth_repeating if tx.is_root else _never)
-        self._begun(tx, lambda: retrier.run(tx.begin))
+        self._begin(tx, lambda: retrier.run(tx.begin))
 
-    def _begun(self, tx: Block, begin: Callable[[], None]) -> None:
+    def _begin(self, tx: Block, begin: Callable[[], None]) -> None:
         try:
             begin()
         except BaseException:
@@ -453,7 +470,7 @@ class DatabaseCore:
         """
         self.check_usable()
         chosen = options or TransactionOptions()
-        parent = ambient(self.ground)
+        parent = ambient(self.instance)
         if parent is not None:
             return self._attempt(self._block(chosen, parent), body)
         given, shown = self.overrides(), self.with_overrides(chosen)
@@ -467,12 +484,12 @@ class DatabaseCore:
             return self._attempt(tx, body)
 
         result = retrier.run(attempt)
-        self.life.retry_budget.successes += 1
+        self.instance.retry_budget.successes += 1
         return result
 
     def _attempt(self, tx: Block, body: Callable[[Block], Any]) -> Any:
         try:
-            self._begun(tx, tx.begin)
+            self._begin(tx, tx.begin)
             try:
                 result = body(tx)
             except BaseException as error:
@@ -492,7 +509,7 @@ class DatabaseCore:
 
     def attempts(self, options: TransactionOptions, retry: RetryPolicy | None) -> Attempts:
         self.check_usable()
-        if ambient(self.ground) is not None:
+        if ambient(self.instance) is not None:
             raise UsageError(
                 "attempts() inside a transaction: an inner block can't run again by itself; put the loop around the "
                 "outermost transaction"
@@ -507,7 +524,7 @@ class DatabaseCore:
         self.check_usable()
         if self.settings.read_only:
             raise self._needs_to_write("resolve_outcome", "its question")
-        return self.ground.resolver.resolve(checked, within_seconds=self.overrides().timeout)
+        return self.instance.resolver.resolve(checked, within_seconds=self.overrides().timeout)
 
     # --- diagnosis -------------------------------------------------------------------------------
 
@@ -515,13 +532,8 @@ class DatabaseCore:
         """Return the seconds of one round trip, checkout included. One attempt; raises when there is no answer."""
         self.check_usable()
         started = time.perf_counter()
-        self._asked("ping", _PING, one_value(None))
+        self._ask("ping", _PING, one_value(None))
         return time.perf_counter() - started
-
-    def _asked(self, verb: str, sql: str, shape: Shape) -> Any:
-        """Return what the server says to *sql*, in one attempt."""
-        given = replace(self.overrides(), retry=NO_RETRY)
-        return self._one_shot(as_executable(sql), None, shape, given, Call(verb, NO_TAGS))
 
     def test_connection(self) -> bool:
         """Return whether the database answers; never raises."""
@@ -538,7 +550,7 @@ class DatabaseCore:
         try:
             core.check_usable()
             started = time.perf_counter()
-            row = core._asked("health", self.road.dialect.health_sql, one_row(None))
+            row = core._ask("health", self.road.dialect.health_sql, one_row(None))
             latency = time.perf_counter() - started
             ailment = core.ailment_of(row)
         except PrefiqDbError as error:
@@ -557,15 +569,15 @@ class DatabaseCore:
         return None if ailment is ErrorKind.READ_ONLY and not writes else ailment
 
     def stats(self) -> DatabaseStats:
-        observer, watcher = self.life.observer, self.life.watcher
+        observer, watcher = self.instance.observer, self.instance.watcher
         statistics = observer.statistics
         return DatabaseStats(
             database=self.name,
-            pool=watcher.pool_stats(self.life.engine.pool, self.settings.pool_size, self.settings.max_overflow),
+            pool=watcher.pool_stats(self.instance.engine.pool, self.settings.pool_size, self.settings.max_overflow),
             statement_count=statistics.statement_count,
             error_count=statistics.error_count,
             retry_count=statistics.retries.total(),
-            retry_refused_count=self.life.retry_budget.refused,
+            retry_refused_count=self.instance.retry_budget.refused,
             hook_error_count=self.hooks.error_count,
             leak_count=watcher.leak_count,
             slow_count=statistics.slow_count,
@@ -577,15 +589,15 @@ class DatabaseCore:
         )
 
     def expect(self, max_statements: int | None, max_repeats: int | None) -> StatementBudget:
-        self.life.observer.expect_budgets()
-        return StatementBudget(self.life.observer, max_statements=max_statements, max_repeats=max_repeats)
+        self.instance.observer.expect_budgets()
+        return StatementBudget(self.instance.observer, max_statements=max_statements, max_repeats=max_repeats)
 
     # --- SQLAlchemy's own objects ----------------------------------------------------------------
 
     def check_engine_allowed(self) -> None:
         """Refuse the engine inside a transaction: it would open a second connection beside it."""
         self._check_writable("engine")
-        if ambient(self.ground) is not None:
+        if ambient(self.instance) is not None:
             raise UsageError(
                 "engine inside transaction(): it would work on another connection, outside the transaction; use "
                 "session() or tx.connection"
@@ -594,7 +606,7 @@ class DatabaseCore:
     def pinned(self) -> Scope | None:
         """Return the transaction that a session joins here, or ``None`` when it gets a connection of its own."""
         self.check_usable()
-        scope = ambient(self.ground)
+        scope = ambient(self.instance)
         if scope is None or not scope.blocks[0].options.read_only:
             self._check_writable("session()")
         return scope

@@ -5,19 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sqlalchemy import Executable
-
-from prefiq_db.calls import Call
+from prefiq_db.call import Call, Shape
 from prefiq_db.errors import StatementRefusedError, UsageError
-from prefiq_db.execution.binds import bound, bound_rows, checked_params
-from prefiq_db.execution.facts import as_executable, reading_facts
+from prefiq_db.execution.facts import reading_facts_of_call
 from prefiq_db.execution.mapping import Into
-from prefiq_db.execution.shapes import Shape, all_rows, executed, one_row, one_value, row_count
+from prefiq_db.execution.shapes import all_rows, executed, one_row, one_value
 from prefiq_db.execution.typed import Types, typed
-from prefiq_db.hooks.calls import told
-from prefiq_db.overrides import Overrides
 from prefiq_db.reports import ExecuteResult
-from prefiq_db.tags import NO_TAGS
 from prefiq_db.transaction import Block, Savepoint, TransactionOptions
 
 if TYPE_CHECKING:
@@ -40,7 +34,7 @@ class TransactionVerbs:
         try:
             self.core.begin(self.tx)
             if self.tx.is_root:
-                self.core.life.retry_budget.successes += 1
+                self.core.instance.retry_budget.successes += 1
             return shell
         except BaseException:
             self.tx.abandon()
@@ -64,39 +58,22 @@ class TransactionVerbs:
         return result
 
     def execute_many(self, statement: Any, rows: Iterable[Mapping[str, Any]]) -> int | None:
-        checked = checked_rows(rows)
-        if not checked:
-            return 0
-        count: int | None = self._run("execute_many", statement, checked, row_count)
+        call = self.core.prepare_many("execute_many", statement, rows, self.tx)
+        count: int | None = 0 if call is None else self.core.carry_out(call)
         return count
 
     def _run(self, verb: str, statement: Any, params: Any, shape: Shape) -> Any:
-        self.core.check_usable()
-        road = self.core.road
-        executable, given = as_executable(statement), self.core.overrides()
-        if shape is row_count:
-            bound_rows(executable, params, road.dialect.label)
-        else:
-            executable = bound(executable, checked_params(params), road.dialect.label)
-        if given.read_only:
-            check_read_only(given, self.tx.root.options, executable, road.dialect)
-        call = Call(verb, given.tags or NO_TAGS)
-        return told(
-            self.core.hooks,
-            self.core.name,
-            call,
-            lambda: self.tx.run(executable, params, shape, given.timeout, explicit=True, call=call),
-        )
+        return self.core.carry_out(self.core.prepare(verb, statement, params, shape, self.tx))
 
     def nested(self, options: TransactionOptions) -> Savepoint:
         """Return a savepoint in this transaction that has not begun."""
         self.core.check_usable()
-        return Savepoint(self.tx.ground, options, self.tx.root.scope)
+        return Savepoint(self.tx.instance, options, self.tx.root.scope)
 
 
-def check_read_only(given: Overrides, options: TransactionOptions, statement: Executable, dialect: Any) -> None:
+def check_read_only(call: Call, options: TransactionOptions, dialect: Any) -> None:
     """Raise if a read-only view or scope would write in a transaction that may: the server can't refuse it there."""
-    if given.read_only and not options.read_only and not reading_facts(statement, dialect).reads_only:
+    if call.given.read_only and not options.read_only and not reading_facts_of_call(call, dialect).reads_only:
         raise StatementRefusedError(
             "read_only: this statement may write, and the server would let it: the open transaction isn't read-only; "
             "run it outside the read-only scope, or open transaction(read_only=True)"

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import text
 
-from prefiq_db.calls import Call
+from prefiq_db.call import Call, Overrides
 from prefiq_db.errors import PrefiqDbError
 from prefiq_db.exactly_once.tokens import MARGIN_SECONDS, RETENTION_SECONDS
 from prefiq_db.execution.shapes import executed
 from prefiq_db.execution.standard import StandardRoad
 from prefiq_db.forks import renewed
-from prefiq_db.tags import NO_TAGS
 
 if TYPE_CHECKING:
     from prefiq_db.reports import ExecuteResult
@@ -27,7 +26,7 @@ INTERVAL_SECONDS: Final = 600.0
 #: How many it removes at once: the statement stays short, whatever has piled up.
 LIMIT: Final = 1000
 # It is done at the cost of whoever comes just then, whose call may have a limit of its own.
-_SECONDS: Final = 0.4
+_SHORT: Final = Overrides(timeout=0.4)
 # A process that lives shorter than the interval must do its share, too.
 _CHANCE: Final = 1 / 500
 
@@ -67,6 +66,5 @@ class Pruner:
     def prune(self, limit: int) -> int:
         """Remove at most *limit* old tokens; return how many there were."""
         statement = text(self.road.dialect.prune_sql(RETENTION_SECONDS + MARGIN_SECONDS, limit))
-        call = Call("prune", NO_TAGS)
-        result: ExecuteResult = self.road.one_shot(statement, None, executed, _SECONDS, _SECONDS, call)
+        result: ExecuteResult = self.road.one_shot(Call("prune", statement, None, executed, _SHORT))
         return result.rowcount or 0

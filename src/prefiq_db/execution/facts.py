@@ -14,6 +14,7 @@ from sqlalchemy import Executable, TextClause, TextualSelect, text
 from sqlalchemy import exc as sa_exc
 from sqlalchemy.sql.selectable import CompoundSelect, Select
 
+from prefiq_db.call import Call
 from prefiq_db.dialects.rules import RULES, Rules
 from prefiq_db.errors import UsageError
 from prefiq_db.execution.control import (
@@ -142,6 +143,22 @@ def reading_facts(statement: Executable, dialect: Any) -> Facts:
     except sa_exc.SQLAlchemyError:  # it can't be sent either
         return known
     return facts_of_text(str(compiled), dialect.label)
+
+
+def facts_of_call(call: Call, dialect: str) -> Facts:
+    """Return :func:`facts_of` the statement of *call*, found out once."""
+    facts: Facts | None = call.facts
+    if facts is None:
+        call.facts = facts = facts_of(call.statement, dialect)
+    return facts
+
+
+def reading_facts_of_call(call: Call, dialect: Any) -> Facts:
+    """Return :func:`reading_facts` of the statement of *call*, found out once."""
+    facts: Facts | None = call.reading_facts
+    if facts is None:
+        call.reading_facts = facts = reading_facts(call.statement, dialect)
+    return facts
 
 
 def facts_of_text(sql: str, dialect: str) -> Facts:

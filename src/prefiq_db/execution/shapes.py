@@ -3,34 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import CursorResult, Insert, UpdateBase
 from sqlalchemy.engine.result import IteratorResult, SimpleResultMetaData
 
+from prefiq_db.call import Shape
 from prefiq_db.errors import UsageError
 from prefiq_db.execution.facts import COUNTED, facts_sent
 from prefiq_db.execution.mapping import Into, mapper
 from prefiq_db.reports import ExecuteResult
-
-Fetch = Callable[[CursorResult[Any]], Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """How to get an answer out of a result.
-
-    Attributes:
-        fetch: reads the result; what it raises is the database's error.
-        finish: makes the answer of what was read; what it raises is the caller's own (``into=``).
-    """
-
-    fetch: Fetch
-    finish: Callable[[Any], Any] | None = None
-
-    def finished(self, fetched: Any) -> Any:
-        return fetched if self.finish is None else self.finish(fetched)
 
 
 def all_rows(into: Into | None) -> Shape:

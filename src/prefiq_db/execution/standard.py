@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Executable, NullPool, RootTransaction, TextClause
+from sqlalchemy import Connection, Engine, NullPool, RootTransaction, TextClause
 from sqlalchemy.engine import NestedTransaction
 
-from prefiq_db.calls import Call
-from prefiq_db.dialects.base import PrefiqDialect, SessionState
+from prefiq_db.call import Call
+from prefiq_db.dialects.base import PrefiqDialect
+from prefiq_db.dialects.session import SessionState, TransactionTerms
 from prefiq_db.engine_class import checked_out
 from prefiq_db.errors import (
     ErrorClass,
@@ -22,13 +22,10 @@ from prefiq_db.errors import (
 )
 from prefiq_db.execution.facts import facts_sent
 from prefiq_db.execution.refusals import refuse_one_shot
-from prefiq_db.execution.shapes import Shape
 from prefiq_db.origin import application_line
 from prefiq_db.pool import checkout_within
 from prefiq_db.translation.border import Border
 from prefiq_db.translation.classify import Phase
-
-Params = Mapping[str, Any] | None
 
 
 class StandardRoad:
@@ -71,7 +68,7 @@ class StandardRoad:
             self.border.cross(connect, "connect")
             assert connection is not None
             state = self.state(connection)
-            state.line = application_line()
+            state.checkout.line = application_line()
             if self.pooled:
                 self.dialect.expect_back(connection._dbapi_connection, state)
             return connection
@@ -91,21 +88,13 @@ class StandardRoad:
     def state(self, connection: Connection) -> SessionState:
         return self.dialect.session_of(connection.connection)
 
-    def one_shot(
-        self,
-        statement: Executable,
-        params: Params,
-        shape: Shape,
-        timeout_seconds: float,
-        within_seconds: float | None,
-        call: Call,
-    ) -> Any:
+    def one_shot(self, call: Call) -> Any:
         """Check out, execute, fetch and give back, with one crossing of the border for all of it.
 
         Raises:
             PrefiqDbError: classified by how far it came: until the statement was sent, nothing can have happened.
         """
-        trip = _OneShot(self, statement, params, shape, timeout_seconds, within_seconds, call)
+        trip = _OneShot(self, call)
         try:
             try:
                 return self.border.cross(trip.go, trip.phase)
@@ -135,25 +124,16 @@ class StandardRoad:
             return None
         return self.dialect.interruption_of(connection.connection.dbapi_connection)
 
-    def run(
-        self,
-        connection: Connection,
-        statement: Executable,
-        params: Params | Sequence[Mapping[str, Any]],
-        shape: Shape,
-        timeout_seconds: float,
-        call: Call | None = None,
-        left_seconds: float | None = None,
-    ) -> Any:
-        """Execute *statement* in a transaction and return what *shape* fetches; the caller finishes it.
+    def run(self, connection: Connection, call: Call, timeout_seconds: float, left_seconds: float | None = None) -> Any:
+        """Carry out *call* in a transaction and return what its shape fetches; the caller finishes it.
 
         *left_seconds*, where given, is what is left of the transaction's own limit.
         """
 
         def send() -> Any:
-            self.state(connection).call = call
+            self.state(connection).statement.call = call
             self.dialect.bound_statements(connection, timeout_seconds, left_seconds)
-            return shape.fetch(connection.execute(statement, params))
+            return call.shape.fetch(connection.execute(call.statement, call.params))
 
         try:
             return self.border.cross(send)
@@ -181,7 +161,9 @@ class StandardRoad:
         """Return a connection on which SQLAlchemy begins nothing by itself, for a statement that stands alone."""
         return Connection(self.engine, checked_out(self.engine), _allow_autobegin=False)
 
-    def begin(self, connection: Connection) -> RootTransaction:
+    def begin(self, connection: Connection, terms: TransactionTerms) -> RootTransaction:
+        """Begin a transaction on *connection*, as *terms* say."""
+        self.state(connection).begin_with(terms)
         return self.border.cross(connection.begin)
 
     def begin_nested(self, connection: Connection) -> NestedTransaction:
@@ -191,63 +173,44 @@ class StandardRoad:
 class _OneShot:
     """One statement's way: how far it is decides what an error means."""
 
-    __slots__ = (
-        "call",
-        "connection",
-        "params",
-        "road",
-        "sent",
-        "shape",
-        "statement",
-        "timeout_seconds",
-        "within_seconds",
-    )
+    __slots__ = ("call", "connection", "road", "sent")
 
-    def __init__(
-        self,
-        road: StandardRoad,
-        statement: Executable,
-        params: Params,
-        shape: Shape,
-        timeout_seconds: float,
-        within_seconds: float | None,
-        call: Call,
-    ) -> None:
+    def __init__(self, road: StandardRoad, call: Call) -> None:
         self.road = road
-        self.statement = statement
-        self.params = params
-        self.shape = shape
-        self.timeout_seconds = timeout_seconds
-        self.within_seconds = within_seconds
         self.call = call
         self.connection: Connection | None = None
         self.sent = False
 
     def go(self) -> Any:
-        road = self.road
-        if self.within_seconds is None:
+        road, call = self.road, self.call
+        limit = call.timeout_seconds
+        if limit is None:
             self.connection = connection = road.connect_without_begin()
         else:
-            with checkout_within(self._left(self.within_seconds)):
+            with checkout_within(self._left(limit)):
                 self.connection = connection = road.connect_without_begin()
-        state = road.dialect.session_of(connection._dbapi_connection)
-        state.one_shot = True
-        if type(self.statement) is not TextClause:  # a text was judged before it came here
-            state.guard = road.refuse_untied
-        state.call = self.call
-        state.retry_number = self.call.attempts - 1
-        left = None if self.within_seconds is None else self._left(self.within_seconds)
-        road.dialect.bound_statements(connection, self.timeout_seconds, left)
+        dialect, statement = road.dialect, call.statement
+        state = dialect.session_of(connection._dbapi_connection)
+        checkout = state.checkout
+        checkout.one_shot = True
+        if type(statement) is not TextClause:  # a text was judged before it came here
+            checkout.guard = road.refuse_untied
+        state.statement.call = call
+        checkout.retry_number = call.attempts - 1
+        if limit is None:
+            dialect.bound_statements(connection, dialect.limits.statement_timeout_seconds)
+        else:
+            dialect.bound_statements(connection, limit, self._left(limit))
         self.sent = True
-        fetched = self.shape.fetch(connection.execute(self.statement, self.params))
+        fetched = call.shape.fetch(connection.execute(statement, call.params))
         # Only what has ended by itself is acknowledged.
-        if not road.dialect.is_at_rest(connection._dbapi_connection.dbapi_connection):  # type: ignore[union-attr]
-            raise road.dialect.not_at_rest(connection)
+        if not dialect.is_at_rest(connection._dbapi_connection.dbapi_connection):  # type: ignore[union-attr]
+            raise dialect.not_at_rest(connection)
         return fetched
 
-    def _left(self, within_seconds: float) -> float:
+    def _left(self, limit_seconds: float) -> float:
         """Return what is left of a limit for the whole call, its earlier attempts included."""
-        return max(0.0, within_seconds - (time.monotonic() - self.call.started))
+        return max(0.0, limit_seconds - (time.monotonic() - self.call.started))
 
     def phase(self) -> Phase:
         return "statement" if self.sent else "connect"

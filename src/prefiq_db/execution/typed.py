@@ -9,9 +9,9 @@ from sqlalchemy import CursorResult, TextClause
 from sqlalchemy.sql.selectable import TextualSelect
 from sqlalchemy.types import TypeEngine, to_instance
 
+from prefiq_db.call import Shape
 from prefiq_db.errors import UsageError
 from prefiq_db.execution.facts import LONGEST_COMPILED, as_executable
-from prefiq_db.execution.shapes import Shape
 from prefiq_db.memory import Memory
 
 Types = Mapping[str, Any]

@@ -9,6 +9,7 @@ from typing import Final
 
 from sqlalchemy import Connection, text
 
+from prefiq_db.call import Call
 from prefiq_db.core import DatabaseCore
 from prefiq_db.errors import ErrorKind, PoolTimeoutError, TooManyConnectionsError
 from prefiq_db.execution.shapes import one_row
@@ -73,22 +74,22 @@ def probe(core: DatabaseCore, held: Held, *, writable: bool, wait_seconds: float
     except PoolTimeoutError:
         connection = None
     if connection is not None:
-        return _asked(core, core.road, connection, writable, held)
+        return _ask(core, core.road, connection, writable, held)
     road = core.road.outside()
     try:
-        found = _asked(core, road, road.checkout(), writable, held)
+        found = _ask(core, road, road.checkout(), writable, held)
     except TooManyConnectionsError:
         return _FULL
     return _EXHAUSTED if found is WELL else found
 
 
-def _asked(core: DatabaseCore, road: StandardRoad, connection: Connection, writable: bool, held: Held) -> Verdict:
+def _ask(core: DatabaseCore, road: StandardRoad, connection: Connection, writable: bool, held: Held) -> Verdict:
     try:
         held.take(road, connection)
-        road.state(connection).one_shot = True
+        road.state(connection).checkout.one_shot = True
         # The settings' own limit: a shorter one would cost a round trip to set, and another one to take back.
         limit = core.settings.statement_timeout_seconds
-        row = road.run(connection, text(road.dialect.health_sql), None, one_row(None), limit)
+        row = road.run(connection, Call("health", text(road.dialect.health_sql), None, one_row(None)), limit)
     finally:
         held.release()
         connection.close()

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from prefiq_db.calls import Call
+from prefiq_db.call import Call
 from prefiq_db.errors import ErrorKind, PrefiqDbError
 from prefiq_db.events import CallFinished, CallStarted
 from prefiq_db.hooks.registry import Hooks
 from prefiq_db.origin import application_line, readable
 
 T = TypeVar("T")
+_Failed = tuple[ErrorKind | None, str | int | None]
 
 
 def tells_calls(hooks: Hooks) -> bool:
@@ -20,22 +21,35 @@ def tells_calls(hooks: Hooks) -> bool:
     return CallStarted in hooks.wanted or CallFinished in hooks.wanted
 
 
-def told(hooks: Hooks, database: str, call: Call, work: Callable[[], T]) -> T:
-    """Return what *work* returns; tell the listeners of calls, if there are any."""
-    if not tells_calls(hooks):
-        return work()
-    hooks.emit(CallStarted(database, call.id, call.verb, readable(application_line()), call.tags))
+def tell_call(hooks: Hooks, database: str, call: Call, work: Callable[[Call], T]) -> T:
+    """Return what *work* makes of *call*; tell the listeners that the call began, and how it ended."""
+    _tell_start(hooks, database, call)
     started = time.perf_counter()
-    kind: ErrorKind | None = None
-    code: Any = None
+    failed: _Failed = (None, None)
     try:
-        return work()
-    except PrefiqDbError as error:
-        kind, code = error.kind, error.code
-        raise
+        return work(call)
     except BaseException as error:
-        kind = ErrorKind.CANCELLED if not isinstance(error, Exception) else ErrorKind.UNKNOWN
+        failed = _judge(error)
         raise
     finally:
-        duration = time.perf_counter() - started
-        hooks.emit(CallFinished(database, call.id, call.verb, duration, max(1, call.attempts), kind, code))
+        _tell_end(hooks, database, call, time.perf_counter() - started, failed)
+
+
+def tell_refused_call(hooks: Hooks, database: str, call: Call, error: BaseException) -> None:
+    """Tell the listeners of a call that ended with *error* before anything of it was carried out."""
+    _tell_start(hooks, database, call)
+    _tell_end(hooks, database, call, time.monotonic() - call.started, _judge(error))
+
+
+def _judge(error: BaseException) -> _Failed:
+    if isinstance(error, PrefiqDbError):
+        return error.kind, error.code
+    return (ErrorKind.UNKNOWN if isinstance(error, Exception) else ErrorKind.CANCELLED), None
+
+
+def _tell_start(hooks: Hooks, database: str, call: Call) -> None:
+    hooks.emit(CallStarted(database, call.id, call.verb, readable(application_line()), call.tags))
+
+
+def _tell_end(hooks: Hooks, database: str, call: Call, duration_seconds: float, failed: _Failed) -> None:
+    hooks.emit(CallFinished(database, call.id, call.verb, duration_seconds, max(1, call.attempts), *failed))

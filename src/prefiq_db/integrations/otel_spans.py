@@ -31,9 +31,12 @@ from prefiq_db.integrations.conventions import (
     Value,
 )
 from prefiq_db.integrations.operations import Operation
+from prefiq_db.products import dialects
+from prefiq_db.urls import MEMORY
 
 # The conventions: "The value of db.query.summary SHOULD be truncated to 255 characters".
 _LONGEST_SUMMARY: Final = 255
+_FILES: Final = dialects(where=lambda product: product.is_file)
 # Verbs that are told a table and an operation. Of other calls both are only known out of their text, and the
 # conventions want neither attribute taken from there.
 _NAMING_VERBS: Final = frozenset({"bulk_insert", "upsert"})
@@ -46,7 +49,7 @@ class Spans:
         self._tracer = tracer
         self._identity = identity
         # The conventions allow INTERNAL for databases in memory; a file is another process's too.
-        in_memory = identity.get(NAMESPACE) == ":memory:" and identity[SYSTEM] == "sqlite"
+        in_memory = identity.get(NAMESPACE) == MEMORY and identity[SYSTEM] in _FILES
         self._kind = SpanKind.INTERNAL if in_memory else SpanKind.CLIENT
 
     def operation_ended(self, operation: Operation) -> None:

@@ -18,8 +18,8 @@ from alembic.util import DispatchPriority, PriorityDispatchResult
 from sqlalchemy.dialects import mysql
 from sqlalchemy.sql.elements import conv
 
-from prefiq_db.migrate.asking import same_default, same_expression
 from prefiq_db.migrate.defaults import NULL, Default, Literal, default_of, default_sql, told, written
+from prefiq_db.migrate.expressions import same_default, same_expression
 from prefiq_db.types import StrEnum, UtcDateTime
 from prefiq_db.types.choices import CHECKS_COLUMN
 

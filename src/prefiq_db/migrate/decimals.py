@@ -13,6 +13,7 @@ from alembic import op
 from prefiq_db.dialects.sqlite import PrefiqSqlite, PrefiqSqliteAsync
 from prefiq_db.dialects.sqlite_decimals import EXACT, keeps_texts
 from prefiq_db.errors import DataError, SchemaError, UnsupportedError, UsageError
+from prefiq_db.products import dialects
 from prefiq_db.types import ExactDecimal
 from prefiq_db.types.decimals import SQLITE_NAME, check_sql
 
@@ -24,6 +25,7 @@ _AFTER_TYPE: Final = frozenset(
     ["constraint", "primary", "not", "null", "unique", "check", "default", "collate", "references", "generated", "as"]
 )
 _NEW: Final = "_prefiq_decimals"
+_WITHOUT_DECIMALS: Final = dialects(where=lambda product: not product.has_decimals)
 
 
 def decimals_to_numbers(table: str, columns: Mapping[str, ExactDecimal]) -> None:
@@ -40,7 +42,7 @@ def decimals_to_numbers(table: str, columns: Mapping[str, ExactDecimal]) -> None
             isn't prefiq_db's.
     """
     context = op.get_context()
-    if context.dialect.name != "sqlite":
+    if context.dialect.name not in _WITHOUT_DECIMALS:
         return
     if context.as_sql:
         raise UnsupportedError("decimals_to_numbers looks at the table: it can't be written as SQL")

@@ -13,6 +13,8 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.types import TypeEngine
 
+from prefiq_db.products import dialects
+
 _QUOTED: Final = re.compile(r"^[nN]?'((?:[^'\\]|''|\\.)*)'$", re.S)
 _CAST: Final = re.compile(r"""::\s*(?:"[^"]+"|[a-z_]\w*)(?:[\w. ]|\([\d, ]*\))*(?:\[\])?$""", re.I)
 # Digits in the parentheses are those of the second, and always the column's own.
@@ -24,7 +26,7 @@ _BINDS: Final = re.compile(r"(?<![:\w\x5c]):(?=\w+(?![:\w]))")
 _ESCAPES: Final = re.compile(r"\x5c(?=:\w*(?![:\w]))")
 _TRUE: Final = frozenset({"1", "true", "t", "b'1'"})
 _FALSE: Final = frozenset({"0", "false", "f", "b'0'"})
-_MYSQL: Final = frozenset({"mysql", "mariadb"})
+_MYSQL: Final = dialects(where=lambda product: product.speaks_mysql)
 _SAME_WORDS: Final = {"curdate()": "current_date", "curtime()": "current_time"}
 _AROUND_SIGNS: Final = re.compile(r" ?([^\w ']) ?")
 _MYSQL_ESCAPES: Final = {"n": "\n", "r": "\r", "t": "\t", "0": "\0", "Z": "\x1a", "b": "\b"}

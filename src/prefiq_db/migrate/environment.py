@@ -18,6 +18,7 @@ from alembic import context
 from alembic.util import CommandError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from prefiq_db.dialects.configured import limits_of
 from prefiq_db.engines import make_engine
 from prefiq_db.errors import PrefiqDbError, Problem, SettingsError, UnsupportedError, UsageError
 from prefiq_db.migrate.file_lock import FileLock, file_lock
@@ -28,6 +29,7 @@ from prefiq_db.migrate.options import MigrateOptions
 from prefiq_db.migrate.run import OnApply, Run, look_on, migrate_on
 from prefiq_db.settings import DatabaseSettings, load_settings
 from prefiq_db.translation.border import Border
+from prefiq_db.urls import MEMORY
 
 _AS_MODULE: Final = ("alembic", "__main__.py")
 
@@ -92,7 +94,7 @@ def _is_alembic_command() -> bool:
 
 def configured_databases() -> dict[str, DatabaseSettings]:
     """Return the settings of every database that Alembic can migrate, from the environment."""
-    return {name: each for name, each in load_settings().databases.items() if each.target.engine != "mongodb"}
+    return {name: each for name, each in load_settings().databases.items() if each.target.product.has_migrations}
 
 
 def database_settings(name: str) -> DatabaseSettings:
@@ -168,7 +170,7 @@ def _on_configured(run: Run, settings: DatabaseSettings) -> None:
     _check_writable(settings.read_only, run.database)
     engine = make_engine(_for_migrations(settings, run.options), name=run.database)
     border = Border(run.database, engine.dialect.name, masked=settings.masked, migrating=True)
-    in_file = settings.target.engine == "sqlite" and settings.target.database != ":memory:"
+    in_file = settings.target.product.is_file and settings.target.database != MEMORY
 
     def work() -> Exception | None:
         # Before connecting: already that may write, to switch the file to write-ahead logging.
@@ -193,7 +195,7 @@ def _on_given(run: Run, given: Any) -> None:
 
 
 def _on_connection(run: Run, connection: sa.Connection) -> None:
-    _check_writable(getattr(connection.dialect, "read_only", False), run.database)
+    _check_writable(limits_of(connection.dialect).read_only, run.database)
     border = Border(run.database, connection.dialect.name, migrating=True)
     lock = server_lock(connection) or file_lock(connection)
     failure = _placed(run, lambda: border.cross(lambda: _work(connection, run, lock)))

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from prefiq_db.errors import SchemaError, UsageError
-from prefiq_db.migrate.kinds import Kind
 from prefiq_db.migrate.options import MigrateOptions
 from prefiq_db.migrate.recorder import Resumption
 from prefiq_db.migrate.run_log import DONE, FAILED, Logged, Unfinished
+from prefiq_db.migrate.traits import Traits
 
 
-def half_applied(unfinished: Unfinished, kind: Kind, database: str) -> str:
+def half_applied(unfinished: Unfinished, traits: Traits, database: str) -> str:
     """Return the explanation: revision, what is applied, what was in flight, the ways out."""
     step = unfinished.step
     why = (
-        f"{kind.title} commits each DDL statement by itself"
-        if kind.ddl_commits
+        f"{traits.title} commits each DDL statement by itself"
+        if traits.ddl_commits
         else "it commits before its end (autocommit_block)"
     )
     lines = [
@@ -25,7 +25,9 @@ def half_applied(unfinished: Unfinished, kind: Kind, database: str) -> str:
     return "\n".join(lines)
 
 
-def resumption(unfinished: Unfinished | None, options: MigrateOptions, kind: Kind, database: str) -> Resumption | None:
+def resumption(
+    unfinished: Unfinished | None, options: MigrateOptions, traits: Traits, database: str
+) -> Resumption | None:
     """Return where to go on; ``None`` when nothing is half applied.
 
     Raises:
@@ -35,7 +37,7 @@ def resumption(unfinished: Unfinished | None, options: MigrateOptions, kind: Kin
     if unfinished is None:
         return None
     if not options.resumes or (options.resume_at is None and unfinished.in_flight is not None):
-        raise SchemaError(half_applied(unfinished, kind, database), database=database)
+        raise SchemaError(half_applied(unfinished, traits, database), database=database)
     position = options.resume_at or unfinished.next_position
     last = unfinished.statements[-1].position + 1
     if position > last:
@@ -45,11 +47,11 @@ def resumption(unfinished: Unfinished | None, options: MigrateOptions, kind: Kin
     return Resumption(unfinished, position)
 
 
-def wrong_way(unfinished: Unfinished, kind: Kind, database: str) -> SchemaError:
+def wrong_way(unfinished: Unfinished, traits: Traits, database: str) -> SchemaError:
     """Return the error for a command that does not go through the half-applied revision."""
     step = unfinished.step
     return SchemaError(
-        f"{half_applied(unfinished, kind, database)}\nThis command does not lead {step.direction} through revision "
+        f"{half_applied(unfinished, traits, database)}\nThis command does not lead {step.direction} through revision "
         f"{step.revision}, so it can't resume it",
         database=database,
     )

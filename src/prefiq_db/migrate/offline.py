@@ -13,8 +13,8 @@ from alembic.ddl.impl import DefaultImpl
 from prefiq_db.dialects.offline import OFFLINE, Offline
 from prefiq_db.errors import UnsupportedError
 from prefiq_db.migrate.history import History
-from prefiq_db.migrate.kinds import SQLITE, kind_of
 from prefiq_db.migrate.long_ids import refusing_long_ids
+from prefiq_db.migrate.traits import traits_of
 
 
 def write_sql(history: History, dialect: sa.Dialect) -> None:
@@ -25,7 +25,7 @@ def write_sql(history: History, dialect: sa.Dialect) -> None:
     Raises:
         UnsupportedError: a revision asks the database, or has a text that can't be written.
     """
-    kind = kind_of(dialect.name)
+    traits = traits_of(dialect.name)
     configured = history.configured(dialect)
     theirs = configured.pop("on_version_apply", ())
     callbacks: Any = (_applied, *((theirs,) if callable(theirs) else theirs))
@@ -33,7 +33,7 @@ def write_sql(history: History, dialect: sa.Dialect) -> None:
         **configured,
         dialect_name=OFFLINE[dialect.name],
         on_version_apply=callbacks,
-        transactional_ddl=not kind.ddl_commits,
+        transactional_ddl=not traits.ddl_commits,
         literal_binds=True,
         transaction_per_migration=True,
     )
@@ -47,7 +47,7 @@ def write_sql(history: History, dialect: sa.Dialect) -> None:
         impl.static_output(f"{statement};")
     with context.begin_transaction():
         context.run_migrations()
-    if kind is SQLITE:
+    if traits.alters_by_rebuild:
         impl.static_output("PRAGMA foreign_key_check;")
 
 

@@ -4,14 +4,31 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Coroutine, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
 from prefiq_db.application import Application
+from prefiq_db.deprecations import warn_renamed
 from prefiq_db.errors import UsageError
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
+
+_ADVICE: Final = {
+    "register": "register() binds only",
+    "boot": "call it boot_async()",
+    "shutdown": "call it ashutdown()",
+}
+_AsyncStep = Callable[[Any], Coroutine[Any, Any, None]]
+
+
+def _deprecated_name(step: _AsyncStep) -> _AsyncStep:
+    async def shutdown_async(self: Any) -> None:
+        """Stop, in an event loop. Deprecated: it is called :meth:`ashutdown`, as the application's is."""
+        warn_renamed("shutdown_async", "ashutdown")
+        await step(self)
+
+    return shutdown_async
 
 
 class BaseProvider:
@@ -46,6 +63,17 @@ class BaseProvider:
             cls._name_is_given = True
         elif not cls._name_is_given:
             cls.name = _snake_case(cls.__name__.removesuffix("Provider") or cls.__name__)
+        cls._join_names()
+
+    @classmethod
+    def _join_names(cls) -> None:
+        """Let a step that this class overrides be found by its old name as well as by its new one."""
+        old, new = cls.__dict__.get("shutdown_async"), cls.__dict__.get("ashutdown")
+        if new is not None and old is None:
+            cls.shutdown_async = _deprecated_name(new)
+        elif old is not None and new is None:
+            warn_renamed(f"{cls.__qualname__}.shutdown_async", "ashutdown", stacklevel=3)
+            cls.ashutdown = old  # type: ignore[method-assign]
 
     # --- what a provider overrides ---------------------------------------------------------------
 
@@ -62,18 +90,20 @@ class BaseProvider:
     def shutdown(self) -> None:
         """Stop. What this provider requires is still running."""
 
-    async def shutdown_async(self) -> None:
+    async def ashutdown(self) -> None:
         """Stop, in an event loop. Calls :meth:`shutdown` unless overridden."""
         self.shutdown()
+
+    shutdown_async = _deprecated_name(ashutdown)
 
     def async_only(self) -> str:
         """Return why this provider needs an event loop; empty when it does not.
 
         The answer here: it does when an async twin was overridden and its synchronous one was not.
         """
-        for step in ("boot", "shutdown"):
-            if self._overrides(f"{step}_async") and not self._overrides(step):
-                return f"it has {step}_async() and no {step}()"
+        for step, twin in (("boot", "boot_async"), ("shutdown", "ashutdown")):
+            if self._overrides(twin) and not self._overrides(step):
+                return f"it has {twin}() and no {step}()"
         return ""
 
     # --- what a provider uses ----------------------------------------------------------------------
@@ -104,9 +134,8 @@ class BaseProvider:
             raise UsageError(f"provider {self.name!r} belongs to an application already: make one for each")
         if (self.schema_namespace is None) != (self.schema_model is None):
             raise UsageError(f"provider {self.name!r}: schema_namespace and schema_model go together, or neither")
-        for step in ("register", "boot", "shutdown"):
+        for step, advice in _ADVICE.items():
             if inspect.iscoroutinefunction(getattr(self, step)):
-                advice = "register() binds only" if step == "register" else f"call it {step}_async()"
                 raise UsageError(f"provider {self.name!r}: {step}() is a coroutine function; {advice}")
         self._app = app
 

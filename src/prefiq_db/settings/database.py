@@ -16,8 +16,9 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 from prefiq_db.config import RetryPolicy, Target
 from prefiq_db.errors import Problem, SettingsError, UsageError
 from prefiq_db.masking import Secret
-from prefiq_db.settings.place import PLACE, place
+from prefiq_db.products import product_named
 from prefiq_db.settings.problems import Names, collect, complaints, shown_key, unknown_key
+from prefiq_db.settings.target import TARGET_FIELDS, find_target
 from prefiq_db.settings.tls import lift_tls
 from prefiq_db.settings.url_options import option_problems
 from prefiq_db.settings.values import (
@@ -41,7 +42,7 @@ from prefiq_db.settings.values import (
     drop_unset,
 )
 from prefiq_db.silence import hush
-from prefiq_db.urls import is_mysql, parse_url
+from prefiq_db.urls import parse_url
 
 # Any other name counts as production: nobody can list what production is called everywhere.
 _NOT_PRODUCTION: Final = frozenset({"dev", "development", "local", "test", "testing", "ci"})
@@ -120,7 +121,7 @@ class DatabaseSettings(BaseModel):
     @property
     def target(self) -> Target:
         """Where the database is: from the URL, the split fields or the defaults."""
-        return place(self, self._flavor, str)
+        return find_target(self, self._flavor, str)
 
     @property
     def masked(self) -> bool:
@@ -161,7 +162,8 @@ class DatabaseSettings(BaseModel):
         problems += self._settle(names, bad)
         if problems:
             raise SettingsError(problems)
-        self._flavor = "mysql" if is_mysql(str(given.get("engine"))) else ""
+        product = product_named(str(given.get("engine")))
+        self._flavor = product.flavor if product else ""
 
     def _validate(self, given: dict[str, Any], names: Names) -> tuple[list[Problem], set[str]]:
         """Let pydantic fill the fields; return the problems, and the fields that have one."""
@@ -180,9 +182,9 @@ class DatabaseSettings(BaseModel):
         parsed = None if self.url is None else collect(problems, parse_url, self.url.reveal(), where=names("url"))
         if parsed is not None:
             problems += option_problems(parsed, names("url"), names)
-            problems += self._lift_ssl(parsed, names) if parsed.engine != "sqlite" else []
-        if PLACE.isdisjoint(bad) and (self.url is None or parsed is not None):
-            main = collect(problems, place, self, self._flavor, names)
+            problems += self._lift_ssl(parsed, names) if not parsed.product.is_file else []
+        if TARGET_FIELDS.isdisjoint(bad) and (self.url is None or parsed is not None):
+            main = collect(problems, find_target, self, self._flavor, names)
         if main is not None:
             self.__dict__["engine"] = main.engine
         if self.replicas:

@@ -8,15 +8,16 @@ from typing import Any
 
 from pydantic_core import PydanticCustomError
 
-from prefiq_db.config import EngineName, Host, Target
+from prefiq_db.config import Host, Target
 from prefiq_db.errors import Problem, SettingsError
 from prefiq_db.masking import Secret
+from prefiq_db.products import DEFAULT_SERVER, PRODUCTS, EngineName, product_named
 from prefiq_db.settings.database import DatabaseSettings, build_settings
 from prefiq_db.settings.layers import Entry, FieldPath, Layer
-from prefiq_db.settings.place import PLACE, SERVER_ONLY
 from prefiq_db.settings.problems import collect
+from prefiq_db.settings.target import SERVER_FIELDS, TARGET_FIELDS
 from prefiq_db.settings.values import check_port, check_secret, check_text
-from prefiq_db.urls import STANDARD_PORTS, engine_named, format_url, parse_url, split_hosts
+from prefiq_db.urls import format_url, parse_url, split_hosts
 
 
 def join_databases(
@@ -65,7 +66,7 @@ def _overlaid(old: dict[FieldPath, Entry], new: dict[FieldPath, Entry]) -> dict[
     drops what earlier layers said about the place, which was another server's. A host without a port keeps the port
     that an earlier layer said, whether in a URL, beside a host or apart.
     """
-    changed = {path[0] for path in new} & PLACE
+    changed = {path[0] for path in new} & TARGET_FIELDS
     kept = dict(old)
     if "url" in changed:
         keep_password = _password_stands_alone(old) and not _has_password(new[("url",)])
@@ -87,9 +88,8 @@ def _is_of_another_engine(
     engine = _engine_said(old)
     if engine is None:
         return False
-    later = _engine_said(new) or (
-        "mariadb" if engine == "sqlite" and not set(SERVER_ONLY).isdisjoint(changed) else engine
-    )
+    to_server = PRODUCTS[engine].is_file and not set(SERVER_FIELDS).isdisjoint(changed)
+    later = _engine_said(new) or (DEFAULT_SERVER.engine if to_server else engine)
     return later != engine
 
 
@@ -114,13 +114,13 @@ def _names_ports(host: object) -> bool:
 
 
 def _without_place(entries: Mapping[FieldPath, Entry], keep: Collection[str] = ()) -> dict[FieldPath, Entry]:
-    return {path: entry for path, entry in entries.items() if path[0] not in PLACE or path[0] in keep}
+    return {path: entry for path, entry in entries.items() if path[0] not in TARGET_FIELDS or path[0] in keep}
 
 
 def _password_stands_alone(entries: Mapping[FieldPath, Entry]) -> bool:
     password = entries.get(("password",))
     beside = [path for path, entry in entries.items() if password and entry.layer == password.layer]
-    return password is not None and not any(path[0] in PLACE - {"password"} for path in beside)
+    return password is not None and not any(path[0] in TARGET_FIELDS - {"password"} for path in beside)
 
 
 def _parsed(entry: Entry) -> Target | None:
@@ -135,7 +135,8 @@ def _has_password(entry: Entry) -> bool:
 
 def _engine_said(entries: Mapping[FieldPath, Entry]) -> EngineName | None:
     if ("engine",) in entries:
-        return engine_named(str(entries[("engine",)].value))
+        product = product_named(str(entries[("engine",)].value))
+        return product.engine if product else None
     target = _parsed(entries[("url",)]) if ("url",) in entries else None
     return target.engine if target else None
 
@@ -143,7 +144,7 @@ def _engine_said(entries: Mapping[FieldPath, Entry]) -> EngineName | None:
 def _with_parts(url: Entry, new: Mapping[FieldPath, Entry]) -> Entry:
     """Return the earlier URL with the parts that a later layer says; unchanged when one of them is not valid."""
     target = _parsed(url)
-    said = {path[0]: entry.value for path, entry in new.items() if path[0] in PLACE}
+    said = {path[0]: entry.value for path, entry in new.items() if path[0] in TARGET_FIELDS}
     if target is None:
         return url
     try:
@@ -153,7 +154,7 @@ def _with_parts(url: Entry, new: Mapping[FieldPath, Entry]) -> Entry:
             hosts = _on_the_same_ports(split_hosts(check_text(said["host"]), where=""), target.hosts, port)
         target = replace(
             target,
-            hosts=tuple(Host(name, port or own or STANDARD_PORTS[target.engine]) for name, own in hosts),
+            hosts=tuple(Host(name, port or own or target.product.default_port) for name, own in hosts),
             user=check_text(said["user"]) if "user" in said else target.user,
             password=check_secret(said["password"]) if "password" in said else target.password,
             database=check_text(said["name"]) if "name" in said else target.database,

@@ -18,7 +18,7 @@ from prefiq_db.settings.layers import SAYS_WHERE, Layer, is_name
 from prefiq_db.settings.loaded import Settings
 from prefiq_db.settings.mappings import mapping_layer, read_yaml
 from prefiq_db.settings.namespaces import fill_namespaces
-from prefiq_db.settings.place import PLACE
+from prefiq_db.settings.target import TARGET_FIELDS
 from prefiq_db.settings.values import drop_unset
 from prefiq_db.settings.variables import read_dotenv, variables_layer
 from prefiq_db.silence import hush
@@ -71,7 +71,7 @@ def _loaded(
     layers.append(variables_layer(".env", dotenv, namespaces, problems))
     layers.append(variables_layer("environment", environ, namespaces, problems))
     layers.append(mapping_layer("arguments", arguments, namespaces, problems))
-    if not any(path[0] in PLACE for layer in layers for path in layer.databases.get("main", {})):
+    if not any(path[0] in TARGET_FIELDS for layer in layers for path in layer.databases.get("main", {})):
         for prefix, variables in (("", environ), (".env:", dotenv)):
             problems += _said_to_others(prefix, variables)
     if is_production(environment):

@@ -14,11 +14,12 @@ from typing import Annotated, Any, Final, get_args
 from pydantic import BeforeValidator, GetCoreSchemaHandler, PlainSerializer, PlainValidator, SecretStr
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-from prefiq_db.config import MAX_SECONDS, EngineName, Mode, RetryPolicy, SslMode
+from prefiq_db.config import MAX_SECONDS, Mode, RetryPolicy, SslMode
 from prefiq_db.errors import Problem
 from prefiq_db.masking import MASK, Secret
+from prefiq_db.products import ACCEPTED_ENGINES, EngineName, product_named
 from prefiq_db.settings.problems import Complaint, all_wrong, collect, complaints, shown_key, unknown_key, wrong
-from prefiq_db.urls import ACCEPTED_ENGINES, engine_named, split_hosts
+from prefiq_db.urls import split_hosts
 
 _MODES: Final = {mode: mode for mode in get_args(Mode)}
 _SSL_MODES: Final = {mode: mode for mode in get_args(SslMode)} | {
@@ -111,10 +112,10 @@ def _choice(words: Mapping[str, str], expected: str) -> Callable[[object], str]:
 
 
 def _engine(value: object) -> EngineName:
-    found = engine_named(value) if isinstance(value, str) else None
+    found = product_named(value) if isinstance(value, str) else None
     if found is None:
         raise wrong(ACCEPTED_ENGINES, "write one of these")
-    return found
+    return found.engine
 
 
 def check_file(value: object) -> Path:

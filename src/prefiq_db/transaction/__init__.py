@@ -7,12 +7,11 @@ from prefiq_db.transaction.block import RUN_AGAIN, Block
 from prefiq_db.transaction.options import TransactionOptions, check_timeout
 from prefiq_db.transaction.root import RootBlock
 from prefiq_db.transaction.savepoint import Savepoint
-from prefiq_db.transaction.scope import Ground, Scope, ambient
+from prefiq_db.transaction.scope import Scope, ambient
 
 __all__ = [
     "RUN_AGAIN",
     "Block",
-    "Ground",
     "Outcome",
     "RootBlock",
     "Savepoint",

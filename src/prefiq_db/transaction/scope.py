@@ -17,13 +17,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import Connection
 
-from prefiq_db.bridge import Runtime
 from prefiq_db.errors import ClosedError, ForkError, PrefiqDbError, TransactionBusyError, TransactionOwnershipError
-from prefiq_db.exactly_once import Pruner, Resolver
 from prefiq_db.execution.facts import facts_sent
 from prefiq_db.execution.refusals import commit_refused, hidden_refused, refuse_everywhere
-from prefiq_db.execution.standard import StandardRoad
-from prefiq_db.hooks.registry import Hooks
+from prefiq_db.instance import Instance
 from prefiq_db.leaving import surely
 
 if TYPE_CHECKING:
@@ -38,34 +35,11 @@ HAND_OVER: Final = (
 _LOOK_AGAIN_SECONDS: Final = 0.005
 
 
-@dataclass(frozen=True, slots=True)
-class Ground:
-    """What a transaction stands on: the database's road, its world and its limits.
-
-    Attributes:
-        key: identifies the database in the ambient mapping; all views of one database share it.
-        resolver: finds out whether a transaction with a token was committed when nobody answered COMMIT.
-        pruner: removes old tokens, after transactions that had one.
-        commit_budget_seconds: how long COMMIT, its resolution and the ``on_commit`` functions may outlive a
-            cancellation.
-    """
-
-    key: object
-    database: str
-    road: StandardRoad
-    runtime: Runtime
-    hooks: Hooks
-    resolver: Resolver
-    pruner: Pruner
-    statement_timeout_seconds: float
-    commit_budget_seconds: float
-
-
 class Scope:
     """One pinned connection and the blocks open on it."""
 
-    def __init__(self, ground: Ground, connection: Connection) -> None:
-        self.ground = ground
+    def __init__(self, instance: Instance, connection: Connection) -> None:
+        self.instance = instance
         self.connection = connection
         self.pid = os.getpid()
         self.blocks: list[Block] = []
@@ -80,7 +54,7 @@ class Scope:
 
         What stays on the connection after COMMIT costs it: the next user gets another one.
         """
-        dialect = self.ground.road.dialect
+        dialect = self.instance.road.dialect
         facts = facts_sent(context, statement, dialect.label)
         refuse_everywhere(facts)
         if facts.commits:
@@ -88,7 +62,7 @@ class Scope:
         if facts.hidden:
             raise hidden_refused(dialect.label)
         if facts.lingers:
-            self.ground.road.state(self.connection).tainted = True
+            self.instance.road.state(self.connection).checkout.tainted = True
 
     def seize(self, within_seconds: float) -> bool:
         """Hold the connection for good: wait until a statement that somebody else runs on it has ended.
@@ -101,7 +75,7 @@ class Scope:
             # What we hold ourselves was interrupted before it could be let go; there is nothing to wait for.
             if user.worker == mine.worker or time.monotonic() >= deadline:
                 return False
-            self.ground.runtime.sleep(_LOOK_AGAIN_SECONDS)
+            self.instance.runtime.sleep(_LOOK_AGAIN_SECONDS)
         return True
 
     def doubt(self) -> None:
@@ -147,7 +121,7 @@ class _Use:
 
     def __init__(self, scope: Scope) -> None:
         self.scope = scope
-        self.worker = scope.ground.runtime.worker()
+        self.worker = scope.instance.runtime.worker()
 
     def __enter__(self) -> None:
         self.scope.take(self)
@@ -171,16 +145,16 @@ _NOTHING: Mapping[object, _Held] = MappingProxyType({})
 _ambient: ContextVar[Mapping[object, _Held]] = ContextVar("prefiq_db_transactions", default=_NOTHING)
 
 
-def ambient(ground: Ground) -> Scope | None:
+def ambient(instance: Instance) -> Scope | None:
     """Return the transaction that verbs of the database itself belong to here, if any.
 
     Raises:
         TransactionOwnershipError: if it was inherited by a task or thread that did not open it.
     """
-    held = _ambient.get().get(ground.key)
+    held = _ambient.get().get(instance)
     if held is None:
         return None
-    mine = held.worker == ground.runtime.worker()
+    mine = held.worker == instance.runtime.worker()
     if held.scope.finished:
         if mine and held.bound:
             raise ClosedError(
@@ -189,9 +163,9 @@ def ambient(ground: Ground) -> Scope | None:
         return None
     if not mine:
         raise TransactionOwnershipError(
-            f"a transaction on database {ground.database} is open in the task or thread that started this one, and "
+            f"a transaction on database {instance.name} is open in the task or thread that started this one, and "
             f"this one did not open it; {HAND_OVER}",
-            database=ground.database,
+            database=instance.name,
         )
     if held.bound:
         held.scope.explicit_uses += 1
@@ -200,15 +174,15 @@ def ambient(ground: Ground) -> Scope | None:
 
 def enter(scope: Scope) -> None:
     """Make *scope* ambient here."""
-    _set(scope.ground.key, _Held(scope, scope.ground.runtime.worker(), bound=False))
+    _set(scope.instance, _Held(scope, scope.instance.runtime.worker(), bound=False))
 
 
 def leave(scope: Scope) -> bool:
     """End *scope*'s being ambient here; return whether it was."""
-    held = _ambient.get().get(scope.ground.key)
+    held = _ambient.get().get(scope.instance)
     if held is None or held.scope is not scope:
         return False
-    _set(scope.ground.key, None)
+    _set(scope.instance, None)
     return True
 
 
@@ -223,9 +197,9 @@ class Binding:
         self._held: _Held | None = None
 
     def __enter__(self) -> None:
-        scope, key = self._scope, self._scope.ground.key
+        scope, key = self._scope, self._scope.instance
         self._before = _ambient.get().get(key)
-        self._held = _Held(scope, scope.ground.runtime.worker(), bound=True)
+        self._held = _Held(scope, scope.instance.runtime.worker(), bound=True)
         scope.explicit_uses += 1
         _set(key, self._held)
 
@@ -239,7 +213,7 @@ class Binding:
         return self._held is not None
 
     def _finish(self) -> None:
-        key = self._scope.ground.key
+        key = self._scope.instance
         if _ambient.get().get(key) is self._held:
             _set(key, self._before)
 

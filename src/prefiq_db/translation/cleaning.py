@@ -53,14 +53,19 @@ def clean(original: _E) -> _E:
             continue
         seen.add(id(error))
         pending.extend(_inner(error))
-        error.__traceback__ = None
-        error.__cause__ = None
-        error.__context__ = None
-        for name in _PINNED:
-            if getattr(error, name, None) is not None:
-                setattr(error, name, None)
-        forget(error)
+        unpin(error)
     return original
+
+
+def unpin(error: BaseException) -> None:
+    """Drop what *error* itself pins, its judgement too; the errors behind it stay what they are."""
+    error.__traceback__ = None
+    error.__cause__ = None
+    error.__context__ = None
+    for name in _PINNED:
+        if getattr(error, name, None) is not None:
+            setattr(error, name, None)
+    forget(error)
 
 
 def forget(error: BaseException) -> None:

@@ -20,7 +20,7 @@ from prefiq_db.masking import border_translates, shown
 from prefiq_db.silence import hush
 from prefiq_db.translation.both import Both, of_both
 from prefiq_db.translation.classify import Phase, leaves_unknown
-from prefiq_db.translation.cleaning import clean, forget
+from prefiq_db.translation.cleaning import forget, unpin, unwrap
 from prefiq_db.translation.driver_reports import code_of, read_report
 from prefiq_db.translation.judging import Judgement, outcome
 from prefiq_db.translation.python_errors import is_python_error
@@ -39,13 +39,25 @@ _NAMING_FIELDS: Final = {
 }
 
 
-class _State(Protocol):
-    """What is asked of a connection's state, and noted in it."""
+class _Terms(Protocol):
+    @property
+    def read_only(self) -> bool: ...
+
+
+class _Transaction(Protocol):
+    """What is asked of a connection's transaction, and noted in it."""
 
     began: bool
-    read_only: bool
     committing: bool
     failed: ErrorClass | None
+
+    @property
+    def terms(self) -> _Terms: ...
+
+
+class _State(Protocol):
+    @property
+    def transaction(self) -> _Transaction: ...
 
 
 def translate_errors(engine: Engine, database: str, *, masked: bool) -> None:
@@ -58,7 +70,7 @@ def translate_errors(engine: Engine, database: str, *, masked: bool) -> None:
         if masked and not border_translates.get():
             hush(original)
         judgement = _judge(context)
-        interruption = _interruption(original, judgement)
+        interruption = _interruption(context, judgement)
         if interruption is not None or getattr(original, REFUSED, False):
             context.invalidate_pool_on_disconnect = False  # there is nothing wrong with the others
         if interruption is not None:
@@ -70,7 +82,8 @@ def translate_errors(engine: Engine, database: str, *, masked: bool) -> None:
         failure = _translated(context, judgement, database) if _is_a_databases(context, original) else None
         if masked:
             # SQLAlchemy has the traceback already. Here it would pin frames with values, as what the driver met would.
-            clean(original)
+            for each in (original, unwrap(original)):
+                unpin(each)
             _scrub(context, original, failure, database)
         elif failure is not None and failure.original is not None:
             failure.args = (f"{failure} [{type(failure.original).__name__}: {failure.original}]",)
@@ -102,11 +115,13 @@ def _judge(context: ExceptionContext) -> Judgement:
     return judgement
 
 
-def _interruption(original: BaseException, judgement: Judgement) -> Any:
+def _interruption(context: ExceptionContext, judgement: Judgement) -> Any:
     """Return what came from outside and goes on as it is; ``None`` for a driver's error, and for ours."""
-    if border_translates.get() and judgement.interruption is not original:
-        return None  # the border sees to it
-    return judgement.interruption
+    if judgement.interruption is context.original_exception:
+        return judgement.interruption
+    # The verbs' border sees to what a driver made of it, and of a COMMIT the outcome is the question.
+    committing = _phase(context, _state_of(context)) == "commit"
+    return None if border_translates.get() or committing else judgement.interruption
 
 
 def _hang_up(context: ExceptionContext) -> None:
@@ -130,7 +145,7 @@ def _translated(context: ExceptionContext, judgement: Judgement, database: str) 
     dialect: Any = context.dialect
     state = _state_of(context)
     phase = _phase(context, state)
-    if state is not None and not state.began and context.statement is not None:
+    if state is not None and not state.transaction.began and context.statement is not None:
         found = outcome(judgement, context.original_exception, dialect.label, phase)
         if leaves_unknown(found):
             phase = "commit"  # in autocommit: sent, and no answer came
@@ -143,17 +158,17 @@ def _translated(context: ExceptionContext, judgement: Judgement, database: str) 
     )
     failure.database = failure.database or database
     if state is not None:
-        if isinstance(failure, ReadOnlyError) and state.began and state.read_only:
+        if isinstance(failure, ReadOnlyError) and state.transaction.began and state.transaction.terms.read_only:
             # Our own READ ONLY refused it, and so would every other server.
             failure.classification = ErrorClass(ErrorKind.READ_ONLY)
-        state.failed = failure.classification
+        state.transaction.failed = failure.classification
     return failure
 
 
 def _phase(context: ExceptionContext, state: _State | None) -> Phase:
     if context.connection is None:
         return "connect"
-    return "commit" if state is not None and state.committing else "statement"
+    return "commit" if state is not None and state.transaction.committing else "statement"
 
 
 def _state_of(context: ExceptionContext) -> _State | None:

@@ -12,11 +12,15 @@ from sqlalchemy.dialects import mysql
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from prefiq_db.errors import DataError, UsageError
+from prefiq_db.products import PRODUCTS, dialects
 from prefiq_db.types.naming import fitted
 
 DEFAULT_LENGTH: Final = 32
 #: Where the CHECK of an enum notes its column, in ``CheckConstraint.info``.
 CHECKS_COLUMN: Final = "prefiq_db.column"
+
+_WITH_CHARSETS: Final = dialects(where=lambda product: product.speaks_mysql)
+_COLLATIONS: Final = {product.dialect: product.exact_collation for product in PRODUCTS.values()}
 
 
 class StrEnum(TypeDecorator[Any]):
@@ -55,11 +59,11 @@ class StrEnum(TypeDecorator[Any]):
         super().__init__(length)
 
     def load_dialect_impl(self, dialect: sa.Dialect) -> TypeEngine[Any]:
-        if dialect.name in ("mysql", "mariadb"):
+        if dialect.name in _WITH_CHARSETS:
             # Its usual collations say that 'PAID' is 'paid', and so is 'paid ' unless they are NOPAD.
             collation = "utf8mb4_nopad_bin" if dialect.is_mariadb else "utf8mb4_bin"  # type: ignore[attr-defined]
             return dialect.type_descriptor(mysql.VARCHAR(self.length, charset="utf8mb4", collation=collation))
-        return dialect.type_descriptor(sa.String(self.length, collation="C" if dialect.name == "postgresql" else None))
+        return dialect.type_descriptor(sa.String(self.length, collation=_COLLATIONS.get(dialect.name)))
 
     def process_bind_param(self, value: Any, dialect: sa.Dialect) -> str | None:
         if value is None:

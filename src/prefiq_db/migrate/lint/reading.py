@@ -22,6 +22,7 @@ from alembic.script import Script
 
 from prefiq_db.migrate.lint.standins import BatchImpl, Bind, Statements, bare
 from prefiq_db.migrate.lint.texts import statements
+from prefiq_db.migrate.traits import traits_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +115,7 @@ class _Reader:
 
     def invoked(self, operations: Operations, operation: ops.MigrateOperation) -> Any:
         lines = self._lines()
-        rebuilt = self.batch is not None and self.reading.dialect == "sqlite"
+        rebuilt = self.batch is not None and traits_of(self.reading.dialect).alters_by_rebuild
         result, refusal, before = None, "", len(self.buffer.texts)
         if not rebuilt:
             try:

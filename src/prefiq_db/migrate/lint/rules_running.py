@@ -13,6 +13,7 @@ from prefiq_db.migrate.lint.alterations import Clause, clauses_of
 from prefiq_db.migrate.lint.history import History, on_existing
 from prefiq_db.migrate.lint.reading import Reading, Step
 from prefiq_db.migrate.lint.sql import changed_table
+from prefiq_db.migrate.traits import traits_of
 
 _RENAME: Final = re.compile(r"RENAME TABLE\b", re.I)
 _DROP: Final = re.compile(r"DROP (?:TEMPORARY )?TABLE\b", re.I)
@@ -55,8 +56,8 @@ def type_change(reading: Reading, history: History) -> Iterator[tuple[Step, str]
         yield from _found(step, "type|modify|change")
         if not isinstance(operation, ops.AlterColumnOp) or operation.modify_type is None:
             continue
-        # PostgreSQL makes room for longer texts without a look at the rows.
-        if reading.dialect != "postgresql" or not _only_longer(operation):
+        # Room for longer texts may be made without a look at the rows.
+        if not traits_of(reading.dialect).widens_texts_in_place or not _only_longer(operation):
             yield step, _column(operation)
 
 

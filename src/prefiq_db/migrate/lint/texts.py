@@ -8,8 +8,10 @@ from typing import Final
 
 from prefiq_db.dialects.rules import RULES
 from prefiq_db.execution.tokens import QUOTED, scan
+from prefiq_db.products import PRODUCTS
 
 _ROUTINE: Final = re.compile(r"(?:CREATE\b.*\b(?:TRIGGER|PROCEDURE|FUNCTION|EVENT|PACKAGE)|BEGIN|DO)\b", re.I)
+_NAME_QUOTES: Final = {product.dialect: product.name_quotes for product in PRODUCTS.values()}
 
 
 def statements(sql: str, dialect: str) -> list[str]:
@@ -35,7 +37,7 @@ def _pieces(sql: str, dialect: str) -> Iterator[str]:
 
 
 def _is_string(piece: str, dialect: str) -> bool:
-    return piece[0] not in ('`["' if dialect in ("postgresql", "sqlite") else "`")
+    return piece[0] not in _NAME_QUOTES[dialect]
 
 
 def _joined(pieces: Sequence[str]) -> str:

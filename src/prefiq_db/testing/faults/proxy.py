@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from prefiq_db.errors import UsageError
+from prefiq_db.products import product_named
 from prefiq_db.testing.faults.framing import Framing, Message
 from prefiq_db.testing.faults.framing_mariadb import MariaDbFraming
 from prefiq_db.testing.faults.framing_postgresql import PostgresFraming
@@ -71,7 +72,8 @@ class FaultProxy(TcpProxy):
             host, port, protocol = server.host, server.port, server.name
         else:
             host = server
-        if protocol.startswith("sqlite"):
+        product = product_named(protocol.partition("+")[0])
+        if product is not None and product.is_file:
             raise UsageError("SQLite has no wire: its faults are those of a file; see prefiq_db.testing.faults.Bank")
         if protocol not in _FRAMINGS:
             raise UsageError(f"protocol: expected one of {', '.join(_FRAMINGS)}")
@@ -156,7 +158,7 @@ class FaultProxy(TcpProxy):
         return self._faulty[link]
 
     def decide(self, link: FaultyLink, message: Message) -> None:
-        """Pass a message on, or let a fault do with it what it does."""
+        """Pass a message on, or let a fault strike it."""
         plan = None
         if message.is_request and not link.is_doomed:
             plan = next((plan for plan in self._plans if plan.wants(message)), None)

@@ -1,4 +1,4 @@
-"""What a migration has to know of each kind of database, as data."""
+"""What migrations have to know of each kind of database, as data."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class SessionLock:
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class Traits:
     """One kind of database.
 
     Attributes:
@@ -37,6 +37,8 @@ class Kind:
             nothing. Gives a name, the name of its table, and the statement that removes it.
         begin: what begins a transaction.
         nothing: a statement that does nothing, sent in place of one that is skipped.
+        alters_by_rebuild: it has hardly an ALTER TABLE: a changed table is made anew, with foreign keys switched off.
+        widens_texts_in_place: a longer VARCHAR is no work for it.
         session_lock: how deployers take turns; ``None`` for a file, which has a lock file beside it.
     """
 
@@ -46,6 +48,8 @@ class Kind:
     begin: str
     nothing: str
     session_lock: SessionLock | None
+    alters_by_rebuild: bool = False
+    widens_texts_in_place: bool = False
 
 
 # A key of 64 bits; that the lock is one of this database only, PostgreSQL adds itself.
@@ -54,7 +58,7 @@ _PG_KEY: Final = "hashtextextended('prefiq_db.migrate:' || current_database(), 0
 # Names are the whole server's, and MySQL takes no more than 64 characters.
 _MARIADB_NAME: Final = "concat('prefiq_db.migrate:', if(char_length(database()) <= 40, database(), sha1(database())))"
 
-POSTGRESQL: Final = Kind(
+POSTGRESQL: Final = Traits(
     title="PostgreSQL",
     ddl_commits=False,
     left_behind="""
@@ -80,6 +84,7 @@ POSTGRESQL: Final = Kind(
                 AND ((l.classid::bigint << 32) | l.objid::bigint) = {_PG_KEY}
         """,
     ),
+    widens_texts_in_place=True,
 )
 
 _MARIADB_LOCK: Final = SessionLock(
@@ -95,11 +100,11 @@ _MARIADB_LOCK: Final = SessionLock(
     """,
 )
 
-MARIADB: Final = Kind("MariaDB", True, "", "START TRANSACTION", "DO 0", _MARIADB_LOCK)
-MYSQL: Final = Kind("MySQL", True, "", "START TRANSACTION", "DO 0", _MARIADB_LOCK)
-SQLITE: Final = Kind("SQLite", False, "", "BEGIN IMMEDIATE", "", None)
+MARIADB: Final = Traits("MariaDB", True, "", "START TRANSACTION", "DO 0", _MARIADB_LOCK)
+MYSQL: Final = Traits("MySQL", True, "", "START TRANSACTION", "DO 0", _MARIADB_LOCK)
+SQLITE: Final = Traits("SQLite", False, "", "BEGIN IMMEDIATE", "", None, alters_by_rebuild=True)
 
-_KINDS: Final[Mapping[str, Kind]] = {
+_TRAITS: Final[Mapping[str, Traits]] = {
     "postgresql": POSTGRESQL,
     "mariadb": MARIADB,
     "mysql": MYSQL,
@@ -107,12 +112,12 @@ _KINDS: Final[Mapping[str, Kind]] = {
 }
 
 
-def kind_of(dialect_name: str) -> Kind:
+def traits_of(dialect_name: str) -> Traits:
     """Return what is known of SQLAlchemy's dialect of that name.
 
     Raises:
         UnsupportedError: for a database that prefiq_db doesn't speak.
     """
-    if dialect_name in _KINDS:
-        return _KINDS[dialect_name]
-    raise UnsupportedError(f"migrations: expected one of {', '.join(_KINDS)}; {dialect_name} is not supported")
+    if dialect_name in _TRAITS:
+        return _TRAITS[dialect_name]
+    raise UnsupportedError(f"migrations: expected one of {', '.join(_TRAITS)}; {dialect_name} is not supported")

@@ -1,50 +1,55 @@
-"""Where a database is: worked out of its URL, its split fields and the defaults."""
+"""Where a database is: worked out of its URL, its separate fields and the defaults."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
-from prefiq_db.config import EngineName, Host, Target
+from prefiq_db.config import Host, Target
 from prefiq_db.errors import Problem, SettingsError
+from prefiq_db.masking import Secret
+from prefiq_db.products import DEFAULT_FILE, DEFAULT_SERVER, PRODUCTS, EngineName, Product
 from prefiq_db.settings.problems import Names
 from prefiq_db.settings.tls import lift_tls
-from prefiq_db.urls import STANDARD_PORTS, parse_url, split_hosts
+from prefiq_db.urls import parse_url, split_hosts
 
-if TYPE_CHECKING:
-    from prefiq_db.settings.database import DatabaseSettings
-
-PLACE: Final = frozenset({"engine", "url", "host", "port", "user", "password", "name"})
-SERVER_ONLY: Final = ("host", "port", "user", "password")
-_DEFAULT_USER: Final[Mapping[EngineName, str | None]] = {"postgres": "postgres", "mariadb": "root", "mongodb": None}
-_DEFAULT_NAME: Final[Mapping[EngineName, str]] = {
-    "sqlite": "app.db",
-    "postgres": "postgres",
-    "mariadb": "test",
-    "mongodb": "test",
-}
+TARGET_FIELDS: Final = frozenset({"engine", "url", "host", "port", "user", "password", "name"})
+SERVER_FIELDS: Final = ("host", "port", "user", "password")
 
 
-def place(settings: DatabaseSettings, flavor: str, names: Names) -> Target:
+class TargetFields(Protocol):
+    """What the settings of a database say about where it is."""
+
+    @property
+    def model_fields_set(self) -> set[str]: ...
+
+    engine: EngineName
+    url: Secret | None
+    host: str | None
+    port: int | None
+    user: str | None
+    password: Secret | None
+    name: str | None
+
+
+def find_target(settings: TargetFields, flavor: str, names: Names) -> Target:
     """Return where the database of *settings* is.
 
     Raises:
-        SettingsError: where its fields contradict each other or its URL, told by *names*.
+        SettingsError: its fields contradict each other or its URL; the message calls them by *names*.
     """
     given = settings.model_fields_set
     if settings.url is not None:
         target = lift_tls(parse_url(settings.url.reveal(), where=names("url")))[0]
-        problems = list(_disagreements(settings, target, names))
-        target = completed(target, Target(target.engine, (), settings.user, settings.password, settings.name or ""))
+        problems = list(_find_contradictions(settings, target, names))
+        target = complete(target, Target(target.engine, (), settings.user, settings.password, settings.name or ""))
     else:
-        split = any(name in given for name in SERVER_ONLY)
-        engine: EngineName = settings.engine if "engine" in given else "mariadb" if split else "sqlite"
-        target, problems = _from_fields(settings, engine, flavor, names)
-    if target.engine == "sqlite":
+        target, problems = _read_fields(settings, _choose_product(settings, flavor), names)
+    if target.product.is_file:
         problems += [
             Problem(names(name), "nothing, since SQLite has no server", "remove it, or choose another engine")
-            for name in SERVER_ONLY
+            for name in SERVER_FIELDS
             if name in given
         ]
     if problems:
@@ -52,30 +57,36 @@ def place(settings: DatabaseSettings, flavor: str, names: Names) -> Target:
     return target
 
 
-def _from_fields(
-    settings: DatabaseSettings, engine: EngineName, flavor: str, names: Names
-) -> tuple[Target, list[Problem]]:
-    name = settings.name or _DEFAULT_NAME[engine]
-    if engine == "sqlite":
-        return Target("sqlite", database=name), []
+def _choose_product(settings: TargetFields, flavor: str) -> Product:
+    """Return the product that the fields name, or the one that they mean."""
+    given = settings.model_fields_set
+    if "engine" in given:
+        return PRODUCTS[flavor or settings.engine]
+    return DEFAULT_FILE if given.isdisjoint(SERVER_FIELDS) else DEFAULT_SERVER
+
+
+def _read_fields(settings: TargetFields, product: Product, names: Names) -> tuple[Target, list[Problem]]:
+    name = settings.name or product.default_database
+    if product.is_file:
+        return Target(product.engine, database=name), []
     problems: list[Problem] = []
     hosts = split_hosts(settings.host or "127.0.0.1", where=names("host"))
     if settings.port is not None and any(port not in (None, settings.port) for _, port in hosts):
         problems.append(Problem(names("port"), f"the port of {names('host')}", "say the port in one place only"))
-    standard = settings.port or STANDARD_PORTS[engine]
+    default_port = settings.port or product.default_port
     target = Target(
-        engine,
-        hosts=tuple(Host(host, port or standard) for host, port in hosts),
-        user=settings.user or _DEFAULT_USER[engine],
+        product.engine,
+        hosts=tuple(Host(host, port or default_port) for host, port in hosts),
+        user=settings.user or product.default_user,
         password=settings.password,
         database=name,
-        flavor=flavor,
+        flavor=product.flavor,
     )
     return target, problems
 
 
-def _disagreements(settings: DatabaseSettings, target: Target, names: Names) -> Iterator[Problem]:
-    """Tell where a field says something else than the URL; what the URL leaves out may be said apart."""
+def _find_contradictions(settings: TargetFields, target: Target, names: Names) -> Iterator[Problem]:
+    """Yield a problem for each field that contradicts the URL. A field may say what the URL leaves out."""
     url = names("url")
     hosts = split_hosts(settings.host, where=names("host")) if settings.host else ()
     same = {
@@ -87,7 +98,7 @@ def _disagreements(settings: DatabaseSettings, target: Target, names: Names) -> 
         "name": settings.name is None or target.database in ("", settings.name),
     }
     for name, agrees in same.items():
-        if not agrees and not (target.engine == "sqlite" and name in SERVER_ONLY):
+        if not agrees and not (target.product.is_file and name in SERVER_FIELDS):
             what = "the database that the scheme names" if name == "engine" else "the same, or nothing"
             yield Problem(names(name), f"{what}, since {url} says it too", "say it in one place only")
 
@@ -98,9 +109,9 @@ def _same_hosts(split: tuple[tuple[str, int | None], ...], hosts: tuple[Host, ..
     )
 
 
-def completed(target: Target, other: Target) -> Target:
+def complete(target: Target, other: Target) -> Target:
     """Return *target* with what it leaves out (user, password, name) taken from *other*."""
-    if target.engine == "sqlite":
+    if target.product.is_file:
         return target
     user = target.user or other.user
     password = target.password or (other.password if user == other.user or other.user is None else None)

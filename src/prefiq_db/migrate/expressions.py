@@ -14,12 +14,17 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
+from prefiq_db.products import dialects
+
 _MOVES: Final = re.compile(r"\b(?:nextval|setval)\s*\(", re.I)
+
+_REWRITING: Final = dialects(where=lambda product: product.rewrites_expressions)
+_FAILING: Final = dialects(where=lambda product: product.error_fails_transaction)
 
 
 def same_default(column: sa.Column[Any], found: str, wanted: str, connection: sa.Connection) -> bool | None:
     """Return whether two defaults of a *column* that was read from the database are equal; ``None``: nobody can say."""
-    if connection.dialect.name != "postgresql":
+    if connection.dialect.name not in _REWRITING:
         return None  # the others tell back what they were told, or say it in one other way: see ``defaults``
     cast = _caster(column, connection)
     if cast is None:
@@ -49,7 +54,7 @@ def same_expression(column: sa.Column[Any], found: str, wanted: str, connection:
 
 def _caster(column: sa.Column[Any], connection: sa.Connection) -> Callable[[str], str] | None:
     """Return what makes an expression one of the column's type, as the server does where that changes its text."""
-    if connection.dialect.name != "postgresql":
+    if connection.dialect.name not in _REWRITING:
         return lambda expression: f"({expression})"
     table = connection.dialect.identifier_preparer.format_table(column.table)
     type_name = connection.scalar(
@@ -97,7 +102,7 @@ _SAME: Final[Mapping[str, Callable[[sa.Connection, str, str, str], bool | None]]
 def _answer(connection: sa.Connection, *statements: str) -> list[Any] | None:
     """Return the rows of the last of them; ``None`` when the database refuses one."""
     # Only PostgreSQL fails the transaction with the statement.
-    nested = connection.dialect.name == "postgresql" and not connection._is_autocommit_isolation()
+    nested = connection.dialect.name in _FAILING and not connection._is_autocommit_isolation()
     savepoint = connection.begin_nested() if nested else None
     rows: list[Any] | None = None
     try:

@@ -1,0 +1,139 @@
+"""One call of a verb: what the caller asked for, in one piece from the verb to the driver, over all its attempts."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from enum import Enum
+from typing import Any, Final, Protocol
+
+from sqlalchemy import CursorResult, Executable
+
+from prefiq_db.config import RetryPolicy
+from prefiq_db.tags import NO_TAGS
+
+_ids = itertools.count(1)
+
+
+@dataclass(frozen=True, slots=True)
+class Overrides:
+    """What ``using()`` and ``override()`` change of the settings; ``None`` means nothing.
+
+    Attributes:
+        timeout: seconds a statement may take, and that retries and the wait for a connection may take in all.
+        retry: the policy for what is safe to repeat.
+        read_only: the server refuses writes.
+        idempotent: the caller vouches that every statement may be sent twice.
+        tags: words for events, spans and SQL comments, such as the route; few different ones, never values.
+    """
+
+    timeout: float | None = None
+    retry: RetryPolicy | None = None
+    read_only: bool | None = None
+    idempotent: bool | None = None
+    tags: Mapping[str, str] | None = None
+
+    def over(self, below: Overrides) -> Overrides:
+        """Return these overrides, with *below*'s where these say nothing."""
+        mine = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(below, **{name: value for name, value in mine.items() if value is not None})
+
+
+NO_OVERRIDES: Final = Overrides()
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """How to get an answer out of a result.
+
+    Attributes:
+        fetch: reads the result while the connection is held; what it raises is the database's error.
+        finish: makes the answer of what was read; what it raises is the caller's own (``into=``).
+    """
+
+    fetch: Callable[[CursorResult[Any]], Any]
+    finish: Callable[[Any], Any] | None = None
+
+    def finished(self, fetched: Any) -> Any:
+        return fetched if self.finish is None else self.finish(fetched)
+
+
+class Way(Enum):
+    """How a call is carried out; decided before anything waits."""
+
+    #: one statement outside of any transaction, committed when the call returns
+    ONE_SHOT = 1
+    #: in the transaction that is open here
+    AMBIENT = 2
+    #: in the transaction whose ``tx`` the caller named
+    EXPLICIT = 3
+    #: in a transaction that is begun for this call
+    OWN_TRANSACTION = 4
+
+
+class Runner(Protocol):
+    """What a call needs of the block that it belongs to."""
+
+    def run(self, call: Call, *, explicit: bool) -> Any:
+        """Carry out *call* on the pinned connection."""
+
+
+class Call:
+    """One call of a verb. Its ``repr`` shows neither text nor values, so it may stand in any frame.
+
+    Attributes:
+        id: counts up in this process.
+        verb: ``fetch_all``, ``execute`` ...
+        statement: what SQLAlchemy executes.
+        params: bind names to values; of ``execute_many`` a list of those.
+        shape: how to get the answer.
+        given: the overrides in force.
+        timeout_seconds: what *given* allows for all attempts in all, and for each statement; ``None``: nothing is said.
+        tags: the request's tags.
+        facts: what :func:`~prefiq_db.execution.facts.facts_of_call` found; ``None`` while nobody asked.
+        reading_facts: likewise of :func:`~prefiq_db.execution.facts.reading_facts_of_call`.
+        way: how it is carried out.
+        block: the block to carry it out in, when a transaction is open for it.
+        attempts: how many tries were begun.
+        started: on the monotonic clock.
+    """
+
+    __slots__ = (
+        "attempts",
+        "block",
+        "facts",
+        "given",
+        "id",
+        "params",
+        "reading_facts",
+        "shape",
+        "started",
+        "statement",
+        "tags",
+        "timeout_seconds",
+        "verb",
+        "way",
+    )
+
+    def __init__(
+        self, verb: str, statement: Executable, params: Any, shape: Shape, given: Overrides = NO_OVERRIDES
+    ) -> None:
+        self.id = next(_ids)
+        self.verb = verb
+        self.statement = statement
+        self.params = params
+        self.shape = shape
+        self.given = given
+        self.timeout_seconds = given.timeout
+        self.tags: Mapping[str, str] = given.tags or NO_TAGS
+        self.facts: Any = None
+        self.reading_facts: Any = None
+        self.way = Way.ONE_SHOT
+        self.block: Runner | None = None
+        self.attempts = 0
+        self.started = time.monotonic()
+
+    def __repr__(self) -> str:
+        return f"<Call {self.id}: {self.verb}>"

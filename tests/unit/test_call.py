@@ -1,0 +1,85 @@
+"""A call: what it shows, what it finds out once, and what it lets go of."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from prefiq_db import Database
+from prefiq_db.call import NO_OVERRIDES, Call, Overrides
+from prefiq_db.errors import PrefiqDbError, StatementRefusedError
+from prefiq_db.events import CallFinished, CallStarted, Listener
+from prefiq_db.execution import facts
+from prefiq_db.execution.shapes import executed
+
+
+def made(sql: str = "select :word", params: Any = None, given: Overrides = NO_OVERRIDES) -> Call:
+    return Call("execute", text(sql), params, executed, given)
+
+
+def test_it_shows_no_value_and_no_text() -> None:
+    """It may stand in any frame that an error tracker records."""
+    call = made("select 'secret', :word", {"word": "secret"})
+    assert repr(call) == f"<Call {call.id}: execute>"
+
+
+def test_what_is_known_of_its_statement_is_found_out_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    call = made("select 1")
+    found = facts.facts_of_call(call, "sqlite")
+    monkeypatch.setattr(facts, "facts_of", lambda statement, dialect: pytest.fail("asked again"))
+    assert facts.facts_of_call(call, "sqlite") is found
+
+
+def test_it_has_the_tags_and_the_limit_of_the_overrides() -> None:
+    given = Overrides(timeout=2.0, tags={"route": "stock"})
+    assert (made(given=given).tags, made(given=given).timeout_seconds) == ({"route": "stock"}, 2.0)
+    assert (made().tags, made().timeout_seconds) == ({}, None)
+
+
+class Word(str):
+    """A value that tells whether somebody keeps it."""
+
+
+@pytest.mark.parametrize("ambient", [True, False])
+def test_an_open_transaction_keeps_nothing_that_its_last_call_was_given(ambient: bool) -> None:
+    """The connection knows its last call until the next one; a batch of rows may be large."""
+    with Database("sqlite:///:memory:") as db, db.transaction() as tx:
+        verbs: Any = db if ambient else tx
+        word = Word("kept?")
+        kept = weakref.ref(word)
+        assert verbs.fetch_value("select :word", {"word": word}) == "kept?"
+        del word
+        gc.collect()
+        assert kept() is None
+
+
+class Calls(Listener):
+    def __init__(self) -> None:
+        self.seen: list[tuple[Any, ...]] = []
+
+    def call_started(self, event: CallStarted) -> None:
+        self.seen.append(("started", event.call_id, event.verb))
+
+    def call_finished(self, event: CallFinished) -> None:
+        self.seen.append(("finished", event.call_id, event.verb, event.attempts, str(event.kind)))
+
+
+@pytest.mark.parametrize("refused", ["outside", "inside"])
+def test_a_refused_call_is_told_of_from_beginning_to_end(refused: str) -> None:
+    """It was refused before anything was sent, and that is how it ended."""
+    listener = Calls()
+    with Database("sqlite:///:memory:") as db:
+        db.hooks.add(listener)
+        with pytest.raises(PrefiqDbError) as caught:
+            if refused == "outside":
+                db.execute("begin")
+            else:
+                with db.transaction(), db.override(read_only=True):
+                    db.execute("create table t (a int)")
+    assert isinstance(caught.value, StatementRefusedError)
+    (_, number, _), *_ = listener.seen
+    assert listener.seen == [("started", number, "execute"), ("finished", number, "execute", 1, "usage")]
