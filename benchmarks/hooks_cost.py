@@ -43,8 +43,8 @@ _WARM_UP_CALLS, _COUNTED_CALLS = 600, 2048
 def _make_database(path: Path, *, watched: bool) -> Database:
     db = Database(f"sqlite:///{path}", pool_size=1, leak_after_seconds=3600)
     if not watched:
-        dialect = db.engine.dialect
-        dialect.observer = dialect.watcher = None  # type: ignore[attr-defined]
+        engine = db.engine
+        engine.dialect.observer = engine.dialect.watcher = engine.pool.watcher = None  # type: ignore[attr-defined]
     db.execute("create table if not exists item (id integer primary key, qty integer not null)")
     db.execute("delete from item")
     db.execute_many("insert into item (id, qty) values (:id, :qty)", [{"id": n, "qty": n} for n in range(100)])

@@ -5,7 +5,6 @@ from prefiq_db.bootstrap import bootstrap, bootstrap_async
 from prefiq_db.config import RetryPolicy
 from prefiq_db.database import Database
 from prefiq_db.database_async import AsyncDatabase
-from prefiq_db.dialects.classify import classify_error
 from prefiq_db.errors import ErrorClass, ErrorKind, PrefiqDbError
 from prefiq_db.faces.transaction_async import AsyncTransaction
 from prefiq_db.faces.transaction_sync import Transaction
@@ -14,6 +13,7 @@ from prefiq_db.providers import BaseProvider, DatabaseProvider, SettingsProvider
 from prefiq_db.reports import ExecuteResult, HealthReport
 from prefiq_db.retry import with_retry, with_retry_async
 from prefiq_db.settings import DatabaseSettings
+from prefiq_db.translation.classify import classify_error
 
 __all__ = [
     "Application",

@@ -8,8 +8,8 @@ from typing import Final, Literal
 
 from prefiq_db.errors import UsageError
 from prefiq_db.masking import Secret
+from prefiq_db.products import PRODUCTS, EngineName, Product
 
-EngineName = Literal["sqlite", "postgres", "mariadb", "mongodb"]
 Mode = Literal["sync", "async"]
 SslMode = Literal["disable", "prefer", "require", "verify-ca", "verify-full"]
 
@@ -101,10 +101,15 @@ class Target:
     secret_options: Mapping[str, Secret] = field(default_factory=dict)
     flavor: str = ""
 
+    @property
+    def product(self) -> Product:
+        """What is known of this kind of database."""
+        return PRODUCTS[self.flavor or self.engine]
+
     def __str__(self) -> str:
         """Return a URL to show to people: no password, no options."""
-        if self.engine == "sqlite":
-            return f"sqlite:///{self.database}"
+        if self.product.is_file:
+            return f"{self.engine}:///{self.database}"
         hosts = ",".join(map(str, self.hosts))
         user = f"{self.user}@" if self.user else ""
         return f"{self.engine}://{user}{hosts}/{self.database}"

@@ -16,8 +16,6 @@ from urllib.parse import quote
 
 from prefiq_db.config import ANY_HOST, READER, SESSION_ATTRS, WRITER, Host, Target
 from prefiq_db.dialects import mariadb
-from prefiq_db.dialects.classify import in_phase, treatment
-from prefiq_db.dialects.connecting import Connecting, note
 from prefiq_db.dialects.sqlite import connection_factory
 from prefiq_db.drivers.challenges import REQUIRE_AUTH, challenges_only
 from prefiq_db.drivers.deadlines import DeadlinePassed, Shares
@@ -28,6 +26,8 @@ from prefiq_db.errors import ErrorKind, NotReadyError, PrefiqDbError, ReadOnlyEr
 from prefiq_db.interruptions import is_interruption
 from prefiq_db.pool import seconds_to_connect
 from prefiq_db.settings import DatabaseSettings
+from prefiq_db.translation.classify import in_phase, treatment
+from prefiq_db.translation.connecting import Connecting, note
 
 logger = logging.getLogger("prefiq_db.connectors")
 
@@ -41,11 +41,11 @@ _Connector = Callable[[_Connect, dict[str, Any], Mapping[str, Any]], Any]
 
 def connector_for(settings: DatabaseSettings, target: Target, is_async: bool) -> _Connector:
     """Return what opens one connection to *target*."""
-    if target.engine == "sqlite":
+    if target.product.is_file:
         return (_AiosqliteConnector if is_async else SqliteConnector)(settings, target)
-    if target.engine == "postgres":
-        return (_PostgresAsyncConnector if is_async else _PostgresConnector)(settings, target)
-    return (_AsyncmyConnector if is_async else _PyMySQLConnector)(settings, target)
+    if target.product.speaks_mysql:
+        return (_AsyncmyConnector if is_async else _PyMySQLConnector)(settings, target)
+    return (_PostgresAsyncConnector if is_async else _PostgresConnector)(settings, target)
 
 
 class _Base:
@@ -367,7 +367,7 @@ class _MySQLConnector(_Base):
         fits = False
         try:
             cursor = connection.cursor()
-            cursor.execute(mariadb.MYSQL_HEALTH if self.target.flavor == "mysql" else mariadb.MARIADB_HEALTH)
+            cursor.execute(mariadb.HEALTH[self.target.product.dialect])
             found = mariadb.misfit(wanted, cursor.fetchone())
             cursor.close()
             fits = found is None

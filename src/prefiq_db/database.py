@@ -14,29 +14,24 @@ from prefiq_db.bridge import SyncRuntime
 from prefiq_db.config import RetryPolicy
 from prefiq_db.core import (
     DatabaseCore,
-    Life,
     Params,
     QuietSession,
-    as_settings,
+    assemble,
     begin_attempts,
     joined,
-    make_explainer,
-    make_observer,
     not_yet,
     unpicklable,
     wraps_without_tx,
 )
-from prefiq_db.engines import make_engine
+from prefiq_db.deprecations import renamed_seconds
 from prefiq_db.execution.mapping import Into
 from prefiq_db.faces.attempts_sync import AttemptLoop
 from prefiq_db.faces.transaction_sync import Transaction
 from prefiq_db.faces.verbs_sync import Verbs
 from prefiq_db.hooks.budgets import StatementBudget
-from prefiq_db.hooks.connections import ConnectionWatcher
 from prefiq_db.hooks.registry import Hooks
 from prefiq_db.overrides import OverrideOptions, OverrideScope
 from prefiq_db.reports import DatabaseStats, HealthReport
-from prefiq_db.retry_budget import RetryBudget
 from prefiq_db.settings import DatabaseSettings
 from prefiq_db.silence import hush
 from prefiq_db.transaction import Block, Outcome, TransactionOptions
@@ -66,26 +61,13 @@ class Database:
 
     def __init__(self, settings: DatabaseSettings | str, *, name: str = "main", **fields: Any) -> None:
         try:
-            made = as_settings(settings, fields)
+            self._core = assemble(settings, fields, name, SyncRuntime())
         except BaseException as error:
             del settings, fields
             hush(error)
             raise
-        hooks = Hooks(name)
-        observer = make_observer(made, name, hooks)
-        watcher = ConnectionWatcher(name, hooks, made.leak_after_seconds)
-        runtime = SyncRuntime()
-        life = Life(
-            make_engine(made, name=name, observer=observer, watcher=watcher),
-            observer,
-            watcher,
-            runtime,
-            RetryBudget(name, made.retry_budget),
-            make_explainer(made, name),
-        )
-        self._core = DatabaseCore(made, name, runtime, life, hooks)
 
-    # --- life ------------------------------------------------------------------------------------
+    # --- open and close --------------------------------------------------------------------------
 
     @property
     def name(self) -> str:
@@ -281,13 +263,14 @@ class Database:
         """Return whether the database answers; never raises."""
         return self._core.test_connection()
 
-    def health(self, timeout_seconds: float | None = None) -> HealthReport:
+    def health(self, timeout: float | None = None, *, timeout_seconds: float | None = None) -> HealthReport:
         """Return whether the database answers and is ready for work, and why not; never raises.
 
-        One attempt within *timeout_seconds*, one round trip. A server that takes no writes is not well, unless the
+        One attempt within *timeout* seconds, one round trip. A server that takes no writes is not well, unless the
         settings or ``using(read_only=True)`` say that none are wanted: the judgement of ``HealthCheck``.
+        ``timeout_seconds`` is the old name of *timeout*.
         """
-        return self._core.health(timeout_seconds)
+        return self._core.health(renamed_seconds("health", "timeout_seconds", "timeout", timeout, timeout_seconds))
 
     def stats(self) -> DatabaseStats:
         """Return the pool and the counters now."""
@@ -307,7 +290,7 @@ class Database:
     def engine(self) -> Engine:
         """SQLAlchemy's engine, with our hooks and masking. Refused inside ``transaction()``: use :meth:`session`."""
         self._core.check_engine_allowed()
-        return self._core.life.engine
+        return self._core.instance.engine
 
     def session(self, **options: Any) -> Session:
         """Return an ORM session; inside ``transaction()`` it works on that transaction, in a savepoint.
@@ -317,7 +300,7 @@ class Database:
         """
         scope = self._core.pinned()
         if scope is None:
-            return QuietSession(self._core.life.engine, **options)
+            return QuietSession(self._core.instance.engine, **options)
         return QuietSession(scope.connection, join_transaction_mode="create_savepoint", **joined(options))
 
     # --- what comes later ------------------------------------------------------------------------

@@ -13,29 +13,24 @@ from prefiq_db.bridge import AsyncRuntime, spawn
 from prefiq_db.config import RetryPolicy
 from prefiq_db.core import (
     DatabaseCore,
-    Life,
     Params,
-    as_settings,
+    assemble,
     begin_attempts,
     joined,
-    make_explainer,
-    make_observer,
     not_yet,
     quiet,
     unpicklable,
     wraps_without_tx,
 )
-from prefiq_db.engines import make_async_engine
+from prefiq_db.deprecations import renamed_seconds
 from prefiq_db.execution.mapping import Into
 from prefiq_db.faces.attempts_async import AsyncAttemptLoop
 from prefiq_db.faces.transaction_async import AsyncTransaction
 from prefiq_db.faces.verbs_async import AsyncVerbs
 from prefiq_db.hooks.budgets import StatementBudget
-from prefiq_db.hooks.connections import ConnectionWatcher
 from prefiq_db.hooks.registry import Hooks
 from prefiq_db.overrides import OverrideOptions, OverrideScope
 from prefiq_db.reports import DatabaseStats, HealthReport
-from prefiq_db.retry_budget import RetryBudget
 from prefiq_db.settings import DatabaseSettings
 from prefiq_db.silence import hush
 from prefiq_db.transaction import Block, Outcome, TransactionOptions
@@ -67,27 +62,14 @@ class AsyncDatabase:
 
     def __init__(self, settings: DatabaseSettings | str, *, name: str = "main", **fields: Any) -> None:
         try:
-            made = as_settings(settings, fields)
+            self._core = assemble(settings, fields, name, AsyncRuntime())
         except BaseException as error:
             del settings, fields
             hush(error)
             raise
-        hooks = Hooks(name)
-        observer = make_observer(made, name, hooks)
-        watcher = ConnectionWatcher(name, hooks, made.leak_after_seconds)
-        runtime = AsyncRuntime()
-        self._engine = make_async_engine(made, name=name, observer=observer, watcher=watcher)
-        life = Life(
-            self._engine.sync_engine,
-            observer,
-            watcher,
-            runtime,
-            RetryBudget(name, made.retry_budget),
-            make_explainer(made, name),
-        )
-        self._core = DatabaseCore(made, name, runtime, life, hooks)
+        self._engine = self._core.instance.async_engine
 
-    # --- life ------------------------------------------------------------------------------------
+    # --- open and close --------------------------------------------------------------------------
 
     @property
     def name(self) -> str:
@@ -286,13 +268,20 @@ class AsyncDatabase:
         """Return whether the database answers; never raises."""
         return await spawn(self._core.test_connection)
 
-    async def health(self, timeout_seconds: float | None = None) -> HealthReport:
+    async def health(
+        self,
+        timeout: float | None = None,  # noqa: ASYNC109 - as in the other world, where there is no asyncio.timeout
+        *,
+        timeout_seconds: float | None = None,
+    ) -> HealthReport:
         """Return whether the database answers and is ready for work, and why not; never raises.
 
-        One attempt within *timeout_seconds*, one round trip. A server that takes no writes is not well, unless the
+        One attempt within *timeout* seconds, one round trip. A server that takes no writes is not well, unless the
         settings or ``using(read_only=True)`` say that none are wanted: the judgement of ``HealthCheck``.
+        ``timeout_seconds`` is the old name of *timeout*.
         """
-        return await spawn(self._core.health, timeout_seconds)
+        limit = renamed_seconds("health", "timeout_seconds", "timeout", timeout, timeout_seconds)
+        return await spawn(self._core.health, limit)
 
     def stats(self) -> DatabaseStats:
         """Return the pool and the counters now."""

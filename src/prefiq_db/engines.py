@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any
 
 from sqlalchemy import URL, Engine, create_engine, event
 from sqlalchemy.dialects import registry
@@ -14,53 +13,22 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from prefiq_db.config import Target
 from prefiq_db.connectors import connector_for
-from prefiq_db.dialects.base import Observer, Watcher
-from prefiq_db.dialects.both import of_both
+from prefiq_db.dialects.configured import Limits
+from prefiq_db.dialects.observers import Observer, Watcher
 from prefiq_db.dialects.values import json_text
 from prefiq_db.engine_class import PrefiqEngine
 from prefiq_db.errors import MissingDriverError, UnsupportedError, UsageError
 from prefiq_db.hooks.comments import comment
 from prefiq_db.hooks.logs import logging_name, mask_loggers
-from prefiq_db.hooks.scrub import translate_errors
 from prefiq_db.pool import INVALIDATED, AsyncPrefiqPool, PrefiqPool
+from prefiq_db.products import PRODUCTS, SUPPORTED_ENGINES, Driver
 from prefiq_db.settings import DatabaseSettings
+from prefiq_db.translation.both import of_both
+from prefiq_db.translation.engine_border import translate_errors
 
-
-@dataclass(frozen=True, slots=True)
-class _Driver:
-    """One way to reach a kind of database: SQLAlchemy's name, the module to import, the extra that brings it."""
-
-    scheme: str
-    module: str
-    extra: str | None
-    dialect: tuple[str, str]
-
-
-_DRIVERS: Final[Mapping[tuple[str, bool], _Driver]] = {
-    ("sqlite", False): _Driver("sqlite+prefiq", "sqlite3", None, ("prefiq_db.dialects.sqlite", "PrefiqSqlite")),
-    ("sqlite", True): _Driver(
-        "sqlite+prefiq_async", "aiosqlite", None, ("prefiq_db.dialects.sqlite", "PrefiqSqliteAsync")
-    ),
-    ("postgres", False): _Driver(
-        "postgresql+prefiq", "psycopg", "postgres", ("prefiq_db.dialects.postgresql", "PrefiqPostgresql")
-    ),
-    ("postgres", True): _Driver(
-        "postgresql+prefiq_async", "psycopg", "postgres", ("prefiq_db.dialects.postgresql", "PrefiqPostgresqlAsync")
-    ),
-    ("mariadb", False): _Driver(
-        "mariadb+prefiq", "pymysql", "mariadb", ("prefiq_db.dialects.mariadb", "PrefiqMariadb")
-    ),
-    ("mariadb", True): _Driver(
-        "mariadb+prefiq_async", "asyncmy", "mariadb", ("prefiq_db.dialects.mariadb", "PrefiqMariadbAsync")
-    ),
-    ("mysql", False): _Driver("mysql+prefiq", "pymysql", "mariadb", ("prefiq_db.dialects.mariadb", "PrefiqMysql")),
-    ("mysql", True): _Driver(
-        "mysql+prefiq_async", "asyncmy", "mariadb", ("prefiq_db.dialects.mariadb", "PrefiqMysqlAsync")
-    ),
-}
-
-for _driver in _DRIVERS.values():
-    registry.register(_driver.scheme.replace("+", "."), *_driver.dialect)
+for _product in PRODUCTS.values():
+    for _driver in filter(None, (_product.sync_driver, _product.async_driver)):
+        registry.register(_driver.scheme.replace("+", "."), *_driver.dialect)
 
 
 def make_engine(
@@ -102,10 +70,25 @@ def _make(
 ) -> Any:
     target = settings.target
     driver = _driver_for(target, is_async)
+    limits = Limits(
+        max_age_seconds=settings.pool_max_age_seconds,
+        ping_after_idle_seconds=settings.ping_after_idle_seconds,
+        connect_timeout_seconds=settings.connect_timeout_seconds,
+        statement_timeout_seconds=settings.statement_timeout_seconds,
+        lock_timeout_seconds=settings.lock_timeout_seconds,
+        session_settings=not settings.pgbouncer,
+        read_only=settings.read_only,
+    )
     engine = create(
         _shown_url(driver, target),
         connector=connector_for(settings, target, is_async),
+        limits=limits,
+        observer=observer,
+        watcher=watcher,
+        commenter=comment if settings.sql_comments else None,
         poolclass=pool,
+        pool_limits=limits,
+        pool_watcher=watcher,
         pool_size=settings.pool_size,
         max_overflow=settings.max_overflow,
         pool_timeout=settings.pool_timeout_seconds,
@@ -123,17 +106,6 @@ def _make(
     if settings.masked:
         mask_loggers(sync_engine.logger, sync_engine.pool.logger)
     translate_errors(sync_engine, name, masked=settings.masked)
-    dialect = engine.dialect
-    dialect.observer = observer
-    dialect.commenter = comment if settings.sql_comments else None
-    dialect.watcher = watcher
-    dialect.max_age_seconds = settings.pool_max_age_seconds
-    dialect.ping_after_idle_seconds = settings.ping_after_idle_seconds
-    dialect.statement_timeout_seconds = settings.statement_timeout_seconds
-    dialect.lock_timeout_seconds = settings.lock_timeout_seconds
-    dialect.connect_timeout_seconds = settings.connect_timeout_seconds
-    dialect.session_settings = not settings.pgbouncer
-    dialect.read_only = settings.read_only
     if watcher is not None:
         _tell_of_invalidation(sync_engine, watcher)
     return engine
@@ -158,20 +130,20 @@ def _ours_only(creator: Callable[..., Any], dialect: Any) -> Callable[..., Any]:
     return connect
 
 
-def _driver_for(target: Target, is_async: bool) -> _Driver:
-    if target.engine == "mongodb":
-        raise UnsupportedError("mongodb: not supported yet; expected sqlite, postgres or mariadb")
-    driver = _DRIVERS[(target.flavor or target.engine, is_async)]
+def _driver_for(target: Target, is_async: bool) -> Driver:
+    product = target.product
+    driver = product.driver(is_async)
+    if driver is None:
+        raise UnsupportedError(f"{product.name}: not supported yet; expected {SUPPORTED_ENGINES}")
     if importlib.util.find_spec(driver.module) is None:
-        extra = driver.extra or "all"
         raise MissingDriverError(
             f"{target.engine}: the driver {driver.module} is not installed; install it with: "
-            f"pip install 'prefiq-db[{extra}]'"
+            f"pip install 'prefiq-db[{product.extra or 'all'}]'"
         )
     return driver
 
 
-def _shown_url(driver: _Driver, target: Target) -> URL:
+def _shown_url(driver: Driver, target: Target) -> URL:
     """Return the URL that the engine shows: no password and no options, so its ``repr`` has nothing to hide."""
     first = target.hosts[0] if target.hosts else None
     return URL.create(

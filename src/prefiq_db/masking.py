@@ -6,6 +6,8 @@ import re
 from contextvars import ContextVar
 from typing import Final
 
+from prefiq_db.products import PRODUCTS
+
 MASK: Final = "***"
 
 # True while whatever is raised will be translated by our border, so that nobody else needs to take the values out.
@@ -104,11 +106,10 @@ def _literals(*dialects: str) -> re.Pattern[str]:
 _STRING_IN_DOUBLE_QUOTES: Final = _QUOTED.format('"')
 _BLANK_AFTER_DASHES: Final = r"--(?=\s|\Z)[^\n]*"
 _MYSQL_LITERAL: Final = _literals(_STRING_IN_DOUBLE_QUOTES, _IN_BACKTICKS, _BLANK_AFTER_DASHES, r"\#[^\n]*")
-_LITERAL: Final = {
+_BY_RULES: Final = {
     "postgresql": _literals(r"(?P<name>\"(?:[^\"]|\"\")*(?:\"|\Z))", r"\$(\w*)\$.*?(?:\$\2\$|\Z)", _LINE_COMMENT),
     # SQLite takes "x" for a string when no column is called x.
     "sqlite": _literals(_STRING_IN_DOUBLE_QUOTES, r"(?P<name>`(?:[^`]|``)*(?:`|\Z)|\[[^\]]*(?:\]|\Z))", _LINE_COMMENT),
-    "mariadb": _MYSQL_LITERAL,
     "mysql": _MYSQL_LITERAL,
     "": _literals(
         _STRING_IN_DOUBLE_QUOTES,
@@ -120,6 +121,7 @@ _LITERAL: Final = {
         rf"\#{_REST}",
     ),
 }
+_LITERAL: Final = {product.dialect: _BY_RULES[product.literals] for product in PRODUCTS.values()}
 
 
 #: Of a statement's text, in characters, what is read for names and leaves the process; docs/observability.md says so.
@@ -144,12 +146,15 @@ def mask_literals(sql: str, dialect: str = "") -> str:
     Without *dialect* the text is read so that it is right for each: more of it may be masked then, among it names in
     double quotes, which are strings on MariaDB and may be on SQLite.
     """
-    return _LITERAL.get(dialect, _LITERAL[""]).sub(_shown, sql)
+    return _LITERAL.get(dialect, _BY_RULES[""]).sub(_mask_match, sql)
 
 
 _SQLITE_NAMES: Final = _literals(
     r"(?P<name>\"(?:[^\"]|\"\")*(?:\"|\Z)|`(?:[^`]|``)*(?:`|\Z)|\[[^\]]*(?:\]|\Z))", _LINE_COMMENT
 )
+_LITERAL_AROUND_TABLES: Final = {
+    product.dialect: {**_BY_RULES, "sqlite": _SQLITE_NAMES}[product.literals] for product in PRODUCTS.values()
+}
 
 
 def mask_for_tables(sql: str, dialect: str) -> str:
@@ -157,8 +162,8 @@ def mask_for_tables(sql: str, dialect: str) -> str:
 
     Only for readers that take nothing but what stands in a table's place.
     """
-    return _SQLITE_NAMES.sub(_shown, sql) if dialect == "sqlite" else mask_literals(sql, dialect)
+    return _LITERAL_AROUND_TABLES.get(dialect, _BY_RULES[""]).sub(_mask_match, sql)
 
 
-def _shown(match: re.Match[str]) -> str:
+def _mask_match(match: re.Match[str]) -> str:
     return match.group() if match.lastgroup == "name" else "?"

@@ -22,19 +22,22 @@ from sqlalchemy.pool import AsyncAdaptedQueuePool
 from sqlalchemy.pool.base import _ConnectionFairy
 from sqlalchemy.util.queue import Empty
 
-from prefiq_db.dialects.base import SESSION_KEY
-from prefiq_db.dialects.both import of_both
-from prefiq_db.dialects.translate import translate
+from prefiq_db.dialects.configured import DEFAULT_LIMITS, Limits
+from prefiq_db.dialects.session import SESSION_KEY
 from prefiq_db.interruptions import is_interruption
 from prefiq_db.masking import border_translates
 from prefiq_db.origin import application_line
 from prefiq_db.slots import SlottedPool
+from prefiq_db.translation.both import of_both
+from prefiq_db.translation.translate import translate
 from prefiq_db.waiting import WaitingLine
 
 if TYPE_CHECKING:
     from sqlalchemy.pool import ConnectionPoolEntry
 
-    from prefiq_db.dialects.base import PrefiqDialect, SessionState
+    from prefiq_db.dialects.base import PrefiqDialect
+    from prefiq_db.dialects.observers import Watcher
+    from prefiq_db.dialects.session import SessionState
 
 # A method of an imported name is made anew for each call, unless it has a name of its own.
 _within_a_verb = border_translates.get
@@ -83,14 +86,27 @@ class _VettingPool(SlottedPool):
 
     _limit_seconds: float
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self,
+        creator: Any,
+        pool_limits: Limits = DEFAULT_LIMITS,
+        pool_watcher: Watcher | None = None,
+        **arguments: Any,
+    ) -> None:
+        super().__init__(creator, **arguments)
+        self.limits = pool_limits
+        self.watcher = pool_watcher
         self._line = WaitingLine(self._is_asyncio, self._free, self._free_again)
         # Looked up here: an attribute of the class would be searched for in its bases, each time.
         self._current_worker: Callable[[], object] = _task if self._is_asyncio else get_ident
         # SQLAlchemy wrote into __dict__ directly, and CPython 3.11 doesn't remember where attributes are in a dict that
         # shares its keys; in one of its own it does, and finds them five times as fast.
         self.__dict__ = dict(self.__dict__)
+
+    def recreate(self) -> Any:
+        recreated: Any = super().recreate()
+        recreated.limits, recreated.watcher = self.limits, self.watcher
+        return recreated
 
     @property
     def _timeout(self) -> float:
@@ -103,8 +119,7 @@ class _VettingPool(SlottedPool):
 
     def connect(self) -> Any:
         # On the way of every statement: few calls, and names that are looked up once.
-        dialect: Any = self._dialect
-        watcher = dialect.watcher
+        watcher = self.watcher
         if watcher is None:
             return super().connect()
         started = perf_counter()
@@ -115,19 +130,20 @@ class _VettingPool(SlottedPool):
             try:
                 state = info[SESSION_KEY]
             except KeyError:
-                state = dialect.session_in(info)
+                state = self._prefiq.session_in(info)
+            checkout = state.checkout
             # The vetting looked at the clock when it had the connection, or just now, if it is a new one.
-            state.checked_out_at = now = state.vetted_at
-            state.wait_seconds = waited = now - started
+            checkout.checked_out_at = now = state.vetted_at
+            checkout.wait_seconds = waited = now - started
             current_worker = self._current_worker
-            state.worker = current_worker()
+            checkout.worker = current_worker()
             watcher.waits.append(waited)
             if watcher.attentive:
                 watcher.checked_out(state)
             if not _within_a_verb():
                 # engine or session(): whoever it is, it is not one of our verbs, which give back what they take
-                state.line = application_line()
-                dialect.expect_back(proxied, state)
+                checkout.line = application_line()
+                self._prefiq.expect_back(proxied, state)
             return proxied
         except BaseException:
             # Whoever asked for it never got it, so nobody else gives it back.
@@ -163,7 +179,7 @@ class _VettingPool(SlottedPool):
         return self._waited_for() if made is None else made
 
     def _waited_for(self) -> Any:
-        watcher, started = self._prefiq.watcher, perf_counter()
+        watcher, started = self.watcher, perf_counter()
         seconds = max(0.0, self._timeout)
         given = self._line.wait(seconds)
         if given is not None:
@@ -178,7 +194,7 @@ class _VettingPool(SlottedPool):
             f"pool limit of size {self.size()} overflow {self._max_overflow} reached, connection timed out, "
             f"timeout {seconds:0.2f}"
         )
-        watcher: Any = self._prefiq.watcher
+        watcher: Any = self.watcher
         if _within_a_verb() or watcher is None:
             return error
         failure = translate(error, dialect=self._prefiq.label, database=watcher.database)
@@ -208,23 +224,22 @@ class _VettingPool(SlottedPool):
             self._line.serve()
 
     def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
-        dialect: Any = self._dialect
-        state = record.info.get(SESSION_KEY) or dialect.session_in(record.info)
-        watcher = dialect.watcher
-        now, since = perf_counter(), state.checked_out_at
+        state = record.info.get(SESSION_KEY) or self._prefiq.session_in(record.info)
+        watcher, checkout = self.watcher, state.checkout
+        now, since = perf_counter(), checkout.checked_out_at
         if since and watcher is not None:
-            state.checked_out_at = 0.0
+            checkout.checked_out_at = 0.0
             uses = watcher.uses
             uses.append(now - since)
-            if watcher.attentive or state.leaked:
+            if watcher.attentive or checkout.leaked:
                 watcher.checked_in(state, now - since)
             if len(uses) >= _FOLD_AT:
                 watcher.fold()
         # Also when it was invalidated: then nobody gives it back, and nobody needs to.
-        state.fairy_ref = None
-        if record.dbapi_connection is not None and (state.tainted or not self._is_at_rest(record)):
+        checkout.fairy_ref = None
+        if record.dbapi_connection is not None and (checkout.tainted or not self._is_at_rest(record)):
             # Somebody changed the session, or left a transaction open; the next user must not inherit that.
-            reason = _SESSION_CHANGED if state.tainted else self._why_not_at_rest(record)
+            reason = _SESSION_CHANGED if checkout.tainted else self._why_not_at_rest(record)
             record.invalidate()
             if watcher is not None:
                 watcher.lost(reason)
@@ -254,7 +269,7 @@ class _VettingPool(SlottedPool):
         if not self._is_at_rest(record):
             return _NOT_AT_REST
         state.vetted_at = now
-        if now - state.last_used < dialect.ping_after_idle_seconds:
+        if now - state.last_used < self.limits.ping_after_idle_seconds:
             return None
         if self._answers(record, state):
             state.vetted_at = perf_counter()
@@ -277,13 +292,12 @@ class _VettingPool(SlottedPool):
     def _renew(self, record: Any, reason: str) -> None:
         """Throw the connection away; its slot gets another one at once."""
         started = time.monotonic()
-        dialect = self._prefiq
         record.invalidate()
-        if dialect.watcher is not None:
-            dialect.watcher.lost(reason)
+        if self.watcher is not None:
+            self.watcher.lost(reason)
         if reason == _NO_ANSWER:
             # Asking took its time. What is left of that for connecting is for the new connection.
-            left = dialect.connect_timeout_seconds / 2 - (time.monotonic() - started)
+            left = self.limits.connect_timeout_seconds / 2 - (time.monotonic() - started)
             with checkout_within(max(0.0, left)):
                 record.get_connection()
 
@@ -292,7 +306,7 @@ class _VettingPool(SlottedPool):
         dialect: Any = self._dialect
         connection = record.dbapi_connection
         # Half of the time for connecting: if there is no answer, the other half is for doing so.
-        dialect.set_patience(connection, seconds_to_connect(dialect.connect_timeout_seconds) / 2)
+        dialect.set_patience(connection, seconds_to_connect(self.limits.connect_timeout_seconds) / 2)
         state.patience_seconds = None
         try:
             return bool(dialect.do_ping(connection))

@@ -13,36 +13,12 @@ from ipaddress import IPv6Address
 from typing import Final
 from urllib.parse import quote, unquote
 
-from prefiq_db.config import EngineName, Host, Target
+from prefiq_db.config import Host, Target
 from prefiq_db.errors import Problem, SettingsError
 from prefiq_db.masking import Secret, is_secret_key
+from prefiq_db.products import ACCEPTED_ENGINES, Product, product_named
 
 MEMORY: Final = ":memory:"
-STANDARD_PORTS: Final[Mapping[EngineName, int]] = {"postgres": 5432, "mariadb": 3306, "mongodb": 27017}
-ACCEPTED_ENGINES: Final = (
-    "sqlite, postgres, mariadb or mongodb (or one of their other names: "
-    "sqlite3, postgresql, pg, psql, maria, mysql, mongo)"
-)
-
-_ENGINES: Final[Mapping[str, EngineName]] = {
-    "sqlite": "sqlite",
-    "sqlite3": "sqlite",
-    "postgres": "postgres",
-    "postgresql": "postgres",
-    "pg": "postgres",
-    "psql": "postgres",
-    "mariadb": "mariadb",
-    "maria": "mariadb",
-    "mysql": "mariadb",
-    "mongodb": "mongodb",
-    "mongo": "mongodb",
-}
-_OUR_DRIVERS: Final[Mapping[EngineName, frozenset[str]]] = {
-    "sqlite": frozenset({"pysqlite", "aiosqlite"}),
-    "postgres": frozenset({"psycopg", "psycopg_async"}),
-    "mariadb": frozenset({"pymysql", "asyncmy"}),
-    "mongodb": frozenset(),
-}
 _ENCODE: Final = "percent-encode the special characters of each part: @ is %40, / is %2F, : is %3A, ? is %3F, % is %25"
 
 _BAD_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
@@ -51,16 +27,6 @@ _HOST_NAME = re.compile(r"[\w.-]+|/[^,\x00-\x1f]+")
 _PATH_AND_PORT = re.compile(r"(?P<path>.+?)(?::(?P<port>[0-9]+))?", re.DOTALL)
 _PORT = re.compile(r"[0-9]{1,5}")
 _LOCAL: Final = frozenset({"", "localhost", "127.0.0.1", "[::1]"})
-
-
-def engine_named(name: str) -> EngineName | None:
-    """Return the engine that goes by *name*, in any case, aliases included; ``None`` for an unknown one."""
-    return _ENGINES.get(name.strip().lower())
-
-
-def is_mysql(name: str) -> bool:
-    """Return whether *name* says MySQL rather than MariaDB."""
-    return name.strip().lower() == "mysql"
 
 
 def parse_url(text: str, *, where: str) -> Target:
@@ -96,8 +62,8 @@ def format_url(target: Target) -> str:
     """Return the URL of *target*, **password included**: ``parse_url(format_url(t)) == t``. Never show it."""
     secrets = {key: secret.reveal() for key, secret in target.secret_options.items()}
     options = {**target.options, **secrets}
-    if target.engine == "sqlite":
-        return f"sqlite:///{quote(target.database, safe='/:')}{_format_options(options)}"
+    if target.product.is_file:
+        return f"{target.product.name}:///{quote(target.database, safe='/:')}{_format_options(options)}"
     login = quote(target.user, safe="") if target.user else ""
     if target.password:
         if login:
@@ -105,9 +71,8 @@ def format_url(target: Target) -> str:
         else:
             options["password"] = target.password.reveal()
     hosts = ",".join(map(_format_host, target.hosts))
-    scheme = target.flavor or target.engine
     database = quote(target.database, safe="")
-    return f"{scheme}://{login}{'@' if login else ''}{hosts}/{database}{_format_options(options)}"
+    return f"{target.product.name}://{login}{'@' if login else ''}{hosts}/{database}{_format_options(options)}"
 
 
 def _format_host(host: Host) -> str:
@@ -138,25 +103,24 @@ class _Reader:
         if not found:
             self.wrong("", "a URL", "write it like postgres://user@host/name or sqlite:///file.db")
             return None
-        engine = self.scheme(scheme.lower())
-        if engine is None:
+        product = self.scheme(scheme.lower())
+        if product is None:
             return None
-        if engine == "sqlite":
-            return self.sqlite(rest)
-        return self.network(engine, "mysql" if is_mysql(scheme.partition("+")[0]) else "", rest)
+        return self.file(product, rest) if product.is_file else self.network(product, rest)
 
-    def scheme(self, scheme: str) -> EngineName | None:
+    def scheme(self, scheme: str) -> Product | None:
         name, plus, driver = scheme.partition("+")
-        engine = engine_named(name)
-        if engine is None:
+        product = product_named(name)
+        if product is None:
             self.wrong("scheme", ACCEPTED_ENGINES, "begin the URL with one of these names and ://")
-        elif plus and driver not in _OUR_DRIVERS[engine]:
-            self.wrong("scheme", "no driver name", f"write {engine}:// alone: prefiq_db chooses the driver by DB_MODE")
-        return engine
+        elif plus and driver not in product.scheme_drivers:
+            fix = f"write {product.engine}:// alone: prefiq_db chooses the driver by DB_MODE"
+            self.wrong("scheme", "no driver name", fix)
+        return product
 
-    # --- SQLite -----------------------------------------------------------------------------------
+    # --- files -------------------------------------------------------------------------------------
 
-    def sqlite(self, rest: str) -> Target | None:
+    def file(self, product: Product, rest: str) -> Target | None:
         path, _, query = rest.partition("?")
         if path and not path.startswith("/"):
             self.wrong("path", "three slashes and a path", "write sqlite:///file.db, or sqlite:////srv/file.db")
@@ -165,18 +129,18 @@ class _Reader:
             self.wrong("path", "a file, or :memory:", "write sqlite:///file.db, or sqlite:///:memory:")
         options, secrets = _split_secrets(self.single(self.query(query)))
         database = self.decode(path[1:], "path") if path else MEMORY
-        return Target("sqlite", database=database, options=options, secret_options=secrets)
+        return Target(product.engine, database=database, options=options, secret_options=secrets)
 
     # --- servers ----------------------------------------------------------------------------------
 
-    def network(self, engine: EngineName, flavor: str, rest: str) -> Target | None:
+    def network(self, product: Product, rest: str) -> Target | None:
         authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
         if self.ambiguous(rest, authority):
             return None
         path, _, query = rest[len(authority) :].partition("?")
         login, _, netloc = authority.rpartition("@")
         repeatable = self.query(query)
-        if engine == "mariadb" and (sockets := repeatable.pop("unix_socket", [])):
+        if product.has_socket_option and (sockets := repeatable.pop("unix_socket", [])):
             netloc = self.socket(netloc, sockets, repeatable)
         hosts = self.all_hosts(netloc, repeatable.pop("host", []), repeatable.pop("port", []))
         single = self.single(repeatable)
@@ -185,14 +149,14 @@ class _Reader:
         if "/" in path[1:]:
             self.wrong("database", "one name after the host", _ENCODE)
         return Target(
-            engine,
-            hosts=tuple(Host(name, port or STANDARD_PORTS[engine]) for name, port in hosts),
+            product.engine,
+            hosts=tuple(Host(name, port or product.default_port) for name, port in hosts),
             user=user or None,
             password=Secret(password) if password else None,
             database=self.decode(path[1:], "database"),
             options=options,
             secret_options=secrets,
-            flavor=flavor,
+            flavor=product.flavor,
         )
 
     def ambiguous(self, rest: str, authority: str) -> bool:

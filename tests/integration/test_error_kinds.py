@@ -26,11 +26,11 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from prefiq_db.dialects.classify import Phase
-from prefiq_db.dialects.translate import translate
 from prefiq_db.errors import ErrorKind, PrefiqDbError, error_type
 from prefiq_db.testing import DatabaseServer
 from prefiq_db.testing.processes import wait_until
+from prefiq_db.translation.classify import Phase
+from prefiq_db.translation.translate import translate
 
 pytestmark = pytest.mark.integration
 

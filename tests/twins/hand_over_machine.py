@@ -230,7 +230,7 @@ class HandOvers(RuleBasedStateMachine):
         core = self.place.db._core
 
         def make() -> Any:
-            block = RootBlock(core.ground, TransactionOptions())
+            block = RootBlock(core.instance, TransactionOptions())
             block.begin()
             return block
 

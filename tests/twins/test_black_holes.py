@@ -426,7 +426,7 @@ async def test_diagnosis(make: Callable[..., Any], hole: Hole, harness: Harness)
         assert await within(STATEMENT, db.test_connection()) is False
     assert await db.test_connection()
     with hole.silence():
-        report = await within(0.2, db.health(timeout_seconds=0.2))
+        report = await within(0.2, db.health(timeout=0.2))
         assert not report.healthy
         assert report.kind in (ErrorKind.STATEMENT_TIMEOUT, ErrorKind.CONNECT_FAILED)
     await serves_again(db, hole, harness)

@@ -671,7 +671,7 @@ async def test_old_tokens_are_pruned_and_young_ones_kept(stock: Any, monkeypatch
     await _plant(stock, 26, 5)
     await _plant(stock, 24.5, 3)
     core = getattr(stock, "_wrapped", stock)._core
-    core.ground.pruner._due_at = 0.0
+    core.instance.pruner._due_at = 0.0
     monkeypatch.setattr("prefiq_db.exactly_once.pruning.LIMIT", 3)
     monkeypatch.setattr("prefiq_db.exactly_once.pruning._CHANCE", -1.0)
     seen: list[tuple[str, bool]] = []
@@ -683,14 +683,14 @@ async def test_old_tokens_are_pruned_and_young_ones_kept(stock: Any, monkeypatch
     assert left == [6, 5, 6], "3 old and then 2 old are gone, and each transaction adds its own"
     deletes = [inside for summary, inside in seen if summary.startswith("DELETE prefiq_commit_token")]
     assert deletes == [False, False], "outside of any transaction, and not again when there was nothing left"
-    assert core.ground.pruner._due_at > 0
+    assert core.instance.pruner._due_at > 0
 
 
 async def test_pruning_that_fails_is_nobodys_problem(
     stock: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     core = getattr(stock, "_wrapped", stock)._core
-    core.ground.pruner._due_at = 0.0
+    core.instance.pruner._due_at = 0.0
     monkeypatch.setattr(core.road.dialect, "prune_sql", lambda age, limit: "delete from no_such_table")
     with caplog.at_level(logging.INFO, logger="prefiq_db.exactly_once"):
         assert await stock.run_in_transaction(add_ten, exactly_once=True) == "added"
@@ -704,7 +704,7 @@ async def test_pruning_costs_nobody_more_than_a_moment(stock: Any, make_db: Call
     await _plant(stock, 26, 1)
     db = make_db(lock_timeout_seconds=300)
     await db.open()
-    getattr(db, "_wrapped", db)._core.ground.pruner._due_at = 0.0
+    getattr(db, "_wrapped", db)._core.instance.pruner._due_at = 0.0
     old = await stock.fetch_value("select token from prefiq_commit_token")
     async with stock.transaction() as other:
         await other.fetch_all("select * from prefiq_commit_token where token = :old for update", {"old": old})
@@ -719,7 +719,7 @@ async def test_cancelled_while_pruning_it_is_committed(
     if world == "sync":
         pytest.skip("only tasks are cancelled")
     core = stock._core
-    core.ground.pruner._due_at = 0.0
+    core.instance.pruner._due_at = 0.0
     pruning = asyncio.Event()
 
     def slow_sql(age: float, limit: int) -> str:

@@ -20,10 +20,10 @@ import pytest
 from prefiq_db import AsyncDatabase, Database, RetryPolicy
 from prefiq_db.bridge import can_await
 from prefiq_db.errors import NotCommittedError, OutcomeUnknownError, PoolTimeoutError
-from prefiq_db.execution import border
 from prefiq_db.masking import border_translates
 from prefiq_db.slots import Slot, SlottedPool
-from prefiq_db.transaction import Block, Outcome, scope
+from prefiq_db.transaction import Block, Outcome, ownership
+from prefiq_db.translation import border
 from tests.conftest import Backend
 from tests.twins.injection import Halt, Injector, JobTimeout, handled, interrupted
 from tests.twins.support import upgrade_schema
@@ -375,7 +375,7 @@ def test_control_without_one_of_the_means_it_is_found(
     except PoolTimeoutError:
         wrong = ["the pool has lost all of its slots"]
     monkeypatch.undo()
-    for held in list(scope._ambient.get().values()):
+    for held in list(ownership._ambient.get().values()):
         for block in held.scope.blocks[:1]:  # another test may have left one that has ended
             block.abandon()
     assert wrong

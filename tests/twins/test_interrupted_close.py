@@ -137,4 +137,4 @@ async def test_a_shutdown_that_is_cancelled_closes_every_database(backend: Backe
     assert await _cancelled_at(app.ashutdown(), 1)
     for database in databases:
         assert database.engine.sync_engine.pool.checkedin() == 0
-        assert database._core.life.closed
+        assert database._core.instance.closed

@@ -9,8 +9,8 @@ import pytest
 import sqlalchemy as sa
 
 from prefiq_db import PrefiqDbError
-from prefiq_db.dialects.written import Written
 from prefiq_db.errors import DatabaseError, ErrorKind, SubKind
+from prefiq_db.translation.written import Written
 from tests.conftest import Backend
 from tests.twins.imitations import how_many, imitate
 

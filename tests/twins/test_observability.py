@@ -12,6 +12,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -375,7 +376,7 @@ async def test_a_connection_thrown_away_says_why(make_db: Any) -> None:
     recorder = db.hooks.add(Recorder())
     await db.fetch_value("select 1")
     engine = getattr(db.engine, "sync_engine", db.engine)
-    engine.dialect.max_age_seconds = 0.0
+    engine.dialect.limits = replace(engine.dialect.limits, max_age_seconds=0.0)
     for holder in range(2):
         await db.fetch_value("select 1 + :n", {"n": holder})
         _expire(engine)

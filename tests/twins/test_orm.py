@@ -19,7 +19,6 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.orm.exc import StaleDataError
 
 from prefiq_db import ErrorKind, PrefiqDbError, RetryPolicy, errors, with_retry, with_retry_async
-from prefiq_db.dialects.both import Both
 from prefiq_db.errors import (
     ConnectFailedError,
     ConnectionLostError,
@@ -38,6 +37,7 @@ from prefiq_db.errors import (
     UsageError,
     as_prefiq_error,
 )
+from prefiq_db.translation.both import Both
 from prefiq_db.types import UtcDateTime
 from tests.conftest import Backend
 from tests.twins.harness import Harness, drive, make_database
@@ -302,7 +302,7 @@ def make_outside(db: Any) -> Any:
     core = getattr(db, "_wrapped", db)._core
     if core.runtime.is_async:
         return AsyncSession(db._engine)
-    return SyncSessionFacade(orm.Session(core.life.engine))
+    return SyncSessionFacade(orm.Session(core.instance.engine))
 
 
 async def test_what_is_refused_in_a_session_is_of_both_trees(made: Any, backend: Backend) -> None:
@@ -773,13 +773,13 @@ async def test_what_a_signal_handler_raises_goes_through_a_session_unchanged(mad
         raise limit
 
     core = getattr(made, "_wrapped", made)._core
-    sa.event.listen(core.life.engine, "before_cursor_execute", interrupted)
+    sa.event.listen(core.instance.engine, "before_cursor_execute", interrupted)
     try:
         with pytest.raises(TimeLimitError) as caught:
             async with made.session() as session:
                 await session.execute(sa.select(Page))
     finally:
-        sa.event.remove(core.life.engine, "before_cursor_execute", interrupted)
+        sa.event.remove(core.instance.engine, "before_cursor_execute", interrupted)
     assert caught.value is limit
     assert not isinstance(caught.value, Both)
     assert str(caught.value) == "over"

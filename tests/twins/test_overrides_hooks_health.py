@@ -110,7 +110,7 @@ async def test_a_longer_timeout_than_the_settings_is_given(
     make_db: Callable[..., Any], backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """using(timeout=...) may also allow more than the settings do, to the server and to the driver."""
-    monkeypatch.setattr("prefiq_db.dialects.base.GRACE_SECONDS", 0.06)
+    monkeypatch.setattr("prefiq_db.dialects.clocks.GRACE_SECONDS", 0.06)
     db = make_db(statement_timeout_seconds=0.05, pool_size=1)
     somewhat_slow = {
         "sqlite": "with recursive t(n) as (select 1 union all select n + 1 from t where n < 900000) "
@@ -539,7 +539,7 @@ async def test_health_never_raises_when_the_pool_is_empty(make_db: Callable[...,
     db = make_db(pool_size=1, max_overflow=0, pool_timeout_seconds=30)
     async with db.transaction() as tx:
         await tx.fetch_value("select 1")
-        report = await db.health(timeout_seconds=0.05)
+        report = await db.health(timeout=0.05)
     assert not report
     assert report.kind is ErrorKind.POOL_TIMEOUT
     assert await db.test_connection() is True

@@ -9,12 +9,13 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from prefiq_db import AsyncDatabase, Database, ErrorKind
-from prefiq_db.dialects.base import SessionState
+from prefiq_db.dialects.session import SessionState
 from prefiq_db.errors import (
     ClosedError,
     ConnectFailedError,
@@ -119,7 +120,8 @@ async def test_a_poll_costs_no_round_trip_and_a_ping_one(world: str, backend: Ba
         with wire.count() as fresh:
             await db.fetch_value("select 1")
         long_idle = db.using(retry=None)
-        _engine_of(db).dialect.ping_after_idle_seconds = 0.0
+        pool = _engine_of(db).pool
+        pool.limits = replace(pool.limits, ping_after_idle_seconds=0.0)
         with wire.count() as pinged:
             await long_idle.fetch_value("select 1")
         await db.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -484,7 +483,7 @@ async def test_a_callback_that_never_ends_does_not_unsay_the_commit(
     db = make_db(statement_timeout_seconds=1, connect_timeout_seconds=5)
     await db.execute(CREATE_STOCK)
     core = getattr(db, "_wrapped", db)._core
-    core.ground = dataclasses.replace(core.ground, commit_budget_seconds=3)
+    core.instance.commit_budget_seconds = 3
 
     async def never() -> None:
         await harness.event().wait()

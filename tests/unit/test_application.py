@@ -459,7 +459,7 @@ async def test_async_twins_are_called_and_default_to_the_sync_ones() -> None:
         async def boot_async(self) -> None:
             log.append(f"boot in {type(asyncio.get_running_loop()).__name__ != ''}")
 
-        async def shutdown_async(self) -> None:
+        async def ashutdown(self) -> None:
             log.append("shutdown in a loop")
 
     app = application(recording("a", log))
@@ -467,6 +467,86 @@ async def test_async_twins_are_called_and_default_to_the_sync_ones() -> None:
     async with app:
         await app.boot_async()
     assert log == ["register a", "boot a", "boot in True", "shutdown in a loop", "shutdown a"]
+
+
+async def test_the_old_name_of_the_async_shutdown_works_and_warns() -> None:
+    log: list[str] = []
+    with pytest.warns(DeprecationWarning, match=r"Old\.shutdown_async is deprecated: write ashutdown") as warned:
+
+        class Old(BaseProvider):
+            async def boot_async(self) -> None:
+                log.append("boot")
+
+            async def shutdown_async(self) -> None:
+                log.append("shutdown")
+
+    assert warned[0].filename == __file__
+    app = application()
+    provider = app.register(Old)
+    with pytest.raises(UsageError, match=r"boot_async\(\)"):
+        app.boot()
+    async with app:
+        await app.boot_async()
+    assert log == ["boot", "shutdown"]
+    await provider.ashutdown()
+    assert log == ["boot", "shutdown", "shutdown"]
+
+
+async def test_a_provider_of_the_old_name_finds_the_one_that_it_overrides() -> None:
+    log: list[str] = []
+
+    class New(BaseProvider):
+        async def ashutdown(self) -> None:
+            log.append("new")
+
+    with pytest.warns(DeprecationWarning, match="Old"):
+
+        class Old(New):
+            async def shutdown_async(self) -> None:
+                log.append("old")
+                await super().shutdown_async()
+
+    class Newest(Old):
+        async def ashutdown(self) -> None:
+            log.append("newest")
+            await super().ashutdown()
+
+    with pytest.warns(DeprecationWarning, match="shutdown_async is deprecated: write ashutdown") as warned:
+        await Newest().ashutdown()
+    assert log == ["newest", "old", "new"]
+    assert warned[0].filename == __file__
+    with pytest.warns(DeprecationWarning, match="shutdown_async"):
+        await New().shutdown_async()
+    assert log[3:] == ["new"]
+    with pytest.warns(DeprecationWarning, match="shutdown_async"):
+        await recording("a", log).shutdown_async()
+    assert log[4:] == ["shutdown a"]
+
+
+async def test_a_provider_of_ones_own_may_know_the_old_name_only() -> None:
+    log: list[str] = []
+
+    class Foreign:
+        name, requires, provides, schema_namespace, schema_model = "foreign", (), (), None, None
+
+        def attach(self, app: Application) -> None: ...
+
+        def async_only(self) -> str:
+            return ""
+
+        def register(self) -> None: ...
+
+        async def boot_async(self) -> None: ...
+
+        async def shutdown_async(self) -> None:
+            log.append("shutdown")
+
+    app = Application()
+    with pytest.warns(DeprecationWarning, match=r"Foreign\.shutdown_async is deprecated: write ashutdown"):
+        app.register(Foreign())  # type: ignore[type-var]
+    async with app:
+        await app.boot_async()
+    assert log == ["shutdown"]
 
 
 def test_an_async_provider_can_not_be_booted_synchronously() -> None:

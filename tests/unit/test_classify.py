@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefiq_db.dialects import codes_mariadb, codes_mongodb, codes_postgresql, codes_sqlite
-from prefiq_db.dialects.classify import DIALECTS, PHASES, Phase, classify_error, treatment
 from prefiq_db.errors import ErrorClass, ErrorKind, UsageError, error_type
+from prefiq_db.translation import codes_mariadb, codes_mongodb, codes_postgresql, codes_sqlite
+from prefiq_db.translation.classify import DIALECTS, PHASES, Phase, classify_error, treatment
 
 K = ErrorKind
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from prefiq_db import errors
-from prefiq_db.dialects.translate import translate
 from prefiq_db.errors import ErrorClass, ErrorKind, PrefiqDbError, Problem, error_type
-from prefiq_db.execution.border import Border
+from prefiq_db.translation.border import Border
+from prefiq_db.translation.translate import translate
 
 CLASSES = sorted(
     (cls for _, cls in inspect.getmembers(errors, inspect.isclass) if issubclass(cls, PrefiqDbError)),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sqlalchemy.dialects import mysql
 from sqlalchemy.schema import CreateTable
 
-from prefiq_db.dialects import lexis
+from prefiq_db import lexis
 from prefiq_db.dialects.mariadb import PrefiqMariadb
 from prefiq_db.dialects.postgresql import PrefiqPostgresql
 from prefiq_db.dialects.rules import RULES

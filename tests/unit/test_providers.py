@@ -287,6 +287,26 @@ async def test_each_health_check_names_the_other_for_the_wrong_world() -> None:
             is_healthy(wrong)  # type: ignore[arg-type]
 
 
+async def test_the_old_name_of_a_health_checks_limit_works_and_warns() -> None:
+    with Database("sqlite:///:memory:") as db:
+        for old, call in (("health", db.health), ("is_healthy", lambda **limit: is_healthy(db, **limit))):
+            expected = rf"{old}\(timeout_seconds=\.\.\.\) is deprecated: write {old}\(timeout=\.\.\.\)"
+            with pytest.warns(DeprecationWarning, match=expected) as warned:
+                assert call(timeout_seconds=5)
+            assert warned[0].filename == __file__
+            assert call(timeout=5)
+            with pytest.raises(UsageError, match="say timeout= alone"):
+                call(timeout=5, timeout_seconds=5)
+        assert db.health(5).healthy
+    async with AsyncDatabase("sqlite:///:memory:") as async_db:
+        with pytest.warns(DeprecationWarning, match="write health") as warned:
+            assert (await async_db.health(timeout_seconds=5)).healthy
+        assert warned[0].filename == __file__
+        with pytest.warns(DeprecationWarning, match="write is_healthy_async"):
+            assert await is_healthy_async(async_db, timeout_seconds=5)
+        assert await is_healthy_async(async_db, timeout=5)
+
+
 def test_each_database_is_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", logger="prefiq_db.boot")
     environ = environment(DATABASES__ANALYTICS__URL="sqlite:///:memory:")

@@ -21,9 +21,9 @@ from sqlalchemy import exc
 from sqlalchemy.pool import QueuePool
 
 from prefiq_db import errors
-from prefiq_db.dialects.classify import DIALECTS, Phase
-from prefiq_db.dialects.translate import NAMED_EXCEPTIONS, WORDS, clean, translate
 from prefiq_db.errors import ErrorKind, PrefiqDbError
+from prefiq_db.translation.classify import DIALECTS, Phase
+from prefiq_db.translation.translate import NAMED_EXCEPTIONS, WORDS, clean, translate
 
 K = ErrorKind
 CANARY = "hunter2canary"

@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefiq_db.config import EngineName, Host, Target
+from prefiq_db.config import Host, Target
 from prefiq_db.errors import SettingsError
 from prefiq_db.masking import Secret, is_secret_key
+from prefiq_db.products import PRODUCTS, EngineName, product_named
 from prefiq_db.settings import DatabaseSettings
-from prefiq_db.urls import STANDARD_PORTS, engine_named, format_url, parse_url, split_hosts
+from prefiq_db.urls import format_url, parse_url, split_hosts
 
 
 def parse(text: str) -> Target:
@@ -59,7 +60,7 @@ def problems(text: str) -> list[str]:
 def test_every_alias_gives_its_engine_and_standard_port(scheme: str, engine: EngineName, flavor: str) -> None:
     target = parse(f"{scheme}://u:p@h/d")
     assert target == Target(
-        engine, (Host("h", STANDARD_PORTS[engine]),), "u", password=Secret("p"), database="d", flavor=flavor
+        engine, (Host("h", PRODUCTS[engine].default_port),), "u", password=Secret("p"), database="d", flavor=flavor
     )
 
 
@@ -192,8 +193,10 @@ def test_host_lists_of_a_field() -> None:
 
 
 def test_an_unknown_engine_has_no_name() -> None:
-    assert engine_named(" PG ") == "postgres"
-    assert engine_named("oracle") is None
+    product = product_named(" PG ")
+    assert product is not None
+    assert product.engine == "postgres"
+    assert product_named("oracle") is None
 
 
 # --- what must always hold -----------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 Nothing here is global: everything an :class:`Application` knows lives in that one object.
 """
 
-from prefiq_db.application.application import Application
-from prefiq_db.application.order import Provider, start_order
+from prefiq_db.application.application import Application, Provider
+from prefiq_db.application.order import start_order
 
 __all__ = ["Application", "Provider", "start_order"]

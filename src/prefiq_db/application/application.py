@@ -3,19 +3,34 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar, overload
+from typing import Any, Literal, Protocol, Self, TypeVar, overload
 
 from prefiq_db.application.bindings import Bindings, unknown_name
-from prefiq_db.application.failures import attempt, attempt_async, failed, provider_error, raise_collected
-from prefiq_db.application.order import Provider, requirements, start_order
+from prefiq_db.application.failures import attempt, attempt_async, failed_error, provider_error, raise_collected
+from prefiq_db.application.order import Ordered, requirements, start_order
+from prefiq_db.deprecations import warn_renamed
 from prefiq_db.errors import BindingError, ClosedError, PrefiqDbError, UsageError
-
-P = TypeVar("P", bound=Provider)
 
 logger = logging.getLogger("prefiq_db.boot")
 
 _State = Literal["new", "preparing", "prepared", "booting", "booted", "stopped"]
+
+
+class Provider(Ordered, Protocol):
+    """What an Application asks of a provider. ``prefiq_db.BaseProvider`` answers all of it."""
+
+    def attach(self, app: Application) -> None: ...
+    def async_only(self) -> str: ...
+    def register(self) -> None: ...
+    def boot(self) -> None: ...
+    async def boot_async(self) -> None: ...
+    def shutdown(self) -> None: ...
+    async def ashutdown(self) -> None: ...
+
+
+P = TypeVar("P", bound=Provider)
 
 
 class Application(Bindings):
@@ -61,6 +76,8 @@ class Application(Bindings):
                     f"two providers are called {instance.name!r}: {_class_name(other)} and {_class_name(instance)};"
                     " give one of them another `name`"
                 )
+        if not hasattr(instance, "ashutdown"):  # it isn't a BaseProvider
+            warn_renamed(f"{type(instance).__qualname__}.shutdown_async", "ashutdown")
         instance.attach(self)
         self._providers.append(instance)
         return instance
@@ -199,7 +216,7 @@ class Application(Bindings):
         interrupt: BaseException | None = None
         for provider in reversed(booted):
             try:
-                failure = await attempt_async(provider.shutdown_async)
+                failure = await attempt_async(_async_stop(provider))
             except BaseException as error:  # noqa: BLE001 - a cancellation must not leave the others open; raised below
                 interrupt = interrupt or error
                 continue
@@ -237,6 +254,12 @@ class Application(Bindings):
             logger.error("%s", failure)
 
 
+def _async_stop(provider: Any) -> Callable[[], Awaitable[None]]:
+    """Return how to stop *provider* in an event loop, by its old name where it has no other."""
+    stop: Callable[[], Awaitable[None]] = getattr(provider, "ashutdown", None) or provider.shutdown_async
+    return stop
+
+
 def _class_name(instance: object) -> str:
     return f"{type(instance).__module__}.{type(instance).__qualname__}"
 
@@ -248,4 +271,4 @@ def _make(provider: type[Any]) -> Any:
         return provider()
     except Exception as error:  # noqa: BLE001 - a provider is the user's code: anything may come; raised below
         failure = error
-    raise failed(name, "be made", failure)
+    raise failed_error(name, "be made", failure)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from prefiq_db.dialects.translate import clean
+from prefiq_db.application.order import Ordered
 from prefiq_db.errors import PrefiqDbError, ProviderError, SettingsError
-
-if TYPE_CHECKING:
-    from prefiq_db.application.order import Provider
+from prefiq_db.translation.translate import clean
 
 
 def attempt(step: Callable[[], object]) -> Exception | None:
@@ -32,22 +30,22 @@ async def attempt_async(step: Callable[[], Awaitable[object]]) -> Exception | No
 
 
 def provider_error(
-    provider: Provider, verb: str, failure: Exception, while_stopping: Sequence[tuple[Provider, Exception]] = ()
+    provider: Ordered, verb: str, failure: Exception, while_stopping: Sequence[tuple[Ordered, Exception]] = ()
 ) -> Exception:
     """Return what to raise for *failure*: a ProviderError, or the SettingsError itself."""
     if isinstance(failure, SettingsError):  # it names every variable, which is more than a provider's name
         return clean(failure)
     after = "".join(f"; then provider {p.name!r} failed to shut down: {_tell(error)}" for p, error in while_stopping)
-    return failed(provider.name, verb, failure, after)
+    return failed_error(provider.name, verb, failure, after)
 
 
-def failed(name: str, verb: str, failure: Exception, after: str = "") -> ProviderError:
+def failed_error(name: str, verb: str, failure: Exception, after: str = "") -> ProviderError:
     """Return the error that says that provider *name* failed to *verb*, with the kind of what stopped it."""
     message = f"provider {name!r} failed to {verb}: {_tell(failure)}{after}"
-    return ProviderError(message, provider=name, original=clean(failure), **_classified(failure))
+    return ProviderError(message, provider=name, original=clean(failure), **_copy_classification(failure))
 
 
-def raise_collected(failures: Sequence[tuple[Provider, Exception]]) -> None:
+def raise_collected(failures: Sequence[tuple[Ordered, Exception]]) -> None:
     """Raise one error that names every provider that failed to shut down; nothing when none did."""
     if not failures:
         return
@@ -57,10 +55,10 @@ def raise_collected(failures: Sequence[tuple[Provider, Exception]]) -> None:
     )
     errors = [clean(error) for _, error in failures]
     original = errors[0] if len(errors) == 1 else ExceptionGroup("providers failed to shut down", errors)
-    raise ProviderError(message, provider=names, original=original, **_classified(errors[0]))
+    raise ProviderError(message, provider=names, original=original, **_copy_classification(errors[0]))
 
 
-def _classified(failure: Exception) -> dict[str, Any]:
+def _copy_classification(failure: Exception) -> dict[str, Any]:
     if not isinstance(failure, PrefiqDbError):
         return {}
     return {

@@ -1,9 +1,9 @@
-"""What a provider is to the container, and in which order providers start."""
+"""In which order providers start."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from prefiq_db.application.bindings import unknown_name
 from prefiq_db.errors import BindingError, UsageError
@@ -11,11 +11,9 @@ from prefiq_db.errors import BindingError, UsageError
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-    from prefiq_db.application import Application
 
-
-class Provider(Protocol):
-    """What an Application asks of a provider. ``prefiq_db.BaseProvider`` answers all of it."""
+class Ordered(Protocol):
+    """What the order of start is made of."""
 
     @property
     def name(self) -> str: ...
@@ -28,16 +26,11 @@ class Provider(Protocol):
     @property
     def schema_model(self) -> type[BaseModel] | None: ...
 
-    def attach(self, app: Application) -> None: ...
-    def async_only(self) -> str: ...
-    def register(self) -> None: ...
-    def boot(self) -> None: ...
-    async def boot_async(self) -> None: ...
-    def shutdown(self) -> None: ...
-    async def shutdown_async(self) -> None: ...
+
+P = TypeVar("P", bound=Ordered)
 
 
-def start_order(providers: Iterable[Provider], bound: Collection[str] = ()) -> list[Provider]:
+def start_order(providers: Iterable[P], bound: Collection[str] = ()) -> list[P]:
     """Return *providers* so that each comes after those it requires; otherwise their order stays.
 
     A requirement is the name of a provider, a name that a provider ``provides`` (``db`` stands for ``db.analytics``
@@ -47,14 +40,14 @@ def start_order(providers: Iterable[Provider], bound: Collection[str] = ()) -> l
         BindingError: nobody meets a requirement, or providers need each other in a circle.
     """
     providers = list(providers)
-    by_name: dict[str, Provider] = {}
+    by_name: dict[str, P] = {}
     for provider in providers:
         for provided in provider.provides:
             by_name.setdefault(provided, provider)
     by_name.update({provider.name: provider for provider in providers})
-    ordered: list[Provider] = []
+    ordered: list[P] = []
 
-    def place(provider: Provider, waiting: list[Provider]) -> None:
+    def place(provider: P, waiting: list[P]) -> None:
         if provider in ordered:
             return
         if provider in waiting:
@@ -76,7 +69,7 @@ def start_order(providers: Iterable[Provider], bound: Collection[str] = ()) -> l
     return ordered
 
 
-def requirements(provider: Provider) -> tuple[str, ...]:
+def requirements(provider: Ordered) -> tuple[str, ...]:
     """Return what *provider* requires, said or implied."""
     if isinstance(provider.requires, str):
         raise UsageError(f"provider {provider.name!r}: `requires` is a sequence of names, not one string")

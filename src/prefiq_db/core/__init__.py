@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
+from prefiq_db.core.assembly import assemble
 from prefiq_db.core.attempts import AttemptCore, Attempts, begin_attempts
 from prefiq_db.core.database import DatabaseCore
-from prefiq_db.core.life import Life
-from prefiq_db.core.making import (
-    as_settings,
-    make_explainer,
-    make_observer,
-    not_yet,
-    unpicklable,
-    wraps_without_tx,
-)
 from prefiq_db.core.quiet_session import QuietSession, quiet
 from prefiq_db.core.sessions import joined
+from prefiq_db.core.signatures import wraps_without_tx
 from prefiq_db.core.transaction_core import TransactionCore
+from prefiq_db.core.unsupported import not_yet, unpicklable
 from prefiq_db.core.verbs import CoreVerbs, Params
 
 __all__ = [
@@ -23,15 +17,12 @@ __all__ = [
     "Attempts",
     "CoreVerbs",
     "DatabaseCore",
-    "Life",
     "Params",
     "QuietSession",
     "TransactionCore",
-    "as_settings",
+    "assemble",
     "begin_attempts",
     "joined",
-    "make_explainer",
-    "make_observer",
     "not_yet",
     "quiet",
     "unpicklable",

@@ -28,7 +28,7 @@ def begin_attempts(core: DatabaseCore, options: TransactionOptions, retry: Retry
         UsageError: inside a transaction.
     """
     core.check_usable()
-    if ambient(core.ground) is not None:
+    if ambient(core.instance) is not None:
         raise UsageError(
             "attempts() inside a transaction: an inner block can't run again by itself; put the loop around the "
             "outermost transaction"
@@ -73,7 +73,7 @@ class Attempts:
         wait = next_wait(self.number, elapsed, self.policy, random.random()) if repeatable else None
         if wait is not None and self.until is not None and self._started + elapsed + wait >= self.until:
             wait = None
-        if wait is None or not affordable(self.core.life.retry_budget, error):
+        if wait is None or not affordable(self.core.instance.retry_budget, error):
             self.done = True
             return False
         event = attempt_failed(error, self.number, wait)
@@ -113,7 +113,7 @@ class AttemptCore:
             self.loop.wait_seconds = 0.0
         core = self.loop.core
         try:
-            self.tx = RootBlock(core.ground, core.with_overrides(self.loop.options), self.loop.until)
+            self.tx = RootBlock(core.instance, core.with_overrides(self.loop.options), self.loop.until)
             self.tx.retry_number = self.number - 1
             core.begin(self.tx)
             return shell(self.tx)
@@ -139,7 +139,7 @@ class AttemptCore:
             raise
         if error is None:
             self.loop.done = True
-            self.loop.core.life.retry_budget.successes += 1
+            self.loop.core.instance.retry_budget.successes += 1
             return False
         if failed is None:
             return self.loop.failed(error)

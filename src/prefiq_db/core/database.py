@@ -10,16 +10,11 @@ import logging
 
 from sqlalchemy import Connection
 
-from prefiq_db.bridge import Runtime
 from prefiq_db.call import NO_OVERRIDES
 from prefiq_db.core.diagnosis import Diagnosis
-from prefiq_db.core.life import Life
 from prefiq_db.errors import PrefiqDbError, UnsupportedError, UsageError
-from prefiq_db.exactly_once import Claimer, Pruner, Resolver
-from prefiq_db.execution.standard import StandardRoad
-from prefiq_db.hooks.registry import Hooks
-from prefiq_db.settings import DatabaseSettings
-from prefiq_db.transaction import Ground, Scope, ambient
+from prefiq_db.instance import Instance
+from prefiq_db.transaction import Block, Scope, ambient
 
 logger = logging.getLogger("prefiq_db.database")
 
@@ -27,34 +22,22 @@ logger = logging.getLogger("prefiq_db.database")
 class DatabaseCore(Diagnosis):
     """One database. Every decision of the public verbs is made here."""
 
-    def __init__(self, settings: DatabaseSettings, name: str, runtime: Runtime, life: Life, hooks: Hooks) -> None:
-        self.settings = settings
-        self.name = name
-        self.runtime = runtime
-        self.life = life
-        self.hooks = hooks
-        self.road = StandardRoad(life.engine, name, masked=settings.masked)
+    def __init__(self, instance: Instance) -> None:
+        self.instance = instance
         self.view = NO_OVERRIDES
-        self.ground = Ground(
-            key=life,
-            database=name,
-            road=self.road,
-            runtime=runtime,
-            hooks=hooks,
-            resolver=Resolver(Claimer(self.road, runtime), hooks, name, settings.retry.total_seconds),
-            pruner=Pruner(self.road, name),
-            statement_timeout_seconds=settings.statement_timeout_seconds,
-            commit_budget_seconds=settings.statement_timeout_seconds
-            + settings.retry.total_seconds
-            + settings.connect_timeout_seconds,
-        )
+        # Those of every statement, one step nearer.
+        self.settings = instance.settings
+        self.name = instance.name
+        self.runtime = instance.runtime
+        self.hooks = instance.hooks
+        self.road = instance.road
 
-    # --- life ------------------------------------------------------------------------------------
+    # --- open and closed -------------------------------------------------------------------------
 
     def open(self) -> None:
         """Fill the pool: one connection must succeed, the rest is best effort."""
         self.check_world()
-        self.life.closed = False
+        self.instance.closed = False
         held: list[Connection] = []
         try:
             held.append(self.road.checkout())
@@ -91,31 +74,30 @@ class DatabaseCore(Diagnosis):
 
     def close(self) -> None:
         """Close the pool's connections. Statements after that raise ClosedError; open() opens it again."""
-        if self.life.closed and not self.life.closing:
+        if self.instance.closed and not self.instance.closing:
             return
         self.check_world()
         try:
             # A time limit on the shutdown must not leave connections to the server open, nor the pool half-closed.
-            self.runtime.shielded(self.life.close, self.settings.connect_timeout_seconds)
+            self.runtime.shielded(self.instance.close, self.settings.connect_timeout_seconds)
         finally:
-            if hasattr(self.runtime, "loop"):
-                self.runtime.loop = None  # open() may be in another one
+            self.runtime.forget_loop()  # open() may be in another one
 
     # --- SQLAlchemy's own objects ----------------------------------------------------------------
 
     def check_engine_allowed(self) -> None:
         """Refuse the engine inside a transaction: it would open a second connection beside it."""
         self._check_writable("engine")
-        if ambient(self.ground) is not None:
+        if ambient(self.instance) is not None:
             raise UsageError(
                 "engine inside transaction(): it would work on another connection, outside the transaction; use "
                 "session() or tx.connection"
             )
 
-    def pinned(self) -> Scope | None:
+    def pinned(self) -> Scope[Block] | None:
         """Return the transaction that a session joins here, or ``None`` when it gets a connection of its own."""
         self.check_usable()
-        scope = ambient(self.ground)
+        scope = ambient(self.instance)
         if scope is None or not scope.blocks[0].options.read_only:
             self._check_writable("session()")
         return scope

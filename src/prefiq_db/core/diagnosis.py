@@ -58,15 +58,15 @@ class Diagnosis(Statements):
         return None if ailment is ErrorKind.READ_ONLY and not writes else ailment
 
     def stats(self) -> DatabaseStats:
-        observer, watcher = self.life.observer, self.life.watcher
+        observer, watcher = self.instance.observer, self.instance.watcher
         statistics = observer.statistics
         return DatabaseStats(
             database=self.name,
-            pool=watcher.pool_stats(self.life.engine.pool, self.settings.pool_size, self.settings.max_overflow),
+            pool=watcher.pool_stats(self.instance.engine.pool, self.settings.pool_size, self.settings.max_overflow),
             statement_count=statistics.statement_count,
             error_count=statistics.error_count,
             retry_count=statistics.retries.total(),
-            retry_refused_count=self.life.retry_budget.refused,
+            retry_refused_count=self.instance.retry_budget.refused,
             hook_error_count=self.hooks.error_count,
             leak_count=watcher.leak_count,
             slow_count=statistics.slow_count,
@@ -78,8 +78,8 @@ class Diagnosis(Statements):
         )
 
     def expect(self, max_statements: int | None, max_repeats: int | None) -> StatementBudget:
-        self.life.observer.expect_budgets()
-        return StatementBudget(self.life.observer, max_statements=max_statements, max_repeats=max_repeats)
+        self.instance.observer.expect_budgets()
+        return StatementBudget(self.instance.observer, max_statements=max_statements, max_repeats=max_repeats)
 
 
 def _reason_of(error: PrefiqDbError) -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from prefiq_db.dialects.classify import leaves_unknown
 from prefiq_db.errors import PrefiqDbError
+from prefiq_db.translation.classify import leaves_unknown
 
 
 class Doubt:

@@ -8,10 +8,10 @@ from typing import Any
 from sqlalchemy.exc import PendingRollbackError
 from sqlalchemy.orm.exc import StaleDataError
 
-from prefiq_db.dialects.both import of_both
-from prefiq_db.dialects.classify import treatment
 from prefiq_db.errors import ErrorClass, ErrorKind, PrefiqDbError, SerializationError, TransactionAbortedError
 from prefiq_db.transaction import RUN_AGAIN, Block
+from prefiq_db.translation.both import of_both
+from prefiq_db.translation.classify import treatment
 
 
 def joined(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -28,7 +28,7 @@ def judged(tx: Block, error: BaseException) -> PrefiqDbError | None:
 
     To be called before *tx* ends.
     """
-    database = tx.ground.database
+    database = tx.instance.name
     if isinstance(error, PendingRollbackError):
         cause = _cause(tx)
         again = cause is not None and cause.retry_transaction
@@ -57,4 +57,4 @@ def _cause(tx: Block) -> ErrorClass | None:
     connection = tx.scope.connection
     if connection.invalidated:
         return RUN_AGAIN
-    return None if connection.closed else tx.ground.road.state(connection).failed
+    return None if connection.closed else tx.instance.road.state(connection).transaction.failed

@@ -69,7 +69,7 @@ class Statements(Transactions, CoreVerbs):
             call.way, call.block = Way.EXPLICIT, block
             return
         try:
-            scope = ambient(self.ground)
+            scope = ambient(self.instance)
             if scope is not None:
                 check_read_only(call, scope.blocks[0].options, self.road.dialect)
                 call.way, call.block = Way.AMBIENT, scope.blocks[-1]
@@ -117,9 +117,9 @@ class Statements(Transactions, CoreVerbs):
         except PrefiqDbError as error:
             first = error
         else:
-            life = self.life
-            life.retry_budget.successes += 1
-            if life.explainer is not None:
+            instance = self.instance
+            instance.retry_budget.successes += 1
+            if instance.explainer is not None:
                 self._explain_if_slow(call)
             finish = call.shape.finish
             return fetched if finish is None else finish(fetched)
@@ -139,7 +139,7 @@ class Statements(Transactions, CoreVerbs):
 
     def _explain_if_slow(self, call: Call) -> None:
         """Ask for the plan of a SELECT that took too long, on another connection; never at the caller's cost."""
-        explainer = self.life.explainer
+        explainer = self.instance.explainer
         slow = time.monotonic() - call.started >= self.settings.slow_query_seconds
         if explainer is None or not slow or not facts_of_call(call, self.road.dialect).reads_only:
             return
@@ -181,7 +181,7 @@ class Statements(Transactions, CoreVerbs):
             if not doubt.is_open or isinstance(error, OutcomeUnknownError):
                 raise
         else:
-            self.life.retry_budget.successes += 1
+            self.instance.retry_budget.successes += 1
             return fetched
         raise self._outcome_unknown(first)
 

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from prefiq_db.call import Call, Shape
 from prefiq_db.core.database import DatabaseCore
 from prefiq_db.core.verbs import CoreVerbs
-from prefiq_db.transaction import Block, Savepoint, TransactionOptions
+from prefiq_db.transaction import Binding, Block, Savepoint, TransactionOptions
 
 T = TypeVar("T")
 
@@ -26,7 +26,7 @@ class TransactionCore(CoreVerbs):
         try:
             self.database.begin(self.tx)
             if self.tx.is_root:
-                self.database.life.retry_budget.successes += 1
+                self.database.instance.retry_budget.successes += 1
             return shell
         except BaseException:
             self.tx.abandon()
@@ -44,7 +44,11 @@ class TransactionCore(CoreVerbs):
     def hush(self, error: BaseException) -> None:
         self.database.hush(error)
 
+    def bind(self) -> Binding:
+        """Return a block in which this transaction is ambient for the running task or thread."""
+        return Binding(self.tx.root.scope)
+
     def make_savepoint(self, options: TransactionOptions) -> Savepoint:
         """Return a savepoint in this transaction that has not begun."""
         self.database.check_usable()
-        return Savepoint(self.tx.ground, options, self.tx.root.scope)
+        return Savepoint(self.tx.instance, options, self.tx.root.scope)

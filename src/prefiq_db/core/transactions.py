@@ -23,16 +23,16 @@ class Transactions(View):
     def transaction(self, options: TransactionOptions) -> Block:
         """Return a transaction that has not begun: a savepoint if one is open here, else a new one."""
         self.check_usable()
-        return self._block(options, ambient(self.ground))
+        return self._block(options, ambient(self.instance))
 
-    def _block(self, options: TransactionOptions, parent: Scope | None, until: float | None = None) -> Block:
+    def _block(self, options: TransactionOptions, parent: Scope[Block] | None, until: float | None = None) -> Block:
         chosen = self.with_overrides(options)
-        return RootBlock(self.ground, chosen, until) if parent is None else Savepoint(self.ground, chosen, parent)
+        return RootBlock(self.instance, chosen, until) if parent is None else Savepoint(self.instance, chosen, parent)
 
     def declare(self, options: TransactionOptions) -> TransactionOptions:
         """Note what *options* need of the database, before anything runs: readiness asks for it."""
         if options.exactly_once:
-            self.life.needs_tokens = True
+            self.instance.needs_tokens = True
         return options
 
     def with_overrides(self, options: TransactionOptions) -> TransactionOptions:
@@ -75,7 +75,7 @@ class Transactions(View):
         """
         self.check_usable()
         chosen = options or TransactionOptions()
-        parent = ambient(self.ground)
+        parent = ambient(self.instance)
         if parent is not None:
             return self._attempt(self._block(chosen, parent), body)
         given, shown = self.overrides(), self.with_overrides(chosen)
@@ -89,7 +89,7 @@ class Transactions(View):
             return self._attempt(tx, body)
 
         result = retrier.run(attempt)
-        self.life.retry_budget.successes += 1
+        self.instance.retry_budget.successes += 1
         return result
 
     def _attempt(self, tx: Block, body: Callable[[Block], Any]) -> Any:
@@ -118,7 +118,7 @@ class Transactions(View):
         self.check_usable()
         if self.settings.read_only:
             raise self._needs_to_write("resolve_outcome", "its question")
-        return self.ground.resolver.resolve(checked, within_seconds=self.overrides().timeout)
+        return self.instance.resolver.resolve(checked, within_seconds=self.overrides().timeout)
 
     def _needs_to_write(self, what: str, written: str) -> UnsupportedError:
         return UnsupportedError(

@@ -10,16 +10,15 @@ from typing import Any, Self
 from prefiq_db.bridge import Runtime
 from prefiq_db.call import NO_OVERRIDES, Overrides
 from prefiq_db.config import RetryPolicy
-from prefiq_db.core.life import Life
 from prefiq_db.errors import ClosedError, EventLoopError
 from prefiq_db.events import AttemptFailed
 from prefiq_db.execution.standard import StandardRoad
 from prefiq_db.hooks.registry import Hooks
+from prefiq_db.instance import Instance
 from prefiq_db.overrides import OverrideScope, checked_overrides, scoped
 from prefiq_db.retry import Retrier
 from prefiq_db.settings import DatabaseSettings
 from prefiq_db.silence import hush
-from prefiq_db.transaction import Ground
 
 
 class View:
@@ -28,10 +27,9 @@ class View:
     settings: DatabaseSettings
     name: str
     runtime: Runtime
-    life: Life
+    instance: Instance
     hooks: Hooks
     road: StandardRoad
-    ground: Ground
     view: Overrides
 
     def check_world(self) -> None:
@@ -48,14 +46,15 @@ class View:
         )
 
     def check_usable(self) -> None:
-        if self.life.closed:
+        if self.instance.closed:
             raise ClosedError(f"database {self.name} is closed; open() it again or make a new one", database=self.name)
         self.check_world()
 
     def admit(self) -> Overrides:
         """Return the overrides in force, or raise if the database is closed or belongs to another event loop."""
         self.check_usable()
-        return self.overrides()
+        here = scoped(self.instance)  # overrides(), without the detour: this is on the way of every call
+        return self.view if here is NO_OVERRIDES else self.view.over(here)
 
     # --- overrides -------------------------------------------------------------------------------
 
@@ -66,10 +65,10 @@ class View:
         return other
 
     def override(self, given: Mapping[str, Any]) -> OverrideScope:
-        return OverrideScope(self.life, checked_overrides(given))
+        return OverrideScope(self.instance, checked_overrides(given))
 
     def overrides(self) -> Overrides:
-        here = scoped(self.life)
+        here = scoped(self.instance)
         return self.view if here is NO_OVERRIDES else self.view.over(here)
 
     # --- retries ---------------------------------------------------------------------------------
@@ -89,11 +88,11 @@ class View:
             repeatable,
             database=self.name,
             on_retry=self.note_retry,
-            budget=self.life.retry_budget,
+            budget=self.instance.retry_budget,
         )
 
     def note_retry(self, event: AttemptFailed) -> None:
-        self.life.observer.statistics.note_retry(event.kind)
+        self.instance.observer.statistics.note_retry(event.kind)
         self.hooks.emit(replace(event, database=self.name))
 
     # --- silence ---------------------------------------------------------------------------------

@@ -14,16 +14,17 @@ from sqlalchemy.dialects.mysql.pymysql import MySQLDialect_pymysql
 from sqlalchemy.sql.sqltypes import _Binary
 
 from prefiq_db.config import ANY_HOST, READER
-from prefiq_db.dialects.base import ENDED, GONE, HALF, PrefiqDialect, SessionState, characteristics
+from prefiq_db.dialects.base import PrefiqDialect
 from prefiq_db.dialects.binary import Bytes
+from prefiq_db.dialects.characteristics import characteristics
 from prefiq_db.dialects.enums import QuietMysqlEnum
 from prefiq_db.dialects.mariadb_tokens import MysqlTokens
-from prefiq_db.dialects.read_only import ReadOnlySessions
-from prefiq_db.dialects.translate import code_of
+from prefiq_db.dialects.session import ENDED, GONE, HALF, SessionState, TransactionState
 from prefiq_db.dialects.values import MARIADB
 from prefiq_db.drivers.statuses import AT_REST_OF, AUTOCOMMIT, IN_TRANSACTION
 from prefiq_db.errors import ErrorKind, StatementRefusedError
 from prefiq_db.memory import Memory
+from prefiq_db.translation.translate import code_of
 
 _GUARD: Final = "prefiq_guard"
 _NO_SUCH_SAVEPOINT: Final = 1305
@@ -92,6 +93,7 @@ MARIADB_HEALTH: Final = (
     "(SELECT variable_value FROM information_schema.global_status WHERE variable_name = 'WSREP_READY'), "
     "(SELECT variable_value FROM information_schema.global_variables WHERE variable_name = 'WSREP_REJECT_QUERIES')"
 )
+HEALTH: Final = {"mysql": MYSQL_HEALTH, "mariadb": MARIADB_HEALTH}
 
 
 def is_session_sql(session: int, port: int | None) -> str:
@@ -126,7 +128,7 @@ def misfit(wanted: str, row: Any) -> ErrorKind | None:
     return ailment
 
 
-class _MySQLFamily(MysqlTokens, ReadOnlySessions, PrefiqDialect):
+class _MySQLFamily(MysqlTokens, PrefiqDialect):
     connection_characteristics: Any = characteristics()
     values = MARIADB
     colspecs: ClassVar[Any] = {**MariaDBDialect.colspecs, _Binary: Bytes, sa.Enum: QuietMysqlEnum}
@@ -173,14 +175,14 @@ class _MySQLFamily(MysqlTokens, ReadOnlySessions, PrefiqDialect):
 
     def _check_lock(self, state: SessionState) -> None:
         """Refuse LOCK TABLES where the next BEGIN would release the locks, and let nobody inherit them elsewhere."""
-        if state.managed:  # refused as whatever commits
+        if state.transaction.terms.managed:  # refused as whatever commits
             return
-        if state.began:
+        if state.transaction.began:
             raise StatementRefusedError(
                 "LOCK TABLES ends the transaction, and the next BEGIN would release its locks; take them on "
                 "db.engine.raw_connection(), or with isolation_level='AUTOCOMMIT'"
             )
-        state.tainted = True
+        state.checkout.tainted = True
 
     def _sent_with_care(self, send: Callable[..., None]) -> Callable[..., None]:
         """Return *send* for a statement that may end the open transaction, or begin one, and fail after that.
@@ -193,7 +195,7 @@ class _MySQLFamily(MysqlTokens, ReadOnlySessions, PrefiqDialect):
             proxied = context.root_connection._dbapi_connection
             state, raw = self.session_of(proxied), proxied.dbapi_connection
             # Rows that are still to be read, as they are asked for, would be lost to whatever is sent before.
-            guarded = state.began and self.in_transaction(raw) and not context._is_server_side
+            guarded = state.transaction.began and self.in_transaction(raw) and not context._is_server_side
             if guarded:
                 self.control(raw, f"SAVEPOINT {_GUARD}")
             try:
@@ -202,7 +204,7 @@ class _MySQLFamily(MysqlTokens, ReadOnlySessions, PrefiqDialect):
             except Exception as error:
                 if not guarded and kind_of(statement) is Kind.ROUTINE:
                     # Nobody knows what it left open.
-                    state.tainted = True
+                    state.checkout.tainted = True
                 elif guarded and self.effect_of(error, raw) != GONE:
                     self._release_guard(state, raw, undo=True)
                 raise
@@ -223,37 +225,39 @@ class _MySQLFamily(MysqlTokens, ReadOnlySessions, PrefiqDialect):
         else:
             return
         self.control(dbapi_connection, "DO 0")  # its reply has the flags
-        if state.managed:
-            state.aborted = ENDED
+        if state.transaction.terms.managed:
+            state.transaction.aborted = ENDED
 
     def _other_results(self, cursor: Any) -> list[Any]:
         raise NotImplementedError
 
-    def begin_sql(self, state: SessionState) -> str:
-        message = ["START TRANSACTION READ ONLY" if state.read_only else "START TRANSACTION"]
-        if state.isolation is not None:
+    def begin_sql(self, transaction: TransactionState) -> str:
+        terms = transaction.terms
+        message = ["START TRANSACTION READ ONLY" if terms.read_only else "START TRANSACTION"]
+        if terms.isolation is not None:
             # It holds for the next transaction only.
-            message.insert(0, f"SET TRANSACTION ISOLATION LEVEL {state.isolation}")
-        if state.token is not None and self.token_rides_with_begin:
-            message.append(self.token_sql(state.token))
+            message.insert(0, f"SET TRANSACTION ISOLATION LEVEL {terms.isolation}")
+        if terms.token is not None and self.token_rides_with_begin:
+            message.append(self.token_sql(terms.token))
         # One round trip for all of it.
         return message[0] if len(message) == 1 else f"BEGIN NOT ATOMIC {'; '.join(message)}; END"
 
     def do_begin(self, dbapi_connection: Any) -> None:
         state = self.session_of(dbapi_connection)
-        if state.isolation is not None and not self.is_mariadb and not state.one_shot:
-            self._begin_mysql(dbapi_connection, state)
+        if state.transaction.terms.isolation is not None and not self.is_mariadb and not state.checkout.one_shot:
+            self._begin_mysql(dbapi_connection, state.transaction)
         else:
             super().do_begin(dbapi_connection)
 
-    def _begin_mysql(self, proxied: Any, state: SessionState) -> None:
+    def _begin_mysql(self, proxied: Any, transaction: TransactionState) -> None:
         """Begin in two messages: MySQL has no anonymous blocks."""
-        level, state.isolation = state.isolation, None
+        terms = transaction.terms
+        transaction.terms = terms._replace(isolation=None)
         try:
-            self.control(proxied.dbapi_connection, f"SET TRANSACTION ISOLATION LEVEL {level}")
+            self.control(proxied.dbapi_connection, f"SET TRANSACTION ISOLATION LEVEL {terms.isolation}")
             super().do_begin(proxied)
         finally:
-            state.isolation = level
+            transaction.terms = terms
 
     def set_statement_timeout(self, proxied: Any, seconds: float) -> None:
         state = self.session_of(proxied)

@@ -10,10 +10,11 @@ from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg, PGDialectA
 from sqlalchemy.sql.sqltypes import _Binary
 
 from prefiq_db.bridge import await_
-from prefiq_db.dialects.base import AUTOCOMMIT, HALF, PrefiqDialect, Remembered, SessionState, characteristics
+from prefiq_db.dialects.base import PrefiqDialect
 from prefiq_db.dialects.binary import Bytes
+from prefiq_db.dialects.characteristics import Remembered, characteristics
 from prefiq_db.dialects.enums import QuietPostgresqlEnum
-from prefiq_db.dialects.read_only import ReadOnlySessions
+from prefiq_db.dialects.session import AUTOCOMMIT, HALF, TransactionState
 from prefiq_db.dialects.tokens import ABANDONED, TABLE, first_word
 from prefiq_db.dialects.values import POSTGRESQL
 from prefiq_db.drivers.halfway import close_if_halfway
@@ -32,7 +33,7 @@ _NAMES_OF_UTC: Final = frozenset(
 )
 
 
-class _Postgresql(ReadOnlySessions, PrefiqDialect):
+class _Postgresql(PrefiqDialect):
     label = "postgresql"
     connection_characteristics: Any = characteristics(
         postgresql_readonly=Remembered("read_only"),
@@ -45,31 +46,31 @@ class _Postgresql(ReadOnlySessions, PrefiqDialect):
     def on_connect(self) -> None:
         """Set up nothing: SQLAlchemy would log the server's notices, which may quote values."""
 
-    def begin_sql(self, state: SessionState) -> str:
-        words = ["BEGIN"]
-        if state.isolation is not None:
-            words.append(f"ISOLATION LEVEL {state.isolation}")
-        if state.read_only or self.read_only:
+    def begin_sql(self, transaction: TransactionState) -> str:
+        terms, words = transaction.terms, ["BEGIN"]
+        if terms.isolation is not None:
+            words.append(f"ISOLATION LEVEL {terms.isolation}")
+        if terms.read_only or self.limits.read_only:
             words.append("READ ONLY")
-        if state.deferrable:
+        if terms.deferrable:
             words.append("DEFERRABLE")
         message = [" ".join(words)]
-        timeout = state.local_timeout
-        if timeout is None and not self.session_settings:
-            timeout = self.statement_timeout_seconds
+        timeout = transaction.local_timeout
+        if timeout is None and not self.limits.session_settings:
+            timeout = self.limits.statement_timeout_seconds
         if timeout is not None:
             message.append(f"SET LOCAL statement_timeout = {_ms(timeout)}")
-        if not self.session_settings:
+        if not self.limits.session_settings:
             # Behind a transaction pooler nothing of a session survives, so the limits travel with each BEGIN.
-            message.append(f"SET LOCAL lock_timeout = {_ms(self.lock_timeout_seconds)}")
+            message.append(f"SET LOCAL lock_timeout = {_ms(self.limits.lock_timeout_seconds)}")
             message.append("SET LOCAL timezone = 'UTC'")
-        if state.token is not None:
-            message.append(self.token_sql(state.token))
+        if terms.token is not None:
+            message.append(self.token_sql(terms.token))
         return "; ".join(message)
 
     def do_begin(self, dbapi_connection: Any) -> None:
-        pooled = self.read_only and not self.session_settings
-        if pooled and self.session_of(dbapi_connection).isolation == AUTOCOMMIT:
+        pooled = self.limits.read_only and not self.limits.session_settings
+        if pooled and self.session_of(dbapi_connection).transaction.terms.isolation == AUTOCOMMIT:
             raise UnsupportedError("AUTOCOMMIT: behind pgbouncer only BEGIN can say that this database is read_only")
         super().do_begin(dbapi_connection)
 
@@ -94,7 +95,7 @@ class _Postgresql(ReadOnlySessions, PrefiqDialect):
         return bool(driver.pgconn.transaction_status == _IDLE and driver._autocommit)
 
     def set_driver_autocommit(self, dbapi_connection: Any, value: bool) -> None:
-        if self.read_only and not self.session_settings:
+        if self.limits.read_only and not self.limits.session_settings:
             # Behind a transaction pooler the session can't say it; the driver's own BEGIN does.
             dbapi_connection.set_read_only(None if value else True)
         dbapi_connection.autocommit = value
@@ -102,7 +103,7 @@ class _Postgresql(ReadOnlySessions, PrefiqDialect):
     def do_commit(self, dbapi_connection: Any) -> None:
         if self._driver(dbapi_connection.dbapi_connection)._pipeline is not None:
             # COMMIT's answer would come when the pipeline ends, and be nobody's.
-            self.session_of(dbapi_connection).tainted = True
+            self.session_of(dbapi_connection).checkout.tainted = True
             raise UsageError("COMMIT in an open pipeline: nobody would hear its answer; leave the pipeline before that")
         super().do_commit(dbapi_connection)
 
@@ -111,14 +112,16 @@ class _Postgresql(ReadOnlySessions, PrefiqDialect):
     def set_statement_timeout(self, proxied: Any, seconds: float) -> None:
         state = self.session_of(proxied)
         self.bound_wait(state, proxied.dbapi_connection, seconds)
-        if state.began:
+        transaction = state.transaction
+        if transaction.began:
             # SET LOCAL ends with the transaction; a plain SET would be undone by its ROLLBACK behind our back.
-            current = state.session_timeout if state.local_timeout is None else state.local_timeout
+            local = transaction.local_timeout
+            current = state.session_timeout if local is None else local
             if current != seconds:
                 self.control(proxied.dbapi_connection, f"SET LOCAL statement_timeout = {_ms(seconds)}")
-                state.local_timeout = seconds
-        elif not self.session_settings:
-            state.local_timeout = seconds
+                transaction.local_timeout = seconds
+        elif not self.limits.session_settings:
+            transaction.local_timeout = seconds
         elif state.session_timeout != seconds:
             self.control(proxied.dbapi_connection, f"SET statement_timeout = {_ms(seconds)}")
             state.session_timeout = seconds

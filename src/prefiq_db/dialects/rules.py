@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from prefiq_db.dialects.functions import FUNCTIONS, SESSION_VARIABLES, Functions
-from prefiq_db.dialects.lexis import LEXES, Lexis
+from prefiq_db.lexis import LEXES, Lexis
 
 
 def _words(text: str) -> frozenset[str]:

@@ -17,14 +17,15 @@ from sqlalchemy.dialects.sqlite.aiosqlite import SQLiteDialect_aiosqlite
 from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 
 from prefiq_db.bridge import await_, can_await
-from prefiq_db.dialects.base import GONE, PrefiqDialect, SessionState, characteristics
-from prefiq_db.dialects.read_only import ReadOnlySessions
+from prefiq_db.dialects.base import PrefiqDialect
+from prefiq_db.dialects.characteristics import characteristics
+from prefiq_db.dialects.session import GONE, SessionState, TransactionState
 from prefiq_db.dialects.sqlite_decimals import DecimalSqlite, add_functions, keeps_texts, text_column
 from prefiq_db.dialects.sqlite_rebuilds import check_drop, is_migrating, orphaned, orphans
 from prefiq_db.dialects.tokens import ABANDONED, TABLE, first_word
-from prefiq_db.dialects.translate import STALE
 from prefiq_db.dialects.values import SQLITE
 from prefiq_db.errors import ErrorKind, PrefiqDbError
+from prefiq_db.translation.translate import STALE
 
 # What changes nothing, or is counted by SQLite's total_changes. Definitions aren't, nor PRAGMAs that set something.
 _COUNTED: Final = re.compile(
@@ -146,7 +147,7 @@ def _use_wal(connection: sqlite3.Connection) -> None:
         connection.execute("PRAGMA journal_mode = WAL").fetchone()
 
 
-class _Sqlite(DecimalSqlite, ReadOnlySessions, PrefiqDialect):
+class _Sqlite(DecimalSqlite, PrefiqDialect):
     label = "sqlite"
     explain_words = "EXPLAIN QUERY PLAN"
     connection_characteristics: Any = characteristics()
@@ -163,30 +164,33 @@ class _Sqlite(DecimalSqlite, ReadOnlySessions, PrefiqDialect):
         except (AssertionError, AttributeError):
             return False
 
-    def begin_sql(self, state: SessionState) -> str:
+    def begin_sql(self, transaction: TransactionState) -> str:
         # A writer that begins as a reader fails with BUSY_SNAPSHOT when somebody else wrote meanwhile, and no
         # timeout helps it; IMMEDIATE waits its turn. SQLAlchemy's own autobegin (ORM) stays deferred.
-        return "BEGIN IMMEDIATE" if state.write and not state.read_only else "BEGIN"
+        terms = transaction.terms
+        return "BEGIN IMMEDIATE" if terms.write and not terms.read_only else "BEGIN"
 
     def do_begin(self, dbapi_connection: Any) -> None:
         state = self.session_of(dbapi_connection)
-        if state.managed:
+        transaction = state.transaction
+        managed = transaction.terms.managed
+        if managed:
             # A writer waits for its turn here, in BEGIN IMMEDIATE.
-            self._bound_lock_wait(dbapi_connection, state.local_timeout or self.statement_timeout_seconds)
-        elif not state.one_shot and is_migrating(dbapi_connection):
+            self._bound_lock_wait(dbapi_connection, transaction.local_timeout or self.limits.statement_timeout_seconds)
+        elif not state.checkout.one_shot and is_migrating(dbapi_connection):
             self._foreign_keys_off(dbapi_connection, state)
         super().do_begin(dbapi_connection)
-        if state.began:
+        if transaction.began:
             connection = self._sqlite(dbapi_connection.dbapi_connection)
-            connection.ran = None if state.managed else False
-            if not state.managed:
+            connection.ran = None if managed else False
+            if not managed:
                 connection.changes_before = connection.total_changes
         if self._was_read_only(dbapi_connection):
             self.control(dbapi_connection.dbapi_connection, "PRAGMA query_only = ON")
 
     def do_commit(self, dbapi_connection: Any) -> None:
         read_only = self._was_read_only(dbapi_connection)
-        began = self.session_of(dbapi_connection).began
+        began = self.session_of(dbapi_connection).transaction.began
         if began:
             self._before_commit(dbapi_connection)
         try:
@@ -197,15 +201,15 @@ class _Sqlite(DecimalSqlite, ReadOnlySessions, PrefiqDialect):
             self._writable_again(dbapi_connection, read_only)
 
     def do_rollback(self, dbapi_connection: Any) -> None:
-        state = self.session_of(dbapi_connection)
-        if not state.began:
+        transaction = self.session_of(dbapi_connection).transaction
+        if not transaction.began:
             super().do_rollback(dbapi_connection)
             return
         read_only = self._was_read_only(dbapi_connection)
         self._sqlite(dbapi_connection.dbapi_connection).ran = None
         if not self.in_transaction(dbapi_connection.dbapi_connection):
             # A BEGIN that waited in vain: a ROLLBACK would fail, and its error would hide why.
-            state.aborted = GONE
+            transaction.aborted = GONE
         super().do_rollback(dbapi_connection)
         self._foreign_keys_on(dbapi_connection.dbapi_connection)
         self._writable_again(dbapi_connection, read_only)
@@ -219,7 +223,7 @@ class _Sqlite(DecimalSqlite, ReadOnlySessions, PrefiqDialect):
         self._sqlite(raw).orphans = orphans(partial(self.ask, raw))
         self.control(raw, "PRAGMA foreign_keys = OFF")
         # Whatever becomes of the transaction, nobody inherits a connection without foreign keys.
-        state.tainted = True
+        state.checkout.tainted = True
 
     def _before_commit(self, proxied: Any) -> None:
         raw = proxied.dbapi_connection
@@ -239,12 +243,12 @@ class _Sqlite(DecimalSqlite, ReadOnlySessions, PrefiqDialect):
             self.control(raw, "PRAGMA foreign_keys = ON")
 
     def _was_read_only(self, proxied: Any) -> bool:
-        state = self.session_of(proxied)
-        return state.began and state.read_only and not self.read_only
+        transaction = self.session_of(proxied).transaction
+        return transaction.began and transaction.terms.read_only and not self.limits.read_only
 
     def _writable_again(self, proxied: Any, read_only: bool) -> None:
         # A COMMIT that failed was rolled back, which did this already.
-        if read_only and not self.session_of(proxied).began:
+        if read_only and not self.session_of(proxied).transaction.began:
             self.control(proxied.dbapi_connection, "PRAGMA query_only = OFF")
 
     def control(self, dbapi_connection: Any, sql: str) -> str | None:
@@ -331,13 +335,13 @@ class _Sqlite(DecimalSqlite, ReadOnlySessions, PrefiqDialect):
     def set_statement_timeout(self, proxied: Any, seconds: float) -> None:
         connection = self._sqlite(proxied.dbapi_connection)
         connection.timeout_seconds = seconds
-        if connection.lock_wait_seconds != min(self.lock_timeout_seconds, seconds):
+        if connection.lock_wait_seconds != min(self.limits.lock_timeout_seconds, seconds):
             self._bound_lock_wait(proxied, seconds)
 
     def _bound_lock_wait(self, proxied: Any, seconds: float) -> None:
         """Wait for a lock no longer than a statement may take: our clock doesn't tick while SQLite waits."""
         connection = self._sqlite(proxied.dbapi_connection)
-        wait = min(self.lock_timeout_seconds, seconds)
+        wait = min(self.limits.lock_timeout_seconds, seconds)
         if connection.lock_wait_seconds != wait:
             self.control(proxied.dbapi_connection, f"PRAGMA busy_timeout = {max(1, round(wait * 1000))}")
             connection.lock_wait_seconds = wait
@@ -375,7 +379,7 @@ class _Sqlite(DecimalSqlite, ReadOnlySessions, PrefiqDialect):
 
     def ailment_of(self, row: Any) -> ErrorKind | None:
         connector: Any = self.connector
-        if row[0] and not self.read_only:
+        if row[0] and not self.limits.read_only:
             return ErrorKind.READ_ONLY
         if connector is None or connector.in_memory:
             return None

@@ -13,8 +13,8 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final
 
-from prefiq_db.dialects.both import of_both
 from prefiq_db.errors import ForeignKeyViolationError, UnsupportedError
+from prefiq_db.translation.both import of_both
 
 #: Sends a question and returns its rows.
 Ask = Callable[[str], list[Any]]

@@ -230,6 +230,21 @@ class Values:
         one = self.one
         return [one(row, statement, context, knows) for row in rows]
 
+    def refuse_unknown(self, params: Any) -> None:
+        """Raise if a value in *params*, of which a column's type made nothing, is one that no database has a word for.
+
+        Args:
+            params: a row by names, or many; what has no names is left to the type's own judgement.
+
+        Raises:
+            UsageError: the same as where no type is asked.
+        """
+        for row in params if isinstance(params, (list, tuple)) else (params,):
+            for name, value in row.items() if isinstance(row, Mapping) else ():
+                # Which decimals SQLite takes depends on their place, and here only their type is in question.
+                if not isinstance(value, (Decimal, DecimalFloat)):
+                    _Row(self, "", None, _knows_none, len(row)).converted({name: value})
+
 
 class _Row:
     """One row on its way; it knows the binds' names in case one has to be named."""
@@ -317,23 +332,6 @@ def _advice(value: Any) -> str:
     return "pass a str, a number, bytes, a date, a UUID or a dict, or give the column a type that makes one of it"
 
 
-def refuse_unknown(params: Any, dialect: str) -> None:
-    """Raise if a value in *params*, of which a column's type made nothing, is one that no database has a word for.
-
-    Args:
-        params: a row by names, or many; what has no names is left to the type's own judgement.
-
-    Raises:
-        UsageError: the same as where no type is asked.
-    """
-    values = VALUES[dialect]
-    for row in params if isinstance(params, (list, tuple)) else (params,):
-        for name, value in row.items() if isinstance(row, Mapping) else ():
-            # Which decimals SQLite takes depends on their place, and here only their type is in question.
-            if not isinstance(value, (Decimal, DecimalFloat)):
-                _Row(values, "", None, _knows_none, len(row)).converted({name: value})
-
-
 def _knows_none(context: Any, kind: type) -> bool:
     return False
 
@@ -394,4 +392,3 @@ def _sqlite_decimal(value: Any, statement: str, place: Any, width: int, text: bo
 SQLITE: Final = Values("SQLite", _SQLITE, decimals=_sqlite_decimal, floats=_is_a_number)
 MARIADB: Final = Values("MariaDB", _MARIADB, floats=math.isfinite)
 POSTGRESQL: Final = Values("PostgreSQL", _POSTGRESQL, lists=True)
-VALUES: Final[Mapping[str, Values]] = {"sqlite": SQLITE, "mariadb": MARIADB, "mysql": MARIADB, "postgresql": POSTGRESQL}

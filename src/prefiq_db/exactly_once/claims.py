@@ -70,7 +70,7 @@ class Claimer:
         try:
             state = road.state(connection)
             # Not ours to begin: the claim speaks BEGIN and COMMIT itself.
-            state.one_shot = True
+            state.checkout.one_shot = True
             dbapi_connection = connection.connection.dbapi_connection
             # The server waits for the lock, and we for the server: a silent one is asked again, on another connection.
             left = max(0.0, until - time.monotonic())

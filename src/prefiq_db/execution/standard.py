@@ -9,7 +9,8 @@ from sqlalchemy import Connection, Engine, NullPool, RootTransaction, TextClause
 from sqlalchemy.engine import NestedTransaction
 
 from prefiq_db.call import Call
-from prefiq_db.dialects.base import PrefiqDialect, SessionState
+from prefiq_db.dialects.base import PrefiqDialect
+from prefiq_db.dialects.session import SessionState, TransactionTerms
 from prefiq_db.engine_class import checked_out
 from prefiq_db.errors import (
     ErrorClass,
@@ -19,11 +20,11 @@ from prefiq_db.errors import (
     ReadOnlyError,
     StatementCancelledError,
 )
-from prefiq_db.execution.border import Border, Phase
 from prefiq_db.execution.facts import facts_sent
 from prefiq_db.execution.refusals import refuse_one_shot
 from prefiq_db.origin import application_line
 from prefiq_db.pool import checkout_within
+from prefiq_db.translation.border import Border, Phase
 
 
 class StandardRoad:
@@ -66,7 +67,7 @@ class StandardRoad:
             self.border.cross(connect, "connect")
             assert connection is not None
             state = self.state(connection)
-            state.line = application_line()
+            state.checkout.line = application_line()
             if self.pooled:
                 self.dialect.expect_back(connection._dbapi_connection, state)
             return connection
@@ -127,7 +128,7 @@ class StandardRoad:
         """
 
         def send() -> Any:
-            self.state(connection).call = call
+            self.state(connection).statement.call = call
             self.dialect.bound_statements(connection, timeout_seconds, left_seconds)
             return call.shape.fetch(connection.execute(call.statement, call.params))
 
@@ -157,7 +158,9 @@ class StandardRoad:
         """Return a connection on which SQLAlchemy begins nothing by itself, for a statement that stands alone."""
         return Connection(self.engine, checked_out(self.engine), _allow_autobegin=False)
 
-    def begin(self, connection: Connection) -> RootTransaction:
+    def begin(self, connection: Connection, terms: TransactionTerms) -> RootTransaction:
+        """Begin a transaction on *connection*, as *terms* say."""
+        self.state(connection).begin_with(terms)
         return self.border.cross(connection.begin)
 
     def begin_nested(self, connection: Connection) -> NestedTransaction:
@@ -185,13 +188,14 @@ class _OneShot:
                 self.connection = connection = road.connect_without_begin()
         dialect, statement = road.dialect, call.statement
         state = dialect.session_of(connection._dbapi_connection)
-        state.one_shot = True
+        checkout = state.checkout
+        checkout.one_shot = True
         if type(statement) is not TextClause:  # a text was judged before it came here
-            state.guard = road.refuse_untied
-        state.call = call
-        state.retry_number = call.attempts - 1
+            checkout.guard = road.refuse_untied
+        state.statement.call = call
+        checkout.retry_number = call.attempts - 1
         if limit is None:
-            dialect.bound_statements(connection, dialect.statement_timeout_seconds)
+            dialect.bound_statements(connection, dialect.limits.statement_timeout_seconds)
         else:
             dialect.bound_statements(connection, limit, self._left(limit))
         self.sent = True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from prefiq_db.dialects.lexis import Lexis, end_of_comment
+from prefiq_db.lexis import Lexis, end_of_comment
 
 QUOTED = "'"
 OTHER = "?"

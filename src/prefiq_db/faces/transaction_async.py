@@ -84,7 +84,7 @@ class AsyncTransaction:
 
     def bind(self) -> AbstractContextManager[None]:
         """Adopt this transaction in the running task: there, the database's own verbs use it."""
-        return self._core.tx.bind()
+        return self._core.bind()
 
     def on_commit(self, fn: F) -> F:
         """Call *fn* after the outermost COMMIT; never, if this block or one around it is rolled back."""

@@ -15,7 +15,7 @@ from prefiq_db.errors import ErrorKind, PoolTimeoutError, TooManyConnectionsErro
 from prefiq_db.execution.shapes import ONE_ROW
 from prefiq_db.execution.standard import StandardRoad
 from prefiq_db.forks import renewed
-from prefiq_db.health.findings import WELL, Status, Verdict
+from prefiq_db.health.verdicts import WELL, Status, Verdict
 
 _AILMENTS: Final = {
     ErrorKind.READ_ONLY: Verdict(Status.FAIL, ErrorKind.READ_ONLY.value, ErrorKind.READ_ONLY),
@@ -86,7 +86,7 @@ def probe(core: DatabaseCore, held: Held, *, writable: bool, wait_seconds: float
 def _ask(core: DatabaseCore, road: StandardRoad, connection: Connection, writable: bool, held: Held) -> Verdict:
     try:
         held.take(road, connection)
-        road.state(connection).one_shot = True
+        road.state(connection).checkout.one_shot = True
         # The settings' own limit: a shorter one would cost a round trip to set, and another one to take back.
         limit = core.settings.statement_timeout_seconds
         row = road.run(connection, Call("health", text(road.dialect.health_sql), None, ONE_ROW), limit)

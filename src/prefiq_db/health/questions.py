@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from prefiq_db.deprecations import renamed_seconds
 from prefiq_db.errors import UsageError
 
 if TYPE_CHECKING:
@@ -11,18 +12,26 @@ if TYPE_CHECKING:
     from prefiq_db.database_async import AsyncDatabase
 
 
-def is_healthy(db: Database, *, timeout_seconds: float | None = None) -> bool:
+def is_healthy(db: Database, *, timeout: float | None = None, timeout_seconds: float | None = None) -> bool:
     """Return whether *db* answers and is ready for work now, as ``db.health()`` finds it: one attempt, no retries.
+
+    *timeout* is in seconds; ``timeout_seconds`` is its old name.
 
     Raises:
         UsageError: *db* is asynchronous (use ``await is_healthy_async(db)``) or no database.
     """
     if _is_async(db):
         raise UsageError("this database is asynchronous: use await is_healthy_async(db)")
-    return db.health(timeout_seconds=timeout_seconds).healthy
+    limit = renamed_seconds("is_healthy", "timeout_seconds", "timeout", timeout, timeout_seconds)
+    return db.health(limit).healthy
 
 
-async def is_healthy_async(db: AsyncDatabase, *, timeout_seconds: float | None = None) -> bool:
+async def is_healthy_async(
+    db: AsyncDatabase,
+    *,
+    timeout: float | None = None,  # noqa: ASYNC109 - as in the other world, where there is no asyncio.timeout
+    timeout_seconds: float | None = None,
+) -> bool:
     """Return whether *db* answers and is ready for work now, as :func:`is_healthy` does.
 
     Raises:
@@ -30,7 +39,8 @@ async def is_healthy_async(db: AsyncDatabase, *, timeout_seconds: float | None =
     """
     if not _is_async(db):
         raise UsageError("this database is synchronous: use is_healthy(db)")
-    return (await db.health(timeout_seconds=timeout_seconds)).healthy
+    limit = renamed_seconds("is_healthy_async", "timeout_seconds", "timeout", timeout, timeout_seconds)
+    return (await db.health(limit)).healthy
 
 
 def _is_async(db: Any) -> bool:

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from prefiq_db.dialects.base import SessionState
+from prefiq_db.dialects.session import SessionState
 from prefiq_db.events import (
     ConnectionCheckedIn,
     ConnectionCheckedOut,
@@ -90,7 +90,7 @@ class ConnectionWatcher:
     def _forget_holders(self) -> None:
         """Forget, in a forked child, who has the parent's connections."""
         for _, state in self._held():
-            state.checked_out_at = 0.0
+            state.checkout.checked_out_at = 0.0
 
     def checked_out(self, state: SessionState) -> None:
         if self._on_first_checkout is not None:
@@ -98,10 +98,10 @@ class ConnectionWatcher:
             start(self)
             self._look_up()
         if ConnectionCheckedOut in self.hooks.wanted:
-            self.hooks.emit(ConnectionCheckedOut(self.database, state.wait_seconds))
+            self.hooks.emit(ConnectionCheckedOut(self.database, state.checkout.wait_seconds))
 
     def checked_in(self, state: SessionState, seconds: float) -> None:
-        if state.leaked:
+        if state.checkout.leaked:
             self._unleaked(state, seconds)
         if ConnectionCheckedIn in self.hooks.wanted:
             self.hooks.emit(ConnectionCheckedIn(self.database, seconds))
@@ -120,20 +120,21 @@ class ConnectionWatcher:
         Not while a statement runs, which may wait for a lock, and not at once when it has ended: a leak does nothing.
         """
         for since, state in self._held():
-            if state.sent_at:
-                state.excused_at = now
-            elif now - max(since, state.excused_at) >= self.leak_after_seconds and not state.leaked:
-                state.leaked = True
+            checkout = state.checkout
+            if state.statement.sent_at:
+                checkout.excused_at = now
+            elif now - max(since, checkout.excused_at) >= self.leak_after_seconds and not checkout.leaked:
+                checkout.leaked = True
                 self._leaked(state, now - since, collected=False)
 
     def collected(self, state: SessionState) -> None:
         """Report a connection, or a transaction on it, that was garbage-collected unclosed."""
-        self._leaked(state, time.perf_counter() - state.checked_out_at, collected=True)
+        self._leaked(state, time.perf_counter() - state.checkout.checked_out_at, collected=True)
 
     def _leaked(self, state: SessionState, age: float, *, collected: bool) -> None:
         with self._lock:
             self.leak_count += 1
-        origin, worker = readable(state.line), _worker_name(state.worker)
+        origin, worker = readable(state.checkout.line), _worker_name(state.checkout.worker)
         what = "was lost unclosed" if collected else "has not come back"
         logger.warning(
             "leak: a connection of database %s, taken %.1f s ago by %s at %s, %s; last statement: %s",
@@ -142,20 +143,20 @@ class ConnectionWatcher:
             worker,
             origin,
             what,
-            state.summary or "none",
+            state.statement.summary or "none",
             extra={
                 "database": self.database,
                 "age_seconds": round(age, 3),
                 "worker": worker,
                 "source": None if origin is None else str(origin),
-                "summary": state.summary,
+                "summary": state.statement.summary,
             },
         )
         if ConnectionLeaked in self.hooks.wanted:
-            self.hooks.emit(ConnectionLeaked(self.database, age, origin, worker, state.summary, collected))
+            self.hooks.emit(ConnectionLeaked(self.database, age, origin, worker, state.statement.summary, collected))
 
     def _unleaked(self, state: SessionState, age: float) -> None:
-        origin = readable(state.line)
+        origin = readable(state.checkout.line)
         logger.warning(
             "no leak after all: the connection of database %s taken at %s came back after %.1f s",
             self.database,
@@ -186,7 +187,7 @@ class ConnectionWatcher:
         """
         with self._lock:
             states = list(self._states)
-        return [(since, state) for state in states if (since := state.checked_out_at)]
+        return [(since, state) for state in states if (since := state.checkout.checked_out_at)]
 
     def table(self) -> str:
         """Return who has the connections, a line each, for the message of a pool timeout."""
@@ -196,14 +197,14 @@ class ConnectionWatcher:
         )
 
     def _holder(self, state: SessionState, age: float) -> Holder:
-        origin = readable(state.line)
+        origin = readable(state.checkout.line)
         return Holder(
             database=self.database,
             age_seconds=age,
-            worker=_worker_name(state.worker),
+            worker=_worker_name(state.checkout.worker),
             origin=None if origin is None else str(origin),
-            summary=state.summary,
-            leaked=state.leaked,
+            summary=state.statement.summary,
+            leaked=state.checkout.leaked,
         )
 
     def pool_stats(self, pool: Any, size: int, max_overflow: int) -> PoolStats:

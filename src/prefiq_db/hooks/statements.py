@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, Final
 
-from prefiq_db.dialects.base import SessionState
-from prefiq_db.dialects.translate import translate
+from prefiq_db.dialects.session import SessionState
 from prefiq_db.errors import ErrorKind
 from prefiq_db.events import StatementFailed, StatementFinished, StatementStarted
 from prefiq_db.hooks.budgets import NO_BUDGETS, note_in_budgets, open_budgets
@@ -27,6 +26,7 @@ from prefiq_db.interruptions import is_interruption
 from prefiq_db.masking import MASK, describe_value, head_of, is_secret_key, shown
 from prefiq_db.memory import Memory
 from prefiq_db.origin import application_line, readable
+from prefiq_db.translation.translate import translate
 
 logger = logging.getLogger("prefiq_db.statements")
 
@@ -83,24 +83,25 @@ class StatementObserver:
             known = self._known[statement]
         except KeyError:
             known = self._learn(statement, context)
-        state.summary = known.summary
+        note, checkout = state.statement, state.checkout
+        note.summary = known.summary
         if self._attentive:
             self._before(known, parameters, context, batch_size, state)
-        state.sent_at = started = perf_counter()
+        note.sent_at = started = perf_counter()
         try:
             send(cursor, statement, parameters, context)
         except BaseException as error:
-            state.sent_at = 0.0
+            note.sent_at = 0.0
             self._failed(known, error, perf_counter() - started, parameters, context, batch_size, state)
             raise
         duration = perf_counter() - started
-        state.sent_at = 0.0
+        note.sent_at = 0.0
         durations = known.durations
         durations.append(duration)
         rows = cursor.rowcount
         if rows > 0:
             known.rows.append(rows)
-        if state.retry_number:
+        if checkout.retry_number:
             self._retried(known.entry)
         if len(durations) >= FOLD_AT:
             self._fold(known.entry)
@@ -115,7 +116,7 @@ class StatementObserver:
             debug = True
         if debug and logger.isEnabledFor(_DEBUG):
             self._log(known, duration, rows, state)
-        state.wait_seconds = 0.0
+        checkout.wait_seconds = 0.0
 
     def expect_budgets(self) -> None:
         """Look for open budgets from now on."""
@@ -170,7 +171,7 @@ class StatementObserver:
             self.statistics.error_count += 1
             self.statistics.errors[kind] += 1
             known.entry.errors += 1
-            known.entry.retries += bool(state.retry_number)
+            known.entry.retries += bool(state.checkout.retry_number)
         if duration >= self.slow.threshold_seconds:
             self._slow(known, duration, -1, state, kind.value)
         if self.hooks.wants(StatementFailed):
@@ -206,7 +207,7 @@ class StatementObserver:
         """Return the fields that all events of a statement share."""
         if context is not None and context.compiled is not None and context.compiled_parameters:
             parameters = context.compiled_parameters[0]
-        call = state.call
+        call = state.statement.call
         return {
             "database": self.database,
             "statement": known.shown,
@@ -216,10 +217,10 @@ class StatementObserver:
             "summary": known.description.summary,
             "tables": known.description.tables,
             "fingerprint": known.description.fingerprint,
-            "wait_seconds": state.wait_seconds,
-            "retry_number": state.retry_number,
+            "wait_seconds": state.checkout.wait_seconds,
+            "retry_number": state.checkout.retry_number,
             "call_id": None if call is None else call.id,
-            "transaction_id": state.transaction_id,
+            "transaction_id": state.transaction.terms.id,
             "origin": readable(application_line()),
             "tags": {} if call is None else call.tags,
         }
@@ -245,10 +246,10 @@ class StatementObserver:
             summary=known.description.summary,
             fingerprint=known.description.fingerprint,
             duration_seconds=duration,
-            wait_seconds=state.wait_seconds,
+            wait_seconds=state.checkout.wait_seconds,
             rows=rows,
-            retries=state.retry_number,
-            transaction_id=state.transaction_id,
+            retries=state.checkout.retry_number,
+            transaction_id=state.transaction.terms.id,
             line=application_line(),
             error_kind=error_kind,
         )
@@ -268,8 +269,8 @@ class StatementObserver:
                 "duration_seconds": round(duration, 6),
                 "rows": rows,
                 "query_bytes": len(known.shown.encode()),
-                "retries": state.retry_number,
-                "transaction_id": state.transaction_id,
+                "retries": state.checkout.retry_number,
+                "transaction_id": state.transaction.terms.id,
                 "source": None if origin is None else str(origin),
             },
         )

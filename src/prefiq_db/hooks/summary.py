@@ -18,9 +18,11 @@ from sqlalchemy.sql import visitors
 from sqlalchemy.sql.selectable import CompoundSelect, TextualSelect
 
 from prefiq_db.masking import LONGEST_SHOWN, head_of, mask_for_tables, mask_literals
+from prefiq_db.products import dialects
 
 # OpenTelemetry's semantic conventions: "The value of db.query.summary SHOULD be truncated to 255 characters".
 _LONGEST: Final = 255
+_NAMES_IN_BRACKETS: Final = dialects(where=lambda product: "[" in product.name_quotes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +119,7 @@ def _token(part: str) -> re.Pattern[str]:
 
 
 _TOKEN: Final = _token(_PART)
-_TOKEN_SQLITE: Final = _token(rf"{_PART}|\[[^\]]*(?:\]|\Z)")
+_TOKEN_WITH_BRACKETS: Final = _token(rf"{_PART}|\[[^\]]*(?:\]|\Z)")
 _VERBS: Final = frozenset(
     """SELECT INSERT UPDATE DELETE MERGE REPLACE CREATE ALTER DROP TRUNCATE CALL EXPLAIN VACUUM COPY LOAD REFRESH
     REINDEX""".split()  # noqa: SIM905 - a block of words reads better
@@ -183,7 +185,7 @@ class _TextReader:
 
 def _of_text(statement: str, dialect: str) -> Iterator[tuple[str, bool]]:
     reader = _TextReader()
-    token = _TOKEN_SQLITE if dialect == "sqlite" else _TOKEN
+    token = _TOKEN_WITH_BRACKETS if dialect in _NAMES_IN_BRACKETS else _TOKEN
     for match in token.finditer(mask_for_tables(statement, dialect)):
         kind = match.lastgroup
         if kind == "name":

@@ -12,7 +12,6 @@ from typing import Final, Literal
 
 from prefiq_db.config import Target
 from prefiq_db.hooks.histogram import OPERATION_BOUNDS
-from prefiq_db.urls import STANDARD_PORTS
 
 SCHEMA_URL: Final = "https://opentelemetry.io/schemas/1.44.0"
 
@@ -134,7 +133,6 @@ OURS: Final = (RETRY_COUNT, ERROR_COUNT, LEAK_COUNT)
 # --- databases ------------------------------------------------------------------------------------
 
 Value = str | int
-_SYSTEMS: Final = {"postgres": "postgresql"}
 
 
 def identity(target: Target) -> dict[str, Value]:
@@ -143,14 +141,13 @@ def identity(target: Target) -> dict[str, Value]:
     ``db.namespace`` is what the application was told to connect to (for SQLite the file as it was given), not what a
     statement may have switched to. Of several hosts the first is named.
     """
-    system = target.flavor or _SYSTEMS.get(target.engine, target.engine)
-    attributes: dict[str, Value] = {SYSTEM: system}
+    attributes: dict[str, Value] = {SYSTEM: target.product.dialect}
     if target.database:
         attributes[NAMESPACE] = target.database
     if target.hosts:
         first = target.hosts[0]
         attributes[SERVER_ADDRESS] = first.host
-        if first.port != STANDARD_PORTS.get(target.engine):
+        if first.port != target.product.default_port:
             attributes[SERVER_PORT] = first.port
     return attributes
 

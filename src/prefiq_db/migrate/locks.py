@@ -16,9 +16,10 @@ from typing import Final, Protocol
 import sqlalchemy as sa
 
 from prefiq_db.bridge import AsyncRuntime, SyncRuntime
+from prefiq_db.dialects.configured import limits_of
 from prefiq_db.errors import LockTimeoutError, UnsupportedError
-from prefiq_db.migrate.kinds import SessionLock, kind_of
-from prefiq_db.migrate.options import MigrateOptions
+from prefiq_db.migrate.migrate_options import MigrateOptions
+from prefiq_db.migrate.traits import SessionLock, traits_of
 
 logger = logging.getLogger("prefiq_db.migrate")
 
@@ -76,7 +77,7 @@ class ServerLock:
 
 
 @contextlib.contextmanager
-def held(lock: Lock, options: MigrateOptions, database: str, dialect: sa.Dialect) -> Iterator[None]:
+def hold(lock: Lock, options: MigrateOptions, database: str, dialect: sa.Dialect) -> Iterator[None]:
     """Hold *lock* in this block.
 
     Raises:
@@ -110,7 +111,7 @@ def _take(lock: Lock, patience_seconds: float, database: str, sleep: Callable[[f
 
 def server_lock(connection: sa.Connection) -> ServerLock | None:
     """Return the lock of the server behind *connection*; ``None`` for a file."""
-    sql = kind_of(connection.dialect.name).session_lock
+    sql = traits_of(connection.dialect.name).session_lock
     return None if sql is None else ServerLock(connection, sql)
 
 
@@ -120,7 +121,7 @@ def check_lockable(dialect: sa.Dialect, database: str) -> None:
     Raises:
         UnsupportedError: naming the ways out.
     """
-    if getattr(dialect, "session_settings", True):
+    if limits_of(dialect).session_settings:
         return
     raise UnsupportedError(
         f"database {database}: pgbouncer is on, and behind it no lock can be held while migrations run. Migrate with "

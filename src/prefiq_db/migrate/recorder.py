@@ -16,13 +16,13 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy import event
 
-from prefiq_db.dialects.translate import translate
-from prefiq_db.dialects.written import read_statement
 from prefiq_db.errors import SchemaError
 from prefiq_db.execution.facts import facts_of_text
 from prefiq_db.masking import mask_literals
-from prefiq_db.migrate.kinds import Kind
 from prefiq_db.migrate.run_log import DONE, LEAVES, RunLog, Step, Unfinished, same_statement
+from prefiq_db.migrate.traits import Traits
+from prefiq_db.translation.translate import translate
+from prefiq_db.translation.written import read_statement
 
 # What only looks, or belongs to the session or transaction: a resumed run needs it again.
 _LOOKS: Final = frozenset({"select", "show", "describe", "desc", "explain", "values"})
@@ -47,10 +47,10 @@ class Resumption:
 class Recorder:
     """The scribe of one run."""
 
-    def __init__(self, connection: sa.Connection, log: RunLog, kind: Kind, version_table: sa.Table) -> None:
+    def __init__(self, connection: sa.Connection, log: RunLog, traits: Traits, version_table: sa.Table) -> None:
         self.connection = connection
         self.log = log
-        self.kind = kind
+        self.traits = traits
         self.version_table = version_table
         self.step: Step | None = None
         self.resumption: Resumption | None = None
@@ -106,7 +106,7 @@ class Recorder:
                 with self.connection.begin():
                     left.extend(self._left_behind() if failure else ())
                     self._write_failure(self.step, failure, is_clean=not left)
-            elif self.kind.ddl_commits:
+            elif self.traits.ddl_commits:
                 self._write_failure(self.step, failure)
                 self.connection.exec_driver_sql("COMMIT")
         return left
@@ -114,11 +114,11 @@ class Recorder:
     def _left_behind(self) -> Iterator[str]:
         """Give what is unfinished now and is of this statement; others may be building indexes meanwhile."""
         written = None
-        if self.kind.left_behind and _CONCURRENTLY.search(self._sent):
+        if self.traits.left_behind and _CONCURRENTLY.search(self._sent):
             written = read_statement(self._sent, None, self.connection.dialect.name)
         if written is None:
             return
-        found = self.connection.exec_driver_sql(self.kind.left_behind).all()
+        found = self.connection.exec_driver_sql(self.traits.left_behind).all()
         # REINDEX builds beside the old one, under a name of its own.
         named = [row for row in found if _BESIDE.sub("", row[0]).lower() in written.names]
         if not named and _NAMES_NO_INDEX.search(self._sent):
@@ -165,7 +165,7 @@ class Recorder:
         self._sent, self.statement = statement, (words := shown(statement))
         if self.resumption is not None and self.position < self.resumption.position:
             _check_same(self.resumption, self.position, words)
-            return self.kind.nothing, ()
+            return self.traits.nothing, ()
         with self._unheard():
             self._ensure_log()
             self.log.started(self.step, self.position, words)
@@ -200,8 +200,8 @@ class Recorder:
     def _begin_again(self) -> None:
         """Begin the transaction that a DDL statement has just ended, so that what follows can be rolled back."""
         autocommit = self.connection.get_execution_options().get("isolation_level") == "AUTOCOMMIT"
-        if self.kind.ddl_commits and self.connection.in_transaction() and not autocommit:
-            self.connection.exec_driver_sql(self.kind.begin)
+        if self.traits.ddl_commits and self.connection.in_transaction() and not autocommit:
+            self.connection.exec_driver_sql(self.traits.begin)
 
     @contextlib.contextmanager
     def _unheard(self) -> Iterator[None]:

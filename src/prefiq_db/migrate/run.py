@@ -14,14 +14,14 @@ from sqlalchemy import event
 
 from prefiq_db.dialects.base import PrefiqDialect
 from prefiq_db.migrate.defaults import as_text_clause
-from prefiq_db.migrate.explain import resumption, wrong_way
 from prefiq_db.migrate.foreign_keys import Check, foreign_keys_off
+from prefiq_db.migrate.half_applied import find_resumption, wrong_way_error
 from prefiq_db.migrate.history import History
-from prefiq_db.migrate.kinds import SQLITE, Kind, kind_of
-from prefiq_db.migrate.long_ids import refusing_long_ids
-from prefiq_db.migrate.options import MigrateOptions
+from prefiq_db.migrate.long_ids import refuse_long_ids
+from prefiq_db.migrate.migrate_options import MigrateOptions
 from prefiq_db.migrate.recorder import Recorder
 from prefiq_db.migrate.run_log import RunLog, Step
+from prefiq_db.migrate.traits import Traits, traits_of
 
 #: Called after each revision, with what it was and the heads that the database has now.
 OnApply = Callable[[MigrationInfo, Collection[str]], None]
@@ -44,7 +44,7 @@ class Run:
 
 def look_on(connection: sa.Connection, run: Run) -> None:
     """Run a command that changes no revision: ``current``, ``check``, autogenerate."""
-    _configure(connection, run, kind_of(connection.dialect.name))
+    _configure(connection, run, traits_of(connection.dialect.name))
     with context.begin_transaction():
         context.run_migrations()
 
@@ -56,19 +56,19 @@ def migrate_on(connection: sa.Connection, run: Run) -> None:
     of its own BEGIN. MariaDB commits at each DDL statement; what is applied by then is in the run log. In a transaction
     of the caller everything is theirs to commit.
     """
-    kind = kind_of(connection.dialect.name)
+    traits = traits_of(connection.dialect.name)
     is_theirs = connection.in_transaction()
     with ExitStack() as stack:
         stack.enter_context(_defaults_as_told())
         check: Check | None = None
-        if is_theirs and kind.ddl_commits:
+        if is_theirs and traits.ddl_commits:
             # Their transaction ends at the first DDL anyway; a fresh one sees what the last deployer did.
-            connection.exec_driver_sql(kind.begin)
+            connection.exec_driver_sql(traits.begin)
             stack.callback(_commit, connection)
-        if kind is SQLITE:
+        if traits.alters_by_rebuild:
             check = stack.enter_context(foreign_keys_off(connection, run.database))
-            stack.enter_context(_beginning(connection, kind))
-        recorder = _configure(connection, run, kind, check)
+            stack.enter_context(_beginning(connection, traits))
+        recorder = _configure(connection, run, traits, check)
         try:
             with recorder.listening(), context.begin_transaction():
                 context.run_migrations()
@@ -83,10 +83,10 @@ def migrate_on(connection: sa.Connection, run: Run) -> None:
             raise
 
 
-def _configure(connection: sa.Connection, run: Run, kind: Kind, check: Check | None = None) -> Recorder:
+def _configure(connection: sa.Connection, run: Run, traits: Traits, check: Check | None = None) -> Recorder:
     history = run.history
 
-    def applied(
+    def note_applied(
         ctx: MigrationContext, step: MigrationInfo, heads: Collection[Any], run_args: Mapping[str, Any]
     ) -> None:
         if check is not None:
@@ -98,25 +98,25 @@ def _configure(connection: sa.Connection, run: Run, kind: Kind, check: Check | N
         if run.on_version_apply is not None:
             run.on_version_apply(step, heads)
 
-    configured = history.configured(connection.dialect)
+    configured = history.make_configuration(connection.dialect)
     theirs = configured.pop("on_version_apply", ())
-    callbacks: Any = (applied, *((theirs,) if callable(theirs) else theirs))
+    callbacks: Any = (note_applied, *((theirs,) if callable(theirs) else theirs))
     context.configure(
         **configured,
         connection=connection,
-        transactional_ddl=not kind.ddl_commits,
+        transactional_ddl=not traits.ddl_commits,
         transaction_per_migration=True,
         on_version_apply=callbacks,
     )
     ctx = context.get_context()
     log = RunLog(connection, history.version_table, history.version_table_schema)
-    recorder = Recorder(connection, log, kind, ctx._version)
+    recorder = Recorder(connection, log, traits, ctx._version)
     if "destination_rev" in ctx.opts and ctx._migrations_fn is not None:
-        ctx._migrations_fn = _guarded(refusing_long_ids(ctx._migrations_fn), run, kind, recorder)
+        ctx._migrations_fn = _guard(refuse_long_ids(ctx._migrations_fn), run, traits, recorder)
     return recorder
 
 
-def _guarded(original: _Steps, run: Run, kind: Kind, recorder: Recorder) -> _Steps:
+def _guard(original: _Steps, run: Run, traits: Traits, recorder: Recorder) -> _Steps:
     """Return Alembic's steps, after a look at the run log: nothing goes on over a half-applied revision."""
 
     def steps(heads: Any, ctx: MigrationContext) -> Iterator[RevisionStep]:
@@ -126,7 +126,7 @@ def _guarded(original: _Steps, run: Run, kind: Kind, recorder: Recorder) -> _Ste
                 recorder.connection.commit()
             yield from original(heads, ctx)
             return
-        resuming = resumption(recorder.log.unfinished(), run.options, kind, run.database)
+        resuming = find_resumption(recorder.log.unfinished(), run.options, traits, run.database)
         for step in original(heads, ctx):
             this = Step(run.history.version_table, str(step.info.up_revision_id), _UP_AND_DOWN[step.is_upgrade])
             if resuming is not None and resuming.unfinished.step != this:
@@ -135,7 +135,7 @@ def _guarded(original: _Steps, run: Run, kind: Kind, recorder: Recorder) -> _Ste
             resuming = None
             yield step
         if resuming is not None:
-            raise wrong_way(resuming.unfinished, kind, run.database)
+            raise wrong_way_error(resuming.unfinished, traits, run.database)
 
     return steps
 
@@ -161,26 +161,27 @@ def _defaults_as_told() -> Iterator[None]:
 
 
 @contextmanager
-def _beginning(connection: sa.Connection, kind: Kind) -> Iterator[None]:
+def _beginning(connection: sa.Connection, traits: Traits) -> Iterator[None]:
     """Let each transaction of SQLite begin by BEGIN IMMEDIATE.
 
     A writer that begins as a reader fails when somebody wrote meanwhile; and Python's own driver sends no BEGIN before
     DDL, so that a failing revision would leave its half.
     """
     if isinstance(connection.dialect, PrefiqDialect):
-        state = connection.dialect.session_of(connection.connection)
-        before, state.write = state.write, True
+        transaction = connection.dialect.session_of(connection.connection).transaction
+        before = transaction.terms.write
+        transaction.terms = transaction.terms._replace(write=True)
         try:
             yield
         finally:
-            state.write = before
+            transaction.terms = transaction.terms._replace(write=before)
         return
 
     def begin(connection: sa.Connection) -> None:
         driver: Any = connection.connection.driver_connection
         if not driver.in_transaction:
             # By the driver's cursor: this is none of the revision's statements.
-            connection.connection.cursor().execute(kind.begin)
+            connection.connection.cursor().execute(traits.begin)
 
     event.listen(connection, "begin", begin)
     try:

@@ -12,12 +12,12 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from prefiq_db.migrate.environment import MIGRATED
-from prefiq_db.migrate.explain import half_applied
 from prefiq_db.migrate.file_lock import file_lock
-from prefiq_db.migrate.kinds import Kind, kind_of
+from prefiq_db.migrate.half_applied import describe_half_applied
 from prefiq_db.migrate.locks import server_lock
 from prefiq_db.migrate.revisions import Comparison, compare, parents_in
 from prefiq_db.migrate.run_log import RunLog, Unfinished
+from prefiq_db.migrate.traits import Traits, traits_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,14 +26,14 @@ class Status:
 
     Attributes:
         database: its name.
-        kind: what kind of database it is.
+        traits: what kind of database it is.
         revisions: what it has and what the code has.
         unfinished: the revision that is half applied, or ``None``.
         lock_holder: who is migrating it now, in words; ``""`` for nobody.
     """
 
     database: str
-    kind: Kind
+    traits: Traits
     revisions: Comparison
     unfinished: Unfinished | None
     lock_holder: str
@@ -57,7 +57,7 @@ class Status:
         if self.lock_holder:
             yield f"{self.database}: the migration lock is held by {self.lock_holder}"
         if self.unfinished is not None:
-            yield half_applied(self.unfinished, self.kind, self.database)
+            yield describe_half_applied(self.unfinished, self.traits, self.database)
 
 
 def status_of(config: Config) -> Status:
@@ -75,7 +75,7 @@ def status_of(config: Config) -> Status:
         found.append(
             Status(
                 config.attributes[MIGRATED],
-                kind_of(connection.dialect.name),
+                traits_of(connection.dialect.name),
                 compare(parents_in(script), heads, ctx.version_table),
                 RunLog(connection, ctx.version_table, ctx.version_table_schema).unfinished(),
                 "" if lock is None else lock.holder(),

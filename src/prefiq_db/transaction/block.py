@@ -20,10 +20,11 @@ from prefiq_db.errors import (
     TransactionTimeoutError,
     UsageError,
 )
+from prefiq_db.instance import Instance
 from prefiq_db.interruptions import is_interruption
 from prefiq_db.reports import Outcome
 from prefiq_db.transaction.options import TransactionOptions
-from prefiq_db.transaction.scope import Binding, Ground, Scope
+from prefiq_db.transaction.scope import Scope
 from prefiq_db.unrun import refuse_coroutine_function, refuse_generator_function
 
 logger = logging.getLogger("prefiq_db.transaction")
@@ -42,8 +43,8 @@ class Block(ABC):
     #: whether this is a transaction of its own rather than a savepoint
     is_root: ClassVar[bool]
 
-    def __init__(self, ground: Ground, options: TransactionOptions, scope: Scope | None) -> None:
-        self.ground = ground
+    def __init__(self, instance: Instance, options: TransactionOptions, scope: Scope[Block] | None) -> None:
+        self.instance = instance
         self.options = options
         self.id = next(_ids)
         self.outcome = Outcome.NOT_COMMITTED  # until it begins
@@ -58,7 +59,7 @@ class Block(ABC):
         self._over = False
 
     @property
-    def scope(self) -> Scope:
+    def scope(self) -> Scope[Block]:
         assert self._scope is not None, "asked for before begin()"
         return self._scope
 
@@ -113,7 +114,7 @@ class Block(ABC):
             if scope.connection.invalidated:
                 raise self._lost()
             limit = self._limit(call.timeout_seconds)
-            fetched = self.ground.road.run(scope.connection, call, limit, self._left())
+            fetched = self.instance.road.run(scope.connection, call, limit, self._left())
         finish = call.shape.finish
         return fetched if finish is None else finish(fetched)
 
@@ -124,7 +125,7 @@ class Block(ABC):
 
     def _limit(self, timeout_seconds: float | None) -> float:
         """Return the statement timeout, after looking at the whole transaction's."""
-        limits = [timeout_seconds or self.ground.statement_timeout_seconds]
+        limits = [timeout_seconds or self.instance.statement_timeout_seconds]
         for block in self.scope.blocks:
             block.check_deadline()
             if block.options.timeout_seconds is not None:
@@ -136,9 +137,8 @@ class Block(ABC):
         if self._deadline is not None and time.monotonic() > self._deadline:
             limit = self.options.timeout_seconds or self.options.call_timeout_seconds
             raise TransactionTimeoutError(
-                f"the transaction on database {self.ground.database} took longer than its "
-                f"{limit:g} s and is rolled back",
-                database=self.ground.database,
+                f"the transaction on database {self.instance.name} took longer than its {limit:g} s and is rolled back",
+                database=self.instance.name,
             )
 
     def _check_active(self) -> None:
@@ -149,18 +149,13 @@ class Block(ABC):
 
     def _lost(self) -> NotCommittedError:
         return NotCommittedError(
-            f"the connection to database {self.ground.database} was lost inside the transaction, and nothing of it was "
+            f"the connection to database {self.instance.name} was lost inside the transaction, and nothing of it was "
             "committed",
-            database=self.ground.database,
+            database=self.instance.name,
             classification=RUN_AGAIN,
         )
 
-    # --- hand over -------------------------------------------------------------------------------
-
-    def bind(self) -> Binding:
-        """Return a block in which this transaction is ambient for the running task or thread."""
-        self._check_active()
-        return Binding(self.scope)
+    # --- callbacks -------------------------------------------------------------------------------
 
     def on_commit(self, fn: Callable[[], Any]) -> Callable[[], Any]:
         """Call *fn* after the outermost COMMIT; never, if this block or one around it is rolled back."""
@@ -178,7 +173,7 @@ class Block(ABC):
         if not callable(fn):
             raise UsageError(f"{name}: expected a function without arguments")
         refuse_generator_function(fn, name)
-        if not self.ground.runtime.is_async:
+        if not self.instance.runtime.is_async:
             refuse_coroutine_function(fn, name)
         return fn
 
@@ -227,7 +222,7 @@ class Block(ABC):
         """Call them all; an error of theirs never looks like a failed transaction: it is logged and kept."""
         for fn in functions:
             try:
-                self.ground.runtime.call(fn)
+                self.instance.runtime.call(fn)
             except Exception as error:
                 if is_interruption(error):
                     raise
@@ -240,10 +235,10 @@ class Block(ABC):
             "%s function %s of a transaction on database %s raised %s; the transaction itself is %s",
             what,
             "" if fn is None else getattr(fn, "__qualname__", type(fn).__name__),
-            self.ground.database,
+            self.instance.name,
             type(error).__name__,
             self.outcome.value,
-            extra={"database": self.ground.database, "error_type": type(error).__name__},
+            extra={"database": self.instance.name, "error_type": type(error).__name__},
         )
 
 

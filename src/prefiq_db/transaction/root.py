@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from sqlalchemy import Connection
 
+from prefiq_db.dialects.session import TransactionTerms
 from prefiq_db.errors import (
     OutcomeUnknownError,
     PermissionDeniedError,
@@ -20,11 +21,13 @@ from prefiq_db.errors import (
 from prefiq_db.events import TransactionFinished
 from prefiq_db.exactly_once import forbidden_table, missing_table, never_committed, new_token, still_unknown
 from prefiq_db.execution.standard import discard
+from prefiq_db.instance import Instance
 from prefiq_db.origin import Line, readable
 from prefiq_db.reports import Outcome
 from prefiq_db.transaction.block import RUN_AGAIN, Block
 from prefiq_db.transaction.options import TransactionOptions
-from prefiq_db.transaction.scope import HAND_OVER, Ground, Scope, enter, leave
+from prefiq_db.transaction.ownership import HAND_OVER, enter, leave
+from prefiq_db.transaction.scope import Scope
 
 logger = logging.getLogger("prefiq_db.transaction")
 
@@ -38,8 +41,8 @@ class RootBlock(Block):
 
     is_root: ClassVar[bool] = True
 
-    def __init__(self, ground: Ground, options: TransactionOptions, until: float | None = None) -> None:
-        super().__init__(ground, options, None)
+    def __init__(self, instance: Instance, options: TransactionOptions, until: float | None = None) -> None:
+        super().__init__(instance, options, None)
         self._deadline = until
         if options.exactly_once:
             self.token = new_token()
@@ -61,7 +64,7 @@ class RootBlock(Block):
         if self._deadline is not None:
             limits.append(max(0.0, self._deadline - time.monotonic()))
         within = min(limits, default=None)
-        self._pinned = self.ground.road.checkout(within)
+        self._pinned = self.instance.road.checkout(within)
         try:
             self._begin_on(self._pinned, within)
         except (SchemaError, PermissionDeniedError) as error:
@@ -70,7 +73,7 @@ class RootBlock(Block):
             return
         if self.token is not None:
             # BEGIN names no table of the caller's: it is the token's that is missing, not up to date, or not ours.
-            database = self.ground.database
+            database = self.instance.name
             if isinstance(failure, PermissionDeniedError):
                 failure = forbidden_table(failure, database)
             else:
@@ -78,29 +81,34 @@ class RootBlock(Block):
         raise failure
 
     def _begin_on(self, connection: Connection, within: float | None) -> None:
-        road, options = self.ground.road, self.options
+        road = self.instance.road
         state = road.state(connection)
-        self.line = state.line
-        state.transaction_id = self.id
-        state.retry_number = self.retry_number
-        state.write = not options.read_only
-        state.read_only = options.read_only
-        state.isolation = options.isolation or state.isolation
-        state.managed = True
-        state.token = self.token
-        if options.timeout_seconds is not None and options.timeout_seconds < self.ground.statement_timeout_seconds:
-            state.local_timeout = options.timeout_seconds
-        if within is not None and within < self.ground.statement_timeout_seconds:
-            state.control_timeout = within
+        self.line = state.checkout.line
+        terms = self._terms(within)
         try:
-            self._handle = road.begin(connection)
+            self._handle = road.begin(connection, terms)
         except PrefiqDbError:
             # The server has answered: the connection itself is none the worse.
             connection.close()
             raise
-        self._scope = Scope(self.ground, connection)
-        state.guard = self._scope.refuse_ending
+        self._scope = Scope(self.instance, connection)
+        state.checkout.guard = self._scope.refuse_ending
         enter(self._scope)
+
+    def _terms(self, within: float | None) -> TransactionTerms:
+        options, usual = self.options, self.instance.statement_timeout_seconds
+        limit = options.timeout_seconds
+        return TransactionTerms(
+            managed=True,
+            write=not options.read_only,
+            read_only=options.read_only,
+            isolation=options.isolation,
+            token=self.token,
+            statement_timeout=None if limit is None or limit >= usual else limit,
+            control_timeout=None if within is None or within >= usual else within,
+            id=self.id,
+            retry_number=self.retry_number,
+        )
 
     # --- end -------------------------------------------------------------------------------------
 
@@ -117,17 +125,17 @@ class RootBlock(Block):
 
     def _prune(self) -> None:
         try:
-            self.ground.pruner.prune_if_due()
+            self.instance.pruner.prune_if_due()
         except BaseException as interruption:
             # A cancellation comes late here, and must not read as "nothing was committed".
             interruption.transaction_outcome = self.outcome  # type: ignore[attr-defined]
             raise
 
     def _tell(self) -> None:
-        hooks = self.ground.hooks
+        hooks = self.instance.hooks
         if hooks.wants(TransactionFinished):
             duration = time.perf_counter() - self._started
-            database, outcome = self.ground.database, self.outcome.value
+            database, outcome = self.instance.name, self.outcome.value
             hooks.emit(TransactionFinished(database, self.id, outcome, duration, readable(self.line)))
 
     def _commit_or_roll_back(self, error: BaseException | None) -> None:
@@ -142,13 +150,13 @@ class RootBlock(Block):
             raise TransactionOwnershipError(
                 "the block was left in another context than it was entered in (another task, a fixture, a middleware), "
                 f"so statements meant for it may have run outside it; it was rolled back; {HAND_OVER}",
-                database=self.ground.database,
+                database=self.instance.name,
             )
         if error is not None:
             self._roll_back()
             return
         try:
-            self.ground.runtime.shielded(self._commit, self.ground.commit_budget_seconds)
+            self.instance.runtime.shielded(self._commit, self.instance.commit_budget_seconds)
         except TimeoutError:
             self._give_up()
         except BaseException as interruption:
@@ -167,7 +175,7 @@ class RootBlock(Block):
                 self._bound_the_end()
                 # Until the reply is read, nobody knows.
                 self.outcome = Outcome.UNKNOWN
-                self.ground.road.border.cross(self._send_commit, "commit")
+                self.instance.road.border.cross(self._send_commit, "commit")
         except TransactionEndedError:
             self._roll_back(Outcome.UNKNOWN)
             raise
@@ -191,14 +199,13 @@ class RootBlock(Block):
     def _bound_the_end(self) -> None:
         """Give COMMIT or ROLLBACK what is left of the limit; the driver's grace comes on top of it."""
         if self._deadline is not None:
-            state = self.ground.road.state(self.scope.connection)
-            left = max(0.0, self._deadline - time.monotonic())
-            state.control_timeout = left if state.control_timeout is None else min(left, state.control_timeout)
+            state = self.instance.road.state(self.scope.connection)
+            state.transaction.bound_end(max(0.0, self._deadline - time.monotonic()))
 
     def _committed(self) -> None:
         self.outcome = Outcome.COMMITTED  # also by the word of the token
         if not self.scope.connection.closed:
-            self.ground.road.border.cross(self.scope.connection.close)
+            self.instance.road.border.cross(self.scope.connection.close)
         self._call(self.commit_functions, "on_commit")
 
     def _unanswered(self, lost: OutcomeUnknownError) -> None:
@@ -215,8 +222,8 @@ class RootBlock(Block):
         if outcome is Outcome.NOT_COMMITTED:
             self.outcome = outcome
             self._call(self.rollback_functions, "on_rollback")
-            raise never_committed(self.ground.database, RUN_AGAIN)
-        raise still_unknown(lost, self.token, self.ground.database)
+            raise never_committed(self.instance.name, RUN_AGAIN)
+        raise still_unknown(lost, self.token, self.instance.name)
 
     def _asked_for(self, token: str) -> Outcome:
         limits = [self.options.call_timeout_seconds]
@@ -224,29 +231,29 @@ class RootBlock(Block):
             limits.append(self._deadline - time.monotonic())
         left = min((limit for limit in limits if limit is not None), default=None)
         try:
-            return self.ground.resolver.resolve(token, within_seconds=left, transaction_id=self.id)
+            return self.instance.resolver.resolve(token, within_seconds=left, transaction_id=self.id)
         except SchemaError:
             # Somebody dropped the table meanwhile; that error alone would read as "nothing was committed".
             return Outcome.UNKNOWN
 
     def _give_up(self) -> None:
         """Say so when COMMIT, or what follows it, did not end within its budget."""
-        budget = self.ground.commit_budget_seconds
+        budget = self.instance.commit_budget_seconds
         if self.outcome is Outcome.COMMITTED:
             self._note_callback_error("on_commit", None, TimeoutError(f"not done within {budget:g} s"))
             return
         if self.outcome is Outcome.NOT_COMMITTED:
-            raise never_committed(self.ground.database, RUN_AGAIN)
+            raise never_committed(self.instance.name, RUN_AGAIN)
         self.outcome = Outcome.UNKNOWN
         raise OutcomeUnknownError(
-            f"COMMIT on database {self.ground.database} was not answered within {budget:g} s: it may have happened",
-            database=self.ground.database,
+            f"COMMIT on database {self.instance.name} was not answered within {budget:g} s: it may have happened",
+            database=self.instance.name,
             token=self.token,
         )
 
     def _roll_back(self, outcome: Outcome = Outcome.NOT_COMMITTED) -> None:
         scope = self.scope
-        if self.ground.road.was_ended(scope.connection):
+        if self.instance.road.was_ended(scope.connection):
             # By a statement of its own (a COMMIT in a procedure, say): what came before that may be committed.
             outcome = Outcome.UNKNOWN
         callbacks = [fn for block in scope.blocks for fn in block.rollback_functions]
@@ -254,25 +261,25 @@ class RootBlock(Block):
             block.outcome = outcome
         scope.blocks.clear()
         try:
-            if not scope.seize(self.ground.commit_budget_seconds):
+            if not scope.seize(self.instance.commit_budget_seconds):
                 self._discard()
             elif not scope.connection.invalidated:
                 self._bound_the_end()
-                self.ground.road.border.cross(self._handle.rollback)
+                self.instance.road.border.cross(self._handle.rollback)
         except PrefiqDbError as error:
             # The error on its way matters more; the server rolls back by itself when the connection closes.
             logger.info(
                 "ROLLBACK on database %s failed (%s); the connection is closed instead",
-                self.ground.database,
+                self.instance.name,
                 error.kind.value,
-                extra={"database": self.ground.database, "error_kind": error.kind.value},
+                extra={"database": self.instance.name, "error_kind": error.kind.value},
             )
             self._discard()
         except BaseException:
             self._discard()
             raise
         else:
-            self.ground.road.border.cross(scope.connection.close)
+            self.instance.road.border.cross(scope.connection.close)
         if outcome is Outcome.NOT_COMMITTED:
             self._call(callbacks, "on_rollback")
 
@@ -280,7 +287,7 @@ class RootBlock(Block):
         scope = self._scope
         try:
             if scope is not None:
-                ended = self.ground.road.was_ended(scope.connection)
+                ended = self.instance.road.was_ended(scope.connection)
                 for block in scope.blocks:
                     if block.outcome is Outcome.ACTIVE:
                         block.outcome = Outcome.UNKNOWN if ended else Outcome.NOT_COMMITTED

@@ -6,10 +6,11 @@ import logging
 from typing import ClassVar
 
 from prefiq_db.errors import ClosedError, NestingError, PrefiqDbError, UsageError
+from prefiq_db.instance import Instance
 from prefiq_db.reports import Outcome
 from prefiq_db.transaction.block import Block
 from prefiq_db.transaction.options import TransactionOptions
-from prefiq_db.transaction.scope import Ground, Scope
+from prefiq_db.transaction.scope import Scope
 
 logger = logging.getLogger("prefiq_db.transaction")
 
@@ -19,8 +20,8 @@ class Savepoint(Block):
 
     is_root: ClassVar[bool] = False
 
-    def __init__(self, ground: Ground, options: TransactionOptions, scope: Scope) -> None:
-        super().__init__(ground, options, scope)
+    def __init__(self, instance: Instance, options: TransactionOptions, scope: Scope[Block]) -> None:
+        super().__init__(instance, options, scope)
         if scope.finished:
             raise ClosedError("the outer transaction has ended; open a new one")
         _check_nesting(options, scope.blocks[0].options)
@@ -29,7 +30,7 @@ class Savepoint(Block):
 
     def _begin(self) -> None:
         with self.scope.used():
-            self._handle = self.ground.road.begin_nested(self.scope.connection)
+            self._handle = self.instance.road.begin_nested(self.scope.connection)
 
     def end(self, error: BaseException | None) -> None:
         self._check_active()
@@ -49,7 +50,7 @@ class Savepoint(Block):
             with scope.used():
                 if scope.connection.invalidated:
                     raise self._lost()
-                self.ground.road.border.cross(self._handle.commit)
+                self.instance.road.border.cross(self._handle.commit)
         except BaseException:
             self._undo()
             self._over = True
@@ -79,14 +80,14 @@ class Savepoint(Block):
         if not self.scope.connection.invalidated:
             try:
                 with self.scope.used():
-                    self.ground.road.border.cross(self._handle.rollback)
+                    self.instance.road.border.cross(self._handle.rollback)
             except PrefiqDbError as error:
                 # Then the outer transaction can't go on either; the server or the aborted state will say so.
                 logger.info(
                     "ROLLBACK TO SAVEPOINT on database %s failed (%s)",
-                    self.ground.database,
+                    self.instance.name,
                     error.kind.value,
-                    extra={"database": self.ground.database, "error_kind": error.kind.value},
+                    extra={"database": self.instance.name, "error_kind": error.kind.value},
                 )
         self._call(self.rollback_functions, "on_rollback")
 

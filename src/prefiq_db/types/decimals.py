@@ -10,12 +10,15 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from prefiq_db.errors import SchemaError, UnsupportedError, UsageError
+from prefiq_db.products import dialects
 from prefiq_db.types.decimal_arithmetic import ExactComparator
 from prefiq_db.types.decimal_floats import MAX_DIGITS, DecimalFloat, decimal_of, fits, float_of, limit
 
 # What MariaDB's DECIMAL takes at most (and MySQL, whose scale ends at 30); PostgreSQL takes more.
 MAX_PRECISION: Final = 65
 MAX_SCALE: Final = 30
+
+_WITHOUT_DECIMALS: Final = dialects(where=lambda product: not product.has_decimals)
 
 #: What a decimal column is called in SQLite. By "REAL" in its name SQLite makes floats of what is written to it, a
 #: text's number and an integer too, so that ``/`` never divides integers.
@@ -79,7 +82,7 @@ class ExactDecimal(TypeDecorator[Decimal]):
         self.scale = scale
 
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
-        if dialect.name == "sqlite":
+        if dialect.name in _WITHOUT_DECIMALS:
             return dialect.type_descriptor(DecimalReal(self.precision, self.scale))
         return dialect.type_descriptor(Numeric(self.precision, self.scale, asdecimal=True))
 
@@ -95,12 +98,12 @@ class ExactDecimal(TypeDecorator[Decimal]):
         if value is None:
             return None
         exact = self._exact(value)
-        return self._as_float(exact) if dialect.name == "sqlite" else exact
+        return self._as_float(exact) if dialect.name in _WITHOUT_DECIMALS else exact
 
     def process_result_value(self, value: Any, dialect: Dialect) -> Decimal | None:
         if value is None:
             return None
-        if dialect.name == "sqlite":
+        if dialect.name in _WITHOUT_DECIMALS:
             return self._from_sqlite(value)
         return Decimal(repr(value)) if isinstance(value, float) else Decimal(value)
 
@@ -178,7 +181,7 @@ class Operand(ExactDecimal):
         self.scale = scale
 
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
-        if dialect.name == "sqlite":
+        if dialect.name in _WITHOUT_DECIMALS:
             return dialect.type_descriptor(DecimalReal())
         return dialect.type_descriptor(Numeric(asdecimal=True))
 

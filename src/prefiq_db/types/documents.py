@@ -14,9 +14,13 @@ from sqlalchemy.sql.elements import ColumnElement
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from prefiq_db.errors import UsageError
+from prefiq_db.products import dialects
 
 # MariaDB's JSON_VALID, which its CHECK calls, says no beyond that.
 MAX_DEPTH: Final = 31
+
+_WITHOUT_JSON: Final = dialects(where=lambda product: not product.has_json)
+_IN_BYTES: Final = dialects(where=lambda product: product.sends_json_as_bytes)
 
 
 class JsonNull(enum.Enum):
@@ -58,14 +62,14 @@ class Json(TypeDecorator[Any]):
 
     def load_dialect_impl(self, dialect: sa.Dialect) -> TypeEngine[Any]:
         # To SQLite a column called JSON is numeric: it would make a number of the document 123, and a float of 2**70.
-        return dialect.type_descriptor(sa.Text() if dialect.name == "sqlite" else sa.JSON(none_as_null=True))
+        return dialect.type_descriptor(sa.Text() if dialect.name in _WITHOUT_JSON else sa.JSON(none_as_null=True))
 
     # Not process_bind_param: the drivers' own JSON types would encode and decode once more, and lose null on the way.
     def bind_processor(self, dialect: sa.Dialect) -> Callable[[Any], str | None]:
         return _encode
 
     def result_processor(self, dialect: sa.Dialect, coltype: object) -> Callable[[Any], Any]:
-        return _decode_bytes if dialect.name == "postgresql" else _decode
+        return _decode_bytes if dialect.name in _IN_BYTES else _decode
 
     def literal_processor(self, dialect: sa.Dialect) -> Callable[[Any], str]:
         quote: Callable[[str], str] = sa.String().literal_processor(dialect)  # type: ignore[no-untyped-call]
@@ -96,7 +100,7 @@ class _Document(ColumnElement[Any]):
 
 
 @compiles(_Document)
-def _as_it_is(element: _Document, compiler: Any, **kwargs: Any) -> str:
+def _keep(element: _Document, compiler: Any, **kwargs: Any) -> str:
     return str(compiler.process(element.column, **kwargs))
 
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import datetime as dt
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import DateTime, Dialect
 from sqlalchemy.dialects.mysql import DATETIME
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from prefiq_db.errors import DataError, UsageError
+from prefiq_db.products import dialects
+
+# DATETIME has no fraction of a second where the type doesn't say one.
+_WITH_DIGITS: Final = dialects(where=lambda product: product.speaks_mysql)
+_WITH_ZONES: Final = dialects(where=lambda product: product.keeps_zones)
 
 
 class UtcDateTime(TypeDecorator[dt.datetime]):
@@ -27,9 +32,9 @@ class UtcDateTime(TypeDecorator[dt.datetime]):
     cache_ok = True
 
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
-        if dialect.name in ("mysql", "mariadb"):
+        if dialect.name in _WITH_DIGITS:
             return dialect.type_descriptor(DATETIME(fsp=6))
-        return dialect.type_descriptor(DateTime(timezone=dialect.name == "postgresql"))
+        return dialect.type_descriptor(DateTime(timezone=dialect.name in _WITH_ZONES))
 
     def process_bind_param(self, value: dt.datetime | None, dialect: Dialect) -> dt.datetime | None:
         if value is None:
@@ -44,7 +49,7 @@ class UtcDateTime(TypeDecorator[dt.datetime]):
             utc = None
         if utc is None:  # outside the except block: the driver's or Python's error must not hang on ours
             raise UsageError("UtcDateTime: expected an instant within the years 1 to 9999 in UTC")
-        return utc if dialect.name == "postgresql" else utc.replace(tzinfo=None)
+        return utc if dialect.name in _WITH_ZONES else utc.replace(tzinfo=None)
 
     def process_result_value(self, value: dt.datetime | str | None, dialect: Dialect) -> dt.datetime | None:
         if value is None:

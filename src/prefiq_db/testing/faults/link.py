@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from prefiq_db.testing.faults.framing import Framing, Message, Reply
 from prefiq_db.testing.proxy import End, Link
 
-if TYPE_CHECKING:
-    from prefiq_db.testing.faults.proxy import FaultProxy
+
+class LinkProxy(Protocol):
+    """The proxy that a link belongs to."""
+
+    def decide(self, link: FaultyLink, message: Message) -> None: ...
+    def note(self, link: FaultyLink, message: Message, step: str) -> None: ...
+    def send(self, end: End, data: bytes) -> None: ...
+    def part(self, end: End, *, reset: bool = False) -> None: ...
+    def silence(self, link: Link) -> None: ...
+    def reset_link(self, link: Link) -> None: ...
+    def after(self, seconds: float, action: Callable[[], None]) -> None: ...
 
 
 class FaultyLink:
@@ -20,7 +29,7 @@ class FaultyLink:
         fault: the name of the last one that hit here.
     """
 
-    def __init__(self, proxy: FaultProxy, link: Link, number: int, framing: Framing) -> None:
+    def __init__(self, proxy: LinkProxy, link: Link, number: int, framing: Framing) -> None:
         self._proxy = proxy
         self._link = link
         self.number = number

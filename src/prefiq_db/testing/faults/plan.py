@@ -5,17 +5,23 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Protocol, Self, TypeVar
 
 from prefiq_db.errors import UsageError
 from prefiq_db.testing.faults.framing import Message
-from prefiq_db.testing.faults.kinds import Fault
+from prefiq_db.testing.faults.message_faults import Fault
 from prefiq_db.testing.processes import wait_until
 
-if TYPE_CHECKING:
-    from prefiq_db.testing.faults.proxy import FaultProxy
+T = TypeVar("T")
 
 Target = Callable[[Message], bool]
+
+
+class PlanHolder(Protocol):
+    """The proxy that a plan belongs to."""
+
+    def call(self, action: Callable[[], T]) -> T: ...
+    def forget(self, plan: FaultPlan) -> None: ...
 
 
 class _Kind:
@@ -50,7 +56,7 @@ class FaultPlan:
 
     def __init__(
         self,
-        proxy: FaultProxy,
+        proxy: PlanHolder,
         fault: Fault,
         on: Target,
         *,

@@ -1,0 +1,60 @@
+"""What execution_options() says of a connection's transactions: kept for our BEGIN, which speaks it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from sqlalchemy import exc as sa_exc
+from sqlalchemy.engine.characteristics import (
+    ConnectionCharacteristic,
+    IsolationLevelCharacteristic,
+    LoggingTokenCharacteristic,
+)
+
+from prefiq_db.config import ISOLATION_LEVELS
+from prefiq_db.dialects.session import AUTOCOMMIT
+
+
+class _Isolation(IsolationLevelCharacteristic):
+    """Remember the level; our BEGIN speaks it. The driver is never touched after connect."""
+
+    def set_connection_characteristic(self, dialect: Any, conn: Any, dbapi_conn: Any, value: Any) -> None:
+        level = str(value).upper().replace("_", " ")
+        if level not in (*ISOLATION_LEVELS, AUTOCOMMIT):
+            raise sa_exc.ArgumentError(f"isolation_level: expected one of {', '.join((*ISOLATION_LEVELS, AUTOCOMMIT))}")
+        transaction = dialect.session_of(conn.connection).transaction
+        transaction.terms = transaction.terms._replace(isolation=level)
+
+    def reset_characteristic(self, dialect: Any, dbapi_conn: Any) -> None:
+        """Do nothing: the pool forgets it at checkin."""
+
+
+class Remembered(ConnectionCharacteristic):
+    """Remember a yes or no (read-only, deferrable) for our BEGIN."""
+
+    transactional: ClassVar[bool] = True
+
+    def __init__(self, attribute: str) -> None:
+        self.attribute = attribute
+
+    def set_connection_characteristic(self, dialect: Any, conn: Any, dbapi_conn: Any, value: Any) -> None:
+        transaction = dialect.session_of(conn.connection).transaction
+        transaction.terms = transaction.terms._replace(**{self.attribute: bool(value)})
+
+    def reset_characteristic(self, dialect: Any, dbapi_conn: Any) -> None:
+        """Do nothing: the pool forgets it at checkin."""
+
+    def set_characteristic(self, dialect: Any, dbapi_conn: Any, value: Any) -> None:
+        raise NotImplementedError  # SQLAlchemy calls the method above instead
+
+    def get_characteristic(self, dialect: Any, dbapi_conn: Any) -> Any:
+        raise NotImplementedError  # there is nothing at the driver to ask
+
+    def get_connection_characteristic(self, dialect: Any, conn: Any, dbapi_conn: Any) -> Any:
+        return getattr(dialect.session_of(conn.connection).transaction.terms, self.attribute)
+
+
+def characteristics(**more: ConnectionCharacteristic) -> Mapping[str, ConnectionCharacteristic]:
+    """Return the connection characteristics of a dialect: the remembered isolation level, and *more*."""
+    return {"isolation_level": _Isolation(), "logging_token": LoggingTokenCharacteristic(), **more}

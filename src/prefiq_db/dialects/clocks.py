@@ -1,0 +1,65 @@
+"""How long statements and control statements may take: the server's own limit, and the driver's clock behind it."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from prefiq_db.dialects.configured import ConfiguredDialect
+from prefiq_db.dialects.session import SessionState
+from prefiq_db.drivers.deadlines import GRACE_SECONDS
+
+
+class ClockDialect(ConfiguredDialect):
+    """Mixed into our dialects: limits of time."""
+
+    #: a per-call statement timeout costs a round trip to set (it stays remembered)
+    server_side_timeout: ClassVar[bool] = True
+
+    def set_statement_timeout(self, proxied: Any, seconds: float) -> None:
+        """Bound the statements that follow on this connection; silent when that is already so."""
+        raise NotImplementedError
+
+    def bound_statements(self, connection: Any, seconds: float, left_seconds: float | None = None) -> None:
+        """Bound the statements that follow on SQLAlchemy's *connection*; what goes wrong there ends the connection.
+
+        *left_seconds*, where given, is what the caller has left of a limit for more than one statement: the driver
+        waits no longer than that, whatever the server allows.
+        """
+        proxied = connection._dbapi_connection
+        try:
+            self.set_statement_timeout(proxied, seconds)
+            if left_seconds is not None and left_seconds < seconds:
+                self.bound_wait(self.session_of(proxied), proxied.dbapi_connection, max(left_seconds, 0.0))
+        except BaseException as error:  # noqa: BLE001 - likewise
+            connection._handle_dbapi_exception(error, None, None, None, None)
+
+    def bound_wait(self, state: SessionState, dbapi_connection: Any, seconds: float) -> None:
+        """Let the driver wait for each reply a little longer than *seconds*, in which the server should have given up.
+
+        The driver's own clock: a server that is frozen, or behind a silent network, keeps no limit by itself.
+        """
+        if state.patience_seconds != seconds:
+            state.patience_seconds = seconds
+            self.set_patience(dbapi_connection, seconds + GRACE_SECONDS)
+
+    def set_patience(self, dbapi_connection: Any, seconds: float) -> None:
+        """Set the driver's clock: the longest that one request may take, which ends the connection if it does."""
+        clock = self.clock_of(dbapi_connection)
+        if clock is not None:
+            clock.patience_seconds = seconds
+
+    def clock_of(self, dbapi_connection: Any) -> Any:
+        """Return what keeps the driver's clock, and stops at the server what it gave up; ``None`` where none does."""
+        return None
+
+    def _bound_control(self, state: SessionState, dbapi_connection: Any) -> None:
+        limit = state.transaction.control_timeout
+        self.bound_wait(state, dbapi_connection, self.limits.statement_timeout_seconds if limit is None else limit)
+
+    def timed_out(self, connection: Any) -> bool | None:
+        """Return whether our own clock ended the last statement; ``None`` where only the server knows."""
+        return None
+
+    def interruption_of(self, connection: Any) -> BaseException | None:
+        """Return what a signal handler raised during the last statement, where the driver swallows it."""
+        return None

@@ -1,0 +1,88 @@
+"""What an engine hands its dialect, and the state of each of its connections."""
+
+from __future__ import annotations
+
+import random
+import time
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from prefiq_db.dialects.observers import Observer, Watcher
+from prefiq_db.dialects.session import SESSION_KEY, SessionState
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the settings allow a connection.
+
+    Attributes:
+        session_settings: whether a session keeps what it is told; not behind a transaction pooler.
+        read_only: whether each session refuses writes by itself, from connecting on.
+    """
+
+    max_age_seconds: float = 1800.0
+    ping_after_idle_seconds: float = 30.0
+    connect_timeout_seconds: float = 5.0
+    statement_timeout_seconds: float = 30.0
+    lock_timeout_seconds: float = 10.0
+    session_settings: bool = True
+    read_only: bool = False
+
+
+DEFAULT_LIMITS: Final = Limits()
+
+
+class ConfiguredDialect:
+    """Mixed into our dialects: the settings that a dialect needs, and what it knows of its connections."""
+
+    def __init__(
+        self,
+        connector: Callable[..., Any] | None = None,
+        limits: Limits = DEFAULT_LIMITS,
+        observer: Observer | None = None,
+        watcher: Watcher | None = None,
+        commenter: Callable[..., str] | None = None,
+        **arguments: Any,
+    ) -> None:
+        super().__init__(**arguments)
+        self.connector = connector
+        self.limits = limits
+        self.observer = observer
+        self.watcher = watcher
+        #: adds a call's tags to its statements as a comment; None when nobody asked for comments
+        self.commenter = commenter
+
+    def session_of(self, proxied: Any) -> SessionState:
+        """Return the state of the connection that SQLAlchemy's *proxied* connection stands for."""
+        record = proxied._connection_record
+        info = record.info if record is not None else proxied.info
+        state: SessionState | None = info.get(SESSION_KEY)
+        return self._new_session(info) if state is None else state
+
+    def session_in(self, info: Any) -> SessionState:
+        """Return the state that is kept in a connection's *info*."""
+        state: SessionState | None = info.get(SESSION_KEY)
+        return self._new_session(info) if state is None else state
+
+    def _new_session(self, info: Any) -> SessionState:
+        # Up to 10 % earlier than the maximum, so that a pool filled at once doesn't reconnect at once.
+        age = self.limits.max_age_seconds * random.uniform(0.9, 1.0)
+        timeout = self.limits.statement_timeout_seconds if self.limits.session_settings else None
+        info[SESSION_KEY] = state = SessionState(time.perf_counter() + age, timeout)
+        if self.watcher is not None:
+            self.watcher.know(state)
+        return state
+
+    def expect_back(self, proxied: Any, state: SessionState) -> None:
+        """Report the connection if it is garbage-collected by its user instead of being given back."""
+        watcher = self.watcher
+        if watcher is not None:
+            # Forgotten at checkin, so it is called only for what nobody gave back.
+            state.checkout.fairy_ref = weakref.ref(proxied, lambda _: watcher.collected(state))
+
+
+def limits_of(dialect: object) -> Limits:
+    """Return the limits of a dialect, which may be somebody else's: that one knows of none."""
+    return dialect.limits if isinstance(dialect, ConfiguredDialect) else DEFAULT_LIMITS

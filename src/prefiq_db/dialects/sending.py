@@ -1,0 +1,104 @@
+"""The way of each statement to the driver, and what it does to the open transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+from sqlalchemy.pool.base import _AdhocProxiedConnection
+
+from prefiq_db.dialects.aborted import cannot_go_on
+from prefiq_db.dialects.session import ENDED, HALF, TransactionState
+from prefiq_db.dialects.transaction_control import TransactionDialect
+from prefiq_db.dialects.values import Values
+from prefiq_db.translation.translate import class_by_code
+
+
+class StatementDialect(TransactionDialect):
+    """Mixed into our dialects: how a statement is sent."""
+
+    #: what becomes of values on their way to the driver
+    values: ClassVar[Values]
+
+    def knows(self, context: Any, kind: type) -> bool:
+        """Return whether the driver takes values of a type that stands in no table of ours, such as a range."""
+        return False
+
+    def do_execute(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
+        parameters = self.values.one(parameters, statement, context, self.knows)
+        self._send(super().do_execute, cursor, statement, parameters, context, 1)  # type: ignore[misc]
+
+    def do_executemany(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
+        parameters = self.values.many(parameters, statement, context, self.knows)
+        self._send(super().do_executemany, cursor, statement, parameters, context, len(parameters))  # type: ignore[misc]
+
+    def do_execute_no_params(self, cursor: Any, statement: str, context: Any = None) -> None:
+        def send(cursor: Any, statement: str, parameters: Any, context: Any) -> None:
+            super(StatementDialect, self).do_execute_no_params(cursor, statement, context)  # type: ignore[misc]
+
+        self._send(send, cursor, statement, None, context, 1)
+
+    def _send(
+        self,
+        send: Callable[..., None],
+        cursor: Any,
+        statement: str,
+        parameters: Any,
+        context: Any,
+        batch_size: int,
+    ) -> None:
+        proxied = None if context is None else context.root_connection._dbapi_connection
+        # What SQLAlchemy asks a new server is nobody's statement, and a listener that used the database then would
+        # wait for the very connection that is being made.
+        if proxied is None or type(proxied) is _AdhocProxiedConnection:
+            send(cursor, statement, parameters, context)
+            return
+        state = self.session_of(proxied)
+        transaction = state.transaction
+        if transaction.began:
+            self._check_still_open(transaction, proxied, statement)
+        guard = state.checkout.guard
+        if guard is not None:
+            guard(statement, context)
+        if self.commenter is not None:
+            call = state.statement.call
+            if call is not None and call.tags:
+                send = self._commented(send, call.tags)
+        failure: Exception | None = None
+        try:
+            if self.observer is None:
+                send(cursor, statement, parameters, context)
+            else:
+                self.observer.observe(send, cursor, statement, parameters, context, batch_size, state)
+        except Exception as error:
+            if not self._note_failure(error, transaction, proxied, context):
+                raise
+            # Whatever went wrong, it must not be taken for something that another try mends.
+            failure = cannot_go_on(transaction)
+        if failure is not None:
+            raise failure
+        if transaction.began:
+            self._note_ending(transaction, proxied)
+
+    def _note_failure(self, error: Exception, transaction: TransactionState, proxied: Any, context: Any) -> bool:
+        """Note what *error* did to the open transaction; return whether the statement had ended it before."""
+        if not transaction.began:
+            return False
+        if transaction.aborted is None:
+            transaction.aborted = self.effect_of(error, proxied.dbapi_connection)
+        if transaction.aborted is None and context.executemany:
+            # Where a failed row doesn't end the transaction, the rows before it stand, and nobody knows which.
+            transaction.aborted = HALF
+        if transaction.aborted is not None:
+            transaction.cause = class_by_code(error, self.label)
+        return transaction.aborted == ENDED
+
+    def _commented(self, send: Callable[..., None], tags: Mapping[str, str]) -> Callable[..., None]:
+        """Return *send*, adding *tags* at the end of the text; whoever watches sees the text without them."""
+        commenter: Any = self.commenter
+        percent = "%%" if self.paramstyle in ("format", "pyformat") else "%"  # type: ignore[attr-defined]
+
+        def send_commented(cursor: Any, statement: str, parameters: Any, context: Any) -> None:
+            send(cursor, commenter(statement, tags, percent=percent), parameters, context)
+
+        return send_commented

@@ -1,0 +1,279 @@
+"""BEGIN, COMMIT, ROLLBACK and savepoints.
+
+Connections are in autocommit at the driver and SQLAlchemy does not know. BEGIN, COMMIT and ROLLBACK are sent here,
+by ``do_begin``, ``do_commit`` and ``do_rollback``, and only when there is something to say. Why and what it saves:
+docs/decisions/0002-driver-autocommit-with-our-own-begin.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from prefiq_db.dialects.aborted import aborted_error, cannot_go_on, ended_error, left_open_error
+from prefiq_db.dialects.clocks import ClockDialect
+from prefiq_db.dialects.session import AUTOCOMMIT, ENDED, FORGOTTEN, GONE, SessionState, TransactionState
+from prefiq_db.dialects.tokens import TokenDialect
+from prefiq_db.errors import ErrorKind, StatementRefusedError, UnsupportedError
+from prefiq_db.translation.classify import classify_error
+from prefiq_db.translation.translate import code_of
+
+
+class TransactionDialect(ClockDialect, TokenDialect):
+    """Mixed into our dialects: where a transaction begins and ends."""
+
+    #: how classify_error and people call this database
+    label: ClassVar[str]
+    #: what an error does to the open transaction, where the server doesn't hold it in an aborted state by itself
+    after_error: ClassVar[Mapping[ErrorKind, str]] = {}
+
+    def set_isolation_level(self, dbapi_connection: Any, level: str) -> None:
+        raise UnsupportedError(
+            "set the isolation level with execution_options(isolation_level=...) or transaction(isolation=...)"
+        )
+
+    def reset_isolation_level(self, dbapi_conn: Any) -> None:
+        """Do nothing: the driver's own level is never changed."""
+
+    def chosen_isolation(self, state: SessionState) -> str | None:
+        """Return the level that our BEGIN says; ``None``: none, so that it is the session's."""
+        level = state.transaction.terms.isolation
+        return None if level == AUTOCOMMIT else level
+
+    def begin_sql(self, transaction: TransactionState) -> str:
+        raise NotImplementedError
+
+    def control(self, dbapi_connection: Any, sql: str) -> str | None:
+        """Send a control statement; return the server's command tag where there is one."""
+        cursor = dbapi_connection.cursor()
+        try:
+            cursor.execute(sql)
+        finally:
+            cursor.close()
+        return None
+
+    def ask(self, dbapi_connection: Any, sql: str) -> list[Any]:
+        """Send a statement of ours and return its rows."""
+        cursor = dbapi_connection.cursor()
+        try:
+            cursor.execute(sql)
+            return list(cursor.fetchall())
+        finally:
+            cursor.close()
+
+    def in_transaction(self, dbapi_connection: Any) -> bool:
+        """Return whether the server's last word, or the driver, knows of an open transaction; asks nobody."""
+        raise NotImplementedError
+
+    def is_at_rest(self, dbapi_connection: Any) -> bool:
+        """Return whether no transaction is open and the driver is in autocommit; a closed connection is not at rest.
+
+        What passes between two users of a connection has to be. It asks nobody: no round trip.
+        """
+        raise NotImplementedError
+
+    def not_at_rest(self, connection: Any) -> StatementRefusedError:
+        """Return the error for a statement on its own that left something open, which goes with its connection."""
+        self.session_of(connection._dbapi_connection).checkout.tainted = True
+        return left_open_error()
+
+    def do_begin(self, dbapi_connection: Any) -> None:
+        state = self.session_of(dbapi_connection)
+        if state.checkout.one_shot:
+            return
+        transaction = state.transaction
+        transaction.start()
+        terms = transaction.terms
+        if not terms.managed:
+            # A call with a timeout of its own may have used this connection before.
+            self.set_statement_timeout(dbapi_connection, self.limits.statement_timeout_seconds)
+        if terms.isolation == AUTOCOMMIT:
+            return
+        # Up before it is sent: if the reply is lost, a ROLLBACK is owed.
+        transaction.began = True
+        self._bound_control(state, dbapi_connection.dbapi_connection)
+        self.control(dbapi_connection.dbapi_connection, self.begin_sql(transaction))
+        if terms.token is not None and not self.token_rides_with_begin:
+            self.control(dbapi_connection.dbapi_connection, self.token_sql(terms.token))
+
+    def do_commit(self, dbapi_connection: Any) -> None:
+        state = self.session_of(dbapi_connection)
+        raw = dbapi_connection.dbapi_connection
+        transaction = state.transaction
+        is_open = self.in_transaction(raw)
+        if not is_open and transaction.aborted != GONE:
+            self._commit_nothing(transaction)
+            return
+        if transaction.aborted is not None or self.commit_would_lie(raw):
+            failure = cannot_go_on(transaction)
+            self._undo_refused(dbapi_connection)
+            raise failure
+        self._bound_control(state, raw)
+        transaction.committing = True
+        try:
+            tag = self._send_commit(raw)
+        except Exception:
+            # SQLite keeps a transaction open whose COMMIT it refused, and so may others.
+            self._undo_refused(dbapi_connection)
+            transaction.committing = True  # for whoever judges the error
+            raise
+        transaction.committing = False
+        transaction.end()
+        if tag == "ROLLBACK":
+            raise aborted_error(None)
+
+    def _send_commit(self, dbapi_connection: Any) -> str | None:
+        clock = self.clock_of(dbapi_connection)
+        if clock is None:
+            return self.control(dbapi_connection, "COMMIT")
+        clock.is_committing = True
+        try:
+            return self.control(dbapi_connection, "COMMIT")
+        finally:
+            clock.is_committing = False
+
+    def _commit_nothing(self, transaction: TransactionState) -> None:
+        """Go through with a COMMIT for which there is nothing to send, or say that the transaction is not there."""
+        failure: Exception | None = None
+        if transaction.aborted is None and transaction.began and transaction.terms.managed:
+            failure = ended_error(transaction.terms.token)
+        elif transaction.aborted is not None:
+            failure = cannot_go_on(transaction)
+        transaction.end()
+        if failure is not None:
+            raise failure
+
+    def _undo_refused(self, proxied: Any) -> None:
+        """Roll back what a refused COMMIT left open: SQLAlchemy takes the transaction for ended and won't."""
+        try:
+            self.do_rollback(proxied)
+        except Exception:  # noqa: BLE001 - the refusal is what matters; the pool closes what isn't at rest
+            self.session_of(proxied).checkout.tainted = True
+
+    def do_rollback(self, dbapi_connection: Any) -> None:
+        state = self.session_of(dbapi_connection)
+        raw = dbapi_connection.dbapi_connection
+        transaction, checkout = state.transaction, state.checkout
+        transaction.committing = False
+        if checkout.driver_begins:
+            self._take_back(raw)
+            checkout.driver_begins = False
+            checkout.tainted = checkout.tainted or self._habits_of(raw) != checkout.habits
+            return
+        # Where an error says nothing of the transaction (MariaDB), our own flag errs on the safe side.
+        if not transaction.began and not self.in_transaction(raw):
+            return
+        if transaction.aborted not in (GONE, ENDED) or self.in_transaction(raw):
+            self._bound_control(state, raw)
+            self.control(raw, "ROLLBACK")
+        transaction.end()
+
+    # --- a connection of the driver's own: raw_connection() --------------------------------------
+
+    def let_driver_begin(self, proxied: Any) -> None:
+        """Make *proxied* what PEP 249 says: the driver begins, and commit() and rollback() end it."""
+        self.set_statement_timeout(proxied, self.limits.statement_timeout_seconds)
+        checkout = self.session_of(proxied).checkout
+        checkout.habits = self._habits_of(proxied.dbapi_connection)
+        # Up before: whatever becomes of it, the connection is looked at when it comes back.
+        checkout.driver_begins = True
+        self.set_driver_autocommit(proxied.dbapi_connection, False)
+
+    def _take_back(self, dbapi_connection: Any) -> None:
+        dbapi_connection.rollback()
+        self.set_driver_autocommit(dbapi_connection, True)
+
+    #: what people set on a driver's connection, and the next user of it must not inherit
+    driver_habits: ClassVar[Sequence[str]] = ()
+
+    def _habits_of(self, dbapi_connection: Any) -> list[Any]:
+        driver = self.get_driver_connection(dbapi_connection)  # type: ignore[attr-defined]
+        return [getattr(driver, name, None) for name in self.driver_habits]
+
+    def set_driver_autocommit(self, dbapi_connection: Any, value: bool) -> None:
+        """Switch the driver's own autocommit; only for raw_connection()."""
+        raise NotImplementedError
+
+    # --- a transaction that ended behind our back ------------------------------------------------
+
+    #: why begin_twophase() is refused; empty where it works
+    twophase_refused: ClassVar[str] = ""
+
+    def do_begin_twophase(self, connection: Any, xid: Any) -> None:
+        if self.twophase_refused:
+            raise UnsupportedError(f"two-phase transactions: {self.twophase_refused}; use transaction()")
+        super().do_begin_twophase(connection, xid)  # type: ignore[misc]
+
+    def was_ended(self, connection: Any) -> bool:
+        """Return whether the transaction on SQLAlchemy's *connection* ended without us: nobody knows how."""
+        proxied = connection._dbapi_connection
+        transaction = self.session_of(proxied).transaction
+        if transaction.aborted is not None:
+            return transaction.aborted == ENDED
+        return transaction.began and not self.in_transaction(proxied.dbapi_connection)
+
+    def commits_by_itself(self, statement: str) -> bool:
+        """Return whether *statement* ends an open transaction and needs none, as DDL does on MariaDB."""
+        return False
+
+    def _check_still_open(self, transaction: TransactionState, proxied: Any, statement: str = "") -> None:
+        """See, before anything is sent in a transaction, whether it is still there.
+
+        ``transaction()`` can't go on when something ended it. A connection of SQLAlchemy's own goes on in a new
+        transaction, as it does on a driver that is not in autocommit: DDL on MariaDB is the usual case.
+        """
+        if transaction.aborted is not None:
+            raise cannot_go_on(transaction)
+        if self.in_transaction(proxied.dbapi_connection):
+            return
+        if transaction.terms.managed:
+            transaction.aborted = ENDED
+            raise cannot_go_on(transaction)
+        if not self.commits_by_itself(statement):
+            self.do_begin(proxied)
+
+    def _note_ending(self, transaction: TransactionState, proxied: Any) -> None:
+        """See, after a statement in ``transaction()``, whether it ended the transaction by itself."""
+        if transaction.terms.managed and not self.in_transaction(proxied.dbapi_connection):
+            transaction.aborted = ENDED
+        if transaction.aborted is not None:
+            raise cannot_go_on(transaction)
+
+    def commit_would_lie(self, dbapi_connection: Any) -> bool:
+        """Return whether the server would answer COMMIT with a silent rollback."""
+        return False
+
+    def do_savepoint(self, connection: Any, name: str) -> None:
+        self._savepoint(connection, f"SAVEPOINT {name}")
+
+    def do_rollback_to_savepoint(self, connection: Any, name: str) -> None:
+        transaction = self.session_of(connection.connection).transaction
+        if transaction.aborted in (GONE, ENDED):
+            return
+        self._savepoint(connection, f"ROLLBACK TO SAVEPOINT {name}", undoes=True)
+        transaction.aborted = None
+        if transaction.local_timeout is not None:
+            # The server went back to what was set before the savepoint; nobody remembers what that was.
+            transaction.local_timeout = FORGOTTEN
+
+    def do_release_savepoint(self, connection: Any, name: str) -> None:
+        self._savepoint(connection, f"RELEASE SAVEPOINT {name}")
+
+    def _savepoint(self, connection: Any, sql: str, *, undoes: bool = False) -> None:
+        # SQLAlchemy judges what the driver raises in a statement, but not in these calls. A connection that was lost
+        # or cancelled in the middle of a reply must not be used again.
+        proxied = connection.connection
+        if not undoes:
+            self._check_still_open(self.session_of(proxied).transaction, proxied)
+        try:
+            self._bound_control(self.session_of(proxied), proxied.dbapi_connection)
+            self.control(proxied.dbapi_connection, sql)
+        except BaseException as error:  # noqa: BLE001 - SQLAlchemy decides whose it is and raises it
+            connection._handle_dbapi_exception(error, sql, None, None, None)
+
+    def effect_of(self, error: Exception, dbapi_connection: Any) -> str | None:
+        """Return what *error* did to the open transaction: ``None`` (nothing), ``HALF`` or ``GONE``."""
+        code = code_of(error)
+        if code is None or not self.after_error:
+            return None
+        return self.after_error.get(classify_error(self.label, code).kind)

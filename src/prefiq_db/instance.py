@@ -1,0 +1,91 @@
+"""One database in this process: what is assembled once for it, and whether it is closed.
+
+Why it is one object: decisions/0112-why-a-database-is-one-instance.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import Engine
+
+from prefiq_db.bridge import Runtime
+from prefiq_db.exactly_once import Pruner, Resolver
+from prefiq_db.execution.standard import StandardRoad
+from prefiq_db.forks import in_child
+from prefiq_db.hooks.connections import ConnectionWatcher
+from prefiq_db.hooks.explain import Explainer
+from prefiq_db.hooks.registry import Hooks
+from prefiq_db.hooks.statements import StatementObserver
+from prefiq_db.hooks.watchdog import watchdog
+from prefiq_db.retry_budget import RetryBudget
+from prefiq_db.settings import DatabaseSettings
+
+
+@dataclass(eq=False, repr=False)
+class Instance:
+    """The parts of one database. All views of it share them; what is ambient somewhere is kept by instance.
+
+    Attributes:
+        async_engine: SQLAlchemy's ``AsyncEngine`` over ``engine`` in the async world, else ``None``.
+        road: how statements get to the database.
+        explainer: asks for plans of slow statements, if the settings say so.
+        resolver: finds out whether a transaction with a token was committed when nobody answered COMMIT.
+        pruner: removes old tokens, after transactions that had one.
+        statement_timeout_seconds: how long a statement may take that says nothing else.
+        commit_budget_seconds: how long COMMIT, its resolution and the ``on_commit`` functions may outlive a
+            cancellation.
+        closing: whether closing was begun and interrupted; ``close()`` goes on with it.
+        needs_tokens: whether somebody asked for ``exactly_once``, so that the table of tokens has to be there.
+    """
+
+    settings: DatabaseSettings
+    name: str
+    runtime: Runtime
+    hooks: Hooks
+    observer: StatementObserver
+    watcher: ConnectionWatcher
+    engine: Engine
+    async_engine: Any
+    road: StandardRoad
+    retry_budget: RetryBudget
+    explainer: Explainer | None
+    resolver: Resolver
+    pruner: Pruner
+    statement_timeout_seconds: float = field(init=False)
+    commit_budget_seconds: float = field(init=False)
+    closed: bool = field(default=False, init=False)
+    closing: bool = field(default=False, init=False)
+    needs_tokens: bool = field(default=False, init=False)
+
+    def __post_init__(self) -> None:
+        settings = self.settings
+        self.statement_timeout_seconds = settings.statement_timeout_seconds
+        self.commit_budget_seconds = (
+            settings.statement_timeout_seconds + settings.retry.total_seconds + settings.connect_timeout_seconds
+        )
+        self.watcher.start_with(watchdog.watch)
+        in_child(self, Instance.forget_after_fork)
+
+    def close(self) -> None:
+        """Close the pool's connections, and what else the connector holds."""
+        self.closed = self.closing = True
+        watchdog.forget(self.watcher)
+        self.watcher.start_with(watchdog.watch)
+        self.engine.dispose()
+        connector: Any = self.engine.dialect.connector  # type: ignore[attr-defined]
+        if hasattr(connector, "close"):
+            connector.close()
+        self.closing = False
+
+    def forget_after_fork(self) -> None:
+        """Start with an empty pool in a forked child; the parent's sockets are neither used nor closed."""
+        # Kept alive on purpose: collecting an asyncio transport would unregister the parent's socket from the event
+        # loop's epoll, which parent and child share.
+        _of_the_parent.append(self.engine.pool)
+        self.engine.dispose(close=False)
+        self.watcher.start_with(watchdog.watch)
+
+
+_of_the_parent: list[object] = []

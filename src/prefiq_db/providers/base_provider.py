@@ -1,0 +1,147 @@
+"""BaseProvider: what a part of a service derives from to be started and stopped by the container."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Coroutine, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from prefiq_db.application import Application
+from prefiq_db.deprecations import warn_renamed
+from prefiq_db.errors import UsageError
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+_ADVICE: Final = {
+    "register": "register() binds only",
+    "boot": "call it boot_async()",
+    "shutdown": "call it ashutdown()",
+}
+_AsyncStep = Callable[[Any], Coroutine[Any, Any, None]]
+
+
+def _deprecated_name(step: _AsyncStep) -> _AsyncStep:
+    async def shutdown_async(self: Any) -> None:
+        """Stop, in an event loop. Deprecated: it is called :meth:`ashutdown`, as the application's is."""
+        warn_renamed("shutdown_async", "ashutdown")
+        await step(self)
+
+    return shutdown_async
+
+
+class BaseProvider:
+    """Bring one part of a service into an :class:`~prefiq_db.Application`. Every method is optional.
+
+    Attributes:
+        name: what others call it in ``requires``. Default: the class's name without ``Provider``, in snake case
+            (``MailQueueProvider`` is ``mail_queue``); a name that was written down is inherited.
+        requires: what must be there first: names of providers, or names that are bound (``db``, ``db.analytics``).
+        provides: names that :meth:`register` binds, so that others may require them by these names; ``db`` stands
+            for ``db.<anything>`` too.
+        schema_namespace: the prefix of its own settings in the environment and in YAML.
+        schema_model: the pydantic model of these settings; goes with ``schema_namespace``.
+
+    ``register()`` binds names and does no I/O; ``boot()`` opens what it needs; ``shutdown()`` closes it. Their
+    async twins call them unless overridden. A ``boot()`` that fails cleans up after itself: its ``shutdown()`` is
+    not called.
+    """
+
+    name: str = ""
+    requires: Sequence[str] = ()
+    provides: Sequence[str] = ()
+    schema_namespace: str | None = None
+    schema_model: type[BaseModel] | None = None
+
+    _name_is_given = False
+    _app: Application | None = None
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        if "name" in cls.__dict__:
+            cls._name_is_given = True
+        elif not cls._name_is_given:
+            cls.name = _snake_case(cls.__name__.removesuffix("Provider") or cls.__name__)
+        cls._join_names()
+
+    @classmethod
+    def _join_names(cls) -> None:
+        """Let a step that this class overrides be found by its old name as well as by its new one."""
+        old, new = cls.__dict__.get("shutdown_async"), cls.__dict__.get("ashutdown")
+        if new is not None and old is None:
+            cls.shutdown_async = _deprecated_name(new)
+        elif old is not None and new is None:
+            warn_renamed(f"{cls.__qualname__}.shutdown_async", "ashutdown", stacklevel=3)
+            cls.ashutdown = old  # type: ignore[method-assign]
+
+    # --- what a provider overrides ---------------------------------------------------------------
+
+    def register(self) -> None:
+        """Bind names in ``self.app``. Runs for every provider before the first one boots; no I/O here."""
+
+    def boot(self) -> None:
+        """Start. All names are bound, and what this provider requires has booted."""
+
+    async def boot_async(self) -> None:
+        """Start, in an event loop. Calls :meth:`boot` unless overridden."""
+        self.boot()
+
+    def shutdown(self) -> None:
+        """Stop. What this provider requires is still running."""
+
+    async def ashutdown(self) -> None:
+        """Stop, in an event loop. Calls :meth:`shutdown` unless overridden."""
+        self.shutdown()
+
+    shutdown_async = _deprecated_name(ashutdown)
+
+    def async_only(self) -> str:
+        """Return why this provider needs an event loop; empty when it does not.
+
+        The answer here: it does when an async twin was overridden and its synchronous one was not.
+        """
+        for step, twin in (("boot", "boot_async"), ("shutdown", "ashutdown")):
+            if self._overrides(twin) and not self._overrides(step):
+                return f"it has {twin}() and no {step}()"
+        return ""
+
+    # --- what a provider uses ----------------------------------------------------------------------
+
+    @property
+    def app(self) -> Application:
+        """The application it was registered in."""
+        if self._app is None:
+            raise UsageError(f"provider {self.name!r} belongs to no application yet: app.register(...) it first")
+        return self._app
+
+    @property
+    def settings(self) -> Any:
+        """Its own settings: the ``schema_model`` read from ``schema_namespace``."""
+        if self.schema_namespace is None:
+            raise UsageError(
+                f"provider {self.name!r} declares no schema_namespace; all settings are app.resolve('settings')"
+            )
+        return self.app.resolve("settings")[self.schema_namespace]
+
+    def attach(self, app: Application) -> None:
+        """Tie this provider to *app*; ``app.register`` calls it.
+
+        Raises:
+            UsageError: it belongs to another application, or is declared in a way that can't work.
+        """
+        if self._app is not None:
+            raise UsageError(f"provider {self.name!r} belongs to an application already: make one for each")
+        if (self.schema_namespace is None) != (self.schema_model is None):
+            raise UsageError(f"provider {self.name!r}: schema_namespace and schema_model go together, or neither")
+        for step, advice in _ADVICE.items():
+            if inspect.iscoroutinefunction(getattr(self, step)):
+                raise UsageError(f"provider {self.name!r}: {step}() is a coroutine function; {advice}")
+        self._app = app
+
+    def _overrides(self, method: str) -> bool:
+        return getattr(type(self), method) is not getattr(BaseProvider, method)
+
+
+def _snake_case(name: str) -> str:
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()

@@ -1,0 +1,98 @@
+"""The border: whatever SQLAlchemy or a driver raises goes in, one of our exceptions comes out, without a value."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Literal, TypeVar
+
+from prefiq_db.errors import PrefiqDbError
+from prefiq_db.masking import border_translates
+from prefiq_db.silence import hush
+from prefiq_db.translation.translate import interruption_in, translate
+
+T = TypeVar("T")
+Phase = Literal["connect", "statement", "commit"]
+
+
+class Border:
+    """Translates at one place, knowing the database's name and dialect, and whether a migration runs."""
+
+    def __init__(self, database: str, dialect: str, *, masked: bool = True, migrating: bool = False) -> None:
+        self.database = database
+        self.dialect = dialect
+        self.masked = masked
+        self.migrating = migrating
+
+    def _hush(self, error: BaseException) -> None:
+        """Leave no value, and no password, in the frames below: what goes on as it is brings its traceback along."""
+        if self.masked:
+            hush(error)
+
+    def cross(
+        self,
+        action: Callable[[], T],
+        phase: Phase | Callable[[], Phase] = "statement",
+        *,
+        timed_out: Callable[[], bool | None] | None = None,
+    ) -> T:
+        """Return what *action* returns.
+
+        The exception is raised after the except block was left: then its ``__cause__`` and ``__context__`` are empty.
+        ``raise ... from None`` would keep the driver's exception, and the values in its text, in ``__context__``.
+
+        Raises:
+            PrefiqDbError: of the class that fits the kind. What came from outside goes on as it is.
+        """
+        outside = border_translates.get()
+        failure: PrefiqDbError
+        interruption: BaseException | None = None
+        handled = sys.exc_info()[1]
+        try:
+            border_translates.set(True)
+            return action()
+        except PrefiqDbError as error:
+            failure = error
+            self._hush(error)
+        except Exception as error:  # noqa: BLE001 - this is the border: everything is translated and raised
+            where = phase if isinstance(phase, str) else phase()
+            # Once COMMIT is on its way, what came of it is the question, whatever interrupts; see translate().
+            interruption = interruption_in(error, handled)
+            if where == "commit" and isinstance(interruption, Exception):
+                interruption = None
+            if interruption is None:
+                failure = translate(
+                    error,
+                    dialect=self.dialect,
+                    phase=where,
+                    database=self.database,
+                    cancelled_by_timeout=None if timed_out is None else timed_out(),
+                    migrating=self.migrating,
+                )
+            else:
+                self._hush(interruption)
+        except BaseException as error:
+            self._hush(error)
+            raise
+        finally:
+            try:
+                border_translates.set(outside)
+            finally:
+                # Twice: interrupted before the first, nothing would be translated, or masked, in this thread any more.
+                border_translates.set(outside)
+            del handled
+        if interruption is not None:
+            try:
+                raise interruption
+            finally:
+                del interruption
+        if failure.database is None:
+            failure.database = self.database
+        if not self.masked and failure.original is not None:
+            # Only outside production, and only when masking was switched off: the driver's own words help there.
+            failure.args = (f"{failure} [{type(failure.original).__name__}: {failure.original}]",)
+        try:
+            raise failure
+        finally:
+            # The traceback holds this frame; a reference back would make a cycle for the garbage collector.
+            del failure
