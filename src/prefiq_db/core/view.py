@@ -53,7 +53,7 @@ class View:
     def admit(self) -> Overrides:
         """Return the overrides in force, or raise if the database is closed or belongs to another event loop."""
         self.check_usable()
-        here = scoped(self.instance)  # overrides(), without the detour: this is on the way of every call
+        here = scoped(self.instance)  # as overrides() does; inline, for every call passes here
         return self.view if here is NO_OVERRIDES else self.view.over(here)
 
     # --- overrides -------------------------------------------------------------------------------
