@@ -11,7 +11,6 @@ from prefiq_db.dialects.aborted import cannot_go_on
 from prefiq_db.dialects.session import ENDED, HALF, TransactionState
 from prefiq_db.dialects.transaction_control import TransactionDialect
 from prefiq_db.dialects.values import Values
-from prefiq_db.translation.translate import class_by_code
 
 
 class StatementDialect(TransactionDialect):
@@ -90,12 +89,12 @@ class StatementDialect(TransactionDialect):
         if not transaction.began:
             return False
         if transaction.aborted is None:
-            transaction.aborted = self.effect_of(error, proxied.dbapi_connection)
+            transaction.aborted = self.effect_of(error, proxied)
         if transaction.aborted is None and context.executemany:
             # Where a failed row doesn't end the transaction, the rows before it stand, and nobody knows which.
             transaction.aborted = HALF
         if transaction.aborted is not None:
-            transaction.cause = class_by_code(error, self.label)
+            transaction.cause = self.judge(error, proxied).by_code
         return transaction.aborted == ENDED
 
     def _commented(self, send: Callable[..., None], tags: Mapping[str, str]) -> Callable[..., None]:

@@ -15,7 +15,7 @@ from prefiq_db.errors import ErrorKind, PoolTimeoutError, TooManyConnectionsErro
 from prefiq_db.execution.shapes import one_row
 from prefiq_db.execution.standard import StandardRoad
 from prefiq_db.forks import renewed
-from prefiq_db.health.findings import WELL, Status, Verdict
+from prefiq_db.health.verdicts import WELL, Status, Verdict
 
 _AILMENTS: Final = {
     ErrorKind.READ_ONLY: Verdict(Status.FAIL, ErrorKind.READ_ONLY.value, ErrorKind.READ_ONLY),

@@ -8,40 +8,45 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextvars
-import os
 import threading
 import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any
 
-from prefiq_db.health.findings import Verdict, failure
+from prefiq_db.forks import in_child
 from prefiq_db.health.probe import Held
+from prefiq_db.health.verdicts import Verdict, judge_error
 
 
-class ThreadFlight:
+class ThreadCheck:
     """A check in a thread of its own: the caller's deadline holds whatever the driver does."""
 
     def __init__(self, name: str, work: Callable[[Held], Verdict]) -> None:
         self.started = time.monotonic()
         self._work = work
         self._held = Held()
-        self._process = os.getpid()
+        self._is_of_the_parent = False
+        in_child(self, ThreadCheck._stay_behind)
         self._future: Future[Verdict] = Future()
         self._future.set_running_or_notify_cancel()  # nobody who waits can cancel it
-        threading.Thread(target=self._fly, name=f"prefiq_db health {name}", daemon=True).start()
+        threading.Thread(target=self._run, name=f"prefiq_db health {name}", daemon=True).start()
 
-    def _fly(self) -> None:
+    def _run(self) -> None:
         try:
             verdict = self._work(self._held)
         except BaseException as error:  # noqa: BLE001 - whatever it is, somebody waits for the answer
-            verdict = failure(error)
+            verdict = judge_error(error)
         self._future.set_result(verdict)
+
+    def _stay_behind(self) -> None:
+        """Note, in a forked child, that the thread goes on in the parent and never ends here."""
+        self._is_of_the_parent = True
 
     @property
     def is_over(self) -> bool:
-        """Whether another one may start; one that a parent process began never ends here."""
-        return self._future.done() or self._process != os.getpid()
+        """Whether another one may start."""
+        return self._is_of_the_parent or self._future.done()
 
     def wait(self, seconds: float) -> Verdict | None:
         """Return the verdict, or ``None`` when there is none after *seconds*."""
@@ -50,16 +55,16 @@ class ThreadFlight:
 
     async def wait_async(self, seconds: float) -> Verdict | None:
         """Return the verdict, as :meth:`wait` does."""
-        landing = asyncio.wrap_future(self._future)
-        await asyncio.wait([landing], timeout=seconds)
-        landing.cancel()  # or a thread that ends late would call a loop that may be closed by then
+        waited = asyncio.wrap_future(self._future)
+        await asyncio.wait([waited], timeout=seconds)
+        waited.cancel()  # or a thread that ends late would call a loop that may be closed by then
         return self._future.result() if self._future.done() else None
 
     def give_up(self) -> None:
         self._held.break_off()
 
 
-class TaskFlight:
+class TaskCheck:
     """A check in a task of its own: a probe whose client has gone doesn't end it for the others."""
 
     def __init__(self, name: str, work: Callable[[Held], Coroutine[Any, Any, Verdict]]) -> None:
@@ -68,14 +73,14 @@ class TaskFlight:
         self._loop = asyncio.get_running_loop()
         # In an empty context: the transaction of whoever asks is none of the check's business.
         self._task = self._loop.create_task(
-            self._fly(work), name=f"prefiq_db health {name}", context=contextvars.Context()
+            self._run(work), name=f"prefiq_db health {name}", context=contextvars.Context()
         )
 
-    async def _fly(self, work: Callable[[Held], Coroutine[Any, Any, Verdict]]) -> Verdict:
+    async def _run(self, work: Callable[[Held], Coroutine[Any, Any, Verdict]]) -> Verdict:
         try:
             return await work(self._held)
         except Exception as error:  # noqa: BLE001 - likewise
-            return failure(error)
+            return judge_error(error)
 
     @property
     def is_over(self) -> bool:
@@ -96,4 +101,4 @@ class TaskFlight:
             self._task.cancel()
 
 
-Flight = ThreadFlight | TaskFlight
+RunningCheck = ThreadCheck | TaskCheck
