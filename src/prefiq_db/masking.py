@@ -146,7 +146,7 @@ def mask_literals(sql: str, dialect: str = "") -> str:
     Without *dialect* the text is read so that it is right for each: more of it may be masked then, among it names in
     double quotes, which are strings on MariaDB and may be on SQLite.
     """
-    return _LITERAL.get(dialect, _BY_RULES[""]).sub(_shown, sql)
+    return _LITERAL.get(dialect, _BY_RULES[""]).sub(_mask_match, sql)
 
 
 _SQLITE_NAMES: Final = _literals(
@@ -162,8 +162,8 @@ def mask_for_tables(sql: str, dialect: str) -> str:
 
     Only for readers that take nothing but what stands in a table's place.
     """
-    return _LITERAL_AROUND_TABLES.get(dialect, _BY_RULES[""]).sub(_shown, sql)
+    return _LITERAL_AROUND_TABLES.get(dialect, _BY_RULES[""]).sub(_mask_match, sql)
 
 
-def _shown(match: re.Match[str]) -> str:
+def _mask_match(match: re.Match[str]) -> str:
     return match.group() if match.lastgroup == "name" else "?"

@@ -112,10 +112,10 @@ class WaitingLine:
             self._put_back(gift)
             return False
         except BaseException:
-            self._interrupted(gift, waiter)
+            self._repair(gift, waiter)
             raise
 
-    def _interrupted(self, gift: Any, waiter: ThreadWaiter | TaskWaiter | None) -> None:
+    def _repair(self, gift: Any, waiter: ThreadWaiter | TaskWaiter | None) -> None:
         """See that no gift is without a taker, and nobody is out of the line and asleep."""
         if waiter is not None and waiter.gift is not None:
             waiter.wake()

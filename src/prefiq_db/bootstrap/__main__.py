@@ -22,7 +22,7 @@ from prefiq_db.bootstrap import assemble
 from prefiq_db.errors import PrefiqDbError, ProviderError, SettingsError, UnsupportedError
 from prefiq_db.providers import DatabaseProvider
 from prefiq_db.reports import HealthReport
-from prefiq_db.settings.database import is_production
+from prefiq_db.settings.database_settings import is_production
 
 OK, FAILED, MISCONFIGURED = 0, 1, 2
 
@@ -47,7 +47,7 @@ def main(
     # The lines below tell what is logged; without a handler Python would write the errors a second time.
     logging.getLogger("prefiq_db.boot").addHandler(logging.NullHandler())
     for module in options.modules:
-        code, why = _imported(module)
+        code, why = _import_module(module)
         if code != OK:
             sys.stderr.write(f"{module} can't be imported: {why}\n")
             return code
@@ -60,14 +60,14 @@ def main(
     except Exception as error:  # noqa: BLE001 - a command line ends with a line and an exit code, not a traceback
         sys.stderr.write(f"{_message(error)}\n")
         return MISCONFIGURED if _is_configuration(error) else FAILED
-    return OK if all(report.healthy for report in _reports(app)) else FAILED
+    return OK if all(report.healthy for report in _write_reports(app)) else FAILED
 
 
-def _reports(app: Application) -> list[HealthReport]:
+def _write_reports(app: Application) -> list[HealthReport]:
     return [r for each in app.providers if isinstance(each, DatabaseProvider) for r in each.reports.values()]
 
 
-def _imported(module: str) -> tuple[int, str]:
+def _import_module(module: str) -> tuple[int, str]:
     """Import *module*; return an exit code, and why it can't be, without what may be a value."""
     if not all(part.isidentifier() for part in module.split(".")):
         return MISCONFIGURED, "expected a module's name as in import, such as shop.providers, and no path"

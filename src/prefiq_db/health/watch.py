@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from prefiq_db.deadline import Deadline
 from prefiq_db.errors import ErrorKind
 from prefiq_db.forks import renewed
-from prefiq_db.health.findings import Finding, Status, Verdict
-from prefiq_db.health.flight import Flight
+from prefiq_db.health.running_checks import RunningCheck
+from prefiq_db.health.verdicts import Finding, Status, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Subject:
     """
 
     name: str
-    begin: Callable[[Deadline], Flight]
+    begin: Callable[[Deadline], RunningCheck]
     critical: bool = True
     changed: Callable[[bool, str], None] | None = None
 
@@ -54,36 +54,36 @@ class Watch:
         self._lock = renewed(self, "_lock")
         self._found: Finding | None = None
         self._good_until = 0.0
-        self._flight: Flight | None = None
-        self._settled: Flight | None = None
+        self._running: RunningCheck | None = None
+        self._settled: RunningCheck | None = None
         self._told = (True, "")  # what a database is until somebody finds otherwise
 
-    def begin(self) -> Finding | Flight:
+    def begin(self) -> Finding | RunningCheck:
         """Return the last finding while it is good, else the check under way, else a new one."""
         with self._lock:
             if self._found is not None and self._pace.clock() < self._good_until:
                 return self._found
-            if self._flight is None or self._flight.is_over:
-                self._flight = self._subject.begin(Deadline.after(self._pace.deadline_seconds, "deadline_seconds"))
-            return self._flight
+            if self._running is None or self._running.is_over:
+                self._running = self._subject.begin(Deadline.after(self._pace.deadline_seconds, "deadline_seconds"))
+            return self._running
 
-    def end(self, flight: Flight, verdict: Verdict | None) -> Finding:
-        """Return what *flight* found; ``None`` means nothing within the deadline, and then it is broken off."""
+    def end(self, running: RunningCheck, verdict: Verdict | None) -> Finding:
+        """Return what *running* found; ``None`` means nothing within the deadline, and then it is broken off."""
         with self._lock:
-            if self._settled is flight and self._found is not None:
+            if self._settled is running and self._found is not None:
                 return self._found
-            self._found = found = self._finding(verdict, time.monotonic() - flight.started)
+            self._found = found = self._make_finding(verdict, time.monotonic() - running.started)
             self._good_until = self._pace.clock() + self._pace.cache_seconds
-            self._settled = flight
+            self._settled = running
             answer = (verdict is not None and verdict.status is not Status.FAIL, found.reason)
             changed, self._told = answer != self._told, answer
         if verdict is None:
-            flight.give_up()
+            running.give_up()
         if changed and self._subject.changed is not None:
             self._subject.changed(*answer)
         return found
 
-    def _finding(self, verdict: Verdict | None, seconds: float) -> Finding:
+    def _make_finding(self, verdict: Verdict | None, seconds: float) -> Finding:
         name = self._subject.name
         if verdict is None:
             late = f"no answer within {self._pace.deadline_seconds:g} s"

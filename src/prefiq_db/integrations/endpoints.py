@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 from prefiq_db.health import Health
 from prefiq_db.integrations.health_json import HEALTH_TYPE, health_json
 from prefiq_db.integrations.page import PAGE, PAGE_HEADERS
-from prefiq_db.integrations.page_data import page_data
+from prefiq_db.integrations.page_data import collect_page_data
 from prefiq_db.integrations.sources import AnyDatabase
 
 Header = tuple[str, str]
@@ -73,7 +73,7 @@ class Endpoints:
         return endpoint
 
     def _data(self, health: Health) -> Reply:
-        return _json(200, "application/json", page_data(self._databases, health))
+        return _json(200, "application/json", collect_page_data(self._databases, health))
 
 
 def _health(health: Health) -> Reply:
@@ -88,7 +88,7 @@ def _json(status: int, content_type: str, content: Any) -> Reply:
 _PAGE: Final = Reply(200, (("Content-Type", "text/html; charset=utf-8"), _NO_STORE, *PAGE_HEADERS), PAGE)
 
 
-def framed(reply: Reply, method: str) -> tuple[list[Header], bytes]:
+def frame(reply: Reply, method: str) -> tuple[list[Header], bytes]:
     """Return the headers with the length, and what is sent as the body: nothing for HEAD."""
     headers = [*reply.headers, ("Content-Length", str(len(reply.body)))]
     return headers, b"" if method == "HEAD" else reply.body

@@ -53,7 +53,7 @@ from prefiq_db.integrations.conventions import (
     Value,
 )
 from prefiq_db.integrations.operations import Operation
-from prefiq_db.integrations.otel_spans import summary_of, what_failed
+from prefiq_db.integrations.otel_spans import describe_failure, summary_of
 from prefiq_db.reports import PoolStats
 
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ class MetricListener(Listener):
         return pool
 
     def operation_ended(self, operation: Operation) -> None:
-        attributes = {**self._identity, **what_failed(operation)}
+        attributes = {**self._identity, **describe_failure(operation)}
         if summary := self._summary(operation):
             attributes[SUMMARY] = summary
         self._to.duration.record(operation.duration_seconds, attributes)

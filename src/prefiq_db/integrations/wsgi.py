@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from prefiq_db.health import Health, HealthCheck
-from prefiq_db.integrations.endpoints import Endpoints, Reply, framed
+from prefiq_db.integrations.endpoints import Endpoints, Reply, frame
 from prefiq_db.integrations.schema import schema_checks
 from prefiq_db.integrations.sources import Source, databases_of
 
@@ -42,7 +42,7 @@ class HealthApp:
         method = environ["REQUEST_METHOD"]
         # What stands before the place where the application is mounted is in SCRIPT_NAME.
         reply = self._reply(method, environ.get("PATH_INFO", ""))
-        headers, body = framed(reply, method)
+        headers, body = frame(reply, method)
         start_response(f"{reply.status} {reply.reason}", headers)
         return [body]
 

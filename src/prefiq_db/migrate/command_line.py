@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from alembic.util import CommandError
 
 from prefiq_db.errors import PrefiqDbError, UsageError
-from prefiq_db.migrate import commands
-from prefiq_db.migrate.commands import alembic_config
-from prefiq_db.migrate.options import MigrateOptions
+from prefiq_db.migrate import alembic_commands as commands
+from prefiq_db.migrate.alembic_commands import alembic_config
+from prefiq_db.migrate.migrate_options import MigrateOptions
 
 DONE, FAILED, MISCONFIGURED = 0, 1, 2
 

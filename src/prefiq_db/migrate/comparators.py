@@ -18,7 +18,7 @@ from alembic.util import DispatchPriority, PriorityDispatchResult
 from sqlalchemy.dialects import mysql
 from sqlalchemy.sql.elements import conv
 
-from prefiq_db.migrate.defaults import NULL, Default, Literal, default_of, default_sql, told, written
+from prefiq_db.migrate.defaults import NULL, Default, Literal, compile_sql, default_sql, read_default, reported_sql
 from prefiq_db.migrate.expressions import same_default, same_expression
 from prefiq_db.types import StrEnum, UtcDateTime
 from prefiq_db.types.choices import CHECKS_COLUMN
@@ -77,8 +77,8 @@ def compare_server_default(
         return _DECIDED  # there it is AUTO_INCREMENT or a rowid, and no default
     if isinstance(found.server_default, sa.Computed) or isinstance(wanted.server_default, sa.Computed):
         return _compare_computed(context.connection, change, found, wanted)
-    is_now = default_of(found.server_default, wanted.type, dialect)
-    should_be = default_of(wanted.server_default, wanted.type, dialect)
+    is_now = read_default(found.server_default, wanted.type, dialect)
+    should_be = read_default(wanted.server_default, wanted.type, dialect)
     if NULL in (is_now, should_be) and None in (found.server_default, wanted.server_default):
         return _DECIDED
     if is_now is None or should_be is None:
@@ -109,7 +109,7 @@ def _without_quotes(wanted: sa.Column[Any], dialect: sa.Dialect) -> Default | No
     text = getattr(wanted.server_default, "arg", None)
     if not isinstance(text, str) or not text.startswith("'") or not text.endswith("'"):
         return None
-    return default_of(sa.DefaultClause(text[1:-1]), wanted.type, dialect)
+    return read_default(sa.DefaultClause(text[1:-1]), wanted.type, dialect)
 
 
 # --- computed columns --------------------------------------------------------------------------------
@@ -121,7 +121,7 @@ def _compare_computed(
     is_now, should_be = found.server_default, wanted.server_default
     if isinstance(is_now, sa.Computed) and isinstance(should_be, sa.Computed):
         stored = {each.persisted for each in (is_now, should_be)} - {None}
-        expressions = told(is_now.sqltext), written(should_be.sqltext, connection.dialect)
+        expressions = reported_sql(is_now.sqltext), compile_sql(should_be.sqltext, connection.dialect)
         same = len(stored) < 2 and same_expression(found, *expressions, connection)
         if same is None:
             return _GO_ON  # Alembic compares the texts, and warns

@@ -18,7 +18,7 @@ from prefiq_db.bridge import AsyncRuntime, SyncRuntime
 from prefiq_db.deadline import Deadline
 from prefiq_db.dialects.configured import limits_of
 from prefiq_db.errors import LockTimeoutError, UnsupportedError
-from prefiq_db.migrate.options import MigrateOptions
+from prefiq_db.migrate.migrate_options import MigrateOptions
 from prefiq_db.migrate.traits import SessionLock, traits_of
 
 logger = logging.getLogger("prefiq_db.migrate")
@@ -77,7 +77,7 @@ class ServerLock:
 
 
 @contextlib.contextmanager
-def held(lock: Lock, options: MigrateOptions, database: str, dialect: sa.Dialect) -> Iterator[None]:
+def hold(lock: Lock, options: MigrateOptions, database: str, dialect: sa.Dialect) -> Iterator[None]:
     """Hold *lock* in this block.
 
     Raises:

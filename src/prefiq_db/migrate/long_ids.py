@@ -13,7 +13,7 @@ from prefiq_db.errors import UsageError
 Steps = Callable[[Any, MigrationContext], Iterable[RevisionStep]]
 
 
-def refusing_long_ids(original: Steps) -> Steps:
+def refuse_long_ids(original: Steps) -> Steps:
     """Return Alembic's *original* steps, after a look at the ids that they will write.
 
     SQLite would take them; the others refuse the id when its revision is done, on MariaDB for good.

@@ -12,8 +12,8 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from prefiq_db.migrate.environment import MIGRATED
-from prefiq_db.migrate.explain import half_applied
 from prefiq_db.migrate.file_lock import file_lock
+from prefiq_db.migrate.half_applied import describe_half_applied
 from prefiq_db.migrate.locks import server_lock
 from prefiq_db.migrate.revisions import Comparison, compare, parents_in
 from prefiq_db.migrate.run_log import RunLog, Unfinished
@@ -57,7 +57,7 @@ class Status:
         if self.lock_holder:
             yield f"{self.database}: the migration lock is held by {self.lock_holder}"
         if self.unfinished is not None:
-            yield half_applied(self.unfinished, self.traits, self.database)
+            yield describe_half_applied(self.unfinished, self.traits, self.database)
 
 
 def status_of(config: Config) -> Status:

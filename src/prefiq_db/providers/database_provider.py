@@ -10,10 +10,10 @@ from prefiq_db.database import Database
 from prefiq_db.database_async import AsyncDatabase
 from prefiq_db.errors import DatabaseError, ErrorKind, PrefiqDbError, error_type
 from prefiq_db.hooks.everywhere import HooksOfAll
-from prefiq_db.providers.base import BaseProvider
+from prefiq_db.providers.base_provider import BaseProvider
 from prefiq_db.reports import HealthReport
 from prefiq_db.settings import Settings
-from prefiq_db.settings.database import is_production
+from prefiq_db.settings.database_settings import is_production
 from prefiq_db.settings.target import TARGET_FIELDS
 
 logger = logging.getLogger("prefiq_db.boot")
@@ -48,7 +48,7 @@ class DatabaseProvider(BaseProvider):
 
     def register(self) -> None:
         settings = self.app.resolve("settings")
-        self.note = _unsaid(settings)
+        self.note = _explain_default_file(settings)
         for name, each in settings.databases.items():
             world = AsyncDatabase if each.mode == "async" else Database
             self.databases[name] = world(each, name=name)
@@ -178,7 +178,7 @@ class DatabaseProvider(BaseProvider):
         )
 
 
-def _unsaid(settings: Settings) -> str:
+def _explain_default_file(settings: Settings) -> str:
     """Return that no setting says where ``main`` is, if so: a file beside the program is rarely what was meant."""
     target = settings.database.target
     if not target.product.is_file or any(f"databases.main.{field}" in settings.sources for field in TARGET_FIELDS):

@@ -10,9 +10,9 @@ from typing import Any, Final
 
 from prefiq_db.config import RetryPolicy
 from prefiq_db.errors import Problem
-from prefiq_db.settings.database import DatabaseSettings
-from prefiq_db.settings.problems import unknown_key
-from prefiq_db.settings.values import from_json
+from prefiq_db.settings.database_settings import DatabaseSettings
+from prefiq_db.settings.field_types import from_json
+from prefiq_db.settings.problems import describe_unknown_key
 
 FieldPath = tuple[str, ...]
 
@@ -70,7 +70,7 @@ def unknown_field(key: str) -> tuple[str, str]:
     """Return what was expected instead of this field of a database, and the likely fix."""
     if key == "environment":
         return "nothing: all databases of a process share one environment", "set PREFIQ_ENV"
-    return unknown_key(key, LOADED)
+    return describe_unknown_key(key, LOADED)
 
 
 def is_name(name: str) -> bool:

@@ -12,14 +12,14 @@ from typing import Any, Final
 from pydantic import BaseModel
 
 from prefiq_db.errors import Problem, SettingsError, UsageError
-from prefiq_db.settings.database import is_production
+from prefiq_db.settings.database_settings import is_production
+from prefiq_db.settings.field_types import drop_unset
 from prefiq_db.settings.joining import join_databases
 from prefiq_db.settings.layers import SAYS_WHERE, Layer, is_name
 from prefiq_db.settings.loaded import Settings
 from prefiq_db.settings.mappings import mapping_layer, read_yaml
 from prefiq_db.settings.namespaces import fill_namespaces
 from prefiq_db.settings.target import TARGET_FIELDS
-from prefiq_db.settings.values import drop_unset
 from prefiq_db.settings.variables import read_dotenv, variables_layer
 from prefiq_db.silence import hush
 
@@ -46,14 +46,14 @@ def load_settings(
         UsageError: when a namespace's own name can't be used.
     """
     try:
-        return _loaded(namespaces, os.environ if environ is None else environ, directory, arguments or {})
+        return _load(namespaces, os.environ if environ is None else environ, directory, arguments or {})
     except BaseException as error:
         del environ, arguments
         hush(error)  # what was read is full of secrets, and not only ours
         raise
 
 
-def _loaded(
+def _load(
     namespaces: Mapping[str, type[BaseModel]],
     environ: Mapping[str, str],
     directory: Path | None,
@@ -73,9 +73,9 @@ def _loaded(
     layers.append(mapping_layer("arguments", arguments, namespaces, problems))
     if not any(path[0] in TARGET_FIELDS for layer in layers for path in layer.databases.get("main", {})):
         for prefix, variables in (("", environ), (".env:", dotenv)):
-            problems += _said_to_others(prefix, variables)
+            problems += _find_foreign_variables(prefix, variables)
     if is_production(environment):
-        problems += _holes(layers)
+        problems += _find_holes(layers)
     sources: dict[str, str] = {}
     databases = join_databases(layers, environment, sources, problems)
     filled = fill_namespaces(namespaces, layers, sources, problems)
@@ -84,14 +84,14 @@ def _loaded(
     return Settings(environment, databases, filled, sources)
 
 
-def _said_to_others(prefix: str, variables: Mapping[str, str]) -> Iterator[Problem]:
+def _find_foreign_variables(prefix: str, variables: Mapping[str, str]) -> Iterator[Problem]:
     """Tell what says to another program where the database is, where nothing says it to us."""
     for name, value in variables.items():
         if value.strip() and name.upper() in _OF_OTHERS:
             yield Problem(prefix + name, "DB_URL, which is what prefiq_db reads", "set DB_URL, to the same if it fits")
 
 
-def _holes(layers: Collection[Layer]) -> Iterator[Problem]:
+def _find_holes(layers: Collection[Layer]) -> Iterator[Problem]:
     """Tell of what is empty and would say where a database is, where nothing else says it.
 
     It is most likely a hole in a template, and nobody means the file ``app.db``, or no database at all, by that.

@@ -114,7 +114,8 @@ class Block(ABC):
                 raise self._lost()
             seconds, deadline = self._limits(call)
             fetched = self.instance.road.run(scope.connection, call, seconds, deadline)
-        return call.shape.finished(fetched)
+        finish = call.shape.finish
+        return fetched if finish is None else finish(fetched)
 
     def _limits(self, call: Call) -> tuple[float, Deadline | None]:
         """Return how long the statement may take, and by when the whole of a transaction or block must have ended.

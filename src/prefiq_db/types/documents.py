@@ -100,7 +100,7 @@ class _Document(ColumnElement[Any]):
 
 
 @compiles(_Document)
-def _as_it_is(element: _Document, compiler: Any, **kwargs: Any) -> str:
+def _keep(element: _Document, compiler: Any, **kwargs: Any) -> str:
     return str(compiler.process(element.column, **kwargs))
 
 

@@ -9,7 +9,7 @@ from typing import Final
 
 from alembic.operations import ops
 
-from prefiq_db.migrate.lint.reading import Step
+from prefiq_db.migrate.lint.revision_reader import Step
 from prefiq_db.migrate.lint.texts import split
 
 _ALTER: Final = re.compile(r"ALTER (?:ONLINE |IGNORE )*TABLE (?:IF EXISTS )?(?:ONLY )?(?P<table>\S+) (?:\* )?", re.I)

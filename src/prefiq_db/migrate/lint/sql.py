@@ -8,7 +8,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 from alembic.operations import ops
 
-from prefiq_db.migrate.lint.reading import Step
+from prefiq_db.migrate.lint.revision_reader import Step
 
 _DDL: Final = re.compile(r"(?:CREATE|ALTER|DROP|RENAME|TRUNCATE)\b", re.I)
 _DATA: Final = re.compile(

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from prefiq_db.errors import OutcomeUnknownError, UsageError
+from prefiq_db.testing.database_server import DatabaseServer
 from prefiq_db.testing.faults.bank_report import BankReport
 from prefiq_db.testing.faults.crew import run_tasks, run_threads
 from prefiq_db.testing.faults.direct import direct
-from prefiq_db.testing.server import DatabaseServer
 
 _QUIET_SECONDS = 30.0
 _MAX_AMOUNT = 5
@@ -155,9 +155,9 @@ class Bank:
         def work() -> None:
             while order := self._next(orders):
                 try:
-                    self._answered(order, do(db, order))
+                    self._note_answer(order, do(db, order))
                 except Exception as error:  # noqa: BLE001 - whatever it is, it tells that nothing was committed
-                    self._failed(order, error)
+                    self._note_failure(order, error)
 
         began = time.monotonic()
         run_threads(work, workers)
@@ -177,13 +177,13 @@ class Bank:
             while order := self._next(orders):
                 try:
                     answer = do(db, order)
-                    self._answered(order, await answer if inspect.isawaitable(answer) else answer)
+                    self._note_answer(order, await answer if inspect.isawaitable(answer) else answer)
                 except asyncio.CancelledError as error:
-                    self._failed(order, error)
+                    self._note_failure(order, error)
                     if (task := asyncio.current_task()) is not None and task.cancelling():
                         raise
                 except Exception as error:  # noqa: BLE001 - whatever it is, it tells that nothing was committed
-                    self._failed(order, error)
+                    self._note_failure(order, error)
 
         began = time.monotonic()
         await run_tasks(work, workers)
@@ -201,14 +201,14 @@ class Bank:
                 self._told[order.number] = Told.CANCELLED  # until something is told
             return order
 
-    def _answered(self, order: Transfer, answer: Any) -> None:
+    def _note_answer(self, order: Transfer, answer: Any) -> None:
         with self._lock:
             self._told[order.number] = Told.COMMITTED
             self._wrong_answers += answer is not None and answer != order.number
 
-    def _failed(self, order: Transfer, error: BaseException) -> None:
+    def _note_failure(self, order: Transfer, error: BaseException) -> None:
         with self._lock:
-            self._told[order.number] = _told(error)
+            self._told[order.number] = _read_outcome(error)
             if isinstance(error, OutcomeUnknownError) and error.token is not None:
                 self._tokens[order.number] = error.token
             self._errors[type(error).__name__] += 1
@@ -218,14 +218,14 @@ class Bank:
     def resolve(self, db: Any) -> None:
         """Ask *db* for each transfer whose outcome was unknown and came with a token, and keep the answers."""
         for number, token in sorted(self._tokens.items()):
-            self._resolved(number, db.resolve_outcome(token))
+            self._note_resolution(number, db.resolve_outcome(token))
 
     async def resolve_async(self, db: Any) -> None:
         """Do the same with an ``AsyncDatabase``."""
         for number, token in sorted(self._tokens.items()):
-            self._resolved(number, await db.resolve_outcome(token))
+            self._note_resolution(number, await db.resolve_outcome(token))
 
-    def _resolved(self, number: int, outcome: Any) -> None:
+    def _note_resolution(self, number: int, outcome: Any) -> None:
         self._told[number] = Told(str(outcome.value))
         if self._told[number] is not Told.UNKNOWN:
             del self._tokens[number]
@@ -278,7 +278,7 @@ def _statements(transfer: Transfer) -> tuple[tuple[str, tuple[str, ...]], ...]:
     return first, (_NOTE, ("transfer", "source", "target", "amount")), last
 
 
-def _told(error: BaseException) -> Told:
+def _read_outcome(error: BaseException) -> Told:
     if isinstance(error, OutcomeUnknownError):
         return Told.UNKNOWN
     if not isinstance(error, asyncio.CancelledError):

@@ -9,7 +9,7 @@ from typing import Protocol, Self, TypeVar
 
 from prefiq_db.errors import UsageError
 from prefiq_db.testing.faults.framing import Message
-from prefiq_db.testing.faults.kinds import Fault
+from prefiq_db.testing.faults.message_faults import Fault
 from prefiq_db.testing.processes import wait_until
 
 T = TypeVar("T")

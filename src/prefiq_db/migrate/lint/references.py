@@ -9,12 +9,12 @@ from typing import Any
 import sqlalchemy as sa
 from alembic.operations import ops
 
-from prefiq_db.migrate.lint.reading import Reading, Step
+from prefiq_db.migrate.lint.revision_reader import Reading, Step
 from prefiq_db.migrate.lint.sql import changed_table, created_tables, is_ddl, referred_tables, table_of
 
 
 @dataclass(slots=True)
-class History:
+class References:
     """The tables of the revisions so far, as far as foreign keys tell."""
 
     referrers: dict[str, set[str]] = field(default_factory=dict)

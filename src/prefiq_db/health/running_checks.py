@@ -16,11 +16,11 @@ from typing import Any
 
 from prefiq_db.deadline import Deadline
 from prefiq_db.forks import in_child
-from prefiq_db.health.findings import Verdict, failure
 from prefiq_db.health.probe import Held
+from prefiq_db.health.verdicts import Verdict, judge_error
 
 
-class ThreadFlight:
+class ThreadCheck:
     """A check in a thread of its own: the caller's deadline holds whatever the driver does."""
 
     def __init__(self, name: str, work: Callable[[Held], Verdict], deadline: Deadline) -> None:
@@ -29,16 +29,16 @@ class ThreadFlight:
         self._work = work
         self._held = Held()
         self._is_of_the_parent = False
-        in_child(self, ThreadFlight._stay_behind)
+        in_child(self, ThreadCheck._stay_behind)
         self._future: Future[Verdict] = Future()
         self._future.set_running_or_notify_cancel()  # nobody who waits can cancel it
-        threading.Thread(target=self._fly, name=f"prefiq_db health {name}", daemon=True).start()
+        threading.Thread(target=self._run, name=f"prefiq_db health {name}", daemon=True).start()
 
-    def _fly(self) -> None:
+    def _run(self) -> None:
         try:
             verdict = self._work(self._held)
         except BaseException as error:  # noqa: BLE001 - whatever it is, somebody waits for the answer
-            verdict = failure(error)
+            verdict = judge_error(error)
         self._future.set_result(verdict)
 
     def _stay_behind(self) -> None:
@@ -57,16 +57,16 @@ class ThreadFlight:
 
     async def wait_async(self) -> Verdict | None:
         """Return the verdict, as :meth:`wait` does."""
-        landing = asyncio.wrap_future(self._future)
-        await asyncio.wait([landing], timeout=self.deadline.left())
-        landing.cancel()  # or a thread that ends late would call a loop that may be closed by then
+        waited = asyncio.wrap_future(self._future)
+        await asyncio.wait([waited], timeout=self.deadline.left())
+        waited.cancel()  # or a thread that ends late would call a loop that may be closed by then
         return self._future.result() if self._future.done() else None
 
     def give_up(self) -> None:
         self._held.break_off()
 
 
-class TaskFlight:
+class TaskCheck:
     """A check in a task of its own: a probe whose client has gone doesn't end it for the others."""
 
     def __init__(self, name: str, work: Callable[[Held], Coroutine[Any, Any, Verdict]], deadline: Deadline) -> None:
@@ -76,14 +76,14 @@ class TaskFlight:
         self._loop = asyncio.get_running_loop()
         # In an empty context: the transaction of whoever asks is none of the check's business.
         self._task = self._loop.create_task(
-            self._fly(work), name=f"prefiq_db health {name}", context=contextvars.Context()
+            self._run(work), name=f"prefiq_db health {name}", context=contextvars.Context()
         )
 
-    async def _fly(self, work: Callable[[Held], Coroutine[Any, Any, Verdict]]) -> Verdict:
+    async def _run(self, work: Callable[[Held], Coroutine[Any, Any, Verdict]]) -> Verdict:
         try:
             return await work(self._held)
         except Exception as error:  # noqa: BLE001 - likewise
-            return failure(error)
+            return judge_error(error)
 
     @property
     def is_over(self) -> bool:
@@ -104,4 +104,4 @@ class TaskFlight:
             self._task.cancel()
 
 
-Flight = ThreadFlight | TaskFlight
+RunningCheck = ThreadCheck | TaskCheck

@@ -37,7 +37,7 @@ class Verdict:
 WELL = Verdict()
 
 
-def failure(error: BaseException) -> Verdict:
+def judge_error(error: BaseException) -> Verdict:
     """Return the verdict of an exception: its kind and code, or the type of one that isn't ours."""
     if not isinstance(error, PrefiqDbError):
         return Verdict(Status.FAIL, type(error).__name__, ErrorKind.UNKNOWN)
@@ -45,7 +45,7 @@ def failure(error: BaseException) -> Verdict:
     return Verdict(Status.FAIL, f"{error.kind.value}{code}", error.kind)
 
 
-def verdict_of(answer: object) -> Verdict:
+def judge_answer(answer: object) -> Verdict:
     """Return the verdict that a check of the user's means: a :class:`Verdict`, or whether it is well."""
     if isinstance(answer, Verdict):
         return answer
