@@ -217,6 +217,16 @@ def make_database(world: str, url: str, **fields: Any) -> Any:
     return AsyncDatabase(url, **fields) if world == "async" else SyncDatabaseFacade(Database(url, **fields))
 
 
+async def connect_once(database: Any) -> None:
+    """Make the first connection of a database of either world, and leave it in the pool."""
+    if database.is_async:
+        async with database.engine.connect():
+            pass
+    else:
+        with database.engine.connect():
+            pass
+
+
 # --- two workers at once -------------------------------------------------------------------------
 
 

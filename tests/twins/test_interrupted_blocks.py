@@ -22,8 +22,8 @@ from prefiq_db.bridge import can_await
 from prefiq_db.errors import NotCommittedError, OutcomeUnknownError, PoolTimeoutError
 from prefiq_db.masking import border_translates
 from prefiq_db.slots import Slot, SlottedPool
-from prefiq_db.transaction import Block, Outcome, scope
-from prefiq_db.translation import border
+from prefiq_db.transaction import Block, Outcome, ownership
+from prefiq_db.translation import judging
 from tests.conftest import Backend
 from tests.twins.injection import Halt, Injector, JobTimeout, handled, interrupted
 from tests.twins.support import upgrade_schema
@@ -358,7 +358,7 @@ def _counting_up_and_down(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _interruptions_are_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(border, "interruption_in", lambda error, handled: None)
+    monkeypatch.setattr(judging, "interruption_in", lambda error: None)
 
 
 @pytest.mark.sqlite
@@ -375,7 +375,7 @@ def test_control_without_one_of_the_means_it_is_found(
     except PoolTimeoutError:
         wrong = ["the pool has lost all of its slots"]
     monkeypatch.undo()
-    for held in list(scope._ambient.get().values()):
+    for held in list(ownership._ambient.get().values()):
         for block in held.scope.blocks[:1]:  # another test may have left one that has ended
             block.abandon()
     assert wrong

@@ -8,7 +8,7 @@ from typing import Any
 
 from prefiq_db.application.order import Ordered
 from prefiq_db.errors import PrefiqDbError, ProviderError, SettingsError
-from prefiq_db.translation.translate import clean
+from prefiq_db.translation.cleaning import clean
 
 
 def attempt(step: Callable[[], object]) -> Exception | None:

@@ -6,20 +6,36 @@ import logging
 import random
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from prefiq_db.config import RetryPolicy
+from prefiq_db.core.database import DatabaseCore
 from prefiq_db.core.sessions import judged
-from prefiq_db.errors import ErrorKind, PrefiqDbError, UsageError
+from prefiq_db.core.transactions import transaction_repeatable
+from prefiq_db.errors import PrefiqDbError, UsageError
 from prefiq_db.retry import affordable, attempt_failed, next_wait, note_attempt
-from prefiq_db.transaction import RootBlock, TransactionOptions
-
-if TYPE_CHECKING:
-    from prefiq_db.core.database import DatabaseCore
+from prefiq_db.transaction import RootBlock, TransactionOptions, ambient
 
 logger = logging.getLogger("prefiq_db.transaction")
 
 T = TypeVar("T")
+
+
+def begin_attempts(core: DatabaseCore, options: TransactionOptions, retry: RetryPolicy | None) -> Attempts:
+    """Return attempts at a transaction of *core*, none of which has begun.
+
+    Raises:
+        UsageError: inside a transaction.
+    """
+    core.check_usable()
+    if ambient(core.instance) is not None:
+        raise UsageError(
+            "attempts() inside a transaction: an inner block can't run again by itself; put the loop around the "
+            "outermost transaction"
+        )
+    given = core.overrides()
+    limits = [limit for limit in (given.timeout, options.timeout_seconds) if limit is not None]
+    return Attempts(core, options, core.policy(given, retry), min(limits, default=None))
 
 
 class Attempts:
@@ -139,11 +155,3 @@ class AttemptCore:
         """Give up what an interruption left of the transaction."""
         if self.tx is not None:
             self.tx.abandon()
-
-
-def transaction_repeatable(error: BaseException, options: TransactionOptions) -> bool:
-    if not isinstance(error, PrefiqDbError):
-        return False
-    if options.read_only and error.kind is ErrorKind.READ_ONLY:  # our own, not a failover's: it stays so
-        return False
-    return error.classification.retry_transaction

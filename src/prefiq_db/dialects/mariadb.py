@@ -24,7 +24,7 @@ from prefiq_db.dialects.values import MARIADB
 from prefiq_db.drivers.statuses import AT_REST_OF, AUTOCOMMIT, IN_TRANSACTION
 from prefiq_db.errors import ErrorKind, StatementRefusedError
 from prefiq_db.memory import Memory
-from prefiq_db.translation.translate import code_of
+from prefiq_db.translation.driver_reports import code_of
 
 _GUARD: Final = "prefiq_guard"
 _NO_SUCH_SAVEPOINT: Final = 1305
@@ -150,9 +150,9 @@ class _MySQLFamily(MysqlTokens, PrefiqDialect):
 
     driver_habits = ("cursorclass", "_cursor_cls", "db", "_db", "charset", "_charset")
 
-    def effect_of(self, error: Exception, dbapi_connection: Any) -> str | None:
+    def effect_of(self, error: Exception, proxied: Any) -> str | None:
         # A statement that is too long for it the server refuses and hangs up; the transaction went with that.
-        return GONE if self.socket_of(dbapi_connection) == -1 else super().effect_of(error, dbapi_connection)
+        return GONE if self.socket_of(proxied.dbapi_connection) == -1 else super().effect_of(error, proxied)
 
     def is_at_rest(self, dbapi_connection: Any) -> bool:
         return self._status(dbapi_connection) & AT_REST_OF == AUTOCOMMIT
@@ -205,7 +205,7 @@ class _MySQLFamily(MysqlTokens, PrefiqDialect):
                 if not guarded and kind_of(statement) is Kind.ROUTINE:
                     # Nobody knows what it left open.
                     state.checkout.tainted = True
-                elif guarded and self.effect_of(error, raw) != GONE:
+                elif guarded and self.effect_of(error, proxied) != GONE:
                     self._release_guard(state, raw, undo=True)
                 raise
             if guarded and self.in_transaction(raw):

@@ -77,9 +77,9 @@ class _Postgresql(PrefiqDialect):
     def commit_would_lie(self, dbapi_connection: Any) -> bool:
         return bool(self._driver(dbapi_connection).pgconn.transaction_status == _IN_ERROR)
 
-    def effect_of(self, error: Exception, dbapi_connection: Any) -> str | None:
+    def effect_of(self, error: Exception, proxied: Any) -> str | None:
         # The server would refuse whatever comes next with 25P02; ours says what happened and what to do.
-        return HALF if self.commit_would_lie(dbapi_connection) else None
+        return HALF if self.commit_would_lie(proxied.dbapi_connection) else None
 
     def in_transaction(self, dbapi_connection: Any) -> bool:
         return bool(self._driver(dbapi_connection).pgconn.transaction_status != _IDLE)

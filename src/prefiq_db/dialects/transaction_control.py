@@ -11,19 +11,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from prefiq_db.dialects.aborted import aborted_error, cannot_go_on, ended_error, left_open_error
-from prefiq_db.dialects.clocks import ClockDialect
+from prefiq_db.dialects.disconnects import JudgingDialect
 from prefiq_db.dialects.session import AUTOCOMMIT, ENDED, FORGOTTEN, GONE, SessionState, TransactionState
 from prefiq_db.dialects.tokens import TokenDialect
 from prefiq_db.errors import ErrorKind, StatementRefusedError, UnsupportedError
-from prefiq_db.translation.classify import classify_error
-from prefiq_db.translation.translate import code_of
 
 
-class TransactionDialect(ClockDialect, TokenDialect):
+class TransactionDialect(JudgingDialect, TokenDialect):
     """Mixed into our dialects: where a transaction begins and ends."""
 
-    #: how classify_error and people call this database
-    label: ClassVar[str]
     #: what an error does to the open transaction, where the server doesn't hold it in an aborted state by itself
     after_error: ClassVar[Mapping[ErrorKind, str]] = {}
 
@@ -271,9 +267,7 @@ class TransactionDialect(ClockDialect, TokenDialect):
         except BaseException as error:  # noqa: BLE001 - SQLAlchemy decides whose it is and raises it
             connection._handle_dbapi_exception(error, sql, None, None, None)
 
-    def effect_of(self, error: Exception, dbapi_connection: Any) -> str | None:
+    def effect_of(self, error: Exception, proxied: Any) -> str | None:
         """Return what *error* did to the open transaction: ``None`` (nothing), ``HALF`` or ``GONE``."""
-        code = code_of(error)
-        if code is None or not self.after_error:
-            return None
-        return self.after_error.get(classify_error(self.label, code).kind)
+        by_code = self.judge(error, proxied).by_code if self.after_error else None
+        return None if by_code is None else self.after_error.get(by_code.kind)

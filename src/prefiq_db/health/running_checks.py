@@ -8,13 +8,13 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextvars
-import os
 import threading
 import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any
 
+from prefiq_db.forks import in_child
 from prefiq_db.health.probe import Held
 from prefiq_db.health.verdicts import Verdict, judge_error
 
@@ -26,7 +26,8 @@ class ThreadCheck:
         self.started = time.monotonic()
         self._work = work
         self._held = Held()
-        self._process = os.getpid()
+        self._is_of_the_parent = False
+        in_child(self, ThreadCheck._stay_behind)
         self._future: Future[Verdict] = Future()
         self._future.set_running_or_notify_cancel()  # no waiting caller can cancel it
         threading.Thread(target=self._run, name=f"prefiq_db health {name}", daemon=True).start()
@@ -38,10 +39,14 @@ class ThreadCheck:
             verdict = judge_error(error)
         self._future.set_result(verdict)
 
+    def _stay_behind(self) -> None:
+        """Note, in a forked child, that the thread goes on in the parent and never ends here."""
+        self._is_of_the_parent = True
+
     @property
     def is_over(self) -> bool:
-        """Whether another one may start; one that a parent process began never ends here."""
-        return self._future.done() or self._process != os.getpid()
+        """Whether another one may start."""
+        return self._is_of_the_parent or self._future.done()
 
     def wait(self, seconds: float) -> Verdict | None:
         """Return the verdict, or ``None`` when there is none after *seconds*."""

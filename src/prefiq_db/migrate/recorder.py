@@ -98,7 +98,7 @@ class Recorder:
             return left
         failure = ""
         if self.in_flight and isinstance(error, Exception):
-            found = translate(error, dialect=self.connection.dialect.name, database=database)
+            found = translate(error, dialect=self.connection.dialect.name, database=database, apart=True)
             failure = "" if found.classification.connection_lost else f"{found.kind.value}, code {found.code or '-'}"
         # The failure of a run must not be hidden by the failure of its note.
         with contextlib.suppress(sa.exc.SQLAlchemyError), self._unheard():

@@ -24,7 +24,7 @@ from prefiq_db.instance import Instance
 from prefiq_db.interruptions import is_interruption
 from prefiq_db.reports import Outcome
 from prefiq_db.transaction.options import TransactionOptions
-from prefiq_db.transaction.scope import Binding, Scope
+from prefiq_db.transaction.scope import Scope
 from prefiq_db.unrun import refuse_coroutine_function, refuse_generator_function
 
 logger = logging.getLogger("prefiq_db.transaction")
@@ -43,7 +43,7 @@ class Block(ABC):
     #: whether this is a transaction of its own rather than a savepoint
     is_root: ClassVar[bool]
 
-    def __init__(self, instance: Instance, options: TransactionOptions, scope: Scope | None) -> None:
+    def __init__(self, instance: Instance, options: TransactionOptions, scope: Scope[Block] | None) -> None:
         self.instance = instance
         self.options = options
         self.id = next(_ids)
@@ -59,7 +59,7 @@ class Block(ABC):
         self._over = False
 
     @property
-    def scope(self) -> Scope:
+    def scope(self) -> Scope[Block]:
         assert self._scope is not None, "asked for before begin()"
         return self._scope
 
@@ -115,7 +115,8 @@ class Block(ABC):
                 raise self._lost()
             limit = self._limit(call.timeout_seconds)
             fetched = self.instance.road.run(scope.connection, call, limit, self._left())
-        return call.shape.finished(fetched)
+        finish = call.shape.finish
+        return fetched if finish is None else finish(fetched)
 
     def _left(self) -> float | None:
         """Return what is left of the transaction's own limit, and of those of the blocks around, in seconds."""
@@ -154,12 +155,7 @@ class Block(ABC):
             classification=RUN_AGAIN,
         )
 
-    # --- hand over -------------------------------------------------------------------------------
-
-    def bind(self) -> Binding:
-        """Return a block in which this transaction is ambient for the running task or thread."""
-        self._check_active()
-        return Binding(self.scope)
+    # --- callbacks -------------------------------------------------------------------------------
 
     def on_commit(self, fn: Callable[[], Any]) -> Callable[[], Any]:
         """Call *fn* after the outermost COMMIT; never, if this block or one around it is rolled back."""

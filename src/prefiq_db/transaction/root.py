@@ -26,7 +26,8 @@ from prefiq_db.origin import Line, readable
 from prefiq_db.reports import Outcome
 from prefiq_db.transaction.block import RUN_AGAIN, Block
 from prefiq_db.transaction.options import TransactionOptions
-from prefiq_db.transaction.scope import HAND_OVER, Scope, enter, leave
+from prefiq_db.transaction.ownership import HAND_OVER, enter, leave
+from prefiq_db.transaction.scope import Scope
 
 logger = logging.getLogger("prefiq_db.transaction")
 
