@@ -239,7 +239,7 @@ def _connects(given: Any) -> bool:
 
 
 def _work(connection: sa.Connection, run: Run, lock: Lock | None) -> Exception | None:
-    """Return an error that isn't the database's (a wrong revision id, a bug in a revision); the border would hide it."""
+    """Return an error that isn't the database's (a wrong revision id, a bug in a revision); a border would hide it."""
     try:
         with _hold_lock(lock, run, connection.dialect):
             act: Callable[[sa.Connection, Run], None] = migrate_on if _changes_revisions() else look_on
