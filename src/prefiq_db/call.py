@@ -50,14 +50,12 @@ class Shape:
 
     Attributes:
         fetch: reads the result while the connection is held; what it raises is the database's error.
-        finish: makes the answer of what was read; what it raises is the caller's own (``into=``).
+        finish: makes the answer of what was read, after the connection went back; what it raises is the caller's own
+            (``into=``). ``None``: what was read is the answer.
     """
 
     fetch: Callable[[CursorResult[Any]], Any]
     finish: Callable[[Any], Any] | None = None
-
-    def finished(self, fetched: Any) -> Any:
-        return fetched if self.finish is None else self.finish(fetched)
 
 
 class Way(Enum):
@@ -93,7 +91,6 @@ class Call:
         timeout_seconds: what *given* allows for all attempts in all, and for each statement; ``None``: nothing is said.
         tags: the request's tags.
         facts: what :func:`~prefiq_db.execution.facts.facts_of_call` found; ``None`` while nobody asked.
-        reading_facts: likewise of :func:`~prefiq_db.execution.facts.reading_facts_of_call`.
         way: how it is carried out.
         block: the block to carry it out in, when a transaction is open for it.
         attempts: how many tries were begun.
@@ -107,7 +104,6 @@ class Call:
         "given",
         "id",
         "params",
-        "reading_facts",
         "shape",
         "started",
         "statement",
@@ -129,7 +125,6 @@ class Call:
         self.timeout_seconds = given.timeout
         self.tags: Mapping[str, str] = given.tags or NO_TAGS
         self.facts: Any = None
-        self.reading_facts: Any = None
         self.way = Way.ONE_SHOT
         self.block: Runner | None = None
         self.attempts = 0

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from prefiq_db.core.statements import Statements
 from prefiq_db.errors import ErrorKind, PrefiqDbError
-from prefiq_db.execution.shapes import one_row, one_value
+from prefiq_db.execution.shapes import ONE_ROW, ONE_VALUE
 from prefiq_db.hooks.budgets import StatementBudget
 from prefiq_db.reports import DatabaseStats, HealthReport
 
@@ -21,7 +21,7 @@ class Diagnosis(Statements):
         """Return the seconds of one round trip, checkout included. One attempt; raises when there is no answer."""
         self.check_usable()
         started = time.perf_counter()
-        self._ask("ping", _PING, one_value(None))
+        self._ask("ping", _PING, ONE_VALUE)
         return time.perf_counter() - started
 
     def test_connection(self) -> bool:
@@ -39,7 +39,7 @@ class Diagnosis(Statements):
         try:
             core.check_usable()
             started = time.perf_counter()
-            row = core._ask("health", self.road.dialect.health_sql, one_row(None))
+            row = core._ask("health", self.road.dialect.health_sql, ONE_ROW)
             latency = time.perf_counter() - started
             ailment = core.ailment_of(row)
         except PrefiqDbError as error:

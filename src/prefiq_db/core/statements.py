@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from prefiq_db.call import Call, Shape, Way
+from prefiq_db.call import Call, Overrides, Shape, Way
 from prefiq_db.core.doubt import Doubt, fate_unknown
 from prefiq_db.core.transactions import Transactions
 from prefiq_db.core.verbs import CoreVerbs
@@ -21,10 +21,10 @@ from prefiq_db.errors import (
     StatementRefusedError,
 )
 from prefiq_db.execution.binds import bound, bound_rows, checked_params, checked_rows
-from prefiq_db.execution.facts import as_executable, facts_of_call, reading_facts_of_call
+from prefiq_db.execution.facts import as_executable, facts_of, facts_of_call
 from prefiq_db.execution.refusals import refuse_one_shot
-from prefiq_db.execution.shapes import all_rows, one_value, row_count
-from prefiq_db.hooks.calls import tell_call, tell_refused_call, tells_calls
+from prefiq_db.execution.shapes import ALL_ROWS, ONE_VALUE, ROW_COUNT
+from prefiq_db.hooks.calls import CALL_EVENTS, tell_call, tell_refused_call
 from prefiq_db.hooks.explain import LIMIT_SECONDS, Explain
 from prefiq_db.hooks.summary import fingerprint
 from prefiq_db.transaction import Block, TransactionOptions, ambient
@@ -43,9 +43,9 @@ class Statements(Transactions, CoreVerbs):
         Raises:
             PrefiqDbError: if it can't be carried out, or may not be.
         """
-        self.check_usable()
+        given = self.admit()
         executable = bound(as_executable(statement), checked_params(params), self.road.dialect.label)
-        call = Call(verb, executable, params, shape, self.overrides())
+        call = Call(verb, executable, params, shape, given)
         self._choose_way(call, block)
         return call
 
@@ -53,12 +53,12 @@ class Statements(Transactions, CoreVerbs):
         self, verb: str, statement: Any, rows: Iterable[Mapping[str, Any]], block: Block | None = None
     ) -> Call | None:
         """Return a call that runs *statement* once per row; ``None`` when there is no row."""
-        self.check_usable()
+        given = self.admit()
         executable, checked = as_executable(statement), checked_rows(rows)
         if not checked:
             return None
         bound_rows(executable, checked, self.road.dialect.label)
-        call = Call(verb, executable, checked, row_count, self.overrides())
+        call = Call(verb, executable, checked, ROW_COUNT, given)
         self._choose_way(call, block)
         return call
 
@@ -69,38 +69,37 @@ class Statements(Transactions, CoreVerbs):
             call.way, call.block = Way.EXPLICIT, block
             return
         try:
-            self._choose_way_from_here(call)
+            scope = ambient(self.instance)
+            if scope is not None:
+                check_read_only(call, scope.blocks[0].options, self.road.dialect)
+                call.way, call.block = Way.AMBIENT, scope.blocks[-1]
+            elif call.shape is ROW_COUNT:
+                call.way = Way.OWN_TRANSACTION
+            else:
+                facts = facts_of(call.statement, self.road.dialect.label)
+                if not facts.stands_alone:
+                    refuse_one_shot(facts)
+                if self._needs_a_transaction(call.given):
+                    call.way = Way.OWN_TRANSACTION
+                    call.timeout_seconds = None  # the transaction has it
         except BaseException as error:
-            if tells_calls(self.hooks):
+            if not self.hooks.wanted.isdisjoint(CALL_EVENTS):
                 tell_refused_call(self.hooks, self.name, call, error)
             raise
 
-    def _choose_way_from_here(self, call: Call) -> None:
-        scope = ambient(self.instance)
-        if scope is not None:
-            check_read_only(call, scope.blocks[0].options, self.road.dialect)
-            call.way, call.block = Way.AMBIENT, scope.blocks[-1]
-            return
-        if call.shape is row_count:
-            call.way = Way.OWN_TRANSACTION
-            return
-        facts = facts_of_call(call, self.road.dialect.label)
-        if not facts.stands_alone:
-            refuse_one_shot(facts)
+    def _needs_a_transaction(self, given: Overrides) -> bool:
         # Only the server knows what a view or a function does, so it judges, inside READ ONLY. Behind a transaction
         # pooler only a transaction can carry a timeout of its own.
-        given, settings = call.given, self.settings
-        if (given.read_only and not settings.read_only) or (
-            settings.pgbouncer and (given.timeout or settings.read_only)
-        ):
-            call.way = Way.OWN_TRANSACTION
-            call.timeout_seconds = None  # the transaction has it
+        settings = self.settings
+        return bool(given.read_only and not settings.read_only) or (
+            settings.pgbouncer and bool(given.timeout or settings.read_only)
+        )
 
     # --- to carry it out ---------------------------------------------------------------------------
 
     def carry_out(self, call: Call) -> Any:
         """Return the answer to a prepared call, after all the attempts that it takes."""
-        if not tells_calls(self.hooks):
+        if self.hooks.wanted.isdisjoint(CALL_EVENTS):
             return self._carry_out(call)
         return tell_call(self.hooks, self.name, call, self._carry_out)
 
@@ -122,11 +121,13 @@ class Statements(Transactions, CoreVerbs):
             instance.retry_budget.successes += 1
             if instance.explainer is not None:
                 self._explain_if_slow(call)
-            return call.shape.finished(fetched)
-        return call.shape.finished(self._one_shot_again(first, call))
+            finish = call.shape.finish
+            return fetched if finish is None else finish(fetched)
+        fetched = self._one_shot_again(first, call)
+        return fetched if call.shape.finish is None else call.shape.finish(fetched)
 
     def _run_in_own_transaction(self, call: Call) -> Any:
-        if call.shape is row_count:
+        if call.shape is ROW_COUNT:
 
             def attempt(tx: Block) -> Any:
                 call.attempts += 1
@@ -140,14 +141,14 @@ class Statements(Transactions, CoreVerbs):
         """Ask for the plan of a SELECT that took too long, on another connection; never at the caller's cost."""
         explainer = self.instance.explainer
         slow = time.monotonic() - call.started >= self.settings.slow_query_seconds
-        if explainer is None or not slow or not reading_facts_of_call(call, self.road.dialect).reads_only:
+        if explainer is None or not slow or not facts_of_call(call, self.road.dialect).reads_only:
             return
         kind = fingerprint(str(call.statement), explainer.dialect)
         if not explainer.admits(kind):
             return
         given = replace(call.given, timeout=LIMIT_SECONDS, tags=None)
         try:
-            rows = self._one_shot(Call("explain", Explain(call.statement), call.params, all_rows(None), given))
+            rows = self._one_shot(Call("explain", Explain(call.statement), call.params, ALL_ROWS, given))
         except PrefiqDbError as error:
             logger.debug(
                 "no plan for %s on database %s: %s",
@@ -185,11 +186,11 @@ class Statements(Transactions, CoreVerbs):
         raise self._outcome_unknown(first)
 
     def _takable(self, call: Call) -> frozenset[str]:
-        return frozenset() if call.given.idempotent else reading_facts_of_call(call, self.road.dialect).takable
+        return frozenset() if call.given.idempotent else facts_of_call(call, self.road.dialect).takable
 
     def _ask_who_took(self, names: frozenset[str]) -> bool:
         """Ask the server whether somebody made a function that is called like one of *names*."""
-        return self._ask("functions", taken_sql(names), one_value(None)) is not None
+        return self._ask("functions", taken_sql(names), ONE_VALUE) is not None
 
     def _ask(self, verb: str, sql: str, shape: Shape) -> Any:
         """Return what the server says to *sql*, in one attempt."""
@@ -208,7 +209,7 @@ class Statements(Transactions, CoreVerbs):
         raise failure
 
     def _may_run_twice(self, call: Call) -> bool:
-        return bool(call.given.idempotent) or reading_facts_of_call(call, self.road.dialect).reads_only
+        return bool(call.given.idempotent) or facts_of_call(call, self.road.dialect).reads_only
 
     def _outcome_unknown(self, error: PrefiqDbError) -> OutcomeUnknownError:
         return OutcomeUnknownError(
@@ -229,7 +230,7 @@ class Statements(Transactions, CoreVerbs):
 
 def check_read_only(call: Call, options: TransactionOptions, dialect: Any) -> None:
     """Raise if a read-only view or scope would write in a transaction that may: the server can't refuse it there."""
-    if call.given.read_only and not options.read_only and not reading_facts_of_call(call, dialect).reads_only:
+    if call.given.read_only and not options.read_only and not facts_of_call(call, dialect).reads_only:
         raise StatementRefusedError(
             "read_only: this statement may write, and the server would let it: the open transaction isn't read-only; "
             "run it outside the read-only scope, or open transaction(read_only=True)"

@@ -50,6 +50,12 @@ class View:
             raise ClosedError(f"database {self.name} is closed; open() it again or make a new one", database=self.name)
         self.check_world()
 
+    def admit(self) -> Overrides:
+        """Return the overrides in force, or raise if the database is closed or belongs to another event loop."""
+        self.check_usable()
+        here = scoped(self.instance)  # as overrides() does; inline, for every call passes here
+        return self.view if here is NO_OVERRIDES else self.view.over(here)
+
     # --- overrides -------------------------------------------------------------------------------
 
     def using(self, given: Mapping[str, Any]) -> Self:

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, text
 from prefiq_db.call import Call
 from prefiq_db.core import DatabaseCore
 from prefiq_db.errors import ErrorKind, PoolTimeoutError, TooManyConnectionsError
-from prefiq_db.execution.shapes import one_row
+from prefiq_db.execution.shapes import ONE_ROW
 from prefiq_db.execution.standard import StandardRoad
 from prefiq_db.forks import renewed
 from prefiq_db.health.verdicts import WELL, Status, Verdict
@@ -89,7 +89,7 @@ def _ask(core: DatabaseCore, road: StandardRoad, connection: Connection, writabl
         road.state(connection).checkout.one_shot = True
         # The settings' own limit: a shorter one would cost a round trip to set, and another one to take back.
         limit = core.settings.statement_timeout_seconds
-        row = road.run(connection, Call("health", text(road.dialect.health_sql), None, one_row(None)), limit)
+        row = road.run(connection, Call("health", text(road.dialect.health_sql), None, ONE_ROW), limit)
     finally:
         held.release()
         connection.close()

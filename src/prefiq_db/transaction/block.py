@@ -115,7 +115,8 @@ class Block(ABC):
                 raise self._lost()
             limit = self._limit(call.timeout_seconds)
             fetched = self.instance.road.run(scope.connection, call, limit, self._left())
-        return call.shape.finished(fetched)
+        finish = call.shape.finish
+        return fetched if finish is None else finish(fetched)
 
     def _left(self) -> float | None:
         """Return what is left of the transaction's own limit, and of those of the blocks around, in seconds."""
