@@ -168,13 +168,12 @@ class _Sqlite(DecimalSqlite, PrefiqDialect):
     def begin_sql(self, transaction: TransactionState) -> str:
         # A writer that begins as a reader fails with BUSY_SNAPSHOT when somebody else wrote meanwhile, and no
         # timeout helps it; IMMEDIATE waits its turn. SQLAlchemy's own autobegin (ORM) stays deferred.
-        terms = transaction.terms
-        return "BEGIN IMMEDIATE" if terms.write and not terms.read_only else "BEGIN"
+        return "BEGIN IMMEDIATE" if transaction.write and not transaction.read_only else "BEGIN"
 
     def do_begin(self, dbapi_connection: Any) -> None:
         state = self.session_of(dbapi_connection)
         transaction = state.transaction
-        managed = transaction.terms.managed
+        managed = transaction.managed
         if managed:
             # A writer waits for its turn here, in BEGIN IMMEDIATE.
             self._bound_lock_wait(dbapi_connection, transaction.local_timeout or self.limits.statement_timeout_seconds)
@@ -245,7 +244,7 @@ class _Sqlite(DecimalSqlite, PrefiqDialect):
 
     def _was_read_only(self, proxied: Any) -> bool:
         transaction = self.session_of(proxied).transaction
-        return transaction.began and transaction.terms.read_only and not self.limits.read_only
+        return transaction.began and transaction.read_only and not self.limits.read_only
 
     def _writable_again(self, proxied: Any, read_only: bool) -> None:
         # A COMMIT that failed was rolled back, which did this already.

@@ -11,7 +11,7 @@ from prefiq_db.call import Call
 from prefiq_db.checkout_deadline import checkout_by
 from prefiq_db.deadline import Deadline
 from prefiq_db.dialects.base import PrefiqDialect
-from prefiq_db.dialects.session import SessionState, TransactionTerms
+from prefiq_db.dialects.session import SessionState
 from prefiq_db.engine_class import checked_out
 from prefiq_db.errors import (
     ErrorClass,
@@ -164,9 +164,7 @@ class StandardRoad:
         """Return a connection on which SQLAlchemy begins nothing by itself, for a statement that stands alone."""
         return Connection(self.engine, checked_out(self.engine), _allow_autobegin=False)
 
-    def begin(self, connection: Connection, terms: TransactionTerms) -> RootTransaction:
-        """Begin a transaction on *connection*, as *terms* say."""
-        self.state(connection).begin_with(terms)
+    def begin(self, connection: Connection) -> RootTransaction:
         return self.border.cross(connection.begin)
 
     def begin_nested(self, connection: Connection) -> NestedTransaction:

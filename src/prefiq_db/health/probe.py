@@ -1,4 +1,4 @@
-"""Ask one database: one statement on one connection, which is never one too many."""
+"""Ask one database, with one statement on one connection."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _FULL: Final = Verdict(
 
 
 class Held:
-    """The connection of a probe, so that whoever waits can break it off."""
+    """The connection of a probe; the caller who waits can break it off."""
 
     def __init__(self) -> None:
         self._descriptor: int | None = None
@@ -61,10 +61,10 @@ class Held:
 
 
 def probe(core: DatabaseCore, held: Held, deadline: Deadline, *, writable: bool) -> Verdict:
-    """Return how a database is, by its own word, in one round trip.
+    """Return the verdict on a database, from one round trip to it.
 
     A pool that has nothing to give by *deadline* is not yet a server that is down: one connection outside the pool
-    tells which (decisions/0040-why-an-exhausted-pool-only-warns.md).
+    shows which (decisions/0040-why-an-exhausted-pool-only-warns.md).
 
     Raises:
         PrefiqDbError: there was no answer.

@@ -9,7 +9,6 @@ from typing import ClassVar
 from sqlalchemy import Connection
 
 from prefiq_db.deadline import Deadline, own_deadline, sooner
-from prefiq_db.dialects.session import TransactionTerms
 from prefiq_db.errors import (
     OutcomeUnknownError,
     PermissionDeniedError,
@@ -61,10 +60,10 @@ class RootBlock(Block):
         self._tried = True
         self._started = time.perf_counter()
         deadline = self._deadline_of_a_step()
-        control_timeout = None if deadline is None else deadline.left()
+        step_seconds = None if deadline is None else deadline.left()
         self._pinned = self.instance.road.checkout(deadline)
         try:
-            self._begin_on(self._pinned, control_timeout)
+            self._begin_on(self._pinned, step_seconds)
         except (SchemaError, PermissionDeniedError) as error:
             failure: SchemaError | PermissionDeniedError = error
         else:
@@ -82,13 +81,21 @@ class RootBlock(Block):
         """Return by when the next step must have ended: getting a connection, or finding out about COMMIT."""
         return sooner(self.deadline, own_deadline(self.options.step_timeout_seconds))
 
-    def _begin_on(self, connection: Connection, control_timeout: float | None) -> None:
-        road = self.instance.road
-        state = road.state(connection)
+    def _begin_on(self, connection: Connection, step_seconds: float | None) -> None:
+        road, options, usual = self.instance.road, self.options, self.instance.statement_timeout_seconds
+        state, limit = road.state(connection), options.timeout_seconds
         self.line = state.checkout.line
-        terms = self._terms(control_timeout)
+        state.begin_with(
+            id=self.id,
+            retry_number=self.retry_number,
+            isolation=options.isolation,
+            read_only=options.read_only,
+            token=self.token,
+            statement_timeout=limit if limit is not None and limit < usual else None,
+            control_timeout=step_seconds if step_seconds is not None and step_seconds < usual else None,
+        )
         try:
-            self._handle = road.begin(connection, terms)
+            self._handle = road.begin(connection)
         except PrefiqDbError:
             # The server has answered: the connection itself is none the worse.
             connection.close()
@@ -96,21 +103,6 @@ class RootBlock(Block):
         self._scope = Scope(self.instance, connection)
         state.checkout.guard = self._scope.refuse_ending
         enter(self._scope)
-
-    def _terms(self, control_timeout: float | None) -> TransactionTerms:
-        options, usual = self.options, self.instance.statement_timeout_seconds
-        limit = options.timeout_seconds
-        return TransactionTerms(
-            managed=True,
-            write=not options.read_only,
-            read_only=options.read_only,
-            isolation=options.isolation,
-            token=self.token,
-            statement_timeout=None if limit is None or limit >= usual else limit,
-            control_timeout=None if control_timeout is None or control_timeout >= usual else control_timeout,
-            id=self.id,
-            retry_number=self.retry_number,
-        )
 
     # --- end -------------------------------------------------------------------------------------
 
