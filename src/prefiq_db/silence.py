@@ -28,13 +28,13 @@ def hush(error: BaseException) -> None:
         trace: TracebackType | None = each.__traceback__
         while trace is not None:
             frame = trace.tb_frame
-            if frame.f_globals.get("__name__", "").partition(".")[0] in _EMPTIED and _has_ended(frame):
+            if frame.f_globals.get("__name__", "").partition(".")[0] in _EMPTIED and has_ended(frame):
                 with contextlib.suppress(RuntimeError):  # it still runs
                     frame.clear()
             trace = trace.tb_next
 
 
-def _has_ended(frame: FrameType) -> bool:
+def has_ended(frame: FrameType) -> bool:
     """Return whether *frame* keeps its variables itself: those of one that runs, or waits, are somebody else's.
 
     Only then the garbage collector goes through them, and through the code with them (``frame_traverse`` in CPython's

@@ -26,7 +26,8 @@ from prefiq_db.errors import (
     StatementTimeoutError,
 )
 from prefiq_db.testing import DatabaseServer, MariaDbServer, PostgresServer
-from prefiq_db.testing.proxy import Link, TcpProxy
+from prefiq_db.testing.links import Link
+from prefiq_db.testing.proxy import TcpProxy
 from prefiq_db.transaction import Outcome
 from tests.conftest import _server_factory
 from tests.twins.harness import Harness, drive, make_database

@@ -23,7 +23,7 @@ from prefiq_db.errors import NotCommittedError, OutcomeUnknownError, PoolTimeout
 from prefiq_db.masking import border_translates
 from prefiq_db.slots import Slot, SlottedPool
 from prefiq_db.transaction import Block, Outcome, ownership
-from prefiq_db.translation import border
+from prefiq_db.translation import judging
 from tests.conftest import Backend
 from tests.twins.injection import Halt, Injector, JobTimeout, handled, interrupted
 from tests.twins.support import upgrade_schema
@@ -358,7 +358,7 @@ def _counting_up_and_down(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _interruptions_are_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(border, "interruption_in", lambda error, handled: None)
+    monkeypatch.setattr(judging, "interruption_in", lambda error: None)
 
 
 @pytest.mark.sqlite

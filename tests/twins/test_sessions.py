@@ -21,8 +21,8 @@ from sqlalchemy import make_url, text
 from prefiq_db import ErrorKind, RetryPolicy, connectors
 from prefiq_db.errors import AuthenticationError, ConnectFailedError, DataError, LockTimeoutError, PrefiqDbError
 from prefiq_db.testing import DatabaseServer, MariaDbServer, PostgresServer
+from prefiq_db.testing.machine import free_port
 from prefiq_db.testing.processes import account_for_root, wait_until
-from prefiq_db.testing.server import free_port
 from tests.conftest import Backend
 from tests.twins.harness import Harness, drive, make_database
 from tests.twins.support import on_engine

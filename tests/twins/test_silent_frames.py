@@ -30,7 +30,7 @@ from prefiq_db import (
     with_retry_async,
 )
 from prefiq_db.errors import MappingError, PrefiqDbError, SettingsError
-from prefiq_db.silence import _has_ended, hush
+from prefiq_db.silence import has_ended, hush
 from tests.conftest import Backend
 from tests.twins.harness import Harness, make_database
 from tests.twins.support import on_engine, slow_read
@@ -421,15 +421,15 @@ def test_a_coroutine_that_caught_the_error_goes_on() -> None:
 
 def test_control_whatever_lets_itself_be_emptied_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     """Python 3.13 refuses by itself; before that, nothing but the look at the frame saves the coroutine."""
-    monkeypatch.setattr("prefiq_db.silence._has_ended", lambda frame: True)
+    monkeypatch.setattr("prefiq_db.silence.has_ended", lambda frame: True)
     assert goes_on_after_hush() == (sys.version_info >= (3, 13))
 
 
-def test_only_a_frame_that_has_ended_is_emptied() -> None:
+def test_only_a_frame_thathas_ended_is_emptied() -> None:
     """Running, waiting and ended, of functions, generators and coroutines."""
 
     def function() -> FrameType:
-        assert not _has_ended(sys._getframe())
+        assert not has_ended(sys._getframe())
         return sys._getframe()
 
     def generator() -> Iterator[FrameType]:
@@ -439,19 +439,19 @@ def test_only_a_frame_that_has_ended_is_emptied() -> None:
         frames.append(sys._getframe())
         await _Once()
 
-    assert _has_ended(function())
+    assert has_ended(function())
     made = generator()
     frame = next(made)
-    assert not _has_ended(frame)
+    assert not has_ended(frame)
     assert next(made, None) is None
-    assert _has_ended(frame)
+    assert has_ended(frame)
     frames: list[FrameType] = []
     waiting = coroutine()
     waiting.send(None)
-    assert not _has_ended(frames[0])
+    assert not has_ended(frames[0])
     with pytest.raises(StopIteration):
         waiting.send(None)
-    assert _has_ended(frames[0])
+    assert has_ended(frames[0])
 
 
 class _Once:

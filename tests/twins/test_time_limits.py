@@ -12,7 +12,7 @@ from sqlalchemy import text
 
 from prefiq_db import Database, RetryPolicy
 from prefiq_db.errors import ErrorKind, ForeignKeyViolationError, PrefiqDbError
-from prefiq_db.hooks import statements
+from prefiq_db.translation import judging
 from tests.conftest import Backend
 
 SLEEP = {
@@ -134,8 +134,8 @@ def test_the_same_while_connecting(scheme: str, limit: Exception, open_one: Call
 def test_control_taken_for_an_answer_it_is_swallowed(
     backend: Backend, db: Database, limit: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever translates it for an event before it has gone on drops the traceback that tells where it is from."""
-    monkeypatch.setattr(statements, "is_interruption", lambda error: False)
+    """Judged to be an answer where it is caught first, it is one to everybody."""
+    monkeypatch.setattr(judging, "is_interruption", lambda error: False)
     db.hooks.before(lambda event: signal.setitimer(signal.ITIMER_REAL, SECONDS))
     with pytest.raises(PrefiqDbError):
         by_verb(db, SLEEP[backend.name])

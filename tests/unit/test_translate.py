@@ -23,7 +23,10 @@ from sqlalchemy.pool import QueuePool
 from prefiq_db import errors
 from prefiq_db.errors import ErrorKind, PrefiqDbError
 from prefiq_db.translation.classify import DIALECTS, Phase
-from prefiq_db.translation.translate import NAMED_EXCEPTIONS, WORDS, clean, translate
+from prefiq_db.translation.cleaning import clean
+from prefiq_db.translation.messages import WORDS
+from prefiq_db.translation.named_exceptions import NAMED_EXCEPTIONS
+from prefiq_db.translation.translate import translate
 
 K = ErrorKind
 CANARY = "hunter2canary"

@@ -1,4 +1,4 @@
-"""What a provider's failure turns into: one ProviderError that names the provider and carries no value."""
+"""Turn a provider's failure into one ProviderError that names the provider and carries no value."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from prefiq_db.application.order import Ordered
 from prefiq_db.errors import PrefiqDbError, ProviderError, SettingsError
-from prefiq_db.translation.translate import clean
+from prefiq_db.translation.cleaning import clean
 
 
 def attempt(step: Callable[[], object]) -> Exception | None:

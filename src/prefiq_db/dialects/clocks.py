@@ -56,10 +56,10 @@ class ClockDialect(ConfiguredDialect):
         limit = state.transaction.control_timeout
         self.bound_wait(state, dbapi_connection, self.limits.statement_timeout_seconds if limit is None else limit)
 
-    def timed_out(self, connection: Any) -> bool | None:
+    def timed_out(self, dbapi_connection: Any) -> bool | None:
         """Return whether our own clock ended the last statement; ``None`` where only the server knows."""
         return None
 
-    def interruption_of(self, connection: Any) -> BaseException | None:
+    def interruption_of(self, dbapi_connection: Any) -> BaseException | None:
         """Return what a signal handler raised during the last statement, where the driver swallows it."""
         return None

@@ -24,7 +24,7 @@ from prefiq_db.dialects.values import MARIADB
 from prefiq_db.drivers.statuses import AT_REST_OF, AUTOCOMMIT, IN_TRANSACTION
 from prefiq_db.errors import ErrorKind, StatementRefusedError
 from prefiq_db.memory import Memory
-from prefiq_db.translation.translate import code_of
+from prefiq_db.translation.driver_reports import code_of
 
 _GUARD: Final = "prefiq_guard"
 _NO_SUCH_SAVEPOINT: Final = 1305
@@ -150,9 +150,9 @@ class _MySQLFamily(MysqlTokens, PrefiqDialect):
 
     driver_habits = ("cursorclass", "_cursor_cls", "db", "_db", "charset", "_charset")
 
-    def effect_of(self, error: Exception, dbapi_connection: Any) -> str | None:
+    def effect_of(self, error: Exception, proxied: Any) -> str | None:
         # A statement that is too long for it the server refuses and hangs up; the transaction went with that.
-        return GONE if self.socket_of(dbapi_connection) == -1 else super().effect_of(error, dbapi_connection)
+        return GONE if self.socket_of(proxied.dbapi_connection) == -1 else super().effect_of(error, proxied)
 
     def is_at_rest(self, dbapi_connection: Any) -> bool:
         return self._status(dbapi_connection) & AT_REST_OF == AUTOCOMMIT
@@ -175,7 +175,7 @@ class _MySQLFamily(MysqlTokens, PrefiqDialect):
 
     def _check_lock(self, state: SessionState) -> None:
         """Refuse LOCK TABLES where the next BEGIN would release the locks, and let nobody inherit them elsewhere."""
-        if state.transaction.terms.managed:  # refused as whatever commits
+        if state.transaction.managed:  # refused as whatever commits
             return
         if state.transaction.began:
             raise StatementRefusedError(
@@ -205,7 +205,7 @@ class _MySQLFamily(MysqlTokens, PrefiqDialect):
                 if not guarded and kind_of(statement) is Kind.ROUTINE:
                     # Nobody knows what it left open.
                     state.checkout.tainted = True
-                elif guarded and self.effect_of(error, raw) != GONE:
+                elif guarded and self.effect_of(error, proxied) != GONE:
                     self._release_guard(state, raw, undo=True)
                 raise
             if guarded and self.in_transaction(raw):
@@ -225,39 +225,37 @@ class _MySQLFamily(MysqlTokens, PrefiqDialect):
         else:
             return
         self.control(dbapi_connection, "DO 0")  # its reply has the flags
-        if state.transaction.terms.managed:
+        if state.transaction.managed:
             state.transaction.aborted = ENDED
 
     def _other_results(self, cursor: Any) -> list[Any]:
         raise NotImplementedError
 
     def begin_sql(self, transaction: TransactionState) -> str:
-        terms = transaction.terms
-        message = ["START TRANSACTION READ ONLY" if terms.read_only else "START TRANSACTION"]
-        if terms.isolation is not None:
+        message = ["START TRANSACTION READ ONLY" if transaction.read_only else "START TRANSACTION"]
+        if transaction.isolation is not None:
             # It holds for the next transaction only.
-            message.insert(0, f"SET TRANSACTION ISOLATION LEVEL {terms.isolation}")
-        if terms.token is not None and self.token_rides_with_begin:
-            message.append(self.token_sql(terms.token))
+            message.insert(0, f"SET TRANSACTION ISOLATION LEVEL {transaction.isolation}")
+        if transaction.token is not None and self.token_rides_with_begin:
+            message.append(self.token_sql(transaction.token))
         # One round trip for all of it.
         return message[0] if len(message) == 1 else f"BEGIN NOT ATOMIC {'; '.join(message)}; END"
 
     def do_begin(self, dbapi_connection: Any) -> None:
         state = self.session_of(dbapi_connection)
-        if state.transaction.terms.isolation is not None and not self.is_mariadb and not state.checkout.one_shot:
+        if state.transaction.isolation is not None and not self.is_mariadb and not state.checkout.one_shot:
             self._begin_mysql(dbapi_connection, state.transaction)
         else:
             super().do_begin(dbapi_connection)
 
     def _begin_mysql(self, proxied: Any, transaction: TransactionState) -> None:
         """Begin in two messages: MySQL has no anonymous blocks."""
-        terms = transaction.terms
-        transaction.terms = terms._replace(isolation=None)
+        level, transaction.isolation = transaction.isolation, None
         try:
-            self.control(proxied.dbapi_connection, f"SET TRANSACTION ISOLATION LEVEL {terms.isolation}")
+            self.control(proxied.dbapi_connection, f"SET TRANSACTION ISOLATION LEVEL {level}")
             super().do_begin(proxied)
         finally:
-            transaction.terms = terms
+            transaction.isolation = level
 
     def set_statement_timeout(self, proxied: Any, seconds: float) -> None:
         state = self.session_of(proxied)

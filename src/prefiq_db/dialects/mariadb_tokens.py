@@ -6,7 +6,7 @@ import math
 from typing import Any, Final
 
 from prefiq_db.dialects.tokens import ABANDONED, TABLE, WORK, TokenDialect, first_word
-from prefiq_db.translation.translate import code_of
+from prefiq_db.translation.driver_reports import code_of
 
 _DUPLICATE_KEY: Final = 1062
 _SERVER: Final = "'@', @@hostname, ':', @@port"

@@ -47,12 +47,12 @@ class _Postgresql(PrefiqDialect):
         """Set up nothing: SQLAlchemy would log the server's notices, which may quote values."""
 
     def begin_sql(self, transaction: TransactionState) -> str:
-        terms, words = transaction.terms, ["BEGIN"]
-        if terms.isolation is not None:
-            words.append(f"ISOLATION LEVEL {terms.isolation}")
-        if terms.read_only or self.limits.read_only:
+        words = ["BEGIN"]
+        if transaction.isolation is not None:
+            words.append(f"ISOLATION LEVEL {transaction.isolation}")
+        if transaction.read_only or self.limits.read_only:
             words.append("READ ONLY")
-        if terms.deferrable:
+        if transaction.deferrable:
             words.append("DEFERRABLE")
         message = [" ".join(words)]
         timeout = transaction.local_timeout
@@ -64,22 +64,22 @@ class _Postgresql(PrefiqDialect):
             # Behind a transaction pooler nothing of a session survives, so the limits travel with each BEGIN.
             message.append(f"SET LOCAL lock_timeout = {_ms(self.limits.lock_timeout_seconds)}")
             message.append("SET LOCAL timezone = 'UTC'")
-        if terms.token is not None:
-            message.append(self.token_sql(terms.token))
+        if transaction.token is not None:
+            message.append(self.token_sql(transaction.token))
         return "; ".join(message)
 
     def do_begin(self, dbapi_connection: Any) -> None:
         pooled = self.limits.read_only and not self.limits.session_settings
-        if pooled and self.session_of(dbapi_connection).transaction.terms.isolation == AUTOCOMMIT:
+        if pooled and self.session_of(dbapi_connection).transaction.isolation == AUTOCOMMIT:
             raise UnsupportedError("AUTOCOMMIT: behind pgbouncer only BEGIN can say that this database is read_only")
         super().do_begin(dbapi_connection)
 
     def commit_would_lie(self, dbapi_connection: Any) -> bool:
         return bool(self._driver(dbapi_connection).pgconn.transaction_status == _IN_ERROR)
 
-    def effect_of(self, error: Exception, dbapi_connection: Any) -> str | None:
+    def effect_of(self, error: Exception, proxied: Any) -> str | None:
         # The server would refuse whatever comes next with 25P02; ours says what happened and what to do.
-        return HALF if self.commit_would_lie(dbapi_connection) else None
+        return HALF if self.commit_would_lie(proxied.dbapi_connection) else None
 
     def in_transaction(self, dbapi_connection: Any) -> bool:
         return bool(self._driver(dbapi_connection).pgconn.transaction_status != _IDLE)

@@ -11,7 +11,6 @@ from prefiq_db.dialects.aborted import cannot_go_on
 from prefiq_db.dialects.session import ENDED, HALF, TransactionState
 from prefiq_db.dialects.transaction_control import TransactionDialect
 from prefiq_db.dialects.values import Values
-from prefiq_db.translation.translate import class_by_code
 
 
 class StatementDialect(TransactionDialect):
@@ -20,13 +19,18 @@ class StatementDialect(TransactionDialect):
     #: what becomes of values on their way to the driver
     values: ClassVar[Values]
 
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        # Looked up once: on the way of every statement super() costs a search through all our parts.
+        self._execute: Callable[..., None] = super().do_execute  # type: ignore[misc]
+
     def knows(self, context: Any, kind: type) -> bool:
         """Return whether the driver takes values of a type that stands in no table of ours, such as a range."""
         return False
 
     def do_execute(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
         parameters = self.values.one(parameters, statement, context, self.knows)
-        self._send(super().do_execute, cursor, statement, parameters, context, 1)  # type: ignore[misc]
+        self._send(self._execute, cursor, statement, parameters, context, 1)
 
     def do_executemany(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
         parameters = self.values.many(parameters, statement, context, self.knows)
@@ -85,12 +89,12 @@ class StatementDialect(TransactionDialect):
         if not transaction.began:
             return False
         if transaction.aborted is None:
-            transaction.aborted = self.effect_of(error, proxied.dbapi_connection)
+            transaction.aborted = self.effect_of(error, proxied)
         if transaction.aborted is None and context.executemany:
             # Where a failed row doesn't end the transaction, the rows before it stand, and nobody knows which.
             transaction.aborted = HALF
         if transaction.aborted is not None:
-            transaction.cause = class_by_code(error, self.label)
+            transaction.cause = self.judge(error, proxied).by_code
         return transaction.aborted == ENDED
 
     def _commented(self, send: Callable[..., None], tags: Mapping[str, str]) -> Callable[..., None]:

@@ -25,7 +25,7 @@ from prefiq_db.dialects.sqlite_rebuilds import check_drop, is_migrating, orphane
 from prefiq_db.dialects.tokens import ABANDONED, TABLE, first_word
 from prefiq_db.dialects.values import SQLITE
 from prefiq_db.errors import ErrorKind, PrefiqDbError
-from prefiq_db.translation.translate import STALE
+from prefiq_db.translation.judging import STALE
 
 # What changes nothing, or is counted by SQLite's total_changes. Definitions aren't, nor PRAGMAs that set something.
 _COUNTED: Final = re.compile(
@@ -167,13 +167,12 @@ class _Sqlite(DecimalSqlite, PrefiqDialect):
     def begin_sql(self, transaction: TransactionState) -> str:
         # A writer that begins as a reader fails with BUSY_SNAPSHOT when somebody else wrote meanwhile, and no
         # timeout helps it; IMMEDIATE waits its turn. SQLAlchemy's own autobegin (ORM) stays deferred.
-        terms = transaction.terms
-        return "BEGIN IMMEDIATE" if terms.write and not terms.read_only else "BEGIN"
+        return "BEGIN IMMEDIATE" if transaction.write and not transaction.read_only else "BEGIN"
 
     def do_begin(self, dbapi_connection: Any) -> None:
         state = self.session_of(dbapi_connection)
         transaction = state.transaction
-        managed = transaction.terms.managed
+        managed = transaction.managed
         if managed:
             # A writer waits for its turn here, in BEGIN IMMEDIATE.
             self._bound_lock_wait(dbapi_connection, transaction.local_timeout or self.limits.statement_timeout_seconds)
@@ -244,7 +243,7 @@ class _Sqlite(DecimalSqlite, PrefiqDialect):
 
     def _was_read_only(self, proxied: Any) -> bool:
         transaction = self.session_of(proxied).transaction
-        return transaction.began and transaction.terms.read_only and not self.limits.read_only
+        return transaction.began and transaction.read_only and not self.limits.read_only
 
     def _writable_again(self, proxied: Any, read_only: bool) -> None:
         # A COMMIT that failed was rolled back, which did this already.
@@ -267,9 +266,9 @@ class _Sqlite(DecimalSqlite, PrefiqDialect):
     def set_driver_autocommit(self, dbapi_connection: Any, value: bool) -> None:
         dbapi_connection.isolation_level = None if value else ""
 
-    def effect_of(self, error: Exception, dbapi_connection: Any) -> str | None:
+    def effect_of(self, error: Exception, proxied: Any) -> str | None:
         # SQLite rolls back by itself on a full disk, an I/O error and a few more: it says so only by this flag.
-        return None if self.in_transaction(dbapi_connection) else GONE
+        return None if self.in_transaction(proxied.dbapi_connection) else GONE
 
     def _send(self, send: Any, cursor: Any, statement: Any, parameters: Any, context: Any, batch_size: int) -> None:
         if context is None:
@@ -364,15 +363,19 @@ class _Sqlite(DecimalSqlite, PrefiqDialect):
             f" ORDER BY created_at LIMIT {limit:d})"
         )
 
-    def timed_out(self, connection: Any) -> bool | None:
-        if connection.invalidated or connection.closed:
-            return None
-        return self._sqlite(connection.connection.dbapi_connection).timed_out
+    def timed_out(self, dbapi_connection: Any) -> bool | None:
+        connection = self._open_one(dbapi_connection)
+        return None if connection is None else connection.timed_out
 
-    def interruption_of(self, connection: Any) -> BaseException | None:
-        if connection.invalidated or connection.closed:
+    def interruption_of(self, dbapi_connection: Any) -> BaseException | None:
+        connection = self._open_one(dbapi_connection)
+        return None if connection is None else connection.interruption
+
+    def _open_one(self, dbapi_connection: Any) -> SqliteConnection | None:
+        try:
+            return None if dbapi_connection is None else self._sqlite(dbapi_connection)
+        except ValueError:  # aiosqlite has closed it
             return None
-        return self._sqlite(connection.connection.dbapi_connection).interruption
 
     # It takes no lock. In memory even a look at the schema would wait for whoever writes.
     health_sql = "PRAGMA query_only"

@@ -10,7 +10,7 @@ from sqlalchemy.engine import NestedTransaction
 
 from prefiq_db.call import Call
 from prefiq_db.dialects.base import PrefiqDialect
-from prefiq_db.dialects.session import SessionState, TransactionTerms
+from prefiq_db.dialects.session import SessionState
 from prefiq_db.engine_class import checked_out
 from prefiq_db.errors import (
     ErrorClass,
@@ -24,7 +24,8 @@ from prefiq_db.execution.facts import facts_sent
 from prefiq_db.execution.refusals import refuse_one_shot
 from prefiq_db.origin import application_line
 from prefiq_db.pool import checkout_within
-from prefiq_db.translation.border import Border, Phase
+from prefiq_db.translation.border import Border
+from prefiq_db.translation.classify import Phase
 
 
 class StandardRoad:
@@ -96,7 +97,7 @@ class StandardRoad:
         trip = _OneShot(self, call)
         try:
             try:
-                return self.border.cross(trip.go, trip.phase, timed_out=trip.timed_out)
+                return self.border.cross(trip.go, trip.phase)
             except PoolTimeoutError as error:
                 self._name_holders(error)
                 raise
@@ -119,7 +120,9 @@ class StandardRoad:
             raise
 
     def _interruption_of(self, connection: Connection | None) -> BaseException | None:
-        return None if connection is None else self.dialect.interruption_of(connection)
+        if connection is None or connection.invalidated or connection.closed:
+            return None
+        return self.dialect.interruption_of(connection.connection.dbapi_connection)
 
     def run(self, connection: Connection, call: Call, timeout_seconds: float, left_seconds: float | None = None) -> Any:
         """Carry out *call* in a transaction and return what its shape fetches; the caller finishes it.
@@ -133,7 +136,7 @@ class StandardRoad:
             return call.shape.fetch(connection.execute(call.statement, call.params))
 
         try:
-            return self.border.cross(send, timed_out=lambda: self.dialect.timed_out(connection))
+            return self.border.cross(send)
         except ReadOnlyError as error:
             if not connection.invalidated and self.dialect.began_read_only(connection.connection):
                 # Our own READ ONLY refused it, and so would every other server: no failover to wait for.
@@ -158,9 +161,7 @@ class StandardRoad:
         """Return a connection on which SQLAlchemy begins nothing by itself, for a statement that stands alone."""
         return Connection(self.engine, checked_out(self.engine), _allow_autobegin=False)
 
-    def begin(self, connection: Connection, terms: TransactionTerms) -> RootTransaction:
-        """Begin a transaction on *connection*, as *terms* say."""
-        self.state(connection).begin_with(terms)
+    def begin(self, connection: Connection) -> RootTransaction:
         return self.border.cross(connection.begin)
 
     def begin_nested(self, connection: Connection) -> NestedTransaction:
@@ -211,9 +212,6 @@ class _OneShot:
 
     def phase(self) -> Phase:
         return "statement" if self.sent else "connect"
-
-    def timed_out(self) -> bool | None:
-        return None if self.connection is None else self.road.dialect.timed_out(self.connection)
 
     def drop(self) -> None:
         """Close the connection, unless it has been given back."""

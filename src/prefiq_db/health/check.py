@@ -23,7 +23,7 @@ Check = Callable[[], Any]
 
 
 class _Checks:
-    """What both worlds share: who is watched, and how an answer is put together."""
+    """What both worlds share: the watched subjects, and how their findings become an answer."""
 
     _has_loop = False
 

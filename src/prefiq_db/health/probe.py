@@ -1,4 +1,4 @@
-"""Ask one database: one statement on one connection, which is never one too many."""
+"""Ask one database, with one statement on one connection."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _FULL: Final = Verdict(
 
 
 class Held:
-    """The connection of a probe, so that whoever waits can break it off."""
+    """The connection of a probe; the caller who waits can break it off."""
 
     def __init__(self) -> None:
         self._descriptor: int | None = None
@@ -60,10 +60,10 @@ class Held:
 
 
 def probe(core: DatabaseCore, held: Held, *, writable: bool, wait_seconds: float) -> Verdict:
-    """Return how a database is, by its own word, in one round trip.
+    """Return the verdict on a database, from one round trip to it.
 
     A pool that has nothing to give within *wait_seconds* is not yet a server that is down: one connection outside the
-    pool tells which (decisions/0040-why-an-exhausted-pool-only-warns.md).
+    pool shows which (decisions/0040-why-an-exhausted-pool-only-warns.md).
 
     Raises:
         PrefiqDbError: there was no answer.

@@ -1,4 +1,4 @@
-"""One check under way, in a thread or in a task: many may wait for it, none of them longer than the deadline.
+"""A running check, in a thread or in a task: many callers may wait for it, none longer than the deadline.
 
 Why beside the caller: decisions/0041-why-a-health-check-runs-beside-its-caller.md.
 """
@@ -29,13 +29,13 @@ class ThreadCheck:
         self._is_of_the_parent = False
         in_child(self, ThreadCheck._stay_behind)
         self._future: Future[Verdict] = Future()
-        self._future.set_running_or_notify_cancel()  # nobody who waits can cancel it
+        self._future.set_running_or_notify_cancel()  # no waiting caller can cancel it
         threading.Thread(target=self._run, name=f"prefiq_db health {name}", daemon=True).start()
 
     def _run(self) -> None:
         try:
             verdict = self._work(self._held)
-        except BaseException as error:  # noqa: BLE001 - whatever it is, somebody waits for the answer
+        except BaseException as error:  # noqa: BLE001 - every error is an answer, and callers wait for one
             verdict = judge_error(error)
         self._future.set_result(verdict)
 
@@ -65,13 +65,13 @@ class ThreadCheck:
 
 
 class TaskCheck:
-    """A check in a task of its own: a probe whose client has gone doesn't end it for the others."""
+    """A check in a task of its own: when one caller is cancelled, the check goes on for the others."""
 
     def __init__(self, name: str, work: Callable[[Held], Coroutine[Any, Any, Verdict]]) -> None:
         self.started = time.monotonic()
         self._held = Held()
         self._loop = asyncio.get_running_loop()
-        # In an empty context: the transaction of whoever asks is none of the check's business.
+        # In an empty context: the check must not see the transaction of its caller.
         self._task = self._loop.create_task(
             self._run(work), name=f"prefiq_db health {name}", context=contextvars.Context()
         )
@@ -79,7 +79,7 @@ class TaskCheck:
     async def _run(self, work: Callable[[Held], Coroutine[Any, Any, Verdict]]) -> Verdict:
         try:
             return await work(self._held)
-        except Exception as error:  # noqa: BLE001 - likewise
+        except Exception as error:  # noqa: BLE001 - every error is an answer
             return judge_error(error)
 
     @property

@@ -1,4 +1,4 @@
-"""One subject of a health check: its last answer for a while, and never two askers at once."""
+"""One subject of a health check: its answer is kept for a while, and it is never checked twice at once."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Subject:
         name: as in findings.
         begin: starts a check.
         critical: the service can't do without it.
-        changed: told whether it is well, and why not, when that is another answer than before.
+        changed: called with whether it is well, and the reason, when the answer differs from the last one.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Watch:
         self._good_until = 0.0
         self._running: RunningCheck | None = None
         self._settled: RunningCheck | None = None
-        self._told = (True, "")  # what a database is until somebody finds otherwise
+        self._told = (True, "")  # a database counts as well until a check finds otherwise
 
     def begin(self) -> Finding | RunningCheck:
         """Return the last finding while it is good, else the check under way, else a new one."""
@@ -70,7 +70,7 @@ class Watch:
         return max(0.0, running.started + self._pace.deadline_seconds - time.monotonic())
 
     def end(self, running: RunningCheck, verdict: Verdict | None) -> Finding:
-        """Return what *running* found; ``None`` means nothing within the deadline, and then it is broken off."""
+        """Return the finding of *running*; ``None`` as its verdict means no answer in time, and it is broken off."""
         with self._lock:
             if self._settled is running and self._found is not None:
                 return self._found

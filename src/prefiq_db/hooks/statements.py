@@ -15,18 +15,16 @@ from time import perf_counter
 from typing import Any, Final
 
 from prefiq_db.dialects.session import SessionState
-from prefiq_db.errors import ErrorKind
 from prefiq_db.events import StatementFailed, StatementFinished, StatementStarted
 from prefiq_db.hooks.budgets import NO_BUDGETS, note_in_budgets, open_budgets
 from prefiq_db.hooks.registry import Hooks
 from prefiq_db.hooks.slow import SlowLog
 from prefiq_db.hooks.statistics import FOLD_AT, StatementEntry, StatementStatistics
 from prefiq_db.hooks.summary import Description, describe
-from prefiq_db.interruptions import is_interruption
 from prefiq_db.masking import MASK, describe_value, head_of, is_secret_key, shown
 from prefiq_db.memory import Memory
 from prefiq_db.origin import application_line, readable
-from prefiq_db.translation.translate import translate
+from prefiq_db.translation.judging import Judgement, judge
 
 logger = logging.getLogger("prefiq_db.statements")
 
@@ -165,7 +163,8 @@ class StatementObserver:
         batch_size: int,
         state: SessionState,
     ) -> None:
-        kind, code = self._what_failed(error, context)
+        judgement = self._judge(error, context)
+        kind, code = judgement.kind, judgement.code
         known.durations.append(duration)
         with self.statistics.lock:
             self.statistics.error_count += 1
@@ -178,26 +177,12 @@ class StatementObserver:
             told = self._told(known, parameters, context, batch_size, state)
             self.hooks.emit(StatementFailed(**told, duration_seconds=duration, kind=kind, code=code))
 
-    def _what_failed(self, error: BaseException, context: Any) -> tuple[ErrorKind, str | int | None]:
-        """Judge by what the caller's error will be judged by, so that both say the same."""
-        if is_interruption(error):  # the task was cancelled, or the process interrupted: it goes on as it is
-            return ErrorKind.CANCELLED, None
-        assert isinstance(error, Exception), "whatever else there is interrupts"
+    def _judge(self, error: BaseException, context: Any) -> Judgement:
+        """Return what the caller's error will be judged by, so that both say the same."""
         if context is None:
-            found = translate(error, dialect=self.dialect, database=self.database)
-            return found.kind, found.code
-        dialect, connection = context.dialect, context.root_connection
-        if dialect.interruption_of(connection) is not None:
-            return ErrorKind.CANCELLED, None
-        found = translate(
-            error,
-            dialect=self.dialect,
-            database=self.database,
-            cancelled_by_timeout=dialect.timed_out(connection),
-            lost=isinstance(error, dialect.loaded_dbapi.Error)
-            and dialect.is_disconnect(error, connection._dbapi_connection, None),
-        )
-        return found.kind, found.code
+            return judge(error, self.dialect)
+        judgement: Judgement = context.dialect.judge(error, context.root_connection._dbapi_connection)
+        return judgement
 
     # --- telling ---------------------------------------------------------------------------------
 
@@ -220,7 +205,7 @@ class StatementObserver:
             "wait_seconds": state.checkout.wait_seconds,
             "retry_number": state.checkout.retry_number,
             "call_id": None if call is None else call.id,
-            "transaction_id": state.transaction.terms.id,
+            "transaction_id": state.transaction.id,
             "origin": readable(application_line()),
             "tags": {} if call is None else call.tags,
         }
@@ -249,7 +234,7 @@ class StatementObserver:
             wait_seconds=state.checkout.wait_seconds,
             rows=rows,
             retries=state.checkout.retry_number,
-            transaction_id=state.transaction.terms.id,
+            transaction_id=state.transaction.id,
             line=application_line(),
             error_kind=error_kind,
         )
@@ -270,7 +255,7 @@ class StatementObserver:
                 "rows": rows,
                 "query_bytes": len(known.shown.encode()),
                 "retries": state.checkout.retry_number,
-                "transaction_id": state.transaction.terms.id,
+                "transaction_id": state.transaction.id,
                 "source": None if origin is None else str(origin),
             },
         )

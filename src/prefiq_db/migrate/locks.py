@@ -41,7 +41,7 @@ class Lock(Protocol):
         """Give it back; never raises for a connection that is gone."""
 
     def holder(self) -> str:
-        """Return who has it, in words; ``""`` when nobody has."""
+        """Return the holder, for people to read; ``""`` when it is free."""
 
 
 class ServerLock:
@@ -50,7 +50,7 @@ class ServerLock:
     def __init__(self, connection: sa.Connection, sql: SessionLock) -> None:
         self.connection = connection
         self.sql = sql
-        # In somebody else's transaction the work is not done when we are, but when they commit.
+        # In a caller's transaction the work is done only when the caller commits.
         self.until_commit = connection.in_transaction() and bool(sql.take_for_transaction)
 
     def take(self) -> bool:
@@ -81,7 +81,7 @@ def hold(lock: Lock, options: MigrateOptions, database: str, dialect: sa.Dialect
     """Hold *lock* in this block.
 
     Raises:
-        LockTimeoutError: somebody else had it for ``options.lock_wait`` seconds; the message says who.
+        LockTimeoutError: another deployer held it for ``options.lock_wait`` seconds; the message names the holder.
     """
     sleep = (AsyncRuntime() if dialect.is_async else SyncRuntime()).sleep
     _take(lock, options.lock_wait, database, sleep)
@@ -116,7 +116,7 @@ def server_lock(connection: sa.Connection) -> ServerLock | None:
 
 
 def check_lockable(dialect: sa.Dialect, database: str) -> None:
-    """Refuse a transaction pooler: there a session, and what it locks, is another one with each transaction.
+    """Refuse a transaction pooler: it may use another session, and so another lock, for each transaction.
 
     Raises:
         UnsupportedError: naming the ways out.

@@ -12,9 +12,10 @@ import subprocess
 from typing import TYPE_CHECKING, Any
 
 from prefiq_db.errors import MissingDriverError
+from prefiq_db.testing.database_server import DatabaseServer
 from prefiq_db.testing.locate import POSTGRESQL, ServerUnavailableError
+from prefiq_db.testing.machine import server_environment
 from prefiq_db.testing.processes import process_tree, send_signal
-from prefiq_db.testing.server import DatabaseServer, server_environment
 
 if TYPE_CHECKING:
     import psycopg

@@ -8,7 +8,6 @@ from typing import ClassVar
 
 from sqlalchemy import Connection
 
-from prefiq_db.dialects.session import TransactionTerms
 from prefiq_db.errors import (
     OutcomeUnknownError,
     PermissionDeniedError,
@@ -81,12 +80,20 @@ class RootBlock(Block):
         raise failure
 
     def _begin_on(self, connection: Connection, within: float | None) -> None:
-        road = self.instance.road
-        state = road.state(connection)
+        road, options, usual = self.instance.road, self.options, self.instance.statement_timeout_seconds
+        state, limit = road.state(connection), options.timeout_seconds
         self.line = state.checkout.line
-        terms = self._terms(within)
+        state.begin_with(
+            id=self.id,
+            retry_number=self.retry_number,
+            isolation=options.isolation,
+            read_only=options.read_only,
+            token=self.token,
+            statement_timeout=limit if limit is not None and limit < usual else None,
+            control_timeout=within if within is not None and within < usual else None,
+        )
         try:
-            self._handle = road.begin(connection, terms)
+            self._handle = road.begin(connection)
         except PrefiqDbError:
             # The server has answered: the connection itself is none the worse.
             connection.close()
@@ -94,21 +101,6 @@ class RootBlock(Block):
         self._scope = Scope(self.instance, connection)
         state.checkout.guard = self._scope.refuse_ending
         enter(self._scope)
-
-    def _terms(self, within: float | None) -> TransactionTerms:
-        options, usual = self.options, self.instance.statement_timeout_seconds
-        limit = options.timeout_seconds
-        return TransactionTerms(
-            managed=True,
-            write=not options.read_only,
-            read_only=options.read_only,
-            isolation=options.isolation,
-            token=self.token,
-            statement_timeout=None if limit is None or limit >= usual else limit,
-            control_timeout=None if within is None or within >= usual else within,
-            id=self.id,
-            retry_number=self.retry_number,
-        )
 
     # --- end -------------------------------------------------------------------------------------
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 from prefiq_db.errors import PrefiqDbError
 from prefiq_db.masking import border_translates
 from prefiq_db.silence import hush
-from prefiq_db.translation.translate import interruption_in, translate
+from prefiq_db.translation.classify import Phase
+from prefiq_db.translation.judging import judge
+from prefiq_db.translation.translate import translate
 
 T = TypeVar("T")
-Phase = Literal["connect", "statement", "commit"]
 
 
 class Border:
@@ -29,12 +29,17 @@ class Border:
         if self.masked:
             hush(error)
 
+    def _interruption_in(self, error: Exception, phase: Phase) -> BaseException | None:
+        """Return what came from outside and goes on as it is; the road sees to what the driver has swallowed."""
+        judgement = judge(error, self.dialect)
+        interruption = None if judgement.is_swallowed else judgement.interruption
+        # Once COMMIT is on its way, what came of it is the question, whatever interrupts; see classify_python().
+        return None if phase == "commit" and isinstance(interruption, Exception) else interruption
+
     def cross(
         self,
         action: Callable[[], T],
         phase: Phase | Callable[[], Phase] = "statement",
-        *,
-        timed_out: Callable[[], bool | None] | None = None,
     ) -> T:
         """Return what *action* returns.
 
@@ -47,7 +52,6 @@ class Border:
         outside = border_translates.get()
         failure: PrefiqDbError
         interruption: BaseException | None = None
-        handled = sys.exc_info()[1]
         try:
             border_translates.set(True)
             return action()
@@ -56,17 +60,13 @@ class Border:
             self._hush(error)
         except Exception as error:  # noqa: BLE001 - this is the border: everything is translated and raised
             where = phase if isinstance(phase, str) else phase()
-            # Once COMMIT is on its way, what came of it is the question, whatever interrupts; see translate().
-            interruption = interruption_in(error, handled)
-            if where == "commit" and isinstance(interruption, Exception):
-                interruption = None
+            interruption = self._interruption_in(error, where)
             if interruption is None:
                 failure = translate(
                     error,
                     dialect=self.dialect,
                     phase=where,
                     database=self.database,
-                    cancelled_by_timeout=None if timed_out is None else timed_out(),
                     migrating=self.migrating,
                 )
             else:
@@ -80,7 +80,6 @@ class Border:
             finally:
                 # Twice: interrupted before the first, nothing would be translated, or masked, in this thread any more.
                 border_translates.set(outside)
-            del handled
         if interruption is not None:
             try:
                 raise interruption

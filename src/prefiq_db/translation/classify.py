@@ -1,7 +1,7 @@
 """Say what an error means, by its code, the phase it came in, and the dialect: never by its text.
 
 The codes are data, in ``codes_*.py``; how a kind is treated, and what the phase changes, is data here. The few cases
-that a code can't tell are in one table in :mod:`prefiq_db.translation.translate`.
+that a code can't tell are in one table in :mod:`prefiq_db.translation.named_exceptions`.
 """
 
 from __future__ import annotations
@@ -91,6 +91,10 @@ _AT_CONNECT: Final[Mapping[ErrorKind, ErrorKind]] = {
 def treatment(kind: ErrorKind) -> ErrorClass:
     """Return how *kind* is treated while statements run, when nothing more exact is known."""
     return ErrorClass(kind, *_TREATMENT.get(kind, ()))
+
+
+#: Our own clock ended a conversation in which the server had fallen silent.
+UNANSWERED: Final = replace(treatment(ErrorKind.STATEMENT_TIMEOUT), connection_lost=True)
 
 
 def leaves_unknown(found: ErrorClass) -> bool:

@@ -39,7 +39,7 @@ def note(error: BaseException, connecting: Connecting) -> None:
     setattr(error, _NOTED, connecting)
 
 
-def noted(*errors: BaseException | None) -> Connecting | None:
+def find_noted(*errors: BaseException | None) -> Connecting | None:
     """Return what was noted on one of *errors*."""
     return next((found for error in errors if (found := getattr(error, _NOTED, None)) is not None), None)
 
@@ -91,18 +91,18 @@ _REASONS: Final[tuple[tuple[re.Pattern[str], Words], ...]] = tuple(
 )
 
 
-def reason(error: BaseException, text: str, connecting: Connecting | None) -> Words | None:
+def find_reason(error: BaseException, text: str, connecting: Connecting | None) -> Words | None:
     """Return what happened, and what to try; ``None`` for what has no words of its own."""
     if isinstance(error, DeadlinePassed) or (isinstance(error, TimeoutError) and error.errno is None):
-        return _too_late(connecting)
+        return _explain_lateness(connecting)
     if connecting is not None and connecting.file is not None:
-        return _of_a_file(connecting.file, read_only=connecting.read_only)
+        return _explain_file(connecting.file, read_only=connecting.read_only)
     if isinstance(error, socket.gaierror):
         text = f"getaddrinfo failed {text}"
     return next((words for pattern, words in _REASONS if pattern.search(text)), None)
 
 
-def _too_late(connecting: Connecting | None) -> Words:
+def _explain_lateness(connecting: Connecting | None) -> Words:
     limit = "" if connecting is None else f" within the {connecting.limit_seconds:.3g} s of {connecting.limit_name}"
     return (
         f"no connection came about{limit}",
@@ -110,7 +110,7 @@ def _too_late(connecting: Connecting | None) -> Words:
     )
 
 
-def _of_a_file(path: str, *, read_only: bool) -> Words:
+def _explain_file(path: str, *, read_only: bool) -> Words:
     folder = os.path.dirname(path)
     if not os.path.isdir(folder):
         return "the folder of the file is missing", "create the folder, or check the path"

@@ -16,14 +16,16 @@ from sqlalchemy.exc import SQLAlchemyError, StatementError
 
 from prefiq_db.drivers.halfway import REFUSED
 from prefiq_db.errors import ErrorClass, ErrorKind, PrefiqDbError, ReadOnlyError, UsageError
-from prefiq_db.interruptions import is_interruption
 from prefiq_db.masking import border_translates, shown
 from prefiq_db.silence import hush
 from prefiq_db.translation.both import Both, of_both
 from prefiq_db.translation.classify import Phase, leaves_unknown
-from prefiq_db.translation.translate import REFUSAL, class_by_code, code_of, is_a_misfit, is_python_word, translate
-
-_STOPPED: Final = (ErrorKind.STATEMENT_TIMEOUT, ErrorKind.CANCELLED)
+from prefiq_db.translation.cleaning import forget, unpin, unwrap
+from prefiq_db.translation.driver_reports import code_of, read_report
+from prefiq_db.translation.judging import Judgement, outcome
+from prefiq_db.translation.python_errors import is_python_error
+from prefiq_db.translation.refused_calls import REFUSAL, is_misfit
+from prefiq_db.translation.translate import translate
 
 # What names things among psycopg's DiagnosticField, by number; the others quote values.
 _NAMING_FIELDS: Final = {
@@ -37,11 +39,6 @@ _NAMING_FIELDS: Final = {
 }
 
 
-class _Terms(Protocol):
-    @property
-    def read_only(self) -> bool: ...
-
-
 class _Transaction(Protocol):
     """What is asked of a connection's transaction, and noted in it."""
 
@@ -50,7 +47,7 @@ class _Transaction(Protocol):
     failed: ErrorClass | None
 
     @property
-    def terms(self) -> _Terms: ...
+    def read_only(self) -> bool: ...
 
 
 class _State(Protocol):
@@ -67,21 +64,25 @@ def translate_errors(engine: Engine, database: str, *, masked: bool) -> None:
         _note_refusal(context)
         if masked and not border_translates.get():
             hush(original)
-        interruption = _interruption(context)
+        judgement = _judge(context)
+        interruption = _interruption(context, judgement)
         if interruption is not None or getattr(original, REFUSED, False):
             context.invalidate_pool_on_disconnect = False  # there is nothing wrong with the others
         if interruption is not None:
             _hang_up(context)
+            forget(original)
             return None if interruption is original else interruption
         if border_translates.get() or not isinstance(original, Exception) or isinstance(original, Both):
             return None
-        failure = _translated(context, database) if _is_a_databases(context, original) else None
+        failure = _translated(context, judgement, database) if _is_a_databases(context, original) else None
         if masked:
             # SQLAlchemy has the traceback already. Here it would pin frames with values, as what the driver met would.
-            original.__traceback__ = original.__cause__ = original.__context__ = None
+            for each in (original, unwrap(original)):
+                unpin(each)
             _scrub(context, original, failure, database)
         elif failure is not None and failure.original is not None:
             failure.args = (f"{failure} [{type(failure.original).__name__}: {failure.original}]",)
+        forget(original)
         raised = context.sqlalchemy_exception
         return None if failure is None else of_both(failure, raised=raised, behind=original)
 
@@ -89,7 +90,7 @@ def translate_errors(engine: Engine, database: str, *, masked: bool) -> None:
 def _note_refusal(context: ExceptionContext) -> None:
     """Keep why no database takes a value of which a column's type could make nothing; translate() says it."""
     raised: Any = context.sqlalchemy_exception
-    if not is_a_misfit(raised, context.original_exception):
+    if not is_misfit(raised, context.original_exception):
         return
     dialect: Any = context.dialect
     try:
@@ -100,16 +101,22 @@ def _note_refusal(context: ExceptionContext) -> None:
         pass  # a date that no calendar has: it doesn't fit, whoever is asked
 
 
-def _interruption(context: ExceptionContext) -> Any:
-    """Return what a signal handler raised, which goes on as it is; ``None`` for a driver's error, and for ours."""
-    if is_interruption(context.original_exception):
-        return context.original_exception
-    if border_translates.get() or context.connection is None:
-        return None
+def _judge(context: ExceptionContext) -> Judgement:
     dialect: Any = context.dialect
-    found = class_by_code(context.original_exception, dialect.label)
-    # SQLite says no more than that it was interrupted.
-    return dialect.interruption_of(context.connection) if found is not None and found.kind in _STOPPED else None
+    connection: Any = context.connection
+    judgement: Judgement = dialect.judge(
+        context.original_exception, None if connection is None else connection._dbapi_connection
+    )
+    return judgement
+
+
+def _interruption(context: ExceptionContext, judgement: Judgement) -> Any:
+    """Return what came from outside and goes on as it is; ``None`` for a driver's error, and for ours."""
+    if judgement.interruption is context.original_exception:
+        return judgement.interruption
+    # The verbs' border sees to what a driver made of it, and of a COMMIT the outcome is the question.
+    committing = _phase(context, _state_of(context)) == "commit"
+    return None if border_translates.get() or committing else judgement.interruption
 
 
 def _hang_up(context: ExceptionContext) -> None:
@@ -123,39 +130,33 @@ def _hang_up(context: ExceptionContext) -> None:
 
 
 def _is_a_databases(context: ExceptionContext, original: Exception) -> bool:
-    """Return whether it is the driver's word, or ours; what a listener or a signal handler raised goes on as it is."""
+    """Return whether the driver reports it, or we do; what a listener or a signal handler raised goes on as it is."""
     if context.sqlalchemy_exception is not None or isinstance(original, PrefiqDbError):
         return True
-    return context.execution_context is not None and is_python_word(original)
+    return context.execution_context is not None and read_report(original) is None and is_python_error(original)
 
 
-def _translated(context: ExceptionContext, database: str) -> PrefiqDbError:
-    state = _state_of(context)
-    failure = _in_phase(context, database, _phase(context, state))
-    if state is not None:
-        found = failure.classification
-        if not state.transaction.began and context.statement is not None and leaves_unknown(found):
-            # In autocommit: sent, and no answer came.
-            failure = _in_phase(context, database, "commit")
-        if isinstance(failure, ReadOnlyError) and state.transaction.began and state.transaction.terms.read_only:
-            # Our own READ ONLY refused it, and so would every other server.
-            failure.classification = ErrorClass(ErrorKind.READ_ONLY)
-        state.transaction.failed = failure.classification
-    return failure
-
-
-def _in_phase(context: ExceptionContext, database: str, phase: Phase) -> PrefiqDbError:
+def _translated(context: ExceptionContext, judgement: Judgement, database: str) -> PrefiqDbError:
     dialect: Any = context.dialect
-    connection = context.connection
+    state = _state_of(context)
+    phase = _phase(context, state)
+    if state is not None and not state.transaction.began and context.statement is not None:
+        found = outcome(judgement, context.original_exception, dialect.label, phase)
+        if leaves_unknown(found):
+            phase = "commit"  # in autocommit: sent, and no answer came
     failure = translate(
         context.sqlalchemy_exception or context.original_exception,
         dialect=dialect.label,
         phase=phase,
         database=database,
-        cancelled_by_timeout=None if connection is None else dialect.timed_out(connection),
         apart=True,
     )
     failure.database = failure.database or database
+    if state is not None:
+        if isinstance(failure, ReadOnlyError) and state.transaction.began and state.transaction.read_only:
+            # Our own READ ONLY refused it, and so would every other server.
+            failure.classification = ErrorClass(ErrorKind.READ_ONLY)
+        state.transaction.failed = failure.classification
     return failure
 
 

@@ -1,7 +1,6 @@
-"""Mistakes with names: what is missing, there already, ambiguous, depended on, or of another type, on each database.
+"""The sentences in which each server tells a mistake with a name, by code.
 
-The code tells the mistake in any language. A name is cut out of the message by the server's own template, and then it
-is only a candidate: ``written`` decides whether it is shown.
+The code tells the mistake in any language. The name is cut out of the message by the server's own template.
 """
 
 from __future__ import annotations
@@ -12,108 +11,33 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from prefiq_db.errors import SubKind
-from prefiq_db.translation.written import Written
 
 _MISSING, _DUPLICATE, _AMBIGUOUS = SubKind.MISSING, SubKind.DUPLICATE, SubKind.AMBIGUOUS
 _DEPENDENT, _WRONG_TYPE = SubKind.DEPENDENT, SubKind.WRONG_TYPE
 
-#: What is asked where a table or a column is missing.
-MIGRATED: Final = "are all migrations applied?"
-_OBJECT: Final = "object"
+#: The noun where a server doesn't say what the name is of.
+OBJECT: Final = "object"
 # MariaDB's words for what ALTER TABLE drops; whoever raises an error of his own could write any others.
 _DROPPED: Final = "COLUMN|INDEX|KEY|PRIMARY KEY|FOREIGN KEY|CONSTRAINT|CHECK|PARTITION|PERIOD"
-_ARGUMENTS: Final = "check its name, and the number and types of its arguments"
-_UNIQUE_NAME: Final = "choose another name, or drop the one that is there"
-_FIRST_DROP: Final = "drop or change first what depends on it"
 
 
 @dataclass(frozen=True, slots=True)
-class Mistake:
-    """One mistake, as a server's code and text tell it.
+class Template:
+    """One sentence of a server; ``None`` as its text stands for every other sentence with that code."""
 
-    Attributes:
-        noun: what the name is of: ``table``, ``column``, ``function``, ``index``.
-        name: what the server calls it, not yet believed; a qualified name's last part.
-        table: the table that it is of, not yet believed, where the server says it.
-        types: further facts, of types and no names.
-    """
-
-    sub_kind: SubKind | None
-    noun: str
-    name: str | None = None
-    table: str | None = None
-    types: str | None = None
-
-    def words(self) -> tuple[str, str]:
-        """Return what happened, and what to try."""
-        special = _WORDS.get((self.sub_kind, self.noun))
-        if special is not None:
-            return special
-        what, advice = _ANY_NOUN[self.sub_kind]
-        noun = {_OBJECT: "what the statement names"}.get(self.noun, _with_article(self.noun))
-        return what.format(noun), advice
-
-    def fact(self) -> str:
-        """Return the name with its noun, as it stands in brackets."""
-        return f"{self.noun if self.noun != _OBJECT else 'name'} {self.name}"
-
-
-def _with_article(noun: str) -> str:
-    return f"{'an' if noun[0] in 'aeio' else 'a'} {noun}"
-
-
-_ANY_NOUN: Final[Mapping[SubKind | None, tuple[str, str]]] = {
-    _MISSING: ("{} is missing", "check its name"),
-    _DUPLICATE: ("{} of that name is there already", _UNIQUE_NAME),
-    _AMBIGUOUS: ("the name of {} is ambiguous", "say which one is meant"),
-    _DEPENDENT: ("other objects depend on {}", _FIRST_DROP),
-    _WRONG_TYPE: ("the name stands for something else than {}", "see what has it, and say so in the statement"),
-    None: ("{} can't be as it is defined", "see .original for the reason"),
-}
-
-_WORDS: Final[Mapping[tuple[SubKind | None, str], tuple[str, str]]] = {
-    (_MISSING, "table"): ("a table is missing", MIGRATED),
-    (_MISSING, "column"): ("a column is missing", MIGRATED),
-    (_MISSING, "table alias"): (
-        "a table is used that the statement doesn't have",
-        "check FROM, JOIN and their aliases",
-    ),
-    (_MISSING, "function"): ("a function is missing, or takes other arguments", _ARGUMENTS),
-    (_MISSING, "procedure"): ("a procedure is missing, or takes other arguments", _ARGUMENTS),
-    (_DUPLICATE, "table alias"): ("two tables have one name in the statement", "give one of them an alias"),
-    (_AMBIGUOUS, "column"): (
-        "a column's name is ambiguous: several tables have it",
-        "say which one's: table.column",
-    ),
-    (_WRONG_TYPE, _OBJECT): (
-        "the name stands for something else than the statement expects",
-        "see what has it, and say so in the statement",
-    ),
-    (_DUPLICATE, _OBJECT): ("the name is taken already", _UNIQUE_NAME),
-    (_WRONG_TYPE, "operator"): ("an operator doesn't take sides of these types", "cast one of them"),
-    (_WRONG_TYPE, "column"): ("what is given to a column has the wrong type", "give or cast it to the column's type"),
-    (None, "foreign key"): (
-        "a foreign key can't be made",
-        "the column it refers to must be there, have the same type, and be a key or the first column of an index",
-    ),
-}
-
-
-@dataclass(frozen=True, slots=True)
-class _Template:
     sub_kind: SubKind | None
     noun: str
     text: re.Pattern[str] | None
 
 
-_Templates = Mapping[Any, tuple[_Template, ...]]
+_Templates = Mapping[Any, tuple[Template, ...]]
 
 
-def _templates(*rows: tuple[Any, SubKind | None, str, str | None]) -> _Templates:
+def _group(*rows: tuple[Any, SubKind | None, str, str | None]) -> _Templates:
     """Group by code; a row without a text is what the code means when no text fits."""
-    made: dict[Any, tuple[_Template, ...]] = {}
+    made: dict[Any, tuple[Template, ...]] = {}
     for codes, sub_kind, noun, text in rows:
-        template = _Template(sub_kind, noun, None if text is None else re.compile(text, re.DOTALL))
+        template = Template(sub_kind, noun, None if text is None else re.compile(text, re.DOTALL))
         for code in codes if isinstance(codes, tuple) else (codes,):
             made[code] = (*made.get(code, ()), template)
     return made
@@ -133,10 +57,10 @@ _KINDS: Final = r"(?P<noun>[a-z][a-z ]{2,30})"
 _WORD: Final = r'"?(?:[\w$]+\.)?(?P<name>[\w$]+)"?'
 _TYPE: Final = r'[\w."\[\]]+(?: [a-z]+)*(?:\([\d,]+\))?(?:\[\])?'
 
-_POSTGRESQL: Final = _templates(
+_POSTGRESQL: Final = _group(
     ("42P01", _MISSING, "table alias", rf"(?:missing|invalid reference to) FROM-clause entry for table {_NAME}"),
     ("42P01", _MISSING, "table", rf"(?:relation|table) {_NAME} does not exist"),
-    ("42P01", _MISSING, _OBJECT, rf"{_KINDS} {_NAME} does not exist"),
+    ("42P01", _MISSING, OBJECT, rf"{_KINDS} {_NAME} does not exist"),
     ("42P01", _MISSING, "table", None),
     ("42703", _MISSING, "column", rf"column {_NAME}{_OF} does not exist"),
     ("42703", _MISSING, "column", r"column (?:[\w$]+\.)+(?P<name>[\w$]+) does not exist"),
@@ -144,9 +68,9 @@ _POSTGRESQL: Final = _templates(
     ("42883", _WRONG_TYPE, "operator", rf"operator does not exist: (?P<types>(?:{_TYPE} )?\S+ {_TYPE})"),
     ("42883", _MISSING, "function", rf"(?P<noun>function|procedure|aggregate) {_WORD}\(.*\) does not exist"),
     ("42883", _MISSING, "function", None),
-    ("42704", _MISSING, _OBJECT, rf"{_KINDS} {_NAME}{_OF} does not exist"),
+    ("42704", _MISSING, OBJECT, rf"{_KINDS} {_NAME}{_OF} does not exist"),
     ("42704", _MISSING, "setting", rf"unrecognized configuration parameter {_NAME}"),
-    ("42704", _MISSING, _OBJECT, None),
+    ("42704", _MISSING, OBJECT, None),
     ("3F000", _MISSING, "schema", rf"schema {_NAME} does not exist"),
     ("3F000", _MISSING, "schema", None),
     ("3D000", _MISSING, "database", rf"database {_NAME} does not exist"),
@@ -155,8 +79,8 @@ _POSTGRESQL: Final = _templates(
     ("42P07", _DUPLICATE, "table", None),
     ("42701", _DUPLICATE, "column", rf"column {_NAME}{_OF} (?:already exists|specified more than once)"),
     ("42701", _DUPLICATE, "column", None),
-    ("42710", _DUPLICATE, _OBJECT, rf"{_KINDS} {_NAME}{_OF} already exists"),
-    ("42710", _DUPLICATE, _OBJECT, None),
+    ("42710", _DUPLICATE, OBJECT, rf"{_KINDS} {_NAME}{_OF} already exists"),
+    ("42710", _DUPLICATE, OBJECT, None),
     ("42723", _DUPLICATE, "function", rf"function {_NAME} already exists.*"),
     ("42723", _DUPLICATE, "function", None),
     ("42P06", _DUPLICATE, "schema", rf"schema {_NAME} already exists"),
@@ -169,8 +93,8 @@ _POSTGRESQL: Final = _templates(
     ("42702", _AMBIGUOUS, "column", None),
     ("42725", _AMBIGUOUS, "function", rf"(?:function|procedure) {_WORD}\(.*\) is not unique"),
     ("42725", _AMBIGUOUS, "function", None),
-    ("42809", _WRONG_TYPE, _OBJECT, rf"{_NAME} is not an? {_KINDS}"),
-    ("42809", _WRONG_TYPE, _OBJECT, None),
+    ("42809", _WRONG_TYPE, OBJECT, rf"{_NAME} is not an? {_KINDS}"),
+    ("42809", _WRONG_TYPE, OBJECT, None),
     ("42804", None, "foreign key", rf"foreign key constraint {_NAME} cannot be implemented"),
     (
         "42804",
@@ -180,22 +104,22 @@ _POSTGRESQL: Final = _templates(
     ),
     ("42804", _WRONG_TYPE, "column", rf"column {_NAME} (?P<types>cannot be cast automatically to type {_TYPE})"),
     ("2BP01", _DEPENDENT, "column", rf"cannot drop column {_WORD} of .* because other objects depend on it"),
-    ("2BP01", _DEPENDENT, _OBJECT, rf"cannot drop {_KINDS} {_WORD} because other objects depend on it"),
-    ("2BP01", _DEPENDENT, _OBJECT, None),
+    ("2BP01", _DEPENDENT, OBJECT, rf"cannot drop {_KINDS} {_WORD} because other objects depend on it"),
+    ("2BP01", _DEPENDENT, OBJECT, None),
     ("0A000", _DEPENDENT, "table", r"cannot truncate a table referenced in a foreign key constraint"),
     ("0A000", _DEPENDENT, "column", r"cannot alter type of a column used .*"),
     ("42830", None, "foreign key", None),
 )
 
 _TICKED: Final = r"(?:`[^`]*`\.)?`(?P<name>[^`]*)`"
-_MYSQL: Final = _templates(
+_MYSQL: Final = _group(
     ((1146,), _MISSING, "table", rf"Table {_sq('name')} doesn't exist"),
     ((1051, 1109), _MISSING, "table", rf"Unknown table {_sq('name')}(?: in .*)?"),
     ((1146, 1051, 1109), _MISSING, "table", None),
     (1054, _MISSING, "column", rf"Unknown column {_sq('name')} in .*"),
     (1072, _MISSING, "column", rf"Key column {_sq('name')} doesn't exist in table"),
     ((1054, 1072), _MISSING, "column", None),
-    (1305, _MISSING, _OBJECT, r"(?P<noun>FUNCTION|PROCEDURE) (?:\S+\.)?(?P<name>[\w$]+) does not exist"),
+    (1305, _MISSING, OBJECT, r"(?P<noun>FUNCTION|PROCEDURE) (?:\S+\.)?(?P<name>[\w$]+) does not exist"),
     (1305, _MISSING, "function", None),
     (1582, _MISSING, "function", rf"Incorrect parameter count in the call to native function {_sq('name')}"),
     (
@@ -205,9 +129,9 @@ _MYSQL: Final = _templates(
         r"Incorrect number of arguments for (?:FUNCTION|PROCEDURE) (?:\S+\.)?(?P<name>\w+);.*",
     ),
     ((1582, 1583, 1584), _MISSING, "function", None),
-    (1091, _MISSING, _OBJECT, rf"Can't DROP (?P<noun>{_DROPPED}) `(?P<name>[^`]*)`; check that it exists"),
-    (1091, _MISSING, _OBJECT, r"Can't DROP '(?P<name>[^']*)'; check that column/key exists"),
-    (1091, _MISSING, _OBJECT, None),
+    (1091, _MISSING, OBJECT, rf"Can't DROP (?P<noun>{_DROPPED}) `(?P<name>[^`]*)`; check that it exists"),
+    (1091, _MISSING, OBJECT, r"Can't DROP '(?P<name>[^']*)'; check that column/key exists"),
+    (1091, _MISSING, OBJECT, None),
     (1176, _MISSING, "index", rf"Key {_sq('name')} doesn't exist in table .*"),
     (1176, _MISSING, "index", None),
     ((1008, 1049), _MISSING, "database", r"(?:Can't drop database|Unknown database) '(?P<name>[^']*)'.*"),
@@ -217,9 +141,9 @@ _MYSQL: Final = _templates(
     (1360, _MISSING, "trigger", None),
     (4161, _MISSING, "type", rf"Unknown data type: {_sq('name')}"),
     ((4092,), _WRONG_TYPE, "view", rf"Unknown VIEW: {_sq('name')}"),
-    (1347, _WRONG_TYPE, _OBJECT, rf"{_sq('name')} is not of type '.*'"),
-    (1965, _WRONG_TYPE, _OBJECT, rf"{_sq('name')} is a view"),
-    ((1347, 1965), _WRONG_TYPE, _OBJECT, None),
+    (1347, _WRONG_TYPE, OBJECT, rf"{_sq('name')} is not of type '.*'"),
+    (1965, _WRONG_TYPE, OBJECT, rf"{_sq('name')} is a view"),
+    ((1347, 1965), _WRONG_TYPE, OBJECT, None),
     (1366, _WRONG_TYPE, "column", r"(?i:Incorrect (?:integer|decimal|double|float) value: .*)"),
     (1050, _DUPLICATE, "table", rf"Table {_sq('name')} already exists"),
     (1050, _DUPLICATE, "table", None),
@@ -228,7 +152,7 @@ _MYSQL: Final = _templates(
     (1061, _DUPLICATE, "index", rf"Duplicate key name {_sq('name')}"),
     (1061, _DUPLICATE, "index", None),
     (1007, _DUPLICATE, "database", None),
-    (1304, _DUPLICATE, _OBJECT, r"(?P<noun>FUNCTION|PROCEDURE) (?P<name>[\w$]+) already exists"),
+    (1304, _DUPLICATE, OBJECT, r"(?P<noun>FUNCTION|PROCEDURE) (?P<name>[\w$]+) already exists"),
     (1359, _DUPLICATE, "trigger", rf"Trigger {_sq('name')} already exists"),
     (1359, _DUPLICATE, "trigger", None),
     (1826, _DUPLICATE, "constraint", rf"Duplicate (?:FOREIGN KEY|foreign key) constraint name {_sq('name')}"),
@@ -240,62 +164,39 @@ _MYSQL: Final = _templates(
     (1005, None, "foreign key", rf"Can't create table {_TICKED} \(errno: 150 .*"),
     (1005, _DUPLICATE, "constraint", r"Can't create table (?:`[^`]*`\.)?`(?P<table>[^`]*)` \(errno: 121 .*"),
     ((1215, 3780), None, "foreign key", None),
-    ((1553, 1828, 1829, 1834), _DEPENDENT, _OBJECT, r"Cannot drop (?P<noun>index|column) '(?P<name>[^']*)'.*"),
-    ((1553, 1828, 1829, 1834), _DEPENDENT, _OBJECT, None),
+    ((1553, 1828, 1829, 1834), _DEPENDENT, OBJECT, r"Cannot drop (?P<noun>index|column) '(?P<name>[^']*)'.*"),
+    ((1553, 1828, 1829, 1834), _DEPENDENT, OBJECT, None),
     (1701, _DEPENDENT, "table", None),
 )
 
 _BARE: Final = r'"?(?:[^".]*\.)*(?P<name>[^".]*)"?'
-_SQLITE: Final = _templates(
-    (1, _MISSING, _OBJECT, rf"no such (?P<noun>table|column|function|index|view|trigger|collation sequence): {_BARE}"),
+_SQLITE: Final = _group(
+    (1, _MISSING, OBJECT, rf"no such (?P<noun>table|column|function|index|view|trigger|collation sequence): {_BARE}"),
     (1, _MISSING, "column", r"table (?P<table>\S+) has no column named (?P<name>.*)"),
     (1, _MISSING, "function", r"wrong number of arguments to function (?P<name>\w+)\(\)"),
     (1, _MISSING, "schema", rf"unknown database {_BARE}"),
-    (1, _DUPLICATE, _OBJECT, r'(?P<noun>table|index|view|trigger) "?(?P<name>.*?)"? already exists'),
+    (1, _DUPLICATE, OBJECT, r'(?P<noun>table|index|view|trigger) "?(?P<name>.*?)"? already exists'),
     (1, _DUPLICATE, "table", r"there is already (?:another|a|an) .*(?:with this name: |named )(?P<name>.*)"),
     (1, _DUPLICATE, "column", rf"duplicate column name: {_BARE}"),
     (1, _AMBIGUOUS, "column", rf"ambiguous column name: {_BARE}"),
-    (1, _WRONG_TYPE, _OBJECT, r"use DROP (?:TABLE|VIEW) to delete (?:table|view) (?P<name>.*)"),
+    (1, _WRONG_TYPE, OBJECT, r"use DROP (?:TABLE|VIEW) to delete (?:table|view) (?P<name>.*)"),
     (1, _DEPENDENT, "column", r'cannot drop (?:UNIQUE|PRIMARY KEY) column: "?(?P<name>[^"]*)"?'),
-    (1, _DEPENDENT, _OBJECT, r"error in (?:index|view|trigger|table) .*"),
+    (1, _DEPENDENT, OBJECT, r"error in (?:index|view|trigger|table) .*"),
     (1, None, "foreign key", r"foreign key mismatch - .*"),
     (257, _MISSING, "collation", rf"no such collation sequence: {_BARE}"),
     (3091, _WRONG_TYPE, "column", r"cannot store (?P<types>\w+ value in \w+ column) (?P<table>[^.]*)\.(?P<name>.*)"),
 )
 
-_TEMPLATES: Final[Mapping[str, _Templates]] = {
+TEMPLATES: Final[Mapping[str, _Templates]] = {
     "postgresql": _POSTGRESQL,
     "mariadb": _MYSQL,
     "mysql": _MYSQL,
     "sqlite": _SQLITE,
 }
 
-# What a DROP or TRUNCATE is told as a row's fault.
-_ROWS_FAULT: Final[Mapping[str, frozenset[int]]] = {
+#: What a server says of a DROP or TRUNCATE as if a row were wrong: other objects depend on the table.
+ROWS_FAULT: Final[Mapping[str, frozenset[int]]] = {
     "mariadb": frozenset({1217, 1451}),
     "mysql": frozenset({1217, 1451, 3730}),
     "sqlite": frozenset({787}),
 }
-
-
-def has_mistakes(dialect: str, code: str | int | None) -> bool:
-    """Return whether *code* may tell a mistake with a name."""
-    return code in _TEMPLATES.get(dialect, {}) or code in _ROWS_FAULT.get(dialect, ())
-
-
-def find_mistake(dialect: str, code: str | int | None, text: str, written: Written | None) -> Mistake | None:
-    """Return the mistake that *code* and *text* tell, or ``None`` when it is none with a name."""
-    if written is not None and written.is_ddl and code in _ROWS_FAULT.get(dialect, ()):
-        return Mistake(_DEPENDENT, "table")
-    for template in _TEMPLATES.get(dialect, {}).get(code, ()):
-        found = template.text.fullmatch(text) if template.text else None
-        if found is not None:
-            groups = found.groupdict()
-            noun = (groups.get("noun") if template.noun == _OBJECT else None) or template.noun
-            if code == "42P07" and written is not None:
-                noun = written.defines or noun
-            types = groups.get("types")
-            return Mistake(template.sub_kind, noun.lower(), groups.get("name"), groups.get("table"), types)
-        if template.text is None:
-            return Mistake(template.sub_kind, template.noun)
-    return None

@@ -1,0 +1,236 @@
+"""What a driver's exception says: its code, its text, and the names of constraint, table and column."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+from prefiq_db.errors import ErrorKind
+
+# Identifiers as people write them. Anything else (blanks, quotes, a name longer than any server allows) could be a
+# value in disguise and is left out.
+IDENTIFIER: Final = re.compile(r"[^\W\d][\w$]{0,63}")
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What one driver's error says. Text and names may be values of the statement: its ``repr`` has neither.
+
+    Attributes:
+        code: the server's own code; ``None`` when the driver itself raised the error.
+        text: matched, and shown only of a definition (DDL).
+        names: what the server's own fields, or its templates, call constraint, table and column.
+        more: what the server adds: details, and a hint.
+        by_user: somebody wrote the text himself, with RAISE, so it may say anything.
+        driver: whose error it is.
+    """
+
+    code: str | int | None
+    text: str = field(default="", repr=False)
+    names: Mapping[str, str] = field(default_factory=dict, repr=False)
+    more: tuple[str, ...] = field(default=(), repr=False)
+    by_user: bool = False
+    driver: Driver | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Driver:
+    """How one driver's errors are read.
+
+    Attributes:
+        read: reads one.
+        codeless: what those without a code are, by the name of their class.
+        is_vague: an error without a code says nothing of the connection, which has to be asked.
+        mixes_values: the text is all there is, and what stands for a name in it may be a value.
+    """
+
+    read: Callable[[Any], Report]
+    codeless: Mapping[str, ErrorKind]
+    is_vague: bool = False
+    mixes_values: bool = False
+
+
+def _identifiers(found: Mapping[str, str | None]) -> dict[str, str]:
+    """Return the names among *found* that are identifiers; several columns stand as ``a, b``."""
+    return {
+        noun: text
+        for noun, text in found.items()
+        if text and all(IDENTIFIER.fullmatch(part) for part in (text.split(", ") if noun == "column" else [text]))
+    }
+
+
+# Where PostgreSQL's procedural languages, and links to other servers, raise what somebody else has written.
+_WRITTEN_BY_USERS: Final = re.compile(r"exec_stmt_raise|exec_stmt_assert|PLy_\w*|plperl\w*|pltcl\w*|dblink\w*|pgfdw\w*")
+
+
+def _read_psycopg(error: Any) -> Report:
+    diag = error.diag
+    text = diag.message_primary or (str(error.args[0]) if error.args else "")
+    if _WRITTEN_BY_USERS.fullmatch(diag.source_function or ""):
+        return Report(error.sqlstate, text, {}, by_user=True)
+    names: Mapping[str, str | None] = {
+        "constraint": diag.constraint_name,
+        "table": diag.table_name,
+        "column": diag.column_name,
+    }
+    # In a function, it may be the function's own words.
+    more = () if diag.context else tuple(filter(None, (diag.message_detail, diag.message_hint)))
+    return Report(error.sqlstate, text, _identifiers(names), more, by_user=bool(diag.context))
+
+
+def _read_mysql(error: Any) -> Report:
+    args = error.args
+    code = args[0] if args and isinstance(args[0], int) and args[0] else None
+    text = str(args[-1]) if args and not (len(args) == 1 and code) else ""
+    if args[:1] == (0,):  # (0, ''), (0, 'Not connected')
+        text = f"(0) {text}"
+    return Report(code, text, _identifiers(_cut_names(_MYSQL_TEMPLATES, code, text)))
+
+
+def _read_sqlite(error: Any) -> Report:
+    code = getattr(error, "sqlite_errorcode", None)
+    text = str(error.args[0]) if error.args else ""
+    return Report(code, text, _identifiers(_cut_names(_SQLITE_TEMPLATES, code, text)))
+
+
+def _read_pymongo(error: Any) -> Report:
+    return Report(getattr(error, "code", None), "", {})
+
+
+# The servers' fixed message templates, matched whole. A value stands before the name where there is one, and is
+# matched greedily, so the name is the server's last word whatever the value contains. Messages in another language
+# don't match, and give no names. Unknown columns are left out on purpose: a forgotten quote makes a value a "column".
+_TICKED: Final = r"`[^`]*`\.`(?P<table>[^`]*)`"
+_ONE_NAME_IN_BRACKETS: Final = rf"\({_TICKED}, CONSTRAINT `(?P<constraint>[^`]*)` FOREIGN KEY \(.*"
+
+_MYSQL_TEMPLATES: Final[Mapping[Any, re.Pattern[str]]] = {
+    code: re.compile(template, re.DOTALL)
+    for codes, template in (
+        # MySQL 8 writes table.key
+        ((1062, 1586), r"Duplicate entry '.*' for key '(?:(?P<table>[^'.]*)\.)?(?P<constraint>[^'.]*)'"),
+        ((1048,), r"Column '(?P<column>[^']*)' cannot be null"),
+        ((1364,), r"Field '(?P<column>[^']*)' doesn't have a default value"),
+        ((1452,), rf"Cannot add or update a child row: a foreign key constraint fails {_ONE_NAME_IN_BRACKETS}"),
+        ((1451,), rf"Cannot delete or update a parent row: a foreign key constraint fails {_ONE_NAME_IN_BRACKETS}"),
+        # A column's own CHECK is called table.column
+        ((4025,), rf"CONSTRAINT `(?:[^`.]*\.)?(?P<constraint>[^`.]*)` failed for {_TICKED}"),
+        ((3819,), r"Check constraint '(?P<constraint>[^']*)' is violated\."),
+        ((1264,), r"Out of range value for column '(?P<column>[^']*)' at row \d+"),
+        ((1265,), r"Data truncated for column '(?P<column>[^']*)' at row \d+"),
+        ((1406,), r"Data too long for column '(?P<column>[^']*)' at row \d+"),
+        (
+            (1366, 1292),
+            rf"Incorrect [\w ]{{1,32}} value: '.*' for column (?:{_TICKED}\.`(?P<column>[^`]*)`|'[^']*') at row \d+",
+        ),
+    )
+    for code in codes
+}
+
+_SQLITE_TEMPLATES: Final[Mapping[Any, re.Pattern[str]]] = {
+    code: re.compile(template, re.DOTALL)
+    for codes, template in (
+        (
+            (2067, 1555, 2579),
+            r"UNIQUE constraint failed: (?:index '(?P<constraint>[^']*)'|(?P<columns>.*))",
+        ),
+        ((1299,), r"NOT NULL constraint failed: (?P<columns>.*)"),
+        # An unnamed CHECK shows its expression, which is no identifier unless it is one.
+        ((275,), r"CHECK constraint failed: (?P<constraint>.*)"),
+    )
+    for code in codes
+}
+
+
+def _cut_names(templates: Mapping[Any, re.Pattern[str]], code: Any, text: str) -> dict[str, str | None]:
+    """Return the names that the template of *code* finds in *text*."""
+    template = templates.get(code)
+    match = template.fullmatch(text) if template else None
+    if match is None:
+        return {}
+    groups = match.groupdict()
+    columns = groups.pop("columns", None)
+    if columns:
+        # SQLite writes t.a, t.b
+        pairs = [part.partition(".") for part in columns.split(", ")]
+        tables = {table for table, *_ in pairs}
+        if len(tables) == 1:
+            groups |= {"table": tables.pop(), "column": ", ".join(column for *_, column in pairs)}
+    return groups
+
+
+_PSYCOPG_DRIVER: Final = Driver(
+    _read_psycopg,
+    {
+        "ConnectionTimeout": ErrorKind.CONNECT_FAILED,
+        "PipelineAborted": ErrorKind.USAGE,
+        "OperationalError": ErrorKind.CONNECTION_LOST,
+        "InterfaceError": ErrorKind.USAGE,
+        "DataError": ErrorKind.DATA,
+        "IntegrityError": ErrorKind.INTEGRITY,
+        "InternalError": ErrorKind.INTERNAL,
+        "ProgrammingError": ErrorKind.USAGE,
+        "NotSupportedError": ErrorKind.UNSUPPORTED,
+    },
+    is_vague=True,
+)
+_MYSQL_DRIVER: Final = Driver(
+    _read_mysql,
+    {
+        "ProgrammingError": ErrorKind.USAGE,
+        "DataError": ErrorKind.DATA,
+        "IntegrityError": ErrorKind.INTEGRITY,
+        "NotSupportedError": ErrorKind.UNSUPPORTED,
+        # What is left is the line: a packet out of order, "Already closed".
+        "MySQLError": ErrorKind.CONNECTION_LOST,
+    },
+    mixes_values=True,
+)
+_SQLITE_DRIVER: Final = Driver(
+    _read_sqlite,
+    {
+        "ProgrammingError": ErrorKind.USAGE,
+        "InterfaceError": ErrorKind.USAGE,
+        "DataError": ErrorKind.DATA,
+        "IntegrityError": ErrorKind.INTEGRITY,
+        "NotSupportedError": ErrorKind.UNSUPPORTED,
+        "Error": ErrorKind.INTERNAL,
+    },
+)
+_PYMONGO_DRIVER: Final = Driver(
+    _read_pymongo,
+    {
+        "ServerSelectionTimeoutError": ErrorKind.CONNECT_FAILED,
+        "WaitQueueTimeoutError": ErrorKind.POOL_TIMEOUT,
+        "ConnectionFailure": ErrorKind.CONNECTION_LOST,
+        "ConfigurationError": ErrorKind.USAGE,
+        "InvalidOperation": ErrorKind.USAGE,
+        "InvalidName": ErrorKind.USAGE,
+        "DocumentTooLarge": ErrorKind.DATA,
+        "InvalidDocument": ErrorKind.DATA,
+    },
+)
+
+# By the package that the error's class, or one it inherits from, lives in: nothing is imported that isn't installed.
+_DRIVERS: Final[Mapping[str, Driver]] = {
+    "psycopg": _PSYCOPG_DRIVER,
+    "pymysql": _MYSQL_DRIVER,
+    "asyncmy": _MYSQL_DRIVER,
+    "sqlite3": _SQLITE_DRIVER,
+    "pymongo": _PYMONGO_DRIVER,
+    "bson": _PYMONGO_DRIVER,
+}
+
+
+def read_report(error: BaseException) -> Report | None:
+    """Return what a driver's own exception says, or ``None`` when *error* is no driver's."""
+    roots = (cls.__module__.partition(".")[0] for cls in type(error).__mro__)
+    driver = next((_DRIVERS[root] for root in roots if root in _DRIVERS), None)
+    return None if driver is None else replace(driver.read(error), driver=driver)
+
+
+def code_of(error: BaseException) -> str | int | None:
+    """Return the server's code in a driver's own exception, or ``None``."""
+    report = read_report(error)
+    return None if report is None else report.code

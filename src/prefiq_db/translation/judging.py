@@ -1,0 +1,211 @@
+"""Judge an error once, where it is caught first, and keep the judgement with it until it leaves.
+
+Whoever asks reads the same judgement: the observer of statements, the pool (is the connection lost?), the transaction
+(can it go on?), and both borders. The phase decides on top of it what it means: the same lost connection is a failed
+statement, or a COMMIT with an unknown outcome.
+Why: docs/decisions/0106-why-an-error-is-judged-once.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from sqlalchemy import exc
+
+from prefiq_db.drivers.deadlines import DeadlinePassed
+from prefiq_db.drivers.halfway import REFUSED
+from prefiq_db.drivers.prepared import OUTDATED
+from prefiq_db.errors import ErrorClass, ErrorKind, PrefiqDbError
+from prefiq_db.interruptions import is_interruption
+from prefiq_db.silence import has_ended
+from prefiq_db.translation.classify import UNANSWERED, Phase, classify_error, in_phase, treatment
+from prefiq_db.translation.cleaning import KEPT, unwrap
+from prefiq_db.translation.driver_reports import Report, read_report
+from prefiq_db.translation.named_exceptions import find_named
+from prefiq_db.translation.python_errors import classify_python
+from prefiq_db.translation.refused_calls import refused_kind, refuses_call
+
+#: Set on sqlite3's exception: a transaction that has read was refused to write, and no wait would mend that.
+STALE: Final = "prefiq_db_stale"
+
+# A prepared statement grew old: nothing of it was done, and it is forgotten.
+_PREPARE_AGAIN: Final = ErrorClass(ErrorKind.SCHEMA, transient=True, retry_statement=True, retry_transaction=True)
+
+# Cancels look the same whoever asked for them, and a socket that our watchdog shut looks like a lost one.
+_CANCELS: Final = frozenset({ErrorKind.STATEMENT_TIMEOUT, ErrorKind.CANCELLED})
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What is known of one error. Its ``repr`` has no value of the statement.
+
+    Attributes:
+        found: its class as a statement's error.
+        by_code: the class that the server's code has in a statement; ``None`` without a code.
+        report: what the driver said; ``None`` when no driver raised it.
+        by_timeout: our own clock stopped the statement (``True``), or somebody else (``False``); ``None``: not known.
+        lost: whether the connection is lost; ``None`` when nobody could ask it.
+        interruption: what came from outside and ended the statement; it goes on as it is.
+        is_swallowed: the driver took the interruption for an order to stop, and the connection is well.
+    """
+
+    found: ErrorClass
+    by_code: ErrorClass | None = None
+    report: Report | None = field(default=None, repr=False)
+    by_timeout: bool | None = None
+    lost: bool | None = None
+    interruption: BaseException | None = field(default=None, repr=False)
+    is_swallowed: bool = False
+
+    @property
+    def kind(self) -> ErrorKind:
+        """What the statement's event says, and the caller's error."""
+        return self.found.kind if self.interruption is None else ErrorKind.CANCELLED
+
+    @property
+    def code(self) -> str | int | None:
+        return None if self.report is None or self.interruption is not None else self.report.code
+
+
+def judge(
+    error: BaseException,
+    dialect: str,
+    *,
+    by_timeout: bool | None = None,
+    swallowed: BaseException | None = None,
+    is_lost: Callable[[ErrorClass | None], bool | None] | None = None,
+) -> Judgement:
+    """Return the judgement of *error*: the one that is kept with it, or a new one, which is kept.
+
+    Args:
+        error: the driver's, or what SQLAlchemy made of it.
+        by_timeout: what our own clock knows, see :class:`Judgement`.
+        swallowed: what a signal handler raised while the statement ran, and the driver took for an order to stop.
+        is_lost: asks the connection, given the class of the server's code.
+    """
+    original = unwrap(error)
+    if isinstance(original, PrefiqDbError):
+        return Judgement(replace(original.classification, kind=original.kind), report=Report(original.code))
+    judgement: Judgement | None = getattr(original, KEPT, None)
+    if judgement is None:
+        judgement = _judge(error, original, dialect, by_timeout, swallowed, is_lost)
+        if judgement.interruption is not error:
+            with contextlib.suppress(AttributeError, TypeError):  # a class may take no attributes
+                setattr(original, KEPT, judgement)
+    return judgement
+
+
+def outcome(judgement: Judgement, error: BaseException, dialect: str, phase: Phase) -> ErrorClass:
+    """Return what *judgement* means in *phase*: what became of the connection, of the statement, or of a COMMIT."""
+    if phase == "statement":
+        return judgement.found
+    return _by_who_stopped_it(_class_in(judgement.report, unwrap(error), dialect, phase), judgement.by_timeout, phase)
+
+
+def _judge(
+    error: BaseException,
+    original: BaseException,
+    dialect: str,
+    by_timeout: bool | None,
+    swallowed: BaseException | None,
+    is_lost: Callable[[ErrorClass | None], bool | None] | None,
+) -> Judgement:
+    interruption = interruption_in(error)
+    if not isinstance(original, Exception):
+        return Judgement(treatment(ErrorKind.CANCELLED), interruption=interruption)
+    is_silence = isinstance(original, DeadlinePassed)
+    report = Report(None) if is_silence else read_report(original)
+    if interruption is not None and report is None:
+        return Judgement(treatment(ErrorKind.CANCELLED), interruption=interruption)
+    found = _class_in(report, original, dialect, "statement")
+    by_code = None if report is None or report.code is None else found
+    lost = error.connection_invalidated if isinstance(error, exc.DBAPIError) else None
+    if is_lost is not None:
+        lost = is_lost(by_code)
+    if lost is not None and not is_silence:
+        found = _as_the_connection_is(found, report, original, lost=lost)
+    found = _by_who_stopped_it(found, by_timeout, "statement")
+    is_swallowed = interruption is None and swallowed is not None and by_code is not None and by_code.kind in _CANCELS
+    return Judgement(
+        found,
+        by_code,
+        report,
+        by_timeout=by_timeout,
+        lost=lost,
+        interruption=swallowed if is_swallowed else interruption,
+        is_swallowed=is_swallowed,
+    )
+
+
+def _class_in(report: Report | None, original: BaseException, dialect: str, phase: Phase) -> ErrorClass:
+    """Return the class of *original* in *phase*, by its own words alone."""
+    if isinstance(original, DeadlinePassed):
+        return in_phase(UNANSWERED, phase)
+    if report is not None:
+        return _class_of_report(report, original, dialect, phase)
+    python = None if refuses_call(original, phase) else classify_python(original, phase)
+    return python or ErrorClass(refused_kind(original, dialect))
+
+
+def _class_of_report(report: Report, error: BaseException, dialect: str, phase: Phase) -> ErrorClass:
+    if getattr(error, STALE, False):
+        return in_phase(treatment(ErrorKind.SERIALIZATION), phase)
+    if getattr(error, OUTDATED, False):
+        return _PREPARE_AGAIN
+    named = find_named(dialect, report.code, report.text, phase)
+    if named is not None:
+        becomes = named.becomes
+        return becomes if isinstance(becomes, ErrorClass) else in_phase(treatment(becomes), phase)
+    if report.code is not None:
+        return classify_error(dialect, report.code, phase=phase)
+    codeless = {} if report.driver is None else report.driver.codeless
+    names = (cls.__name__ for cls in type(error).__mro__)
+    kind = next((codeless[name] for name in names if name in codeless), ErrorKind.UNKNOWN)
+    if phase == "commit":
+        # Not the server's word, and only the server knows.
+        kind = ErrorKind.OUTCOME_UNKNOWN
+    return in_phase(treatment(kind), phase)
+
+
+def _as_the_connection_is(found: ErrorClass, report: Report | None, error: BaseException, *, lost: bool) -> ErrorClass:
+    """Return *found* as it is on a connection that was asked, and is *lost*, or as good as before."""
+    codeless = report is not None and report.code is None
+    if lost and found.kind is not ErrorKind.CONNECTION_LOST:
+        # A driver's word without a code, on a connection that is gone, is about that.
+        unsaid = found.kind is ErrorKind.UNKNOWN or (codeless and not getattr(error, REFUSED, False))
+        return replace(treatment(ErrorKind.CONNECTION_LOST) if unsaid else found, connection_lost=True)
+    is_vague = codeless and report is not None and report.driver is not None and report.driver.is_vague
+    if not lost and is_vague and found.kind is ErrorKind.CONNECTION_LOST:
+        return treatment(ErrorKind.USAGE)  # refused by the driver, before anything was sent
+    return found
+
+
+def _by_who_stopped_it(found: ErrorClass, by_timeout: bool | None, phase: Phase) -> ErrorClass:
+    """Return *found* as it is when our own clock stopped the statement, or didn't."""
+    if by_timeout is None or phase == "connect":
+        return found
+    if found.kind in _CANCELS:
+        return treatment(ErrorKind.STATEMENT_TIMEOUT if by_timeout else ErrorKind.CANCELLED)
+    if by_timeout and found.kind is ErrorKind.CONNECTION_LOST:
+        return UNANSWERED
+    return found
+
+
+def interruption_in(error: BaseException) -> BaseException | None:
+    """Return what came from outside: *error* itself, what SQLAlchemy has wrapped, or what a driver stumbled over.
+
+    An interrupted driver fails once more on the way out, and that error would hide why. What somebody is still handling
+    (his frame has not ended) when he calls us is his own business.
+    """
+    inner: BaseException | None = error
+    while inner is not None:
+        found = unwrap(inner)
+        if is_interruption(found):
+            return found
+        inner = inner.__context__
+        if inner is not None and inner.__traceback__ is not None and not has_ended(inner.__traceback__.tb_frame):
+            return None
+    return None
