@@ -11,6 +11,7 @@ from sqlalchemy import Connection, text
 
 from prefiq_db.call import Call
 from prefiq_db.core import DatabaseCore
+from prefiq_db.deadline import Deadline
 from prefiq_db.errors import ErrorKind, PoolTimeoutError, TooManyConnectionsError
 from prefiq_db.execution.shapes import ONE_ROW
 from prefiq_db.execution.standard import StandardRoad
@@ -59,18 +60,18 @@ class Held:
             return True
 
 
-def probe(core: DatabaseCore, held: Held, *, writable: bool, wait_seconds: float) -> Verdict:
+def probe(core: DatabaseCore, held: Held, deadline: Deadline, *, writable: bool) -> Verdict:
     """Return the verdict on a database, from one round trip to it.
 
-    A pool that has nothing to give within *wait_seconds* is not yet a server that is down: one connection outside the
-    pool shows which (decisions/0040-why-an-exhausted-pool-only-warns.md).
+    A pool that has nothing to give by *deadline* is not yet a server that is down: one connection outside the pool
+    shows which (decisions/0040-why-an-exhausted-pool-only-warns.md).
 
     Raises:
         PrefiqDbError: there was no answer.
     """
     core.check_usable()
     try:
-        connection = core.road.checkout(wait_seconds)
+        connection = core.road.checkout(deadline)
     except PoolTimeoutError:
         connection = None
     if connection is not None:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any
 
+from prefiq_db.deadline import Deadline
 from prefiq_db.forks import in_child
 from prefiq_db.health.probe import Held
 from prefiq_db.health.verdicts import Verdict, judge_error
@@ -22,8 +23,9 @@ from prefiq_db.health.verdicts import Verdict, judge_error
 class ThreadCheck:
     """A check in a thread of its own: the caller's deadline holds whatever the driver does."""
 
-    def __init__(self, name: str, work: Callable[[Held], Verdict]) -> None:
+    def __init__(self, name: str, work: Callable[[Held], Verdict], deadline: Deadline) -> None:
         self.started = time.monotonic()
+        self.deadline = deadline
         self._work = work
         self._held = Held()
         self._is_of_the_parent = False
@@ -48,15 +50,15 @@ class ThreadCheck:
         """Whether another one may start."""
         return self._is_of_the_parent or self._future.done()
 
-    def wait(self, seconds: float) -> Verdict | None:
-        """Return the verdict, or ``None`` when there is none after *seconds*."""
-        concurrent.futures.wait([self._future], seconds)
+    def wait(self) -> Verdict | None:
+        """Return the verdict, or ``None`` when there is none by the deadline."""
+        concurrent.futures.wait([self._future], self.deadline.left())
         return self._future.result() if self._future.done() else None
 
-    async def wait_async(self, seconds: float) -> Verdict | None:
+    async def wait_async(self) -> Verdict | None:
         """Return the verdict, as :meth:`wait` does."""
         waited = asyncio.wrap_future(self._future)
-        await asyncio.wait([waited], timeout=seconds)
+        await asyncio.wait([waited], timeout=self.deadline.left())
         waited.cancel()  # or a thread that ends late would call a loop that may be closed by then
         return self._future.result() if self._future.done() else None
 
@@ -67,8 +69,9 @@ class ThreadCheck:
 class TaskCheck:
     """A check in a task of its own: when one caller is cancelled, the check goes on for the others."""
 
-    def __init__(self, name: str, work: Callable[[Held], Coroutine[Any, Any, Verdict]]) -> None:
+    def __init__(self, name: str, work: Callable[[Held], Coroutine[Any, Any, Verdict]], deadline: Deadline) -> None:
         self.started = time.monotonic()
+        self.deadline = deadline
         self._held = Held()
         self._loop = asyncio.get_running_loop()
         # In an empty context: the check must not see the transaction of its caller.
@@ -87,12 +90,12 @@ class TaskCheck:
         """Whether another one may start; one of a loop that has ended never does."""
         return self._task.done() or self._loop.is_closed()
 
-    def wait(self, seconds: float) -> Verdict | None:
+    def wait(self) -> Verdict | None:
         raise NotImplementedError  # HealthCheck refuses what would need a loop
 
-    async def wait_async(self, seconds: float) -> Verdict | None:
-        """Return the verdict, or ``None`` when there is none after *seconds*."""
-        await asyncio.wait([self._task], timeout=seconds)
+    async def wait_async(self) -> Verdict | None:
+        """Return the verdict, or ``None`` when there is none by the deadline."""
+        await asyncio.wait([self._task], timeout=self.deadline.left())
         return self._task.result() if self._task.done() and not self._task.cancelled() else None
 
     def give_up(self) -> None:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from prefiq_db.deadline import Deadline
 from prefiq_db.errors import ErrorKind
 from prefiq_db.forks import renewed
 from prefiq_db.health.running_checks import RunningCheck
@@ -33,13 +34,13 @@ class Subject:
 
     Attributes:
         name: as in findings.
-        begin: starts a check.
+        begin: starts a check that is to have ended by a deadline.
         critical: the service can't do without it.
         changed: called with whether it is well, and the reason, when the answer differs from the last one.
     """
 
     name: str
-    begin: Callable[[], RunningCheck]
+    begin: Callable[[Deadline], RunningCheck]
     critical: bool = True
     changed: Callable[[bool, str], None] | None = None
 
@@ -63,11 +64,8 @@ class Watch:
             if self._found is not None and self._pace.clock() < self._good_until:
                 return self._found
             if self._running is None or self._running.is_over:
-                self._running = self._subject.begin()
+                self._running = self._subject.begin(Deadline.after(self._pace.deadline_seconds, "deadline_seconds"))
             return self._running
-
-    def seconds_left(self, running: RunningCheck) -> float:
-        return max(0.0, running.started + self._pace.deadline_seconds - time.monotonic())
 
     def end(self, running: RunningCheck, verdict: Verdict | None) -> Finding:
         """Return the finding of *running*; ``None`` as its verdict means no answer in time, and it is broken off."""

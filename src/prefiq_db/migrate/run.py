@@ -169,12 +169,11 @@ def _beginning(connection: sa.Connection, traits: Traits) -> Iterator[None]:
     """
     if isinstance(connection.dialect, PrefiqDialect):
         transaction = connection.dialect.session_of(connection.connection).transaction
-        before = transaction.terms.write
-        transaction.terms = transaction.terms._replace(write=True)
+        before, transaction.write = transaction.write, True
         try:
             yield
         finally:
-            transaction.terms = transaction.terms._replace(write=before)
+            transaction.write = before
         return
 
     def begin(connection: sa.Connection) -> None:
