@@ -88,7 +88,7 @@ class Call:
         params: bind names to values; of ``execute_many`` a list of those.
         shape: how to get the answer.
         given: the overrides in force.
-        timeout_seconds: what *given* allows for all attempts in all, and for each statement; ``None``: nothing is said.
+        timeout_seconds: the caller's limit, for all attempts together and for each statement; ``None``: he gave none.
         tags: the request's tags.
         facts: what :func:`~prefiq_db.execution.facts.facts_of_call` found; ``None`` while nobody asked.
         way: how it is carried out.
