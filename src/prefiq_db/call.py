@@ -89,8 +89,8 @@ class Call:
         params: bind names to values; of ``execute_many`` a list of those.
         shape: how to get the answer.
         given: the overrides in force.
-        deadline: of *given*'s timeout, for all attempts together; each statement may take all of its seconds. ``None``:
-            nothing is said, or a transaction that is begun for the call has it.
+        deadline: when the caller's limit ends, for all attempts together; each statement may take all of its seconds.
+            ``None``: the caller gave no limit, or the transaction that is begun for the call has it.
         tags: the request's tags.
         facts: what :func:`~prefiq_db.execution.facts.facts_of_call` found; ``None`` while nobody asked.
         way: how it is carried out.
