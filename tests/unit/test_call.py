@@ -37,8 +37,10 @@ def test_what_is_known_of_its_statement_is_found_out_once(monkeypatch: pytest.Mo
 
 def test_it_has_the_tags_and_the_limit_of_the_overrides() -> None:
     given = Overrides(timeout=2.0, tags={"route": "stock"})
-    assert (made(given=given).tags, made(given=given).timeout_seconds) == ({"route": "stock"}, 2.0)
-    assert (made().tags, made().timeout_seconds) == ({}, None)
+    call = made(given=given)
+    assert call.deadline is not None
+    assert (call.tags, call.deadline.seconds, call.deadline.at) == ({"route": "stock"}, 2.0, call.started + 2.0)
+    assert (made().tags, made().deadline) == ({}, None)
 
 
 class Word(str):
