@@ -98,7 +98,7 @@ class _VettingPool(SlottedPool):
             current_worker = self._current_worker
             checkout.worker = current_worker()
             watcher.waits.append(waited)
-            if watcher.attentive:
+            if watcher.wants_checkouts:
                 watcher.checked_out(state)
             if not _within_a_verb():
                 # engine or session(): whoever it is, it is not one of our verbs, which give back what they take
@@ -191,7 +191,7 @@ class _VettingPool(SlottedPool):
             checkout.checked_out_at = 0.0
             uses = watcher.uses
             uses.append(now - since)
-            if watcher.attentive or checkout.leaked:
+            if watcher.wants_checkouts or checkout.leaked:
                 watcher.checked_in(state, now - since)
             if len(uses) >= _FOLD_AT:
                 watcher.fold()

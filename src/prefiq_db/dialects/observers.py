@@ -9,7 +9,7 @@ from prefiq_db.dialects.session import SessionState
 
 
 class Observer(Protocol):
-    """Who wants to know of each statement that is sent."""
+    """Looks at each statement that is sent."""
 
     def observe(
         self,
@@ -25,13 +25,13 @@ class Observer(Protocol):
 
 
 class Watcher(Protocol):
-    """Who wants to know what the pool does with its connections."""
+    """Looks at what the pool does with its connections."""
 
     #: seconds waited for and used, not counted yet; the pool adds to them
     waits: list[float]
     uses: list[float]
-    #: whether checked_out and checked_in want to be called
-    attentive: bool
+    #: whether to call checked_out and checked_in
+    wants_checkouts: bool
 
     def know(self, state: SessionState) -> None:
         """Look at *state* from now on to see whether somebody has its connection."""
@@ -46,10 +46,10 @@ class Watcher(Protocol):
         """A connection was thrown away."""
 
     def checked_out(self, state: SessionState) -> None:
-        """Somebody got a connection; only called while attentive."""
+        """Somebody got a connection; only called while it wants checkouts."""
 
     def checked_in(self, state: SessionState, seconds: float) -> None:
-        """A connection came back after *seconds*; only called while attentive, or after a leak."""
+        """A connection came back after *seconds*; only called while it wants checkouts, or after a leak."""
 
     def fold(self) -> None:
         """Count what the pool noted."""

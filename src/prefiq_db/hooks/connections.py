@@ -39,7 +39,7 @@ class ConnectionWatcher:
         self.database = database
         self.hooks = hooks
         self.leak_after_seconds = leak_after_seconds
-        self.attentive = False
+        self.wants_checkouts = False
         self._on_first_checkout: Callable[[ConnectionWatcher], None] | None = None
         self.timeout_count = 0
         self.opened_count = 0
@@ -80,7 +80,7 @@ class ConnectionWatcher:
 
     def _look_up(self) -> None:
         """Note whether the pool has to call for each checkout: while somebody listens, or nobody was here yet."""
-        self.attentive = bool(self.hooks.wanted) or self._on_first_checkout is not None
+        self.wants_checkouts = bool(self.hooks.wanted) or self._on_first_checkout is not None
 
     def start_with(self, start: Callable[[ConnectionWatcher], None]) -> None:
         """Call *start* at the next checkout, so that a database that is never used costs no thread."""

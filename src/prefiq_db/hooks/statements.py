@@ -62,7 +62,7 @@ class StatementObserver:
         self.slow = SlowLog(database, slow_seconds, time.monotonic)
         self._slow_seconds = slow_seconds
         #: whether somebody listens, or ever opened a budget; one look instead of one at each
-        self._attentive = self._budgeted = False
+        self._has_listeners = self._budgeted = False
         hooks.on_change(self._look_up)
         self._memory: Memory[_Known] = Memory(_MOST_TEXTS)
         self._known = self._memory.kept
@@ -83,7 +83,7 @@ class StatementObserver:
             known = self._learn(statement, context)
         note, checkout = state.statement, state.checkout
         note.summary = known.summary
-        if self._attentive:
+        if self._has_listeners:
             self._before(known, parameters, context, batch_size, state)
         note.sent_at = started = perf_counter()
         try:
@@ -105,7 +105,7 @@ class StatementObserver:
             self._fold(known.entry)
         if duration >= self._slow_seconds:
             self._slow(known, duration, rows, state, None)
-        if self._attentive and StatementFinished in self.hooks.wanted:
+        if self._has_listeners and StatementFinished in self.hooks.wanted:
             told = self._told(known, parameters, context, batch_size, state)
             self.hooks.emit(StatementFinished(**told, duration_seconds=duration, rows=rows))
         try:
@@ -122,7 +122,7 @@ class StatementObserver:
         self._look_up()
 
     def _look_up(self) -> None:
-        self._attentive = self._budgeted or bool(self.hooks.wanted)
+        self._has_listeners = self._budgeted or bool(self.hooks.wanted)
 
     def _before(self, known: _Known, parameters: Any, context: Any, batch_size: int, state: SessionState) -> None:
         if self._budgeted and open_budgets.get() is not NO_BUDGETS:
