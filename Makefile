@@ -4,6 +4,8 @@
 PREFIQ_REQUIRE ?= postgresql,mariadb
 # How many tests run at once, each worker with servers of its own. More than there are cores: many of them wait.
 WORKERS ?= 4
+# Bytecode is kept whatever the environment says: each process that a test starts would compile the package anew.
+PYTEST := PYTHONDONTWRITEBYTECODE= PREFIQ_REQUIRE="$(PREFIQ_REQUIRE)" .venv/bin/python -m pytest
 # More arguments for pytest: make test ARGS="-k transaction -x"
 ARGS ?=
 
@@ -41,13 +43,13 @@ run-async-example: .venv/.runtime ## Run the order ledger, async, on embedded SQ
 	$(BIN)/python examples/ledger_async.py
 
 test: .venv/.development servers lint types ## Run everything: lint, types and all tests on real servers
-	PREFIQ_REQUIRE="$(PREFIQ_REQUIRE)" $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
+	$(PYTEST) -n $(WORKERS) --dist worksteal $(ARGS)
 
 check: .venv/.development lint types ## Run what needs no server, in under a minute: lint, types, unit tests
 	$(BIN)/python -m pytest tests/unit -m "not integration" $(ARGS)
 
 integration: .venv/.development servers ## Run {sqlite, postgresql, mariadb} x {sync, async} (all Pythons: nox -s integration)
-	PREFIQ_REQUIRE="$(PREFIQ_REQUIRE)" $(BIN)/python -m pytest -m integration -n $(WORKERS) --dist worksteal $(ARGS)
+	$(PYTEST) -m integration -n $(WORKERS) --dist worksteal $(ARGS)
 
 servers: ## Install the PostgreSQL and MariaDB that tests need, or say how
 	@scripts/install-servers "$(PREFIQ_REQUIRE)"

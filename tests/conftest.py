@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import inspect
+import os
 import sqlite3
 import tempfile
 from collections import Counter
@@ -46,6 +47,13 @@ _SERVER_FIXTURES = {
     "mariadb_server": "mariadb",
     "new_mariadb_server": "mariadb",
 }
+# Without servers of their own, which each worker would have to start.
+_LONGEST = (
+    "tests/chaos/test_exactly_once.py",
+    "tests/integration/test_dialect_suite.py",
+    "tests/twins/test_exit.py",
+    "tests/twins/test_interrupted_blocks.py",
+)
 _STARTED = pytest.StashKey[list[str]]()
 
 
@@ -134,14 +142,32 @@ def _cell(counts: Counter[tuple[str, str, str]], backend_name: str, world_name: 
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the matrix, and begin with the longest tests: a run ends when its last one does."""
     for item in items:
-        fixtures = set(getattr(item, "fixturenames", ()))
-        for fixture, name in _SERVER_FIXTURES.items():
-            if fixture in fixtures and "backend" not in fixtures:  # the backend's parameters are marked already
-                item.add_marker(name)
-        in_matrix = any(item.get_closest_marker(name) for name in ("sqlite", *SERVERS))
-        if in_matrix or item.nodeid.startswith(("tests/integration/", "tests/twins/", "tests/chaos/")):
-            item.add_marker("integration")
+        _mark(item)
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    items[:] = _longest_first(items, workers)
+
+
+def _mark(item: pytest.Item) -> None:
+    fixtures = set(getattr(item, "fixturenames", ()))
+    for fixture, name in _SERVER_FIXTURES.items():
+        if fixture in fixtures and "backend" not in fixtures:  # the backend's parameters are marked already
+            item.add_marker(name)
+    in_matrix = any(item.get_closest_marker(name) for name in ("sqlite", *SERVERS))
+    if in_matrix or item.nodeid.startswith(("tests/integration/", "tests/twins/", "tests/chaos/")):
+        item.add_marker("integration")
+
+
+def _longest_first(items: list[pytest.Item], workers: int) -> list[pytest.Item]:
+    """Return *items* with the longest at the head of each worker's share; a share is an equal part of the list."""
+    longest = [item for item in items if item.nodeid.startswith(_LONGEST)]
+    others = [item for item in items if not item.nodeid.startswith(_LONGEST)]
+    ordered: list[pytest.Item] = []
+    for worker in range(workers):
+        first, end = (len(others) * number // workers for number in (worker, worker + 1))
+        ordered += [*longest[worker::workers], *others[first:end]]
+    return ordered
 
 
 def pytest_collection_finish() -> None:

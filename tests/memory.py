@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 _MEMORY = Path("/dev/shm")
-#: What a run with four workers needs with all of its servers, and twice as much again.
+#: What a run with four workers needs with all of its servers, and as much again.
 _ROOM_BYTES = 6 * 2**30
 
 
