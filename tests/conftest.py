@@ -5,6 +5,7 @@
 - ``postgresql_server`` and ``mariadb_server`` start when the first test asks. Don't stop or kill them: other tests use
   them too. ``new_postgresql_server`` and ``new_mariadb_server`` make one for a single test.
 - ``async def`` tests run in an event loop of their own; in the sync world without any, see ``twins/harness.py``.
+- Temporary files, SQLite's databases and the servers' data lie in memory where there is room, see ``memory.py``.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import asyncio
 import gc
 import inspect
 import sqlite3
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -26,8 +28,9 @@ from prefiq_db.origin import skip_file
 from prefiq_db.testing import DatabaseServer, MariaDbServer, PostgresServer, ServerUnavailableError
 from prefiq_db.testing.locate import REQUIRE_VARIABLE
 from prefiq_db.testing.servers import SERVERS, is_required
+from tests.memory import keep_temporary_files_in_memory
 from tests.twins import harness as twins_harness
-from tests.twins.harness import Harness, drive, make_database, make_harness
+from tests.twins.harness import Harness, connect_once, drive, make_database, make_harness
 
 _MARKERS = {
     "sqlite": "runs on SQLite",
@@ -65,6 +68,7 @@ class Backend:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    keep_temporary_files_in_memory()
     for name, meaning in _MARKERS.items():
         config.addinivalue_line("markers", f"{name}: {meaning}")
     config.stash[_STARTED] = []
@@ -85,9 +89,12 @@ def pytest_testnodedown(node: Any) -> None:
     started.extend(server for server in getattr(node, "workeroutput", {}).get("servers", ()) if server not in started)
 
 
-def pytest_report_header() -> str:
+def pytest_report_header() -> list[str]:
     required = ", ".join(name for name in SERVERS if is_required(name)) or "none, so a missing one skips its tests"
-    return f"databases: sqlite {sqlite3.sqlite_version}; servers start when needed; {REQUIRE_VARIABLE}: {required}"
+    return [
+        f"databases: sqlite {sqlite3.sqlite_version}; servers start when needed; {REQUIRE_VARIABLE}: {required}",
+        f"temporary files: {tempfile.gettempdir()}",
+    ]
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
@@ -287,7 +294,10 @@ def make_db(backend: Backend, world: str, loop_runner: asyncio.Runner) -> Iterat
 
 @pytest.fixture
 def db(make_db: Callable[..., Any], world: str, loop_runner: asyncio.Runner) -> Any:
-    """An open database, for each backend and world; its verbs are awaited, see ``twins/harness.py``."""
+    """A connected database, for each backend and world; its verbs are awaited, see ``twins/harness.py``.
+
+    ``open()`` would make the pool's five connections, of which nearly every test uses one.
+    """
     database = make_db()
-    (loop_runner.run if world == "async" else drive)(database.open())
+    (loop_runner.run if world == "async" else drive)(connect_once(database))
     return database

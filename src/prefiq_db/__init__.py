@@ -3,9 +3,11 @@
 from prefiq_db.application import Application
 from prefiq_db.bootstrap import bootstrap, bootstrap_async
 from prefiq_db.config import RetryPolicy
-from prefiq_db.database import Database, Transaction
-from prefiq_db.database_async import AsyncDatabase, AsyncTransaction
+from prefiq_db.database import Database
+from prefiq_db.database_async import AsyncDatabase
 from prefiq_db.errors import ErrorClass, ErrorKind, PrefiqDbError
+from prefiq_db.faces.transaction_async import AsyncTransaction
+from prefiq_db.faces.transaction_sync import Transaction
 from prefiq_db.health import is_healthy, is_healthy_async
 from prefiq_db.providers import BaseProvider, DatabaseProvider, SettingsProvider, register_provider
 from prefiq_db.reports import ExecuteResult, HealthReport

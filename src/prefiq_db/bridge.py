@@ -21,6 +21,7 @@ from sqlalchemy.util.concurrency import await_ as _await
 from sqlalchemy.util.concurrency import greenlet_spawn as _greenlet_spawn
 from sqlalchemy.util.concurrency import in_greenlet as _in_greenlet
 
+from prefiq_db.forks import in_child
 from prefiq_db.unrun import refuse_awaitable, refuse_unrun
 
 T = TypeVar("T")
@@ -78,6 +79,9 @@ class Runtime(Protocol):
     def check(self) -> None:
         """Raise ``RuntimeError`` when called from where this world can't work (no loop, or another loop)."""
 
+    def forget_loop(self) -> None:
+        """Belong to no event loop any more: the next one that asks is the one."""
+
 
 # Set inside a shielded task: that task, and the one that it acts for. A task started from it is neither.
 _acting_for: ContextVar[tuple[object, object] | None] = ContextVar("prefiq_db_acting_for", default=None)
@@ -110,6 +114,9 @@ class SyncRuntime:
     def check(self) -> None:
         return None
 
+    def forget_loop(self) -> None:
+        return None
+
 
 class AsyncRuntime:
     """Tasks of the one event loop that the engine belongs to."""
@@ -118,6 +125,7 @@ class AsyncRuntime:
 
     def __init__(self) -> None:
         self.loop: asyncio.AbstractEventLoop | None = None
+        in_child(self, AsyncRuntime.forget_loop)
 
     def sleep(self, seconds: float) -> None:
         await_(asyncio.sleep(seconds))
@@ -147,6 +155,9 @@ class AsyncRuntime:
             self.loop = running
         elif self.loop is not running:
             raise RuntimeError("another event loop")
+
+    def forget_loop(self) -> None:
+        self.loop = None
 
 
 def _running_task() -> object | None:

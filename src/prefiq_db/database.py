@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable
 from typing import Any, Concatenate, NoReturn, ParamSpec, Self, TypeVar, Unpack, overload
 from uuid import UUID
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from prefiq_db.bridge import SyncRuntime
 from prefiq_db.config import RetryPolicy
 from prefiq_db.core import (
-    AttemptCore,
-    Attempts,
     DatabaseCore,
+    Params,
     QuietSession,
-    TransactionVerbs,
     assemble,
+    begin_attempts,
     joined,
     not_yet,
     unpicklable,
@@ -27,21 +25,20 @@ from prefiq_db.core import (
 )
 from prefiq_db.deprecations import renamed_seconds
 from prefiq_db.execution.mapping import Into
-from prefiq_db.execution.typed import Types
+from prefiq_db.faces.attempts_sync import AttemptLoop
+from prefiq_db.faces.transaction_sync import Transaction
+from prefiq_db.faces.verbs_sync import Verbs
 from prefiq_db.hooks.budgets import StatementBudget
 from prefiq_db.hooks.registry import Hooks
-from prefiq_db.leaving import surely
 from prefiq_db.overrides import OverrideOptions, OverrideScope
-from prefiq_db.reports import DatabaseStats, ExecuteResult, HealthReport
+from prefiq_db.reports import DatabaseStats, HealthReport
 from prefiq_db.settings import DatabaseSettings
 from prefiq_db.silence import hush
 from prefiq_db.transaction import Block, Outcome, TransactionOptions
 from prefiq_db.unrun import refuse_coroutine_function, refuse_generator_function, refuse_uncallable
 
-F = TypeVar("F", bound=Callable[..., Any])
 P = ParamSpec("P")
 R = TypeVar("R")
-Params = Mapping[str, Any] | None
 
 
 class Database:
@@ -112,59 +109,11 @@ class Database:
 
     # --- statements ------------------------------------------------------------------------------
 
-    def fetch_all(
-        self, statement: Any, params: Params = None, *, into: Into | None = None, types: Types | None = None
-    ) -> list[Any]:
-        """Return every row; an empty list for a statement that returns none.
-
-        *types* says how columns of a text statement are read: ``types={"amount": Money}``.
-        """
-        try:
-            return self._core.fetch_all(statement, params, into, types)
-        except BaseException as error:
-            del statement, params
-            self._core.hush(error)
-            raise
-
-    def fetch_one(
-        self, statement: Any, params: Params = None, *, into: Into | None = None, types: Types | None = None
-    ) -> Any:
-        """Return the first row, or ``None``."""
-        try:
-            return self._core.fetch_one(statement, params, into, types)
-        except BaseException as error:
-            del statement, params
-            self._core.hush(error)
-            raise
-
-    def fetch_value(
-        self, statement: Any, params: Params = None, *, into: Into | None = None, types: Types | None = None
-    ) -> Any:
-        """Return the first column of the first row, or ``None``."""
-        try:
-            return self._core.fetch_value(statement, params, into, types)
-        except BaseException as error:
-            del statement, params
-            self._core.hush(error)
-            raise
-
-    def execute(self, statement: Any, params: Params = None) -> ExecuteResult:
-        """Run a statement for what it does. Outside a transaction it is one by itself."""
-        try:
-            return self._core.execute(statement, params)
-        except BaseException as error:
-            del statement, params
-            self._core.hush(error)
-            raise
-
-    def execute_many(self, statement: Any, rows: Iterable[Mapping[str, Any]]) -> int | None:
-        """Run a statement once per row, all or nothing; return the row count."""
-        try:
-            return self._core.execute_many(statement, rows)
-        except BaseException as error:
-            del statement, rows
-            self._core.hush(error)
-            raise
+    fetch_all = Verbs.fetch_all
+    fetch_one = Verbs.fetch_one
+    fetch_value = Verbs.fetch_value
+    execute = Verbs.execute
+    execute_many = Verbs.execute_many
 
     # --- transactions ----------------------------------------------------------------------------
 
@@ -278,7 +227,7 @@ class Database:
     ) -> AttemptLoop:
         """Return attempts for ``for attempt in db.attempts(): with attempt as tx: ...``."""
         options = TransactionOptions(isolation, read_only, timeout_seconds=timeout, exactly_once=exactly_once)
-        return AttemptLoop(self._core.attempts(options, retry))
+        return AttemptLoop(begin_attempts(self._core, options, retry))
 
     def resolve_outcome(self, token: str | UUID) -> Outcome:
         """Return what became of the transaction with *token*, from whichever process it was.
@@ -377,182 +326,3 @@ class Database:
     ) -> NoReturn:
         """Not supported yet."""
         not_yet("upsert")
-
-
-class Transaction:
-    """A transaction, or a savepoint in one; every verb of :class:`Database` works on its connection."""
-
-    _watch: object = None
-
-    def __init__(self, core: DatabaseCore, tx: Block) -> None:
-        self._verbs = TransactionVerbs(core, tx)
-
-    @property
-    def outcome(self) -> Outcome:
-        """``active``, ``committed``, ``not committed`` or ``unknown``."""
-        return self._verbs.tx.outcome
-
-    @property
-    def token(self) -> str | None:
-        """With ``exactly_once``: what ``resolve_outcome`` takes, from any process; else ``None``."""
-        return self._verbs.tx.token
-
-    @property
-    def callback_errors(self) -> tuple[Exception, ...]:
-        """What ``on_commit`` and ``on_rollback`` functions raised; it never looks like a failed transaction."""
-        return self._verbs.tx.callback_errors
-
-    @property
-    def connection(self) -> Connection:
-        """The pinned SQLAlchemy connection."""
-        return self._verbs.tx.connection
-
-    def __enter__(self) -> Self:
-        return self._verbs.enter(self)
-
-    @surely
-    def __exit__(self, exc_type: object, exc: BaseException | None, traceback: object) -> None:
-        try:
-            self._verbs.tx.end(exc)
-        finally:
-            self._watch = None if self._verbs.tx.is_over else self._watch
-
-    @property
-    def _is_begun(self) -> bool:
-        return self._verbs.tx.is_begun
-
-    def _finish(self) -> None:
-        self._verbs.tx.abandon()
-
-    def fetch_all(
-        self, statement: Any, params: Params = None, *, into: Into | None = None, types: Types | None = None
-    ) -> list[Any]:
-        """Return every row; an empty list for a statement that returns none.
-
-        *types* says how columns of a text statement are read: ``types={"amount": Money}``.
-        """
-        try:
-            return self._verbs.fetch_all(statement, params, into, types)
-        except BaseException as error:
-            del statement, params
-            self._verbs.core.hush(error)
-            raise
-
-    def fetch_one(
-        self, statement: Any, params: Params = None, *, into: Into | None = None, types: Types | None = None
-    ) -> Any:
-        """Return the first row, or ``None``."""
-        try:
-            return self._verbs.fetch_one(statement, params, into, types)
-        except BaseException as error:
-            del statement, params
-            self._verbs.core.hush(error)
-            raise
-
-    def fetch_value(
-        self, statement: Any, params: Params = None, *, into: Into | None = None, types: Types | None = None
-    ) -> Any:
-        """Return the first column of the first row, or ``None``."""
-        try:
-            return self._verbs.fetch_value(statement, params, into, types)
-        except BaseException as error:
-            del statement, params
-            self._verbs.core.hush(error)
-            raise
-
-    def execute(self, statement: Any, params: Params = None) -> ExecuteResult:
-        """Run a statement for what it does."""
-        try:
-            return self._verbs.execute(statement, params)
-        except BaseException as error:
-            del statement, params
-            self._verbs.core.hush(error)
-            raise
-
-    def execute_many(self, statement: Any, rows: Iterable[Mapping[str, Any]]) -> int | None:
-        """Run a statement once per row; return the row count."""
-        try:
-            return self._verbs.execute_many(statement, rows)
-        except BaseException as error:
-            del statement, rows
-            self._verbs.core.hush(error)
-            raise
-
-    def transaction(
-        self,
-        *,
-        isolation: str | None = None,
-        read_only: bool = False,
-        durable: bool = False,
-        timeout: float | None = None,
-    ) -> Transaction:
-        """Return a nested transaction: a savepoint."""
-        options = TransactionOptions(isolation, read_only, durable, timeout)
-        return Transaction(self._verbs.core, self._verbs.nested(options))
-
-    def session(self, **options: Any) -> Session:
-        """Return an ORM session that works in a savepoint of this transaction; its objects don't expire on commit."""
-        return QuietSession(self.connection, join_transaction_mode="create_savepoint", **joined(options))
-
-    def bind(self) -> AbstractContextManager[None]:
-        """Adopt this transaction in the running thread or task: there, the database's own verbs use it."""
-        return self._verbs.tx.bind()
-
-    def on_commit(self, fn: F) -> F:
-        """Call *fn* after the outermost COMMIT; never, if this block or one around it is rolled back."""
-        self._verbs.tx.on_commit(fn)
-        return fn
-
-    def on_rollback(self, fn: F) -> F:
-        """Call *fn* after this block, or one around it, was rolled back."""
-        self._verbs.tx.on_rollback(fn)
-        return fn
-
-
-class AttemptLoop:
-    """Iterates over attempts until one succeeds; the last error leaves the loop.
-
-    Leave it at its end only: who returns or breaks inside the block does so although COMMIT may have failed.
-    """
-
-    def __init__(self, loop: Attempts) -> None:
-        self._loop = loop
-
-    def __iter__(self) -> Iterator[Attempt]:
-        try:
-            while (attempt := self._loop.next()) is not None:
-                yield Attempt(attempt)
-        except GeneratorExit:
-            self._loop.left()
-            raise
-
-
-class Attempt:
-    """One try: ``with attempt as tx:``. An error that another try may cure stays inside."""
-
-    _watch: object = None
-
-    def __init__(self, core: AttemptCore) -> None:
-        self._core = core
-
-    @property
-    def number(self) -> int:
-        """1 for the first."""
-        return self._core.number
-
-    def __enter__(self) -> Transaction:
-        return self._core.enter(lambda tx: Transaction(self._core.loop.core, tx))
-
-    @surely
-    def __exit__(self, exc_type: object, exc: BaseException | None, traceback: object) -> bool:
-        try:
-            return self._core.exit(exc)
-        finally:
-            self._watch = None if self._core.is_over else self._watch
-
-    @property
-    def _is_begun(self) -> bool:
-        return self._core.tx is not None
-
-    def _finish(self) -> None:
-        self._core.abandon()

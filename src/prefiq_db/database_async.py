@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, Concatenate, NoReturn, ParamSpec, Self, TypeVar, Unpack, overload
 from uuid import UUID
 
@@ -13,11 +12,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 from prefiq_db.bridge import AsyncRuntime, spawn
 from prefiq_db.config import RetryPolicy
 from prefiq_db.core import (
-    AttemptCore,
-    Attempts,
     DatabaseCore,
-    TransactionVerbs,
+    Params,
     assemble,
+    begin_attempts,
     joined,
     not_yet,
     quiet,
@@ -25,22 +23,21 @@ from prefiq_db.core import (
     wraps_without_tx,
 )
 from prefiq_db.deprecations import renamed_seconds
-from prefiq_db.errors import PrefiqDbError
 from prefiq_db.execution.mapping import Into
-from prefiq_db.execution.typed import Types
+from prefiq_db.faces.attempts_async import AsyncAttemptLoop
+from prefiq_db.faces.transaction_async import AsyncTransaction
+from prefiq_db.faces.verbs_async import AsyncVerbs
 from prefiq_db.hooks.budgets import StatementBudget
 from prefiq_db.hooks.registry import Hooks
 from prefiq_db.overrides import OverrideOptions, OverrideScope
-from prefiq_db.reports import DatabaseStats, ExecuteResult, HealthReport
+from prefiq_db.reports import DatabaseStats, HealthReport
 from prefiq_db.settings import DatabaseSettings
 from prefiq_db.silence import hush
 from prefiq_db.transaction import Block, Outcome, TransactionOptions
 from prefiq_db.unrun import refuse_generator_function, refuse_uncallable
 
-F = TypeVar("F", bound=Callable[..., Any])
 P = ParamSpec("P")
 R = TypeVar("R")
-Params = Mapping[str, Any] | None
 
 
 class AsyncDatabase:
@@ -114,59 +111,11 @@ class AsyncDatabase:
 
     # --- statements ------------------------------------------------------------------------------
 
-    async def fetch_all(
-        self, statement: Any, params: Params = None, *, into: Into | None = None, types: Types | None = None
-    ) -> list[Any]:
-        """Return every row; an empty list for a statement that returns none.
-
-        *types* says how columns of a text statement are read: ``types={"amount": Money}``.
-        """
-        try:
-            return await spawn(self._core.fetch_all, statement, params, into, types)
-        except BaseException as error:
-            del statement, params
-            self._core.hush(error)
-            raise
-
-    async def fetch_one(
-        self, statement: Any, params: Params = None, *, into: Into | None = None, types: Types | None = None
-    ) -> Any:
-        """Return the first row, or ``None``."""
-        try:
-            return await spawn(self._core.fetch_one, statement, params, into, types)
-        except BaseException as error:
-            del statement, params
-            self._core.hush(error)
-            raise
-
-    async def fetch_value(
-        self, statement: Any, params: Params = None, *, into: Into | None = None, types: Types | None = None
-    ) -> Any:
-        """Return the first column of the first row, or ``None``."""
-        try:
-            return await spawn(self._core.fetch_value, statement, params, into, types)
-        except BaseException as error:
-            del statement, params
-            self._core.hush(error)
-            raise
-
-    async def execute(self, statement: Any, params: Params = None) -> ExecuteResult:
-        """Run a statement for what it does. Outside a transaction it is one by itself."""
-        try:
-            return await spawn(self._core.execute, statement, params)
-        except BaseException as error:
-            del statement, params
-            self._core.hush(error)
-            raise
-
-    async def execute_many(self, statement: Any, rows: Iterable[Mapping[str, Any]]) -> int | None:
-        """Run a statement once per row, all or nothing; return the row count."""
-        try:
-            return await spawn(self._core.execute_many, statement, rows)
-        except BaseException as error:
-            del statement, rows
-            self._core.hush(error)
-            raise
+    fetch_all = AsyncVerbs.fetch_all
+    fetch_one = AsyncVerbs.fetch_one
+    fetch_value = AsyncVerbs.fetch_value
+    execute = AsyncVerbs.execute
+    execute_many = AsyncVerbs.execute_many
 
     # --- transactions ----------------------------------------------------------------------------
 
@@ -282,7 +231,7 @@ class AsyncDatabase:
     ) -> AsyncAttemptLoop:
         """Return attempts for ``for attempt in db.attempts(): async with attempt as tx:``; ``async for`` works too."""
         options = TransactionOptions(isolation, read_only, timeout_seconds=timeout, exactly_once=exactly_once)
-        return AsyncAttemptLoop(self._core.attempts(options, retry), self._engine)
+        return AsyncAttemptLoop(begin_attempts(self._core, options, retry), self._engine)
 
     async def resolve_outcome(self, token: str | UUID) -> Outcome:
         """Return what became of the transaction with *token*, from whichever process it was.
@@ -389,174 +338,3 @@ class AsyncDatabase:
     ) -> NoReturn:
         """Not supported yet."""
         not_yet("upsert")
-
-
-class AsyncTransaction:
-    """A transaction, or a savepoint in one; every verb of :class:`AsyncDatabase` works on its connection."""
-
-    def __init__(self, core: DatabaseCore, engine: AsyncEngine, tx: Block) -> None:
-        self._engine = engine
-        self._verbs = TransactionVerbs(core, tx)
-
-    @property
-    def outcome(self) -> Outcome:
-        """``active``, ``committed``, ``not committed`` or ``unknown``."""
-        return self._verbs.tx.outcome
-
-    @property
-    def token(self) -> str | None:
-        """With ``exactly_once``: what ``resolve_outcome`` takes, from any process; else ``None``."""
-        return self._verbs.tx.token
-
-    @property
-    def callback_errors(self) -> tuple[Exception, ...]:
-        """What ``on_commit`` and ``on_rollback`` functions raised; it never looks like a failed transaction."""
-        return self._verbs.tx.callback_errors
-
-    @property
-    def connection(self) -> AsyncConnection:
-        """The pinned SQLAlchemy connection."""
-        return AsyncConnection(self._engine, self._verbs.tx.connection)
-
-    async def __aenter__(self) -> Self:
-        return await spawn(self._verbs.enter, self)
-
-    async def __aexit__(self, exc_type: object, exc: BaseException | None, traceback: object) -> None:
-        tx = self._verbs.tx
-        try:
-            await spawn(tx.end, exc)
-        except BaseException as error:
-            if not isinstance(error, PrefiqDbError) and not tx.is_over:  # interrupted before its first line
-                await spawn(tx.abandon)
-            raise
-
-    async def fetch_all(
-        self, statement: Any, params: Params = None, *, into: Into | None = None, types: Types | None = None
-    ) -> list[Any]:
-        """Return every row; an empty list for a statement that returns none.
-
-        *types* says how columns of a text statement are read: ``types={"amount": Money}``.
-        """
-        try:
-            return await spawn(self._verbs.fetch_all, statement, params, into, types)
-        except BaseException as error:
-            del statement, params
-            self._verbs.core.hush(error)
-            raise
-
-    async def fetch_one(
-        self, statement: Any, params: Params = None, *, into: Into | None = None, types: Types | None = None
-    ) -> Any:
-        """Return the first row, or ``None``."""
-        try:
-            return await spawn(self._verbs.fetch_one, statement, params, into, types)
-        except BaseException as error:
-            del statement, params
-            self._verbs.core.hush(error)
-            raise
-
-    async def fetch_value(
-        self, statement: Any, params: Params = None, *, into: Into | None = None, types: Types | None = None
-    ) -> Any:
-        """Return the first column of the first row, or ``None``."""
-        try:
-            return await spawn(self._verbs.fetch_value, statement, params, into, types)
-        except BaseException as error:
-            del statement, params
-            self._verbs.core.hush(error)
-            raise
-
-    async def execute(self, statement: Any, params: Params = None) -> ExecuteResult:
-        """Run a statement for what it does."""
-        try:
-            return await spawn(self._verbs.execute, statement, params)
-        except BaseException as error:
-            del statement, params
-            self._verbs.core.hush(error)
-            raise
-
-    async def execute_many(self, statement: Any, rows: Iterable[Mapping[str, Any]]) -> int | None:
-        """Run a statement once per row; return the row count."""
-        try:
-            return await spawn(self._verbs.execute_many, statement, rows)
-        except BaseException as error:
-            del statement, rows
-            self._verbs.core.hush(error)
-            raise
-
-    def transaction(
-        self,
-        *,
-        isolation: str | None = None,
-        read_only: bool = False,
-        durable: bool = False,
-        timeout: float | None = None,
-    ) -> AsyncTransaction:
-        """Return a nested transaction: a savepoint."""
-        options = TransactionOptions(isolation, read_only, durable, timeout)
-        return AsyncTransaction(self._verbs.core, self._engine, self._verbs.nested(options))
-
-    def session(self, **options: Any) -> AsyncSession:
-        """Return an ORM session that works in a savepoint of this transaction; its objects don't expire on commit."""
-        return AsyncSession(self.connection, join_transaction_mode="create_savepoint", **quiet(joined(options)))
-
-    def bind(self) -> AbstractContextManager[None]:
-        """Adopt this transaction in the running task: there, the database's own verbs use it."""
-        return self._verbs.tx.bind()
-
-    def on_commit(self, fn: F) -> F:
-        """Call *fn* after the outermost COMMIT; never, if this block or one around it is rolled back."""
-        self._verbs.tx.on_commit(fn)
-        return fn
-
-    def on_rollback(self, fn: F) -> F:
-        """Call *fn* after this block, or one around it, was rolled back."""
-        self._verbs.tx.on_rollback(fn)
-        return fn
-
-
-class AsyncAttemptLoop:
-    """Iterates over attempts until one succeeds; the last error leaves the loop.
-
-    Leave it at its end only: who returns or breaks inside the block does so although COMMIT may have failed.
-    """
-
-    def __init__(self, loop: Attempts, engine: AsyncEngine) -> None:
-        self._loop = loop
-        self._engine = engine
-
-    def __iter__(self) -> Iterator[AsyncAttempt]:
-        try:
-            while (attempt := self._loop.next()) is not None:
-                yield AsyncAttempt(attempt, self._engine)
-        except GeneratorExit:
-            self._loop.left()
-            raise
-
-    async def __aiter__(self) -> AsyncIterator[AsyncAttempt]:
-        for attempt in self:
-            yield attempt
-
-
-class AsyncAttempt:
-    """One try: ``async with attempt as tx:``. An error that another try may cure stays inside."""
-
-    def __init__(self, core: AttemptCore, engine: AsyncEngine) -> None:
-        self._core = core
-        self._engine = engine
-
-    @property
-    def number(self) -> int:
-        """1 for the first."""
-        return self._core.number
-
-    async def __aenter__(self) -> AsyncTransaction:
-        return await spawn(self._core.enter, lambda tx: AsyncTransaction(self._core.loop.core, self._engine, tx))
-
-    async def __aexit__(self, exc_type: object, exc: BaseException | None, traceback: object) -> bool:
-        try:
-            return await spawn(self._core.exit, exc)
-        except BaseException as error:
-            if not isinstance(error, PrefiqDbError) and not self._core.is_over:  # likewise
-                await spawn(self._core.abandon)
-            raise

@@ -1,6 +1,7 @@
-"""What a forked child makes anew: locks that another thread of the parent may have held, and what hung on it.
+"""What a forked child makes anew: locks that another thread of the parent may have held, threads and sockets.
 
-Whoever makes a lock registers it here with the same line, so that nobody has to keep a list.
+Whoever makes one registers it here with the same line, so that nobody has to keep a list. Nothing else in the package
+is called after a fork: decisions/0113-why-one-registry-for-what-a-child-renews.md.
 """
 
 from __future__ import annotations

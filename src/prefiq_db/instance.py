@@ -1,4 +1,7 @@
-"""One database in this process: what is assembled once for it, and whether it is closed."""
+"""One database in this process: what is assembled once for it, and whether it is closed.
+
+Why it is one object: decisions/0112-why-a-database-is-one-instance.md.
+"""
 
 from __future__ import annotations
 
@@ -83,8 +86,6 @@ class Instance:
         _of_the_parent.append(self.engine.pool)
         self.engine.dispose(close=False)
         self.watcher.start_with(watchdog.watch)
-        if hasattr(self.runtime, "loop"):
-            self.runtime.loop = None
 
 
 _of_the_parent: list[object] = []

@@ -10,7 +10,7 @@ from prefiq_db.products import PRODUCTS
 
 MASK: Final = "***"
 
-# True while whatever is raised will be translated by our border, so that nobody else needs to take the values out.
+# True while our border will translate every error, so that no other code has to take the values out.
 border_translates: ContextVar[bool] = ContextVar("prefiq_db_border_translates", default=False)
 
 # Matched against whole lower-case words of a key, so "passenger" is not a password.
@@ -89,7 +89,7 @@ def describe_value(value: object) -> str:
     return f"<{name}>"
 
 
-# What a mark opens differs per dialect, and whoever reads it wrong takes the inside of a string for names. Where a text
+# What a quote mark opens differs per dialect; read wrongly, the inside of a string looks like names. Where a text
 # can be read in two ways, the rest of it is a literal.
 _REST: Final = r".*"
 _QUOTED: Final = r"{0}(?:[^{0}\\]|{0}{0})*(?:{0}|\Z|\\.*)"  # a backslash escapes on some servers, in some modes
@@ -124,16 +124,16 @@ _BY_RULES: Final = {
 _LITERAL: Final = {product.dialect: _BY_RULES[product.literals] for product in PRODUCTS.values()}
 
 
-#: Of a statement's text, in characters, what is read for names and leaves the process; docs/observability.md says so.
+#: How many characters of a statement are read for names and may leave the process; see docs/observability.md.
 LONGEST_SHOWN: Final = 10_000
 
 
 def head_of(sql: str) -> str:
-    """Return the beginning of *sql*, all of it in most cases: what is cut off never closes, so it masks as a whole."""
+    """Return the beginning of *sql*, mostly all of it. A literal that the cut goes through is masked to its end."""
     return sql if len(sql) <= LONGEST_SHOWN else sql[:LONGEST_SHOWN]
 
 
-def shown(sql: str, dialect: str = "", *, masked: bool = True) -> str:
+def mask_statement(sql: str, dialect: str = "", *, masked: bool = True) -> str:
     """Return *sql* as it may leave the process: cut to a bounded length, and without its literals."""
     head = head_of(sql)
     made = mask_literals(head, dialect) if masked else head
@@ -146,7 +146,7 @@ def mask_literals(sql: str, dialect: str = "") -> str:
     Without *dialect* the text is read so that it is right for each: more of it may be masked then, among it names in
     double quotes, which are strings on MariaDB and may be on SQLite.
     """
-    return _LITERAL.get(dialect, _BY_RULES[""]).sub(_shown, sql)
+    return _LITERAL.get(dialect, _BY_RULES[""]).sub(_mask_match, sql)
 
 
 _SQLITE_NAMES: Final = _literals(
@@ -160,10 +160,10 @@ _LITERAL_AROUND_TABLES: Final = {
 def mask_for_tables(sql: str, dialect: str) -> str:
     """Return *sql* as :func:`mask_literals` does, but with SQLite's ``"x"`` kept: where a table stands, it is a name.
 
-    Only for readers that take nothing but what stands in a table's place.
+    Only for readers that use nothing but the names of tables.
     """
-    return _LITERAL_AROUND_TABLES.get(dialect, _BY_RULES[""]).sub(_shown, sql)
+    return _LITERAL_AROUND_TABLES.get(dialect, _BY_RULES[""]).sub(_mask_match, sql)
 
 
-def _shown(match: re.Match[str]) -> str:
+def _mask_match(match: re.Match[str]) -> str:
     return match.group() if match.lastgroup == "name" else "?"

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from prefiq_db import Database
 from prefiq_db.errors import SchemaError, UniqueViolationError
 from prefiq_db.migrate.command_line import main
-from prefiq_db.migrate.decimals import rewritten
+from prefiq_db.migrate.text_decimals import rewrite
 from prefiq_db.types import Money
 from tests.conftest import Backend
 from tests.integration.migrate_support import Project
@@ -159,6 +159,6 @@ def test_a_rebuild_by_alembic_keeps_the_column_and_its_check(project: Project) -
 
 def test_a_definition_is_rewritten_word_by_word() -> None:
     create = 'CREATE TABLE t("a" text COLLATE nocase, [n] VARCHAR (21), b DEFAULT (max(1, 2)), `m` varchar(9) NOT NULL)'
-    found = rewritten(create, "new", {"N": Money(), "m": Money()})
+    found = rewrite(create, "new", {"N": Money(), "m": Money()})
     assert found.startswith('CREATE TABLE new("a" text COLLATE nocase, [n] DECIMAL_REAL(19, 4) CHECK (abs("n") <')
     assert "b DEFAULT (max(1, 2)), `m` DECIMAL_REAL(19, 4) NOT NULL CHECK (abs(" in found

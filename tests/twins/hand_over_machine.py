@@ -478,7 +478,7 @@ class _Nothing:
     """A shape that fetches nothing."""
 
     fetch = staticmethod(lambda result: None)
-    finished = staticmethod(lambda fetched: fetched)
+    finish = None
 
 
 _NOTHING: Any = _Nothing()

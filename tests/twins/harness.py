@@ -17,7 +17,7 @@ from typing import Any, Protocol, TypeVar
 
 T = TypeVar("T")
 
-_PATIENCE_SECONDS = 20.0
+_PATIENCE_SECONDS = 60.0
 _POLL_SECONDS = 0.01
 
 
@@ -215,6 +215,16 @@ def make_database(world: str, url: str, **fields: Any) -> Any:
     from prefiq_db import AsyncDatabase, Database
 
     return AsyncDatabase(url, **fields) if world == "async" else SyncDatabaseFacade(Database(url, **fields))
+
+
+async def connect_once(database: Any) -> None:
+    """Make the first connection of a database of either world, and leave it in the pool."""
+    if database.is_async:
+        async with database.engine.connect():
+            pass
+    else:
+        with database.engine.connect():
+            pass
 
 
 # --- two workers at once -------------------------------------------------------------------------

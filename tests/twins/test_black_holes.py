@@ -15,8 +15,10 @@ import pytest
 from sqlalchemy import text
 
 from prefiq_db import ErrorKind, RetryPolicy
+from prefiq_db.deadline import Deadline, Shares
 from prefiq_db.dialects.base import PrefiqDialect
-from prefiq_db.drivers.deadlines import GRACE_SECONDS, UNBOUNDED_SECONDS, Shares, addresses_of, is_name
+from prefiq_db.drivers.addresses import addresses_of, is_name
+from prefiq_db.drivers.deadlines import GRACE_SECONDS, UNBOUNDED_SECONDS
 from prefiq_db.errors import (
     ConnectFailedError,
     NotCommittedError,
@@ -26,16 +28,18 @@ from prefiq_db.errors import (
     StatementTimeoutError,
 )
 from prefiq_db.testing import DatabaseServer, MariaDbServer, PostgresServer
-from prefiq_db.testing.proxy import Link, TcpProxy
+from prefiq_db.testing.links import Link
+from prefiq_db.testing.proxy import TcpProxy
 from prefiq_db.transaction import Outcome
 from tests.conftest import _server_factory
+from tests.lateness import Lateness
 from tests.twins.harness import Harness, drive, make_database
 from tests.twins.support import assert_silent, let_the_picture_grow_old
 
 STATEMENT = 0.5
 CONNECT = 0.6
 ONCE = RetryPolicy(attempts=1)
-# On top of a limit: our own grace, and what a busy machine may add. Without a limit it would be for ever.
+# On top of a limit: our own grace, and what a busy machine may add beside being late. Without a limit it is for ever.
 SLACK = 3.0
 SLEEP = {"postgresql": "select pg_sleep(60)", "mariadb": "select sleep(60)"}
 OPEN_TRANSACTIONS = {
@@ -224,7 +228,7 @@ def _left_behind() -> tuple[int, int]:
 
 
 def _until(condition: Callable[[], bool], otherwise: Callable[[], str]) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline, otherwise()
         time.sleep(0.01)
@@ -232,13 +236,14 @@ def _until(condition: Callable[[], bool], otherwise: Callable[[], str]) -> None:
 
 async def within(limit: float, action: Awaitable[Any]) -> Any:
     """Return what *action* returns or raises, which must be in time."""
-    started = time.monotonic()
-    try:
-        result = await action
-    except (Exception, asyncio.CancelledError) as error:
-        result = error
-    took = time.monotonic() - started
-    assert took < limit + SLACK, f"{took:.2f} s, for a limit of {limit:g} s: {result!r}"
+    with Lateness() as late:
+        started = time.monotonic()
+        try:
+            result = await action
+        except (Exception, asyncio.CancelledError) as error:
+            result = error
+        took = time.monotonic() - started
+    assert took < limit + SLACK + late.seconds, f"{took:.2f} s, for a limit of {limit:g} s: {result!r}"
     return result
 
 
@@ -580,10 +585,10 @@ def test_names_and_shares() -> None:
         *(True, True),
         *(False, False, False, False, False),
     ]
-    assert addresses_of("127.0.0.1", 5, 0)[0][4] == ("127.0.0.1", 5)
-    shares = Shares.of(12.0, 3)
+    assert addresses_of("127.0.0.1", 5, Deadline.after(0))[0][4] == ("127.0.0.1", 5)
+    shares = Shares(Deadline.after(12.0), 3)
     now = time.monotonic()
-    assert [round(shares.next() - now) for _ in range(4)] == [4, 6, 12, 12]
+    assert [round(shares.next().at - now) for _ in range(4)] == [4, 6, 12, 12]
 
 
 # --- cancellation --------------------------------------------------------------------------------

@@ -161,6 +161,8 @@ def all_locks(root: object) -> list[object]:
         seen.add(id(owner))
         if isinstance(owner, LOCKS):
             found.append(owner)
+        elif isinstance(owner, threading.Event):
+            found.append(owner._cond._lock)  # type: ignore[attr-defined]
         elif isinstance(owner, (dict, list, tuple, set)):
             todo.extend(owner.values() if isinstance(owner, dict) else owner)
         elif type(owner).__module__.startswith("prefiq_db"):
@@ -208,6 +210,7 @@ def test_a_lock_held_by_another_thread_is_none_in_the_child(db: Database) -> Non
             def child() -> None:
                 import contextvars
 
+                watchdog.forget(explaining._core.instance.watcher)
                 assert not db.stats().holders, "the parent's transaction is none of ours"
                 run = contextvars.Context().run
                 run(ask, db, 0, 5)
@@ -231,7 +234,7 @@ def test_a_lock_held_by_another_thread_is_none_in_the_child(db: Database) -> Non
 
 def test_no_lock_is_made_without_being_registered() -> None:
     """Whoever makes one registers it with the same line; there is no list that could forget it."""
-    made = re.compile(r"threading\.(Lock|RLock|Condition|Semaphore|BoundedSemaphore|Barrier)\(")
+    made = re.compile(r"threading\.(Lock|RLock|Condition|Event|Semaphore|BoundedSemaphore|Barrier)\(")
     source = Path(prefiq_db.__file__).parent
     found = {
         path.relative_to(source).as_posix()
@@ -240,6 +243,13 @@ def test_no_lock_is_made_without_being_registered() -> None:
     }
     # They are the pool's, and a child has a pool of its own.
     assert found == {"slots.py", "waiting.py"}
+
+
+def test_there_is_one_registry_of_what_a_child_renews() -> None:
+    """Nobody else asks the interpreter to be called after a fork: in which order that would be nobody could tell."""
+    source = Path(prefiq_db.__file__).parent
+    found = [path for path in source.rglob("*.py") if "register_at_fork" in path.read_text()]
+    assert found == [source / "forks.py"]
 
 
 def test_what_is_gone_is_not_renewed() -> None:

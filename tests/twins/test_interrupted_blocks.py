@@ -22,7 +22,7 @@ from prefiq_db.bridge import can_await
 from prefiq_db.errors import NotCommittedError, OutcomeUnknownError, PoolTimeoutError
 from prefiq_db.masking import border_translates
 from prefiq_db.slots import Slot, SlottedPool
-from prefiq_db.transaction import Block, Outcome, scope
+from prefiq_db.transaction import Block, Outcome, ownership
 from prefiq_db.translation import judging
 from tests.conftest import Backend
 from tests.twins.injection import Halt, Injector, JobTimeout, handled, interrupted
@@ -194,8 +194,9 @@ class Scene:
         if self.by_chance:
             # In SQLAlchemy's own lines only what holds the connection can let it go: an exception, or a cycle of them.
             gc.collect()
-        if self.stats().checked_out or self.stats().pending:
-            found.append(f"{self.stats().checked_out} checked out, {self.stats().pending} pending")
+        pool = self.stats()
+        if pool.checked_out or pool.pending:
+            found.append(f"{pool.checked_out} checked out, {pool.pending} pending")
         if self.translates():
             found.append("errors of sessions are not translated any more")
         self.marks += 1
@@ -375,7 +376,7 @@ def test_control_without_one_of_the_means_it_is_found(
     except PoolTimeoutError:
         wrong = ["the pool has lost all of its slots"]
     monkeypatch.undo()
-    for held in list(scope._ambient.get().values()):
+    for held in list(ownership._ambient.get().values()):
         for block in held.scope.blocks[:1]:  # another test may have left one that has ended
             block.abandon()
     assert wrong

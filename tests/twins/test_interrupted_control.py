@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from prefiq_db import AsyncDatabase
-from prefiq_db.testing.proxy import Link, TcpProxy
+from prefiq_db.testing.links import Link
+from prefiq_db.testing.proxy import TcpProxy
 from tests.conftest import Backend
 from tests.twins.support import CREATE_STOCK, INSERT_STOCK
 

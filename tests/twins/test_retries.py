@@ -22,7 +22,8 @@ from prefiq_db.errors import (
     UsageError,
 )
 from prefiq_db.events import AttemptFailed, Listener
-from prefiq_db.testing.proxy import Link, TcpProxy
+from prefiq_db.testing.links import Link
+from prefiq_db.testing.proxy import TcpProxy
 from tests.conftest import Backend
 from tests.twins.harness import Harness, drive, make_database
 from tests.twins.support import (

@@ -119,7 +119,7 @@ async def test_real_contention(make_db: Callable[..., Any], harness: Harness, ba
 async def test_a_server_that_is_down(backend: Backend, world: str, harness: Harness) -> None:
     """Nobody is there: after the budget each call makes its one attempt and says so; after an outage it is earned."""
     assert backend.server is not None
-    from prefiq_db.testing.server import free_port
+    from prefiq_db.testing.machine import free_port
 
     url = backend.url.replace(f":{backend.server.port}/", f":{free_port()}/")
     db = make_database(world, url, retry=QUICK, retry_budget=CAPACITY)

@@ -16,7 +16,7 @@ from prefiq_db.dialects.base import PrefiqDialect
 from prefiq_db.errors import AvailabilityError, ErrorKind, NotReadyError, ReadOnlyError
 from prefiq_db.events import AttemptFailed, Listener
 from prefiq_db.testing import DatabaseServer, MariaDbServer
-from prefiq_db.testing.server import free_port
+from prefiq_db.testing.machine import free_port
 from tests.conftest import Backend, _find
 from tests.twins.harness import drive, make_database
 

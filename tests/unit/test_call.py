@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,11 +15,11 @@ from prefiq_db.call import NO_OVERRIDES, Call, Overrides
 from prefiq_db.errors import PrefiqDbError, StatementRefusedError
 from prefiq_db.events import CallFinished, CallStarted, Listener
 from prefiq_db.execution import facts
-from prefiq_db.execution.shapes import executed
+from prefiq_db.execution.shapes import OUTCOME
 
 
 def made(sql: str = "select :word", params: Any = None, given: Overrides = NO_OVERRIDES) -> Call:
-    return Call("execute", text(sql), params, executed, given)
+    return Call("execute", text(sql), params, OUTCOME, given)
 
 
 def test_it_shows_no_value_and_no_text() -> None:
@@ -28,10 +29,10 @@ def test_it_shows_no_value_and_no_text() -> None:
 
 
 def test_what_is_known_of_its_statement_is_found_out_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    call = made("select 1")
-    found = facts.facts_of_call(call, "sqlite")
-    monkeypatch.setattr(facts, "facts_of", lambda statement, dialect: pytest.fail("asked again"))
-    assert facts.facts_of_call(call, "sqlite") is found
+    call, dialect = made("select 1"), SimpleNamespace(label="sqlite")
+    found = facts.facts_of_call(call, dialect)
+    monkeypatch.setattr(facts, "reading_facts", lambda statement, dialect: pytest.fail("asked again"))
+    assert facts.facts_of_call(call, dialect) is found
 
 
 def test_it_has_the_tags_and_the_limit_of_the_overrides() -> None:

@@ -14,7 +14,7 @@ from prefiq_db import Database
 from prefiq_db.errors import UniqueViolationError
 from prefiq_db.health import HealthCheck
 from prefiq_db.integrations.page import PAGE, PAGE_HEADERS
-from prefiq_db.integrations.page_data import merged, page_data
+from prefiq_db.integrations.page_data import collect_page_data, merge
 from prefiq_db.reports import HistogramStats
 
 
@@ -40,7 +40,7 @@ def test_only_the_pages_own_style_and_script_may_run() -> None:
 
 
 def _data(db: Database) -> dict[str, Any]:
-    data: dict[str, Any] = json.loads(json.dumps(page_data([db], HealthCheck(db).health())))
+    data: dict[str, Any] = json.loads(json.dumps(collect_page_data([db], HealthCheck(db).health())))
     return data
 
 
@@ -84,5 +84,5 @@ def test_a_database_that_did_nothing_yet_has_data_too() -> None:
 def test_histograms_add_up() -> None:
     one = HistogramStats((0.1, 1.0), (1, 2, 0), 1.5, 0.9)
     two = HistogramStats((0.1, 1.0), (0, 1, 1), 3.5, 3.0)
-    assert merged([one, two]) == HistogramStats((0.1, 1.0), (1, 3, 1), 5.0, 3.0)
-    assert merged([]) == HistogramStats()
+    assert merge([one, two]) == HistogramStats((0.1, 1.0), (1, 3, 1), 5.0, 3.0)
+    assert merge([]) == HistogramStats()

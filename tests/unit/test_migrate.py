@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from prefiq_db.errors import SchemaError, UnsupportedError, UsageError
 from prefiq_db.migrate import MigrateOptions
-from prefiq_db.migrate.explain import half_applied, resumption
-from prefiq_db.migrate.recorder import shown
+from prefiq_db.migrate.half_applied import describe_half_applied, find_resumption
+from prefiq_db.migrate.recorder import show_statement
 from prefiq_db.migrate.revisions import compare
 from prefiq_db.migrate.run_log import DONE, FAILED, STARTED, Logged, Step, Unfinished
 from prefiq_db.migrate.traits import MARIADB, POSTGRESQL, traits_of
@@ -87,8 +87,8 @@ def test_applied_and_missing_are_the_whole_history(current: set[str]) -> None:
 
 
 def test_nothing_half_applied_needs_no_resumption() -> None:
-    assert resumption(None, MigrateOptions(), MARIADB, "main") is None
-    assert resumption(None, MigrateOptions(resume=True), MARIADB, "main") is None
+    assert find_resumption(None, MigrateOptions(), MARIADB, "main") is None
+    assert find_resumption(None, MigrateOptions(resume=True), MARIADB, "main") is None
 
 
 @pytest.mark.parametrize(
@@ -96,8 +96,8 @@ def test_nothing_half_applied_needs_no_resumption() -> None:
 )
 def test_resume_goes_on_at_the_first_that_is_not_applied(states: tuple[str, ...], position: int) -> None:
     with pytest.raises(SchemaError, match="--resume "):
-        resumption(unfinished(*states), MigrateOptions(), MARIADB, "main")
-    found = resumption(unfinished(*states), MigrateOptions(resume=True), MARIADB, "main")
+        find_resumption(unfinished(*states), MigrateOptions(), MARIADB, "main")
+    found = find_resumption(unfinished(*states), MigrateOptions(resume=True), MARIADB, "main")
     assert found is not None
     assert found.position == position
 
@@ -106,20 +106,20 @@ def test_a_statement_in_flight_needs_a_number() -> None:
     half = unfinished(DONE, STARTED)
     for options in (MigrateOptions(), MigrateOptions(resume=True)):
         with pytest.raises(SchemaError, match="--resume-at 2; if it is, behind it: --resume-at 3"):
-            resumption(half, options, MARIADB, "main")
+            find_resumption(half, options, MARIADB, "main")
     for position in (1, 2, 3):
-        found = resumption(half, MigrateOptions(resume_at=position), MARIADB, "main")
+        found = find_resumption(half, MigrateOptions(resume_at=position), MARIADB, "main")
         assert found is not None
         assert found.position == position
     with pytest.raises(UsageError, match="up to 3"):
-        resumption(half, MigrateOptions(resume_at=4), MARIADB, "main")
+        find_resumption(half, MigrateOptions(resume_at=4), MARIADB, "main")
 
 
 def test_the_explanation_says_why_for_each_traits_of_database() -> None:
-    assert "MariaDB commits each DDL statement by itself" in half_applied(unfinished(DONE), MARIADB, "main")
-    assert "autocommit_block" in half_applied(unfinished(DONE), POSTGRESQL, "main")
+    assert "MariaDB commits each DDL statement by itself" in describe_half_applied(unfinished(DONE), MARIADB, "main")
+    assert "autocommit_block" in describe_half_applied(unfinished(DONE), POSTGRESQL, "main")
 
 
 @given(st.text(alphabet=st.characters(exclude_characters="'\\\x00", categories=("L", "N", "P", "Z"))))
 def test_a_statement_is_shown_without_values(secret: str) -> None:
-    assert shown(f"insert into item\n    values ('{secret}', 12345)") == "insert into item values (?, ?)"
+    assert show_statement(f"insert into item\n    values ('{secret}', 12345)") == "insert into item values (?, ?)"

@@ -22,7 +22,7 @@ from prefiq_db.types import (
     misfit_names,
     naming_convention,
 )
-from prefiq_db.types.naming import MAX_NAME_BYTES, fitted
+from prefiq_db.types.naming import MAX_NAME_BYTES, fit_name
 
 DIALECTS = (sqlite.dialect(), postgresql.dialect(), mysql.dialect())
 LONG = "a_table_of_a_service_that_says_all_it_is_for_in_its_very_own_name"[:60]
@@ -87,14 +87,14 @@ def test_long_names_are_the_same_on_all_databases_and_fit() -> None:
     assert misfit_names(metadata) == []
     told = [set(re.findall(r"(?:CONSTRAINT|INDEX) (\w+)", text)) for text in ddl(table)]
     on_sqlite, on_postgresql, on_mariadb = ({name for name in names if not is_open(name)} for names in told)
-    assert on_sqlite == on_postgresql == on_mariadb | {fitted(f"pk_{LONG}")}  # a primary key has no name there
+    assert on_sqlite == on_postgresql == on_mariadb | {fit_name(f"pk_{LONG}")}  # a primary key has no name there
     assert len(on_sqlite) == 7
     assert all(len(name.encode()) <= MAX_NAME_BYTES for name in set.union(*told))
 
 
 def is_open(name: str) -> bool:
     """Return whether it is the CHECK of the boolean, which PostgreSQL doesn't need."""
-    return name == fitted(f"ck_{LONG}_is_open")
+    return name == fit_name(f"ck_{LONG}_is_open")
 
 
 @given(st.text(min_size=1, max_size=200))
@@ -103,16 +103,16 @@ def test_a_fitted_name_fits_and_short_ones_stay(name: str) -> None:
         length = len(name.encode())
     except UnicodeEncodeError:
         return
-    short = fitted(name)
+    short = fit_name(name)
     assert len(short.encode()) <= MAX_NAME_BYTES
     assert (short == name) is (length <= MAX_NAME_BYTES)
-    assert fitted(short) == short
+    assert fit_name(short) == short
 
 
 def test_names_that_begin_alike_stay_different() -> None:
-    assert fitted(LONG + "_one_one_one") != fitted(LONG + "_one_one_two")
+    assert fit_name(LONG + "_one_one_one") != fit_name(LONG + "_one_one_two")
     # Another hash would rename everybody's constraints.
-    assert fitted("x" * 64) == "x" * 54 + "_7ce10097"
+    assert fit_name("x" * 64) == "x" * 54 + "_7ce10097"
 
 
 def test_a_check_needs_a_name_and_so_does_an_index_without_columns() -> None:
@@ -128,7 +128,7 @@ def test_without_the_convention_an_enum_has_the_same_name_for_its_check() -> Non
     assert [str(c.name) for c in copied.constraints].count("ck_sale_status") == 1
     _, long = tables(LONG, {})
     _, conventional = tables(LONG)
-    check = fitted(f"ck_{LONG}_status")
+    check = fit_name(f"ck_{LONG}_status")
     assert check in names(long)
     assert check in names(conventional)
 

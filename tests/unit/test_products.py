@@ -24,7 +24,7 @@ ALLOWED = {
     "drivers/": "how each driver behaves",
     "translation/": "what each product's errors mean, and how its SQL is read for them",
     "migrate/lint/__init__.py": "what the command lints for unless told otherwise, in the order of its report",
-    "migrate/lint/rules.py": "each rule says for which databases it is",
+    "migrate/lint/rule_table.py": "each rule says for which databases it is",
     "testing/": "servers to test against, and their protocols",
     "interruptions.py": "modules of drivers, one of which is called sqlite3",
 }

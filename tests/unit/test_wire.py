@@ -10,8 +10,8 @@ from contextlib import closing
 import pytest
 
 from prefiq_db.testing import WireCounter
+from prefiq_db.testing.machine import free_port
 from prefiq_db.testing.processes import wait_until
-from prefiq_db.testing.server import free_port
 
 
 class ScriptedServer:

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any, Literal, Protocol, Self, TypeVar, overload
 
 from prefiq_db.application.bindings import Bindings, unknown_name
-from prefiq_db.application.failures import attempt, attempt_async, failed, provider_error, raise_collected
+from prefiq_db.application.failures import attempt, attempt_async, failed_error, provider_error, raise_collected
 from prefiq_db.application.order import Ordered, requirements, start_order
 from prefiq_db.deprecations import warn_renamed
 from prefiq_db.errors import BindingError, ClosedError, PrefiqDbError, UsageError
@@ -271,4 +271,4 @@ def _make(provider: type[Any]) -> Any:
         return provider()
     except Exception as error:  # noqa: BLE001 - a provider is the user's code: anything may come; raised below
         failure = error
-    raise failed(name, "be made", failure)
+    raise failed_error(name, "be made", failure)

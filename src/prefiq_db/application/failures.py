@@ -1,4 +1,4 @@
-"""What a provider's failure turns into: one ProviderError that names the provider and carries no value."""
+"""Turn a provider's failure into one ProviderError that names the provider and carries no value."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def provider_error(
     if isinstance(failure, SettingsError):  # it names every variable, which is more than a provider's name
         return clean(failure)
     after = "".join(f"; then provider {p.name!r} failed to shut down: {_tell(error)}" for p, error in while_stopping)
-    return failed(provider.name, verb, failure, after)
+    return failed_error(provider.name, verb, failure, after)
 
 
-def failed(name: str, verb: str, failure: Exception, after: str = "") -> ProviderError:
+def failed_error(name: str, verb: str, failure: Exception, after: str = "") -> ProviderError:
     """Return the error that says that provider *name* failed to *verb*, with the kind of what stopped it."""
     message = f"provider {name!r} failed to {verb}: {_tell(failure)}{after}"
-    return ProviderError(message, provider=name, original=clean(failure), **_classified(failure))
+    return ProviderError(message, provider=name, original=clean(failure), **_copy_classification(failure))
 
 
 def raise_collected(failures: Sequence[tuple[Ordered, Exception]]) -> None:
@@ -55,10 +55,10 @@ def raise_collected(failures: Sequence[tuple[Ordered, Exception]]) -> None:
     )
     errors = [clean(error) for _, error in failures]
     original = errors[0] if len(errors) == 1 else ExceptionGroup("providers failed to shut down", errors)
-    raise ProviderError(message, provider=names, original=original, **_classified(errors[0]))
+    raise ProviderError(message, provider=names, original=original, **_copy_classification(errors[0]))
 
 
-def _classified(failure: Exception) -> dict[str, Any]:
+def _copy_classification(failure: Exception) -> dict[str, Any]:
     if not isinstance(failure, PrefiqDbError):
         return {}
     return {

@@ -1,4 +1,4 @@
-"""``python -m prefiq_db.bootstrap``: boot everything from the environment, tell how it went, shut down.
+"""``python -m prefiq_db.bootstrap``: boot everything from the environment, report the result, shut down.
 
 Exit codes: 0 all is well; 1 a database is down or a provider failed; 2 the settings are wrong, or ask for a driver
 that is not installed.
@@ -22,7 +22,7 @@ from prefiq_db.bootstrap import assemble
 from prefiq_db.errors import PrefiqDbError, ProviderError, SettingsError, UnsupportedError
 from prefiq_db.providers import DatabaseProvider
 from prefiq_db.reports import HealthReport
-from prefiq_db.settings.database import is_production
+from prefiq_db.settings.database_settings import is_production
 
 OK, FAILED, MISCONFIGURED = 0, 1, 2
 
@@ -44,10 +44,10 @@ def main(
     )
     parser.add_argument("modules", nargs="*", metavar="MODULE", help="import this first: it registers providers")
     options = parser.parse_args(argv)
-    # The lines below tell what is logged; without a handler Python would write the errors a second time.
+    # The report below has all that is logged; without a handler Python would write the errors a second time.
     logging.getLogger("prefiq_db.boot").addHandler(logging.NullHandler())
     for module in options.modules:
-        code, why = _imported(module)
+        code, why = _import_module(module)
         if code != OK:
             sys.stderr.write(f"{module} can't be imported: {why}\n")
             return code
@@ -60,14 +60,14 @@ def main(
     except Exception as error:  # noqa: BLE001 - a command line ends with a line and an exit code, not a traceback
         sys.stderr.write(f"{_message(error)}\n")
         return MISCONFIGURED if _is_configuration(error) else FAILED
-    return OK if all(report.healthy for report in _reports(app)) else FAILED
+    return OK if all(report.healthy for report in _write_reports(app)) else FAILED
 
 
-def _reports(app: Application) -> list[HealthReport]:
+def _write_reports(app: Application) -> list[HealthReport]:
     return [r for each in app.providers if isinstance(each, DatabaseProvider) for r in each.reports.values()]
 
 
-def _imported(module: str) -> tuple[int, str]:
+def _import_module(module: str) -> tuple[int, str]:
     """Import *module*; return an exit code, and why it can't be, without what may be a value."""
     if not all(part.isidentifier() for part in module.split(".")):
         return MISCONFIGURED, "expected a module's name as in import, such as shop.providers, and no path"
@@ -147,7 +147,7 @@ def _message(error: Exception) -> str:
 
 
 def _is_configuration(error: BaseException | None) -> bool:
-    """Return whether *error*, or what it tells of, is for the one who configures: settings, or a missing driver."""
+    """Return whether *error* or its cause is one of configuration: settings, or a missing driver."""
     if isinstance(error, BaseExceptionGroup):
         return any(_is_configuration(each) for each in error.exceptions)
     if isinstance(error, (SettingsError, UnsupportedError)):

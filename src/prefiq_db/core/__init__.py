@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from prefiq_db.core.assembly import assemble
-from prefiq_db.core.attempts import AttemptCore, Attempts
+from prefiq_db.core.attempts import AttemptCore, Attempts, begin_attempts
 from prefiq_db.core.database import DatabaseCore
 from prefiq_db.core.quiet_session import QuietSession, quiet
 from prefiq_db.core.sessions import joined
 from prefiq_db.core.signatures import wraps_without_tx
+from prefiq_db.core.transaction_core import TransactionCore
 from prefiq_db.core.unsupported import not_yet, unpicklable
-from prefiq_db.core.verbs import TransactionVerbs
+from prefiq_db.core.verbs import CoreVerbs, Params
 
 __all__ = [
     "AttemptCore",
     "Attempts",
+    "CoreVerbs",
     "DatabaseCore",
+    "Params",
     "QuietSession",
-    "TransactionVerbs",
+    "TransactionCore",
     "assemble",
+    "begin_attempts",
     "joined",
     "not_yet",
     "quiet",

@@ -6,27 +6,44 @@ import logging
 import random
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from prefiq_db.config import RetryPolicy
+from prefiq_db.core.database import DatabaseCore
 from prefiq_db.core.sessions import judged
-from prefiq_db.errors import ErrorKind, PrefiqDbError, UsageError
+from prefiq_db.core.transactions import transaction_repeatable
+from prefiq_db.deadline import Deadline, own_deadline, sooner
+from prefiq_db.errors import PrefiqDbError, UsageError
 from prefiq_db.retry import affordable, attempt_failed, next_wait, note_attempt
-from prefiq_db.transaction import RootBlock, TransactionOptions
-
-if TYPE_CHECKING:
-    from prefiq_db.core.database import DatabaseCore
+from prefiq_db.transaction import RootBlock, TransactionOptions, ambient
 
 logger = logging.getLogger("prefiq_db.transaction")
 
 T = TypeVar("T")
 
 
+def begin_attempts(core: DatabaseCore, options: TransactionOptions, retry: RetryPolicy | None) -> Attempts:
+    """Return attempts at a transaction of *core*, none of which has begun.
+
+    Raises:
+        UsageError: inside a transaction.
+    """
+    core.check_usable()
+    if ambient(core.instance) is not None:
+        raise UsageError(
+            "attempts() inside a transaction: an inner block can't run again by itself; put the loop around the "
+            "outermost transaction"
+        )
+    given = core.overrides()
+    deadline = sooner(own_deadline(given.timeout), own_deadline(options.timeout_seconds))
+    return Attempts(core, options, core.policy(given, retry), deadline)
+
+
 class Attempts:
     """``for attempt in db.attempts(): with attempt as tx:``: the loop ends with success or with the last error."""
 
     def __init__(
-        self, core: DatabaseCore, options: TransactionOptions, policy: RetryPolicy, within_seconds: float | None = None
+        self, core: DatabaseCore, options: TransactionOptions, policy: RetryPolicy, deadline: Deadline | None = None
     ) -> None:
         self.core = core
         self.options = options
@@ -36,8 +53,8 @@ class Attempts:
         self.done = False
         self.last: AttemptCore | None = None
         self._owed = False
+        self.deadline = deadline
         self._started = time.monotonic()
-        self.until = None if within_seconds is None else self._started + within_seconds
 
     def next(self) -> AttemptCore | None:
         """Return the next attempt, or ``None`` when the loop is over."""
@@ -52,10 +69,10 @@ class Attempts:
 
     def failed(self, error: BaseException) -> bool:
         """Return whether another attempt follows after *error*."""
-        elapsed = time.monotonic() - self._started
         repeatable = transaction_repeatable(error, self.options)
+        elapsed = time.monotonic() - self._started
         wait = next_wait(self.number, elapsed, self.policy, random.random()) if repeatable else None
-        if wait is not None and self.until is not None and self._started + elapsed + wait >= self.until:
+        if wait is not None and self.deadline is not None and wait >= self.deadline.left():
             wait = None
         if wait is None or not affordable(self.core.instance.retry_budget, error):
             self.done = True
@@ -97,7 +114,7 @@ class AttemptCore:
             self.loop.wait_seconds = 0.0
         core = self.loop.core
         try:
-            self.tx = RootBlock(core.instance, core.with_overrides(self.loop.options), self.loop.until)
+            self.tx = RootBlock(core.instance, core.with_overrides(self.loop.options), self.loop.deadline)
             self.tx.retry_number = self.number - 1
             core.begin(self.tx)
             return shell(self.tx)
@@ -139,11 +156,3 @@ class AttemptCore:
         """Give up what an interruption left of the transaction."""
         if self.tx is not None:
             self.tx.abandon()
-
-
-def transaction_repeatable(error: BaseException, options: TransactionOptions) -> bool:
-    if not isinstance(error, PrefiqDbError):
-        return False
-    if options.read_only and error.kind is ErrorKind.READ_ONLY:  # our own, not a failover's: it stays so
-        return False
-    return error.classification.retry_transaction

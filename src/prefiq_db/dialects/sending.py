@@ -19,13 +19,18 @@ class StatementDialect(TransactionDialect):
     #: what becomes of values on their way to the driver
     values: ClassVar[Values]
 
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        # Looked up once: on the way of every statement super() costs a search through all our parts.
+        self._execute: Callable[..., None] = super().do_execute  # type: ignore[misc]
+
     def knows(self, context: Any, kind: type) -> bool:
         """Return whether the driver takes values of a type that stands in no table of ours, such as a range."""
         return False
 
     def do_execute(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
         parameters = self.values.one(parameters, statement, context, self.knows)
-        self._send(super().do_execute, cursor, statement, parameters, context, 1)  # type: ignore[misc]
+        self._send(self._execute, cursor, statement, parameters, context, 1)
 
     def do_executemany(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
         parameters = self.values.many(parameters, statement, context, self.knows)

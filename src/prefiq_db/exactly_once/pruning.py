@@ -12,7 +12,7 @@ from sqlalchemy import text
 from prefiq_db.call import Call, Overrides
 from prefiq_db.errors import PrefiqDbError
 from prefiq_db.exactly_once.tokens import MARGIN_SECONDS, RETENTION_SECONDS
-from prefiq_db.execution.shapes import executed
+from prefiq_db.execution.shapes import OUTCOME
 from prefiq_db.execution.standard import StandardRoad
 from prefiq_db.forks import renewed
 
@@ -66,5 +66,5 @@ class Pruner:
     def prune(self, limit: int) -> int:
         """Remove at most *limit* old tokens; return how many there were."""
         statement = text(self.road.dialect.prune_sql(RETENTION_SECONDS + MARGIN_SECONDS, limit))
-        result: ExecuteResult = self.road.one_shot(Call("prune", statement, None, executed, _SHORT))
+        result: ExecuteResult = self.road.one_shot(Call("prune", statement, None, OUTCOME, _SHORT))
         return result.rowcount or 0

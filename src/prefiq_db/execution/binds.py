@@ -30,6 +30,17 @@ def checked_params(params: Any) -> Mapping[str, Any] | None:
     )
 
 
+def checked_rows(rows: Iterable[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    """Return *rows* as a list, or raise if they aren't mappings."""
+    if isinstance(rows, (str, bytes, Mapping)) or not isinstance(rows, Iterable):
+        raise UsageError("rows: expected a sequence of mappings, one per row; for a single one use execute")
+    made = list(rows)
+    for number, row in enumerate(made):
+        if not isinstance(row, Mapping):
+            raise UsageError(f"rows[{number}]: expected a mapping of bind names to values, not {type(row).__name__}")
+    return made
+
+
 def bound(statement: Executable, params: Mapping[str, Any] | None, dialect: str) -> Executable:
     """Return *statement* ready for *params*: a list or tuple in ``IN :name`` or ``IN (:name)`` is expanded.
 

@@ -145,19 +145,11 @@ def reading_facts(statement: Executable, dialect: Any) -> Facts:
     return facts_of_text(str(compiled), dialect.label)
 
 
-def facts_of_call(call: Call, dialect: str) -> Facts:
-    """Return :func:`facts_of` the statement of *call*, found out once."""
+def facts_of_call(call: Call, dialect: Any) -> Facts:
+    """Return :func:`reading_facts` of the statement of *call*, found out once."""
     facts: Facts | None = call.facts
     if facts is None:
-        call.facts = facts = facts_of(call.statement, dialect)
-    return facts
-
-
-def reading_facts_of_call(call: Call, dialect: Any) -> Facts:
-    """Return :func:`reading_facts` of the statement of *call*, found out once."""
-    facts: Facts | None = call.reading_facts
-    if facts is None:
-        call.reading_facts = facts = reading_facts(call.statement, dialect)
+        call.facts = facts = reading_facts(call.statement, dialect)
     return facts
 
 

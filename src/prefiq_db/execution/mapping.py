@@ -15,8 +15,8 @@ from prefiq_db.errors import MappingError, UsageError
 Into = Callable[..., Any]
 
 
-def mapper(into: Into | None) -> Callable[[Row[Any]], Any] | None:
-    """Return a function from row to result, or ``None`` when rows stay rows.
+def mapper(into: Into) -> Callable[[Row[Any]], Any]:
+    """Return a function from row to result.
 
     A dataclass and a pydantic model get the columns as keywords, ``dict`` gets them as items, any other callable gets
     the row itself.
@@ -24,8 +24,6 @@ def mapper(into: Into | None) -> Callable[[Row[Any]], Any] | None:
     Raises:
         UsageError: if *into* is not callable.
     """
-    if into is None:
-        return None
     if into is dict:
         return lambda row: _columns(row, "dict")
     if isinstance(into, type) and dataclasses.is_dataclass(into):

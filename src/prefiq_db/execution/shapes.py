@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import CursorResult, Insert, UpdateBase
 from sqlalchemy.engine.result import IteratorResult, SimpleResultMetaData
@@ -15,27 +15,27 @@ from prefiq_db.execution.mapping import Into, mapper
 from prefiq_db.reports import ExecuteResult
 
 
-def all_rows(into: Into | None) -> Shape:
-    """Every row, as a list; an empty one for a statement that returns no rows."""
+def all_rows(into: Into) -> Shape:
+    """Every row, as a list of what *into* makes of each; an empty one for a statement that returns no rows."""
     make = mapper(into)
-    return Shape(_fetch_all, None if make is None else lambda rows: [make(row) for row in rows])
+    return Shape(_fetch_all, lambda rows: [make(row) for row in rows])
 
 
-def one_row(into: Into | None) -> Shape:
-    """The first row, or ``None``."""
+def one_row(into: Into) -> Shape:
+    """What *into* makes of the first row, or ``None``."""
     make = mapper(into)
-    return Shape(_fetch_first, None if make is None else lambda row: None if row is None else make(row))
+    return Shape(_fetch_first, lambda row: None if row is None else make(row))
 
 
-def one_value(into: Callable[[Any], Any] | None) -> Shape:
-    """The first column of the first row, or ``None``; *into* is called with the value unless that is NULL.
+def one_value(into: Callable[[Any], Any]) -> Shape:
+    """What *into* makes of the first column of the first row, unless that is NULL, or ``None``.
 
     Raises:
         UsageError: if *into* is not callable.
     """
-    if into is not None and not callable(into):
+    if not callable(into):
         raise UsageError(f"into: expected a callable that takes a value, not {type(into).__name__}")
-    return Shape(_fetch_value, None if into is None else lambda value: None if value is None else into(value))
+    return Shape(_fetch_value, lambda value: None if value is None else into(value))
 
 
 def _fetch_all(result: CursorResult[Any]) -> list[Any]:
@@ -118,5 +118,13 @@ def _primary_key(result: CursorResult[Any]) -> tuple[Any, ...] | None:
     return None if key is None or None in key else tuple(key)
 
 
-executed = Shape(_fetch_outcome)
-row_count = Shape(_fetch_count)
+#: every row, as a list; an empty one for a statement that returns no rows
+ALL_ROWS: Final = Shape(_fetch_all)
+#: the first row, or ``None``
+ONE_ROW: Final = Shape(_fetch_first)
+#: the first column of the first row, or ``None``
+ONE_VALUE: Final = Shape(_fetch_value)
+#: the :class:`~prefiq_db.reports.ExecuteResult`
+OUTCOME: Final = Shape(_fetch_outcome)
+#: how many rows were changed, as far as somebody knows
+ROW_COUNT: Final = Shape(_fetch_count)

@@ -10,11 +10,12 @@ from typing import Any
 from prefiq_db.bridge import spawn
 from prefiq_db.database import Database
 from prefiq_db.database_async import AsyncDatabase
+from prefiq_db.deadline import Deadline
 from prefiq_db.errors import UsageError
 from prefiq_db.events import HealthChanged
-from prefiq_db.health.findings import Finding, Health, Verdict, verdict_of
-from prefiq_db.health.flight import Flight, TaskFlight, ThreadFlight
 from prefiq_db.health.probe import Held, probe
+from prefiq_db.health.running_checks import RunningCheck, TaskCheck, ThreadCheck
+from prefiq_db.health.verdicts import Finding, Health, Verdict, judge_answer
 from prefiq_db.health.watch import Pace, Subject, Watch
 from prefiq_db.unrun import is_coroutine_function
 
@@ -23,7 +24,7 @@ Check = Callable[[], Any]
 
 
 class _Checks:
-    """What both worlds share: who is watched, and how an answer is put together."""
+    """What both worlds share: the watched subjects, and how their findings become an answer."""
 
     _has_loop = False
 
@@ -53,7 +54,7 @@ class _Checks:
             Watch(
                 Subject(
                     f"{name}:responseTime",
-                    partial(_begin_probe, database, name not in readable, deadline_seconds / 2),
+                    partial(_begin_probe, database, name not in readable),
                     name not in spared,
                     partial(_tell, database),
                 ),
@@ -65,7 +66,7 @@ class _Checks:
             Watch(Subject(name, partial(_begin_check, name, check)), pace) for name, check in (checks or {}).items()
         ]
 
-    def _rounds(self, *, ready: bool) -> list[list[Watch]]:
+    def _order_rounds(self, *, ready: bool) -> list[list[Watch]]:
         # A check may look into a database that is being asked already: one after the other, they hold one connection.
         return [self._watches, self._further] if ready and self._further else [self._watches]
 
@@ -93,24 +94,24 @@ class HealthCheck(_Checks):
 
     def health(self) -> Health:
         """Return how the databases are, within the deadline; never raises."""
-        return self._asked(ready=False)
+        return self._ask(ready=False)
 
     def readiness(self) -> Health:
         """Return how the databases are, and what the further checks say; never raises."""
-        return self._asked(ready=True)
+        return self._ask(ready=True)
 
-    def _asked(self, *, ready: bool) -> Health:
+    def _ask(self, *, ready: bool) -> Health:
         found: list[Finding] = []
-        for watches in self._rounds(ready=ready):
+        for watches in self._order_rounds(ready=ready):
             # All of them begin before the first is waited for: the deadline is everybody's, not the sum.
             begun = [watch.begin() for watch in watches]
-            found += [self._landed(*each) for each in zip(watches, begun, strict=True)]
+            found += [self._collect(*each) for each in zip(watches, begun, strict=True)]
         return Health(tuple(found))
 
-    def _landed(self, watch: Watch, begun: Finding | Flight) -> Finding:
+    def _collect(self, watch: Watch, begun: Finding | RunningCheck) -> Finding:
         if isinstance(begun, Finding):
             return begun
-        return watch.end(begun, begun.wait(watch.seconds_left(begun)))
+        return watch.end(begun, begun.wait())
 
 
 class AsyncHealthCheck(_Checks):
@@ -123,46 +124,46 @@ class AsyncHealthCheck(_Checks):
 
     async def health(self) -> Health:
         """Return how the databases are, within the deadline; never raises."""
-        return await self._asked(ready=False)
+        return await self._ask(ready=False)
 
     async def readiness(self) -> Health:
         """Return how the databases are, and what the further checks say; never raises."""
-        return await self._asked(ready=True)
+        return await self._ask(ready=True)
 
-    async def _asked(self, *, ready: bool) -> Health:
+    async def _ask(self, *, ready: bool) -> Health:
         found: list[Finding] = []
-        for watches in self._rounds(ready=ready):
+        for watches in self._order_rounds(ready=ready):
             begun = [watch.begin() for watch in watches]
-            found += [await self._landed(*each) for each in zip(watches, begun, strict=True)]
+            found += [await self._collect(*each) for each in zip(watches, begun, strict=True)]
         return Health(tuple(found))
 
-    async def _landed(self, watch: Watch, begun: Finding | Flight) -> Finding:
+    async def _collect(self, watch: Watch, begun: Finding | RunningCheck) -> Finding:
         if isinstance(begun, Finding):
             return begun
-        return watch.end(begun, await begun.wait_async(watch.seconds_left(begun)))
+        return watch.end(begun, await begun.wait_async())
 
 
 def _tell(database: AnyDatabase, healthy: bool, reason: str) -> None:
     database.hooks.emit(HealthChanged(database.name, healthy, reason))
 
 
-def _begin_probe(database: AnyDatabase, writable: bool, wait_seconds: float) -> Flight:
+def _begin_probe(database: AnyDatabase, writable: bool, deadline: Deadline) -> RunningCheck:
     def ask(held: Held) -> Verdict:
-        return probe(database._core, held, writable=writable, wait_seconds=wait_seconds)
+        return probe(database._core, held, deadline.share(2), writable=writable)
 
     if database.is_async:
-        return TaskFlight(database.name, lambda held: spawn(ask, held))
-    return ThreadFlight(database.name, ask)
+        return TaskCheck(database.name, lambda held: spawn(ask, held), deadline)
+    return ThreadCheck(database.name, ask, deadline)
 
 
-def _begin_check(name: str, check: Check) -> Flight:
+def _begin_check(name: str, check: Check, deadline: Deadline) -> RunningCheck:
     if _is_async(check):
 
-        async def asked(held: Held) -> Verdict:
-            return verdict_of(await check())
+        async def ask(held: Held) -> Verdict:
+            return judge_answer(await check())
 
-        return TaskFlight(name, asked)
-    return ThreadFlight(name, lambda held: verdict_of(check()))
+        return TaskCheck(name, ask, deadline)
+    return ThreadCheck(name, lambda held: judge_answer(check()), deadline)
 
 
 def _is_async(check: Check) -> bool:

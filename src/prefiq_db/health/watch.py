@@ -1,4 +1,4 @@
-"""One subject of a health check: its last answer for a while, and never two askers at once."""
+"""One subject of a health check: its answer is kept for a while, and it is never checked twice at once."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from prefiq_db.deadline import Deadline
 from prefiq_db.errors import ErrorKind
 from prefiq_db.forks import renewed
-from prefiq_db.health.findings import Finding, Status, Verdict
-from prefiq_db.health.flight import Flight
+from prefiq_db.health.running_checks import RunningCheck
+from prefiq_db.health.verdicts import Finding, Status, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +34,13 @@ class Subject:
 
     Attributes:
         name: as in findings.
-        begin: starts a check.
+        begin: starts a check that is to have ended by a deadline.
         critical: the service can't do without it.
-        changed: told whether it is well, and why not, when that is another answer than before.
+        changed: called with whether it is well, and the reason, when the answer differs from the last one.
     """
 
     name: str
-    begin: Callable[[], Flight]
+    begin: Callable[[Deadline], RunningCheck]
     critical: bool = True
     changed: Callable[[bool, str], None] | None = None
 
@@ -53,39 +54,36 @@ class Watch:
         self._lock = renewed(self, "_lock")
         self._found: Finding | None = None
         self._good_until = 0.0
-        self._flight: Flight | None = None
-        self._settled: Flight | None = None
-        self._told = (True, "")  # what a database is until somebody finds otherwise
+        self._running: RunningCheck | None = None
+        self._settled: RunningCheck | None = None
+        self._told = (True, "")  # a database counts as well until a check finds otherwise
 
-    def begin(self) -> Finding | Flight:
+    def begin(self) -> Finding | RunningCheck:
         """Return the last finding while it is good, else the check under way, else a new one."""
         with self._lock:
             if self._found is not None and self._pace.clock() < self._good_until:
                 return self._found
-            if self._flight is None or self._flight.is_over:
-                self._flight = self._subject.begin()
-            return self._flight
+            if self._running is None or self._running.is_over:
+                self._running = self._subject.begin(Deadline.after(self._pace.deadline_seconds, "deadline_seconds"))
+            return self._running
 
-    def seconds_left(self, flight: Flight) -> float:
-        return max(0.0, flight.started + self._pace.deadline_seconds - time.monotonic())
-
-    def end(self, flight: Flight, verdict: Verdict | None) -> Finding:
-        """Return what *flight* found; ``None`` means nothing within the deadline, and then it is broken off."""
+    def end(self, running: RunningCheck, verdict: Verdict | None) -> Finding:
+        """Return the finding of *running*; ``None`` as its verdict means no answer in time, and it is broken off."""
         with self._lock:
-            if self._settled is flight and self._found is not None:
+            if self._settled is running and self._found is not None:
                 return self._found
-            self._found = found = self._finding(verdict, time.monotonic() - flight.started)
+            self._found = found = self._make_finding(verdict, time.monotonic() - running.started)
             self._good_until = self._pace.clock() + self._pace.cache_seconds
-            self._settled = flight
+            self._settled = running
             answer = (verdict is not None and verdict.status is not Status.FAIL, found.reason)
             changed, self._told = answer != self._told, answer
         if verdict is None:
-            flight.give_up()
+            running.give_up()
         if changed and self._subject.changed is not None:
             self._subject.changed(*answer)
         return found
 
-    def _finding(self, verdict: Verdict | None, seconds: float) -> Finding:
+    def _make_finding(self, verdict: Verdict | None, seconds: float) -> Finding:
         name = self._subject.name
         if verdict is None:
             late = f"no answer within {self._pace.deadline_seconds:g} s"

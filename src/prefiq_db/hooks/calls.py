@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from prefiq_db.call import Call
 from prefiq_db.errors import ErrorKind, PrefiqDbError
@@ -13,12 +13,11 @@ from prefiq_db.hooks.registry import Hooks
 from prefiq_db.origin import application_line, readable
 
 T = TypeVar("T")
+
+#: a call is told of when somebody wants one of these
+CALL_EVENTS: Final[frozenset[type]] = frozenset({CallStarted, CallFinished})
+
 _Failed = tuple[ErrorKind | None, str | int | None]
-
-
-def tells_calls(hooks: Hooks) -> bool:
-    """Return whether anybody listens to calls."""
-    return CallStarted in hooks.wanted or CallFinished in hooks.wanted
 
 
 def tell_call(hooks: Hooks, database: str, call: Call, work: Callable[[Call], T]) -> T:

@@ -21,7 +21,7 @@ class Watchdog:
     def __init__(self) -> None:
         self._watchers: weakref.WeakSet[ConnectionWatcher] = weakref.WeakSet()
         self._lock = renewed(self, "_lock")
-        self._wake = threading.Event()
+        self._wake = renewed(self, "_wake", threading.Event)
         self._thread: threading.Thread | None = None
         in_child(self, Watchdog._forget_thread)
 
@@ -30,7 +30,6 @@ class Watchdog:
         with self._lock:
             self._watchers.add(watcher)
             if self._thread is None or not self._thread.is_alive():
-                self._wake = threading.Event()
                 self._thread = threading.Thread(target=self._run, name="prefiq-db-watchdog", daemon=True)
                 self._thread.start()
             self._wake.set()

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
 from prefiq_db.health import AsyncHealthCheck, Health
-from prefiq_db.integrations.endpoints import Endpoints, Reply, framed
+from prefiq_db.integrations.endpoints import Endpoints, Reply, frame
 from prefiq_db.integrations.schema import schema_checks
 from prefiq_db.integrations.sources import Source, databases_of
 
@@ -71,7 +71,7 @@ def _path(scope: Scope) -> str:
 
 
 async def _send(reply: Reply, method: str, send: Send) -> None:
-    headers, body = framed(reply, method)
+    headers, body = frame(reply, method)
     raw = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers]
     await send({"type": "http.response.start", "status": reply.status, "headers": raw})
     await send({"type": "http.response.body", "body": body})

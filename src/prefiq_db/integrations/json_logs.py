@@ -12,7 +12,7 @@ import logging
 from collections.abc import Iterable
 from datetime import UTC, datetime
 
-from prefiq_db.integrations.log_fields import structured
+from prefiq_db.integrations.log_fields import structure_fields
 
 
 class JsonFormatter(logging.Formatter):
@@ -35,7 +35,7 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname,
             "logger": record.name,
             "message": record.getMessage(),
-            **structured(record, self._further),
+            **structure_fields(record, self._further),
         }
         if record.exc_info and record.exc_info[0] is not None:
             shown["exception_type"] = record.exc_info[0].__qualname__

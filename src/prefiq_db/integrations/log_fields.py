@@ -28,13 +28,13 @@ FIELDS: Final = (
 Field = str | int | float | bool | None
 
 
-def structured(record: logging.LogRecord, further: tuple[str, ...] = ()) -> dict[str, Field]:
-    """Return the fields that *record* has; anything that is no text or number by type and length only."""
+def structure_fields(record: logging.LogRecord, further: tuple[str, ...] = ()) -> dict[str, Field]:
+    """Return our fields of *record*; values that are no text or number are shown by type and length only."""
     found = vars(record)
-    return {name: _plain(found[name]) for name in (*FIELDS, *further) if name in found}
+    return {name: _make_plain(found[name]) for name in (*FIELDS, *further) if name in found}
 
 
-def _plain(value: object) -> Field:
+def _make_plain(value: object) -> Field:
     if value is None or isinstance(value, (bool, int, float)):
         return value
     return str(value) if isinstance(value, str) else describe_value(value)

@@ -53,14 +53,14 @@ from prefiq_db.integrations.conventions import (
     Value,
 )
 from prefiq_db.integrations.operations import Operation
-from prefiq_db.integrations.otel_spans import summary_of, what_failed
+from prefiq_db.integrations.otel_spans import describe_failure, summary_of
 from prefiq_db.reports import PoolStats
 
 if TYPE_CHECKING:
     from prefiq_db.database import Database
     from prefiq_db.database_async import AsyncDatabase
 
-# What the pool says about itself when somebody reads: metric, further attributes, value.
+# The pool's state at the time of reading: metric, further attributes, value.
 _GAUGES: Final[tuple[tuple[Metric, tuple[tuple[Mapping[str, Value], Callable[[PoolStats], int]], ...]], ...]] = (
     (COUNT, (({STATE: "idle"}, lambda pool: pool.idle), ({STATE: "used"}, lambda pool: pool.checked_out))),
     (IDLE_MAX, (({}, lambda pool: pool.size),)),
@@ -163,7 +163,7 @@ class MetricListener(Listener):
         return pool
 
     def operation_ended(self, operation: Operation) -> None:
-        attributes = {**self._identity, **what_failed(operation)}
+        attributes = {**self._identity, **describe_failure(operation)}
         if summary := self._summary(operation):
             attributes[SUMMARY] = summary
         self._to.duration.record(operation.duration_seconds, attributes)

@@ -37,7 +37,7 @@ from prefiq_db.urls import MEMORY
 # The conventions: "The value of db.query.summary SHOULD be truncated to 255 characters".
 _LONGEST_SUMMARY: Final = 255
 _FILES: Final = dialects(where=lambda product: product.is_file)
-# Verbs that are told a table and an operation. Of other calls both are only known out of their text, and the
+# Verbs that get a table and an operation as arguments. Other calls only have them in their text, and the
 # conventions want neither attribute taken from there.
 _NAMING_VERBS: Final = frozenset({"bulk_insert", "upsert"})
 
@@ -53,7 +53,7 @@ class Spans:
         self._kind = SpanKind.INTERNAL if in_memory else SpanKind.CLIENT
 
     def operation_ended(self, operation: Operation) -> None:
-        attributes = {**self._identity, **what_was_asked(operation), **what_failed(operation)}
+        attributes = {**self._identity, **describe_request(operation), **describe_failure(operation)}
         span = self._tracer.start_span(
             self._name(attributes, operation),
             context=operation.context,
@@ -62,7 +62,7 @@ class Spans:
             start_time=operation.started_ns,
         )
         if span.is_recording():
-            span.set_attributes(_what_came_of_it(operation))
+            span.set_attributes(_describe_result(operation))
             if operation.kind is not None:
                 # No description: the conventions would put the server's message there, and that quotes values.
                 span.set_status(StatusCode.ERROR)
@@ -78,7 +78,7 @@ class Spans:
         return target or str(self._identity[SYSTEM])
 
 
-def what_was_asked(operation: Operation) -> dict[str, Value]:
+def describe_request(operation: Operation) -> dict[str, Value]:
     """Return the attributes that describe the statement."""
     statement = operation.statement
     if statement is None:
@@ -104,7 +104,7 @@ def _batch(statement: StatementEvent) -> str:
     return "BATCH " if statement.batch_size > 1 else ""
 
 
-def what_failed(operation: Operation) -> dict[str, Value]:
+def describe_failure(operation: Operation) -> dict[str, Value]:
     """Return the attributes that describe the failure: codes and kinds, never a message."""
     if operation.kind is None:
         return {}
@@ -114,7 +114,7 @@ def what_failed(operation: Operation) -> dict[str, Value]:
     return attributes
 
 
-def _what_came_of_it(operation: Operation) -> dict[str, Value]:
+def _describe_result(operation: Operation) -> dict[str, Value]:
     attributes: dict[str, Value] = {}
     if operation.rows >= 0:
         attributes[RETURNED_ROWS] = operation.rows

@@ -14,7 +14,7 @@ from prefiq_db.masking import mask_literals
 from prefiq_db.reports import DatabaseStats, HistogramStats
 
 
-def page_data(databases: Sequence[AnyDatabase], health: Health) -> dict[str, Any]:
+def collect_page_data(databases: Sequence[AnyDatabase], health: Health) -> dict[str, Any]:
     """Return the state of all *databases* now; *health* is what the health check found."""
     by_name = {finding.subject: finding for finding in health.findings}
     return {
@@ -60,14 +60,14 @@ def _stats(stats: DatabaseStats) -> dict[str, Any]:
         "slow_count": stats.slow_count,
         "errors": _by_kind(stats.errors),
         "retries": _by_kind(stats.retries),
-        "latency": _histogram(merged(stats.durations.values())),
+        "latency": _histogram(merge(stats.durations.values())),
         # Masked where they were counted; masked again, for a database that was made with mask=False.
         "statements": [asdict(each) | {"statement": mask_literals(each.statement)} for each in stats.statements],
         "holders": [asdict(each) for each in stats.holders],
     }
 
 
-def merged(histograms: Iterable[HistogramStats]) -> HistogramStats:
+def merge(histograms: Iterable[HistogramStats]) -> HistogramStats:
     """Return one histogram of all; those with other bounds than the first are left out."""
     first, *others = list(histograms) or [HistogramStats()]
     same = [first, *(each for each in others if each.bounds == first.bounds)]

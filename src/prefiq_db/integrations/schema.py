@@ -29,10 +29,10 @@ def schema_at_head(
     once: Any = database.using(retry=NO_RETRY)  # a probe comes again by itself
     passed: set[bool] = set()
 
-    def needed() -> bool:
+    def find_needed() -> bool:
         return database._core.instance.needs_tokens if tokens is None else tokens
 
-    def judged(report: HeadReport, asked_for_tokens: bool) -> Verdict:
+    def judge(report: HeadReport, asked_for_tokens: bool) -> Verdict:
         behind = [each for each in report.histories if each.behind]
         if not asked_for_tokens:
             # Nobody has ever applied it; or somebody has, and then this version of the code expects the newest.
@@ -45,12 +45,12 @@ def schema_at_head(
         return _AT_HEAD
 
     def check() -> Verdict:
-        asked = needed()
-        return _AT_HEAD if asked in passed else judged(at_head(once, *histories), asked)
+        asked = find_needed()
+        return _AT_HEAD if asked in passed else judge(at_head(once, *histories), asked)
 
     async def check_async() -> Verdict:
-        asked = needed()
-        return _AT_HEAD if asked in passed else judged(await at_head_async(once, *histories), asked)
+        asked = find_needed()
+        return _AT_HEAD if asked in passed else judge(await at_head_async(once, *histories), asked)
 
     return check_async if database.is_async else check
 

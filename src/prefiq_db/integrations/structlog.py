@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 
 from prefiq_db.integrations.extras import missing_extra
-from prefiq_db.integrations.log_fields import structured
+from prefiq_db.integrations.log_fields import structure_fields
 
 try:
     import structlog
@@ -23,10 +23,10 @@ except ModuleNotFoundError:
 
 
 def lift_fields(logger: WrappedLogger, method_name: str, event_dict: EventDict) -> EventDict:
-    """Copy our fields from the standard library's record, if there is one; what is there already stays."""
+    """Copy our fields from the standard library's record, if there is one; existing fields stay."""
     record = event_dict.get("_record")
     if isinstance(record, logging.LogRecord):
-        for name, value in structured(record).items():
+        for name, value in structure_fields(record).items():
             event_dict.setdefault(name, value)
     return event_dict
 

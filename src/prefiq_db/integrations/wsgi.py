@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from prefiq_db.health import Health, HealthCheck
-from prefiq_db.integrations.endpoints import Endpoints, Reply, framed
+from prefiq_db.integrations.endpoints import Endpoints, Reply, frame
 from prefiq_db.integrations.schema import schema_checks
 from prefiq_db.integrations.sources import Source, databases_of
 
@@ -17,7 +17,7 @@ class HealthApp:
     The same as :class:`prefiq_db.integrations.asgi.HealthApp`, for synchronous databases.
 
     Raises:
-        UsageError: a database is asynchronous: without an event loop nobody can ask it.
+        UsageError: a database is asynchronous; it can't be asked without an event loop.
     """
 
     def __init__(
@@ -40,9 +40,9 @@ class HealthApp:
 
     def __call__(self, environ: Mapping[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         method = environ["REQUEST_METHOD"]
-        # What stands before the place where the application is mounted is in SCRIPT_NAME.
+        # SCRIPT_NAME has the path where the application is mounted.
         reply = self._reply(method, environ.get("PATH_INFO", ""))
-        headers, body = framed(reply, method)
+        headers, body = frame(reply, method)
         start_response(f"{reply.status} {reply.reason}", headers)
         return [body]
 

@@ -1,4 +1,4 @@
-"""What Alembic is told for ``check`` and ``new``: how to compare, how to write our types, whose tables are whose."""
+"""Options for Alembic's ``check`` and ``new``: how to compare, how to write our types, which tables are ours."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from alembic.autogenerate.api import AutogenContext
 from alembic.runtime.plugins import Plugin
 
 from prefiq_db.migrate import comparators
-from prefiq_db.migrate.defaults import as_text_clause, default_sql, told, written
+from prefiq_db.migrate.defaults import as_text_clause, compile_sql, default_sql, reported_sql
 from prefiq_db.types import ExactDecimal, Json, Money, StrEnum, UtcDateTime, Uuid
 from prefiq_db.types.choices import DEFAULT_LENGTH
 
@@ -23,7 +23,7 @@ Render = Callable[[str, Any, AutogenContext], str | Literal[False] | None]
 #: What Alembic asks whether an object takes part: the object, its name and kind, reflected?, what it is compared to.
 Include = Callable[[Any, str | None, str, bool, Any], bool]
 
-#: Options of ``context.configure`` in which ours and those of a service are both heard.
+#: Options of ``context.configure`` where ours and the service's both take effect.
 JOINED: Final = ("render_item", "include_object", "autogenerate_plugins")
 
 _plugin = Plugin(comparators.PLUGIN)
@@ -53,7 +53,7 @@ def autogenerate_options(
         "compare_type": True,
         "compare_server_default": True,
         "autogenerate_plugins": plugins,
-        "render_item": _render_ours if render_item is None else _first_theirs(render_item),
+        "render_item": _render_ours if render_item is None else _prefer_theirs(render_item),
         "include_object": include if include_object is None else _both(include, include_object),
     }
 
@@ -81,7 +81,7 @@ def _both(first: Include, second: Include) -> Include:
 # --- writing our types into revisions ----------------------------------------------------------------
 
 
-def _first_theirs(theirs: Render) -> Render:
+def _prefer_theirs(theirs: Render) -> Render:
     def render(type_: str, item: Any, context: AutogenContext) -> str | Literal[False] | None:
         written = theirs(type_, item, context)
         return _render_ours(type_, item, context) if written is False else written
@@ -90,7 +90,7 @@ def _first_theirs(theirs: Render) -> Render:
 
 
 def _render_ours(type_: str, item: Any, context: AutogenContext) -> str | Literal[False] | None:
-    """Write what Alembic would write wrongly, and leave the rest to it."""
+    """Write what Alembic would write wrongly; the rest is Alembic's."""
     if type_ == "type":
         return _render_type(item, context)
     if type_ == "server_default":
@@ -116,7 +116,7 @@ def _render_default(item: Any, context: AutogenContext) -> str | Literal[False]:
     dialect, prefix = context.migration_context.dialect, context.opts["sqlalchemy_module_prefix"] or ""
     if isinstance(item, sa.Computed):
         read_back = isinstance(item.sqltext, sa.TextClause) and bool(item.sqltext._bindparams)
-        sql = told(item.sqltext) if read_back else written(item.sqltext, dialect)
+        sql = reported_sql(item.sqltext) if read_back else compile_sql(item.sqltext, dialect)
         stored = "" if item.persisted is None else f", persisted={item.persisted}"
         return f"{prefix}Computed({as_text_clause(sql)!r}{stored})" if _SPECIAL & {*sql} else False
     if not isinstance(item, sa.DefaultClause) or isinstance(item.arg, str):

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from alembic.util import CommandError
 
 from prefiq_db.errors import PrefiqDbError, UsageError
-from prefiq_db.migrate import commands
-from prefiq_db.migrate.commands import alembic_config
-from prefiq_db.migrate.options import MigrateOptions
+from prefiq_db.migrate import alembic_commands as commands
+from prefiq_db.migrate.alembic_commands import alembic_config
+from prefiq_db.migrate.migrate_options import MigrateOptions
 
 DONE, FAILED, MISCONFIGURED = 0, 1, 2
 
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _place(error: BaseException) -> str:
-    """Return where an error of somebody's revision came from: its text may hold values."""
+    """Return where an error of a user's revision came from; its text is not shown, since it may hold values."""
     traceback = error.__traceback__
     last = ""
     while traceback is not None:
@@ -67,6 +67,16 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=run)
         return sub
 
+    _add_changes(add, database, working)
+    _add_questions(add, database)
+    _add_revisions(add, database)
+    return parser
+
+
+_Add = Callable[..., argparse.ArgumentParser]
+
+
+def _add_changes(add: _Add, database: argparse.ArgumentParser, working: argparse.ArgumentParser) -> None:
     for names, run, default, text in (
         ("up upgrade", commands.up, "heads", "go up to REVISION (default: heads, the newest)"),
         ("down downgrade", commands.down, "-1", "go down to REVISION (default: -1, one down; base: all)"),
@@ -81,9 +91,15 @@ def _parser() -> argparse.ArgumentParser:
         database,
         working,
     ).add_argument("revision", metavar="REVISION")
+
+
+def _add_questions(add: _Add, database: argparse.ArgumentParser) -> None:
     add("status", commands.status, "tell where the databases stand, and what is half applied", database)
     add("check", commands.check, "tell whether the databases are as the code says", database)
     add("lock", commands.lock, "tell who is migrating", database)
+
+
+def _add_revisions(add: _Add, database: argparse.ArgumentParser) -> None:
     sub = add("sql", commands.sql, "write the SQL instead of running it", database)
     sub.add_argument("revision", metavar="REVISION", nargs="?", default="heads", help="to, or from:to")
     sub.add_argument("--down", action="store_true", help="of a downgrade; needs from:to")
@@ -99,7 +115,6 @@ def _parser() -> argparse.ArgumentParser:
     add("heads", commands.heads, "show the newest revision there is")
     add("history", commands.history, "list all revisions")
     add("init", commands.init, "write what a history of your own needs").add_argument("directory", metavar="DIR")
-    return parser
 
 
 def _history() -> argparse.ArgumentParser:

@@ -1,4 +1,4 @@
-"""What is compared otherwise than Alembic does: so that ``check`` finds what changed, and only that.
+"""Comparisons in place of Alembic's own, so that ``check`` finds all changes and nothing else.
 
 An Alembic plugin, for server defaults, computed columns, fractions of seconds and the CHECKs of enums. Not Alembic's
 ``compare_server_default=function``: that is called with an identity column's default too, and ends with an
@@ -18,7 +18,7 @@ from alembic.util import DispatchPriority, PriorityDispatchResult
 from sqlalchemy.dialects import mysql
 from sqlalchemy.sql.elements import conv
 
-from prefiq_db.migrate.defaults import NULL, Default, Literal, default_of, default_sql, told, written
+from prefiq_db.migrate.defaults import NULL, Default, Literal, compile_sql, default_sql, read_default, reported_sql
 from prefiq_db.migrate.expressions import same_default, same_expression
 from prefiq_db.types import StrEnum, UtcDateTime
 from prefiq_db.types.choices import CHECKS_COLUMN
@@ -31,7 +31,7 @@ _GO_ON, _DECIDED = PriorityDispatchResult.CONTINUE, PriorityDispatchResult.STOP
 
 
 def setup(plugin: Plugin) -> None:
-    """Tell Alembic what to call."""
+    """Register the comparators with Alembic."""
     plugin.add_autogenerate_comparator(
         compare_server_default, "column", "server_default", priority=DispatchPriority.FIRST
     )
@@ -67,7 +67,7 @@ def compare_server_default(
     found: sa.Column[Any],
     wanted: sa.Column[Any],
 ) -> PriorityDispatchResult:
-    """Compare values with values, and ask the server about the rest; what nobody knows is left to Alembic."""
+    """Compare values with values and ask the server about expressions; Alembic compares what is still undecided."""
     assert context.migration_context is not None
     assert context.connection is not None
     if context.migration_context._user_compare_server_default is False:
@@ -77,8 +77,8 @@ def compare_server_default(
         return _DECIDED  # there it is AUTO_INCREMENT or a rowid, and no default
     if isinstance(found.server_default, sa.Computed) or isinstance(wanted.server_default, sa.Computed):
         return _compare_computed(context.connection, change, found, wanted)
-    is_now = default_of(found.server_default, wanted.type, dialect)
-    should_be = default_of(wanted.server_default, wanted.type, dialect)
+    is_now = read_default(found.server_default, wanted.type, dialect)
+    should_be = read_default(wanted.server_default, wanted.type, dialect)
     if NULL in (is_now, should_be) and None in (found.server_default, wanted.server_default):
         return _DECIDED
     if is_now is None or should_be is None:
@@ -109,7 +109,7 @@ def _without_quotes(wanted: sa.Column[Any], dialect: sa.Dialect) -> Default | No
     text = getattr(wanted.server_default, "arg", None)
     if not isinstance(text, str) or not text.startswith("'") or not text.endswith("'"):
         return None
-    return default_of(sa.DefaultClause(text[1:-1]), wanted.type, dialect)
+    return read_default(sa.DefaultClause(text[1:-1]), wanted.type, dialect)
 
 
 # --- computed columns --------------------------------------------------------------------------------
@@ -121,7 +121,7 @@ def _compare_computed(
     is_now, should_be = found.server_default, wanted.server_default
     if isinstance(is_now, sa.Computed) and isinstance(should_be, sa.Computed):
         stored = {each.persisted for each in (is_now, should_be)} - {None}
-        expressions = told(is_now.sqltext), written(should_be.sqltext, connection.dialect)
+        expressions = reported_sql(is_now.sqltext), compile_sql(should_be.sqltext, connection.dialect)
         same = len(stored) < 2 and same_expression(found, *expressions, connection)
         if same is None:
             return _GO_ON  # Alembic compares the texts, and warns
@@ -164,7 +164,7 @@ def _make_anew(
 
 
 def _indexes(column: sa.Column[Any]) -> list[sa.Index | sa.UniqueConstraint]:
-    """Return the indexes with the column; a unique constraint is told from the database as an index, too."""
+    """Return the indexes with the column; the database reports a unique constraint as an index, too."""
     uniques = [each for each in column.table.constraints if isinstance(each, sa.UniqueConstraint)]
     all_: list[sa.Index | sa.UniqueConstraint] = [*column.table.indexes, *uniques]
     by_name = {str(each.name): each for each in all_}
@@ -228,5 +228,5 @@ def _enum_column(constraint: Any, table: sa.Table) -> Any:
 
 
 def _values(sql: str) -> set[str]:
-    """Return the texts in a CHECK, in whatever words the database tells it."""
+    """Return the texts in a CHECK, however the database formats it."""
     return {text.replace("''", "'").replace("\\'", "'") for text in _TEXTS.findall(sql.replace("\\'", "''"))}

@@ -1,4 +1,4 @@
-"""Server defaults, as metadata says them and as each database tells them back, in one form."""
+"""Server defaults in one form, whether they come from metadata or from a database."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _MYSQL: Final = dialects(where=lambda product: product.speaks_mysql)
 _SAME_WORDS: Final = {"curdate()": "current_date", "curtime()": "current_time"}
 _AROUND_SIGNS: Final = re.compile(r" ?([^\w ']) ?")
 _MYSQL_ESCAPES: Final = {"n": "\n", "r": "\r", "t": "\t", "0": "\0", "Z": "\x1a", "b": "\b"}
-#: How a text becomes what the column holds, where the server tells values back and not what was written.
+#: How a text becomes the column's value, where the server reports values and not the SQL that was written.
 _READ: Final[Mapping[type, Callable[[str], object]]] = {
     sa.DateTime: dt.datetime.fromisoformat,
     sa.Date: dt.date.fromisoformat,
@@ -57,7 +57,7 @@ Default = Literal | Expression
 NULL: Final = Expression("null")  # the same as none at all
 
 
-def default_of(clause: Any, type_: TypeEngine[Any], dialect: sa.Dialect) -> Default | None:
+def read_default(clause: Any, type_: TypeEngine[Any], dialect: sa.Dialect) -> Default | None:
     """Return the default that *clause* (a ``Column.server_default``) says; ``None``: none, or no such kind.
 
     Identity and computed columns are no such kind: they are compared otherwise.
@@ -65,23 +65,23 @@ def default_of(clause: Any, type_: TypeEngine[Any], dialect: sa.Dialect) -> Defa
     if not isinstance(clause, sa.DefaultClause):
         return None
     if isinstance(clause.arg, str):  # a plain text in metadata: SQLAlchemy will quote it
-        return _valued(clause.arg, type_, dialect)
-    return parsed(default_sql(clause, dialect), type_, dialect)
+        return _make_literal(clause.arg, type_, dialect)
+    return parse_default(default_sql(clause, dialect), type_, dialect)
 
 
 def default_sql(clause: Any, dialect: sa.Dialect) -> str:
-    """Return what stands behind DEFAULT."""
+    """Return the SQL behind DEFAULT."""
     if isinstance(clause.arg, str):
         return "'" + clause.arg.replace("'", "''") + "'"
-    return told(clause.arg) if clause.reflected else written(clause.arg, dialect)
+    return reported_sql(clause.arg) if clause.reflected else compile_sql(clause.arg, dialect)
 
 
-def told(clause: Any) -> str:
-    """Return what the database told, as it told it; SQLAlchemy makes a ``text()`` of it, where ``:word`` is a bind."""
+def reported_sql(clause: Any) -> str:
+    """Return the SQL as the database reported it; SQLAlchemy makes a ``text()`` of it, where ``:word`` is a bind."""
     return str(clause.text)
 
 
-def written(clause: Any, dialect: sa.Dialect) -> str:
+def compile_sql(clause: Any, dialect: sa.Dialect) -> str:
     """Return an expression of the metadata as a CREATE TABLE would have it."""
     compiler: Any = dialect.ddl_compiler(dialect, None).sql_compiler  # type: ignore[arg-type]
     text: str = compiler.process(clause, literal_binds=True, include_table=False)
@@ -94,19 +94,19 @@ def as_text_clause(sql: str) -> str:
     return _BINDS.sub(r"\\:", _ESCAPES.sub(r"\\\g<0>", sql))
 
 
-def parsed(sql: str, type_: TypeEngine[Any], dialect: sa.Dialect) -> Default:
+def parse_default(sql: str, type_: TypeEngine[Any], dialect: sa.Dialect) -> Default:
     """Return what *sql* (an expression after DEFAULT) means for a column of *type_*."""
-    text = _bare(sql.strip())
+    text = _strip(sql.strip())
     if dialect.name in _MYSQL:
         text = _TYPED.sub("", text)
     if quoted := _QUOTED.match(text):
-        return _valued(_unquoted(quoted[1], dialect), type_, dialect)
+        return _make_literal(_unquote(quoted[1], dialect), type_, dialect)
     if _NUMBER.fullmatch(text) or text.lower() in _TRUE | _FALSE:
-        return _valued(text, type_, dialect)
-    return Expression(_normal(text, dialect))
+        return _make_literal(text, type_, dialect)
+    return Expression(_normalize(text, dialect))
 
 
-def _valued(text: str, type_: TypeEngine[Any], dialect: sa.Dialect) -> Literal:
+def _make_literal(text: str, type_: TypeEngine[Any], dialect: sa.Dialect) -> Literal:
     affinity = type_._type_affinity
     if affinity is not None and issubclass(affinity, sa.Boolean) and text.lower() in _TRUE | _FALSE:
         return Literal(text.lower() in _TRUE)
@@ -136,7 +136,7 @@ def _counts(type_: TypeEngine[Any], dialect: sa.Dialect) -> bool:
     return affinity is not None and issubclass(affinity, (sa.Integer, sa.Numeric, sa.Float))
 
 
-def _bare(text: str) -> str:
+def _strip(text: str) -> str:
     """Return *text* without the parentheses and casts around all of it."""
     while True:
         shorter = text
@@ -163,13 +163,13 @@ def _closes_at(text: str) -> int:
     return -1
 
 
-def _unquoted(text: str, dialect: sa.Dialect) -> str:
+def _unquote(text: str, dialect: sa.Dialect) -> str:
     if dialect.name in _MYSQL:
         text = re.sub(r"\\(.)", lambda found: _MYSQL_ESCAPES.get(found[1], found[1]), text, flags=re.S)
     return text.replace("''", "'")
 
 
-def _normal(sql: str, dialect: sa.Dialect) -> str:
+def _normalize(sql: str, dialect: sa.Dialect) -> str:
     """Return an expression in small letters with single blanks (outside quotes), and each moment in one word."""
     parts = re.split(r"('(?:[^']|'')*')", sql)
     lowered = "".join(part if i % 2 else re.sub(r"\s+", " ", part).lower() for i, part in enumerate(parts)).strip()

@@ -23,10 +23,10 @@ from prefiq_db.engines import make_engine
 from prefiq_db.errors import PrefiqDbError, Problem, SettingsError, UnsupportedError, UsageError
 from prefiq_db.migrate.file_lock import FileLock, file_lock
 from prefiq_db.migrate.history import History
-from prefiq_db.migrate.locks import Lock, check_lockable, held, server_lock
-from prefiq_db.migrate.offline import write_sql
-from prefiq_db.migrate.options import MigrateOptions
+from prefiq_db.migrate.locks import Lock, check_lockable, hold, server_lock
+from prefiq_db.migrate.migrate_options import MigrateOptions
 from prefiq_db.migrate.run import OnApply, Run, look_on, migrate_on
+from prefiq_db.migrate.sql_script import write_sql
 from prefiq_db.settings import DatabaseSettings, load_settings
 from prefiq_db.translation.border import Border
 from prefiq_db.urls import MEMORY
@@ -36,7 +36,7 @@ _AS_MODULE: Final = ("alembic", "__main__.py")
 #: In ``config.attributes``: the name of the database that was migrated last.
 MIGRATED: Final = "prefiq_database"
 
-#: In ``config.attributes``: that the ``env.py`` called :func:`run`, so that it heard what is in the others.
+#: In ``config.attributes``: whether the ``env.py`` called :func:`run`, so that the other attributes took effect.
 HEARD: Final = "prefiq_heard"
 
 
@@ -110,12 +110,12 @@ def database_settings(name: str) -> DatabaseSettings:
     raise SettingsError([Problem(f"databases.{name}", "a configured database", f"choose one of: {known}")])
 
 
-# --- what is asked for -------------------------------------------------------------------------------
+# --- the request --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class _Call:
-    """What the caller or the ``-x`` arguments said: one given connection, or databases to open."""
+    """The request of the caller or of the ``-x`` arguments: a given connection, or databases to open."""
 
     options: MigrateOptions
     on_version_apply: OnApply | None
@@ -138,7 +138,7 @@ def _run(history: History, attributes: dict[str, Any]) -> None:
 
 def _call(history: History, attributes: dict[str, Any]) -> _Call:
     arguments = {str(key): str(value) for key, value in context.get_x_argument(as_dictionary=True).items()}
-    name = history.chosen(attributes.get("database") or arguments.get("db"))
+    name = history.choose_database(attributes.get("database") or arguments.get("db"))
     options = attributes.get("options") or MigrateOptions.from_x(arguments)
     call = _Call(options, attributes.get("on_version_apply"), name, attributes.get("connection"))
     if call.connection is not None:
@@ -159,7 +159,7 @@ def _check_writable(read_only: bool, database: str) -> None:
 
 
 def _changes_revisions() -> bool:
-    # Alembic tells it to nobody before the environment is configured, and by then the lock must be held.
+    # Alembic has no public way to ask this before the environment is configured, and by then we must hold the lock.
     return "destination_rev" in context._proxy.context_opts  # type: ignore[attr-defined]
 
 
@@ -168,18 +168,18 @@ def _changes_revisions() -> bool:
 
 def _on_configured(run: Run, settings: DatabaseSettings) -> None:
     _check_writable(settings.read_only, run.database)
-    engine = make_engine(_for_migrations(settings, run.options), name=run.database)
+    engine = make_engine(_adapt_settings(settings, run.options), name=run.database)
     border = Border(run.database, engine.dialect.name, masked=settings.masked, migrating=True)
     in_file = settings.target.product.is_file and settings.target.database != MEMORY
 
     def work() -> Exception | None:
         # Before connecting: already that may write, to switch the file to write-ahead logging.
         file = FileLock(settings.target.database) if in_file else None
-        with _locked(file, run, engine.dialect), border.cross(engine.connect, "connect") as connection:
+        with _hold_lock(file, run, engine.dialect), border.cross(engine.connect, "connect") as connection:
             return _work(connection, run, server_lock(connection))
 
     try:
-        failure = _placed(run, lambda: border.cross(work))
+        failure = _name_failed_place(run, lambda: border.cross(work))
     finally:
         engine.dispose()
     if failure is not None:
@@ -190,7 +190,7 @@ def _on_given(run: Run, given: Any) -> None:
     if isinstance(given, AsyncEngine) and not _in_a_loop():
         asyncio.run(_on_async(run, given))
         return
-    with _opened(given) as connection:
+    with _open(given) as connection:
         _on_connection(run, connection)
 
 
@@ -198,7 +198,7 @@ def _on_connection(run: Run, connection: sa.Connection) -> None:
     _check_writable(limits_of(connection.dialect).read_only, run.database)
     border = Border(run.database, connection.dialect.name, migrating=True)
     lock = server_lock(connection) or file_lock(connection)
-    failure = _placed(run, lambda: border.cross(lambda: _work(connection, run, lock)))
+    failure = _name_failed_place(run, lambda: border.cross(lambda: _work(connection, run, lock)))
     if failure is not None:
         raise failure
 
@@ -220,7 +220,7 @@ def _in_a_loop() -> bool:
 
 
 @contextmanager
-def _opened(given: Any) -> Iterator[sa.Connection]:
+def _open(given: Any) -> Iterator[sa.Connection]:
     if isinstance(given, sa.Connection):
         yield given
         return
@@ -239,9 +239,9 @@ def _connects(given: Any) -> bool:
 
 
 def _work(connection: sa.Connection, run: Run, lock: Lock | None) -> Exception | None:
-    """Return what is no error of the database: a wrong revision id, a bug in a revision. The border would rename it."""
+    """Return an error that isn't the database's (a wrong revision id, a bug in a revision); a border would hide it."""
     try:
-        with _locked(lock, run, connection.dialect):
+        with _hold_lock(lock, run, connection.dialect):
             act: Callable[[sa.Connection, Run], None] = migrate_on if _changes_revisions() else look_on
             act(connection, run)
     except (sa.exc.DBAPIError, sa.exc.TimeoutError, OSError, PrefiqDbError, connection.dialect.loaded_dbapi.Error):
@@ -251,8 +251,8 @@ def _work(connection: sa.Connection, run: Run, lock: Lock | None) -> Exception |
     return None
 
 
-def _placed(run: Run, act: Callable[[], Exception | None]) -> Exception | None:
-    """Do it, and say in the message of an error of the database where it was, and what it left."""
+def _name_failed_place(run: Run, act: Callable[[], Exception | None]) -> Exception | None:
+    """Run *work*; add to a database error's message where it happened and what it left behind."""
     try:
         return act()
     except PrefiqDbError as error:
@@ -261,15 +261,15 @@ def _placed(run: Run, act: Callable[[], Exception | None]) -> Exception | None:
         raise
 
 
-def _locked(lock: Lock | None, run: Run, dialect: sa.Dialect) -> Any:
+def _hold_lock(lock: Lock | None, run: Run, dialect: sa.Dialect) -> Any:
     if lock is None or not run.options.lock or not _changes_revisions():
         return nullcontext()
     check_lockable(dialect, run.database)
-    return held(lock, run.options, run.database, dialect)
+    return hold(lock, run.options, run.database, dialect)
 
 
-def _for_migrations(settings: DatabaseSettings, options: MigrateOptions) -> DatabaseSettings:
-    """Return the settings with the time limits of migrations, and a name by which others see who holds the lock."""
+def _adapt_settings(settings: DatabaseSettings, options: MigrateOptions) -> DatabaseSettings:
+    """Return the settings with the time limits of migrations, and an application name for the lock's holder."""
     return settings.replace(
         lock_timeout_seconds=options.lock_timeout,
         statement_timeout_seconds=options.statement_timeout,

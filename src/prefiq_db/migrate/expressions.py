@@ -1,7 +1,7 @@
-"""Ask the database whether two expressions are one to it.
+"""Ask the database whether two expressions are the same to it.
 
 Each is asked for its plan of a SELECT of both, in which they stand in its own words; no row is read. Texts can't be
-compared: PostgreSQL tells ``interval '1 day'`` back as ``'1 day'::interval``, MariaDB ``lower(name)`` as
+compared: PostgreSQL reports ``interval '1 day'`` as ``'1 day'::interval``, MariaDB ``lower(name)`` as
 ``lcase(`name`)``.
 """
 
@@ -23,10 +23,10 @@ _FAILING: Final = dialects(where=lambda product: product.error_fails_transaction
 
 
 def same_default(column: sa.Column[Any], found: str, wanted: str, connection: sa.Connection) -> bool | None:
-    """Return whether two defaults of a *column* that was read from the database are equal; ``None``: nobody can say."""
+    """Return whether two defaults of a reflected *column* are equal; ``None``: undecided."""
     if connection.dialect.name not in _REWRITING:
-        return None  # the others tell back what they were told, or say it in one other way: see ``defaults``
-    cast = _caster(column, connection)
+        return None  # the others report the SQL as it was written, or in one other form: see ``defaults``
+    cast = _make_caster(column, connection)
     if cast is None:
         return None
     first, second = cast(found), cast(wanted)
@@ -35,14 +35,14 @@ def same_default(column: sa.Column[Any], found: str, wanted: str, connection: sa
     if _MOVES.search(found) or _MOVES.search(wanted):
         return False
     # As Alembic asks: 1.0 and 1.00 are equal, and current_date and now()::date.
-    answer = _answer(connection, f"SELECT {first} IS NOT DISTINCT FROM {second}")
+    answer = _query(connection, f"SELECT {first} IS NOT DISTINCT FROM {second}")
     return bool(answer and answer[0][0])
 
 
 def same_expression(column: sa.Column[Any], found: str, wanted: str, connection: sa.Connection) -> bool | None:
-    """Return whether two expressions over the columns of its table are one; ``None``: nobody can say."""
+    """Return whether two expressions over the columns of its table are the same; ``None``: undecided."""
     ask = _SAME.get(connection.dialect.name)
-    cast = _caster(column, connection)
+    cast = _make_caster(column, connection)
     if ask is None or cast is None:
         return None
     source = f" FROM {connection.dialect.identifier_preparer.format_table(column.table)}"
@@ -52,8 +52,8 @@ def same_expression(column: sa.Column[Any], found: str, wanted: str, connection:
 # --- per database ------------------------------------------------------------------------------------
 
 
-def _caster(column: sa.Column[Any], connection: sa.Connection) -> Callable[[str], str] | None:
-    """Return what makes an expression one of the column's type, as the server does where that changes its text."""
+def _make_caster(column: sa.Column[Any], connection: sa.Connection) -> Callable[[str], str] | None:
+    """Return a function that casts an expression to the column's type, where the server does so as well."""
     if connection.dialect.name not in _REWRITING:
         return lambda expression: f"({expression})"
     table = connection.dialect.identifier_preparer.format_table(column.table)
@@ -68,7 +68,7 @@ def _caster(column: sa.Column[Any], connection: sa.Connection) -> Callable[[str]
 
 
 def _same_on_postgresql(connection: sa.Connection, first: str, second: str, source: str) -> bool | None:
-    rows = _answer(connection, f"EXPLAIN (VERBOSE, COSTS OFF, FORMAT JSON) SELECT {first}, {second}{source}")
+    rows = _query(connection, f"EXPLAIN (VERBOSE, COSTS OFF, FORMAT JSON) SELECT {first}, {second}{source}")
     if not rows:
         return None
     plan = json.loads(rows[0][0]) if isinstance(rows[0][0], str) else rows[0][0]
@@ -79,7 +79,7 @@ def _same_on_postgresql(connection: sa.Connection, first: str, second: str, sour
 def _same_on_mysql(connection: sa.Connection, first: str, second: str, source: str) -> bool | None:
     explain = "EXPLAIN EXTENDED" if getattr(connection.dialect, "is_mariadb", False) else "EXPLAIN"
     select = f"SELECT {first} AS prefiq_first, {second} AS prefiq_second{source}"
-    notes = _answer(connection, f"{explain} {select}", "SHOW WARNINGS")
+    notes = _query(connection, f"{explain} {select}", "SHOW WARNINGS")
     for *_, note in notes or ():
         if told := re.search(r"select (.*) AS `prefiq_first`,(.*) AS `prefiq_second`", note, re.S):
             return told[1] == told[2]
@@ -87,7 +87,7 @@ def _same_on_mysql(connection: sa.Connection, first: str, second: str, source: s
 
 
 def _same_on_sqlite(connection: sa.Connection, first: str, second: str, source: str) -> bool | None:
-    programs = [_answer(connection, f"EXPLAIN SELECT {each}{source}") for each in (first, second)]
+    programs = [_query(connection, f"EXPLAIN SELECT {each}{source}") for each in (first, second)]
     return None if None in programs else programs[0] == programs[1]
 
 
@@ -99,7 +99,7 @@ _SAME: Final[Mapping[str, Callable[[sa.Connection, str, str, str], bool | None]]
 }
 
 
-def _answer(connection: sa.Connection, *statements: str) -> list[Any] | None:
+def _query(connection: sa.Connection, *statements: str) -> list[Any] | None:
     """Return the rows of the last of them; ``None`` when the database refuses one."""
     # Only PostgreSQL fails the transaction with the statement.
     nested = connection.dialect.name in _FAILING and not connection._is_autocommit_isolation()

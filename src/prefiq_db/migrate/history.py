@@ -1,4 +1,4 @@
-"""A history of revisions: which metadata it follows, where it notes its version, what Alembic is told."""
+"""A history of revisions: its metadata, its version table, its options for Alembic."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class History:
     configure: Mapping[str, Any] = field(default_factory=dict)
     database: str | None = None
 
-    def chosen(self, asked: str | None) -> str:
+    def choose_database(self, asked: str | None) -> str:
         """Return the name of the database to migrate.
 
         Raises:
@@ -45,8 +45,8 @@ class History:
             )
         return asked or self.database or "main"
 
-    def configured(self, dialect: sa.Dialect) -> dict[str, Any]:
-        """Return what ``context.configure`` is told about this history."""
+    def make_configuration(self, dialect: sa.Dialect) -> dict[str, Any]:
+        """Return the arguments of ``context.configure`` for this history."""
         ours = self.version_table == VERSION_TABLE
         further = self.configure.get("include_name")
         joined = {key: self.configure[key] for key in JOINED if self.configure.get(key) is not None}
@@ -54,14 +54,14 @@ class History:
             "render_as_batch": True,
             **autogenerate_options(ours=ours, **joined),
             **{key: value for key, value in self.configure.items() if key not in JOINED},
-            "include_name": further if ours else _without_ours(further),
+            "include_name": further if ours else _hide_ours(further),
             "target_metadata": self.target_metadata,
             "version_table": self.version_table,
             "version_table_schema": self.version_table_schema,
         }
 
 
-def _without_ours(further: Callable[..., bool] | None) -> Callable[..., bool]:
+def _hide_ours(further: Callable[..., bool] | None) -> Callable[..., bool]:
     """Hide prefiq_db's tables: autogenerate would drop what a service's metadata doesn't have."""
 
     def include_name(name: str | None, type_: str, parent_names: Any) -> bool:

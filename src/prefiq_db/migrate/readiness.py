@@ -80,7 +80,7 @@ def at_head(db: Database, *histories: str | os.PathLike[str] | Revisions) -> Hea
             rows = db.fetch_all(each.current())
         except SchemaError:  # no version table: nothing was ever applied
             rows = []
-        found.append(_compared(each, _parents(each), rows))
+        found.append(_compare(each, _parents(each), rows))
     return HeadReport(db.name, tuple(found))
 
 
@@ -96,7 +96,7 @@ async def at_head_async(db: AsyncDatabase, *histories: str | os.PathLike[str] | 
             rows = await db.fetch_all(each.current())
         except SchemaError:
             rows = []
-        found.append(_compared(each, parents, rows))
+        found.append(_compare(each, parents, rows))
     return HeadReport(db.name, tuple(found))
 
 
@@ -109,7 +109,7 @@ def _parents(history: Revisions) -> Parents:
     return parents_at(os.path.abspath(history.path))
 
 
-def _compared(history: Revisions, parents: Parents, rows: list[Any]) -> Comparison:
+def _compare(history: Revisions, parents: Parents, rows: list[Any]) -> Comparison:
     return compare(parents, [row[0] for row in rows], history.version_table)
 
 

@@ -38,7 +38,7 @@ _FIRST_WORD: Final = re.compile(r"(?:\s|--[^\n]*\n|/\*.*?\*/|\()*(\w*)", re.S)
 
 @dataclass(frozen=True, slots=True)
 class Resumption:
-    """Where to go on in a half-applied revision, and what is recorded of it."""
+    """The statement to go on with in a half-applied revision, and the record of that revision."""
 
     unfinished: Unfinished
     position: int
@@ -64,7 +64,7 @@ class Recorder:
     # --- the revisions of a run ------------------------------------------------------------------
 
     def start(self, step: Step, resumption: Resumption | None) -> None:
-        """Begin with a revision; on the way of *resumption*, skip what comes before its position."""
+        """Begin a revision; with a *resumption*, skip the statements before its position."""
         self.step, self.resumption = step, resumption
         self.position, self.in_flight = 0, False
         self._log_is_there = False
@@ -162,7 +162,7 @@ class Recorder:
         if self.step is None or self._silent or not self._is_recorded(statement, context):
             return statement, parameters
         self.position += 1
-        self._sent, self.statement = statement, (words := shown(statement))
+        self._sent, self.statement = statement, (words := show_statement(statement))
         if self.resumption is not None and self.position < self.resumption.position:
             _check_same(self.resumption, self.position, words)
             return self.traits.nothing, ()
@@ -213,7 +213,7 @@ class Recorder:
             self._silent = before
 
 
-def shown(statement: str) -> str:
+def show_statement(statement: str) -> str:
     """Return a statement as it may be shown and stored: one line, without literals and comments."""
     return " ".join(mask_literals(statement).split())
 

@@ -14,16 +14,16 @@ from sqlalchemy import event
 
 from prefiq_db.dialects.base import PrefiqDialect
 from prefiq_db.migrate.defaults import as_text_clause
-from prefiq_db.migrate.explain import resumption, wrong_way
 from prefiq_db.migrate.foreign_keys import Check, foreign_keys_off
+from prefiq_db.migrate.half_applied import find_resumption, wrong_way_error
 from prefiq_db.migrate.history import History
-from prefiq_db.migrate.long_ids import refusing_long_ids
-from prefiq_db.migrate.options import MigrateOptions
+from prefiq_db.migrate.long_ids import refuse_long_ids
+from prefiq_db.migrate.migrate_options import MigrateOptions
 from prefiq_db.migrate.recorder import Recorder
 from prefiq_db.migrate.run_log import RunLog, Step
 from prefiq_db.migrate.traits import Traits, traits_of
 
-#: Called after each revision, with what it was and the heads that the database has now.
+#: Called after each revision, with the revision and the heads that the database has now.
 OnApply = Callable[[MigrationInfo, Collection[str]], None]
 
 _Steps = Callable[[Any, MigrationContext], Iterable[RevisionStep]]
@@ -32,7 +32,7 @@ _UP_AND_DOWN: Final = {True: "up", False: "down"}
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What is to be done on one database; where it failed, and what that left: for the message."""
+    """The work on one database, and for messages: where it failed and what it left behind."""
 
     history: History
     database: str
@@ -50,7 +50,7 @@ def look_on(connection: sa.Connection, run: Run) -> None:
 
 
 def migrate_on(connection: sa.Connection, run: Run) -> None:
-    """Run a command that changes revisions, while somebody holds the lock.
+    """Run a command that changes revisions; the caller holds the lock.
 
     Each revision is a transaction with its own version, where the server can do that: PostgreSQL, and SQLite because
     of its own BEGIN. MariaDB commits at each DDL statement; what is applied by then is in the run log. In a transaction
@@ -86,7 +86,7 @@ def migrate_on(connection: sa.Connection, run: Run) -> None:
 def _configure(connection: sa.Connection, run: Run, traits: Traits, check: Check | None = None) -> Recorder:
     history = run.history
 
-    def applied(
+    def note_applied(
         ctx: MigrationContext, step: MigrationInfo, heads: Collection[Any], run_args: Mapping[str, Any]
     ) -> None:
         if check is not None:
@@ -98,9 +98,9 @@ def _configure(connection: sa.Connection, run: Run, traits: Traits, check: Check
         if run.on_version_apply is not None:
             run.on_version_apply(step, heads)
 
-    configured = history.configured(connection.dialect)
+    configured = history.make_configuration(connection.dialect)
     theirs = configured.pop("on_version_apply", ())
-    callbacks: Any = (applied, *((theirs,) if callable(theirs) else theirs))
+    callbacks: Any = (note_applied, *((theirs,) if callable(theirs) else theirs))
     context.configure(
         **configured,
         connection=connection,
@@ -112,21 +112,21 @@ def _configure(connection: sa.Connection, run: Run, traits: Traits, check: Check
     log = RunLog(connection, history.version_table, history.version_table_schema)
     recorder = Recorder(connection, log, traits, ctx._version)
     if "destination_rev" in ctx.opts and ctx._migrations_fn is not None:
-        ctx._migrations_fn = _guarded(refusing_long_ids(ctx._migrations_fn), run, traits, recorder)
+        ctx._migrations_fn = _guard(refuse_long_ids(ctx._migrations_fn), run, traits, recorder)
     return recorder
 
 
-def _guarded(original: _Steps, run: Run, traits: Traits, recorder: Recorder) -> _Steps:
+def _guard(original: _Steps, run: Run, traits: Traits, recorder: Recorder) -> _Steps:
     """Return Alembic's steps, after a look at the run log: nothing goes on over a half-applied revision."""
 
     def steps(heads: Any, ctx: MigrationContext) -> Iterator[RevisionStep]:
-        if "purge" in ctx.opts:  # stamp: somebody says what the database has
+        if "purge" in ctx.opts:  # stamp: the user declares the database's revision
             recorder.log.clear()
             if not ctx._in_external_transaction:
                 recorder.connection.commit()
             yield from original(heads, ctx)
             return
-        resuming = resumption(recorder.log.unfinished(), run.options, traits, run.database)
+        resuming = find_resumption(recorder.log.unfinished(), run.options, traits, run.database)
         for step in original(heads, ctx):
             this = Step(run.history.version_table, str(step.info.up_revision_id), _UP_AND_DOWN[step.is_upgrade])
             if resuming is not None and resuming.unfinished.step != this:
@@ -135,13 +135,13 @@ def _guarded(original: _Steps, run: Run, traits: Traits, recorder: Recorder) -> 
             resuming = None
             yield step
         if resuming is not None:
-            raise wrong_way(resuming.unfinished, traits, run.database)
+            raise wrong_way_error(resuming.unfinished, traits, run.database)
 
     return steps
 
 
 class _Escaped(str):
-    """SQL of the database that ``text()`` reads as it is."""
+    """SQL from the database, escaped so that ``text()`` keeps it unchanged."""
 
 
 @contextmanager
@@ -169,12 +169,11 @@ def _beginning(connection: sa.Connection, traits: Traits) -> Iterator[None]:
     """
     if isinstance(connection.dialect, PrefiqDialect):
         transaction = connection.dialect.session_of(connection.connection).transaction
-        before = transaction.terms.write
-        transaction.terms = transaction.terms._replace(write=True)
+        before, transaction.write = transaction.write, True
         try:
             yield
         finally:
-            transaction.terms = transaction.terms._replace(write=before)
+            transaction.write = before
         return
 
     def begin(connection: sa.Connection) -> None:

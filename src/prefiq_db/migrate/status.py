@@ -12,8 +12,8 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from prefiq_db.migrate.environment import MIGRATED
-from prefiq_db.migrate.explain import half_applied
 from prefiq_db.migrate.file_lock import file_lock
+from prefiq_db.migrate.half_applied import describe_half_applied
 from prefiq_db.migrate.locks import server_lock
 from prefiq_db.migrate.revisions import Comparison, compare, parents_in
 from prefiq_db.migrate.run_log import RunLog, Unfinished
@@ -27,9 +27,9 @@ class Status:
     Attributes:
         database: its name.
         traits: what kind of database it is.
-        revisions: what it has and what the code has.
+        revisions: the database's revisions and the code's.
         unfinished: the revision that is half applied, or ``None``.
-        lock_holder: who is migrating it now, in words; ``""`` for nobody.
+        lock_holder: who is migrating it now, for people to read; ``""`` for nobody.
     """
 
     database: str
@@ -57,7 +57,7 @@ class Status:
         if self.lock_holder:
             yield f"{self.database}: the migration lock is held by {self.lock_holder}"
         if self.unfinished is not None:
-            yield half_applied(self.unfinished, self.traits, self.database)
+            yield describe_half_applied(self.unfinished, self.traits, self.database)
 
 
 def status_of(config: Config) -> Status:

@@ -10,10 +10,10 @@ from prefiq_db.database import Database
 from prefiq_db.database_async import AsyncDatabase
 from prefiq_db.errors import DatabaseError, ErrorKind, PrefiqDbError, error_type
 from prefiq_db.hooks.everywhere import HooksOfAll
-from prefiq_db.providers.base import BaseProvider
+from prefiq_db.providers.base_provider import BaseProvider
 from prefiq_db.reports import HealthReport
 from prefiq_db.settings import Settings
-from prefiq_db.settings.database import is_production
+from prefiq_db.settings.database_settings import is_production
 from prefiq_db.settings.target import TARGET_FIELDS
 
 logger = logging.getLogger("prefiq_db.boot")
@@ -48,7 +48,7 @@ class DatabaseProvider(BaseProvider):
 
     def register(self) -> None:
         settings = self.app.resolve("settings")
-        self.note = _unsaid(settings)
+        self.note = _explain_default_file(settings)
         for name, each in settings.databases.items():
             world = AsyncDatabase if each.mode == "async" else Database
             self.databases[name] = world(each, name=name)
@@ -145,7 +145,7 @@ class DatabaseProvider(BaseProvider):
             report = HealthReport(database.name, healthy=False, reason=reason, kind=kind)
         elif not report.healthy and report.latency_seconds is None:
             failure = error_type(report.kind or ErrorKind.UNKNOWN)(report.reason, database=database.name)
-        # One that answers and refuses writes, in the middle of a failover, say, keeps nobody from starting.
+        # A server that answers but refuses writes (during a failover, for example) doesn't prevent the start.
         self.reports[database.name] = report
         if failure is not None:
             self.failures[database.name] = failure
@@ -164,7 +164,7 @@ class DatabaseProvider(BaseProvider):
         )
 
     def _failure(self) -> Exception | None:
-        """Return what to raise when databases failed: the error itself, or for several one that tells them all."""
+        """Return the error to raise when databases failed: the error itself, or one that names several."""
         failures = list(self.failures.values())
         if len(failures) < 2:
             return failures[0] if failures else None
@@ -178,8 +178,8 @@ class DatabaseProvider(BaseProvider):
         )
 
 
-def _unsaid(settings: Settings) -> str:
-    """Return that no setting says where ``main`` is, if so: a file beside the program is rarely what was meant."""
+def _explain_default_file(settings: Settings) -> str:
+    """Return a warning when no setting says where ``main`` is: a file beside the program is rarely intended."""
     target = settings.database.target
     if not target.product.is_file or any(f"databases.main.{field}" in settings.sources for field in TARGET_FIELDS):
         return ""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prefiq_db.errors import BindingError, UsageError
-from prefiq_db.providers.base import BaseProvider
+from prefiq_db.providers.base_provider import BaseProvider
 from prefiq_db.settings import Settings, load_settings
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ does: it lays YAML, ``.env``, the environment and arguments over each other and 
 
 from __future__ import annotations
 
-from prefiq_db.settings.database import DatabaseSettings
+from prefiq_db.settings.database_settings import DatabaseSettings
 from prefiq_db.settings.loaded import Settings
 from prefiq_db.settings.loading import load_settings
 

@@ -12,11 +12,11 @@ from prefiq_db.config import Host, Target
 from prefiq_db.errors import Problem, SettingsError
 from prefiq_db.masking import Secret
 from prefiq_db.products import DEFAULT_SERVER, PRODUCTS, EngineName, product_named
-from prefiq_db.settings.database import DatabaseSettings, build_settings
+from prefiq_db.settings.database_settings import DatabaseSettings, build_settings
+from prefiq_db.settings.field_types import check_port, check_secret, check_text
 from prefiq_db.settings.layers import Entry, FieldPath, Layer
 from prefiq_db.settings.problems import collect
 from prefiq_db.settings.target import SERVER_FIELDS, TARGET_FIELDS
-from prefiq_db.settings.values import check_port, check_secret, check_text
 from prefiq_db.urls import format_url, parse_url, split_hosts
 
 
@@ -29,16 +29,16 @@ def join_databases(
     for name in names:
         entries: dict[FieldPath, Entry] = {}
         for layer in layers:
-            entries = _overlaid(entries, layer.databases.get(name, {}))
+            entries = _overlay(entries, layer.databases.get(name, {}))
         sources |= {".".join(("databases", name, *path)): entry.layer for path, entry in entries.items()}
-        settings = collect(problems, _database, name, entries, environment)
+        settings = collect(problems, _build_database, name, entries, environment)
         if settings is not None:
             built[name] = settings
     return built
 
 
-def _database(name: str, entries: Mapping[FieldPath, Entry], environment: str) -> DatabaseSettings:
-    def shown(path: str) -> str:
+def _build_database(name: str, entries: Mapping[FieldPath, Entry], environment: str) -> DatabaseSettings:
+    def name_field(path: str) -> str:
         parts = tuple(path.split("."))
         entry = entries.get(parts) or entries.get(parts[:1])
         stem = "DB_" if name == "main" else f"DATABASES__{name.upper()}__"
@@ -52,13 +52,13 @@ def _database(name: str, entries: Mapping[FieldPath, Entry], environment: str) -
             values.setdefault(path[0], {})[path[1]] = entry.value
     if name != "main" and not any(path[0] in ("engine", "url", "host", "name") for path in entries):
         # Without this, a misspelt name would quietly become another database: app.db.
-        where = next((entry.where for entry in entries.values()), shown("url"))
-        fix = f"set {shown('url')}, or check the name of the database"
+        where = next((entry.where for entry in entries.values()), name_field("url"))
+        fix = f"set {name_field('url')}, or check the name of the database"
         raise SettingsError([Problem(where, f"the database {name} to say where it is", fix)])
-    return build_settings(values, shown)
+    return build_settings(values, name_field)
 
 
-def _overlaid(old: dict[FieldPath, Entry], new: dict[FieldPath, Entry]) -> dict[FieldPath, Entry]:
+def _overlay(old: dict[FieldPath, Entry], new: dict[FieldPath, Entry]) -> dict[FieldPath, Entry]:
     """Lay one layer over the earlier ones.
 
     A URL is shorthand for its parts. In a later layer, a URL replaces all parts of earlier layers, but for a password
@@ -70,13 +70,13 @@ def _overlaid(old: dict[FieldPath, Entry], new: dict[FieldPath, Entry]) -> dict[
     kept = dict(old)
     if "url" in changed:
         keep_password = _password_stands_alone(old) and not _has_password(new[("url",)])
-        kept = _without_place(old, keep=("password",) if keep_password else ())
+        kept = _drop_target(old, keep=("password",) if keep_password else ())
     elif changed and _is_of_another_engine(old, new, changed):
-        kept = _without_place(old)
+        kept = _drop_target(old)
     elif changed and ("url",) in old:
-        kept[("url",)] = _with_parts(old[("url",)], new)
+        kept[("url",)] = _replace_parts(old[("url",)], new)
     elif changed and ("host",) in old:
-        kept |= _with_ports(old[("host",)], old, new)
+        kept |= _keep_ports(old[("host",)], old, new)
     if ("retry",) in new:
         kept = {path: entry for path, entry in kept.items() if path[0] != "retry"}
     return {**kept, **new}
@@ -85,16 +85,16 @@ def _overlaid(old: dict[FieldPath, Entry], new: dict[FieldPath, Entry]) -> dict[
 def _is_of_another_engine(
     old: Mapping[FieldPath, Entry], new: Mapping[FieldPath, Entry], changed: Collection[str]
 ) -> bool:
-    engine = _engine_said(old)
+    engine = _find_engine(old)
     if engine is None:
         return False
     to_server = PRODUCTS[engine].is_file and not set(SERVER_FIELDS).isdisjoint(changed)
-    later = _engine_said(new) or (DEFAULT_SERVER.engine if to_server else engine)
+    later = _find_engine(new) or (DEFAULT_SERVER.engine if to_server else engine)
     return later != engine
 
 
-def _with_ports(host: Entry, old: Mapping[FieldPath, Entry], new: Mapping[FieldPath, Entry]) -> dict[FieldPath, Entry]:
-    """Return what becomes of the ports in an earlier layer's ``host`` (``db1:5433``), where a later one says a part."""
+def _keep_ports(host: Entry, old: Mapping[FieldPath, Entry], new: Mapping[FieldPath, Entry]) -> dict[FieldPath, Entry]:
+    """Return which ports of an earlier layer (``host: db1:5433``) hold where a later one sets a part of the target."""
     named = collect([], split_hosts, host.value, where="") if isinstance(host.value, str) else None
     ports = {port for _, port in named or ()}
     if named is None or ports == {None}:
@@ -113,7 +113,7 @@ def _names_ports(host: object) -> bool:
     return hosts is not None and any(port is not None for _, port in hosts)
 
 
-def _without_place(entries: Mapping[FieldPath, Entry], keep: Collection[str] = ()) -> dict[FieldPath, Entry]:
+def _drop_target(entries: Mapping[FieldPath, Entry], keep: Collection[str] = ()) -> dict[FieldPath, Entry]:
     return {path: entry for path, entry in entries.items() if path[0] not in TARGET_FIELDS or path[0] in keep}
 
 
@@ -123,27 +123,27 @@ def _password_stands_alone(entries: Mapping[FieldPath, Entry]) -> bool:
     return password is not None and not any(path[0] in TARGET_FIELDS - {"password"} for path in beside)
 
 
-def _parsed(entry: Entry) -> Target | None:
+def _parse_url_of(entry: Entry) -> Target | None:
     text = entry.value.reveal() if isinstance(entry.value, Secret) else entry.value
     return collect([], parse_url, text, where="") if isinstance(text, str) else None
 
 
 def _has_password(entry: Entry) -> bool:
-    target = _parsed(entry)
+    target = _parse_url_of(entry)
     return target is not None and target.password is not None
 
 
-def _engine_said(entries: Mapping[FieldPath, Entry]) -> EngineName | None:
+def _find_engine(entries: Mapping[FieldPath, Entry]) -> EngineName | None:
     if ("engine",) in entries:
         product = product_named(str(entries[("engine",)].value))
         return product.engine if product else None
-    target = _parsed(entries[("url",)]) if ("url",) in entries else None
+    target = _parse_url_of(entries[("url",)]) if ("url",) in entries else None
     return target.engine if target else None
 
 
-def _with_parts(url: Entry, new: Mapping[FieldPath, Entry]) -> Entry:
-    """Return the earlier URL with the parts that a later layer says; unchanged when one of them is not valid."""
-    target = _parsed(url)
+def _replace_parts(url: Entry, new: Mapping[FieldPath, Entry]) -> Entry:
+    """Return the earlier URL with the parts that a later layer sets; unchanged when one of them is invalid."""
+    target = _parse_url_of(url)
     said = {path[0]: entry.value for path, entry in new.items() if path[0] in TARGET_FIELDS}
     if target is None:
         return url
@@ -151,7 +151,7 @@ def _with_parts(url: Entry, new: Mapping[FieldPath, Entry]) -> Entry:
         port = check_port(said["port"]) if "port" in said else None
         hosts: Sequence[tuple[str, int | None]] = [(host.host, host.port) for host in target.hosts]
         if "host" in said:
-            hosts = _on_the_same_ports(split_hosts(check_text(said["host"]), where=""), target.hosts, port)
+            hosts = _reuse_ports(split_hosts(check_text(said["host"]), where=""), target.hosts, port)
         target = replace(
             target,
             hosts=tuple(Host(name, port or own or target.product.default_port) for name, own in hosts),
@@ -164,13 +164,13 @@ def _with_parts(url: Entry, new: Mapping[FieldPath, Entry]) -> Entry:
     return replace(url, value=Secret(format_url(target)))
 
 
-def _on_the_same_ports(
+def _reuse_ports(
     named: Sequence[tuple[str, int | None]], earlier: Sequence[Host], port: int | None
 ) -> Sequence[tuple[str, int | None]]:
-    """Return the new hosts with the ports of the *earlier* ones, where they name none and no *port* is said for all.
+    """Return the new hosts; those without a port get the *earlier* hosts' ports, unless *port* is set for all.
 
     Raises:
-        SettingsError: nobody can tell which port belongs to which host.
+        SettingsError: it is not clear which port belongs to which host.
     """
     ports = [host.port for host in earlier]
     if port is not None or all(own is not None for _, own in named) or not ports:

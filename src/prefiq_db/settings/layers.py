@@ -1,4 +1,4 @@
-"""What one layer says, and what the user calls each part of it."""
+"""The values of one layer, and the user's names for them."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any, Final
 
 from prefiq_db.config import RetryPolicy
 from prefiq_db.errors import Problem
-from prefiq_db.settings.database import DatabaseSettings
-from prefiq_db.settings.problems import unknown_key
-from prefiq_db.settings.values import from_json
+from prefiq_db.settings.database_settings import DatabaseSettings
+from prefiq_db.settings.field_types import from_json
+from prefiq_db.settings.problems import describe_unknown_key
 
 FieldPath = tuple[str, ...]
 
@@ -36,11 +36,11 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """What one layer says.
+    """The values of one layer.
 
     Attributes:
         databases: by name, the fields with their paths: ``("retry", "attempts")``.
-        sections: by namespace, what it says to the user's models.
+        sections: values for the user's models, by namespace.
         locate: (namespace, path) -> what the user calls it, or ``None`` when this layer doesn't say it.
         emptied: by database, what the user calls the fields that would say where it is, and are empty.
     """
@@ -70,7 +70,7 @@ def unknown_field(key: str) -> tuple[str, str]:
     """Return what was expected instead of this field of a database, and the likely fix."""
     if key == "environment":
         return "nothing: all databases of a process share one environment", "set PREFIQ_ENV"
-    return unknown_key(key, LOADED)
+    return describe_unknown_key(key, LOADED)
 
 
 def is_name(name: str) -> bool:
@@ -93,7 +93,7 @@ def read_text(path: Path, where: str, problems: list[Problem], limit_bytes: int 
 
 
 def read_secret(path: str, where: str, problems: list[Problem]) -> str | None:
-    """Return the value that a file holds, without its last line break, or ``None`` after noting what is wrong."""
+    """Return the content of a file without its last line break, or ``None`` after noting the problem."""
     found: list[Problem] = []
     text = read_text(Path(path), where, found, MAX_SECRET_BYTES)
     if not found and not text.strip():

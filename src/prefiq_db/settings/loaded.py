@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 
 from prefiq_db.errors import UsageError
-from prefiq_db.settings.database import DatabaseSettings
+from prefiq_db.settings.database_settings import DatabaseSettings
 
 
 class Settings:

@@ -1,4 +1,4 @@
-"""The one place that reads the environment: find the layers, join them, and tell all problems at once."""
+"""The one place that reads the environment: find the layers, join them, and report all problems at once."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import Any, Final
 from pydantic import BaseModel
 
 from prefiq_db.errors import Problem, SettingsError, UsageError
-from prefiq_db.settings.database import is_production
+from prefiq_db.settings.database_settings import is_production
+from prefiq_db.settings.field_types import drop_unset
 from prefiq_db.settings.joining import join_databases
 from prefiq_db.settings.layers import SAYS_WHERE, Layer, is_name
 from prefiq_db.settings.loaded import Settings
 from prefiq_db.settings.mappings import mapping_layer, read_yaml
 from prefiq_db.settings.namespaces import fill_namespaces
 from prefiq_db.settings.target import TARGET_FIELDS
-from prefiq_db.settings.values import drop_unset
 from prefiq_db.settings.variables import read_dotenv, variables_layer
 from prefiq_db.silence import hush
 
@@ -46,14 +46,14 @@ def load_settings(
         UsageError: when a namespace's own name can't be used.
     """
     try:
-        return _loaded(namespaces, os.environ if environ is None else environ, directory, arguments or {})
+        return _load(namespaces, os.environ if environ is None else environ, directory, arguments or {})
     except BaseException as error:
         del environ, arguments
         hush(error)  # what was read is full of secrets, and not only ours
         raise
 
 
-def _loaded(
+def _load(
     namespaces: Mapping[str, type[BaseModel]],
     environ: Mapping[str, str],
     directory: Path | None,
@@ -73,9 +73,9 @@ def _loaded(
     layers.append(mapping_layer("arguments", arguments, namespaces, problems))
     if not any(path[0] in TARGET_FIELDS for layer in layers for path in layer.databases.get("main", {})):
         for prefix, variables in (("", environ), (".env:", dotenv)):
-            problems += _said_to_others(prefix, variables)
+            problems += _find_foreign_variables(prefix, variables)
     if is_production(environment):
-        problems += _holes(layers)
+        problems += _find_holes(layers)
     sources: dict[str, str] = {}
     databases = join_databases(layers, environment, sources, problems)
     filled = fill_namespaces(namespaces, layers, sources, problems)
@@ -84,23 +84,23 @@ def _loaded(
     return Settings(environment, databases, filled, sources)
 
 
-def _said_to_others(prefix: str, variables: Mapping[str, str]) -> Iterator[Problem]:
-    """Tell what says to another program where the database is, where nothing says it to us."""
+def _find_foreign_variables(prefix: str, variables: Mapping[str, str]) -> Iterator[Problem]:
+    """Report variables that tell another program where the database is, when none tells us."""
     for name, value in variables.items():
         if value.strip() and name.upper() in _OF_OTHERS:
             yield Problem(prefix + name, "DB_URL, which is what prefiq_db reads", "set DB_URL, to the same if it fits")
 
 
-def _holes(layers: Collection[Layer]) -> Iterator[Problem]:
-    """Tell of what is empty and would say where a database is, where nothing else says it.
+def _find_holes(layers: Collection[Layer]) -> Iterator[Problem]:
+    """Report an empty setting that would say where a database is, when no other setting does.
 
-    It is most likely a hole in a template, and nobody means the file ``app.db``, or no database at all, by that.
+    It is most likely a template that was not filled in. It is not meant as the file ``app.db`` or as no database.
     """
     for database in dict.fromkeys(name for layer in layers for name in layer.emptied):
         if any(path[0] in SAYS_WHERE for layer in layers for path in layer.databases.get(database, {})):
             continue
         if database != "main" and any(database in layer.databases for layer in layers):
-            continue  # told where it is built, whatever the environment
+            continue  # reported where the settings are built, in every environment
         fix = "fill it in; to mean the file app.db, say DB_URL=sqlite:///app.db" if database == "main" else "fill it in"
         for where in (where for layer in reversed(list(layers)) for where in layer.emptied.get(database, ())):
             yield Problem(where, f"no empty text, since nothing else says where {database} is", fix)
@@ -141,11 +141,11 @@ def _environment_name(
 
 
 def _check_file_of(environment: str, directory: Path, problems: list[Problem]) -> None:
-    """Tell when there is no file of this environment, but one of a name like it, which is not read."""
+    """Report a missing file of this environment when there is a file of a similar name, which is not read."""
     try:
         files = {path.name for path in directory.glob("settings.*.yaml")}
     except OSError:
-        return  # what can't be read is told where it is opened
+        return  # a file that can't be read is reported where it is opened
     if f"settings.{environment}.yaml" in files:
         return
     for name in sorted(files):

@@ -12,7 +12,8 @@ import yaml
 from pydantic import BaseModel
 
 from prefiq_db.errors import Problem
-from prefiq_db.settings.database import DatabaseSettings, set_values
+from prefiq_db.settings.database_settings import DatabaseSettings, set_values
+from prefiq_db.settings.field_types import drop_unset
 from prefiq_db.settings.layers import (
     LOADED,
     SAYS_WHERE,
@@ -24,13 +25,12 @@ from prefiq_db.settings.layers import (
     read_text,
     unknown_field,
 )
-from prefiq_db.settings.problems import shown_key
-from prefiq_db.settings.values import drop_unset
+from prefiq_db.settings.problems import show_key
 from prefiq_db.settings.yaml_text import load_yaml
 
 
 def read_yaml(path: Path, problems: list[Problem]) -> Mapping[Any, Any]:
-    """Return what a YAML file says; nothing when it is missing, empty or at fault.
+    """Return the content of a YAML file; nothing when it is missing, empty or invalid.
 
     It is read by YAML 1.2 (docs/settings.md), and a key that a mapping has twice is a problem.
     """
@@ -46,7 +46,7 @@ def read_yaml(path: Path, problems: list[Problem]) -> Mapping[Any, Any]:
         problems.append(Problem(where, "valid YAML", fix))
         return {}
     for key, first_line, line in twice:
-        expected = f"{shown_key(key)} once, but line {first_line} has it too"
+        expected = f"{show_key(key)} once, but line {first_line} has it too"
         problems.append(Problem(f"{path.name} (line {line})", expected, "keep one of the two: the last would win"))
     if data is None:
         return {}
@@ -80,7 +80,7 @@ class _Reader:
 
     def read(self, data: Mapping[Any, Any]) -> None:
         for key, content in data.items():
-            where = f"{self.layer}:{shown_key(key)}"
+            where = f"{self.layer}:{show_key(key)}"
             if content is None or (self.layer == "arguments" and key == "environment"):
                 continue
             if key not in ("database", "databases") and key not in self.namespaces:
@@ -115,7 +115,7 @@ class _Reader:
 
     def all_databases(self, where: str, content: Mapping[Any, Any]) -> None:
         for key, section in content.items():
-            name, below = str(key).lower(), f"{where}.{shown_key(key)}"
+            name, below = str(key).lower(), f"{where}.{show_key(key)}"
             if not is_name(name):
                 expected = "a name of letters, digits and single underscores"
                 self.problems.append(Problem(below, expected, "rename this database"))
@@ -131,7 +131,7 @@ class _Reader:
         ]
         self.emptied.setdefault(name, []).extend(f"{where}.{key}" for key in empty)
         for key, value in said.items():
-            below = f"{where}.{shown_key(key)}"
+            below = f"{where}.{show_key(key)}"
             if key not in LOADED:
                 self.problems.append(Problem(below, *unknown_field(str(key))))
             else:
@@ -144,4 +144,4 @@ class _Reader:
                 content = content[key]
             elif not (isinstance(content, (list, tuple)) and key.isdecimal()):
                 return None
-        return f"{self.layer}:" + ".".join((namespace, *map(shown_key, path)))
+        return f"{self.layer}:" + ".".join((namespace, *map(show_key, path)))

@@ -1,4 +1,4 @@
-"""The user's own namespaces: their models filled from the layers, their problems told without values."""
+"""The user's own namespaces: fill their models from the layers, and report problems without values."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic_core import ErrorDetails
 
 from prefiq_db.errors import Problem
 from prefiq_db.settings.layers import Layer
-from prefiq_db.settings.problems import shown_key
+from prefiq_db.settings.problems import show_key
 
 # Our own words by the beginning of pydantic's error type: its messages may quote the value.
 _EXPECTED: Final = {
@@ -80,8 +80,8 @@ def merge(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
 
 def _section_problem(namespace: str, detail: ErrorDetails, layers: list[Layer]) -> Problem:
     path = tuple(map(str, detail["loc"]))
-    variable = f"{namespace}_{'__'.join(map(shown_key, path))}".upper()
-    key = ".".join((namespace, *map(shown_key, path)))
+    variable = f"{namespace}_{'__'.join(map(show_key, path))}".upper()
+    key = ".".join((namespace, *map(show_key, path)))
     where = next(filter(None, (layer.locate(namespace, path) for layer in reversed(layers) if path)), None)
     template = next((text for kind, text in _EXPECTED.items() if detail["type"].startswith(kind)), "")
     expected = template.format_map(_Context(detail.get("ctx") or {})) or f"what the settings of {namespace} accept"

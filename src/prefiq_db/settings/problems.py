@@ -1,4 +1,4 @@
-"""What is wrong with a setting, told by its name and never by its value."""
+"""Problems of settings: they show names and never values."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ Names = Callable[[str], str]  # field path ("retry.attempts") -> what the user c
 Complaint = tuple[str, str, str]  # path below the field, expected, fix
 
 
-def wrong(expected: str, fix: str) -> PydanticCustomError:
+def field_error(expected: str, fix: str) -> PydanticCustomError:
     """Return an error for pydantic, about the field as a whole."""
-    return all_wrong([("", expected, fix)])
+    return field_errors([("", expected, fix)])
 
 
-def all_wrong(complaints: list[Complaint]) -> PydanticCustomError:
+def field_errors(complaints: list[Complaint]) -> PydanticCustomError:
     """Return an error that carries complaints where pydantic would carry the value."""
     return PydanticCustomError("prefiq_db", "see the context", {"complaints": complaints})
 
 
-def complaints(context: Mapping[str, Any] | None) -> list[Complaint]:
-    """Return what an error of :func:`all_wrong` carries in its context; nothing for pydantic's own errors."""
+def read_complaints(context: Mapping[str, Any] | None) -> list[Complaint]:
+    """Return what an error of :func:`field_errors` carries in its context; nothing for pydantic's own errors."""
     found: list[Complaint] = (context or {}).get("complaints", [])
     return found
 
@@ -64,19 +64,19 @@ _ELSEWHERE: Final = {
 }
 
 
-def meant(key: str, known: Collection[str]) -> list[str]:
+def guess_key(key: str, known: Collection[str]) -> list[str]:
     """Return the known name that *key* stands for elsewhere, or nearly is; nothing when there is none."""
     other = _ELSEWHERE.get(key.lower())
     return [other] if other is not None and other in known else difflib.get_close_matches(key, known, 1, cutoff=0.6)
 
 
-def unknown_key(key: object, known: Collection[str]) -> tuple[str, str]:
+def describe_unknown_key(key: object, known: Collection[str]) -> tuple[str, str]:
     """Return what was expected instead of *key*, and the likely fix."""
-    close = meant(str(key), known)
+    close = guess_key(str(key), known)
     fix = f"did you mean {close[0]}?" if close else "remove it, or use one of " + ", ".join(known)
     return "a known setting", fix
 
 
-def shown_key(key: object) -> str:
+def show_key(key: object) -> str:
     """Return a key the user wrote, unless it doesn't look like one: then it may be a value in the wrong place."""
     return str(key) if re.fullmatch(r"[A-Za-z0-9_-]{1,64}", str(key)) else "(a key)"

@@ -11,7 +11,7 @@ from prefiq_db.errors import Problem, SettingsError
 from prefiq_db.masking import Secret
 from prefiq_db.products import DEFAULT_FILE, DEFAULT_SERVER, PRODUCTS, EngineName, Product
 from prefiq_db.settings.problems import Names
-from prefiq_db.settings.tls import lift_tls
+from prefiq_db.settings.tls_options import lift_tls
 from prefiq_db.urls import parse_url, split_hosts
 
 TARGET_FIELDS: Final = frozenset({"engine", "url", "host", "port", "user", "password", "name"})

@@ -8,8 +8,8 @@ from typing import Final
 
 from prefiq_db.config import SESSION_ATTRS, SHARED_SESSION_ATTRS, Target
 from prefiq_db.errors import Problem
-from prefiq_db.settings.problems import Names, shown_key
-from prefiq_db.settings.tls import lift_tls
+from prefiq_db.settings.problems import Names, show_key
+from prefiq_db.settings.tls_options import lift_tls
 
 # libpq's connection parameters (PQconndefaults of version 18), but for those that the URL's own parts and our settings
 # say.
@@ -25,33 +25,33 @@ _TLS: Final = ("sslmode", "sslrootcert", "sslcert", "sslkey")
 _OURS: Final = {"connect_timeout": "connect_timeout_seconds", "application_name": "application_name"}
 
 
-def option_problems(target: Target, where: str, names: Names) -> Iterator[Problem]:
+def find_option_problems(target: Target, where: str, names: Names) -> Iterator[Problem]:
     """Yield a problem for each option of the URL *where* that would have no effect: by its name, never by its value."""
     rest, lifted = lift_tls(target)
     options = [*rest.options, *rest.secret_options]
     if target.product.url_options == "none":
         options += lifted
     for key in options:
-        found = _problem(target, key, names)
+        found = _judge_option(target, key, names)
         if found is not None:
-            yield Problem(f"{where} ({shown_key(key)})", *found)
+            yield Problem(f"{where} ({show_key(key)})", *found)
 
 
-def _problem(target: Target, key: str, names: Names) -> tuple[str, str] | None:
+def _judge_option(target: Target, key: str, names: Names) -> tuple[str, str] | None:
     """Return what is expected and how to fix it, or ``None`` for an option that has an effect."""
     match target.product.url_options:
         case "none":
             fix = "remove it; to read only, use the setting read_only, or transaction(read_only=True)"
             return "no options, since SQLite's URL takes none", fix
         case "session_attrs":
-            return _problem_beside_session_attrs(target, key)
+            return _judge_mariadb_option(target, key)
         case "libpq":
-            return _problem_of_libpq(key, names)
+            return _judge_libpq_option(key, names)
         case "any":
             return None
 
 
-def _problem_beside_session_attrs(target: Target, key: str) -> tuple[str, str] | None:
+def _judge_mariadb_option(target: Target, key: str) -> tuple[str, str] | None:
     if key != SESSION_ATTRS:
         return (
             "one of ssl_mode, ssl_ca, ssl_cert, ssl_key, target_session_attrs",
@@ -62,7 +62,7 @@ def _problem_beside_session_attrs(target: Target, key: str) -> tuple[str, str] |
     return f"one of {', '.join(SHARED_SESSION_ATTRS)}", "leave it out for a list of hosts of which one takes writes"
 
 
-def _problem_of_libpq(key: str, names: Names) -> tuple[str, str] | None:
+def _judge_libpq_option(key: str, names: Names) -> tuple[str, str] | None:
     if key in _LIBPQ:
         return None
     if key in _OURS:

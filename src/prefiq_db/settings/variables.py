@@ -12,6 +12,7 @@ from dotenv.parser import parse_stream
 from pydantic import BaseModel
 
 from prefiq_db.errors import Problem, SettingsError
+from prefiq_db.settings.field_types import RETRY_FIELDS, drop_unset
 from prefiq_db.settings.layers import (
     LOADED,
     SAYS_WHERE,
@@ -25,8 +26,7 @@ from prefiq_db.settings.layers import (
     unknown_field,
 )
 from prefiq_db.settings.namespace_variables import NamespaceVariables
-from prefiq_db.settings.problems import collect, meant
-from prefiq_db.settings.values import RETRY_FIELDS, drop_unset
+from prefiq_db.settings.problems import collect, guess_key
 
 _FROM_FILE: Final = frozenset({"url", "host", "user", "password", "name", "replicas", "application_name"})
 _URL_ALIASES: Final = {"DATABASE_URL": "DB_URL", "DATABASE_URL_FILE": "DB_URL_FILE"}
@@ -79,7 +79,7 @@ def variables_layer(
     prefix = "" if layer == "environment" else f"{layer}:"
     databases: dict[str, dict[FieldPath, Entry]] = {}
     stems = tuple(f"{name.upper()}_" for name in namespaces)
-    variables, links = _without_links(variables)
+    variables, links = _drop_links(variables)
     for name, value in variables.items():
         where = prefix + name
         upper = name.upper()
@@ -98,10 +98,10 @@ def variables_layer(
                 put(databases.setdefault(database, {}), path, Entry(content, where, layer), problems)
     own = NamespaceVariables(prefix, variables, problems)
     sections = {name: own.read(name, model) for name, model in namespaces.items()}
-    return Layer(layer, databases, sections, own.locate, _emptied(prefix, raw))
+    return Layer(layer, databases, sections, own.locate, _find_emptied(prefix, raw))
 
 
-def _emptied(prefix: str, raw: Mapping[str, str]) -> dict[str, list[str]]:
+def _find_emptied(prefix: str, raw: Mapping[str, str]) -> dict[str, list[str]]:
     """Return the empty variables that would say where a database is, by its name."""
     found: dict[str, list[str]] = {}
     for name, value in raw.items():
@@ -114,7 +114,7 @@ def _emptied(prefix: str, raw: Mapping[str, str]) -> dict[str, list[str]]:
     return found
 
 
-def _without_links(variables: Mapping[str, str]) -> tuple[dict[str, str], re.Pattern[str] | None]:
+def _drop_links(variables: Mapping[str, str]) -> tuple[dict[str, str], re.Pattern[str] | None]:
     """Return the variables without the URLs of Kubernetes' service links, and what the links' other names look like.
 
     A link is known by its two variables that are always there; by one alone, a slip of ours would be taken for one.
@@ -139,7 +139,7 @@ def _variable_path(name: str, where: str) -> tuple[str, FieldPath, bool]:
     if name.startswith("DATABASE__"):
         raise SettingsError([Problem(where, "DB_<FIELD> or DATABASES__<NAME>__<FIELD>", "write DB_ for DATABASE__")])
     if name.startswith("DATABASES_") and not name.startswith("DATABASES__"):
-        fix = f"write two underscores between the parts: {_two_underscores(name)}"
+        fix = f"write two underscores between the parts: {_suggest_two_underscores(name)}"
         raise SettingsError([Problem(where, "DATABASES__<NAME>__<FIELD>", fix)])
     if name.startswith("DATABASES__"):
         database, _, rest = name.removeprefix("DATABASES__").lower().partition("__")
@@ -152,10 +152,10 @@ def _variable_path(name: str, where: str) -> tuple[str, FieldPath, bool]:
     if not below and field_name in _FROM_FILE:
         return database, (field_name,), True
     stem = where[: len(where) - len(rest)]
-    raise SettingsError([Problem(where, *_unknown_variable(stem, path))])
+    raise SettingsError([Problem(where, *_judge_unknown_variable(stem, path))])
 
 
-def _two_underscores(name: str) -> str:
+def _suggest_two_underscores(name: str) -> str:
     """Return what a name such as ``DATABASES_X_POOL_SIZE`` most likely means."""
     rest = name.removeprefix("DATABASES_")
     files = {f"{field}_file" for field in _FROM_FILE}
@@ -166,10 +166,10 @@ def _two_underscores(name: str) -> str:
     return "DATABASES__<NAME>__<FIELD>"
 
 
-def _unknown_variable(stem: str, path: FieldPath) -> tuple[str, str]:
+def _judge_unknown_variable(stem: str, path: FieldPath) -> tuple[str, str]:
     if path == ("environment",):
         return unknown_field("environment")
     known = ["__".join(known_path) for known_path in sorted(_PATHS)]
-    close = meant("__".join(path), known)
+    close = guess_key("__".join(path), known)
     hint = f"did you mean {stem}{close[0].upper()}?" if close else "docs/settings.md has the known ones."
     return "a known setting, since names with this beginning are ours", f"{hint} If it isn't meant for us, rename it"

@@ -9,8 +9,9 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from prefiq_db.errors import MissingDriverError
+from prefiq_db.testing.database_server import DatabaseServer
 from prefiq_db.testing.locate import MARIADB, ServerUnavailableError
-from prefiq_db.testing.server import DatabaseServer, server_environment
+from prefiq_db.testing.machine import server_environment
 
 if TYPE_CHECKING:
     import pymysql

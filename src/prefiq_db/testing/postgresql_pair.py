@@ -11,9 +11,9 @@ from typing import Self
 
 from prefiq_db.errors import UsageError
 from prefiq_db.testing.locate import ServerUnavailableError
+from prefiq_db.testing.machine import server_environment
 from prefiq_db.testing.postgresql_server import PostgresServer
 from prefiq_db.testing.processes import wait_until
-from prefiq_db.testing.server import server_environment
 
 _SLOT = "prefiq_standby"
 _ATTACH_SECONDS = 30.0

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import hmac
 import importlib.util
+import secrets
 import signal
 import subprocess
 from typing import TYPE_CHECKING, Any
 
 from prefiq_db.errors import MissingDriverError
+from prefiq_db.testing.database_server import DatabaseServer
 from prefiq_db.testing.locate import POSTGRESQL, ServerUnavailableError
+from prefiq_db.testing.machine import server_environment
 from prefiq_db.testing.processes import process_tree, send_signal
-from prefiq_db.testing.server import DatabaseServer, server_environment
 
 if TYPE_CHECKING:
     import psycopg
@@ -103,7 +108,7 @@ class PostgresServer(DatabaseServer):
     def _initialise(self) -> None:
         password_file = self._folder / "password"
         password_file.touch(mode=0o600)
-        password_file.write_text(self._password)
+        password_file.write_text(_scram_verifier(self._password))
         self._give_to_account(password_file)
         account = self._account
         done = subprocess.run(
@@ -144,3 +149,17 @@ class PostgresServer(DatabaseServer):
         settings |= self.settings
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         return [str(self._programs["postgres"]), "-D", str(self._folder / "data"), *options]
+
+
+def _scram_verifier(password: str) -> str:
+    """Return what PostgreSQL stores of *password* (RFC 5802), made in one iteration.
+
+    The default of 4096 takes the client 3 ms of processor time at each login, against a guesser whom a server for tests
+    doesn't have.
+    """
+    salt, iterations = secrets.token_bytes(16), 1
+    salted = hashlib.pbkdf2_hmac("sha256", password.encode(), salt, iterations)
+    stored_key = hashlib.sha256(hmac.digest(salted, b"Client Key", "sha256")).digest()
+    server_key = hmac.digest(salted, b"Server Key", "sha256")
+    encoded_salt, *keys = (base64.b64encode(part).decode() for part in (salt, stored_key, server_key))
+    return f"SCRAM-SHA-256${iterations}:{encoded_salt}${':'.join(keys)}"

@@ -7,70 +7,23 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import heapq
-import itertools
 import selectors
 import socket
 import struct
-import threading
-import time
 from collections.abc import Callable
-from concurrent.futures import Future
-from queue import SimpleQueue
-from types import TracebackType
-from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
 
-from prefiq_db.testing.server import free_port
+from prefiq_db.testing.links import End, Link
+from prefiq_db.testing.loop_thread import LoopThread
+from prefiq_db.testing.machine import LOOPBACK, free_port
 
-T = TypeVar("T")
-
-_HOST = "127.0.0.1"
 _CHUNK_BYTES = 65536
 _MAX_BUFFERED_BYTES = 262144
-_CALL_SECONDS = 10.0
-_MAX_ROUNDS_BEFORE_COMMANDS = 100
 # Close with a reset instead of a polite end.
 _RESET = struct.pack("ii", 1, 0)
 
 
-class End:
-    """One of the two sockets of a link."""
-
-    def __init__(self, link: Link, connection: socket.socket, *, connecting: bool = False) -> None:
-        self.link = link
-        self.socket = connection
-        self.connecting = connecting
-        self.ended = False  # it will send no more
-        self.gone = False  # its socket is closed, and the link lives on without it
-        self.awaits = False  # somebody will write to it later: its peer's end must not be passed on before
-        self.outgoing = bytearray()  # what it has not taken yet
-        self.segment_bytes = 0  # at most so much in one segment; 0: as it comes
-        self.interest = 0
-
-    @property
-    def peer(self) -> End:
-        return self.link.server if self is self.link.client else self.link.client
-
-
-class Link:
-    """One connection of a client through the proxy to the server."""
-
-    client: End
-    server: End
-
-    def __init__(self, client: socket.socket, server: socket.socket) -> None:
-        self.client = End(self, client)
-        self.server = End(self, server, connecting=True)
-        self.is_open = True
-        self.silent = False  # nothing is read and nothing is written
-
-    @property
-    def ends(self) -> tuple[End, End]:
-        return self.client, self.server
-
-
-class TcpProxy:
+class TcpProxy(LoopThread):
     """Pass connections to ``host:port`` on; use it as a context manager.
 
     Subclasses override :meth:`client_sent`, :meth:`server_sent`, :meth:`link_restored` and :meth:`link_closed`, which
@@ -78,19 +31,15 @@ class TcpProxy:
     that they may call; elsewhere: inside :meth:`call`.
     """
 
-    host = _HOST
+    host = LOOPBACK
 
     def __init__(self, host: str, port: int) -> None:
+        super().__init__()
         self._target = (host, port)
         self.port = 0
         self._links: list[Link] = []
         self._listener: socket.socket | None = None
-        self._commands: SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = SimpleQueue()
-        self._timers: list[tuple[float, int, Callable[[], None]]] = []
-        self._timer_numbers = itertools.count()
         self._silent = False
-        self._thread: threading.Thread | None = None
-        self._stopping = False
 
     # --- for subclasses --------------------------------------------------------------------------
 
@@ -108,10 +57,6 @@ class TcpProxy:
     def link_restored(self, link: Link) -> None:
         """Take note that a connection that was silent may speak again."""
 
-    def after(self, seconds: float, action: Callable[[], None]) -> None:
-        """Run *action* in that time, unless the proxy stops before."""
-        heapq.heappush(self._timers, (time.monotonic() + seconds, next(self._timer_numbers), action))
-
     def send(self, end: End, data: bytes) -> None:
         """Pass *data* on to one end of a link, as soon as it takes it; nothing if it is gone."""
         if not end.gone and end.link.is_open:
@@ -119,7 +64,7 @@ class TcpProxy:
             self._attempt(end, self._flush)
 
     def part(self, end: End, *, reset: bool = False) -> None:
-        """Close one end's socket; the other end isn't told, and what it says from now on is lost."""
+        """Close one end's socket; the other end isn't notified, and what it sends from now on is lost."""
         if end.gone or not end.link.is_open:
             return
         end.gone = end.ended = True
@@ -145,15 +90,6 @@ class TcpProxy:
         """Reset a connection on both sides."""
         self._reset(link)
 
-    def call(self, action: Callable[[], T]) -> T:
-        """Run *action* in the proxy's thread, after everything that was sent to the proxy before; return its result."""
-        if self._thread is None or threading.current_thread() is self._thread:
-            return action()
-        future: Future[T] = Future()
-        self._commands.put((action, future))
-        self._wake()
-        return future.result(_CALL_SECONDS)
-
     # --- for tests -------------------------------------------------------------------------------
 
     @property
@@ -172,9 +108,9 @@ class TcpProxy:
         self.call(self._reset_all)
 
     def black_hole(self) -> None:
-        """Pass nothing on from now on, for nobody: sockets stay open, and nobody learns that somebody left.
+        """Pass nothing on from now on: sockets stay open, and neither side sees that the other closes.
 
-        New connections are taken, as the system does that by itself, and hear nothing either.
+        New connections are accepted by the system and get no answer.
         """
         self.call(lambda: self._set_silent(True))
 
@@ -183,101 +119,30 @@ class TcpProxy:
         self.call(lambda: self._set_silent(False))
 
     def refuse(self) -> None:
-        """Refuse new connections, as if nobody listened on the port. Open ones live on."""
+        """Refuse new connections, as a closed port does. Open ones live on."""
         self.call(self._close_listener)
 
     def accept(self) -> None:
         """Take new connections again."""
         self.call(self._listen)
 
-    def start(self) -> Self:
-        """Listen on a free port."""
-        if self._thread is None:
-            self._stopping = False
-            self._selector = selectors.DefaultSelector()
-            self._wake_receiver, self._wake_sender = socket.socketpair()
-            self._wake_receiver.setblocking(False)
-            self._selector.register(self._wake_receiver, selectors.EVENT_READ)
-            self._listen()
-            self._thread = threading.Thread(target=self._run, name=type(self).__name__, daemon=True)
-            self._thread.start()
-        return self
-
-    def stop(self) -> None:
-        """Reset what is open and stop listening."""
-        if self._thread is None:
-            return
-        self._stopping = True
-        self._wake()
-        self._thread.join()
-        self._thread = None
-        self._wake_receiver.close()
-        self._wake_sender.close()
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.stop()
-
     # --- the loop --------------------------------------------------------------------------------
 
-    def _wake(self) -> None:
-        self._wake_sender.send(b"\0")
+    def _begin(self) -> None:
+        self._listen()
 
-    def _run(self) -> None:
-        try:
-            while not self._stopping:
-                self._move(self._seconds_to_timer())
-                self._run_timers()
-                if not self._commands.empty():
-                    self._run_commands()
-        finally:
-            self._reset_all()
-            self._close_listener()
-            self._silent = False
-            self._timers.clear()
-            self._run_commands()
-            self._selector.close()
+    def _end(self) -> None:
+        self._reset_all()
+        self._close_listener()
+        self._silent = False
 
-    def _run_commands(self) -> None:
-        commands = [self._commands.get() for _ in range(self._commands.qsize())]
-        # Whoever calls may just have connected and sent bytes that nobody answers: see them first. A stream never
-        # ends, so there is a limit.
-        for _ in range(_MAX_ROUNDS_BEFORE_COMMANDS):
-            if not self._move(0):
-                break
-        for action, future in commands:
-            try:
-                result = action()
-            except Exception as error:  # noqa: BLE001 - it belongs to the caller
-                future.set_exception(error)
-            else:
-                future.set_result(result)
+    def _serve(self, key: selectors.SelectorKey, events: int) -> None:
+        if key.fileobj is self._listener:
+            self._welcome()
+        elif isinstance(key.data, End) and key.data.link.is_open:
+            self._serve_end(key.data, events)
 
-    def _seconds_to_timer(self) -> float | None:
-        return max(0.0, self._timers[0][0] - time.monotonic()) if self._timers else None
-
-    def _run_timers(self) -> None:
-        while self._timers and self._timers[0][0] <= time.monotonic():
-            heapq.heappop(self._timers)[2]()
-
-    def _move(self, timeout_seconds: float | None) -> bool:
-        """Wait for events and serve them; return whether there were any."""
-        ready = self._selector.select(timeout_seconds)
-        for key, events in ready:
-            if key.fileobj is self._wake_receiver:
-                with contextlib.suppress(BlockingIOError):
-                    self._wake_receiver.recv(_CHUNK_BYTES)
-            elif key.fileobj is self._listener:
-                self._welcome()
-            elif isinstance(key.data, End) and key.data.link.is_open:
-                self._serve(key.data, events)
-        return bool(ready)
-
-    def _serve(self, end: End, events: int) -> None:
+    def _serve_end(self, end: End, events: int) -> None:
         if events & selectors.EVENT_WRITE:
             self._attempt(end, self._connected, self._flush)
         if events & selectors.EVENT_READ:
@@ -386,7 +251,7 @@ class TcpProxy:
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             self.port = self.port or free_port()
-            listener.bind((_HOST, self.port))
+            listener.bind((LOOPBACK, self.port))
             listener.listen(128)
             listener.setblocking(False)
         except BaseException:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from prefiq_db.testing.database_server import DATABASE_PREFIX, DatabaseServer
 from prefiq_db.testing.locate import ServerUnavailableError, is_required
 from prefiq_db.testing.mariadb_server import MariaDbServer
 from prefiq_db.testing.postgresql_server import PostgresServer
-from prefiq_db.testing.server import DATABASE_PREFIX, DatabaseServer
 
 #: What ``PREFIQ_REQUIRE`` and marks call them.
 SERVERS: dict[str, type[DatabaseServer]] = {"postgresql": PostgresServer, "mariadb": MariaDbServer}

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from prefiq_db.testing.proxy import Link, TcpProxy
+from prefiq_db.testing.links import Link
+from prefiq_db.testing.proxy import TcpProxy
 
 
 @dataclass(slots=True)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from prefiq_db.reports import Outcome
 from prefiq_db.transaction.block import RUN_AGAIN, Block
 from prefiq_db.transaction.options import TransactionOptions, check_timeout
+from prefiq_db.transaction.ownership import Binding, ambient
 from prefiq_db.transaction.root import RootBlock
 from prefiq_db.transaction.savepoint import Savepoint
-from prefiq_db.transaction.scope import Scope, ambient
+from prefiq_db.transaction.scope import Scope
 
 __all__ = [
     "RUN_AGAIN",
+    "Binding",
     "Block",
     "Outcome",
     "RootBlock",

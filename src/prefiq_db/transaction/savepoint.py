@@ -20,7 +20,7 @@ class Savepoint(Block):
 
     is_root: ClassVar[bool] = False
 
-    def __init__(self, instance: Instance, options: TransactionOptions, scope: Scope) -> None:
+    def __init__(self, instance: Instance, options: TransactionOptions, scope: Scope[Block]) -> None:
         super().__init__(instance, options, scope)
         if scope.finished:
             raise ClosedError("the outer transaction has ended; open a new one")

@@ -16,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError, StatementError
 
 from prefiq_db.drivers.halfway import REFUSED
 from prefiq_db.errors import ErrorClass, ErrorKind, PrefiqDbError, ReadOnlyError, UsageError
-from prefiq_db.masking import border_translates, shown
+from prefiq_db.masking import border_translates, mask_statement
 from prefiq_db.silence import hush
 from prefiq_db.translation.both import Both, of_both
 from prefiq_db.translation.classify import Phase, leaves_unknown
@@ -39,11 +39,6 @@ _NAMING_FIELDS: Final = {
 }
 
 
-class _Terms(Protocol):
-    @property
-    def read_only(self) -> bool: ...
-
-
 class _Transaction(Protocol):
     """What is asked of a connection's transaction, and noted in it."""
 
@@ -52,7 +47,7 @@ class _Transaction(Protocol):
     failed: ErrorClass | None
 
     @property
-    def terms(self) -> _Terms: ...
+    def read_only(self) -> bool: ...
 
 
 class _State(Protocol):
@@ -160,7 +155,7 @@ def _translate(context: ExceptionContext, judgement: Judgement, database: str) -
     )
     failure.database = failure.database or database
     if state is not None:
-        if isinstance(failure, ReadOnlyError) and state.transaction.began and state.transaction.terms.read_only:
+        if isinstance(failure, ReadOnlyError) and state.transaction.began and state.transaction.read_only:
             # Our own READ ONLY refused it, and so would every other server.
             failure.classification = ErrorClass(ErrorKind.READ_ONLY)
         state.transaction.failed = failure.classification
@@ -220,4 +215,4 @@ def _scrub_sqlalchemy(error: StatementError, message: str) -> None:
     error.args = (f"({type(error.orig).__name__}) {message}",)
     error.params = None
     if error.statement is not None:
-        error.statement = shown(error.statement)
+        error.statement = mask_statement(error.statement)

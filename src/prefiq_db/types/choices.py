@@ -13,7 +13,7 @@ from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from prefiq_db.errors import DataError, UsageError
 from prefiq_db.products import PRODUCTS, dialects
-from prefiq_db.types.naming import fitted
+from prefiq_db.types.naming import fit_name
 
 DEFAULT_LENGTH: Final = 32
 #: Where the CHECK of an enum notes its column, in ``CheckConstraint.info``.
@@ -69,12 +69,12 @@ class StrEnum(TypeDecorator[Any]):
         if value is None:
             return None
         if not isinstance(value, str):
-            raise UsageError(f"StrEnum: expected one of {self._shown()}, not {type(value).__name__}")
+            raise UsageError(f"StrEnum: expected one of {self._show_values()}, not {type(value).__name__}")
         if isinstance(value, enum.StrEnum) and isinstance(self.members, type) and not isinstance(value, self.members):
-            raise UsageError(f"StrEnum: expected one of {self._shown()}, not a {type(value).__name__}")
+            raise UsageError(f"StrEnum: expected one of {self._show_values()}, not a {type(value).__name__}")
         text = str(value)
         if text not in self.values:
-            raise UsageError(f"StrEnum: expected one of {self._shown()}")
+            raise UsageError(f"StrEnum: expected one of {self._show_values()}")
         return text
 
     def process_result_value(self, value: str | None, dialect: sa.Dialect) -> Any:
@@ -84,7 +84,7 @@ class StrEnum(TypeDecorator[Any]):
             raise DataError(f"StrEnum: the database holds a text that is no {self.members.__name__}")
         return self.members(value)
 
-    def _shown(self) -> str:
+    def _show_values(self) -> str:
         # The members are the program's own words, not data.
         return self.members.__name__ if isinstance(self.members, type) else ", ".join(self.values)
 
@@ -100,7 +100,7 @@ class StrEnum(TypeDecorator[Any]):
             return
         name = self.name or column.name
         if "ck" not in table.metadata.naming_convention and self.name is None:
-            name = fitted(f"ck_{table.name}_{column.name}")
+            name = fit_name(f"ck_{table.name}_{column.name}")
         # On the table: MariaDB takes no name for a CHECK on a column. Bound to the type: who copies the table or
         # renders it gets the CHECK with the column, and must not make a second one.
         check = sa.CheckConstraint(self.check_sql(column.name), name=name, _type_bound=True)
@@ -108,10 +108,10 @@ class StrEnum(TypeDecorator[Any]):
         table.append_constraint(check)
 
     def check_sql(self, column: str) -> sa.ColumnElement[bool]:
-        """Return what the CHECK on *column* says."""
-        return sa.column(column).in_([sa.literal_column(_quoted(value)) for value in self.values])
+        """Return the condition of the CHECK on *column*."""
+        return sa.column(column).in_([sa.literal_column(_quote(value)) for value in self.values])
 
 
-def _quoted(value: str) -> str:
+def _quote(value: str) -> str:
     doubled = value.replace("'", "''")
     return f"'{doubled}'"

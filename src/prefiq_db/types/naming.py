@@ -13,7 +13,7 @@ MAX_NAME_BYTES: Final = 63
 _HASH_DIGITS: Final = 8
 
 
-def fitted(name: str) -> str:
+def fit_name(name: str) -> str:
     """Return *name*, or when it is too long its beginning and a hash of all of it: the same on every database."""
     encoded = name.encode()
     if len(encoded) <= MAX_NAME_BYTES:
@@ -34,23 +34,23 @@ def _by_columns(prefix: str) -> Callable[[Any, sa.Table], str]:
         columns = _columns(constraint)
         if not columns:
             raise sa.exc.InvalidRequestError(f"an index or constraint of {table.name} without columns needs a name")
-        return fitted("_".join((prefix, table.name, *columns)))
+        return fit_name("_".join((prefix, table.name, *columns)))
 
     return name
 
 
 def _primary_key(constraint: Any, table: sa.Table) -> str:
-    return fitted(f"pk_{table.name}")
+    return fit_name(f"pk_{table.name}")
 
 
 def _foreign_key(constraint: sa.ForeignKeyConstraint, table: sa.Table) -> str:
     referred = constraint.elements[0].target_fullname.split(".")[-2]
-    return fitted("_".join(("fk", table.name, *constraint.column_keys, referred)))
+    return fit_name("_".join(("fk", table.name, *constraint.column_keys, referred)))
 
 
 def _check(constraint: Any, table: sa.Table) -> str:
     if isinstance(constraint.name, str):
-        return fitted(f"ck_{table.name}_{constraint.name}")
+        return fit_name(f"ck_{table.name}_{constraint.name}")
     if constraint._type_bound:  # Boolean and Enum with create_constraint=True: of one column
         return _check_of_column(constraint, table)
     raise sa.exc.InvalidRequestError(f"a CHECK of {table.name} needs a name: CheckConstraint(..., name='positive')")

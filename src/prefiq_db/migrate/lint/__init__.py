@@ -15,9 +15,9 @@ from alembic.script import Script, ScriptDirectory
 
 from prefiq_db.errors import UsageError
 from prefiq_db.migrate.lint.findings import Finding
-from prefiq_db.migrate.lint.history import History
-from prefiq_db.migrate.lint.reading import Reading, read
-from prefiq_db.migrate.lint.rules import RULES
+from prefiq_db.migrate.lint.references import References
+from prefiq_db.migrate.lint.revision_reader import Reading, read
+from prefiq_db.migrate.lint.rule_table import RULES
 from prefiq_db.migrate.lint.waivers import Waivers
 
 __all__ = ["DIALECTS", "RULE_NAMES", "Finding", "lint"]
@@ -59,18 +59,18 @@ def lint(
         script = ScriptDirectory(os.fspath(script))
     chosen = _chosen(script, revisions)
     findings: list[Finding] = []
-    histories = {name: History() for name in dialects}
+    references_of = {name: References() for name in dialects}
     # All are read, also those before the chosen ones: they say which tables refer to which.
     for revision in reversed(list(script.walk_revisions())):
         waivers = Waivers.of_file(revision.path)
         found = [
-            Finding(revision.revision, _shown(revision), line, "", _NO_REASON, *_ADVICE[_NO_REASON])
+            Finding(revision.revision, _show_path(revision), line, "", _NO_REASON, *_ADVICE[_NO_REASON])
             for line in waivers.without_reason
         ]
-        for dialect, history in histories.items():
+        for dialect, references in references_of.items():
             reading = read(revision, dialect)
-            found += _findings(revision, reading, history, waivers)
-            history.learn(reading)
+            found += _findings(revision, reading, references, waivers)
+            references.learn(reading)
         if chosen is None or revision.revision in chosen:
             findings += found
     return findings
@@ -85,10 +85,10 @@ def _chosen(script: ScriptDirectory, revisions: str | None) -> set[str] | None:
     return {each.revision for each in script.iterate_revisions(head or "heads", base or "base")}
 
 
-def _findings(revision: Script, reading: Reading, history: History, waivers: Waivers) -> Iterator[Finding]:
+def _findings(revision: Script, reading: Reading, references: References, waivers: Waivers) -> Iterator[Finding]:
     for rule in RULES:
         if reading.dialect in rule.dialects:
-            for step, subject in rule.check(reading, history):
+            for step, subject in rule.check(reading, references):
                 if not waivers.cover(step.lines):
                     message = rule.message.format(subject)
                     yield _finding(revision, reading, step.line, rule.name, message, rule.safe_way)
@@ -100,9 +100,9 @@ def _findings(revision: Script, reading: Reading, history: History, waivers: Wai
 
 
 def _finding(revision: Script, reading: Reading, line: int, rule: str, message: str, safe_way: str) -> Finding:
-    return Finding(revision.revision, _shown(revision), line, reading.dialect, rule, message, safe_way)
+    return Finding(revision.revision, _show_path(revision), line, reading.dialect, rule, message, safe_way)
 
 
-def _shown(revision: Script) -> str:
+def _show_path(revision: Script) -> str:
     relative = os.path.relpath(revision.path)
     return revision.path if relative.startswith("..") else relative

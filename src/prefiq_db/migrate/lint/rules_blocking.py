@@ -9,8 +9,8 @@ from typing import Final
 from alembic.operations import ops
 
 from prefiq_db.migrate.lint.alterations import clauses_of
-from prefiq_db.migrate.lint.history import History, on_existing
-from prefiq_db.migrate.lint.reading import Reading, Step
+from prefiq_db.migrate.lint.references import References, on_existing
+from prefiq_db.migrate.lint.revision_reader import Reading, Step
 from prefiq_db.migrate.lint.sql import changed_table
 
 _CREATE_INDEX: Final = re.compile(r"CREATE (?:UNIQUE |FULLTEXT |SPATIAL )?INDEX\b", re.I)
@@ -19,20 +19,20 @@ _ADD_INDEX: Final = re.compile(r"ALTER TABLE .*\bADD (?:UNIQUE |FULLTEXT |SPATIA
 _ADD_CHECKED: Final = re.compile(r"ALTER TABLE .*\bADD (?:CONSTRAINT \S+ )?(FOREIGN KEY|CHECK)\b", re.I | re.S)
 
 
-def index_blocks(reading: Reading, history: History) -> Iterator[tuple[Step, str]]:
+def index_blocks(reading: Reading, references: References) -> Iterator[tuple[Step, str]]:
     for step in on_existing(reading):
         for sql in step.sql:
             if _INDEX.match(sql) and not _says(sql, "CONCURRENTLY"):
                 yield step, changed_table(sql) or "the table"
 
 
-def concurrently_in_transaction(reading: Reading, history: History) -> Iterator[tuple[Step, str]]:
+def concurrently_in_transaction(reading: Reading, references: References) -> Iterator[tuple[Step, str]]:
     for step in reading.steps:
         if not step.autocommit and any(_INDEX.match(sql) and _says(sql, "CONCURRENTLY") for sql in step.sql):
             yield step, "CONCURRENTLY"
 
 
-def unique_blocks(reading: Reading, history: History) -> Iterator[tuple[Step, str]]:
+def unique_blocks(reading: Reading, references: References) -> Iterator[tuple[Step, str]]:
     for step in on_existing(reading):
         if isinstance(step.operation, ops.CreateUniqueConstraintOp):
             yield step, step.operation.table_name
@@ -42,14 +42,14 @@ def unique_blocks(reading: Reading, history: History) -> Iterator[tuple[Step, st
                 yield step, clause.table
 
 
-def index_copies(reading: Reading, history: History) -> Iterator[tuple[Step, str]]:
+def index_copies(reading: Reading, references: References) -> Iterator[tuple[Step, str]]:
     for step in on_existing(reading):
         for sql in step.sql:
             if (_CREATE_INDEX.match(sql) or _ADD_INDEX.match(sql)) and not _says(sql, "ALGORITHM"):
                 yield step, changed_table(sql) or "the table"
 
 
-def constraint_validates(reading: Reading, history: History) -> Iterator[tuple[Step, str]]:
+def constraint_validates(reading: Reading, references: References) -> Iterator[tuple[Step, str]]:
     for step in on_existing(reading):
         for clause in clauses_of(step):
             if clause.kind == "add-checked" and not clause.says("NOT VALID"):

@@ -10,8 +10,8 @@ import sqlalchemy as sa
 from alembic.operations import ops
 
 from prefiq_db.migrate.lint.alterations import Clause, clauses_of
-from prefiq_db.migrate.lint.history import History, on_existing
-from prefiq_db.migrate.lint.reading import Reading, Step
+from prefiq_db.migrate.lint.references import References, on_existing
+from prefiq_db.migrate.lint.revision_reader import Reading, Step
 from prefiq_db.migrate.lint.sql import changed_table
 from prefiq_db.migrate.traits import traits_of
 
@@ -20,7 +20,7 @@ _DROP: Final = re.compile(r"DROP (?:TEMPORARY )?TABLE\b", re.I)
 _FILLED: Final = "DEFAULT|GENERATED|AS|AUTO_INCREMENT|IDENTITY|PRIMARY KEY|(?:SMALL|BIG)?SERIAL"
 
 
-def not_null_without_default(reading: Reading, history: History) -> Iterator[tuple[Step, str]]:
+def not_null_without_default(reading: Reading, references: References) -> Iterator[tuple[Step, str]]:
     for step in on_existing(reading):
         if isinstance(step.operation, ops.AddColumnOp):
             column = step.operation.column
@@ -29,7 +29,7 @@ def not_null_without_default(reading: Reading, history: History) -> Iterator[tup
         yield from _found(step, "add-column", lambda clause: clause.says("NOT NULL") and not clause.says(_FILLED))
 
 
-def set_not_null(reading: Reading, history: History) -> Iterator[tuple[Step, str]]:
+def set_not_null(reading: Reading, references: References) -> Iterator[tuple[Step, str]]:
     for step in on_existing(reading):
         if isinstance(step.operation, ops.AlterColumnOp) and step.operation.modify_nullable is False:
             yield step, _column(step.operation)
@@ -37,7 +37,7 @@ def set_not_null(reading: Reading, history: History) -> Iterator[tuple[Step, str
         yield from _found(step, "modify|change", lambda clause: clause.says("NOT NULL"))
 
 
-def rename(reading: Reading, history: History) -> Iterator[tuple[Step, str]]:
+def rename(reading: Reading, references: References) -> Iterator[tuple[Step, str]]:
     for step in on_existing(reading):
         operation = step.operation
         if isinstance(operation, ops.RenameTableOp):
@@ -50,7 +50,7 @@ def rename(reading: Reading, history: History) -> Iterator[tuple[Step, str]]:
             yield from _found(step, "change", lambda clause: clause.renames)
 
 
-def type_change(reading: Reading, history: History) -> Iterator[tuple[Step, str]]:
+def type_change(reading: Reading, references: References) -> Iterator[tuple[Step, str]]:
     for step in on_existing(reading):
         operation = step.operation
         yield from _found(step, "type|modify|change")
@@ -61,7 +61,7 @@ def type_change(reading: Reading, history: History) -> Iterator[tuple[Step, str]
             yield step, _column(operation)
 
 
-def contract(reading: Reading, history: History) -> Iterator[tuple[Step, str]]:
+def contract(reading: Reading, references: References) -> Iterator[tuple[Step, str]]:
     for step in on_existing(reading):
         if isinstance(step.operation, ops.DropTableOp):
             yield step, step.operation.table_name

@@ -1,4 +1,4 @@
-"""What a revision as a whole does: parts of it stay when the rest fails, or SQLite has no word for it."""
+"""Hazards of a revision as a whole: a part of it stays when the rest fails, or SQLite can't do it."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from alembic.operations import ops
 
 from prefiq_db.migrate.lint.alterations import clauses_of
-from prefiq_db.migrate.lint.history import History, on_existing
-from prefiq_db.migrate.lint.reading import Reading, Step
+from prefiq_db.migrate.lint.references import References, on_existing
+from prefiq_db.migrate.lint.revision_reader import Reading, Step
 from prefiq_db.migrate.lint.sql import is_data, is_ddl
 
 
-def several_ddl(reading: Reading, history: History) -> Iterator[tuple[Step, str]]:
+def several_ddl(reading: Reading, references: References) -> Iterator[tuple[Step, str]]:
     counted = [(step, sum(map(is_ddl, step.sql))) for step in reading.steps]
     total, seen = sum(count for _, count in counted), 0
     for step, count in counted:
@@ -22,7 +22,7 @@ def several_ddl(reading: Reading, history: History) -> Iterator[tuple[Step, str]
             return
 
 
-def backfill_with_ddl(reading: Reading, history: History) -> Iterator[tuple[Step, str]]:
+def backfill_with_ddl(reading: Reading, references: References) -> Iterator[tuple[Step, str]]:
     if not any(step.batch or any(map(is_ddl, step.sql)) for step in reading.steps):
         return
     for step in on_existing(reading):
@@ -31,17 +31,17 @@ def backfill_with_ddl(reading: Reading, history: History) -> Iterator[tuple[Step
             return
 
 
-def rebuild_of_parent(reading: Reading, history: History) -> Iterator[tuple[Step, str]]:
+def rebuild_of_parent(reading: Reading, references: References) -> Iterator[tuple[Step, str]]:
     told: set[int] = set()
     for step in on_existing(reading):
         if step.batch is None or step.batch.line in told or not _rebuilds(step):
             continue
-        if children := history.children_of(step.batch.table, reading):
+        if children := references.children_of(step.batch.table, reading):
             told.add(step.batch.line)
             yield step, f"{step.batch.table}, to which {', '.join(children)} refers,"
 
 
-def cannot_alter(reading: Reading, history: History) -> Iterator[tuple[Step, str]]:
+def cannot_alter(reading: Reading, references: References) -> Iterator[tuple[Step, str]]:
     for step in reading.steps:
         operation = step.operation
         alters = isinstance(operation, ops.AlterColumnOp) and operation.modify_name is None

@@ -14,16 +14,16 @@ _ROUTINE: Final = re.compile(r"(?:CREATE\b.*\b(?:TRIGGER|PROCEDURE|FUNCTION|EVEN
 _NAME_QUOTES: Final = {product.dialect: product.name_quotes for product in PRODUCTS.values()}
 
 
-def statements(sql: str, dialect: str) -> list[str]:
+def split_statements(sql: str, dialect: str) -> list[str]:
     """Return the statements of a text, with single blanks, without comments and the insides of strings."""
-    pieces = list(_pieces(sql, dialect))
-    whole = _joined(pieces)
+    pieces = list(_split_pieces(sql, dialect))
+    whole = _join(pieces)
     if _ROUTINE.match(whole):
         return [whole]  # its semicolons are its own
-    return [text for part in split(pieces, ";") if (text := _joined(part))]
+    return [text for part in split(pieces, ";") if (text := _join(part))]
 
 
-def _pieces(sql: str, dialect: str) -> Iterator[str]:
+def _split_pieces(sql: str, dialect: str) -> Iterator[str]:
     tokens = scan(sql, RULES[dialect].lexis)
     end = 0
     for text, (start, stop) in zip(tokens.texts, tokens.spans, strict=True):
@@ -40,7 +40,7 @@ def _is_string(piece: str, dialect: str) -> bool:
     return piece[0] not in _NAME_QUOTES[dialect]
 
 
-def _joined(pieces: Sequence[str]) -> str:
+def _join(pieces: Sequence[str]) -> str:
     return " ".join(pieces).replace(" \0", "").replace("\0", "").strip()
 
 

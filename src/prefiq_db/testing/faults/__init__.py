@@ -9,9 +9,12 @@ from __future__ import annotations
 from prefiq_db.testing.faults.bank import Bank, InsufficientFundsError, Told, Transfer
 from prefiq_db.testing.faults.bank_report import BankReport, bank_table
 from prefiq_db.testing.faults.checker import check_history
+from prefiq_db.testing.faults.fault_proxy import FaultProxy, FaultRecord
 from prefiq_db.testing.faults.framing import Message
 from prefiq_db.testing.faults.histories import Anomaly, Append, HistoryReport, HistoryTransaction, Read, forbidden
-from prefiq_db.testing.faults.kinds import (
+from prefiq_db.testing.faults.link import FaultyLink
+from prefiq_db.testing.faults.list_append import ListAppend
+from prefiq_db.testing.faults.message_faults import (
     BlackHole,
     CutReply,
     CutRequest,
@@ -21,10 +24,7 @@ from prefiq_db.testing.faults.kinds import (
     Reset,
     Slice,
 )
-from prefiq_db.testing.faults.link import FaultyLink
-from prefiq_db.testing.faults.list_append import ListAppend
 from prefiq_db.testing.faults.plan import ANY, CLAIM, COMMIT, STATEMENT, FaultPlan
-from prefiq_db.testing.faults.proxy import FaultProxy, FaultRecord
 
 __all__ = [
     "ANY",

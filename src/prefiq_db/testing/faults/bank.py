@@ -1,4 +1,4 @@
-"""A bank: transfers between accounts, and what became of each, as it was told."""
+"""A bank: transfers between accounts, and the reported outcome of each."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from prefiq_db.errors import OutcomeUnknownError, UsageError
+from prefiq_db.testing.database_server import DatabaseServer
 from prefiq_db.testing.faults.bank_report import BankReport
 from prefiq_db.testing.faults.crew import run_tasks, run_threads
 from prefiq_db.testing.faults.direct import direct
-from prefiq_db.testing.server import DatabaseServer
 
 _QUIET_SECONDS = 30.0
 _MAX_AMOUNT = 5
@@ -45,7 +45,7 @@ class Transfer:
 
 
 class Told(enum.StrEnum):
-    """What a caller was told of its transfer."""
+    """The outcome of a transfer as its caller saw it."""
 
     COMMITTED = "committed"
     NOT_COMMITTED = "not committed"
@@ -148,16 +148,16 @@ class Bank:
     def run(
         self, db: Any, transfers: int, *, workers: int = 8, transfer: Callable[[Any, Transfer], Any] | None = None
     ) -> None:
-        """Run so many transfers in so many threads, each by ``transfer(db, transfer)``, and keep what is told."""
+        """Run so many transfers in so many threads, each by ``transfer(db, transfer)``; keep the reported outcomes."""
         do = transfer or (lambda db, each: db.run_in_transaction(self.apply, each, exactly_once=True))
         orders = self._orders(transfers)
 
         def work() -> None:
             while order := self._next(orders):
                 try:
-                    self._answered(order, do(db, order))
-                except Exception as error:  # noqa: BLE001 - whatever it is, it tells that nothing was committed
-                    self._failed(order, error)
+                    self._note_answer(order, do(db, order))
+                except Exception as error:  # noqa: BLE001 - every error is an outcome
+                    self._note_failure(order, error)
 
         began = time.monotonic()
         run_threads(work, workers)
@@ -177,13 +177,13 @@ class Bank:
             while order := self._next(orders):
                 try:
                     answer = do(db, order)
-                    self._answered(order, await answer if inspect.isawaitable(answer) else answer)
+                    self._note_answer(order, await answer if inspect.isawaitable(answer) else answer)
                 except asyncio.CancelledError as error:
-                    self._failed(order, error)
+                    self._note_failure(order, error)
                     if (task := asyncio.current_task()) is not None and task.cancelling():
                         raise
-                except Exception as error:  # noqa: BLE001 - whatever it is, it tells that nothing was committed
-                    self._failed(order, error)
+                except Exception as error:  # noqa: BLE001 - every error is an outcome
+                    self._note_failure(order, error)
 
         began = time.monotonic()
         await run_tasks(work, workers)
@@ -198,34 +198,34 @@ class Bank:
         with self._lock:
             order = next(orders, None)
             if order is not None:
-                self._told[order.number] = Told.CANCELLED  # until something is told
+                self._told[order.number] = Told.CANCELLED  # until an outcome is reported
             return order
 
-    def _answered(self, order: Transfer, answer: Any) -> None:
+    def _note_answer(self, order: Transfer, answer: Any) -> None:
         with self._lock:
             self._told[order.number] = Told.COMMITTED
             self._wrong_answers += answer is not None and answer != order.number
 
-    def _failed(self, order: Transfer, error: BaseException) -> None:
+    def _note_failure(self, order: Transfer, error: BaseException) -> None:
         with self._lock:
-            self._told[order.number] = _told(error)
+            self._told[order.number] = _read_outcome(error)
             if isinstance(error, OutcomeUnknownError) and error.token is not None:
                 self._tokens[order.number] = error.token
             self._errors[type(error).__name__] += 1
 
-    # --- what nobody knew ------------------------------------------------------------------------
+    # --- unknown outcomes ------------------------------------------------------------------------
 
     def resolve(self, db: Any) -> None:
         """Ask *db* for each transfer whose outcome was unknown and came with a token, and keep the answers."""
         for number, token in sorted(self._tokens.items()):
-            self._resolved(number, db.resolve_outcome(token))
+            self._note_resolution(number, db.resolve_outcome(token))
 
     async def resolve_async(self, db: Any) -> None:
         """Do the same with an ``AsyncDatabase``."""
         for number, token in sorted(self._tokens.items()):
-            self._resolved(number, await db.resolve_outcome(token))
+            self._note_resolution(number, await db.resolve_outcome(token))
 
-    def _resolved(self, number: int, outcome: Any) -> None:
+    def _note_resolution(self, number: int, outcome: Any) -> None:
         self._told[number] = Told(str(outcome.value))
         if self._told[number] is not Told.UNKNOWN:
             del self._tokens[number]
@@ -233,9 +233,9 @@ class Bank:
     # --- the check -------------------------------------------------------------------------------
 
     def check(self) -> BankReport:
-        """Compare what was told with what the database has, over all runs so far.
+        """Compare the reported outcomes with the database, over all runs so far.
 
-        It waits until no transaction is open; whoever has a proxy waits for that before (:meth:`FaultProxy.wait`).
+        It waits until no transaction is open; with a proxy, call :meth:`FaultProxy.wait` before.
 
         Raises:
             TimeoutError: if transactions stay open, so that there is nothing to compare with.
@@ -278,7 +278,7 @@ def _statements(transfer: Transfer) -> tuple[tuple[str, tuple[str, ...]], ...]:
     return first, (_NOTE, ("transfer", "source", "target", "amount")), last
 
 
-def _told(error: BaseException) -> Told:
+def _read_outcome(error: BaseException) -> Told:
     if isinstance(error, OutcomeUnknownError):
         return Told.UNKNOWN
     if not isinstance(error, asyncio.CancelledError):

@@ -14,7 +14,7 @@ Step = tuple[int, Kind, int]
 
 
 class Dependencies:
-    """Who has to come before whom."""
+    """Which transaction has to come before which."""
 
     def __init__(self) -> None:
         self._edges: dict[int, dict[int, set[Kind]]] = {}
@@ -31,10 +31,10 @@ class Dependencies:
             ("G1c", {"ww", "wr"}, "wr"),
             ("G-single", {"ww", "wr"}, "rw"),
         ):
-            yield from self._named(name, kinds, closing)  # type: ignore[arg-type]  # names and kinds are literals
+            yield from self._name_anomalies(name, kinds, closing)  # type: ignore[arg-type]  # names and kinds are literals
         yield from self._with_several_rw()
 
-    def _named(self, name: AnomalyName, kinds: set[Kind], closing: Kind) -> Iterator[Anomaly]:
+    def _name_anomalies(self, name: AnomalyName, kinds: set[Kind], closing: Kind) -> Iterator[Anomaly]:
         """Yield cycles of one closing edge and a way back by *kinds*."""
         for component in self._components(kinds | {closing}):
             for before, after in self._inside(component, closing):
@@ -49,11 +49,11 @@ class Dependencies:
             apart = together = None
             for before, after in self._inside(component, "rw"):
                 if self._way(after, before, component, {"ww", "wr"}, apart=False) is not None:
-                    continue  # told as G-single
+                    continue  # reported as G-single
                 if apart is None:
-                    apart = self._closed(before, after, component, every, apart=True)
+                    apart = self._close(before, after, component, every, apart=True)
                 if together is None:
-                    together = self._closed(before, after, component, every, apart=False)
+                    together = self._close(before, after, component, every, apart=False)
                 if apart and together:
                     break
             if apart is not None:
@@ -61,7 +61,7 @@ class Dependencies:
             if together is not None:
                 yield _anomaly("G2-item", together)
 
-    def _closed(
+    def _close(
         self, before: int, after: int, component: set[int], kinds: set[Kind], *, apart: bool
     ) -> list[Step] | None:
         way = self._way(after, before, component, kinds, apart=apart)
@@ -82,7 +82,7 @@ class Dependencies:
             here = waiting.popleft()
             node, after_rw = here
             if node == end and not (apart and after_rw):
-                return _walked(came, here)
+                return _walk(came, here)
             for target, found in self._edges[node].items():
                 for kind in sorted(found & kinds):
                     there = (target, apart and kind == "rw")
@@ -129,7 +129,7 @@ class Dependencies:
         return (after for after, found in self._edges[node].items() if found & kinds)
 
 
-def _walked(came: dict[tuple[int, bool], tuple[tuple[int, bool], Step] | None], here: tuple[int, bool]) -> list[Step]:
+def _walk(came: dict[tuple[int, bool], tuple[tuple[int, bool], Step] | None], here: tuple[int, bool]) -> list[Step]:
     steps: list[Step] = []
     while (link := came[here]) is not None:
         here, step = link

@@ -1,4 +1,4 @@
-"""A look at a database that goes round what is tested: past the proxy, and without prefiq_db's verbs."""
+"""Direct access to a database: past the proxy, and without prefiq_db's verbs."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from contextlib import closing
 from typing import Any, Protocol
 
 from prefiq_db.errors import UsageError
+from prefiq_db.testing.database_server import DatabaseServer
 from prefiq_db.testing.processes import wait_until
-from prefiq_db.testing.server import DatabaseServer
 
 _LOCK_SECONDS = 30.0
 

@@ -1,4 +1,4 @@
-"""What a connection says, message by message; the bytes may come in any pieces."""
+"""The messages of a connection; its bytes may come in any pieces."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from prefiq_db.testing.faults import statements
-from prefiq_db.testing.faults.statements import Protocol
+from prefiq_db.testing.faults import sql_words
+from prefiq_db.testing.faults.sql_words import Protocol
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,12 +37,12 @@ class Message:
     @property
     def is_commit(self) -> bool:
         """Whether it commits something; asyncmy says COMMIT to each new connection, and that commits nothing."""
-        return bool(self.sql) and statements.commits(self.sql, self.protocol, in_transaction=self.in_transaction)
+        return bool(self.sql) and sql_words.commits(self.sql, self.protocol, in_transaction=self.in_transaction)
 
     @property
     def is_claim(self) -> bool:
         """Whether it claims a commit token of ours as abandoned."""
-        return bool(self.sql) and statements.claims(self.sql.encode() + self.parameters)
+        return bool(self.sql) and sql_words.claims(self.sql.encode() + self.parameters)
 
     @property
     def word(self) -> str:
@@ -51,7 +51,7 @@ class Message:
             return self.command
         if self.is_commit:
             return "COMMIT"
-        return "claim" if self.is_claim else statements.summary_word(self.sql, self.protocol)
+        return "claim" if self.is_claim else sql_words.summary_word(self.sql, self.protocol)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,7 +73,7 @@ class Framing(ABC):
     """Both directions of one connection.
 
     Feed :meth:`client_said` and :meth:`server_said`; take :meth:`next_message` and :meth:`next_reply` until there is
-    none. What is passed on to the server must be told to :meth:`forwarded`, or answers can't be told apart.
+    none. Report each message that goes to the server to :meth:`forwarded`, or answers can't be matched.
     """
 
     protocol: ClassVar[Protocol]

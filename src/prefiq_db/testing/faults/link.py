@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from prefiq_db.testing.faults.framing import Framing, Message, Reply
-from prefiq_db.testing.proxy import End, Link
+from prefiq_db.testing.links import End, Link
 
 
 class LinkProxy(Protocol):

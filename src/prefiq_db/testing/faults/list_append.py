@@ -1,4 +1,4 @@
-"""Random transactions that append to lists and read them, and the history of what they saw."""
+"""Random transactions that append to lists and read them, and the history of their reads."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from typing import Any
 import sqlalchemy as sa
 
 from prefiq_db.errors import OutcomeUnknownError, UsageError
+from prefiq_db.testing.database_server import DatabaseServer
 from prefiq_db.testing.faults.checker import check_history
 from prefiq_db.testing.faults.crew import run_tasks, run_threads
 from prefiq_db.testing.faults.direct import direct
 from prefiq_db.testing.faults.histories import Append, HistoryReport, HistoryTransaction, Read
-from prefiq_db.testing.server import DatabaseServer
 
 _QUIET_SECONDS = 30.0
 # Lists that grow without end make each read cost more than the one before, so we move on to new ones.
@@ -109,10 +109,10 @@ class ListAppend:
             while attempts := self._next(last):
                 try:
                     do(db, lambda tx, attempts=attempts: self._body(tx, attempts))
-                except Exception as error:  # noqa: BLE001 - whatever it is, it tells what became of it
-                    self._ended(attempts, error)
+                except Exception as error:  # noqa: BLE001 - every error is an outcome
+                    self._note_end(attempts, error)
                 else:
-                    self._ended(attempts, None)
+                    self._note_end(attempts, None)
 
         began = time.monotonic()
         run_threads(work, workers)
@@ -133,13 +133,13 @@ class ListAppend:
                     if inspect.isawaitable(answer):
                         await answer
                 except asyncio.CancelledError as error:
-                    self._ended(attempts, error)
+                    self._note_end(attempts, error)
                     if (task := asyncio.current_task()) is not None and task.cancelling():
                         raise
-                except Exception as error:  # noqa: BLE001 - whatever it is, it tells what became of it
-                    self._ended(attempts, error)
+                except Exception as error:  # noqa: BLE001 - every error is an outcome
+                    self._note_end(attempts, error)
                 else:
-                    self._ended(attempts, None)
+                    self._note_end(attempts, None)
 
         began = time.monotonic()
         await run_tasks(work, workers)
@@ -165,7 +165,7 @@ class ListAppend:
                 ]
             )
 
-    def _ended(self, attempts: _Attempts, error: BaseException | None) -> None:
+    def _note_end(self, attempts: _Attempts, error: BaseException | None) -> None:
         outcome: bool | None = error is None
         if isinstance(error, OutcomeUnknownError | asyncio.CancelledError):
             carried = getattr(error, "transaction_outcome", None)
@@ -202,7 +202,7 @@ class ListAppend:
     def _append(self, done: list[Append | Read], key: int) -> dict[str, Any]:
         with self._lock:
             value = next(self._values)
-        done.append(Append(key, value))  # before it is sent: who knows what becomes of it
+        done.append(Append(key, value))  # before it is sent: its outcome is unknown from then on
         return {"key": key, "text": f"{value},"}
 
     # --- the check -------------------------------------------------------------------------------

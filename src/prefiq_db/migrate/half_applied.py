@@ -1,16 +1,16 @@
-"""Say what is wrong with a half-applied revision, and what to do."""
+"""Explain a half-applied revision, and what to do about it."""
 
 from __future__ import annotations
 
 from prefiq_db.errors import SchemaError, UsageError
-from prefiq_db.migrate.options import MigrateOptions
+from prefiq_db.migrate.migrate_options import MigrateOptions
 from prefiq_db.migrate.recorder import Resumption
 from prefiq_db.migrate.run_log import DONE, FAILED, Logged, Unfinished
 from prefiq_db.migrate.traits import Traits
 
 
-def half_applied(unfinished: Unfinished, traits: Traits, database: str) -> str:
-    """Return the explanation: revision, what is applied, what was in flight, the ways out."""
+def describe_half_applied(unfinished: Unfinished, traits: Traits, database: str) -> str:
+    """Return the explanation: the revision, its statements and their states, and the ways out."""
     step = unfinished.step
     why = (
         f"{traits.title} commits each DDL statement by itself"
@@ -19,25 +19,25 @@ def half_applied(unfinished: Unfinished, traits: Traits, database: str) -> str:
     )
     lines = [
         f"database {database}: revision {step.revision} stopped half-way {step.direction}, and {why}, so this is left:",
-        *(_told(each) for each in unfinished.statements),
-        *_ways_out(unfinished),
+        *(_describe_statement(each) for each in unfinished.statements),
+        *_list_ways_out(unfinished),
     ]
     return "\n".join(lines)
 
 
-def resumption(
+def find_resumption(
     unfinished: Unfinished | None, options: MigrateOptions, traits: Traits, database: str
 ) -> Resumption | None:
     """Return where to go on; ``None`` when nothing is half applied.
 
     Raises:
-        SchemaError: something is half applied, and the options don't say to go on, or nobody knows where.
+        SchemaError: a revision is half applied, and the options don't say to resume, or it is unknown where.
         UsageError: ``resume_at`` names a statement that the revision never reached.
     """
     if unfinished is None:
         return None
     if not options.resumes or (options.resume_at is None and unfinished.in_flight is not None):
-        raise SchemaError(half_applied(unfinished, traits, database), database=database)
+        raise SchemaError(describe_half_applied(unfinished, traits, database), database=database)
     position = options.resume_at or unfinished.next_position
     last = unfinished.statements[-1].position + 1
     if position > last:
@@ -47,24 +47,24 @@ def resumption(
     return Resumption(unfinished, position)
 
 
-def wrong_way(unfinished: Unfinished, traits: Traits, database: str) -> SchemaError:
+def wrong_way_error(unfinished: Unfinished, traits: Traits, database: str) -> SchemaError:
     """Return the error for a command that does not go through the half-applied revision."""
     step = unfinished.step
     return SchemaError(
-        f"{half_applied(unfinished, traits, database)}\nThis command does not lead {step.direction} through revision "
-        f"{step.revision}, so it can't resume it",
+        f"{describe_half_applied(unfinished, traits, database)}\nThis command does not lead {step.direction} through "
+        f"revision {step.revision}, so it can't resume it",
         database=database,
     )
 
 
-def _told(statement: Logged) -> str:
+def _describe_statement(statement: Logged) -> str:
     state = {DONE: "applied", FAILED: f"failed ({statement.error}), not applied"}.get(
         statement.state, "UNKNOWN: the process or connection ended while it ran"
     )
     return f"  {statement.position}. {state}: {statement.statement}"
 
 
-def _ways_out(unfinished: Unfinished) -> list[str]:
+def _list_ways_out(unfinished: Unfinished) -> list[str]:
     step = unfinished.step
     flight = unfinished.in_flight
     if flight is None:

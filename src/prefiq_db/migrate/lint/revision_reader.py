@@ -21,7 +21,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import Script
 
 from prefiq_db.migrate.lint.standins import BatchImpl, Bind, Statements, bare
-from prefiq_db.migrate.lint.texts import statements
+from prefiq_db.migrate.lint.texts import split_statements
 from prefiq_db.migrate.traits import traits_of
 
 
@@ -97,11 +97,11 @@ class _Reader:
         with Operations.context(self.context) as operations:
             # The module alembic.op calls this very object, so its attributes are what a revision gets.
             replaced: Any = operations
-            replaced.invoke = lambda operation: self.invoked(operations, operation)
-            replaced.get_bind = lambda: Bind(self.executed, self.context.dialect)
-            replaced.batch_alter_table = lambda *args, **kwargs: self.batched(operations, *args, **kwargs)
+            replaced.invoke = lambda operation: self.invoke(operations, operation)
+            replaced.get_bind = lambda: Bind(self.note_executed, self.context.dialect)
+            replaced.batch_alter_table = lambda *args, **kwargs: self.begin_batch(operations, *args, **kwargs)
             replaced_context: Any = self.context
-            replaced_context.autocommit_block = self.autocommitted
+            replaced_context.autocommit_block = self.begin_autocommit
             try:
                 upgrade()
             except Exception as error:  # noqa: BLE001 - a revision is anybody's code; that it fails is a finding
@@ -113,7 +113,7 @@ class _Reader:
 
     # --- what a revision calls -------------------------------------------------------------------
 
-    def invoked(self, operations: Operations, operation: ops.MigrateOperation) -> Any:
+    def invoke(self, operations: Operations, operation: ops.MigrateOperation) -> Any:
         lines = self._lines()
         rebuilt = self.batch is not None and traits_of(self.reading.dialect).alters_by_rebuild
         result, refusal, before = None, "", len(self.buffer.texts)
@@ -127,17 +127,17 @@ class _Reader:
         self._note(operation, lines, tuple(self.buffer.texts[before:]), refusal)
         return result
 
-    def executed(self, statement: Any) -> None:
+    def note_executed(self, statement: Any) -> None:
         self._note(ops.ExecuteSQLOp(statement), self._lines(), (self._text_of(statement),))
 
     @contextmanager
-    def batched(
+    def begin_batch(
         self, operations: Operations, table_name: str, schema: str | None = None, recreate: str = "auto", **kwargs: Any
     ) -> Iterator[BatchOperations]:
         impl: Any = BatchImpl(operations.impl, table_name, schema)
         inner = BatchOperations(self.context, impl=impl)
         replaced: Any = inner
-        replaced.invoke = lambda operation: self.invoked(operations, operation)
+        replaced.invoke = lambda operation: self.invoke(operations, operation)
         outside, self.batch = self.batch, Batch(table_name, recreate, self._lines()[0])
         try:
             yield inner
@@ -145,7 +145,7 @@ class _Reader:
             self.batch = outside
 
     @contextmanager
-    def autocommitted(self) -> Iterator[None]:
+    def begin_autocommit(self) -> Iterator[None]:
         self.autocommit = True
         try:
             yield
@@ -161,7 +161,7 @@ class _Reader:
             lines = (*lines, self.batch.line)
         # One text may hold several statements; each is a step.
         brings = isinstance(operation, ops.ExecuteSQLOp) and any(sql)
-        texts = [each for text in sql for each in statements(text, self.reading.dialect)]
+        texts = [each for text in sql for each in split_statements(text, self.reading.dialect)]
         for each in [(text,) for text in texts] if brings else [sql]:
             self.reading.steps.append(Step(operation, lines, each, self.batch, self.autocommit, refusal))
 

@@ -18,7 +18,15 @@ from prefiq_db.config import MAX_SECONDS, Mode, RetryPolicy, SslMode
 from prefiq_db.errors import Problem
 from prefiq_db.masking import MASK, Secret
 from prefiq_db.products import ACCEPTED_ENGINES, EngineName, product_named
-from prefiq_db.settings.problems import Complaint, all_wrong, collect, complaints, shown_key, unknown_key, wrong
+from prefiq_db.settings.problems import (
+    Complaint,
+    collect,
+    describe_unknown_key,
+    field_error,
+    field_errors,
+    read_complaints,
+    show_key,
+)
 from prefiq_db.urls import split_hosts
 
 _MODES: Final = {mode: mode for mode in get_args(Mode)}
@@ -31,13 +39,13 @@ _SSL_MODES: Final = {mode: mode for mode in get_args(SslMode)} | {
 
 
 def drop_unset(values: Mapping[Any, Any]) -> dict[str, Any]:
-    """Return what is really set: blanks around texts are dropped; empty texts and ``None`` count as not set."""
+    """Return the values that are set, without blanks around texts; empty texts and ``None`` count as not set."""
     stripped = {key: value.strip() if isinstance(value, str) else value for key, value in values.items()}
     return {key: value for key, value in stripped.items() if value is not None and value != "" and value != Secret("")}
 
 
 def from_json(text: str) -> object:
-    """Return what the JSON says; ``None`` when it isn't JSON, or has a key twice."""
+    """Return the value of a JSON text; ``None`` when it isn't JSON or repeats a key."""
     try:
         return json.loads(text, object_pairs_hook=_each_once)
     except (ValueError, RecursionError):
@@ -58,7 +66,7 @@ def _whole(minimum: int, maximum: int = 2**31 - 1) -> Callable[[object], int]:
         if isinstance(value, int) and not isinstance(value, bool) and minimum <= value <= maximum:
             return value
         limit = f" and at most {maximum}" if maximum < 2**31 - 1 else ""
-        raise wrong(f"a whole number, at least {minimum}{limit}", "write digits only, without a unit")
+        raise field_error(f"a whole number, at least {minimum}{limit}", "write digits only, without a unit")
 
     return check
 
@@ -73,7 +81,7 @@ def _seconds(*, zero: bool = False) -> Callable[[object], float]:
         if 0 <= number <= MAX_SECONDS and (number > 0 or zero):
             return float(number)
         limit = "at least 0" if zero else "more than 0"
-        raise wrong(f"seconds, {limit} and at most {MAX_SECONDS:.0f}", "write a plain number such as 2.5")
+        raise field_error(f"seconds, {limit} and at most {MAX_SECONDS:.0f}", "write a plain number such as 2.5")
 
     return check
 
@@ -82,13 +90,13 @@ def _boolean(value: object) -> bool:
     words = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
     found = words.get(str(value).strip().lower()) if isinstance(value, (str, bool, int)) else None
     if found is None:
-        raise wrong("yes or no", "write one of 1/0, true/false, yes/no, on/off")
+        raise field_error("yes or no", "write one of 1/0, true/false, yes/no, on/off")
     return found
 
 
 def check_text(value: object) -> str:
     if not isinstance(value, str) or "\x00" in value:
-        raise wrong("text", "write it in quotes")
+        raise field_error("text", "write it in quotes")
     return value
 
 
@@ -97,7 +105,7 @@ def _host(value: object) -> str:
     problems: list[Problem] = []
     collect(problems, split_hosts, text, where="")
     if problems:
-        raise all_wrong([("", problem.expected, problem.fix) for problem in problems])
+        raise field_errors([("", problem.expected, problem.fix) for problem in problems])
     return text
 
 
@@ -105,7 +113,7 @@ def _choice(words: Mapping[str, str], expected: str) -> Callable[[object], str]:
     def check(value: object) -> str:
         found = words.get(value.lower().replace("_", "-")) if isinstance(value, str) else None
         if found is None:
-            raise wrong(expected, "write one of these")
+            raise field_error(expected, "write one of these")
         return found
 
     return check
@@ -114,7 +122,7 @@ def _choice(words: Mapping[str, str], expected: str) -> Callable[[object], str]:
 def _engine(value: object) -> EngineName:
     found = product_named(value) if isinstance(value, str) else None
     if found is None:
-        raise wrong(ACCEPTED_ENGINES, "write one of these")
+        raise field_error(ACCEPTED_ENGINES, "write one of these")
     return found.engine
 
 
@@ -122,7 +130,7 @@ def check_file(value: object) -> Path:
     path = os.path.expanduser(value) if isinstance(value, (str, Path)) else ""
     if os.path.isfile(path) and os.access(path, os.R_OK):
         return Path(path)
-    raise wrong("a file that exists and may be read", "check the path, and that the file is mounted here")
+    raise field_error("a file that exists and may be read", "check the path, and that the file is mounted here")
 
 
 def _replicas(value: object) -> tuple[Secret, ...]:
@@ -132,7 +140,7 @@ def _replicas(value: object) -> tuple[Secret, ...]:
     elif isinstance(value, str):
         value = re.split(r"[\s,]+(?=[A-Za-z][\w+]*://)", value)
     if not isinstance(value, (list, tuple)) or not all(isinstance(item, (str, Secret, SecretStr)) for item in value):
-        raise wrong("a list of URLs", "write URLs with commas between, or a JSON list of texts")
+        raise field_error("a list of URLs", "write URLs with commas between, or a JSON list of texts")
     return tuple(check_secret(item) for item in value)
 
 
@@ -142,9 +150,9 @@ def check_secret(value: object) -> Secret:
     if isinstance(value, str):
         value = Secret(value.strip())
     if not isinstance(value, Secret):
-        raise wrong("text", "write it in quotes")
+        raise field_error("text", "write it in quotes")
     if value == Secret(MASK):
-        raise wrong("the secret itself", "this one was masked on its way here: set the real one")
+        raise field_error("the secret itself", "this one was masked on its way here: set the real one")
     return value
 
 
@@ -165,19 +173,19 @@ def _retry(value: object) -> RetryPolicy:
     if isinstance(value, str):
         value = from_json(value)
     if not isinstance(value, Mapping):
-        raise wrong("a mapping of " + ", ".join(RETRY_FIELDS), "set them one by one, as in DB_RETRY__ATTEMPTS")
+        raise field_error("a mapping of " + ", ".join(RETRY_FIELDS), "set them one by one, as in DB_RETRY__ATTEMPTS")
     found: list[Complaint] = []
     checked: dict[str, Any] = {}
     for key, item in drop_unset(value).items():
         if key not in RETRY_FIELDS:
-            found.append((shown_key(key), *unknown_key(key, RETRY_FIELDS)))
+            found.append((show_key(key), *describe_unknown_key(key, RETRY_FIELDS)))
             continue
         try:
             checked[key] = RETRY_FIELDS[key](item)
         except PydanticCustomError as error:
-            found.extend((key, expected, fix) for _, expected, fix in complaints(error.context))
+            found.extend((key, expected, fix) for _, expected, fix in read_complaints(error.context))
     if found:
-        raise all_wrong(found)
+        raise field_errors(found)
     return RetryPolicy(**checked)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any, Final, TypeVar
 
 from prefiq_db.errors import BindingError, UsageError
-from prefiq_db.providers.base import BaseProvider
+from prefiq_db.providers.base_provider import BaseProvider
 from prefiq_db.providers.database_provider import DatabaseProvider
 from prefiq_db.providers.settings_provider import SettingsProvider
 

@@ -9,8 +9,8 @@ from typing import Final
 from prefiq_db.migrate.lint import rules_blocking as blocking
 from prefiq_db.migrate.lint import rules_running as running
 from prefiq_db.migrate.lint import rules_whole as whole
-from prefiq_db.migrate.lint.history import History
-from prefiq_db.migrate.lint.reading import Reading, Step
+from prefiq_db.migrate.lint.references import References
+from prefiq_db.migrate.lint.revision_reader import Reading, Step
 
 POSTGRESQL: Final = ("postgresql",)
 MARIADB: Final = ("mariadb", "mysql")
@@ -30,7 +30,7 @@ class Rule:
 
     name: str
     dialects: tuple[str, ...]
-    check: Callable[[Reading, History], Iterator[tuple[Step, str]]]
+    check: Callable[[Reading, References], Iterator[tuple[Step, str]]]
     message: str
     safe_way: str
 

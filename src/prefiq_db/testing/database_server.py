@@ -1,16 +1,12 @@
-"""What a PostgreSQL and a MariaDB for tests have in common: life, databases, URLs."""
+"""The common base of PostgreSQL and MariaDB servers for tests: start and stop, databases, URLs."""
 
 from __future__ import annotations
 
 import atexit
 import os
-import random
 import re
 import secrets
 import signal
-import socket
-import stat
-import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,12 +17,12 @@ from urllib.parse import SplitResult, unquote, urlsplit
 from prefiq_db.errors import UnsupportedError, UsageError
 from prefiq_db.testing.certificates import Certificate, make_certificate
 from prefiq_db.testing.locate import Search, ServerKind, ServerUnavailableError, remove_compose_service
+from prefiq_db.testing.machine import LOOPBACK, free_port, make_folder, server_environment
 from prefiq_db.testing.processes import Account, ChildProcess, account_for_root, wait_until
 
 #: Every database we make is called this way, and we never drop another.
 DATABASE_PREFIX = "prefiq_test_"
 
-_HOST = "127.0.0.1"
 _START_SECONDS = 60.0
 _PORT_ATTEMPTS = 5
 _LOG_TAIL_BYTES = 4000
@@ -84,12 +80,12 @@ class DatabaseServer(ABC):
         self._external: SplitResult | None = None
         self._reachable = False
         self.user, self._password, self._port = "prefiq", secrets.token_hex(12), 0
-        self.host = _HOST
+        self.host = LOOPBACK
         if url is not None:
             if durable or tls or settings or binaries:
                 raise UsageError("an existing server keeps its own settings: give a URL or options, not both")
             self._external = urlsplit(url)
-            self.host = self._external.hostname or _HOST
+            self.host = self._external.hostname or LOOPBACK
             self._port = self._external.port or self._default_port
             self.user = unquote(self._external.username or "")
             self._password = unquote(self._external.password or "")
@@ -285,11 +281,11 @@ class DatabaseServer(ABC):
 
     def empty_database(self, database: str) -> None:
         """Make a database of ours like new: end its sessions and drop what is in it. Cheaper than another database."""
-        self._empty(_ours(database))
+        self._empty(_check_ours(database))
 
     def drop_database(self, database: str) -> None:
         """Drop a database that :meth:`create_database` made, also while somebody is connected to it."""
-        self._drop(_ours(database))
+        self._drop(_check_ours(database))
         self._databases.discard(database)
 
     @abstractmethod
@@ -355,7 +351,7 @@ class DatabaseServer(ABC):
         raise ServerUnavailableError(f"{self.kind.title} found no free port in {_PORT_ATTEMPTS} attempts")
 
     def _prepare(self) -> None:
-        self._folder = _make_folder(self.kind.name)
+        self._folder = make_folder(self.kind.name)
         self._child = ChildProcess(self._folder, abort_signal=self._abort_signal)
         atexit.register(self.close)
         try:
@@ -394,45 +390,7 @@ class DatabaseServer(ABC):
         return self._child
 
 
-def _ours(database: str) -> str:
+def _check_ours(database: str) -> str:
     if not re.fullmatch(rf"{DATABASE_PREFIX}[0-9a-f]+", database):
         raise UsageError(f"only databases called {DATABASE_PREFIX}... may be emptied or dropped")
     return database
-
-
-def free_port() -> int:
-    """Return a TCP port of 127.0.0.1 that nobody listens on now.
-
-    Not one of those the system gives to clients (bind to port 0): while the server is down for a test, the
-    reconnecting client itself could be given its port, even connect to itself, and the server could not come back.
-    """
-    choice = random.SystemRandom()  # tests may seed the global generator
-    for _ in range(200):
-        port = choice.randrange(15000, 30000)
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((_HOST, port))
-            except OSError:
-                continue
-            return port
-    raise ServerUnavailableError("no free TCP port between 15000 and 30000")
-
-
-def server_environment() -> dict[str, str]:
-    """Return our environment without what would bend a server's programs to another installation."""
-    return {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("PG", "MYSQL_", "MARIADB_")) and name not in {"LC_ALL", "LANGUAGE"}
-    }
-
-
-def _make_folder(name: str) -> Path:
-    """Make a folder that the server's account can reach: as root that rules out private parents."""
-    base = Path(tempfile.gettempdir())
-    if os.geteuid() == 0 and not all(folder.stat().st_mode & stat.S_IXOTH for folder in (base, *base.parents)):
-        base = Path("/tmp")
-    folder = Path(tempfile.mkdtemp(prefix=f"prefiq-{name}-", dir=base))
-    folder.chmod(0o755)
-    return folder

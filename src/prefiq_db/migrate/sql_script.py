@@ -13,22 +13,22 @@ from alembic.ddl.impl import DefaultImpl
 from prefiq_db.dialects.offline import OFFLINE, Offline
 from prefiq_db.errors import UnsupportedError
 from prefiq_db.migrate.history import History
-from prefiq_db.migrate.long_ids import refusing_long_ids
+from prefiq_db.migrate.long_ids import refuse_long_ids
 from prefiq_db.migrate.traits import traits_of
 
 
 def write_sql(history: History, dialect: sa.Dialect) -> None:
     """Write the SQL of the running command for a database of this dialect.
 
-    Applied to the database that it is written for, it leaves what the same command without ``--sql`` leaves.
+    Run on its database, the script has the same result as the command without ``--sql``.
 
     Raises:
         UnsupportedError: a revision asks the database, or has a text that can't be written.
     """
     traits = traits_of(dialect.name)
-    configured = history.configured(dialect)
+    configured = history.make_configuration(dialect)
     theirs = configured.pop("on_version_apply", ())
-    callbacks: Any = (_applied, *((theirs,) if callable(theirs) else theirs))
+    callbacks: Any = (_drop_empty_version_table, *((theirs,) if callable(theirs) else theirs))
     context.configure(
         **configured,
         dialect_name=OFFLINE[dialect.name],
@@ -38,7 +38,7 @@ def write_sql(history: History, dialect: sa.Dialect) -> None:
         transaction_per_migration=True,
     )
     running: Any = context.get_context()
-    running._migrations_fn = refusing_long_ids(running._migrations_fn)
+    running._migrations_fn = refuse_long_ids(running._migrations_fn)
     impl = running.impl
     impl._exec = MethodType(_write, impl)
     # Alembic's own stand-in for a connection would drop the parameters.
@@ -51,7 +51,7 @@ def write_sql(history: History, dialect: sa.Dialect) -> None:
         impl.static_output("PRAGMA foreign_key_check;")
 
 
-def _applied(ctx: Any, heads: Collection[Any], **_: Any) -> None:
+def _drop_empty_version_table(ctx: Any, heads: Collection[Any], **_: Any) -> None:
     if not heads:
         ctx._version.drop(ctx.connection)  # as online: base leaves no trace
 

@@ -55,7 +55,7 @@ def decimals_to_numbers(table: str, columns: Mapping[str, ExactDecimal]) -> None
 
 
 class _Rebuild:
-    """One table on its way."""
+    """The rebuild of one table."""
 
     def __init__(self, connection: sa.Connection, table: str, columns: Mapping[str, ExactDecimal]) -> None:
         self.connection = connection
@@ -110,7 +110,7 @@ class _Rebuild:
         of_table = "SELECT sql FROM sqlite_master WHERE sql IS NOT NULL AND"
         (create,) = self._rows(f"{of_table} type = 'table' AND name = {_text(self.table)}")
         others = self._rows(f"{of_table} type <> 'table' AND tbl_name = {_text(self.table)} AND type <> 'view'")
-        return rewritten(create[0], _NEW, self.columns), [row[0] for row in others]
+        return rewrite(create[0], _NEW, self.columns), [row[0] for row in others]
 
     def _value(self, name: str) -> str:
         type_ = self.columns.get(name)
@@ -123,7 +123,7 @@ class _Rebuild:
             self._run(f"UPDATE sqlite_sequence SET seq = coalesce(({old}), seq) WHERE name = '{_NEW}'")
 
     def _rename(self) -> None:
-        # Else SQLite looks into views and triggers of others, and finds the table missing that is on its way.
+        # Else SQLite checks views and triggers of other tables, and doesn't find the table that is being renamed.
         legacy = self._rows("PRAGMA legacy_alter_table")
         self._run("PRAGMA legacy_alter_table = ON")
         try:
@@ -133,7 +133,7 @@ class _Rebuild:
                 self._run("PRAGMA legacy_alter_table = OFF")
 
 
-def rewritten(create: str, new_name: str, columns: Mapping[str, ExactDecimal]) -> str:
+def rewrite(create: str, new_name: str, columns: Mapping[str, ExactDecimal]) -> str:
     """Return a CREATE TABLE for *new_name* in which *columns* are decimals, and all else is as it was."""
     tokens = [token for token in _TOKEN.finditer(create) if not token.group().startswith(("--", "/*"))]
     opens = next(place for place, token in enumerate(tokens) if token.group() == "(")
@@ -142,7 +142,7 @@ def rewritten(create: str, new_name: str, columns: Mapping[str, ExactDecimal]) -
         name = _bare(tokens[first].group())
         type_ = next((type_ for column, type_ in columns.items() if column.lower() == name.lower()), None)
         if type_ is not None:
-            behind = _behind_type(tokens, first + 1, last)
+            behind = _find_end_of_type(tokens, first + 1, last)
             declared = f" {SQLITE_NAME}({type_.precision}, {type_.scale})"
             changes.append(((tokens[first].end(), tokens[behind - 1].end()), declared))
             changes.append(((tokens[last - 1].end(),) * 2, f" {check_sql(_name(name), type_.scale)}"))
@@ -165,7 +165,7 @@ def _items(tokens: list[re.Match[str]], opens: int) -> list[tuple[int, int]]:
     return items
 
 
-def _behind_type(tokens: list[re.Match[str]], place: int, last: int) -> int:
+def _find_end_of_type(tokens: list[re.Match[str]], place: int, last: int) -> int:
     depth = 0
     while place < last and (depth or tokens[place].group().lower() not in _AFTER_TYPE):
         depth += {"(": 1, ")": -1}.get(tokens[place].group(), 0)

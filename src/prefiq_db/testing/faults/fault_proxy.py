@@ -8,15 +8,16 @@ from dataclasses import dataclass
 
 from prefiq_db.errors import UsageError
 from prefiq_db.products import product_named
+from prefiq_db.testing.database_server import DatabaseServer
 from prefiq_db.testing.faults.framing import Framing, Message
 from prefiq_db.testing.faults.framing_mariadb import MariaDbFraming
 from prefiq_db.testing.faults.framing_postgresql import PostgresFraming
-from prefiq_db.testing.faults.kinds import Fault
 from prefiq_db.testing.faults.link import FaultyLink
+from prefiq_db.testing.faults.message_faults import Fault
 from prefiq_db.testing.faults.plan import COMMIT, FaultPlan, Target
+from prefiq_db.testing.links import Link
 from prefiq_db.testing.processes import wait_until
-from prefiq_db.testing.proxy import Link, TcpProxy
-from prefiq_db.testing.server import DatabaseServer
+from prefiq_db.testing.proxy import TcpProxy
 
 _FRAMINGS: dict[str, type[Framing]] = {
     "postgresql": PostgresFraming,
@@ -46,7 +47,7 @@ class FaultRecord:
 
 
 class FaultProxy(TcpProxy):
-    """A proxy in front of PostgreSQL, MariaDB or MySQL that breaks what it is told to break.
+    """A proxy in front of PostgreSQL, MariaDB or MySQL that breaks connections at chosen messages.
 
     ::
 

@@ -17,11 +17,7 @@ from prefiq_db.config import RetryPolicy, Target
 from prefiq_db.errors import Problem, SettingsError, UsageError
 from prefiq_db.masking import Secret
 from prefiq_db.products import product_named
-from prefiq_db.settings.problems import Names, collect, complaints, shown_key, unknown_key
-from prefiq_db.settings.target import TARGET_FIELDS, find_target
-from prefiq_db.settings.tls import lift_tls
-from prefiq_db.settings.url_options import option_problems
-from prefiq_db.settings.values import (
+from prefiq_db.settings.field_types import (
     Boolean,
     Count,
     CountOrZero,
@@ -41,6 +37,10 @@ from prefiq_db.settings.values import (
     check_ssl_mode,
     drop_unset,
 )
+from prefiq_db.settings.problems import Names, collect, describe_unknown_key, read_complaints, show_key
+from prefiq_db.settings.target import TARGET_FIELDS, find_target
+from prefiq_db.settings.tls_options import lift_tls
+from prefiq_db.settings.url_options import find_option_problems
 from prefiq_db.silence import hush
 from prefiq_db.urls import parse_url
 
@@ -150,14 +150,14 @@ class DatabaseSettings(BaseModel):
 
         def __setattr__(self, name: str, value: object) -> None:
             if not name.startswith("_"):
-                raise UsageError(f"DatabaseSettings is frozen: use settings.replace({shown_key(name)}=...)")
+                raise UsageError(f"DatabaseSettings is frozen: use settings.replace({show_key(name)}=...)")
             super().__setattr__(name, value)
 
     def _fill(self, values: Mapping[str, Any], names: Names) -> None:
         """Validate into this instance; *names* gives the words of the messages."""
         given = drop_unset(values)
         problems, bad = self._validate(given, names)
-        if bad:  # the rest is judged on its own, so that all problems are told at once
+        if bad:  # validate the rest alone, to report all problems at once
             self._validate({key: value for key, value in given.items() if key not in bad}, names)
         problems += self._settle(names, bad)
         if problems:
@@ -176,12 +176,12 @@ class DatabaseSettings(BaseModel):
         return [], set()
 
     def _settle(self, names: Names, bad: Collection[str]) -> list[Problem]:
-        """Put what the URL says into the fields, and return what the fields say against each other."""
+        """Copy the URL's parts into the fields, and return the problems of fields that contradict each other."""
         problems: list[Problem] = []
         main = None
         parsed = None if self.url is None else collect(problems, parse_url, self.url.reveal(), where=names("url"))
         if parsed is not None:
-            problems += option_problems(parsed, names("url"), names)
+            problems += find_option_problems(parsed, names("url"), names)
             problems += self._lift_ssl(parsed, names) if not parsed.product.is_file else []
         if TARGET_FIELDS.isdisjoint(bad) and (self.url is None or parsed is not None):
             main = collect(problems, find_target, self, self._flavor, names)
@@ -203,7 +203,7 @@ class DatabaseSettings(BaseModel):
             try:
                 value = (check_ssl_mode if name == "ssl_mode" else check_file)(target.options[key])
             except PydanticCustomError as error:
-                problems += [Problem(where, expected, fix) for _, expected, fix in complaints(error.context)]
+                problems += [Problem(where, expected, fix) for _, expected, fix in read_complaints(error.context)]
                 continue
             first, same = said.setdefault(name, (where, value))
             if same != value:
@@ -216,7 +216,7 @@ class DatabaseSettings(BaseModel):
 
 
 def build_settings(values: Mapping[str, Any], names: Names) -> DatabaseSettings:
-    """Return settings whose problems are told by *names* instead of the fields' own.
+    """Return settings; problems call the fields by *names*.
 
     Raises:
         SettingsError: like the constructor.
@@ -227,7 +227,7 @@ def build_settings(values: Mapping[str, Any], names: Names) -> DatabaseSettings:
 
 
 def set_values(settings: DatabaseSettings) -> dict[str, Any]:
-    """Return what was said to the constructor; ``DatabaseSettings(**set_values(s)) == s``."""
+    """Return the arguments that the constructor got; ``DatabaseSettings(**set_values(s)) == s``."""
     values = {name: getattr(settings, name) for name in settings.model_fields_set}
     if settings._flavor and "engine" in values:
         values["engine"] = settings._flavor
@@ -237,6 +237,6 @@ def set_values(settings: DatabaseSettings) -> dict[str, Any]:
 def _field_problems(detail: ErrorDetails, names: Names) -> list[Problem]:
     name = str(detail["loc"][0])
     if detail["type"] == "extra_forbidden":
-        return [Problem(names(shown_key(name)), *unknown_key(name, DatabaseSettings.model_fields))]
-    found = complaints(detail.get("ctx")) or [("", "another kind of value", "see docs/settings.md")]
+        return [Problem(names(show_key(name)), *describe_unknown_key(name, DatabaseSettings.model_fields))]
+    found = read_complaints(detail.get("ctx")) or [("", "another kind of value", "see docs/settings.md")]
     return [Problem(names(f"{name}.{sub}" if sub else name), expected, fix) for sub, expected, fix in found]

@@ -1,0 +1,88 @@
+"""Does the database answer, is it ready for work, and what has been done with it so far?"""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Final
+
+from prefiq_db.core.statements import Statements
+from prefiq_db.errors import ErrorKind, PrefiqDbError
+from prefiq_db.execution.shapes import ONE_ROW, ONE_VALUE
+from prefiq_db.hooks.budgets import StatementBudget
+from prefiq_db.reports import DatabaseStats, HealthReport
+
+_PING: Final = "SELECT 1"
+
+
+class Diagnosis(Statements):
+    """A database that can be asked how it is."""
+
+    def ping(self) -> float:
+        """Return the seconds of one round trip, checkout included. One attempt; raises when there is no answer."""
+        self.check_usable()
+        started = time.perf_counter()
+        self._ask("ping", _PING, ONE_VALUE)
+        return time.perf_counter() - started
+
+    def test_connection(self) -> bool:
+        """Return whether the database answers; never raises."""
+        try:
+            self.ping()
+        except PrefiqDbError:
+            return False
+        return True
+
+    def health(self, timeout_seconds: float | None) -> HealthReport:
+        """Return whether the database answers and is ready for work, and why not. One attempt, never raises."""
+        core = self if timeout_seconds is None else self.using({"timeout": timeout_seconds})
+        details = {"engine": self.settings.engine, "mode": "async" if self.runtime.is_async else "sync"}
+        try:
+            core.check_usable()
+            started = time.perf_counter()
+            row = core._ask("health", self.road.dialect.health_sql, ONE_ROW)
+            latency = time.perf_counter() - started
+            ailment = core.ailment_of(row)
+        except PrefiqDbError as error:
+            return HealthReport(self.name, False, _reason_of(error), error.kind, None, details)
+        if ailment is not None:
+            return HealthReport(self.name, False, ailment.value, ailment, latency, details)
+        return HealthReport(self.name, True, latency_seconds=latency, details=details)
+
+    def ailment_of(self, row: Any, *, writable: bool = True) -> ErrorKind | None:
+        """Return why the server that said *row* to the dialect's ``health_sql`` is no good for work here, if so.
+
+        Refusing writes ails nobody who doesn't want to write: by the settings, by ``read_only``, or not *writable*.
+        """
+        ailment = self.road.dialect.ailment_of(row)
+        writes = writable and not self.settings.read_only and not self.overrides().read_only
+        return None if ailment is ErrorKind.READ_ONLY and not writes else ailment
+
+    def stats(self) -> DatabaseStats:
+        observer, watcher = self.instance.observer, self.instance.watcher
+        statistics = observer.statistics
+        return DatabaseStats(
+            database=self.name,
+            pool=watcher.pool_stats(self.instance.engine.pool, self.settings.pool_size, self.settings.max_overflow),
+            statement_count=statistics.statement_count,
+            error_count=statistics.error_count,
+            retry_count=statistics.retries.total(),
+            retry_refused_count=self.instance.retry_budget.refused,
+            hook_error_count=self.hooks.error_count,
+            leak_count=watcher.leak_count,
+            slow_count=statistics.slow_count,
+            errors=dict(statistics.errors),
+            retries=dict(statistics.retries),
+            durations=statistics.durations(),
+            statements=statistics.top(),
+            holders=watcher.holders(),
+        )
+
+    def expect(self, max_statements: int | None, max_repeats: int | None) -> StatementBudget:
+        self.instance.observer.expect_budgets()
+        return StatementBudget(self.instance.observer, max_statements=max_statements, max_repeats=max_repeats)
+
+
+def _reason_of(error: PrefiqDbError) -> str:
+    """Return why a database is not well, without host, user or value."""
+    code = "" if error.code is None else f" (code {error.code})"
+    return f"{error.kind.value}{code}"

@@ -1,0 +1,237 @@
+"""To prepare a call, which waits for nothing, and to carry it out: once for all verbs of one statement."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from prefiq_db.call import Call, Overrides, Shape, Way
+from prefiq_db.core.doubt import Doubt, fate_unknown
+from prefiq_db.core.transactions import Transactions
+from prefiq_db.core.verbs import CoreVerbs
+from prefiq_db.dialects.functions import taken_sql
+from prefiq_db.errors import (
+    ErrorClass,
+    ErrorKind,
+    OutcomeUnknownError,
+    PrefiqDbError,
+    StatementRefusedError,
+)
+from prefiq_db.execution.binds import bound, bound_rows, checked_params, checked_rows
+from prefiq_db.execution.facts import as_executable, facts_of, facts_of_call
+from prefiq_db.execution.refusals import refuse_one_shot
+from prefiq_db.execution.shapes import ALL_ROWS, ONE_VALUE, ROW_COUNT
+from prefiq_db.hooks.calls import CALL_EVENTS, tell_call, tell_refused_call
+from prefiq_db.hooks.explain import LIMIT_SECONDS, Explain
+from prefiq_db.hooks.summary import fingerprint
+from prefiq_db.transaction import Block, TransactionOptions, ambient
+
+logger = logging.getLogger("prefiq_db.database")
+
+
+class Statements(Transactions, CoreVerbs):
+    """A database that statements can be run on."""
+
+    # --- to prepare a call: nothing here waits -----------------------------------------------------
+
+    def prepare(self, verb: str, statement: Any, params: Any, shape: Shape, block: Block | None = None) -> Call:
+        """Return a call of *verb*, after a look at all that it was given; in *block*, if the caller named one.
+
+        Raises:
+            PrefiqDbError: if it can't be carried out, or may not be.
+        """
+        given = self.admit()
+        executable = bound(as_executable(statement), checked_params(params), self.road.dialect.label)
+        call = Call(verb, executable, params, shape, given)
+        self._choose_way(call, block)
+        return call
+
+    def prepare_many(
+        self, verb: str, statement: Any, rows: Iterable[Mapping[str, Any]], block: Block | None = None
+    ) -> Call | None:
+        """Return a call that runs *statement* once per row; ``None`` when there is no row."""
+        given = self.admit()
+        executable, checked = as_executable(statement), checked_rows(rows)
+        if not checked:
+            return None
+        bound_rows(executable, checked, self.road.dialect.label)
+        call = Call(verb, executable, checked, ROW_COUNT, given)
+        self._choose_way(call, block)
+        return call
+
+    def _choose_way(self, call: Call, block: Block | None) -> None:
+        if block is not None:
+            if call.given.read_only:
+                check_read_only(call, block.root.options, self.road.dialect)
+            call.way, call.block = Way.EXPLICIT, block
+            return
+        try:
+            scope = ambient(self.instance)
+            if scope is not None:
+                check_read_only(call, scope.blocks[0].options, self.road.dialect)
+                call.way, call.block = Way.AMBIENT, scope.blocks[-1]
+            elif call.shape is ROW_COUNT:
+                call.way = Way.OWN_TRANSACTION
+            else:
+                facts = facts_of(call.statement, self.road.dialect.label)
+                if not facts.stands_alone:
+                    refuse_one_shot(facts)
+                if self._needs_a_transaction(call.given):
+                    call.way = Way.OWN_TRANSACTION
+                    call.deadline = None  # the transaction has it
+        except BaseException as error:
+            if not self.hooks.wanted.isdisjoint(CALL_EVENTS):
+                tell_refused_call(self.hooks, self.name, call, error)
+            raise
+
+    def _needs_a_transaction(self, given: Overrides) -> bool:
+        # Only the server knows what a view or a function does, so it judges, inside READ ONLY. Behind a transaction
+        # pooler only a transaction can carry a timeout of its own.
+        settings = self.settings
+        return bool(given.read_only and not settings.read_only) or (
+            settings.pgbouncer and bool(given.timeout or settings.read_only)
+        )
+
+    # --- to carry it out ---------------------------------------------------------------------------
+
+    def carry_out(self, call: Call) -> Any:
+        """Return the answer to a prepared call, after all the attempts that it takes."""
+        if self.hooks.wanted.isdisjoint(CALL_EVENTS):
+            return self._carry_out(call)
+        return tell_call(self.hooks, self.name, call, self._carry_out)
+
+    def _carry_out(self, call: Call) -> Any:
+        if call.block is not None:
+            try:
+                return call.block.run(call, explicit=call.way is Way.EXPLICIT)
+            finally:
+                # The connection knows its last call until the next one, and must not keep what that was given.
+                del call.statement, call.params
+        if call.way is Way.OWN_TRANSACTION:
+            return self._run_in_own_transaction(call)
+        try:
+            fetched = self._one_shot(call)
+        except PrefiqDbError as error:
+            first = error
+        else:
+            instance = self.instance
+            instance.retry_budget.successes += 1
+            if instance.explainer is not None:
+                self._explain_if_slow(call)
+            finish = call.shape.finish
+            return fetched if finish is None else finish(fetched)
+        fetched = self._one_shot_again(first, call)
+        return fetched if call.shape.finish is None else call.shape.finish(fetched)
+
+    def _run_in_own_transaction(self, call: Call) -> Any:
+        if call.shape is ROW_COUNT:
+
+            def attempt(tx: Block) -> Any:
+                call.attempts += 1
+                return tx.run(call, explicit=True)
+
+            return self.in_transaction(attempt)
+        options = TransactionOptions(read_only=bool(call.given.read_only), timeout_seconds=call.given.timeout)
+        return self.in_transaction(lambda tx: tx.run(call, explicit=True), options)
+
+    def _explain_if_slow(self, call: Call) -> None:
+        """Ask for the plan of a SELECT that took too long, on another connection; never at the caller's cost."""
+        explainer = self.instance.explainer
+        slow = time.monotonic() - call.started >= self.settings.slow_query_seconds
+        if explainer is None or not slow or not facts_of_call(call, self.road.dialect).reads_only:
+            return
+        kind = fingerprint(str(call.statement), explainer.dialect)
+        if not explainer.admits(kind):
+            return
+        given = replace(call.given, timeout=LIMIT_SECONDS, tags=None)
+        try:
+            rows = self._one_shot(Call("explain", Explain(call.statement), call.params, ALL_ROWS, given))
+        except PrefiqDbError as error:
+            logger.debug(
+                "no plan for %s on database %s: %s",
+                kind,
+                self.name,
+                error.kind.value,
+                extra={"database": self.name, "error_kind": error.kind.value},
+            )
+        else:
+            explainer.log(kind, rows)
+
+    def _one_shot_again(self, first: PrefiqDbError, call: Call) -> Any:
+        """Go on after a first failure; what a retry needs is made only now."""
+        retrier = self.retrier(call.given, lambda error: self._is_repeatable(error, call))
+        doubt = Doubt(self._takable(call), self._ask_who_took)
+        doubt.note(first)
+
+        def again() -> Any:
+            if doubt.settles():
+                raise self._outcome_unknown(first)
+            try:
+                return self._one_shot(call)
+            except PrefiqDbError as error:
+                doubt.note(error)
+                raise
+
+        try:
+            fetched = retrier.resume(again, first, call.started)
+        except PrefiqDbError as error:
+            if not doubt.is_open or isinstance(error, OutcomeUnknownError):
+                raise
+        else:
+            self.instance.retry_budget.successes += 1
+            return fetched
+        raise self._outcome_unknown(first)
+
+    def _takable(self, call: Call) -> frozenset[str]:
+        return frozenset() if call.given.idempotent else facts_of_call(call, self.road.dialect).takable
+
+    def _ask_who_took(self, names: frozenset[str]) -> bool:
+        """Ask the server whether somebody made a function that is called like one of *names*."""
+        return self._ask("functions", taken_sql(names), ONE_VALUE) is not None
+
+    def _ask(self, verb: str, sql: str, shape: Shape) -> Any:
+        """Return what the server says to *sql*, in one attempt."""
+        return self._one_shot(Call(verb, as_executable(sql), None, shape, replace(self.overrides(), tags=None)))
+
+    def _one_shot(self, call: Call) -> Any:
+        call.attempts += 1
+        try:
+            return self.road.one_shot(call)
+        except PrefiqDbError as error:
+            if self.settings.read_only and error.kind is ErrorKind.READ_ONLY:
+                error.classification = ErrorClass(ErrorKind.READ_ONLY)  # ours: no failover to wait for
+            if not fate_unknown(error) or self._may_run_twice(call):
+                raise
+            failure = self._outcome_unknown(error)
+        raise failure
+
+    def _may_run_twice(self, call: Call) -> bool:
+        return bool(call.given.idempotent) or facts_of_call(call, self.road.dialect).reads_only
+
+    def _outcome_unknown(self, error: PrefiqDbError) -> OutcomeUnknownError:
+        return OutcomeUnknownError(
+            f"the connection to database {self.name} was lost after a write was sent: it may have happened. Look "
+            "before you repeat it, or run it in run_in_transaction(), which repeats only what did not commit",
+            code=error.code,
+            database=self.name,
+            classification=ErrorClass(ErrorKind.OUTCOME_UNKNOWN, connection_lost=True),
+            original=error.original,
+        )
+
+    def _is_repeatable(self, error: BaseException, call: Call) -> bool:
+        if not isinstance(error, PrefiqDbError) or isinstance(error, OutcomeUnknownError):
+            return False
+        found = error.classification
+        return found.retry_statement or (found.retry_transaction and self._may_run_twice(call))
+
+
+def check_read_only(call: Call, options: TransactionOptions, dialect: Any) -> None:
+    """Raise if a read-only view or scope would write in a transaction that may: the server can't refuse it there."""
+    if call.given.read_only and not options.read_only and not facts_of_call(call, dialect).reads_only:
+        raise StatementRefusedError(
+            "read_only: this statement may write, and the server would let it: the open transaction isn't read-only; "
+            "run it outside the read-only scope, or open transaction(read_only=True)"
+        )

@@ -1,0 +1,54 @@
+"""The verbs of an explicit ``tx``: those of its database, on its connection."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
+from prefiq_db.call import Call, Shape
+from prefiq_db.core.database import DatabaseCore
+from prefiq_db.core.verbs import CoreVerbs
+from prefiq_db.transaction import Binding, Block, Savepoint, TransactionOptions
+
+T = TypeVar("T")
+
+
+class TransactionCore(CoreVerbs):
+    """What both worlds' ``tx`` stand on: a database, and one block on it that every call is carried out in."""
+
+    def __init__(self, database: DatabaseCore, tx: Block) -> None:
+        self.database = database
+        self.tx = tx
+
+    def enter(self, shell: T) -> T:
+        """Begin and return *shell*; what interrupts on the way leaves nothing begun."""
+        self.tx.check_new()
+        try:
+            self.database.begin(self.tx)
+            if self.tx.is_root:
+                self.database.instance.retry_budget.successes += 1
+            return shell
+        except BaseException:
+            self.tx.abandon()
+            raise
+
+    def prepare(self, verb: str, statement: Any, params: Any, shape: Shape) -> Call:
+        return self.database.prepare(verb, statement, params, shape, self.tx)
+
+    def prepare_many(self, verb: str, statement: Any, rows: Iterable[Mapping[str, Any]]) -> Call | None:
+        return self.database.prepare_many(verb, statement, rows, self.tx)
+
+    def carry_out(self, call: Call) -> Any:
+        return self.database.carry_out(call)
+
+    def hush(self, error: BaseException) -> None:
+        self.database.hush(error)
+
+    def bind(self) -> Binding:
+        """Return a block in which this transaction is ambient for the running task or thread."""
+        return Binding(self.tx.root.scope)
+
+    def make_savepoint(self, options: TransactionOptions) -> Savepoint:
+        """Return a savepoint in this transaction that has not begun."""
+        self.database.check_usable()
+        return Savepoint(self.tx.instance, options, self.tx.root.scope)

@@ -1,0 +1,142 @@
+"""To begin a transaction, to run a body in one, and to run the whole of it again where that is safe."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from prefiq_db.config import RetryPolicy
+from prefiq_db.core.sessions import judged
+from prefiq_db.core.view import View
+from prefiq_db.deadline import Deadline, own_deadline
+from prefiq_db.errors import ErrorKind, PrefiqDbError, UnsupportedError
+from prefiq_db.exactly_once import checked_token
+from prefiq_db.retry import worth_repeating
+from prefiq_db.transaction import Block, Outcome, RootBlock, Savepoint, Scope, TransactionOptions, ambient
+
+
+class Transactions(View):
+    """A database that transactions can be begun on."""
+
+    def transaction(self, options: TransactionOptions) -> Block:
+        """Return a transaction that has not begun: a savepoint if one is open here, else a new one."""
+        self.check_usable()
+        return self._block(options, ambient(self.instance))
+
+    def _block(
+        self, options: TransactionOptions, parent: Scope[Block] | None, deadline: Deadline | None = None
+    ) -> Block:
+        chosen = self.with_overrides(options)
+        if parent is None:
+            return RootBlock(self.instance, chosen, deadline)
+        return Savepoint(self.instance, chosen, parent)
+
+    def declare(self, options: TransactionOptions) -> TransactionOptions:
+        """Note what *options* need of the database, before anything runs: readiness asks for it."""
+        if options.exactly_once:
+            self.instance.needs_tokens = True
+        return options
+
+    def with_overrides(self, options: TransactionOptions) -> TransactionOptions:
+        """Return *options* as the view and the scope have it."""
+        given = self.overrides()
+        self.declare(options)
+        if self.settings.read_only and options.exactly_once:
+            raise self._needs_to_write("exactly_once", "the token")
+        if (given.read_only or self.settings.read_only) and not options.read_only:
+            options = replace(options, read_only=True)
+        return options if given.timeout is None else replace(options, step_timeout_seconds=given.timeout)
+
+    def begin(self, tx: Block) -> None:
+        """Begin *tx*; a connection that turns out to be dead costs no failed call, for nothing was done yet."""
+        tx.check_new()
+        given = self.overrides()
+        limit = tx.options.timeout_seconds
+        if limit is not None and (given.timeout is None or limit < given.timeout):
+            given = replace(given, timeout=limit)
+        retrier = self.retrier(given, worth_repeating if tx.is_root else _never)
+        self._begin(tx, lambda: retrier.run(tx.begin))
+
+    def _begin(self, tx: Block, begin: Callable[[], None]) -> None:
+        try:
+            begin()
+        except BaseException:
+            # Of any kind, a cancellation too: nothing was begun, so nothing can be committed.
+            tx.abandon()
+            raise
+
+    def in_transaction(
+        self,
+        body: Callable[[Block], Any],
+        options: TransactionOptions | None = None,
+        retry: RetryPolicy | None = None,
+    ) -> Any:
+        """Run *body* in a transaction, the whole of it again when it was rolled back for a reason that passes.
+
+        Inside another transaction it is a savepoint and runs once: only the outermost block may run again.
+        """
+        self.check_usable()
+        chosen = options or TransactionOptions()
+        parent = ambient(self.instance)
+        if parent is not None:
+            return self._attempt(self._block(chosen, parent), body)
+        given, shown = self.overrides(), self.with_overrides(chosen)
+        deadline = own_deadline(given.timeout)
+        retrier = self.retrier(given, lambda error: transaction_repeatable(error, shown), retry)
+        numbers = itertools.count()
+
+        def attempt() -> Any:
+            tx = self._block(chosen, None, deadline)
+            tx.retry_number = next(numbers)
+            return self._attempt(tx, body)
+
+        result = retrier.run(attempt)
+        self.instance.retry_budget.successes += 1
+        return result
+
+    def _attempt(self, tx: Block, body: Callable[[Block], Any]) -> Any:
+        try:
+            self._begin(tx, tx.begin)
+            try:
+                result = body(tx)
+            except BaseException as error:
+                failure = judged(tx, error)
+                tx.end(error)
+                if failure is None:
+                    raise
+            else:
+                tx.end(None)
+                return result
+        finally:
+            tx.abandon()
+        try:
+            raise failure
+        finally:
+            del failure  # or its traceback would hold it in a cycle
+
+    def resolve_outcome(self, token: Any) -> Outcome:
+        """Return what became of the transaction with *token*."""
+        checked = checked_token(token)
+        self.check_usable()
+        if self.settings.read_only:
+            raise self._needs_to_write("resolve_outcome", "its question")
+        return self.instance.resolver.resolve(checked, own_deadline(self.overrides().timeout))
+
+    def _needs_to_write(self, what: str, written: str) -> UnsupportedError:
+        return UnsupportedError(
+            f"{what}: {written} is a write, and the settings of database {self.name} say read_only", database=self.name
+        )
+
+
+def _never(error: BaseException) -> bool:
+    return False
+
+
+def transaction_repeatable(error: BaseException, options: TransactionOptions) -> bool:
+    if not isinstance(error, PrefiqDbError):
+        return False
+    if options.read_only and error.kind is ErrorKind.READ_ONLY:  # our own, not a failover's: it stays so
+        return False
+    return error.classification.retry_transaction

@@ -1,0 +1,106 @@
+"""One database as its user sees it: with the overrides of ``using()``, and what every call asks of it first."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, Self
+
+from prefiq_db.bridge import Runtime
+from prefiq_db.call import NO_OVERRIDES, Overrides
+from prefiq_db.config import RetryPolicy
+from prefiq_db.errors import ClosedError, EventLoopError
+from prefiq_db.events import AttemptFailed
+from prefiq_db.execution.standard import StandardRoad
+from prefiq_db.hooks.registry import Hooks
+from prefiq_db.instance import Instance
+from prefiq_db.overrides import OverrideScope, checked_overrides, scoped
+from prefiq_db.retry import Retrier
+from prefiq_db.settings import DatabaseSettings
+from prefiq_db.silence import hush
+
+
+class View:
+    """What all views of one database share, and the overrides that are this one's own."""
+
+    settings: DatabaseSettings
+    name: str
+    runtime: Runtime
+    instance: Instance
+    hooks: Hooks
+    road: StandardRoad
+    view: Overrides
+
+    def check_world(self) -> None:
+        try:
+            self.runtime.check()
+        except RuntimeError:
+            pass
+        else:
+            return
+        raise EventLoopError(
+            f"database {self.name} belongs to the event loop it was opened in; its connections can't move to another "
+            "one: close() it there, or make an AsyncDatabase per loop",
+            database=self.name,
+        )
+
+    def check_usable(self) -> None:
+        if self.instance.closed:
+            raise ClosedError(f"database {self.name} is closed; open() it again or make a new one", database=self.name)
+        self.check_world()
+
+    def admit(self) -> Overrides:
+        """Return the overrides in force, or raise if the database is closed or belongs to another event loop."""
+        self.check_usable()
+        here = scoped(self.instance)  # as overrides() does; inline, for every call passes here
+        return self.view if here is NO_OVERRIDES else self.view.over(here)
+
+    # --- overrides -------------------------------------------------------------------------------
+
+    def using(self, given: Mapping[str, Any]) -> Self:
+        """Return the same database with other defaults."""
+        other = copy.copy(self)
+        other.view = checked_overrides(given).over(self.view)
+        return other
+
+    def override(self, given: Mapping[str, Any]) -> OverrideScope:
+        return OverrideScope(self.instance, checked_overrides(given))
+
+    def overrides(self) -> Overrides:
+        here = scoped(self.instance)
+        return self.view if here is NO_OVERRIDES else self.view.over(here)
+
+    # --- retries ---------------------------------------------------------------------------------
+
+    def policy(self, given: Overrides, retry: RetryPolicy | None = None) -> RetryPolicy:
+        policy = retry or given.retry or self.settings.retry
+        if given.timeout is not None and given.timeout < policy.total_seconds:
+            policy = replace(policy, total_seconds=given.timeout)
+        return policy
+
+    def retrier(
+        self, given: Overrides, repeatable: Callable[[BaseException], bool], retry: RetryPolicy | None = None
+    ) -> Retrier:
+        return Retrier(
+            self.policy(given, retry),
+            self.runtime.sleep,
+            repeatable,
+            database=self.name,
+            on_retry=self.note_retry,
+            budget=self.instance.retry_budget,
+        )
+
+    def note_retry(self, event: AttemptFailed) -> None:
+        self.instance.observer.statistics.note_retry(event.kind)
+        self.hooks.emit(replace(event, database=self.name))
+
+    # --- silence ---------------------------------------------------------------------------------
+
+    def hush(self, error: BaseException) -> None:
+        """Leave nothing that was given to a verb in the frames that *error* came through; see :mod:`prefiq_db.silence`.
+
+        Whoever calls it drops what he holds himself. Not where masking is off, in development.
+        """
+        if self.settings.masked:
+            hush(error)

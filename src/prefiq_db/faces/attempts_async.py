@@ -1,0 +1,59 @@
+"""The attempts of a loop that the caller writes, in the async world; twin: ``attempts_sync``."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from prefiq_db.bridge import spawn
+from prefiq_db.core import AttemptCore, Attempts
+from prefiq_db.errors import PrefiqDbError
+from prefiq_db.faces.transaction_async import AsyncTransaction
+
+
+class AsyncAttemptLoop:
+    """Iterates over attempts until one succeeds; the last error leaves the loop.
+
+    Leave it at its end only: who returns or breaks inside the block does so although COMMIT may have failed.
+    """
+
+    def __init__(self, loop: Attempts, engine: AsyncEngine) -> None:
+        self._loop = loop
+        self._engine = engine
+
+    def __iter__(self) -> Iterator[AsyncAttempt]:
+        try:
+            while (attempt := self._loop.next()) is not None:
+                yield AsyncAttempt(attempt, self._engine)
+        except GeneratorExit:
+            self._loop.left()
+            raise
+
+    async def __aiter__(self) -> AsyncIterator[AsyncAttempt]:
+        for attempt in self:
+            yield attempt
+
+
+class AsyncAttempt:
+    """One try: ``async with attempt as tx:``. An error that another try may cure stays inside."""
+
+    def __init__(self, core: AttemptCore, engine: AsyncEngine) -> None:
+        self._core = core
+        self._engine = engine
+
+    @property
+    def number(self) -> int:
+        """1 for the first."""
+        return self._core.number
+
+    async def __aenter__(self) -> AsyncTransaction:
+        return await spawn(self._core.enter, lambda tx: AsyncTransaction(self._core.loop.core, self._engine, tx))
+
+    async def __aexit__(self, exc_type: object, exc: BaseException | None, traceback: object) -> bool:
+        try:
+            return await spawn(self._core.exit, exc)
+        except BaseException as error:
+            if not isinstance(error, PrefiqDbError) and not self._core.is_over:  # interrupted before its first line
+                await spawn(self._core.abandon)
+            raise

@@ -1,0 +1,58 @@
+"""The attempts of a loop that the caller writes, in the sync world; twin: ``attempts_async``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from prefiq_db.core import AttemptCore, Attempts
+from prefiq_db.faces.transaction_sync import Transaction
+from prefiq_db.leaving import surely
+
+
+class AttemptLoop:
+    """Iterates over attempts until one succeeds; the last error leaves the loop.
+
+    Leave it at its end only: who returns or breaks inside the block does so although COMMIT may have failed.
+    """
+
+    def __init__(self, loop: Attempts) -> None:
+        self._loop = loop
+
+    def __iter__(self) -> Iterator[Attempt]:
+        try:
+            while (attempt := self._loop.next()) is not None:
+                yield Attempt(attempt)
+        except GeneratorExit:
+            self._loop.left()
+            raise
+
+
+class Attempt:
+    """One try: ``with attempt as tx:``. An error that another try may cure stays inside."""
+
+    _watch: object = None
+
+    def __init__(self, core: AttemptCore) -> None:
+        self._core = core
+
+    @property
+    def number(self) -> int:
+        """1 for the first."""
+        return self._core.number
+
+    def __enter__(self) -> Transaction:
+        return self._core.enter(lambda tx: Transaction(self._core.loop.core, tx))
+
+    @surely
+    def __exit__(self, exc_type: object, exc: BaseException | None, traceback: object) -> bool:
+        try:
+            return self._core.exit(exc)
+        finally:
+            self._watch = None if self._core.is_over else self._watch
+
+    @property
+    def _is_begun(self) -> bool:
+        return self._core.tx is not None
+
+    def _finish(self) -> None:
+        self._core.abandon()

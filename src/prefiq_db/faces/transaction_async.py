@@ -1,0 +1,97 @@
+"""A transaction, or a savepoint in one, in the async world; twin: ``transaction_sync``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any, Self, TypeVar
+
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
+
+from prefiq_db.bridge import spawn
+from prefiq_db.core import DatabaseCore, TransactionCore, joined, quiet
+from prefiq_db.errors import PrefiqDbError
+from prefiq_db.faces.verbs_async import AsyncVerbs
+from prefiq_db.transaction import Block, Outcome, TransactionOptions
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class AsyncTransaction:
+    """A transaction, or a savepoint in one; every verb of :class:`AsyncDatabase` works on its connection."""
+
+    def __init__(self, core: DatabaseCore, engine: AsyncEngine, tx: Block) -> None:
+        self._engine = engine
+        self._core = TransactionCore(core, tx)
+
+    @property
+    def outcome(self) -> Outcome:
+        """``active``, ``committed``, ``not committed`` or ``unknown``."""
+        return self._core.tx.outcome
+
+    @property
+    def token(self) -> str | None:
+        """With ``exactly_once``: what ``resolve_outcome`` takes, from any process; else ``None``."""
+        return self._core.tx.token
+
+    @property
+    def callback_errors(self) -> tuple[Exception, ...]:
+        """What ``on_commit`` and ``on_rollback`` functions raised; it never looks like a failed transaction."""
+        return self._core.tx.callback_errors
+
+    @property
+    def connection(self) -> AsyncConnection:
+        """The pinned SQLAlchemy connection."""
+        return AsyncConnection(self._engine, self._core.tx.connection)
+
+    async def __aenter__(self) -> Self:
+        return await spawn(self._core.enter, self)
+
+    async def __aexit__(self, exc_type: object, exc: BaseException | None, traceback: object) -> None:
+        tx = self._core.tx
+        try:
+            await spawn(tx.end, exc)
+        except BaseException as error:
+            if not isinstance(error, PrefiqDbError) and not tx.is_over:  # interrupted before its first line
+                await spawn(tx.abandon)
+            raise
+
+    # --- statements ------------------------------------------------------------------------------
+
+    fetch_all = AsyncVerbs.fetch_all
+    fetch_one = AsyncVerbs.fetch_one
+    fetch_value = AsyncVerbs.fetch_value
+    execute = AsyncVerbs.execute
+    execute_many = AsyncVerbs.execute_many
+
+    # --- savepoints, sessions and what follows the end -----------------------------------------------
+
+    def transaction(
+        self,
+        *,
+        isolation: str | None = None,
+        read_only: bool = False,
+        durable: bool = False,
+        timeout: float | None = None,
+    ) -> AsyncTransaction:
+        """Return a nested transaction: a savepoint."""
+        options = TransactionOptions(isolation, read_only, durable, timeout)
+        return AsyncTransaction(self._core.database, self._engine, self._core.make_savepoint(options))
+
+    def session(self, **options: Any) -> AsyncSession:
+        """Return an ORM session that works in a savepoint of this transaction; its objects don't expire on commit."""
+        return AsyncSession(self.connection, join_transaction_mode="create_savepoint", **quiet(joined(options)))
+
+    def bind(self) -> AbstractContextManager[None]:
+        """Adopt this transaction in the running task: there, the database's own verbs use it."""
+        return self._core.bind()
+
+    def on_commit(self, fn: F) -> F:
+        """Call *fn* after the outermost COMMIT; never, if this block or one around it is rolled back."""
+        self._core.tx.on_commit(fn)
+        return fn
+
+    def on_rollback(self, fn: F) -> F:
+        """Call *fn* after this block, or one around it, was rolled back."""
+        self._core.tx.on_rollback(fn)
+        return fn

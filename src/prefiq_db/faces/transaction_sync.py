@@ -1,0 +1,103 @@
+"""A transaction, or a savepoint in one, in the sync world; twin: ``transaction_async``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any, Self, TypeVar
+
+from sqlalchemy import Connection
+from sqlalchemy.orm import Session
+
+from prefiq_db.core import DatabaseCore, QuietSession, TransactionCore, joined
+from prefiq_db.faces.verbs_sync import Verbs
+from prefiq_db.leaving import surely
+from prefiq_db.transaction import Block, Outcome, TransactionOptions
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Transaction:
+    """A transaction, or a savepoint in one; every verb of :class:`Database` works on its connection."""
+
+    _watch: object = None
+
+    def __init__(self, core: DatabaseCore, tx: Block) -> None:
+        self._core = TransactionCore(core, tx)
+
+    @property
+    def outcome(self) -> Outcome:
+        """``active``, ``committed``, ``not committed`` or ``unknown``."""
+        return self._core.tx.outcome
+
+    @property
+    def token(self) -> str | None:
+        """With ``exactly_once``: what ``resolve_outcome`` takes, from any process; else ``None``."""
+        return self._core.tx.token
+
+    @property
+    def callback_errors(self) -> tuple[Exception, ...]:
+        """What ``on_commit`` and ``on_rollback`` functions raised; it never looks like a failed transaction."""
+        return self._core.tx.callback_errors
+
+    @property
+    def connection(self) -> Connection:
+        """The pinned SQLAlchemy connection."""
+        return self._core.tx.connection
+
+    def __enter__(self) -> Self:
+        return self._core.enter(self)
+
+    @surely
+    def __exit__(self, exc_type: object, exc: BaseException | None, traceback: object) -> None:
+        try:
+            self._core.tx.end(exc)
+        finally:
+            self._watch = None if self._core.tx.is_over else self._watch
+
+    @property
+    def _is_begun(self) -> bool:
+        return self._core.tx.is_begun
+
+    def _finish(self) -> None:
+        self._core.tx.abandon()
+
+    # --- statements ------------------------------------------------------------------------------
+
+    fetch_all = Verbs.fetch_all
+    fetch_one = Verbs.fetch_one
+    fetch_value = Verbs.fetch_value
+    execute = Verbs.execute
+    execute_many = Verbs.execute_many
+
+    # --- savepoints, sessions and what follows the end -----------------------------------------------
+
+    def transaction(
+        self,
+        *,
+        isolation: str | None = None,
+        read_only: bool = False,
+        durable: bool = False,
+        timeout: float | None = None,
+    ) -> Transaction:
+        """Return a nested transaction: a savepoint."""
+        options = TransactionOptions(isolation, read_only, durable, timeout)
+        return Transaction(self._core.database, self._core.make_savepoint(options))
+
+    def session(self, **options: Any) -> Session:
+        """Return an ORM session that works in a savepoint of this transaction; its objects don't expire on commit."""
+        return QuietSession(self.connection, join_transaction_mode="create_savepoint", **joined(options))
+
+    def bind(self) -> AbstractContextManager[None]:
+        """Adopt this transaction in the running thread or task: there, the database's own verbs use it."""
+        return self._core.bind()
+
+    def on_commit(self, fn: F) -> F:
+        """Call *fn* after the outermost COMMIT; never, if this block or one around it is rolled back."""
+        self._core.tx.on_commit(fn)
+        return fn
+
+    def on_rollback(self, fn: F) -> F:
+        """Call *fn* after this block, or one around it, was rolled back."""
+        self._core.tx.on_rollback(fn)
+        return fn

@@ -1,0 +1,115 @@
+"""Who a transaction belongs to, and which one is ambient: verbs of the database itself run in it.
+
+``with db.transaction()`` makes the transaction ambient for the task or thread that opened it. Others that inherit the
+context get :class:`TransactionOwnershipError` instead of a silent second connection. An explicit ``tx`` may be handed
+to another task or thread, one at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
+
+from prefiq_db.errors import ClosedError, TransactionOwnershipError
+from prefiq_db.instance import Instance
+from prefiq_db.leaving import surely
+from prefiq_db.transaction.block import Block
+from prefiq_db.transaction.scope import Scope
+
+HAND_OVER: Final = (
+    "adopt it there with `with tx.bind():` or use the verbs of `tx`; for a time limit use asyncio.timeout(), which "
+    "stays in the task, instead of asyncio.wait_for()"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    scope: Scope[Block]
+    worker: object
+    bound: bool
+
+
+_NOTHING: Mapping[Instance, _Held] = MappingProxyType({})
+_ambient: ContextVar[Mapping[Instance, _Held]] = ContextVar("prefiq_db_transactions", default=_NOTHING)
+
+
+def ambient(instance: Instance) -> Scope[Block] | None:
+    """Return the transaction that verbs of the database itself belong to here, if any.
+
+    Raises:
+        TransactionOwnershipError: if it was inherited by a task or thread that did not open it.
+    """
+    held = _ambient.get().get(instance)
+    if held is None:
+        return None
+    mine = held.worker == instance.runtime.worker()
+    if held.scope.finished:
+        if mine and held.bound:
+            raise ClosedError(
+                "the transaction that was adopted here with tx.bind() has ended; leave the block to work outside of it"
+            )
+        return None
+    if not mine:
+        raise TransactionOwnershipError(
+            f"a transaction on database {instance.name} is open in the task or thread that started this one, and "
+            f"this one did not open it; {HAND_OVER}",
+            database=instance.name,
+        )
+    if held.bound:
+        held.scope.explicit_uses += 1
+    return held.scope
+
+
+def enter(scope: Scope[Block]) -> None:
+    """Make *scope* ambient here."""
+    _set(scope.instance, _Held(scope, scope.instance.runtime.worker(), bound=False))
+
+
+def leave(scope: Scope[Block]) -> bool:
+    """End *scope*'s being ambient here; return whether it was."""
+    held = _ambient.get().get(scope.instance)
+    if held is None or held.scope is not scope:
+        return False
+    _set(scope.instance, None)
+    return True
+
+
+class Binding:
+    """``with tx.bind():`` makes a transaction ambient for the task or thread that runs the block."""
+
+    _watch: object = None
+
+    def __init__(self, scope: Scope[Block]) -> None:
+        self._scope = scope
+        self._before: _Held | None = None
+        self._held: _Held | None = None
+
+    def __enter__(self) -> None:
+        scope, instance = self._scope, self._scope.instance
+        self._before = _ambient.get().get(instance)
+        self._held = _Held(scope, instance.runtime.worker(), bound=True)
+        scope.explicit_uses += 1
+        _set(instance, self._held)
+
+    @surely
+    def __exit__(self, *exc: object) -> None:
+        self._finish()
+        self._watch = None
+
+    @property
+    def _is_begun(self) -> bool:
+        return self._held is not None
+
+    def _finish(self) -> None:
+        instance = self._scope.instance
+        if _ambient.get().get(instance) is self._held:
+            _set(instance, self._before)
+
+
+def _set(instance: Instance, held: _Held | None) -> None:
+    # set, never reset(token): that raises in another context, and generators are finished in other contexts
+    others = {other: value for other, value in _ambient.get().items() if other is not instance}
+    _ambient.set(others if held is None else {**others, instance: held})
