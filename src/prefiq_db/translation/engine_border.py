@@ -21,7 +21,7 @@ from prefiq_db.silence import hush
 from prefiq_db.translation.both import Both, of_both
 from prefiq_db.translation.classify import Phase, leaves_unknown
 from prefiq_db.translation.cleaning import forget, unpin, unwrap
-from prefiq_db.translation.driver_reports import code_of, read_report
+from prefiq_db.translation.driver_reports import read_report
 from prefiq_db.translation.judging import Judgement, judge_outcome
 from prefiq_db.translation.python_errors import is_python_error
 from prefiq_db.translation.refused_calls import REFUSAL, is_misfit
@@ -81,7 +81,7 @@ def translate_errors(engine: Engine, database: str, *, masked: bool) -> None:
             # SQLAlchemy has the traceback already. Here it would pin frames with values, as what the driver met would.
             for each in (original, unwrap(original)):
                 unpin(each)
-            _scrub(context, original, failure, database)
+            _scrub(context, judgement, failure, database)
         elif failure is not None and failure.original is not None:
             failure.args = (f"{failure} [{type(failure.original).__name__}: {failure.original}]",)
         forget(original)
@@ -114,7 +114,7 @@ def _judge(context: ExceptionContext) -> Judgement:
 
 def _find_interruption(context: ExceptionContext, judgement: Judgement) -> Any:
     """Return what came from outside and goes on as it is; ``None`` for a driver's error, and for ours."""
-    if judgement.interruption is context.original_exception:
+    if judgement.interruption is None or judgement.interruption is context.original_exception:
         return judgement.interruption
     # The verbs' border sees to what a driver made of it, and of a COMMIT the outcome is the question.
     committing = _phase_of(context, _state_of(context)) == "commit"
@@ -180,13 +180,14 @@ def _state_of(context: ExceptionContext) -> _State | None:
 # --- without values ------------------------------------------------------------------------------
 
 
-def _scrub(context: ExceptionContext, original: Exception, failure: PrefiqDbError | None, database: str) -> None:
+def _scrub(context: ExceptionContext, judgement: Judgement, failure: PrefiqDbError | None, database: str) -> None:
     dialect: Any = context.dialect
+    original: Any = context.original_exception
     raised = context.sqlalchemy_exception
     if isinstance(original, PrefiqDbError):
         code, message = None, original.args[0]
     else:
-        code = code_of(original)
+        code = None if judgement.report is None else judgement.report.code
         message = str(failure or translate(original, dialect=dialect.label, database=database, apart=True))
         if failure is not None or _may_quote(original):
             _scrub_driver(original, code, message)

@@ -70,6 +70,12 @@ class Judgement:
         return None if self.report is None or self.interruption is not None else self.report.code
 
 
+def find_judgement(error: BaseException) -> Judgement | None:
+    """Return the judgement that is kept with *error*, or ``None``."""
+    judgement: Judgement | None = getattr(error, KEPT, None) or getattr(unwrap(error), KEPT, None)
+    return judgement
+
+
 def judge(
     error: BaseException,
     dialect: str,
@@ -86,15 +92,16 @@ def judge(
         swallowed: what a signal handler raised while the statement ran, and the driver took for an order to stop.
         is_lost: asks the connection, given the class of the server's code.
     """
+    judgement = find_judgement(error)
+    if judgement is not None:
+        return judgement
     original = unwrap(error)
     if isinstance(original, PrefiqDbError):
         return Judgement(replace(original.classification, kind=original.kind), report=Report(original.code))
-    judgement: Judgement | None = getattr(original, KEPT, None)
-    if judgement is None:
-        judgement = _judge(error, original, dialect, by_timeout, swallowed, is_lost)
-        if judgement.interruption is not error:
-            with contextlib.suppress(AttributeError, TypeError):  # a class may take no attributes
-                setattr(original, KEPT, judgement)
+    judgement = _judge(error, original, dialect, by_timeout, swallowed, is_lost)
+    if judgement.interruption is not error:
+        with contextlib.suppress(AttributeError, TypeError):  # a class may take no attributes
+            setattr(original, KEPT, judgement)
     return judgement
 
 
