@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from sqlalchemy.engine.default import DefaultDialect
 
 from prefiq_db import ErrorKind, PrefiqDbError, RetryPolicy
 from prefiq_db.errors import ConnectFailedError, UniqueViolationError
 from prefiq_db.events import StatementFailed
+from prefiq_db.hooks.statements import StatementObserver
 from prefiq_db.translation import judging
 from prefiq_db.translation.cleaning import KEPT
 from tests.conftest import Backend
@@ -132,24 +132,23 @@ async def test_a_timeout_is_judged_once(make_db: Any, backend: Backend, judged: 
 
 @pytest.mark.parametrize("way", [by_verb, in_transaction, in_session])
 async def test_an_interruption_over_which_the_driver_stumbles_goes_on(
-    make_db: Any, backend: Backend, monkeypatch: pytest.MonkeyPatch, way: Way
+    make_db: Any, monkeypatch: pytest.MonkeyPatch, way: Way
 ) -> None:
     """Its own error on the way out would hide why; the event calls it a cancellation."""
-    if backend.name == "postgresql":
-        pytest.skip("psycopg is called elsewhere")
     items = await with_items(make_db)
     kinds: list[K] = []
     items.hooks.on_error(lambda event: kinds.append(event.kind))
     halt = Halt()
+    observe = StatementObserver.observe
 
-    def stumbling(self: Any, cursor: Any, *args: Any) -> None:
+    def stumble(cursor: Any, statement: str, parameters: Any, context: Any) -> None:
         try:
             raise halt
         except Halt:
-            raise self.loaded_dbapi.OperationalError("stumbled") from None
+            raise context.dialect.loaded_dbapi.OperationalError("stumbled") from None
 
     with monkeypatch.context() as patched:
-        patched.setattr(DefaultDialect, "do_execute", stumbling)
+        patched.setattr(StatementObserver, "observe", lambda self, send, *args: observe(self, stumble, *args))
         with pytest.raises(Halt) as caught:
             await way(items, "select 1", None)
     assert caught.value is halt

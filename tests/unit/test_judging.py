@@ -12,7 +12,7 @@ from sqlalchemy import exc
 from prefiq_db import ErrorKind
 from prefiq_db.errors import UniqueViolationError
 from prefiq_db.translation.cleaning import KEPT
-from prefiq_db.translation.judging import interruption_in, judge, outcome
+from prefiq_db.translation.judging import interruption_in, judge, judge_outcome
 from prefiq_db.translation.translate import translate
 
 VALUE = "hunter2canary"
@@ -58,7 +58,7 @@ def test_it_shows_no_value() -> None:
 def test_the_phase_decides_on_top(phase: str, kind: ErrorKind) -> None:
     """One lost connection, three outcomes."""
     error = pymysql.err.OperationalError(2013, "Lost connection")
-    assert outcome(judge(error, "mariadb"), error, "mariadb", phase).kind is kind  # type: ignore[arg-type]
+    assert judge_outcome(judge(error, "mariadb"), error, "mariadb", phase).kind is kind  # type: ignore[arg-type]
 
 
 def test_what_is_being_handled_is_no_interruption_of_ours() -> None:

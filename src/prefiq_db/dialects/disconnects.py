@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from prefiq_db.dialects.clocks import ClockDialect
 from prefiq_db.drivers.deadlines import DeadlinePassed
 from prefiq_db.errors import ErrorClass, ErrorKind
-from prefiq_db.translation.judging import Judgement, judge
+from prefiq_db.translation.judging import Judgement, find_judgement, judge
 
 
 class JudgingDialect(ClockDialect):
@@ -18,6 +18,9 @@ class JudgingDialect(ClockDialect):
 
     def judge(self, error: BaseException, proxied: Any) -> Judgement:
         """Judge *error*, which came up on SQLAlchemy's *proxied* connection, unless that is done already."""
+        judgement = find_judgement(error)
+        if judgement is not None:
+            return judgement
         raw = getattr(proxied, "dbapi_connection", proxied)
         return judge(
             error,

@@ -106,8 +106,8 @@ class StatementObserver:
         if duration >= self._slow_seconds:
             self._slow(known, duration, rows, state, None)
         if self._has_listeners and StatementFinished in self.hooks.wanted:
-            told = self._told(known, parameters, context, batch_size, state)
-            self.hooks.emit(StatementFinished(**told, duration_seconds=duration, rows=rows))
+            fields = self._event_fields(known, parameters, context, batch_size, state)
+            self.hooks.emit(StatementFinished(**fields, duration_seconds=duration, rows=rows))
         try:
             debug = _levels[_DEBUG]
         except KeyError:
@@ -128,7 +128,7 @@ class StatementObserver:
         if self._budgeted and open_budgets.get() is not NO_BUDGETS:
             note_in_budgets(self, known.description.fingerprint, known.description.summary)
         if StatementStarted in self.hooks.wanted:
-            self.hooks.emit(StatementStarted(**self._told(known, parameters, context, batch_size, state)))
+            self.hooks.emit(StatementStarted(**self._event_fields(known, parameters, context, batch_size, state)))
 
     # --- counting --------------------------------------------------------------------------------
 
@@ -174,8 +174,8 @@ class StatementObserver:
         if duration >= self.slow.threshold_seconds:
             self._slow(known, duration, -1, state, kind.value)
         if self.hooks.wants(StatementFailed):
-            told = self._told(known, parameters, context, batch_size, state)
-            self.hooks.emit(StatementFailed(**told, duration_seconds=duration, kind=kind, code=code))
+            fields = self._event_fields(known, parameters, context, batch_size, state)
+            self.hooks.emit(StatementFailed(**fields, duration_seconds=duration, kind=kind, code=code))
 
     def _judge(self, error: BaseException, context: Any) -> Judgement:
         """Return what the caller's error will be judged by, so that both say the same."""
@@ -184,9 +184,9 @@ class StatementObserver:
         judgement: Judgement = context.dialect.judge(error, context.root_connection._dbapi_connection)
         return judgement
 
-    # --- telling ---------------------------------------------------------------------------------
+    # --- events ----------------------------------------------------------------------------------
 
-    def _told(
+    def _event_fields(
         self, known: _Known, parameters: Any, context: Any, batch_size: int, state: SessionState
     ) -> dict[str, Any]:
         """Return the fields that all events of a statement share."""

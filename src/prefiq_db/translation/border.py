@@ -9,6 +9,7 @@ from prefiq_db.errors import PrefiqDbError
 from prefiq_db.masking import border_translates
 from prefiq_db.silence import hush
 from prefiq_db.translation.classify import Phase
+from prefiq_db.translation.cleaning import forget
 from prefiq_db.translation.judging import judge
 from prefiq_db.translation.translate import translate
 
@@ -29,7 +30,7 @@ class Border:
         if self.masked:
             hush(error)
 
-    def _interruption_in(self, error: Exception, phase: Phase) -> BaseException | None:
+    def _find_interruption(self, error: Exception, phase: Phase) -> BaseException | None:
         """Return what came from outside and goes on as it is; the road sees to what the driver has swallowed."""
         judgement = judge(error, self.dialect)
         interruption = None if judgement.is_swallowed else judgement.interruption
@@ -60,7 +61,7 @@ class Border:
             self._hush(error)
         except Exception as error:  # noqa: BLE001 - this is the border: everything is translated and raised
             where = phase if isinstance(phase, str) else phase()
-            interruption = self._interruption_in(error, where)
+            interruption = self._find_interruption(error, where)
             if interruption is None:
                 failure = translate(
                     error,
@@ -71,6 +72,7 @@ class Border:
                 )
             else:
                 self._hush(interruption)
+                forget(error)
         except BaseException as error:
             self._hush(error)
             raise

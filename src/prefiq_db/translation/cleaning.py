@@ -26,14 +26,14 @@ def unwrap(error: _E) -> _E | Exception:
     return inner if isinstance(inner, Exception) else error
 
 
-def copied(error: Exception) -> Exception:
-    """Return a copy of *error*, down to the driver's; what can't be copied is returned itself."""
+def copy_apart(error: Exception) -> Exception:
+    """Return a copy of *error*, down to the driver's; what can't be copy_apart is returned itself."""
     try:
         made = copy.copy(error)
     except Exception:  # noqa: BLE001 - an exception's constructor may want anything
         return error
     if isinstance(made, exc.StatementError) and isinstance(made.orig, Exception):
-        made.orig = copied(made.orig)
+        made.orig = copy_apart(made.orig)
     return made if type(made) is type(error) else error
 
 

@@ -21,8 +21,8 @@ from prefiq_db.silence import hush
 from prefiq_db.translation.both import Both, of_both
 from prefiq_db.translation.classify import Phase, leaves_unknown
 from prefiq_db.translation.cleaning import forget, unpin, unwrap
-from prefiq_db.translation.driver_reports import code_of, read_report
-from prefiq_db.translation.judging import Judgement, outcome
+from prefiq_db.translation.driver_reports import read_report
+from prefiq_db.translation.judging import Judgement, judge_outcome
 from prefiq_db.translation.python_errors import is_python_error
 from prefiq_db.translation.refused_calls import REFUSAL, is_misfit
 from prefiq_db.translation.translate import translate
@@ -59,27 +59,29 @@ def translate_errors(engine: Engine, database: str, *, masked: bool) -> None:
     """Let every error of *engine* that our border does not translate leave it as one of both trees."""
 
     @event.listens_for(engine, "handle_error")
-    def leaving(context: ExceptionContext) -> PrefiqDbError | None:
+    def translate_leaving(context: ExceptionContext) -> PrefiqDbError | None:
         original = context.original_exception
         _note_refusal(context)
         if masked and not border_translates.get():
             hush(original)
         judgement = _judge(context)
-        interruption = _interruption(context, judgement)
-        if interruption is not None or getattr(original, REFUSED, False):
+        interruption = _find_interruption(context, judgement)
+        is_broken_off = interruption is not None or (judgement.interruption is not None and not judgement.is_swallowed)
+        if is_broken_off or getattr(original, REFUSED, False):
             context.invalidate_pool_on_disconnect = False  # there is nothing wrong with the others
-        if interruption is not None:
+        if is_broken_off:
             _hang_up(context)
+        if interruption is not None:
             forget(original)
             return None if interruption is original else interruption
         if border_translates.get() or not isinstance(original, Exception) or isinstance(original, Both):
             return None
-        failure = _translated(context, judgement, database) if _is_a_databases(context, original) else None
+        failure = _translate(context, judgement, database) if _is_from_database(context, original) else None
         if masked:
             # SQLAlchemy has the traceback already. Here it would pin frames with values, as what the driver met would.
             for each in (original, unwrap(original)):
                 unpin(each)
-            _scrub(context, original, failure, database)
+            _scrub(context, judgement, failure, database)
         elif failure is not None and failure.original is not None:
             failure.args = (f"{failure} [{type(failure.original).__name__}: {failure.original}]",)
         forget(original)
@@ -110,12 +112,12 @@ def _judge(context: ExceptionContext) -> Judgement:
     return judgement
 
 
-def _interruption(context: ExceptionContext, judgement: Judgement) -> Any:
+def _find_interruption(context: ExceptionContext, judgement: Judgement) -> Any:
     """Return what came from outside and goes on as it is; ``None`` for a driver's error, and for ours."""
-    if judgement.interruption is context.original_exception:
+    if judgement.interruption is None or judgement.interruption is context.original_exception:
         return judgement.interruption
     # The verbs' border sees to what a driver made of it, and of a COMMIT the outcome is the question.
-    committing = _phase(context, _state_of(context)) == "commit"
+    committing = _phase_of(context, _state_of(context)) == "commit"
     return None if border_translates.get() or committing else judgement.interruption
 
 
@@ -129,19 +131,19 @@ def _hang_up(context: ExceptionContext) -> None:
         context.is_disconnect = dialect.is_async or not is_sqlite
 
 
-def _is_a_databases(context: ExceptionContext, original: Exception) -> bool:
+def _is_from_database(context: ExceptionContext, original: Exception) -> bool:
     """Return whether the driver reports it, or we do; what a listener or a signal handler raised goes on as it is."""
     if context.sqlalchemy_exception is not None or isinstance(original, PrefiqDbError):
         return True
     return context.execution_context is not None and read_report(original) is None and is_python_error(original)
 
 
-def _translated(context: ExceptionContext, judgement: Judgement, database: str) -> PrefiqDbError:
+def _translate(context: ExceptionContext, judgement: Judgement, database: str) -> PrefiqDbError:
     dialect: Any = context.dialect
     state = _state_of(context)
-    phase = _phase(context, state)
+    phase = _phase_of(context, state)
     if state is not None and not state.transaction.began and context.statement is not None:
-        found = outcome(judgement, context.original_exception, dialect.label, phase)
+        found = judge_outcome(judgement, context.original_exception, dialect.label, phase)
         if leaves_unknown(found):
             phase = "commit"  # in autocommit: sent, and no answer came
     failure = translate(
@@ -160,7 +162,7 @@ def _translated(context: ExceptionContext, judgement: Judgement, database: str) 
     return failure
 
 
-def _phase(context: ExceptionContext, state: _State | None) -> Phase:
+def _phase_of(context: ExceptionContext, state: _State | None) -> Phase:
     if context.connection is None:
         return "connect"
     return "commit" if state is not None and state.transaction.committing else "statement"
@@ -178,13 +180,14 @@ def _state_of(context: ExceptionContext) -> _State | None:
 # --- without values ------------------------------------------------------------------------------
 
 
-def _scrub(context: ExceptionContext, original: Exception, failure: PrefiqDbError | None, database: str) -> None:
+def _scrub(context: ExceptionContext, judgement: Judgement, failure: PrefiqDbError | None, database: str) -> None:
     dialect: Any = context.dialect
+    original: Any = context.original_exception
     raised = context.sqlalchemy_exception
     if isinstance(original, PrefiqDbError):
         code, message = None, original.args[0]
     else:
-        code = code_of(original)
+        code = None if judgement.report is None else judgement.report.code
         message = str(failure or translate(original, dialect=dialect.label, database=database, apart=True))
         if failure is not None or _may_quote(original):
             _scrub_driver(original, code, message)

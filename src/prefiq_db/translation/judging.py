@@ -70,6 +70,12 @@ class Judgement:
         return None if self.report is None or self.interruption is not None else self.report.code
 
 
+def find_judgement(error: BaseException) -> Judgement | None:
+    """Return the judgement that is kept with *error*, or ``None``."""
+    judgement: Judgement | None = getattr(error, KEPT, None) or getattr(unwrap(error), KEPT, None)
+    return judgement
+
+
 def judge(
     error: BaseException,
     dialect: str,
@@ -86,23 +92,24 @@ def judge(
         swallowed: what a signal handler raised while the statement ran, and the driver took for an order to stop.
         is_lost: asks the connection, given the class of the server's code.
     """
+    judgement = find_judgement(error)
+    if judgement is not None:
+        return judgement
     original = unwrap(error)
     if isinstance(original, PrefiqDbError):
         return Judgement(replace(original.classification, kind=original.kind), report=Report(original.code))
-    judgement: Judgement | None = getattr(original, KEPT, None)
-    if judgement is None:
-        judgement = _judge(error, original, dialect, by_timeout, swallowed, is_lost)
-        if judgement.interruption is not error:
-            with contextlib.suppress(AttributeError, TypeError):  # a class may take no attributes
-                setattr(original, KEPT, judgement)
+    judgement = _judge(error, original, dialect, by_timeout, swallowed, is_lost)
+    if judgement.interruption is not error:
+        with contextlib.suppress(AttributeError, TypeError):  # a class may take no attributes
+            setattr(original, KEPT, judgement)
     return judgement
 
 
-def outcome(judgement: Judgement, error: BaseException, dialect: str, phase: Phase) -> ErrorClass:
+def judge_outcome(judgement: Judgement, error: BaseException, dialect: str, phase: Phase) -> ErrorClass:
     """Return what *judgement* means in *phase*: what became of the connection, of the statement, or of a COMMIT."""
     if phase == "statement":
         return judgement.found
-    return _by_who_stopped_it(_class_in(judgement.report, unwrap(error), dialect, phase), judgement.by_timeout, phase)
+    return _adjust_to_clock(_classify_in(judgement.report, unwrap(error), dialect, phase), judgement.by_timeout, phase)
 
 
 def _judge(
@@ -120,14 +127,14 @@ def _judge(
     report = Report(None) if is_silence else read_report(original)
     if interruption is not None and report is None:
         return Judgement(treatment(ErrorKind.CANCELLED), interruption=interruption)
-    found = _class_in(report, original, dialect, "statement")
+    found = _classify_in(report, original, dialect, "statement")
     by_code = None if report is None or report.code is None else found
     lost = error.connection_invalidated if isinstance(error, exc.DBAPIError) else None
     if is_lost is not None:
         lost = is_lost(by_code)
     if lost is not None and not is_silence:
-        found = _as_the_connection_is(found, report, original, lost=lost)
-    found = _by_who_stopped_it(found, by_timeout, "statement")
+        found = _adjust_to_connection(found, report, original, lost=lost)
+    found = _adjust_to_clock(found, by_timeout, "statement")
     is_swallowed = interruption is None and swallowed is not None and by_code is not None and by_code.kind in _CANCELS
     return Judgement(
         found,
@@ -140,17 +147,17 @@ def _judge(
     )
 
 
-def _class_in(report: Report | None, original: BaseException, dialect: str, phase: Phase) -> ErrorClass:
+def _classify_in(report: Report | None, original: BaseException, dialect: str, phase: Phase) -> ErrorClass:
     """Return the class of *original* in *phase*, by its own words alone."""
     if isinstance(original, DeadlinePassed):
         return in_phase(UNANSWERED, phase)
     if report is not None:
-        return _class_of_report(report, original, dialect, phase)
+        return _classify_report(report, original, dialect, phase)
     python = None if refuses_call(original, phase) else classify_python(original, phase)
     return python or ErrorClass(refused_kind(original, dialect))
 
 
-def _class_of_report(report: Report, error: BaseException, dialect: str, phase: Phase) -> ErrorClass:
+def _classify_report(report: Report, error: BaseException, dialect: str, phase: Phase) -> ErrorClass:
     if getattr(error, STALE, False):
         return in_phase(treatment(ErrorKind.SERIALIZATION), phase)
     if getattr(error, OUTDATED, False):
@@ -170,7 +177,7 @@ def _class_of_report(report: Report, error: BaseException, dialect: str, phase: 
     return in_phase(treatment(kind), phase)
 
 
-def _as_the_connection_is(found: ErrorClass, report: Report | None, error: BaseException, *, lost: bool) -> ErrorClass:
+def _adjust_to_connection(found: ErrorClass, report: Report | None, error: BaseException, *, lost: bool) -> ErrorClass:
     """Return *found* as it is on a connection that was asked, and is *lost*, or as good as before."""
     codeless = report is not None and report.code is None
     if lost and found.kind is not ErrorKind.CONNECTION_LOST:
@@ -183,7 +190,7 @@ def _as_the_connection_is(found: ErrorClass, report: Report | None, error: BaseE
     return found
 
 
-def _by_who_stopped_it(found: ErrorClass, by_timeout: bool | None, phase: Phase) -> ErrorClass:
+def _adjust_to_clock(found: ErrorClass, by_timeout: bool | None, phase: Phase) -> ErrorClass:
     """Return *found* as it is when our own clock stopped the statement, or didn't."""
     if by_timeout is None or phase == "connect":
         return found

@@ -52,7 +52,7 @@ def refuses_call(original: BaseException, phase: Phase) -> bool:
     return isinstance(original, (ImportError, exc.SQLAlchemyError)) or classify_python(original, phase) is None
 
 
-def refused_call(original: BaseException, dialect: str, database: str | None) -> PrefiqDbError:
+def refused_call_error(original: BaseException, dialect: str, database: str | None) -> PrefiqDbError:
     """Return the error for a call that *original* refused."""
     cls, message = _describe(original, dialect)
     # It holds the statement and its parameters; what is said of a missing bind says all.
@@ -63,7 +63,7 @@ def refused_call(original: BaseException, dialect: str, database: str | None) ->
 
 
 def refused_kind(original: BaseException, dialect: str) -> ErrorKind:
-    """Return the kind of the error that :func:`refused_call` makes."""
+    """Return the kind of the error that :func:`refused_call_error` makes."""
     return _describe(original, dialect)[0].default_kind
 
 
@@ -125,7 +125,7 @@ def is_misfit(error: BaseException | None, original: BaseException) -> bool:
     )
 
 
-def refused_value(original: Exception, database: str | None) -> PrefiqDbError:
+def refused_value_error(original: Exception, database: str | None) -> PrefiqDbError:
     """Return what is said where no type is asked: by us, of what no database takes, or by the server."""
     refusal = getattr(original, REFUSAL, None)
     if refusal is not None:
@@ -144,7 +144,7 @@ def refused_value(original: Exception, database: str | None) -> PrefiqDbError:
 _POOL: Final = re.compile(r"limit of size (\d+) overflow (-?\d+) reached, connection timed out, timeout ([\d.]+)")
 
 
-def pool_timeout(error: exc.TimeoutError, database: str | None) -> PrefiqDbError:
+def pool_timeout_error(error: exc.TimeoutError, database: str | None) -> PrefiqDbError:
     """Return the error for a connection of the pool that was waited for in vain."""
     what, advice = WORDS[ErrorKind.POOL_TIMEOUT]
     numbers = _POOL.search(str(error.args[0])) if error.args else None

@@ -25,12 +25,18 @@ from prefiq_db import errors
 from prefiq_db.drivers.prepared import OUTDATED
 from prefiq_db.errors import PrefiqDbError, UsageError, error_type
 from prefiq_db.translation.classify import DIALECTS, Phase
-from prefiq_db.translation.cleaning import clean, copied, unwrap
+from prefiq_db.translation.cleaning import clean, copy_apart, unwrap
 from prefiq_db.translation.details import describe_connecting, describe_statement
 from prefiq_db.translation.driver_reports import Report, read_report
-from prefiq_db.translation.judging import judge, outcome
+from prefiq_db.translation.judging import judge, judge_outcome
 from prefiq_db.translation.messages import Details, say
-from prefiq_db.translation.refused_calls import is_misfit, pool_timeout, refused_call, refused_value, refuses_call
+from prefiq_db.translation.refused_calls import (
+    is_misfit,
+    pool_timeout_error,
+    refused_call_error,
+    refused_value_error,
+    refuses_call,
+)
 
 
 def translate(
@@ -70,18 +76,18 @@ def translate(
     if not isinstance(error, Exception):
         raise TypeError(f"{type(error).__name__} is not an error to translate: let it pass")
     if apart:
-        error = copied(error)
+        error = copy_apart(error)
     if isinstance(error, exc.TimeoutError):
-        return pool_timeout(error, database)
+        return pool_timeout_error(error, database)
     original = unwrap(error)
     if isinstance(original, PrefiqDbError):
         return original
     if is_misfit(error, original):
-        return refused_value(original, database)
+        return refused_value_error(original, database)
     judgement = judge(error, dialect, by_timeout=cancelled_by_timeout)
     if judgement.report is None and refuses_call(original, phase):
-        return refused_call(original, dialect, database)
-    found = outcome(judgement, original, dialect, phase)
+        return refused_call_error(original, dialect, database)
+    found = judge_outcome(judgement, original, dialect, phase)
     report = judgement.report or Report(None)
     if phase == "connect":
         details = describe_connecting(error, original, found, report.text)
