@@ -12,6 +12,7 @@ from typing import Any, Final, Protocol
 from sqlalchemy import CursorResult, Executable
 
 from prefiq_db.config import RetryPolicy
+from prefiq_db.deadline import Deadline, own_deadline
 from prefiq_db.tags import NO_TAGS
 
 _ids = itertools.count(1)
@@ -88,7 +89,8 @@ class Call:
         params: bind names to values; of ``execute_many`` a list of those.
         shape: how to get the answer.
         given: the overrides in force.
-        timeout_seconds: what *given* allows for all attempts in all, and for each statement; ``None``: nothing is said.
+        deadline: of *given*'s timeout, for all attempts together; each statement may take all of its seconds. ``None``:
+            nothing is said, or a transaction that is begun for the call has it.
         tags: the request's tags.
         facts: what :func:`~prefiq_db.execution.facts.facts_of_call` found; ``None`` while nobody asked.
         way: how it is carried out.
@@ -100,6 +102,7 @@ class Call:
     __slots__ = (
         "attempts",
         "block",
+        "deadline",
         "facts",
         "given",
         "id",
@@ -108,7 +111,6 @@ class Call:
         "started",
         "statement",
         "tags",
-        "timeout_seconds",
         "verb",
         "way",
     )
@@ -122,13 +124,13 @@ class Call:
         self.params = params
         self.shape = shape
         self.given = given
-        self.timeout_seconds = given.timeout
         self.tags: Mapping[str, str] = given.tags or NO_TAGS
         self.facts: Any = None
         self.way = Way.ONE_SHOT
         self.block: Runner | None = None
         self.attempts = 0
         self.started = time.monotonic()
+        self.deadline: Deadline | None = None if given.timeout is None else own_deadline(given.timeout, self.started)
 
     def __repr__(self) -> str:
         return f"<Call {self.id}: {self.verb}>"

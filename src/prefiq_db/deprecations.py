@@ -13,7 +13,7 @@ def warn_renamed(old: str, new: str, *, stacklevel: int = 2) -> None:
 
 
 def renamed_seconds(call: str, old: str, new: str, value: float | None, old_value: float | None) -> float | None:
-    """Return what was said for *new*, by either name, to the function *call* that calls this.
+    """Return the argument *new* of the function *call*, given by either name.
 
     Raises:
         UsageError: both were said.

@@ -10,7 +10,7 @@ from prefiq_db.products import PRODUCTS
 
 MASK: Final = "***"
 
-# True while whatever is raised will be translated by our border, so that nobody else needs to take the values out.
+# True while our border will translate every error, so that no other code has to take the values out.
 border_translates: ContextVar[bool] = ContextVar("prefiq_db_border_translates", default=False)
 
 # Matched against whole lower-case words of a key, so "passenger" is not a password.
@@ -89,7 +89,7 @@ def describe_value(value: object) -> str:
     return f"<{name}>"
 
 
-# What a mark opens differs per dialect, and whoever reads it wrong takes the inside of a string for names. Where a text
+# What a quote mark opens differs per dialect; read wrongly, the inside of a string looks like names. Where a text
 # can be read in two ways, the rest of it is a literal.
 _REST: Final = r".*"
 _QUOTED: Final = r"{0}(?:[^{0}\\]|{0}{0})*(?:{0}|\Z|\\.*)"  # a backslash escapes on some servers, in some modes
@@ -124,12 +124,12 @@ _BY_RULES: Final = {
 _LITERAL: Final = {product.dialect: _BY_RULES[product.literals] for product in PRODUCTS.values()}
 
 
-#: Of a statement's text, in characters, what is read for names and leaves the process; docs/observability.md says so.
+#: How many characters of a statement are read for names and may leave the process; see docs/observability.md.
 LONGEST_SHOWN: Final = 10_000
 
 
 def head_of(sql: str) -> str:
-    """Return the beginning of *sql*, all of it in most cases: what is cut off never closes, so it masks as a whole."""
+    """Return the beginning of *sql*, mostly all of it. A literal that the cut goes through is masked to its end."""
     return sql if len(sql) <= LONGEST_SHOWN else sql[:LONGEST_SHOWN]
 
 
@@ -160,7 +160,7 @@ _LITERAL_AROUND_TABLES: Final = {
 def mask_for_tables(sql: str, dialect: str) -> str:
     """Return *sql* as :func:`mask_literals` does, but with SQLite's ``"x"`` kept: where a table stands, it is a name.
 
-    Only for readers that take nothing but what stands in a table's place.
+    Only for readers that use nothing but the names of tables.
     """
     return _LITERAL_AROUND_TABLES.get(dialect, _BY_RULES[""]).sub(_mask_match, sql)
 

@@ -1,4 +1,4 @@
-"""What is remembered of texts, bounded in number and in bytes."""
+"""A cache keyed by texts, bounded in number and in bytes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Memory(Generic[V]):
     """Values by key; the older half goes when there are too many, or when their texts are too long together.
 
     It has no lock, and needs none: each step is one of a dictionary's own, and whatever two threads make of the count,
-    forgetting counts anew. Who reads often does so by ``memory.kept``.
+    forgetting counts anew. Frequent readers use ``memory.kept``.
 
     Attributes:
         kept: the values by key; to be read only.

@@ -13,7 +13,7 @@ import tenacity
 from prefiq_db.bridge import frame_behind
 from prefiq_db.events import Origin
 
-# A line as it is kept: two references, made into text only when somebody reads it.
+# A line as it is kept: two references, made into text only when it is read.
 Line = tuple[CodeType, int]
 
 # What the file of a frame is: the higher, the less it is the application.

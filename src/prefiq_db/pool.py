@@ -7,12 +7,9 @@ client, except to say goodbye), which costs no round trip; only after long idlin
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import select
-import time
-from collections.abc import Callable, Iterator
-from contextvars import ContextVar
+from collections.abc import Callable
 from threading import get_ident
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -22,6 +19,8 @@ from sqlalchemy.pool import AsyncAdaptedQueuePool
 from sqlalchemy.pool.base import _ConnectionFairy
 from sqlalchemy.util.queue import Empty
 
+from prefiq_db.checkout_deadline import checkout_by, checkout_deadline
+from prefiq_db.deadline import CONNECT_TIMEOUT, Deadline
 from prefiq_db.dialects.configured import DEFAULT_LIMITS, Limits
 from prefiq_db.dialects.session import SESSION_KEY
 from prefiq_db.interruptions import is_interruption
@@ -52,39 +51,9 @@ _SESSION_CHANGED = "session changed"
 _NOT_AT_REST = "transaction left open"
 LOST_REASONS = frozenset({_AGE, _DEAD, _NO_ANSWER, INVALIDATED, _SESSION_CHANGED, _NOT_AT_REST})
 
-# How many seconds a checkout may wait here, and until when it may connect, on the monotonic clock.
-_checkout_limit: ContextVar[tuple[float, float] | None] = ContextVar("prefiq_db_checkout_limit", default=None)
-
-
-@contextlib.contextmanager
-def checkout_within(seconds: float | None) -> Iterator[None]:
-    """Wait for a connection at most *seconds* in this block, if that is less than the limits of pool and settings."""
-    if seconds is None:
-        yield
-        return
-    before = _checkout_limit.get()
-    try:
-        until = time.monotonic() + seconds
-        _checkout_limit.set((seconds, until if before is None else min(until, before[1])))
-        yield
-    finally:
-        # set, not reset(token): a generator may be finished in another context, and reset() raises there
-        try:
-            _checkout_limit.set(before)
-        finally:
-            _checkout_limit.set(before)  # twice: interrupted before the first, the limit would hold for ever
-
-
-def seconds_to_connect(limit_seconds: float) -> float:
-    """Return how long connecting may take here, for which the settings allow *limit_seconds*."""
-    limit = _checkout_limit.get()
-    return limit_seconds if limit is None else max(0.0, min(limit_seconds, limit[1] - time.monotonic()))
-
 
 class _VettingPool(SlottedPool):
     """Hands out only connections that are young enough and alive; first come, first served."""
-
-    _limit_seconds: float
 
     def __init__(
         self,
@@ -107,15 +76,6 @@ class _VettingPool(SlottedPool):
         recreated: Any = super().recreate()
         recreated.limits, recreated.watcher = self.limits, self.watcher
         return recreated
-
-    @property
-    def _timeout(self) -> float:
-        limit = _checkout_limit.get()
-        return self._limit_seconds if limit is None else min(limit[0], self._limit_seconds)
-
-    @_timeout.setter
-    def _timeout(self, seconds: float) -> None:
-        self._limit_seconds = seconds
 
     def connect(self) -> Any:
         # On the way of every statement: few calls, and names that are looked up once.
@@ -180,7 +140,7 @@ class _VettingPool(SlottedPool):
 
     def _waited_for(self) -> Any:
         watcher, started = self.watcher, perf_counter()
-        seconds = max(0.0, self._timeout)
+        seconds = checkout_deadline(self._timeout, "pool_timeout_seconds").left()
         given = self._line.wait(seconds)
         if given is not None:
             return given
@@ -291,14 +251,13 @@ class _VettingPool(SlottedPool):
 
     def _renew(self, record: Any, reason: str) -> None:
         """Throw the connection away; its slot gets another one at once."""
-        started = time.monotonic()
+        rest = Deadline.after(self.limits.connect_timeout_seconds / 2, CONNECT_TIMEOUT)
         record.invalidate()
         if self.watcher is not None:
             self.watcher.lost(reason)
         if reason == _NO_ANSWER:
-            # Asking took its time. What is left of that for connecting is for the new connection.
-            left = self.limits.connect_timeout_seconds / 2 - (time.monotonic() - started)
-            with checkout_within(max(0.0, left)):
+            # Asking took half of the time for connecting; the other half is for the new connection.
+            with checkout_by(rest):
                 record.get_connection()
 
     def _answers(self, record: Any, state: SessionState) -> bool:
@@ -306,7 +265,8 @@ class _VettingPool(SlottedPool):
         dialect: Any = self._dialect
         connection = record.dbapi_connection
         # Half of the time for connecting: if there is no answer, the other half is for doing so.
-        dialect.set_patience(connection, seconds_to_connect(self.limits.connect_timeout_seconds) / 2)
+        limit = checkout_deadline(self.limits.connect_timeout_seconds, CONNECT_TIMEOUT)
+        dialect.set_patience(connection, limit.left() / 2)
         state.patience_seconds = None
         try:
             return bool(dialect.do_ping(connection))

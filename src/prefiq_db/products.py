@@ -194,7 +194,7 @@ PRODUCTS: Final[Mapping[str, Product]] = {
     product.name: product for product in (_SQLITE, _POSTGRESQL, _MARIADB, _MYSQL, _MONGODB)
 }
 
-#: What is meant where nobody says an engine: with a host, a port, a user or a password, and without any.
+#: The default where no engine is set: with a host, port, user or password, and without any of them.
 DEFAULT_SERVER: Final = _MARIADB
 DEFAULT_FILE: Final = _SQLITE
 

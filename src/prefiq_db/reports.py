@@ -96,13 +96,13 @@ class Holder:
 
 @dataclass(frozen=True, slots=True)
 class StatementStats:
-    """One kind of statement, as ``pg_stat_statements`` would tell it, but in this process and on every database.
+    """One kind of statement, as ``pg_stat_statements`` has it, but for this process and on every database.
 
     Attributes:
         fingerprint: 16 hex digits; statements that differ in values only share it. ``other`` collects the rest.
         summary: operations and tables.
         statement: the text of one of them, its literals masked.
-        calls, errors, retries, rows: how many of each; rows as far as the driver tells.
+        calls, errors, retries, rows: how many of each; rows as far as the driver reports them.
         total_seconds, mean_seconds, p95_seconds, max_seconds: how long they took.
         origin: an application's line that sent one (taken now and then, not every time).
     """

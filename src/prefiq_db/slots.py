@@ -1,7 +1,7 @@
-"""How many connections a pool has: as many as there are, counted by what is alive.
+"""The connections of a pool, counted by the records that are alive.
 
 SQLAlchemy's pool counts up and down, and whatever interrupts it in between (a signal, a job queue's time limit, a
-cancellation) costs a slot for good. Here a slot is its record: one that nobody holds any more counts no more.
+cancellation) costs a slot for good. Here a slot is its record, and a record without a holder doesn't count.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Slot(_ConnectionRecord):
         super().invalidate(e, soft)
 
     def __del__(self) -> None:
-        # Only for what an interruption let fall: whoever gives it up as he should takes it out of the count first.
+        # Only for a slot that an interruption dropped: an ordinary release takes it out of the count first.
         if self.place is not None and self.pid == os.getpid():
             self.pool.fallen(self)
 
@@ -87,7 +87,7 @@ class SlottedPool(QueuePool):
         self._places.discard(place)
 
     def _drop(self, slot: Any) -> None:
-        """Close what is in *slot*, of which nobody knows in what state it is, and let another one have its place."""
+        """Close the connection in *slot*, whose state is unknown, and free its place."""
         try:
             slot.invalidate()
         finally:
@@ -95,10 +95,10 @@ class SlottedPool(QueuePool):
             self._has_room()
 
     def _has_room(self) -> None:
-        """Tell who waits that there may be something."""
+        """Notify callers who wait that there may be room."""
 
     def fallen(self, slot: Slot) -> None:
-        """Close the connection of a slot that nobody holds and nobody gave back; it has left the pool by that."""
+        """Close the connection of a slot that has no holder and was not given back; it is out of the pool already."""
         self._retire(slot)
         connection = slot.dbapi_connection
         try:
@@ -106,7 +106,7 @@ class SlottedPool(QueuePool):
                 self._dialect.do_close(connection)
             elif connection is not None and hasattr(connection, "_terminate_force_close"):
                 connection._terminate_force_close()
-        except Exception as error:  # noqa: BLE001 - nobody is there to hear of it
+        except Exception as error:  # noqa: BLE001 - there is no caller to raise to
             self.logger.debug("closing a connection that nobody held failed: %s", type(error).__name__)
         self._has_room()
 
@@ -125,7 +125,7 @@ class SlottedPool(QueuePool):
             raise interruption
 
     def _do_return_conn(self, record: Any) -> None:
-        # From here on somebody else may have it already, whatever interrupts us.
+        # From here on another caller may have it already, whatever interrupts us.
         record.going_home = True
         try:
             self._pool.put(record, False)
@@ -148,7 +148,7 @@ class SlottedPool(QueuePool):
                 self.logger.error("Exception closing connection %r", connection, exc_info=True)
                 return
             if not isinstance(error, asyncio.CancelledError):
-                # In the middle of it: what is open at the server must not wait for the garbage collector.
+                # Interrupted in the middle: the server's session must not stay open until the garbage collector runs.
                 close(connection)
             raise
 
@@ -166,7 +166,7 @@ class SlottedPool(QueuePool):
         while (slot := self._idle()) is not None:
             try:
                 slot.invalidate()
-            except Exception as error:  # noqa: BLE001 - another one is on its way already
+            except Exception as error:  # noqa: BLE001 - another error is being raised already
                 self.logger.debug("closing an idle connection failed: %s", type(error).__name__)
             finally:
                 self._retire(slot)

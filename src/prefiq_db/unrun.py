@@ -1,4 +1,4 @@
-"""Tell a result whose body has not run: a generator or a coroutine that nobody has started.
+"""Recognise results whose body has not run: generators and coroutines that were never started.
 
 Calling a generator function runs nothing of it. A transaction around that call would be committed empty.
 """
@@ -40,13 +40,13 @@ def refuse_unrun(result: Any, what: str) -> None:
 
 
 def refuse_uncallable(function: Any, what: str) -> None:
-    """Raise :class:`UsageError` if *function* is none, before anything is begun for it."""
+    """Raise :class:`UsageError` if *function* isn't callable, before any work begins for it."""
     if not callable(function):
         raise UsageError(f"{what}: expected a function, not {type(function).__name__}")
 
 
 def refuse_generator_function(function: Any, what: str) -> None:
-    """Raise :class:`UsageError` if *function* is none, or can't but return a generator that has not run."""
+    """Raise :class:`UsageError` if *function* isn't callable, or is a generator function."""
     refuse_uncallable(function, what)
     called = _called(function)
     if inspect.isgeneratorfunction(called) or inspect.isasyncgenfunction(called):
@@ -61,13 +61,13 @@ def is_coroutine_function(function: Any) -> bool:
 
 
 def refuse_coroutine_function(function: Any, what: str) -> None:
-    """Raise :class:`UsageError` if calling *function* gives a coroutine, where nobody would await it."""
+    """Raise :class:`UsageError` if calling *function* gives a coroutine, where it would not be awaited."""
     if is_coroutine_function(function):
         raise UsageError(f"{what}: expected a plain function; an AsyncDatabase takes a coroutine function")
 
 
 def refuse_awaitable(result: Any, what: str) -> None:
-    """Raise :class:`UsageError` if *result* has yet to be awaited, where nobody will, or its body has not run."""
+    """Raise :class:`UsageError` if *result* is an awaitable, which would not be awaited, or its body has not run."""
     if inspect.isawaitable(result) and not inspect.iscoroutine(result):
         raise UsageError(f"{what}: expected a plain function; this one returned an awaitable, which nobody would await")
     refuse_unrun(result, what)

@@ -30,7 +30,7 @@ _LOCAL: Final = frozenset({"", "localhost", "127.0.0.1", "[::1]"})
 
 
 def parse_url(text: str, *, where: str) -> Target:
-    """Return what the URL says; standard ports are filled in, secrets are wrapped.
+    """Return the target of a URL; standard ports are filled in, secrets are wrapped.
 
     *where* is what the user calls this URL (``DB_URL``) and begins each problem. ``sqlite://`` and
     ``sqlite:///:memory:`` mean ``:memory:``; three slashes begin a relative path, four an absolute one.
@@ -196,7 +196,7 @@ class _Reader:
         return self.with_ports(hosts, ",".join(ports)) if ports else hosts
 
     def socket(self, netloc: str, paths: list[str], options: dict[str, list[str]]) -> str:
-        """Put MariaDB's socket in the place of the hosts; return what stands for them before the path."""
+        """Make MariaDB's socket the option ``host``; return what is left in its place before the path: nothing."""
         if re.sub(r":[0-9]+$", "", netloc).lower() not in _LOCAL or "host" in options:
             self.wrong("unix_socket", "no other host beside it", "write localhost before the path, or leave it out")
         elif not all(path.startswith("/") for path in paths):
@@ -234,7 +234,7 @@ class _Reader:
         return ipv6 or name, port
 
     def path(self, item: str, decode: Callable[[str], str]) -> tuple[str, int | None]:
-        """Return a socket's place: all of it, colons too, but for a last one with digits only behind it."""
+        """Return a socket's path and port: a last colon with digits only behind it begins the port."""
         match = _PATH_AND_PORT.fullmatch(item)
         path = decode(match["path"]) if match else ""
         if match is None or not _HOST_NAME.fullmatch(path):

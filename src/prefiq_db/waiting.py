@@ -1,4 +1,4 @@
-"""Who waits for a connection, in order: a thread or a task each, woken one at a time with what it waited for.
+"""The line of threads or tasks that wait for a connection, woken one at a time with the connection they get.
 
 SQLAlchemy's queues wake who waited longest, but whoever comes by before that one runs takes the connection; then the
 longest wait begins anew, at the end of the line. Here what becomes free belongs to the first in line at once.
@@ -44,7 +44,7 @@ class TaskWaiter:
         self._awake = self._loop.create_future()
 
     def wait(self, seconds: float) -> None:
-        # Not wait_for(): it would cancel the future, and what was given at that moment would be nobody's.
+        # Not wait_for(): it would cancel the future, and a connection given at that moment would be lost.
         await_(asyncio.wait([self._awake], timeout=seconds))
 
     def wake(self) -> None:
@@ -64,7 +64,7 @@ class WaitingLine:
 
     Args:
         take: returns something to give away, or ``None`` when there is nothing.
-        put_back: takes back what was given to one who is not there any more.
+        put_back: takes back what was given to a waiter that has left.
     """
 
     def __init__(self, is_async: bool, take: Callable[[], Any], put_back: Callable[[Any], None]) -> None:
@@ -76,7 +76,7 @@ class WaitingLine:
         self._lock = threading.RLock()
 
     def wait(self, seconds: float) -> Any:
-        """Return what was given to us, or ``None`` when nothing was within *seconds*."""
+        """Return what this caller was given, or ``None`` when nothing became free within *seconds*."""
         waiter = self._waiter()
         try:
             with self._lock:
@@ -91,7 +91,7 @@ class WaitingLine:
             raise
 
     def serve(self) -> None:
-        """Give what is there to those who wait, in order. Call it after something became free."""
+        """Give what is free to the waiters, in order. Call it after something became free."""
         with self._lock:
             while self.waiters and self._give():
                 pass
@@ -116,7 +116,7 @@ class WaitingLine:
             raise
 
     def _repair(self, gift: Any, waiter: ThreadWaiter | TaskWaiter | None) -> None:
-        """See that no gift is without a taker, and nobody is out of the line and asleep."""
+        """Make sure that no gift is lost, and no waiter is asleep outside the line."""
         if waiter is not None and waiter.gift is not None:
             waiter.wake()
             return

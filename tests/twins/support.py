@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import time
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import closing
 from decimal import Decimal
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import sqlalchemy as sa
 from alembic import command
@@ -141,16 +144,49 @@ def assert_silent(error: BaseException, *values: str) -> None:
     assert error.__context__ is None
 
 
+#: What the shipped migrations send to each kind of database, found out by the first upgrade.
+_SENT: dict[str, list[str]] = {}
+_CHANGES = ("CREATE", "ALTER", "INSERT", "UPDATE", "DROP", "DELETE")
+
+
 def upgrade_schema(backend: Backend) -> None:
-    """Run the shipped migrations."""
-    settings = DatabaseSettings(url=backend.url)
-    engine = make_engine(settings, name="upgrade")
+    """Bring an empty database to where the shipped migrations end.
+
+    The first one of each kind is migrated, and the others are sent what that one was: it takes a tenth of the time.
+    """
+    if backend.name not in _SENT:
+        _SENT[backend.name] = migrate(backend)
+        return
+    if backend.server is None:
+        with closing(sqlite3.connect(backend.url.removeprefix("sqlite:///"), isolation_level=None)) as connection:
+            connection.execute("pragma journal_mode = wal")
+            connection.executescript(f"begin immediate; {'; '.join(_SENT['sqlite'])}; commit")
+        return
+    statements = _SENT[backend.name]
+    database = urlsplit(backend.url).path.removeprefix("/")
+    for text in ["; ".join(statements)] if backend.name == "postgresql" else statements:
+        backend.server.execute(text, database)
+
+
+def migrate(backend: Backend) -> list[str]:
+    """Run the shipped migrations; return the statements that changed something."""
+    sent: list[str] = []
+    engine = make_engine(DatabaseSettings(url=backend.url), name="upgrade")
+
+    @sa.event.listens_for(engine, "before_cursor_execute")
+    def keep(connection: Any, cursor: Any, statement: str, parameters: Any, context: Any, many: bool) -> None:
+        # The log of a run is gone when all went well.
+        if statement.lstrip().upper().startswith(_CHANGES) and "prefiq_migration_log" not in statement:
+            assert not parameters, f"it can't be sent again as a text: {statement}"
+            sent.append(statement)
+
     config = Config()
     config.set_main_option("script_location", str(migrations_directory()))
     with engine.connect() as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
     engine.dispose()
+    return sent
 
 
 async def on_sync_engine(db: Any, work: Callable[[sa.Engine], T]) -> T:

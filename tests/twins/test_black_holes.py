@@ -15,8 +15,10 @@ import pytest
 from sqlalchemy import text
 
 from prefiq_db import ErrorKind, RetryPolicy
+from prefiq_db.deadline import Deadline, Shares
 from prefiq_db.dialects.base import PrefiqDialect
-from prefiq_db.drivers.deadlines import GRACE_SECONDS, UNBOUNDED_SECONDS, Shares, addresses_of, is_name
+from prefiq_db.drivers.addresses import addresses_of, is_name
+from prefiq_db.drivers.deadlines import GRACE_SECONDS, UNBOUNDED_SECONDS
 from prefiq_db.errors import (
     ConnectFailedError,
     NotCommittedError,
@@ -581,10 +583,10 @@ def test_names_and_shares() -> None:
         *(True, True),
         *(False, False, False, False, False),
     ]
-    assert addresses_of("127.0.0.1", 5, 0)[0][4] == ("127.0.0.1", 5)
-    shares = Shares.of(12.0, 3)
+    assert addresses_of("127.0.0.1", 5, Deadline.after(0))[0][4] == ("127.0.0.1", 5)
+    shares = Shares(Deadline.after(12.0), 3)
     now = time.monotonic()
-    assert [round(shares.next() - now) for _ in range(4)] == [4, 6, 12, 12]
+    assert [round(shares.next().at - now) for _ in range(4)] == [4, 6, 12, 12]
 
 
 # --- cancellation --------------------------------------------------------------------------------

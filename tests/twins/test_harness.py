@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from sqlalchemy import text
 
+from prefiq_db.engines import make_engine
+from prefiq_db.settings import DatabaseSettings
 from tests.conftest import Backend
+from tests.twins import support
 from tests.twins.harness import Harness
 
 
@@ -85,3 +90,41 @@ async def test_make_db_takes_settings(make_db: Callable[..., Any], backend: Back
     assert small.name == "small"
     assert await small.fetch_value("select 1") == 1
     assert small.stats().pool.checked_out == 0
+
+
+def test_a_schema_that_is_sent_again_is_the_migrated_one(
+    backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tables with their types, defaults, indexes and options, and the revision."""
+    monkeypatch.setattr(support, "_SENT", {})
+    support.upgrade_schema(backend)
+    again = Backend("sqlite", f"sqlite:///{tmp_path / 'again.db'}")
+    if backend.server is not None:
+        again = Backend(backend.name, backend.server.url(backend.server.create_database()), backend.server)
+    support.upgrade_schema(again)
+    assert support._SENT[backend.name]
+    assert _described(again) == _described(backend)
+    if backend.server is not None:
+        backend.server.drop_database(again.url.rpartition("/")[2])
+
+
+def _described(backend: Backend) -> list[Any]:
+    engine = make_engine(DatabaseSettings(url=backend.url))
+    inspector = sa.inspect(engine)
+    names = sorted(inspector.get_table_names())
+    found: list[Any] = [names]
+    for name in names:
+        found += [
+            [{**column, "type": repr(column["type"])} for column in inspector.get_columns(name)],
+            inspector.get_indexes(name),
+            inspector.get_pk_constraint(name),
+            inspector.get_check_constraints(name),
+            inspector.get_table_options(name),
+        ]
+    with engine.connect() as connection:
+        found.append(connection.exec_driver_sql("select version_num from prefiq_alembic_version").scalars().all())
+        if backend.name == "sqlite":
+            found.append(connection.exec_driver_sql("pragma journal_mode").scalar())
+            found.append(connection.exec_driver_sql("select sql from sqlite_master order by name").scalars().all())
+    engine.dispose()
+    return found

@@ -12,7 +12,8 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from prefiq_db import AsyncDatabase, Database, DatabaseSettings, connectors
+from prefiq_db import AsyncDatabase, Database, DatabaseSettings
+from prefiq_db.connectors import mariadb
 from prefiq_db.errors import ErrorKind, PrefiqDbError, ReadOnlyError, SettingsError, UnsupportedError
 from prefiq_db.events import AttemptFailed, Listener
 from prefiq_db.health import AsyncHealthCheck, HealthCheck
@@ -363,7 +364,7 @@ async def test_a_procedure_that_writes_is_refused(stock: Database, reader: Any) 
 @on_mariadb
 def test_control_the_refusal_is_the_servers_not_ours(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     """A control: we read no statement to find out whether it writes. Without what the session is told, it does."""
-    monkeypatch.setattr(connectors, "_MYSQL_READ_ONLY", "")
+    monkeypatch.setattr(mariadb, "_MYSQL_READ_ONLY", "")
     with Database(DatabaseSettings(url=backend.url, read_only=True)) as db:
         db.execute(CREATE_STOCK)
         assert db.fetch_value(COUNT_STOCK) == 0

@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 from sqlalchemy import make_url, text
 
-from prefiq_db import ErrorKind, RetryPolicy, connectors
+from prefiq_db import ErrorKind, RetryPolicy
+from prefiq_db.connectors import postgresql
 from prefiq_db.errors import AuthenticationError, ConnectFailedError, DataError, LockTimeoutError, PrefiqDbError
 from prefiq_db.testing import DatabaseServer, MariaDbServer, PostgresServer
 from prefiq_db.testing.machine import free_port
@@ -438,7 +439,7 @@ async def test_a_pooler_that_forgets_the_time_zone_is_told_of_at_boot(
 async def test_control_without_it_the_hour_shifts(
     world: str, backend: Backend, far_away: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connectors, "_needs_time_zone", lambda settings, connection: False)
+    monkeypatch.setattr(postgresql, "_needs_time_zone", lambda settings, connection: False)
     db = make_database(world, backend.url, pgbouncer=True, pool_size=1)
     with pytest.raises(AssertionError):
         await _keeps_the_hour(db)

@@ -63,7 +63,8 @@ def test_a_statement_goes_the_way_that_the_page_tells() -> None:
 
 
 def test_every_file_that_the_page_names_is_there() -> None:
-    named = re.findall(r"`([\w/*]+\.(?:py|md|toml|txt))`", PAGE)
+    pages = PAGE + (ROOT / "docs" / "translation.md").read_text("utf-8")
+    named = re.findall(r"`([\w/*]+\.(?:py|md|toml|txt))`", pages)
     missing = [name for name in named if not any(PACKAGE.rglob(name)) and not (ROOT / name).exists()]
     assert missing == []
 

@@ -1,4 +1,4 @@
-"""What a provider's failure turns into: one ProviderError that names the provider and carries no value."""
+"""Turn a provider's failure into one ProviderError that names the provider and carries no value."""
 
 from __future__ import annotations
 

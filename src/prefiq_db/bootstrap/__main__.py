@@ -1,4 +1,4 @@
-"""``python -m prefiq_db.bootstrap``: boot everything from the environment, tell how it went, shut down.
+"""``python -m prefiq_db.bootstrap``: boot everything from the environment, report the result, shut down.
 
 Exit codes: 0 all is well; 1 a database is down or a provider failed; 2 the settings are wrong, or ask for a driver
 that is not installed.
@@ -44,7 +44,7 @@ def main(
     )
     parser.add_argument("modules", nargs="*", metavar="MODULE", help="import this first: it registers providers")
     options = parser.parse_args(argv)
-    # The lines below tell what is logged; without a handler Python would write the errors a second time.
+    # The report below has all that is logged; without a handler Python would write the errors a second time.
     logging.getLogger("prefiq_db.boot").addHandler(logging.NullHandler())
     for module in options.modules:
         code, why = _import_module(module)
@@ -147,7 +147,7 @@ def _message(error: Exception) -> str:
 
 
 def _is_configuration(error: BaseException | None) -> bool:
-    """Return whether *error*, or what it tells of, is for the one who configures: settings, or a missing driver."""
+    """Return whether *error* or its cause is one of configuration: settings, or a missing driver."""
     if isinstance(error, BaseExceptionGroup):
         return any(_is_configuration(each) for each in error.exceptions)
     if isinstance(error, (SettingsError, UnsupportedError)):

@@ -12,6 +12,7 @@ from prefiq_db.config import RetryPolicy
 from prefiq_db.core.database import DatabaseCore
 from prefiq_db.core.sessions import judged
 from prefiq_db.core.transactions import transaction_repeatable
+from prefiq_db.deadline import Deadline, own_deadline, sooner
 from prefiq_db.errors import PrefiqDbError, UsageError
 from prefiq_db.retry import affordable, attempt_failed, next_wait, note_attempt
 from prefiq_db.transaction import RootBlock, TransactionOptions, ambient
@@ -34,15 +35,15 @@ def begin_attempts(core: DatabaseCore, options: TransactionOptions, retry: Retry
             "outermost transaction"
         )
     given = core.overrides()
-    limits = [limit for limit in (given.timeout, options.timeout_seconds) if limit is not None]
-    return Attempts(core, options, core.policy(given, retry), min(limits, default=None))
+    deadline = sooner(own_deadline(given.timeout), own_deadline(options.timeout_seconds))
+    return Attempts(core, options, core.policy(given, retry), deadline)
 
 
 class Attempts:
     """``for attempt in db.attempts(): with attempt as tx:``: the loop ends with success or with the last error."""
 
     def __init__(
-        self, core: DatabaseCore, options: TransactionOptions, policy: RetryPolicy, within_seconds: float | None = None
+        self, core: DatabaseCore, options: TransactionOptions, policy: RetryPolicy, deadline: Deadline | None = None
     ) -> None:
         self.core = core
         self.options = options
@@ -52,8 +53,8 @@ class Attempts:
         self.done = False
         self.last: AttemptCore | None = None
         self._owed = False
+        self.deadline = deadline
         self._started = time.monotonic()
-        self.until = None if within_seconds is None else self._started + within_seconds
 
     def next(self) -> AttemptCore | None:
         """Return the next attempt, or ``None`` when the loop is over."""
@@ -68,10 +69,10 @@ class Attempts:
 
     def failed(self, error: BaseException) -> bool:
         """Return whether another attempt follows after *error*."""
-        elapsed = time.monotonic() - self._started
         repeatable = transaction_repeatable(error, self.options)
+        elapsed = time.monotonic() - self._started
         wait = next_wait(self.number, elapsed, self.policy, random.random()) if repeatable else None
-        if wait is not None and self.until is not None and self._started + elapsed + wait >= self.until:
+        if wait is not None and self.deadline is not None and wait >= self.deadline.left():
             wait = None
         if wait is None or not affordable(self.core.instance.retry_budget, error):
             self.done = True
@@ -113,7 +114,7 @@ class AttemptCore:
             self.loop.wait_seconds = 0.0
         core = self.loop.core
         try:
-            self.tx = RootBlock(core.instance, core.with_overrides(self.loop.options), self.loop.until)
+            self.tx = RootBlock(core.instance, core.with_overrides(self.loop.options), self.loop.deadline)
             self.tx.retry_number = self.number - 1
             core.begin(self.tx)
             return shell(self.tx)

@@ -81,7 +81,7 @@ class Statements(Transactions, CoreVerbs):
                     refuse_one_shot(facts)
                 if self._needs_a_transaction(call.given):
                     call.way = Way.OWN_TRANSACTION
-                    call.timeout_seconds = None  # the transaction has it
+                    call.deadline = None  # the transaction has it
         except BaseException as error:
             if not self.hooks.wanted.isdisjoint(CALL_EVENTS):
                 tell_refused_call(self.hooks, self.name, call, error)

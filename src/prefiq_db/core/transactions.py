@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from prefiq_db.config import RetryPolicy
 from prefiq_db.core.sessions import judged
 from prefiq_db.core.view import View
+from prefiq_db.deadline import Deadline, own_deadline
 from prefiq_db.errors import ErrorKind, PrefiqDbError, UnsupportedError
 from prefiq_db.exactly_once import checked_token
 from prefiq_db.retry import worth_repeating
@@ -25,9 +25,13 @@ class Transactions(View):
         self.check_usable()
         return self._block(options, ambient(self.instance))
 
-    def _block(self, options: TransactionOptions, parent: Scope[Block] | None, until: float | None = None) -> Block:
+    def _block(
+        self, options: TransactionOptions, parent: Scope[Block] | None, deadline: Deadline | None = None
+    ) -> Block:
         chosen = self.with_overrides(options)
-        return RootBlock(self.instance, chosen, until) if parent is None else Savepoint(self.instance, chosen, parent)
+        if parent is None:
+            return RootBlock(self.instance, chosen, deadline)
+        return Savepoint(self.instance, chosen, parent)
 
     def declare(self, options: TransactionOptions) -> TransactionOptions:
         """Note what *options* need of the database, before anything runs: readiness asks for it."""
@@ -43,7 +47,7 @@ class Transactions(View):
             raise self._needs_to_write("exactly_once", "the token")
         if (given.read_only or self.settings.read_only) and not options.read_only:
             options = replace(options, read_only=True)
-        return options if given.timeout is None else replace(options, call_timeout_seconds=given.timeout)
+        return options if given.timeout is None else replace(options, step_timeout_seconds=given.timeout)
 
     def begin(self, tx: Block) -> None:
         """Begin *tx*; a connection that turns out to be dead costs no failed call, for nothing was done yet."""
@@ -79,12 +83,12 @@ class Transactions(View):
         if parent is not None:
             return self._attempt(self._block(chosen, parent), body)
         given, shown = self.overrides(), self.with_overrides(chosen)
-        until = None if given.timeout is None else time.monotonic() + given.timeout
+        deadline = own_deadline(given.timeout)
         retrier = self.retrier(given, lambda error: transaction_repeatable(error, shown), retry)
         numbers = itertools.count()
 
         def attempt() -> Any:
-            tx = self._block(chosen, None, until)
+            tx = self._block(chosen, None, deadline)
             tx.retry_number = next(numbers)
             return self._attempt(tx, body)
 
@@ -118,7 +122,7 @@ class Transactions(View):
         self.check_usable()
         if self.settings.read_only:
             raise self._needs_to_write("resolve_outcome", "its question")
-        return self.instance.resolver.resolve(checked, within_seconds=self.overrides().timeout)
+        return self.instance.resolver.resolve(checked, own_deadline(self.overrides().timeout))
 
     def _needs_to_write(self, what: str, written: str) -> UnsupportedError:
         return UnsupportedError(

@@ -17,7 +17,7 @@ from prefiq_db.translation.both import of_both
 def cannot_go_on(transaction: TransactionState) -> PrefiqDbError:
     """Return the error for whoever goes on in, or commits, a transaction that is aborted or not there any more."""
     if transaction.aborted == ENDED:
-        return ended_error(transaction.terms.token)
+        return ended_error(transaction.token)
     return aborted_error(transaction.cause)
 
 

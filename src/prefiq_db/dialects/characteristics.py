@@ -23,8 +23,7 @@ class _Isolation(IsolationLevelCharacteristic):
         level = str(value).upper().replace("_", " ")
         if level not in (*ISOLATION_LEVELS, AUTOCOMMIT):
             raise sa_exc.ArgumentError(f"isolation_level: expected one of {', '.join((*ISOLATION_LEVELS, AUTOCOMMIT))}")
-        transaction = dialect.session_of(conn.connection).transaction
-        transaction.terms = transaction.terms._replace(isolation=level)
+        dialect.session_of(conn.connection).transaction.isolation = level
 
     def reset_characteristic(self, dialect: Any, dbapi_conn: Any) -> None:
         """Do nothing: the pool forgets it at checkin."""
@@ -39,8 +38,7 @@ class Remembered(ConnectionCharacteristic):
         self.attribute = attribute
 
     def set_connection_characteristic(self, dialect: Any, conn: Any, dbapi_conn: Any, value: Any) -> None:
-        transaction = dialect.session_of(conn.connection).transaction
-        transaction.terms = transaction.terms._replace(**{self.attribute: bool(value)})
+        setattr(dialect.session_of(conn.connection).transaction, self.attribute, bool(value))
 
     def reset_characteristic(self, dialect: Any, dbapi_conn: Any) -> None:
         """Do nothing: the pool forgets it at checkin."""
@@ -52,7 +50,7 @@ class Remembered(ConnectionCharacteristic):
         raise NotImplementedError  # there is nothing at the driver to ask
 
     def get_connection_characteristic(self, dialect: Any, conn: Any, dbapi_conn: Any) -> Any:
-        return getattr(dialect.session_of(conn.connection).transaction.terms, self.attribute)
+        return getattr(dialect.session_of(conn.connection).transaction, self.attribute)
 
 
 def characteristics(**more: ConnectionCharacteristic) -> Mapping[str, ConnectionCharacteristic]:

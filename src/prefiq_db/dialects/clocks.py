@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from prefiq_db.deadline import Deadline
 from prefiq_db.dialects.configured import ConfiguredDialect
 from prefiq_db.dialects.session import SessionState
 from prefiq_db.drivers.deadlines import GRACE_SECONDS
@@ -19,17 +20,17 @@ class ClockDialect(ConfiguredDialect):
         """Bound the statements that follow on this connection; silent when that is already so."""
         raise NotImplementedError
 
-    def bound_statements(self, connection: Any, seconds: float, left_seconds: float | None = None) -> None:
+    def bound_statements(self, connection: Any, seconds: float, deadline: Deadline | None = None) -> None:
         """Bound the statements that follow on SQLAlchemy's *connection*; what goes wrong there ends the connection.
 
-        *left_seconds*, where given, is what the caller has left of a limit for more than one statement: the driver
-        waits no longer than that, whatever the server allows.
+        *deadline*, where given, is the caller's for more than one statement: the driver waits no longer than what is
+        left of it, whatever the server allows.
         """
         proxied = connection._dbapi_connection
         try:
             self.set_statement_timeout(proxied, seconds)
-            if left_seconds is not None and left_seconds < seconds:
-                self.bound_wait(self.session_of(proxied), proxied.dbapi_connection, max(left_seconds, 0.0))
+            if deadline is not None and (left := deadline.left()) < seconds:
+                self.bound_wait(self.session_of(proxied), proxied.dbapi_connection, left)
         except BaseException as error:  # noqa: BLE001 - likewise
             connection._handle_dbapi_exception(error, None, None, None, None)
 

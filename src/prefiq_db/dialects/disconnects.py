@@ -54,7 +54,7 @@ class JudgingDialect(ClockDialect):
         if proxied is None:
             return False
         transaction = self.session_of(proxied).transaction
-        return transaction.began and transaction.terms.read_only
+        return transaction.began and transaction.read_only
 
     def socket_of(self, dbapi_connection: Any) -> int | None:
         """Return the file descriptor of an idle connection, ``-1`` when it is known to be closed, ``None`` if n/a."""

@@ -175,7 +175,7 @@ class _MySQLFamily(MysqlTokens, PrefiqDialect):
 
     def _check_lock(self, state: SessionState) -> None:
         """Refuse LOCK TABLES where the next BEGIN would release the locks, and let nobody inherit them elsewhere."""
-        if state.transaction.terms.managed:  # refused as whatever commits
+        if state.transaction.managed:  # refused as whatever commits
             return
         if state.transaction.began:
             raise StatementRefusedError(
@@ -225,39 +225,37 @@ class _MySQLFamily(MysqlTokens, PrefiqDialect):
         else:
             return
         self.control(dbapi_connection, "DO 0")  # its reply has the flags
-        if state.transaction.terms.managed:
+        if state.transaction.managed:
             state.transaction.aborted = ENDED
 
     def _other_results(self, cursor: Any) -> list[Any]:
         raise NotImplementedError
 
     def begin_sql(self, transaction: TransactionState) -> str:
-        terms = transaction.terms
-        message = ["START TRANSACTION READ ONLY" if terms.read_only else "START TRANSACTION"]
-        if terms.isolation is not None:
+        message = ["START TRANSACTION READ ONLY" if transaction.read_only else "START TRANSACTION"]
+        if transaction.isolation is not None:
             # It holds for the next transaction only.
-            message.insert(0, f"SET TRANSACTION ISOLATION LEVEL {terms.isolation}")
-        if terms.token is not None and self.token_rides_with_begin:
-            message.append(self.token_sql(terms.token))
+            message.insert(0, f"SET TRANSACTION ISOLATION LEVEL {transaction.isolation}")
+        if transaction.token is not None and self.token_rides_with_begin:
+            message.append(self.token_sql(transaction.token))
         # One round trip for all of it.
         return message[0] if len(message) == 1 else f"BEGIN NOT ATOMIC {'; '.join(message)}; END"
 
     def do_begin(self, dbapi_connection: Any) -> None:
         state = self.session_of(dbapi_connection)
-        if state.transaction.terms.isolation is not None and not self.is_mariadb and not state.checkout.one_shot:
+        if state.transaction.isolation is not None and not self.is_mariadb and not state.checkout.one_shot:
             self._begin_mysql(dbapi_connection, state.transaction)
         else:
             super().do_begin(dbapi_connection)
 
     def _begin_mysql(self, proxied: Any, transaction: TransactionState) -> None:
         """Begin in two messages: MySQL has no anonymous blocks."""
-        terms = transaction.terms
-        transaction.terms = terms._replace(isolation=None)
+        level, transaction.isolation = transaction.isolation, None
         try:
-            self.control(proxied.dbapi_connection, f"SET TRANSACTION ISOLATION LEVEL {terms.isolation}")
+            self.control(proxied.dbapi_connection, f"SET TRANSACTION ISOLATION LEVEL {level}")
             super().do_begin(proxied)
         finally:
-            transaction.terms = terms
+            transaction.isolation = level
 
     def set_statement_timeout(self, proxied: Any, seconds: float) -> None:
         state = self.session_of(proxied)

@@ -47,12 +47,12 @@ class _Postgresql(PrefiqDialect):
         """Set up nothing: SQLAlchemy would log the server's notices, which may quote values."""
 
     def begin_sql(self, transaction: TransactionState) -> str:
-        terms, words = transaction.terms, ["BEGIN"]
-        if terms.isolation is not None:
-            words.append(f"ISOLATION LEVEL {terms.isolation}")
-        if terms.read_only or self.limits.read_only:
+        words = ["BEGIN"]
+        if transaction.isolation is not None:
+            words.append(f"ISOLATION LEVEL {transaction.isolation}")
+        if transaction.read_only or self.limits.read_only:
             words.append("READ ONLY")
-        if terms.deferrable:
+        if transaction.deferrable:
             words.append("DEFERRABLE")
         message = [" ".join(words)]
         timeout = transaction.local_timeout
@@ -64,13 +64,13 @@ class _Postgresql(PrefiqDialect):
             # Behind a transaction pooler nothing of a session survives, so the limits travel with each BEGIN.
             message.append(f"SET LOCAL lock_timeout = {_ms(self.limits.lock_timeout_seconds)}")
             message.append("SET LOCAL timezone = 'UTC'")
-        if terms.token is not None:
-            message.append(self.token_sql(terms.token))
+        if transaction.token is not None:
+            message.append(self.token_sql(transaction.token))
         return "; ".join(message)
 
     def do_begin(self, dbapi_connection: Any) -> None:
         pooled = self.limits.read_only and not self.limits.session_settings
-        if pooled and self.session_of(dbapi_connection).transaction.terms.isolation == AUTOCOMMIT:
+        if pooled and self.session_of(dbapi_connection).transaction.isolation == AUTOCOMMIT:
             raise UnsupportedError("AUTOCOMMIT: behind pgbouncer only BEGIN can say that this database is read_only")
         super().do_begin(dbapi_connection)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
+from prefiq_db.deadline import Deadline
 from prefiq_db.errors import ErrorClass
 
 # Where a pooled connection keeps its state, in SQLAlchemy's info of its record.
@@ -24,38 +25,8 @@ ENDED: Final = "ended"
 FORGOTTEN: Final = -1.0
 
 
-class TransactionTerms(NamedTuple):
-    """What our next BEGIN says, and for whom.
-
-    Attributes:
-        managed: whether it is of ``transaction()``, which bounds each statement itself; whoever else begins gets the
-            settings' limit.
-        write: whether it may write, and SQLite's BEGIN takes the writer's lock.
-        isolation: the level, ``None`` for the server's own.
-        token: what is inserted with BEGIN, so that it can be asked later whether COMMIT succeeded.
-        statement_timeout: the limit of each statement in it, where that isn't the settings'.
-        control_timeout: the limit of BEGIN, COMMIT and the like, where that isn't the settings'.
-        id: the number of the block, as events tell it.
-        retry_number: how many times the whole of it was tried before.
-    """
-
-    managed: bool = False
-    write: bool = False
-    read_only: bool = False
-    deferrable: bool = False
-    isolation: str | None = None
-    token: str | None = None
-    statement_timeout: float | None = None
-    control_timeout: float | None = None
-    id: int | None = None
-    retry_number: int = 0
-
-
-NO_TERMS: Final = TransactionTerms()
-
-
 class TransactionState:
-    """How far the open transaction is, and what went wrong in it."""
+    """What the next BEGIN says, how far the open transaction is, and what went wrong in it."""
 
     __slots__ = (
         "aborted",
@@ -63,9 +34,15 @@ class TransactionState:
         "cause",
         "committing",
         "control_timeout",
+        "deferrable",
         "failed",
+        "id",
+        "isolation",
         "local_timeout",
-        "terms",
+        "managed",
+        "read_only",
+        "token",
+        "write",
     )
 
     def __init__(self) -> None:
@@ -93,13 +70,25 @@ class TransactionState:
     def reset(self) -> None:
         """Drop what was said for the transactions of one checkout."""
         self.end()
-        self.terms = NO_TERMS
+        #: of transaction(), which bounds each statement itself; whoever else begins gets the settings' limit
+        self.managed = False
+        #: it may write: SQLite's BEGIN takes the writer's lock
+        self.write = False
+        self.read_only = False
+        self.deferrable = False
+        #: the level that BEGIN says; ``None``: none, so that it is the session's
+        self.isolation: str | None = None
+        #: inserted with BEGIN, so that it can be asked later whether COMMIT succeeded
+        self.token: str | None = None
+        #: the limit of BEGIN, COMMIT and the like, where that isn't the settings'
         self.control_timeout: float | None = None
+        #: the number of the block, as events tell it
+        self.id: int | None = None
 
-    def bound_end(self, left_seconds: float) -> None:
-        """Give COMMIT or ROLLBACK no more than *left_seconds*."""
-        limit = self.control_timeout
-        self.control_timeout = left_seconds if limit is None else min(left_seconds, limit)
+    def bound_end(self, deadline: Deadline) -> None:
+        """Give COMMIT or ROLLBACK no more than what is left until *deadline*."""
+        left, limit = deadline.left(), self.control_timeout
+        self.control_timeout = left if limit is None else min(left, limit)
 
 
 class StatementState:
@@ -202,18 +191,36 @@ class SessionState:
         self.transaction = TransactionState()
         self.statement = StatementState()
 
-    def begin_with(self, terms: TransactionTerms) -> None:
-        """Take the terms of the next BEGIN; what was chosen for the connection stays where they say nothing."""
+    def begin_with(
+        self,
+        *,
+        id: int,
+        retry_number: int,
+        isolation: str | None,
+        read_only: bool,
+        token: str | None,
+        statement_timeout: float | None,
+        control_timeout: float | None,
+    ) -> None:
+        """Take what ``transaction()`` wants of its BEGIN; ``None`` leaves what was chosen for the connection.
+
+        Args:
+            statement_timeout: the limit of each statement in it, where that isn't the settings'.
+            control_timeout: the limit of BEGIN, COMMIT and the like, where that isn't the settings'.
+        """
+        self.checkout.retry_number = retry_number
         transaction = self.transaction
-        chosen = transaction.terms
-        if chosen is not NO_TERMS:
-            terms = terms._replace(isolation=terms.isolation or chosen.isolation, deferrable=chosen.deferrable)
-        transaction.terms = terms
-        if terms.statement_timeout is not None:
-            transaction.local_timeout = terms.statement_timeout
-        if terms.control_timeout is not None:
-            transaction.control_timeout = terms.control_timeout
-        self.checkout.retry_number = terms.retry_number
+        transaction.id = id
+        transaction.managed = True
+        transaction.write = not read_only
+        transaction.read_only = read_only
+        if isolation is not None:
+            transaction.isolation = isolation
+        transaction.token = token
+        if statement_timeout is not None:
+            transaction.local_timeout = statement_timeout
+        if control_timeout is not None:
+            transaction.control_timeout = control_timeout
 
     def forget(self) -> None:
         """Drop what belonged to one checkout: the next user starts from the defaults."""

@@ -46,7 +46,8 @@ class SqliteConnection(sqlite3.Connection):
 
     timeout_seconds: float = 0.0
     lock_wait_seconds: float = 0.0
-    deadline: float | None = None
+    #: when the statement under way is stopped, on the monotonic clock; ``None`` while none is
+    ends_at: float | None = None
     timed_out: bool = False
     #: what a signal handler raised while a statement ran (Ctrl-C): sqlite3 says no more than "interrupted"
     interruption: BaseException | None = None
@@ -68,17 +69,17 @@ class SqliteConnection(sqlite3.Connection):
     def start_clock(self) -> None:
         self.timed_out = False
         self.interruption = self.refusal = None
-        self.deadline = time.monotonic() + self.timeout_seconds
+        self.ends_at = time.monotonic() + self.timeout_seconds
 
     def stop_clock(self) -> None:
-        self.deadline = None
+        self.ends_at = None
 
     def stop_now(self) -> None:
         """Stop the statement that another thread runs on this connection.
 
         Not by interrupt(), which hits a ROLLBACK behind it, too, as long as some other cursor isn't read to its end.
         """
-        self.deadline = 0.0
+        self.ends_at = 0.0
 
     def close(self) -> None:
         """Close, and undo what is open.
@@ -103,7 +104,7 @@ class SqliteConnection(sqlite3.Connection):
             try:
                 yield stop
                 stop = 0
-                if self.deadline is not None and time.monotonic() >= self.deadline:
+                if self.ends_at is not None and time.monotonic() >= self.ends_at:
                     self.timed_out = True
                     stop = 1
             except GeneratorExit:
@@ -167,13 +168,12 @@ class _Sqlite(DecimalSqlite, PrefiqDialect):
     def begin_sql(self, transaction: TransactionState) -> str:
         # A writer that begins as a reader fails with BUSY_SNAPSHOT when somebody else wrote meanwhile, and no
         # timeout helps it; IMMEDIATE waits its turn. SQLAlchemy's own autobegin (ORM) stays deferred.
-        terms = transaction.terms
-        return "BEGIN IMMEDIATE" if terms.write and not terms.read_only else "BEGIN"
+        return "BEGIN IMMEDIATE" if transaction.write and not transaction.read_only else "BEGIN"
 
     def do_begin(self, dbapi_connection: Any) -> None:
         state = self.session_of(dbapi_connection)
         transaction = state.transaction
-        managed = transaction.terms.managed
+        managed = transaction.managed
         if managed:
             # A writer waits for its turn here, in BEGIN IMMEDIATE.
             self._bound_lock_wait(dbapi_connection, transaction.local_timeout or self.limits.statement_timeout_seconds)
@@ -244,7 +244,7 @@ class _Sqlite(DecimalSqlite, PrefiqDialect):
 
     def _was_read_only(self, proxied: Any) -> bool:
         transaction = self.session_of(proxied).transaction
-        return transaction.began and transaction.terms.read_only and not self.limits.read_only
+        return transaction.began and transaction.read_only and not self.limits.read_only
 
     def _writable_again(self, proxied: Any, read_only: bool) -> None:
         # A COMMIT that failed was rolled back, which did this already.

@@ -33,7 +33,7 @@ class TransactionDialect(JudgingDialect, TokenDialect):
 
     def chosen_isolation(self, state: SessionState) -> str | None:
         """Return the level that our BEGIN says; ``None``: none, so that it is the session's."""
-        level = state.transaction.terms.isolation
+        level = state.transaction.isolation
         return None if level == AUTOCOMMIT else level
 
     def begin_sql(self, transaction: TransactionState) -> str:
@@ -79,18 +79,17 @@ class TransactionDialect(JudgingDialect, TokenDialect):
             return
         transaction = state.transaction
         transaction.start()
-        terms = transaction.terms
-        if not terms.managed:
+        if not transaction.managed:
             # A call with a timeout of its own may have used this connection before.
             self.set_statement_timeout(dbapi_connection, self.limits.statement_timeout_seconds)
-        if terms.isolation == AUTOCOMMIT:
+        if transaction.isolation == AUTOCOMMIT:
             return
         # Up before it is sent: if the reply is lost, a ROLLBACK is owed.
         transaction.began = True
         self._bound_control(state, dbapi_connection.dbapi_connection)
         self.control(dbapi_connection.dbapi_connection, self.begin_sql(transaction))
-        if terms.token is not None and not self.token_rides_with_begin:
-            self.control(dbapi_connection.dbapi_connection, self.token_sql(terms.token))
+        if transaction.token is not None and not self.token_rides_with_begin:
+            self.control(dbapi_connection.dbapi_connection, self.token_sql(transaction.token))
 
     def do_commit(self, dbapi_connection: Any) -> None:
         state = self.session_of(dbapi_connection)
@@ -131,8 +130,8 @@ class TransactionDialect(JudgingDialect, TokenDialect):
     def _commit_nothing(self, transaction: TransactionState) -> None:
         """Go through with a COMMIT for which there is nothing to send, or say that the transaction is not there."""
         failure: Exception | None = None
-        if transaction.aborted is None and transaction.began and transaction.terms.managed:
-            failure = ended_error(transaction.terms.token)
+        if transaction.aborted is None and transaction.began and transaction.managed:
+            failure = ended_error(transaction.token)
         elif transaction.aborted is not None:
             failure = cannot_go_on(transaction)
         transaction.end()
@@ -222,7 +221,7 @@ class TransactionDialect(JudgingDialect, TokenDialect):
             raise cannot_go_on(transaction)
         if self.in_transaction(proxied.dbapi_connection):
             return
-        if transaction.terms.managed:
+        if transaction.managed:
             transaction.aborted = ENDED
             raise cannot_go_on(transaction)
         if not self.commits_by_itself(statement):
@@ -230,7 +229,7 @@ class TransactionDialect(JudgingDialect, TokenDialect):
 
     def _note_ending(self, transaction: TransactionState, proxied: Any) -> None:
         """See, after a statement in ``transaction()``, whether it ended the transaction by itself."""
-        if transaction.terms.managed and not self.in_transaction(proxied.dbapi_connection):
+        if transaction.managed and not self.in_transaction(proxied.dbapi_connection):
             transaction.aborted = ENDED
         if transaction.aborted is not None:
             raise cannot_go_on(transaction)

@@ -26,6 +26,7 @@ from sqlalchemy.dialects.mysql.asyncmy import (
 )
 
 from prefiq_db.bridge import await_, to_its_end
+from prefiq_db.deadline import Deadline
 from prefiq_db.drivers.challenges import CHALLENGES, refusal
 from prefiq_db.drivers.deadlines import UNBOUNDED_SECONDS, DeadlinePassed
 from prefiq_db.drivers.garbled import as_garbled
@@ -191,6 +192,16 @@ async def connect(**arguments: Any) -> Connection:
     else:
         return connection
     raise failure
+
+
+async def connect_by(deadline: Deadline, **arguments: Any) -> Connection:
+    """Connect, greet and log in by *deadline*."""
+    try:
+        async with asyncio.timeout(deadline.left(at_least=0.01)):
+            return await connect(**arguments)
+    except TimeoutError:
+        pass  # raised below, outside the block: it says nothing that matters
+    raise AsyncmyDeadlinePassed("no connection in time")
 
 
 class Clock(asyncio.Lock):

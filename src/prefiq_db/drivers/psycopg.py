@@ -17,8 +17,10 @@ from psycopg.errors import _WaitTimeout
 from psycopg.pq import TransactionStatus
 
 from prefiq_db.bridge import to_its_end
+from prefiq_db.deadline import Deadline, Shares
+from prefiq_db.drivers.addresses import addresses_of, is_name
 from prefiq_db.drivers.challenges import in_tls, is_refused, refusal
-from prefiq_db.drivers.deadlines import DeadlinePassed, Shares, addresses_of, is_name
+from prefiq_db.drivers.deadlines import DeadlinePassed
 from prefiq_db.drivers.stopping import STOP_SECONDS, beside, tell
 from prefiq_db.interruptions import is_interruption
 
@@ -28,6 +30,7 @@ LONGEST_PREPARED: Final = 50_000
 # How often psycopg looks up from a wait, to hear Ctrl-C; its own number.
 _INTERVAL_SECONDS: Final = 0.1
 
+# psycopg hands nothing of ours on from connect() to the generator that connects to one host.
 _shares: ContextVar[Shares | None] = ContextVar("prefiq_db_connect_shares", default=None)
 
 
@@ -107,26 +110,26 @@ class _Hurried:
         shares = _shares.get()
         if shares is None:
             return (yield from connecting)
-        started, until = time.monotonic(), shares.next()
+        deadline = shares.next()
         try:
             wanted = next(connecting)
             while True:
                 ready = yield wanted
-                if time.monotonic() >= until:
+                if deadline.has_passed:
                     break
                 wanted = connecting.send(ready)
         except StopIteration as end:
             return end.value
         connecting.close()  # and the socket with it
-        raise passed(until - started)
+        raise passed(deadline.seconds)
 
     @classmethod
-    def _hurrying(cls, until: float, arguments: dict[str, Any]) -> None:
-        _shares.set(Shares(until, arguments["host"].count(",") + 1))
+    def _hurrying(cls, deadline: Deadline, arguments: dict[str, Any]) -> None:
+        _shares.set(Shares(deadline, arguments["host"].count(",") + 1))
 
-    def _hurried(self, until: float) -> Any:
+    def _hurried(self, deadline: Deadline) -> Any:
         """Return the connection with what is left of the time for connecting, for what SQLAlchemy asks a new server."""
-        self.patience_seconds = max(0.01, until - time.monotonic())
+        self.patience_seconds = deadline.left(at_least=0.01)
         return self
 
     def _commit_gen(self) -> Any:
@@ -176,36 +179,36 @@ class Connection(_Hurried, psycopg.Connection[Any]):
     """A connection whose requests end after ``patience_seconds``, the connection with them."""
 
     @classmethod
-    def connect_within(cls, until: float, **arguments: Any) -> Any:
-        """Connect by a moment on the monotonic clock, all hosts and their names included."""
+    def connect_by(cls, deadline: Deadline, **arguments: Any) -> Any:
+        """Connect by *deadline*, all hosts and their names included."""
         places = _Places.of(arguments)
         if not places.are_known(arguments):
-            lookups = Shares(_half_way(until), len(places.hosts))
+            lookups = Shares(_half_way(deadline), len(places.hosts))
             arguments |= places.arguments([cls._look_up(host, port, lookups.next()) for host, port in places.hosts])
         try:
-            return cls._connect_once(until, arguments)
+            return cls._connect_once(deadline, arguments)
         except psycopg.OperationalError as error:
             again = _in_tls(error, arguments)
         try:
-            return cls._connect_once(until, again)
+            return cls._connect_once(deadline, again)
         except psycopg.OperationalError as error:
             failure = _failed_in_tls(error)
         raise failure
 
     @classmethod
-    def _connect_once(cls, until: float, arguments: dict[str, Any]) -> Any:
-        cls._hurrying(until, arguments)
+    def _connect_once(cls, deadline: Deadline, arguments: dict[str, Any]) -> Any:
+        cls._hurrying(deadline, arguments)
         try:
-            return cls.connect(**arguments)._hurried(until)
+            return cls.connect(**arguments)._hurried(deadline)
         finally:
             _shares.set(None)
 
     @staticmethod
-    def _look_up(host: str, port: str, until: float) -> list[Any] | OSError:
+    def _look_up(host: str, port: str, deadline: Deadline) -> list[Any] | OSError:
         if not is_name(host):
             return _as_it_is(host)
         try:
-            return _addresses(addresses_of(host, int(port), until - time.monotonic()))
+            return _addresses(addresses_of(host, int(port), deadline))
         except OSError as error:
             if is_interruption(error):
                 raise
@@ -233,10 +236,10 @@ class Connection(_Hurried, psycopg.Connection[Any]):
         """Ask the server to stop the statement; close the connection unless it does so at once."""
         if not self._can_be_stopped():
             return
-        until = time.monotonic() + STOP_SECONDS
+        deadline = Deadline.after(STOP_SECONDS)
         try:
             self.cancel_safe(timeout=STOP_SECONDS)
-            waiting.wait(gen, self.pgconn.socket, interval=_INTERVAL_SECONDS, timeout=_left(until))
+            waiting.wait(gen, self.pgconn.socket, interval=_INTERVAL_SECONDS, timeout=deadline.left())
         except psycopg.errors.QueryCanceled:
             return
         except Exception as error:  # noqa: BLE001 - whatever it was, what interrupted the caller goes on
@@ -251,37 +254,37 @@ class AsyncConnection(_Hurried, psycopg.AsyncConnection[Any]):
     """The same for asyncio."""
 
     @classmethod
-    async def connect_within(cls, until: float, **arguments: Any) -> Any:
+    async def connect_by(cls, deadline: Deadline, **arguments: Any) -> Any:
         places = _Places.of(arguments)
         if not places.are_known(arguments):
-            lookups = Shares(_half_way(until), len(places.hosts))
+            lookups = Shares(_half_way(deadline), len(places.hosts))
             addresses = [await cls._look_up(host, port, lookups.next()) for host, port in places.hosts]
             arguments |= places.arguments(addresses)
         try:
-            return await cls._connect_once(until, arguments)
+            return await cls._connect_once(deadline, arguments)
         except psycopg.OperationalError as error:
             again = _in_tls(error, arguments)
         try:
-            return await cls._connect_once(until, again)
+            return await cls._connect_once(deadline, again)
         except psycopg.OperationalError as error:
             failure = _failed_in_tls(error)
         raise failure
 
     @classmethod
-    async def _connect_once(cls, until: float, arguments: dict[str, Any]) -> Any:
-        cls._hurrying(until, arguments)
+    async def _connect_once(cls, deadline: Deadline, arguments: dict[str, Any]) -> Any:
+        cls._hurrying(deadline, arguments)
         try:
-            return (await cls.connect(**arguments))._hurried(until)
+            return (await cls.connect(**arguments))._hurried(deadline)
         finally:
             _shares.set(None)
 
     @staticmethod
-    async def _look_up(host: str, port: str, until: float) -> list[Any] | OSError:
+    async def _look_up(host: str, port: str, deadline: Deadline) -> list[Any] | OSError:
         if not is_name(host):
             return _as_it_is(host)
         loop = asyncio.get_running_loop()
         try:
-            async with asyncio.timeout(max(0.0, until - time.monotonic())):
+            async with asyncio.timeout(deadline.left()):
                 return _addresses(await loop.getaddrinfo(host, int(port), type=socket.SOCK_STREAM))
         except OSError as error:
             if is_interruption(error):
@@ -310,10 +313,10 @@ class AsyncConnection(_Hurried, psycopg.AsyncConnection[Any]):
         raise self._broken_off()
 
     async def _stop(self, gen: Any) -> None:
-        until = time.monotonic() + STOP_SECONDS
+        deadline = Deadline.after(STOP_SECONDS)
         try:
             await self.cancel_safe(timeout=STOP_SECONDS)
-            await waiting.wait_async(gen, self.pgconn.socket, interval=_INTERVAL_SECONDS, timeout=_left(until))
+            await waiting.wait_async(gen, self.pgconn.socket, interval=_INTERVAL_SECONDS, timeout=deadline.left())
         except psycopg.errors.QueryCanceled:
             return
         except Exception as error:  # noqa: BLE001 - likewise
@@ -340,14 +343,9 @@ def _failed_in_tls(error: psycopg.OperationalError) -> Exception:
     return refusal() if "does not support SSL" in str(error) else error
 
 
-def _half_way(until: float) -> float:
-    """Return the moment by which names must be known: a silent resolver must not leave nothing for the rest."""
-    now = time.monotonic()
-    return now + (until - now) / 2
-
-
-def _left(until: float) -> float:
-    return max(0.0, until - time.monotonic())
+def _half_way(deadline: Deadline) -> Deadline:
+    """Return by when names must be known: a silent resolver must not leave nothing for the rest."""
+    return deadline.share(2)
 
 
 def _cancel(request: Any) -> None:

@@ -16,8 +16,10 @@ from pymysql.constants import CR
 from pymysql.cursors import SSCursor
 from pymysql.protocol import EOFPacketWrapper, MysqlPacket
 
+from prefiq_db.deadline import Deadline, Shares
+from prefiq_db.drivers.addresses import addresses_of
 from prefiq_db.drivers.challenges import CHALLENGES, refusal
-from prefiq_db.drivers.deadlines import UNBOUNDED_SECONDS, DeadlinePassed, Shares, addresses_of
+from prefiq_db.drivers.deadlines import UNBOUNDED_SECONDS, DeadlinePassed
 from prefiq_db.drivers.garbled import as_garbled
 from prefiq_db.drivers.refusals import ERROR, ends_conversation, sequence_of_refusal
 from prefiq_db.drivers.stopping import STOP_SECONDS, beside, port_of
@@ -29,7 +31,7 @@ _OF_ONE_RESULT = ("_result", "_rows", "rowcount", "rownumber", "lastrowid", "des
 ResultSet = tuple[Any, Any]
 
 # To a socket 0 means not to wait at all, which is another error.
-_AT_ONCE_SECONDS = 0.001
+AT_ONCE_SECONDS = 0.001
 
 
 class PyMySQLDeadlinePassed(pymysql.err.OperationalError, DeadlinePassed):
@@ -39,11 +41,11 @@ class PyMySQLDeadlinePassed(pymysql.err.OperationalError, DeadlinePassed):
 class _Timed:
     """A socket that reads until a moment, not for so long each time: byte by byte that would be for ever."""
 
-    #: on the monotonic clock; a connection sets it before it sends
-    until = 0.0
+    #: by when, on the monotonic clock; a connection sets it before it sends, and makes no object for it each time
+    ends_at = 0.0
 
     def recv_into(self, *args: Any) -> int:
-        self.settimeout(max(_AT_ONCE_SECONDS, self.until - time.monotonic()))  # type: ignore[attr-defined]
+        self.settimeout(max(AT_ONCE_SECONDS, self.ends_at - time.monotonic()))  # type: ignore[attr-defined]
         return super().recv_into(*args)  # type: ignore[misc, no-any-return]
 
 
@@ -92,19 +94,20 @@ class Connection(pymysql.connections.Connection):
     end_session: Callable[[int, int | None], None] | None = None
     #: COMMIT is under way: whoever gives up waiting for it must let it go on
     is_committing = False
-    _connected_by: float | None = None
+    #: by when it must be logged in; ``None`` once it is
+    _connecting_by: Deadline | None = None
 
     #: whether the password itself may be sent without TLS
     may_tell = False
     _public_key: Any = None
 
-    def connect_within(self, until: float) -> None:
-        """Connect, greet and log in until a moment on the monotonic clock."""
-        self._connected_by = until
+    def connect_by(self, deadline: Deadline) -> None:
+        """Connect, greet and log in by *deadline*."""
+        self._connecting_by = deadline
         # The sockets keep the time; PyMySQL would reset it with each packet.
         self._read_timeout = self._write_timeout = None
         try:
-            self.connect(self._dialled(until))
+            self.connect(self._dialled(deadline))
         except OSError as error:
             failure: Exception = error
         except pymysql.err.OperationalError as error:
@@ -116,7 +119,7 @@ class Connection(pymysql.connections.Connection):
             if (failure := as_garbled(error, pymysql.err.OperationalError, greeting=True)) is error:
                 raise
         else:
-            self._connected_by = None
+            self._connecting_by = None
             return
         if not isinstance(failure, OSError) or is_interruption(failure):
             raise failure
@@ -144,15 +147,15 @@ class Connection(pymysql.connections.Connection):
     def _is_overheard(self) -> bool:
         return bool(self.password) and not (self._secure or self.may_tell)
 
-    def _dialled(self, until: float) -> socket.socket:
+    def _dialled(self, deadline: Deadline) -> socket.socket:
         """Return a socket that is connected to the first of the host's addresses that answers."""
-        addresses = addresses_of(self.host, self.port, until - time.monotonic())
-        shares = Shares(until, len(addresses))
+        addresses = addresses_of(self.host, self.port, deadline)
+        shares = Shares(deadline, len(addresses))
         last: OSError | None = None
         for family, kind, protocol, _, address in addresses:
             dialled = _Socket(family, kind, protocol)
             try:
-                dialled.settimeout(max(_AT_ONCE_SECONDS, shares.next() - time.monotonic()))
+                dialled.settimeout(shares.next().left(AT_ONCE_SECONDS))
                 dialled.connect(address)
                 dialled.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 dialled.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -165,7 +168,7 @@ class Connection(pymysql.connections.Connection):
                 dialled.close()
                 raise
             else:
-                dialled.until = until
+                dialled.ends_at = deadline.at
                 return dialled
         assert last is not None, "getaddrinfo() returns addresses or raises"
         raise last
@@ -173,16 +176,17 @@ class Connection(pymysql.connections.Connection):
     def hurry(self) -> None:
         """Begin to count anew, for a reply that is read piece by piece."""
         if self._sock is not None:
-            self._sock.until = time.monotonic() + self.patience_seconds
+            self._sock.ends_at = time.monotonic() + self.patience_seconds
 
     # Instead of PyMySQL's own, not around them: they are on the way of every statement.
 
     def _write_bytes(self, data: bytes) -> None:
         now = time.monotonic()
         sock = self._sock
-        sock.until = until = self._connected_by or now + self.patience_seconds
+        deadline = self._connecting_by
+        sock.ends_at = ends_at = now + self.patience_seconds if deadline is None else deadline.at
         try:
-            sock.settimeout(max(_AT_ONCE_SECONDS, until - now))
+            sock.settimeout(max(AT_ONCE_SECONDS, ends_at - now))
             sock.sendall(data)
         except OSError as error:
             failure = error
@@ -250,7 +254,7 @@ class Connection(pymysql.connections.Connection):
     def _give_up(self, seconds: float = 0.0) -> None:
         """Close the connection and end its session at the server; wait for that at most *seconds*."""
         stop: Callable[[], None] | None = None
-        if self.end_session is not None and not self.is_committing and self._connected_by is None and self._sock:
+        if self.end_session is not None and not self.is_committing and self._connecting_by is None and self._sock:
             stop = partial(self.end_session, self.server_thread_id[0], port_of(self._sock.getsockname()))
         self._force_close()
         if stop is not None:
@@ -282,7 +286,7 @@ class Connection(pymysql.connections.Connection):
         return result.affected_rows
 
     def _passed(self) -> PyMySQLDeadlinePassed:
-        if self._connected_by is not None:
+        if self._connecting_by is not None:
             return PyMySQLDeadlinePassed("no connection in time")
         return PyMySQLDeadlinePassed(f"no answer within {self.patience_seconds:g} s")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from prefiq_db.bridge import Runtime
+    from prefiq_db.deadline import Deadline
 
 # How long the claim waits before somebody looks who is in its way: it has to be waiting by then.
 _HEAD_START_SECONDS: Final = 0.05
@@ -28,32 +28,32 @@ class Claimer:
         self.road = road
         self.runtime = runtime
 
-    def claim(self, token: str, wait_seconds: float, within_seconds: float) -> str | None:
+    def claim(self, token: str, wait_seconds: float, deadline: Deadline) -> str | None:
         """Return who wrote the token: ``work``, ``abandoned``, or ``None`` for a row that was removed meanwhile.
 
-        It takes *within_seconds* at most, connecting included, of which *wait_seconds* are for an open transaction.
+        It ends by *deadline*, connecting included, and waits *wait_seconds* of that for an open transaction.
 
         Raises:
             LockTimeoutError: the transaction is still open after *wait_seconds*.
             PrefiqDbError: there was no answer. The claim may have happened; it may be repeated.
         """
-        with self._connection(wait_seconds, within_seconds) as dbapi_connection:
+        with self._connection(wait_seconds, deadline) as dbapi_connection:
             return self.road.border.cross(lambda: self.road.dialect.claim(dbapi_connection, token, wait_seconds))
 
-    def claim_from(self, token: str, wait_seconds: float, within_seconds: float) -> str | None:
+    def claim_from(self, token: str, wait_seconds: float, deadline: Deadline) -> str | None:
         """Claim, and meanwhile end the session that holds the token, as far as that is proven and allowed."""
         try:
-            ended = self.runtime.beside(lambda: self._end_holder(token, wait_seconds, within_seconds))
+            ended = self.runtime.beside(lambda: self._end_holder(token, wait_seconds, deadline))
         except RuntimeError:  # no thread can be started: at the end of the interpreter, or at a limit
-            return self.claim(token, wait_seconds, within_seconds)
+            return self.claim(token, wait_seconds, deadline)
         try:
-            return self.claim(token, wait_seconds, within_seconds)
+            return self.claim(token, wait_seconds, deadline)
         finally:
             ended()
 
-    def _end_holder(self, token: str, wait_seconds: float, within_seconds: float) -> None:
+    def _end_holder(self, token: str, wait_seconds: float, deadline: Deadline) -> None:
         try:
-            with self._connection(wait_seconds, within_seconds) as dbapi_connection:
+            with self._connection(wait_seconds, deadline) as dbapi_connection:
                 for _ in range(_LOOKS):
                     self.runtime.sleep(min(_HEAD_START_SECONDS, wait_seconds / (2 * _LOOKS)))
                     if self.road.border.cross(lambda: self.road.dialect.end_holder(dbapi_connection, token)):
@@ -63,18 +63,16 @@ class Claimer:
             return
 
     @contextmanager
-    def _connection(self, wait_seconds: float, within_seconds: float) -> Iterator[Any]:
-        until = time.monotonic() + within_seconds
+    def _connection(self, wait_seconds: float, deadline: Deadline) -> Iterator[Any]:
         road = self.road.outside()
-        connection = road.checkout(within_seconds)
+        connection = road.checkout(deadline)
         try:
             state = road.state(connection)
             # Not ours to begin: the claim speaks BEGIN and COMMIT itself.
             state.checkout.one_shot = True
             dbapi_connection = connection.connection.dbapi_connection
             # The server waits for the lock, and we for the server: a silent one is asked again, on another connection.
-            left = max(0.0, until - time.monotonic())
-            road.dialect.bound_wait(state, dbapi_connection, min(wait_seconds + _ANSWER_SECONDS, left))
+            road.dialect.bound_wait(state, dbapi_connection, min(wait_seconds + _ANSWER_SECONDS, deadline.left()))
             yield dbapi_connection
         finally:
             road.border.cross(connection.close)

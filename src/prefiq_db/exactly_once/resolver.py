@@ -8,6 +8,7 @@ import time
 from typing import Final
 
 from prefiq_db.config import RetryPolicy
+from prefiq_db.deadline import Deadline
 from prefiq_db.errors import LockTimeoutError, PrefiqDbError, SchemaError, StatementTimeoutError
 from prefiq_db.events import OutcomeResolved
 from prefiq_db.exactly_once.claims import Claimer
@@ -41,7 +42,7 @@ class Resolver:
         self.database = database
         self.budget_seconds = budget_seconds
 
-    def resolve(self, token: str, *, within_seconds: float | None = None, transaction_id: int | None = None) -> Outcome:
+    def resolve(self, token: str, deadline: Deadline | None = None, *, transaction_id: int | None = None) -> Outcome:
         """Return ``COMMITTED`` or ``NOT_COMMITTED``, for good, or ``UNKNOWN`` when the time is up.
 
         Asking decides: a transaction that is still open is given a moment, then its session is ended if it provably
@@ -51,8 +52,8 @@ class Resolver:
             SchemaError: if there is no table of tokens.
         """
         started = time.monotonic()
-        budget = self.budget_seconds if within_seconds is None else min(within_seconds, self.budget_seconds)
-        attempt = _Resolution(self, token, started + budget)
+        budget = Deadline.after(self.budget_seconds, "retry.total_seconds")
+        attempt = _Resolution(self, token, budget.sooner_of(deadline))
         outcome = attempt.run()
         self._tell(outcome, attempt, time.monotonic() - started, transaction_id)
         return outcome
@@ -83,7 +84,7 @@ class Resolver:
 class _Resolution:
     """One token's way to its answer."""
 
-    def __init__(self, resolver: Resolver, token: str, deadline: float) -> None:
+    def __init__(self, resolver: Resolver, token: str, deadline: Deadline) -> None:
         self.resolver = resolver
         self.claimer = resolver.claimer
         self.token = token
@@ -97,7 +98,7 @@ class _Resolution:
         if not is_kept(self.token, time.time()):
             self.reason = "the token is too old"
             return Outcome.UNKNOWN
-        while (left := self.deadline - time.monotonic()) > 0:
+        while (left := self.deadline.left()) > 0:
             self.claims += 1
             try:
                 word = self._claim(left)
@@ -127,13 +128,13 @@ class _Resolution:
     def _claim(self, left: float) -> str | None:
         wait = max(_SHORTEST_WAIT_SECONDS, min(_PATIENCE_SECONDS, left / 2))
         claim = self.claimer.claim_from if self._blocked else self.claimer.claim
-        return claim(self.token, wait, left)
+        return claim(self.token, wait, self.deadline)
 
     def _may_pass(self, error: PrefiqDbError) -> bool:
         found = error.classification
         return found.transient or found.connection_lost or found.retry_transaction
 
     def _pause(self) -> None:
-        bound = min(backoff_bound_seconds(self.claims, _BACKOFF), self.deadline - time.monotonic())
+        bound = min(backoff_bound_seconds(self.claims, _BACKOFF), self.deadline.left())
         if bound > 0:
             self.claimer.runtime.sleep(random.uniform(0, bound))

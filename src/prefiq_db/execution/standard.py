@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 from sqlalchemy import Connection, Engine, NullPool, RootTransaction, TextClause
 from sqlalchemy.engine import NestedTransaction
 
 from prefiq_db.call import Call
+from prefiq_db.checkout_deadline import checkout_by
+from prefiq_db.deadline import Deadline
 from prefiq_db.dialects.base import PrefiqDialect
-from prefiq_db.dialects.session import SessionState, TransactionTerms
+from prefiq_db.dialects.session import SessionState
 from prefiq_db.engine_class import checked_out
 from prefiq_db.errors import (
     ErrorClass,
@@ -23,7 +24,6 @@ from prefiq_db.errors import (
 from prefiq_db.execution.facts import facts_sent
 from prefiq_db.execution.refusals import refuse_one_shot
 from prefiq_db.origin import application_line
-from prefiq_db.pool import checkout_within
 from prefiq_db.translation.border import Border
 from prefiq_db.translation.classify import Phase
 
@@ -50,7 +50,7 @@ class StandardRoad:
         )
         return StandardRoad(single, self.border.database, masked=self.border.masked, pooled=False)
 
-    def checkout(self, within_seconds: float | None = None) -> Connection:
+    def checkout(self, deadline: Deadline | None = None) -> Connection:
         """Return a connection from the pool, or a new one; nothing was sent on it yet.
 
         Raises:
@@ -61,8 +61,11 @@ class StandardRoad:
 
         def connect() -> None:
             nonlocal connection
-            with checkout_within(within_seconds):
+            if deadline is None:
                 connection = self.engine.connect()
+            else:
+                with checkout_by(deadline):
+                    connection = self.engine.connect()
 
         try:
             self.border.cross(connect, "connect")
@@ -124,15 +127,15 @@ class StandardRoad:
             return None
         return self.dialect.interruption_of(connection.connection.dbapi_connection)
 
-    def run(self, connection: Connection, call: Call, timeout_seconds: float, left_seconds: float | None = None) -> Any:
+    def run(self, connection: Connection, call: Call, timeout_seconds: float, deadline: Deadline | None = None) -> Any:
         """Carry out *call* in a transaction and return what its shape fetches; the caller finishes it.
 
-        *left_seconds*, where given, is what is left of the transaction's own limit.
+        *deadline*, where given, is the transaction's own.
         """
 
         def send() -> Any:
             self.state(connection).statement.call = call
-            self.dialect.bound_statements(connection, timeout_seconds, left_seconds)
+            self.dialect.bound_statements(connection, timeout_seconds, deadline)
             return call.shape.fetch(connection.execute(call.statement, call.params))
 
         try:
@@ -161,9 +164,7 @@ class StandardRoad:
         """Return a connection on which SQLAlchemy begins nothing by itself, for a statement that stands alone."""
         return Connection(self.engine, checked_out(self.engine), _allow_autobegin=False)
 
-    def begin(self, connection: Connection, terms: TransactionTerms) -> RootTransaction:
-        """Begin a transaction on *connection*, as *terms* say."""
-        self.state(connection).begin_with(terms)
+    def begin(self, connection: Connection) -> RootTransaction:
         return self.border.cross(connection.begin)
 
     def begin_nested(self, connection: Connection) -> NestedTransaction:
@@ -183,11 +184,11 @@ class _OneShot:
 
     def go(self) -> Any:
         road, call = self.road, self.call
-        limit = call.timeout_seconds
-        if limit is None:
+        deadline = call.deadline
+        if deadline is None:
             self.connection = connection = road.connect_without_begin()
         else:
-            with checkout_within(self._left(limit)):
+            with checkout_by(deadline):
                 self.connection = connection = road.connect_without_begin()
         dialect, statement = road.dialect, call.statement
         state = dialect.session_of(connection._dbapi_connection)
@@ -197,20 +198,16 @@ class _OneShot:
             checkout.guard = road.refuse_untied
         state.statement.call = call
         checkout.retry_number = call.attempts - 1
-        if limit is None:
+        if deadline is None:
             dialect.bound_statements(connection, dialect.limits.statement_timeout_seconds)
         else:
-            dialect.bound_statements(connection, limit, self._left(limit))
+            dialect.bound_statements(connection, deadline.seconds, deadline)
         self.sent = True
         fetched = call.shape.fetch(connection.execute(statement, call.params))
         # Only what has ended by itself is acknowledged.
         if not dialect.is_at_rest(connection._dbapi_connection.dbapi_connection):  # type: ignore[union-attr]
             raise dialect.not_at_rest(connection)
         return fetched
-
-    def _left(self, limit_seconds: float) -> float:
-        """Return what is left of a limit for the whole call, its earlier attempts included."""
-        return max(0.0, limit_seconds - (time.monotonic() - self.call.started))
 
     def phase(self) -> Phase:
         return "statement" if self.sent else "connect"

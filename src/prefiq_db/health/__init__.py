@@ -1,4 +1,4 @@
-"""Whether databases are well: a yes or no, or a check that may be asked by many and often."""
+"""Health of databases: a yes or no, or a check that many callers may ask often."""
 
 from prefiq_db.health.check import AsyncHealthCheck, HealthCheck
 from prefiq_db.health.questions import is_healthy, is_healthy_async

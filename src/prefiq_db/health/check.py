@@ -10,6 +10,7 @@ from typing import Any
 from prefiq_db.bridge import spawn
 from prefiq_db.database import Database
 from prefiq_db.database_async import AsyncDatabase
+from prefiq_db.deadline import Deadline
 from prefiq_db.errors import UsageError
 from prefiq_db.events import HealthChanged
 from prefiq_db.health.probe import Held, probe
@@ -23,7 +24,7 @@ Check = Callable[[], Any]
 
 
 class _Checks:
-    """What both worlds share: who is watched, and how an answer is put together."""
+    """What both worlds share: the watched subjects, and how their findings become an answer."""
 
     _has_loop = False
 
@@ -53,7 +54,7 @@ class _Checks:
             Watch(
                 Subject(
                     f"{name}:responseTime",
-                    partial(_begin_probe, database, name not in readable, deadline_seconds / 2),
+                    partial(_begin_probe, database, name not in readable),
                     name not in spared,
                     partial(_tell, database),
                 ),
@@ -110,7 +111,7 @@ class HealthCheck(_Checks):
     def _collect(self, watch: Watch, begun: Finding | RunningCheck) -> Finding:
         if isinstance(begun, Finding):
             return begun
-        return watch.end(begun, begun.wait(watch.seconds_left(begun)))
+        return watch.end(begun, begun.wait())
 
 
 class AsyncHealthCheck(_Checks):
@@ -139,30 +140,30 @@ class AsyncHealthCheck(_Checks):
     async def _collect(self, watch: Watch, begun: Finding | RunningCheck) -> Finding:
         if isinstance(begun, Finding):
             return begun
-        return watch.end(begun, await begun.wait_async(watch.seconds_left(begun)))
+        return watch.end(begun, await begun.wait_async())
 
 
 def _tell(database: AnyDatabase, healthy: bool, reason: str) -> None:
     database.hooks.emit(HealthChanged(database.name, healthy, reason))
 
 
-def _begin_probe(database: AnyDatabase, writable: bool, wait_seconds: float) -> RunningCheck:
+def _begin_probe(database: AnyDatabase, writable: bool, deadline: Deadline) -> RunningCheck:
     def ask(held: Held) -> Verdict:
-        return probe(database._core, held, writable=writable, wait_seconds=wait_seconds)
+        return probe(database._core, held, deadline.share(2), writable=writable)
 
     if database.is_async:
-        return TaskCheck(database.name, lambda held: spawn(ask, held))
-    return ThreadCheck(database.name, ask)
+        return TaskCheck(database.name, lambda held: spawn(ask, held), deadline)
+    return ThreadCheck(database.name, ask, deadline)
 
 
-def _begin_check(name: str, check: Check) -> RunningCheck:
+def _begin_check(name: str, check: Check, deadline: Deadline) -> RunningCheck:
     if _is_async(check):
 
         async def ask(held: Held) -> Verdict:
             return judge_answer(await check())
 
-        return TaskCheck(name, ask)
-    return ThreadCheck(name, lambda held: judge_answer(check()))
+        return TaskCheck(name, ask, deadline)
+    return ThreadCheck(name, lambda held: judge_answer(check()), deadline)
 
 
 def _is_async(check: Check) -> bool:

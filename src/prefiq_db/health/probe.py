@@ -1,4 +1,4 @@
-"""Ask one database: one statement on one connection, which is never one too many."""
+"""Ask one database, with one statement on one connection."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from sqlalchemy import Connection, text
 
 from prefiq_db.call import Call
 from prefiq_db.core import DatabaseCore
+from prefiq_db.deadline import Deadline
 from prefiq_db.errors import ErrorKind, PoolTimeoutError, TooManyConnectionsError
 from prefiq_db.execution.shapes import ONE_ROW
 from prefiq_db.execution.standard import StandardRoad
@@ -32,7 +33,7 @@ _FULL: Final = Verdict(
 
 
 class Held:
-    """The connection of a probe, so that whoever waits can break it off."""
+    """The connection of a probe; the caller who waits can break it off."""
 
     def __init__(self) -> None:
         self._descriptor: int | None = None
@@ -59,18 +60,18 @@ class Held:
             return True
 
 
-def probe(core: DatabaseCore, held: Held, *, writable: bool, wait_seconds: float) -> Verdict:
-    """Return how a database is, by its own word, in one round trip.
+def probe(core: DatabaseCore, held: Held, deadline: Deadline, *, writable: bool) -> Verdict:
+    """Return the verdict on a database, from one round trip to it.
 
-    A pool that has nothing to give within *wait_seconds* is not yet a server that is down: one connection outside the
-    pool tells which (decisions/0040-why-an-exhausted-pool-only-warns.md).
+    A pool that has nothing to give by *deadline* is not yet a server that is down: one connection outside the pool
+    shows which (decisions/0040-why-an-exhausted-pool-only-warns.md).
 
     Raises:
         PrefiqDbError: there was no answer.
     """
     core.check_usable()
     try:
-        connection = core.road.checkout(wait_seconds)
+        connection = core.road.checkout(deadline)
     except PoolTimeoutError:
         connection = None
     if connection is not None:

@@ -1,4 +1,4 @@
-"""What a health check answers with. Error kinds and codes only: never a host, a user, a message or a value."""
+"""The answers of health checks. They have error kinds and codes only: never a host, a user, a message or a value."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What one check makes of its subject.
+    """The result of one check.
 
     Attributes:
         status: well or not.
@@ -46,7 +46,7 @@ def judge_error(error: BaseException) -> Verdict:
 
 
 def judge_answer(answer: object) -> Verdict:
-    """Return the verdict that a check of the user's means: a :class:`Verdict`, or whether it is well."""
+    """Return the verdict of a user's own check, which returns a :class:`Verdict` or whether all is well."""
     if isinstance(answer, Verdict):
         return answer
     refuse_awaitable(answer, "a health check")  # it would count as well
@@ -58,8 +58,8 @@ class Finding:
     """What one check found, and when.
 
     Attributes:
-        name: what was checked and what was looked at: ``main:responseTime``, ``main:schema``.
-        status: what it means for the service: a failure of what isn't critical is a ``warn``.
+        name: the subject and the property that was checked: ``main:responseTime``, ``main:schema``.
+        status: its meaning for the service: the failure of a subject that isn't critical is a ``warn``.
         reason: why not ``pass``; empty when well.
         kind: the error's kind, where there was an error.
         latency_seconds: how long the check took; ``None`` when it failed.

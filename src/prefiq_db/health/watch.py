@@ -1,4 +1,4 @@
-"""One subject of a health check: its last answer for a while, and never two askers at once."""
+"""One subject of a health check: its answer is kept for a while, and it is never checked twice at once."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from prefiq_db.deadline import Deadline
 from prefiq_db.errors import ErrorKind
 from prefiq_db.forks import renewed
 from prefiq_db.health.running_checks import RunningCheck
@@ -33,13 +34,13 @@ class Subject:
 
     Attributes:
         name: as in findings.
-        begin: starts a check.
+        begin: starts a check that is to have ended by a deadline.
         critical: the service can't do without it.
-        changed: told whether it is well, and why not, when that is another answer than before.
+        changed: called with whether it is well, and the reason, when the answer differs from the last one.
     """
 
     name: str
-    begin: Callable[[], RunningCheck]
+    begin: Callable[[Deadline], RunningCheck]
     critical: bool = True
     changed: Callable[[bool, str], None] | None = None
 
@@ -55,7 +56,7 @@ class Watch:
         self._good_until = 0.0
         self._running: RunningCheck | None = None
         self._settled: RunningCheck | None = None
-        self._told = (True, "")  # what a database is until somebody finds otherwise
+        self._told = (True, "")  # a database counts as well until a check finds otherwise
 
     def begin(self) -> Finding | RunningCheck:
         """Return the last finding while it is good, else the check under way, else a new one."""
@@ -63,14 +64,11 @@ class Watch:
             if self._found is not None and self._pace.clock() < self._good_until:
                 return self._found
             if self._running is None or self._running.is_over:
-                self._running = self._subject.begin()
+                self._running = self._subject.begin(Deadline.after(self._pace.deadline_seconds, "deadline_seconds"))
             return self._running
 
-    def seconds_left(self, running: RunningCheck) -> float:
-        return max(0.0, running.started + self._pace.deadline_seconds - time.monotonic())
-
     def end(self, running: RunningCheck, verdict: Verdict | None) -> Finding:
-        """Return what *running* found; ``None`` means nothing within the deadline, and then it is broken off."""
+        """Return the finding of *running*; ``None`` as its verdict means no answer in time, and it is broken off."""
         with self._lock:
             if self._settled is running and self._found is not None:
                 return self._found

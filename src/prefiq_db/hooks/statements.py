@@ -205,7 +205,7 @@ class StatementObserver:
             "wait_seconds": state.checkout.wait_seconds,
             "retry_number": state.checkout.retry_number,
             "call_id": None if call is None else call.id,
-            "transaction_id": state.transaction.terms.id,
+            "transaction_id": state.transaction.id,
             "origin": readable(application_line()),
             "tags": {} if call is None else call.tags,
         }
@@ -234,7 +234,7 @@ class StatementObserver:
             wait_seconds=state.checkout.wait_seconds,
             rows=rows,
             retries=state.checkout.retry_number,
-            transaction_id=state.transaction.terms.id,
+            transaction_id=state.transaction.id,
             line=application_line(),
             error_kind=error_kind,
         )
@@ -255,7 +255,7 @@ class StatementObserver:
                 "rows": rows,
                 "query_bytes": len(known.shown.encode()),
                 "retries": state.checkout.retry_number,
-                "transaction_id": state.transaction.terms.id,
+                "transaction_id": state.transaction.id,
                 "source": None if origin is None else str(origin),
             },
         )

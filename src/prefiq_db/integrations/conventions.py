@@ -136,9 +136,9 @@ Value = str | int
 
 
 def identity(target: Target) -> dict[str, Value]:
-    """Return the attributes that say which database it is: those that every span and operation of it carries.
+    """Return the attributes that identify a database; all its spans and metrics carry them.
 
-    ``db.namespace`` is what the application was told to connect to (for SQLite the file as it was given), not what a
+    ``db.namespace`` is the configured database (for SQLite the file as it was given), not the one that a
     statement may have switched to. Of several hosts the first is named.
     """
     attributes: dict[str, Value] = {SYSTEM: target.product.dialect}

@@ -39,7 +39,7 @@ _REASONS: Final = {200: "OK", 404: "Not Found", 405: "Method Not Allowed", 503: 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One path: what has to be asked for it, and what the reply is made of."""
+    """One path: the check that it needs, and how the reply is made."""
 
     asks: Question
     reply: Callable[[Health], Reply]
@@ -64,7 +64,7 @@ class Endpoints:
         return tuple(self._by_path)
 
     def at(self, method: str, path: str) -> Endpoint | Reply:
-        """Return what is at *path*, or the reply when that is nothing."""
+        """Return the endpoint at *path*, or the reply when there is none."""
         endpoint = self._by_path.get(path)
         if endpoint is None:
             return Reply(404, (_TEXT, _NO_STORE), b"not found\n")
@@ -89,6 +89,6 @@ _PAGE: Final = Reply(200, (("Content-Type", "text/html; charset=utf-8"), _NO_STO
 
 
 def frame(reply: Reply, method: str) -> tuple[list[Header], bytes]:
-    """Return the headers with the length, and what is sent as the body: nothing for HEAD."""
+    """Return the headers with the length, and the body to send: none for HEAD."""
     headers = [*reply.headers, ("Content-Length", str(len(reply.body)))]
     return headers, b"" if method == "HEAD" else reply.body

@@ -29,7 +29,7 @@ Field = str | int | float | bool | None
 
 
 def structure_fields(record: logging.LogRecord, further: tuple[str, ...] = ()) -> dict[str, Field]:
-    """Return the fields that *record* has; anything that is no text or number by type and length only."""
+    """Return our fields of *record*; values that are no text or number are shown by type and length only."""
     found = vars(record)
     return {name: _make_plain(found[name]) for name in (*FIELDS, *further) if name in found}
 

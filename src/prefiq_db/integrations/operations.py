@@ -1,7 +1,7 @@
 """Make one operation out of the events of one logical call, whatever number of attempts it took.
 
 A verb's statements carry its ``call_id``; what comes through ``engine`` and ``session()`` has none, and there each
-statement is an operation. An operation is told once, when it has ended: everything about it is known by then.
+statement is an operation. An operation is reported once, at its end: everything about it is known by then.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Operation:
         self.code: str | int | None = None
 
     def sent(self, event: StatementEvent) -> None:
-        """Note a statement of it, or the same one again."""
+        """Note that one of its statements was sent, or sent again."""
         if self.statement is None:
             self.statement = event
         self.retries = max(self.retries, event.retry_number)

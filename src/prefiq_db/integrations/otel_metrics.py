@@ -60,7 +60,7 @@ if TYPE_CHECKING:
     from prefiq_db.database import Database
     from prefiq_db.database_async import AsyncDatabase
 
-# What the pool says about itself when somebody reads: metric, further attributes, value.
+# The pool's state at the time of reading: metric, further attributes, value.
 _GAUGES: Final[tuple[tuple[Metric, tuple[tuple[Mapping[str, Value], Callable[[PoolStats], int]], ...]], ...]] = (
     (COUNT, (({STATE: "idle"}, lambda pool: pool.idle), ({STATE: "used"}, lambda pool: pool.checked_out))),
     (IDLE_MAX, (({}, lambda pool: pool.size),)),

@@ -37,7 +37,7 @@ from prefiq_db.urls import MEMORY
 # The conventions: "The value of db.query.summary SHOULD be truncated to 255 characters".
 _LONGEST_SUMMARY: Final = 255
 _FILES: Final = dialects(where=lambda product: product.is_file)
-# Verbs that are told a table and an operation. Of other calls both are only known out of their text, and the
+# Verbs that get a table and an operation as arguments. Other calls only have them in their text, and the
 # conventions want neither attribute taken from there.
 _NAMING_VERBS: Final = frozenset({"bulk_insert", "upsert"})
 

@@ -1,4 +1,4 @@
-"""Where the databases of a service are, and what its readiness asks besides."""
+"""Find the databases of a service, and the further checks of its readiness."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Source = Application | AnyDatabase | Iterable[AnyDatabase]
 
 
 def databases_of(source: Source) -> list[AnyDatabase]:
-    """Return the databases of an application, of a list, or the one that was given.
+    """Return the databases of *source*: an application, a list of databases, or one database.
 
     Raises:
         UsageError: there is none, or something else is among them.

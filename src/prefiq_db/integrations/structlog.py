@@ -23,7 +23,7 @@ except ModuleNotFoundError:
 
 
 def lift_fields(logger: WrappedLogger, method_name: str, event_dict: EventDict) -> EventDict:
-    """Copy our fields from the standard library's record, if there is one; what is there already stays."""
+    """Copy our fields from the standard library's record, if there is one; existing fields stay."""
     record = event_dict.get("_record")
     if isinstance(record, logging.LogRecord):
         for name, value in structure_fields(record).items():

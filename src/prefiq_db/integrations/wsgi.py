@@ -17,7 +17,7 @@ class HealthApp:
     The same as :class:`prefiq_db.integrations.asgi.HealthApp`, for synchronous databases.
 
     Raises:
-        UsageError: a database is asynchronous: without an event loop nobody can ask it.
+        UsageError: a database is asynchronous; it can't be asked without an event loop.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class HealthApp:
 
     def __call__(self, environ: Mapping[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         method = environ["REQUEST_METHOD"]
-        # What stands before the place where the application is mounted is in SCRIPT_NAME.
+        # SCRIPT_NAME has the path where the application is mounted.
         reply = self._reply(method, environ.get("PATH_INFO", ""))
         headers, body = frame(reply, method)
         start_response(f"{reply.status} {reply.reason}", headers)

@@ -91,7 +91,7 @@ def status(config: Config, options: argparse.Namespace) -> bool:
 
 
 def check(config: Config, options: argparse.Namespace) -> bool:
-    """Tell whether the database has every revision and, for a service's own history, what its metadata says."""
+    """Report whether the database has every revision and, for a service's own history, matches its metadata."""
     well = True
     for _ in _databases(config, options):
         found = status_of(config)
@@ -166,12 +166,12 @@ def init(config: Config, options: argparse.Namespace) -> bool:
 
 
 def _databases(config: Config, options: argparse.Namespace) -> Iterator[str | None]:
-    """Put one database after the other into the config, and give its name; ``None``: the one that env.py says."""
+    """Put one database after the other into the config and yield its name; ``None``: the one that env.py chooses."""
     given = {field: getattr(options, field) for field in MigrateOptions.__slots__ if hasattr(options, field)}
     config.attributes["options"] = MigrateOptions(**{key: value for key, value in given.items() if value is not None})
     config.attributes["on_version_apply"] = _tell(config)
     config.attributes[_STEPS] = 0
-    config.attributes[MIGRATED] = "main"  # for an env.py that is none of ours
+    config.attributes[MIGRATED] = "main"  # for an env.py that doesn't call our run()
     if not options.all and options.database is None:
         yield None
         return
@@ -193,7 +193,7 @@ def _tell(config: Config) -> OnApply:
 
 def _tell_if_nothing_was_done(config: Config) -> None:
     steps, config.attributes[_STEPS] = config.attributes[_STEPS], 0
-    if not steps and HEARD in config.attributes:  # an env.py that is none of ours tells nothing of what it does
+    if not steps and HEARD in config.attributes:  # an env.py that doesn't call our run() reports nothing
         where, *more = status_of(config).lines()
         _print(f"{where}; nothing was done", *more)
 

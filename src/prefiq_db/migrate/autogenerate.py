@@ -1,4 +1,4 @@
-"""What Alembic is told for ``check`` and ``new``: how to compare, how to write our types, whose tables are whose."""
+"""Options for Alembic's ``check`` and ``new``: how to compare, how to write our types, which tables are ours."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Render = Callable[[str, Any, AutogenContext], str | Literal[False] | None]
 #: What Alembic asks whether an object takes part: the object, its name and kind, reflected?, what it is compared to.
 Include = Callable[[Any, str | None, str, bool, Any], bool]
 
-#: Options of ``context.configure`` in which ours and those of a service are both heard.
+#: Options of ``context.configure`` where ours and the service's both take effect.
 JOINED: Final = ("render_item", "include_object", "autogenerate_plugins")
 
 _plugin = Plugin(comparators.PLUGIN)
@@ -90,7 +90,7 @@ def _prefer_theirs(theirs: Render) -> Render:
 
 
 def _render_ours(type_: str, item: Any, context: AutogenContext) -> str | Literal[False] | None:
-    """Write what Alembic would write wrongly, and leave the rest to it."""
+    """Write what Alembic would write wrongly; the rest is Alembic's."""
     if type_ == "type":
         return _render_type(item, context)
     if type_ == "server_default":

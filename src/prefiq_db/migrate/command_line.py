@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _place(error: BaseException) -> str:
-    """Return where an error of somebody's revision came from: its text may hold values."""
+    """Return where an error of a user's revision came from; its text is not shown, since it may hold values."""
     traceback = error.__traceback__
     last = ""
     while traceback is not None:

@@ -1,4 +1,4 @@
-"""What is compared otherwise than Alembic does: so that ``check`` finds what changed, and only that.
+"""Comparisons in place of Alembic's own, so that ``check`` finds all changes and nothing else.
 
 An Alembic plugin, for server defaults, computed columns, fractions of seconds and the CHECKs of enums. Not Alembic's
 ``compare_server_default=function``: that is called with an identity column's default too, and ends with an
@@ -31,7 +31,7 @@ _GO_ON, _DECIDED = PriorityDispatchResult.CONTINUE, PriorityDispatchResult.STOP
 
 
 def setup(plugin: Plugin) -> None:
-    """Tell Alembic what to call."""
+    """Register the comparators with Alembic."""
     plugin.add_autogenerate_comparator(
         compare_server_default, "column", "server_default", priority=DispatchPriority.FIRST
     )
@@ -67,7 +67,7 @@ def compare_server_default(
     found: sa.Column[Any],
     wanted: sa.Column[Any],
 ) -> PriorityDispatchResult:
-    """Compare values with values, and ask the server about the rest; what nobody knows is left to Alembic."""
+    """Compare values with values and ask the server about expressions; Alembic compares what is still undecided."""
     assert context.migration_context is not None
     assert context.connection is not None
     if context.migration_context._user_compare_server_default is False:
@@ -164,7 +164,7 @@ def _make_anew(
 
 
 def _indexes(column: sa.Column[Any]) -> list[sa.Index | sa.UniqueConstraint]:
-    """Return the indexes with the column; a unique constraint is told from the database as an index, too."""
+    """Return the indexes with the column; the database reports a unique constraint as an index, too."""
     uniques = [each for each in column.table.constraints if isinstance(each, sa.UniqueConstraint)]
     all_: list[sa.Index | sa.UniqueConstraint] = [*column.table.indexes, *uniques]
     by_name = {str(each.name): each for each in all_}
@@ -228,5 +228,5 @@ def _enum_column(constraint: Any, table: sa.Table) -> Any:
 
 
 def _values(sql: str) -> set[str]:
-    """Return the texts in a CHECK, in whatever words the database tells it."""
+    """Return the texts in a CHECK, however the database formats it."""
     return {text.replace("''", "'").replace("\\'", "'") for text in _TEXTS.findall(sql.replace("\\'", "''"))}

@@ -1,4 +1,4 @@
-"""Server defaults, as metadata says them and as each database tells them back, in one form."""
+"""Server defaults in one form, whether they come from metadata or from a database."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _MYSQL: Final = dialects(where=lambda product: product.speaks_mysql)
 _SAME_WORDS: Final = {"curdate()": "current_date", "curtime()": "current_time"}
 _AROUND_SIGNS: Final = re.compile(r" ?([^\w ']) ?")
 _MYSQL_ESCAPES: Final = {"n": "\n", "r": "\r", "t": "\t", "0": "\0", "Z": "\x1a", "b": "\b"}
-#: How a text becomes what the column holds, where the server tells values back and not what was written.
+#: How a text becomes the column's value, where the server reports values and not the SQL that was written.
 _READ: Final[Mapping[type, Callable[[str], object]]] = {
     sa.DateTime: dt.datetime.fromisoformat,
     sa.Date: dt.date.fromisoformat,
@@ -70,14 +70,14 @@ def read_default(clause: Any, type_: TypeEngine[Any], dialect: sa.Dialect) -> De
 
 
 def default_sql(clause: Any, dialect: sa.Dialect) -> str:
-    """Return what stands behind DEFAULT."""
+    """Return the SQL behind DEFAULT."""
     if isinstance(clause.arg, str):
         return "'" + clause.arg.replace("'", "''") + "'"
     return reported_sql(clause.arg) if clause.reflected else compile_sql(clause.arg, dialect)
 
 
 def reported_sql(clause: Any) -> str:
-    """Return what the database told, as it told it; SQLAlchemy makes a ``text()`` of it, where ``:word`` is a bind."""
+    """Return the SQL as the database reported it; SQLAlchemy makes a ``text()`` of it, where ``:word`` is a bind."""
     return str(clause.text)
 
 

@@ -36,7 +36,7 @@ _AS_MODULE: Final = ("alembic", "__main__.py")
 #: In ``config.attributes``: the name of the database that was migrated last.
 MIGRATED: Final = "prefiq_database"
 
-#: In ``config.attributes``: that the ``env.py`` called :func:`run`, so that it heard what is in the others.
+#: In ``config.attributes``: whether the ``env.py`` called :func:`run`, so that the other attributes took effect.
 HEARD: Final = "prefiq_heard"
 
 
@@ -110,12 +110,12 @@ def database_settings(name: str) -> DatabaseSettings:
     raise SettingsError([Problem(f"databases.{name}", "a configured database", f"choose one of: {known}")])
 
 
-# --- what is asked for -------------------------------------------------------------------------------
+# --- the request --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class _Call:
-    """What the caller or the ``-x`` arguments said: one given connection, or databases to open."""
+    """The request of the caller or of the ``-x`` arguments: a given connection, or databases to open."""
 
     options: MigrateOptions
     on_version_apply: OnApply | None
@@ -159,7 +159,7 @@ def _check_writable(read_only: bool, database: str) -> None:
 
 
 def _changes_revisions() -> bool:
-    # Alembic tells it to nobody before the environment is configured, and by then the lock must be held.
+    # Alembic has no public way to ask this before the environment is configured, and by then we must hold the lock.
     return "destination_rev" in context._proxy.context_opts  # type: ignore[attr-defined]
 
 
@@ -239,7 +239,7 @@ def _connects(given: Any) -> bool:
 
 
 def _work(connection: sa.Connection, run: Run, lock: Lock | None) -> Exception | None:
-    """Return what is no error of the database: a wrong revision id, a bug in a revision. The border would rename it."""
+    """Return an error that isn't the database's (a wrong revision id, a bug in a revision); a border would hide it."""
     try:
         with _hold_lock(lock, run, connection.dialect):
             act: Callable[[sa.Connection, Run], None] = migrate_on if _changes_revisions() else look_on
@@ -252,7 +252,7 @@ def _work(connection: sa.Connection, run: Run, lock: Lock | None) -> Exception |
 
 
 def _name_failed_place(run: Run, act: Callable[[], Exception | None]) -> Exception | None:
-    """Do it, and say in the message of an error of the database where it was, and what it left."""
+    """Run *work*; add to a database error's message where it happened and what it left behind."""
     try:
         return act()
     except PrefiqDbError as error:
@@ -269,7 +269,7 @@ def _hold_lock(lock: Lock | None, run: Run, dialect: sa.Dialect) -> Any:
 
 
 def _adapt_settings(settings: DatabaseSettings, options: MigrateOptions) -> DatabaseSettings:
-    """Return the settings with the time limits of migrations, and a name by which others see who holds the lock."""
+    """Return the settings with the time limits of migrations, and an application name for the lock's holder."""
     return settings.replace(
         lock_timeout_seconds=options.lock_timeout,
         statement_timeout_seconds=options.statement_timeout,

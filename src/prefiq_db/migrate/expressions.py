@@ -1,7 +1,7 @@
-"""Ask the database whether two expressions are one to it.
+"""Ask the database whether two expressions are the same to it.
 
 Each is asked for its plan of a SELECT of both, in which they stand in its own words; no row is read. Texts can't be
-compared: PostgreSQL tells ``interval '1 day'`` back as ``'1 day'::interval``, MariaDB ``lower(name)`` as
+compared: PostgreSQL reports ``interval '1 day'`` as ``'1 day'::interval``, MariaDB ``lower(name)`` as
 ``lcase(`name`)``.
 """
 
@@ -23,9 +23,9 @@ _FAILING: Final = dialects(where=lambda product: product.error_fails_transaction
 
 
 def same_default(column: sa.Column[Any], found: str, wanted: str, connection: sa.Connection) -> bool | None:
-    """Return whether two defaults of a *column* that was read from the database are equal; ``None``: nobody can say."""
+    """Return whether two defaults of a reflected *column* are equal; ``None``: undecided."""
     if connection.dialect.name not in _REWRITING:
-        return None  # the others tell back what they were told, or say it in one other way: see ``defaults``
+        return None  # the others report the SQL as it was written, or in one other form: see ``defaults``
     cast = _make_caster(column, connection)
     if cast is None:
         return None
@@ -40,7 +40,7 @@ def same_default(column: sa.Column[Any], found: str, wanted: str, connection: sa
 
 
 def same_expression(column: sa.Column[Any], found: str, wanted: str, connection: sa.Connection) -> bool | None:
-    """Return whether two expressions over the columns of its table are one; ``None``: nobody can say."""
+    """Return whether two expressions over the columns of its table are the same; ``None``: undecided."""
     ask = _SAME.get(connection.dialect.name)
     cast = _make_caster(column, connection)
     if ask is None or cast is None:
@@ -53,7 +53,7 @@ def same_expression(column: sa.Column[Any], found: str, wanted: str, connection:
 
 
 def _make_caster(column: sa.Column[Any], connection: sa.Connection) -> Callable[[str], str] | None:
-    """Return what makes an expression one of the column's type, as the server does where that changes its text."""
+    """Return a function that casts an expression to the column's type, where the server does so as well."""
     if connection.dialect.name not in _REWRITING:
         return lambda expression: f"({expression})"
     table = connection.dialect.identifier_preparer.format_table(column.table)

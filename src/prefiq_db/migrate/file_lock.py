@@ -24,7 +24,7 @@ SUFFIX: Final = ".migrate-lock"
 class FileLock:
     """An exclusive lock on ``<database file>.migrate-lock``; the system releases it when the process ends, in any way.
 
-    The file says who has the lock, and is removed with it.
+    The file names the lock's holder, and is removed with the lock.
     """
 
     def __init__(self, database_file: str) -> None:
@@ -44,7 +44,7 @@ class FileLock:
                 return False
             if self._is_the_file(descriptor):
                 break
-            # Whoever had it removed the file between our open and our lock: what we locked is nobody's any more.
+            # The last holder removed the file between our open and our lock: we locked a file that no longer counts.
             os.close(descriptor)
         self._descriptor = descriptor
         os.ftruncate(descriptor, 0)
@@ -59,7 +59,7 @@ class FileLock:
         self._descriptor = None
 
     def holder(self) -> str:
-        """Return who has it; also when it was never tried to take it."""
+        """Return the holder, also when we never tried to take the lock."""
         if fcntl is None:
             return ""
         try:
@@ -93,7 +93,7 @@ class FileLock:
 
 
 def file_lock(connection: sa.Connection) -> FileLock | None:
-    """Return the lock of the file that *connection* has open; ``None`` in memory, where nobody else can come."""
+    """Return the lock of the file that *connection* has open; ``None`` for a database in memory."""
     cursor = connection.connection.cursor()  # the driver's, for a statement of SQLAlchemy would begin a transaction
     try:
         cursor.execute("PRAGMA database_list")

@@ -1,4 +1,4 @@
-"""Say what is wrong with a half-applied revision, and what to do."""
+"""Explain a half-applied revision, and what to do about it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from prefiq_db.migrate.traits import Traits
 
 
 def describe_half_applied(unfinished: Unfinished, traits: Traits, database: str) -> str:
-    """Return the explanation: revision, what is applied, what was in flight, the ways out."""
+    """Return the explanation: the revision, its statements and their states, and the ways out."""
     step = unfinished.step
     why = (
         f"{traits.title} commits each DDL statement by itself"
@@ -31,7 +31,7 @@ def find_resumption(
     """Return where to go on; ``None`` when nothing is half applied.
 
     Raises:
-        SchemaError: something is half applied, and the options don't say to go on, or nobody knows where.
+        SchemaError: a revision is half applied, and the options don't say to resume, or it is unknown where.
         UsageError: ``resume_at`` names a statement that the revision never reached.
     """
     if unfinished is None:

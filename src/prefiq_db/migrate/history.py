@@ -1,4 +1,4 @@
-"""A history of revisions: which metadata it follows, where it notes its version, what Alembic is told."""
+"""A history of revisions: its metadata, its version table, its options for Alembic."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class History:
         return asked or self.database or "main"
 
     def make_configuration(self, dialect: sa.Dialect) -> dict[str, Any]:
-        """Return what ``context.configure`` is told about this history."""
+        """Return the arguments of ``context.configure`` for this history."""
         ours = self.version_table == VERSION_TABLE
         further = self.configure.get("include_name")
         joined = {key: self.configure[key] for key in JOINED if self.configure.get(key) is not None}

@@ -9,13 +9,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import random
-import time
 from collections.abc import Callable, Iterator
 from typing import Final, Protocol
 
 import sqlalchemy as sa
 
 from prefiq_db.bridge import AsyncRuntime, SyncRuntime
+from prefiq_db.deadline import Deadline
 from prefiq_db.dialects.configured import limits_of
 from prefiq_db.errors import LockTimeoutError, UnsupportedError
 from prefiq_db.migrate.migrate_options import MigrateOptions
@@ -41,7 +41,7 @@ class Lock(Protocol):
         """Give it back; never raises for a connection that is gone."""
 
     def holder(self) -> str:
-        """Return who has it, in words; ``""`` when nobody has."""
+        """Return the holder, for people to read; ``""`` when it is free."""
 
 
 class ServerLock:
@@ -50,7 +50,7 @@ class ServerLock:
     def __init__(self, connection: sa.Connection, sql: SessionLock) -> None:
         self.connection = connection
         self.sql = sql
-        # In somebody else's transaction the work is not done when we are, but when they commit.
+        # In a caller's transaction the work is done only when the caller commits.
         self.until_commit = connection.in_transaction() and bool(sql.take_for_transaction)
 
     def take(self) -> bool:
@@ -81,32 +81,30 @@ def hold(lock: Lock, options: MigrateOptions, database: str, dialect: sa.Dialect
     """Hold *lock* in this block.
 
     Raises:
-        LockTimeoutError: somebody else had it for ``options.lock_wait`` seconds; the message says who.
+        LockTimeoutError: another deployer held it for ``options.lock_wait`` seconds; the message names the holder.
     """
     sleep = (AsyncRuntime() if dialect.is_async else SyncRuntime()).sleep
-    _take(lock, options.lock_wait, database, sleep)
+    _take(lock, Deadline.after(options.lock_wait, "lock_wait"), database, sleep)
     try:
         yield
     finally:
         lock.release()
 
 
-def _take(lock: Lock, patience_seconds: float, database: str, sleep: Callable[[float], None]) -> None:
-    deadline = time.monotonic() + patience_seconds
+def _take(lock: Lock, deadline: Deadline, database: str, sleep: Callable[[float], None]) -> None:
     told = False
     while not lock.take():
-        left = deadline - time.monotonic()
-        if left <= 0:
+        if deadline.has_passed:
             holder = lock.holder() or "somebody who is gone by now"
             raise LockTimeoutError(
-                f"database {database}: the migration lock was not free within {patience_seconds:g} s; held by "
+                f"database {database}: the migration lock was not free within {deadline.seconds:g} s; held by "
                 f"{holder}; {_WAY_OUT}",
                 database=database,
             )
         if not told and (holder := lock.holder()):
             logger.warning("database %s: waiting for the migration lock; held by %s", database, holder)
             told = True
-        sleep(min(left, _LOOK_AGAIN_SECONDS * random.uniform(0.5, 1.5)))
+        sleep(min(deadline.left(), _LOOK_AGAIN_SECONDS * random.uniform(0.5, 1.5)))
 
 
 def server_lock(connection: sa.Connection) -> ServerLock | None:
@@ -116,7 +114,7 @@ def server_lock(connection: sa.Connection) -> ServerLock | None:
 
 
 def check_lockable(dialect: sa.Dialect, database: str) -> None:
-    """Refuse a transaction pooler: there a session, and what it locks, is another one with each transaction.
+    """Refuse a transaction pooler: it may use another session, and so another lock, for each transaction.
 
     Raises:
         UnsupportedError: naming the ways out.

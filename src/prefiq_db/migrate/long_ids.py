@@ -43,7 +43,7 @@ def _check(ids: list[str], ctx: MigrationContext) -> None:
 
 
 def _room(ctx: MigrationContext) -> int | None:
-    """Return how long an id may be in the table as it is: somebody may have made the column wider."""
+    """Return how long an id may be in the table as it is: the column may have been widened."""
     table = ctx._version
     length: int | None = table.c.version_num.type.length  # type: ignore[attr-defined]
     if not ctx.as_sql and ctx.connection is not None:

@@ -20,7 +20,7 @@ class MigrateOptions:
     Attributes:
         lock: take the migration lock, so that any number of deployers may run at once. Default yes.
         lock_wait: seconds to wait for a deployer who is at work. Default 300; worst case: the deployment waits so long
-            and fails, telling who holds the lock.
+            and fails; the error names the lock's holder.
         lock_timeout: seconds that one statement waits for a lock on a table. Default 5: whoever waits for an exclusive
             lock stops everybody who comes after, so a migration behind a long query gives up soon and is run again.
         statement_timeout: seconds that one statement may take. Default 3600: filling a column or building an index is
@@ -50,7 +50,7 @@ class MigrateOptions:
 
     @classmethod
     def from_x(cls, arguments: Mapping[str, str]) -> Self:
-        """Return the options that Alembic's ``-x name=value`` say; other names are somebody else's.
+        """Return the options in Alembic's ``-x name=value`` arguments; other names are ignored.
 
         Raises:
             UsageError: naming the argument that can't be read.

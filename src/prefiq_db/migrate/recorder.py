@@ -38,7 +38,7 @@ _FIRST_WORD: Final = re.compile(r"(?:\s|--[^\n]*\n|/\*.*?\*/|\()*(\w*)", re.S)
 
 @dataclass(frozen=True, slots=True)
 class Resumption:
-    """Where to go on in a half-applied revision, and what is recorded of it."""
+    """The statement to go on with in a half-applied revision, and the record of that revision."""
 
     unfinished: Unfinished
     position: int
@@ -64,7 +64,7 @@ class Recorder:
     # --- the revisions of a run ------------------------------------------------------------------
 
     def start(self, step: Step, resumption: Resumption | None) -> None:
-        """Begin with a revision; on the way of *resumption*, skip what comes before its position."""
+        """Begin a revision; with a *resumption*, skip the statements before its position."""
         self.step, self.resumption = step, resumption
         self.position, self.in_flight = 0, False
         self._log_is_there = False

@@ -23,7 +23,7 @@ from prefiq_db.migrate.recorder import Recorder
 from prefiq_db.migrate.run_log import RunLog, Step
 from prefiq_db.migrate.traits import Traits, traits_of
 
-#: Called after each revision, with what it was and the heads that the database has now.
+#: Called after each revision, with the revision and the heads that the database has now.
 OnApply = Callable[[MigrationInfo, Collection[str]], None]
 
 _Steps = Callable[[Any, MigrationContext], Iterable[RevisionStep]]
@@ -32,7 +32,7 @@ _UP_AND_DOWN: Final = {True: "up", False: "down"}
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What is to be done on one database; where it failed, and what that left: for the message."""
+    """The work on one database, and for messages: where it failed and what it left behind."""
 
     history: History
     database: str
@@ -50,7 +50,7 @@ def look_on(connection: sa.Connection, run: Run) -> None:
 
 
 def migrate_on(connection: sa.Connection, run: Run) -> None:
-    """Run a command that changes revisions, while somebody holds the lock.
+    """Run a command that changes revisions; the caller holds the lock.
 
     Each revision is a transaction with its own version, where the server can do that: PostgreSQL, and SQLite because
     of its own BEGIN. MariaDB commits at each DDL statement; what is applied by then is in the run log. In a transaction
@@ -120,7 +120,7 @@ def _guard(original: _Steps, run: Run, traits: Traits, recorder: Recorder) -> _S
     """Return Alembic's steps, after a look at the run log: nothing goes on over a half-applied revision."""
 
     def steps(heads: Any, ctx: MigrationContext) -> Iterator[RevisionStep]:
-        if "purge" in ctx.opts:  # stamp: somebody says what the database has
+        if "purge" in ctx.opts:  # stamp: the user declares the database's revision
             recorder.log.clear()
             if not ctx._in_external_transaction:
                 recorder.connection.commit()
@@ -141,7 +141,7 @@ def _guard(original: _Steps, run: Run, traits: Traits, recorder: Recorder) -> _S
 
 
 class _Escaped(str):
-    """SQL of the database that ``text()`` reads as it is."""
+    """SQL from the database, escaped so that ``text()`` keeps it unchanged."""
 
 
 @contextmanager
@@ -169,12 +169,11 @@ def _beginning(connection: sa.Connection, traits: Traits) -> Iterator[None]:
     """
     if isinstance(connection.dialect, PrefiqDialect):
         transaction = connection.dialect.session_of(connection.connection).transaction
-        before = transaction.terms.write
-        transaction.terms = transaction.terms._replace(write=True)
+        before, transaction.write = transaction.write, True
         try:
             yield
         finally:
-            transaction.terms = transaction.terms._replace(write=before)
+            transaction.write = before
         return
 
     def begin(connection: sa.Connection) -> None:

@@ -24,7 +24,7 @@ _STATEMENT_LENGTH: Final = 2000
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One revision on its way.
+    """One revision being applied.
 
     Attributes:
         version_table: names the history.
@@ -39,7 +39,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Logged:
-    """One statement of a revision: its number from 1, its text without values, and what is known of it."""
+    """One statement of a revision: its number from 1, its text without values, and its state."""
 
     position: int
     statement: str
@@ -56,7 +56,7 @@ class Unfinished:
 
     @property
     def in_flight(self) -> Logged | None:
-        """The statement of which nobody knows whether it is applied."""
+        """The statement that may or may not be applied."""
         last = self.statements[-1]
         return last if last.state == STARTED else None
 
@@ -143,7 +143,7 @@ class RunLog:
         self.connection.execute(self.table.delete().where(*self._of(step), self.table.c.position >= from_position))
 
     def clear(self) -> None:
-        """Forget everything of this history: somebody said that its version is what the database has."""
+        """Forget everything of this history: the user declared the database's revision."""
         if self.exists():
             self.connection.execute(self.table.delete().where(self.table.c.version_table == self.version_table))
 
@@ -160,5 +160,5 @@ class RunLog:
 
 
 def same_statement(recorded: str, statement: str) -> bool:
-    """Return whether a recorded statement and the one that stands in its place now are the same."""
+    """Return whether a recorded statement equals the one at its position now."""
     return recorded == statement[:_STATEMENT_LENGTH]

@@ -20,7 +20,7 @@ from prefiq_db.migrate.traits import traits_of
 def write_sql(history: History, dialect: sa.Dialect) -> None:
     """Write the SQL of the running command for a database of this dialect.
 
-    Applied to the database that it is written for, it leaves what the same command without ``--sql`` leaves.
+    Run on its database, the script has the same result as the command without ``--sql``.
 
     Raises:
         UnsupportedError: a revision asks the database, or has a text that can't be written.

@@ -27,9 +27,9 @@ class Status:
     Attributes:
         database: its name.
         traits: what kind of database it is.
-        revisions: what it has and what the code has.
+        revisions: the database's revisions and the code's.
         unfinished: the revision that is half applied, or ``None``.
-        lock_holder: who is migrating it now, in words; ``""`` for nobody.
+        lock_holder: who is migrating it now, for people to read; ``""`` for nobody.
     """
 
     database: str

@@ -55,7 +55,7 @@ def decimals_to_numbers(table: str, columns: Mapping[str, ExactDecimal]) -> None
 
 
 class _Rebuild:
-    """One table on its way."""
+    """The rebuild of one table."""
 
     def __init__(self, connection: sa.Connection, table: str, columns: Mapping[str, ExactDecimal]) -> None:
         self.connection = connection
@@ -123,7 +123,7 @@ class _Rebuild:
             self._run(f"UPDATE sqlite_sequence SET seq = coalesce(({old}), seq) WHERE name = '{_NEW}'")
 
     def _rename(self) -> None:
-        # Else SQLite looks into views and triggers of others, and finds the table missing that is on its way.
+        # Else SQLite checks views and triggers of other tables, and doesn't find the table that is being renamed.
         legacy = self._rows("PRAGMA legacy_alter_table")
         self._run("PRAGMA legacy_alter_table = ON")
         try:

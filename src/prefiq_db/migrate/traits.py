@@ -17,7 +17,7 @@ class SessionLock:
         take: try to take it, without waiting; gives true or 1.
         take_for_transaction: likewise, until the open transaction ends; ``""`` where there is no such lock.
         release: give it back.
-        holder: who has it, in words; no row when nobody has.
+        holder: the holder, for people to read; no row when the lock is free.
     """
 
     take: str
@@ -91,7 +91,7 @@ _MARIADB_LOCK: Final = SessionLock(
     take=f"SELECT get_lock({_MARIADB_NAME}, 0)",
     take_for_transaction="",
     release=f"SELECT release_lock({_MARIADB_NAME})",
-    # Without the PROCESS privilege the list has only one's own sessions, but the number is told.
+    # Without the PROCESS privilege the list has only the user's own sessions, but the number is always there.
     holder=f"""
         SELECT concat('connection ', used.id, coalesce(concat(', user ', p.user, ' from ', p.host), ''))
         FROM (SELECT is_used_lock({_MARIADB_NAME}) AS id) used

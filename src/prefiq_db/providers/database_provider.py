@@ -145,7 +145,7 @@ class DatabaseProvider(BaseProvider):
             report = HealthReport(database.name, healthy=False, reason=reason, kind=kind)
         elif not report.healthy and report.latency_seconds is None:
             failure = error_type(report.kind or ErrorKind.UNKNOWN)(report.reason, database=database.name)
-        # One that answers and refuses writes, in the middle of a failover, say, keeps nobody from starting.
+        # A server that answers but refuses writes (during a failover, for example) doesn't prevent the start.
         self.reports[database.name] = report
         if failure is not None:
             self.failures[database.name] = failure
@@ -164,7 +164,7 @@ class DatabaseProvider(BaseProvider):
         )
 
     def _failure(self) -> Exception | None:
-        """Return what to raise when databases failed: the error itself, or for several one that tells them all."""
+        """Return the error to raise when databases failed: the error itself, or one that names several."""
         failures = list(self.failures.values())
         if len(failures) < 2:
             return failures[0] if failures else None
@@ -179,7 +179,7 @@ class DatabaseProvider(BaseProvider):
 
 
 def _explain_default_file(settings: Settings) -> str:
-    """Return that no setting says where ``main`` is, if so: a file beside the program is rarely what was meant."""
+    """Return a warning when no setting says where ``main`` is: a file beside the program is rarely intended."""
     target = settings.database.target
     if not target.product.is_file or any(f"databases.main.{field}" in settings.sources for field in TARGET_FIELDS):
         return ""

@@ -157,7 +157,7 @@ class DatabaseSettings(BaseModel):
         """Validate into this instance; *names* gives the words of the messages."""
         given = drop_unset(values)
         problems, bad = self._validate(given, names)
-        if bad:  # the rest is judged on its own, so that all problems are told at once
+        if bad:  # validate the rest alone, to report all problems at once
             self._validate({key: value for key, value in given.items() if key not in bad}, names)
         problems += self._settle(names, bad)
         if problems:
@@ -176,7 +176,7 @@ class DatabaseSettings(BaseModel):
         return [], set()
 
     def _settle(self, names: Names, bad: Collection[str]) -> list[Problem]:
-        """Put what the URL says into the fields, and return what the fields say against each other."""
+        """Copy the URL's parts into the fields, and return the problems of fields that contradict each other."""
         problems: list[Problem] = []
         main = None
         parsed = None if self.url is None else collect(problems, parse_url, self.url.reveal(), where=names("url"))
@@ -216,7 +216,7 @@ class DatabaseSettings(BaseModel):
 
 
 def build_settings(values: Mapping[str, Any], names: Names) -> DatabaseSettings:
-    """Return settings whose problems are told by *names* instead of the fields' own.
+    """Return settings; problems call the fields by *names*.
 
     Raises:
         SettingsError: like the constructor.
@@ -227,7 +227,7 @@ def build_settings(values: Mapping[str, Any], names: Names) -> DatabaseSettings:
 
 
 def set_values(settings: DatabaseSettings) -> dict[str, Any]:
-    """Return what was said to the constructor; ``DatabaseSettings(**set_values(s)) == s``."""
+    """Return the arguments that the constructor got; ``DatabaseSettings(**set_values(s)) == s``."""
     values = {name: getattr(settings, name) for name in settings.model_fields_set}
     if settings._flavor and "engine" in values:
         values["engine"] = settings._flavor

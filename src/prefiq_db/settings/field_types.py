@@ -39,13 +39,13 @@ _SSL_MODES: Final = {mode: mode for mode in get_args(SslMode)} | {
 
 
 def drop_unset(values: Mapping[Any, Any]) -> dict[str, Any]:
-    """Return what is really set: blanks around texts are dropped; empty texts and ``None`` count as not set."""
+    """Return the values that are set, without blanks around texts; empty texts and ``None`` count as not set."""
     stripped = {key: value.strip() if isinstance(value, str) else value for key, value in values.items()}
     return {key: value for key, value in stripped.items() if value is not None and value != "" and value != Secret("")}
 
 
 def from_json(text: str) -> object:
-    """Return what the JSON says; ``None`` when it isn't JSON, or has a key twice."""
+    """Return the value of a JSON text; ``None`` when it isn't JSON or repeats a key."""
     try:
         return json.loads(text, object_pairs_hook=_each_once)
     except (ValueError, RecursionError):

@@ -94,7 +94,7 @@ def _is_of_another_engine(
 
 
 def _keep_ports(host: Entry, old: Mapping[FieldPath, Entry], new: Mapping[FieldPath, Entry]) -> dict[FieldPath, Entry]:
-    """Return what becomes of the ports in an earlier layer's ``host`` (``db1:5433``), where a later one says a part."""
+    """Return which ports of an earlier layer (``host: db1:5433``) hold where a later one sets a part of the target."""
     named = collect([], split_hosts, host.value, where="") if isinstance(host.value, str) else None
     ports = {port for _, port in named or ()}
     if named is None or ports == {None}:
@@ -142,7 +142,7 @@ def _find_engine(entries: Mapping[FieldPath, Entry]) -> EngineName | None:
 
 
 def _replace_parts(url: Entry, new: Mapping[FieldPath, Entry]) -> Entry:
-    """Return the earlier URL with the parts that a later layer says; unchanged when one of them is not valid."""
+    """Return the earlier URL with the parts that a later layer sets; unchanged when one of them is invalid."""
     target = _parse_url_of(url)
     said = {path[0]: entry.value for path, entry in new.items() if path[0] in TARGET_FIELDS}
     if target is None:
@@ -167,10 +167,10 @@ def _replace_parts(url: Entry, new: Mapping[FieldPath, Entry]) -> Entry:
 def _reuse_ports(
     named: Sequence[tuple[str, int | None]], earlier: Sequence[Host], port: int | None
 ) -> Sequence[tuple[str, int | None]]:
-    """Return the new hosts with the ports of the *earlier* ones, where they name none and no *port* is said for all.
+    """Return the new hosts; those without a port get the *earlier* hosts' ports, unless *port* is set for all.
 
     Raises:
-        SettingsError: nobody can tell which port belongs to which host.
+        SettingsError: it is not clear which port belongs to which host.
     """
     ports = [host.port for host in earlier]
     if port is not None or all(own is not None for _, own in named) or not ports:

@@ -1,4 +1,4 @@
-"""What one layer says, and what the user calls each part of it."""
+"""The values of one layer, and the user's names for them."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """What one layer says.
+    """The values of one layer.
 
     Attributes:
         databases: by name, the fields with their paths: ``("retry", "attempts")``.
-        sections: by namespace, what it says to the user's models.
+        sections: values for the user's models, by namespace.
         locate: (namespace, path) -> what the user calls it, or ``None`` when this layer doesn't say it.
         emptied: by database, what the user calls the fields that would say where it is, and are empty.
     """
@@ -93,7 +93,7 @@ def read_text(path: Path, where: str, problems: list[Problem], limit_bytes: int 
 
 
 def read_secret(path: str, where: str, problems: list[Problem]) -> str | None:
-    """Return the value that a file holds, without its last line break, or ``None`` after noting what is wrong."""
+    """Return the content of a file without its last line break, or ``None`` after noting the problem."""
     found: list[Problem] = []
     text = read_text(Path(path), where, found, MAX_SECRET_BYTES)
     if not found and not text.strip():

@@ -1,4 +1,4 @@
-"""The one place that reads the environment: find the layers, join them, and tell all problems at once."""
+"""The one place that reads the environment: find the layers, join them, and report all problems at once."""
 
 from __future__ import annotations
 
@@ -85,22 +85,22 @@ def _load(
 
 
 def _find_foreign_variables(prefix: str, variables: Mapping[str, str]) -> Iterator[Problem]:
-    """Tell what says to another program where the database is, where nothing says it to us."""
+    """Report variables that tell another program where the database is, when none tells us."""
     for name, value in variables.items():
         if value.strip() and name.upper() in _OF_OTHERS:
             yield Problem(prefix + name, "DB_URL, which is what prefiq_db reads", "set DB_URL, to the same if it fits")
 
 
 def _find_holes(layers: Collection[Layer]) -> Iterator[Problem]:
-    """Tell of what is empty and would say where a database is, where nothing else says it.
+    """Report an empty setting that would say where a database is, when no other setting does.
 
-    It is most likely a hole in a template, and nobody means the file ``app.db``, or no database at all, by that.
+    It is most likely a template that was not filled in. It is not meant as the file ``app.db`` or as no database.
     """
     for database in dict.fromkeys(name for layer in layers for name in layer.emptied):
         if any(path[0] in SAYS_WHERE for layer in layers for path in layer.databases.get(database, {})):
             continue
         if database != "main" and any(database in layer.databases for layer in layers):
-            continue  # told where it is built, whatever the environment
+            continue  # reported where the settings are built, in every environment
         fix = "fill it in; to mean the file app.db, say DB_URL=sqlite:///app.db" if database == "main" else "fill it in"
         for where in (where for layer in reversed(list(layers)) for where in layer.emptied.get(database, ())):
             yield Problem(where, f"no empty text, since nothing else says where {database} is", fix)
@@ -141,11 +141,11 @@ def _environment_name(
 
 
 def _check_file_of(environment: str, directory: Path, problems: list[Problem]) -> None:
-    """Tell when there is no file of this environment, but one of a name like it, which is not read."""
+    """Report a missing file of this environment when there is a file of a similar name, which is not read."""
     try:
         files = {path.name for path in directory.glob("settings.*.yaml")}
     except OSError:
-        return  # what can't be read is told where it is opened
+        return  # a file that can't be read is reported where it is opened
     if f"settings.{environment}.yaml" in files:
         return
     for name in sorted(files):

@@ -30,7 +30,7 @@ from prefiq_db.settings.yaml_text import load_yaml
 
 
 def read_yaml(path: Path, problems: list[Problem]) -> Mapping[Any, Any]:
-    """Return what a YAML file says; nothing when it is missing, empty or at fault.
+    """Return the content of a YAML file; nothing when it is missing, empty or invalid.
 
     It is read by YAML 1.2 (docs/settings.md), and a key that a mapping has twice is a problem.
     """

@@ -1,4 +1,4 @@
-"""The user's own namespaces: their models filled from the layers, their problems told without values."""
+"""The user's own namespaces: fill their models from the layers, and report problems without values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is wrong with a setting, told by its name and never by its value."""
+"""Problems of settings: they show names and never values."""
 
 from __future__ import annotations
 

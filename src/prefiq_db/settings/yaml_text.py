@@ -84,7 +84,7 @@ for _name, _pattern, _first, _constructor in (
 
 
 def load_yaml(text: str) -> tuple[Any, list[Twice]]:
-    """Return what the text says, and the keys that it says twice.
+    """Return the content of a YAML text, and the keys that occur twice.
 
     Raises:
         yaml.YAMLError: it is no YAML.

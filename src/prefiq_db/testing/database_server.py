@@ -1,4 +1,4 @@
-"""What a PostgreSQL and a MariaDB for tests have in common: life, databases, URLs."""
+"""The common base of PostgreSQL and MariaDB servers for tests: start and stop, databases, URLs."""
 
 from __future__ import annotations
 

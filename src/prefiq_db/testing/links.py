@@ -14,7 +14,7 @@ class End:
         self.connecting = connecting
         self.ended = False  # it will send no more
         self.gone = False  # its socket is closed, and the link lives on without it
-        self.awaits = False  # somebody will write to it later: its peer's end must not be passed on before
+        self.awaits = False  # more will be written to it later: its peer's end must not be passed on before
         self.outgoing = bytearray()  # what it has not taken yet
         self.segment_bytes = 0  # at most so much in one segment; 0: as it comes
         self.interest = 0

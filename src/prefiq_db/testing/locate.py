@@ -148,7 +148,7 @@ class Search:
         return self.kind.compose_url.format(port=port)
 
     def failure(self) -> ServerUnavailableError:
-        """Return the error that tells what was looked for, and the exact lines that help."""
+        """Return the error that lists where we looked, and the exact commands that help."""
         advice = [f"apt-get install {self.kind.apt}   (or: scripts/install-servers)"]
         if self.kind.pip:
             advice.append(f"pip install {self.kind.pip}")

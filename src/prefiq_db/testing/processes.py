@@ -139,7 +139,7 @@ def _is_gone(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return True
-    return _state(pid) == "Z"  # whoever adopted it may reap late: a zombie holds nothing any more
+    return _state(pid) == "Z"  # its new parent may reap it late: a zombie holds nothing any more
 
 
 # --- one child -----------------------------------------------------------------------------------
@@ -246,7 +246,7 @@ class ChildProcess:
         self._tell_watchdog(0)  # the number may belong to somebody else from now on
 
     def _tell_watchdog(self, pid: int) -> None:
-        # Somebody may have killed the watchdog: then there is nobody to tell.
+        # The watchdog may have been killed.
         with contextlib.suppress(BrokenPipeError):
             if self._watchdog.stdin is not None and not self._watchdog.stdin.closed:
                 self._watchdog.stdin.write(b"%d\n" % pid)

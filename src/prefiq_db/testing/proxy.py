@@ -64,7 +64,7 @@ class TcpProxy(LoopThread):
             self._attempt(end, self._flush)
 
     def part(self, end: End, *, reset: bool = False) -> None:
-        """Close one end's socket; the other end isn't told, and what it says from now on is lost."""
+        """Close one end's socket; the other end isn't notified, and what it sends from now on is lost."""
         if end.gone or not end.link.is_open:
             return
         end.gone = end.ended = True
@@ -108,9 +108,9 @@ class TcpProxy(LoopThread):
         self.call(self._reset_all)
 
     def black_hole(self) -> None:
-        """Pass nothing on from now on, for nobody: sockets stay open, and nobody learns that somebody left.
+        """Pass nothing on from now on: sockets stay open, and neither side sees that the other closes.
 
-        New connections are taken, as the system does that by itself, and hear nothing either.
+        New connections are accepted by the system and get no answer.
         """
         self.call(lambda: self._set_silent(True))
 
@@ -119,7 +119,7 @@ class TcpProxy(LoopThread):
         self.call(lambda: self._set_silent(False))
 
     def refuse(self) -> None:
-        """Refuse new connections, as if nobody listened on the port. Open ones live on."""
+        """Refuse new connections, as a closed port does. Open ones live on."""
         self.call(self._close_listener)
 
     def accept(self) -> None:

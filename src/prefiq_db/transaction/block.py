@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -12,6 +11,7 @@ from typing import Any, ClassVar
 from sqlalchemy import Connection
 
 from prefiq_db.call import Call
+from prefiq_db.deadline import OWN_TIMEOUT, Deadline
 from prefiq_db.errors import (
     ClosedError,
     ErrorClass,
@@ -55,7 +55,7 @@ class Block(ABC):
         self.rollback_functions: list[Callable[[], Any]] = []
         self._scope = scope
         self._handle: Any = None
-        self._deadline: float | None = None
+        self.deadline: Deadline | None = None
         self._over = False
 
     @property
@@ -86,8 +86,7 @@ class Block(ABC):
         """Send BEGIN or SAVEPOINT; a transaction becomes ambient for this task or thread."""
         self.check_new()
         if self.options.timeout_seconds is not None:
-            own = time.monotonic() + self.options.timeout_seconds
-            self._deadline = own if self._deadline is None else min(own, self._deadline)
+            self.deadline = Deadline.after(self.options.timeout_seconds, OWN_TIMEOUT).sooner_of(self.deadline)
         began = False
         try:
             self.outcome = Outcome.ACTIVE
@@ -113,31 +112,34 @@ class Block(ABC):
         with scope.used():
             if scope.connection.invalidated:
                 raise self._lost()
-            limit = self._limit(call.timeout_seconds)
-            fetched = self.instance.road.run(scope.connection, call, limit, self._left())
+            seconds, deadline = self._limits(call)
+            fetched = self.instance.road.run(scope.connection, call, seconds, deadline)
         finish = call.shape.finish
         return fetched if finish is None else finish(fetched)
 
-    def _left(self) -> float | None:
-        """Return what is left of the transaction's own limit, and of those of the blocks around, in seconds."""
-        deadlines = [block._deadline for block in self.scope.blocks if block._deadline is not None]
-        return min(deadlines) - time.monotonic() if deadlines else None
+    def _limits(self, call: Call) -> tuple[float, Deadline | None]:
+        """Return how long the statement may take, and by when the whole of a transaction or block must have ended.
 
-    def _limit(self, timeout_seconds: float | None) -> float:
-        """Return the statement timeout, after looking at the whole transaction's."""
-        limits = [timeout_seconds or self.instance.statement_timeout_seconds]
+        Raises:
+            TransactionTimeoutError: if it should have ended by now.
+        """
+        seconds = self.instance.statement_timeout_seconds if call.deadline is None else call.deadline.seconds
+        soonest: Deadline | None = None
         for block in self.scope.blocks:
-            block.check_deadline()
-            if block.options.timeout_seconds is not None:
-                limits.append(block.options.timeout_seconds)
-        return min(limits)
+            if block.deadline is not None:
+                block.check_deadline()
+                soonest = block.deadline.sooner_of(soonest)
+                own = block.options.timeout_seconds
+                if own is not None and own < seconds:
+                    seconds = own
+        return seconds, soonest
 
     def check_deadline(self) -> None:
         """Raise if the transaction has taken longer than it may."""
-        if self._deadline is not None and time.monotonic() > self._deadline:
-            limit = self.options.timeout_seconds or self.options.call_timeout_seconds
+        if self.deadline is not None and self.deadline.has_passed:
             raise TransactionTimeoutError(
-                f"the transaction on database {self.instance.name} took longer than its {limit:g} s and is rolled back",
+                f"the transaction on database {self.instance.name} took longer than its "
+                f"{self.deadline.seconds:g} s and is rolled back",
                 database=self.instance.name,
             )
 

@@ -19,7 +19,7 @@ class TransactionOptions:
         timeout_seconds: from BEGIN to COMMIT; ``None`` means no limit beyond that of each statement.
         exactly_once: BEGIN brings a token along, by which a COMMIT whose reply was lost can be told from one that
             never happened; see :mod:`prefiq_db.exactly_once`.
-        call_timeout_seconds: of ``using()`` and ``override()``: for a connection, for BEGIN, for COMMIT and for finding
+        step_timeout_seconds: of ``using()`` and ``override()``: for a connection, for BEGIN, for COMMIT and for finding
             out what became of it, each alone; a call that runs the whole transaction bounds all of it.
 
     Raises:
@@ -31,7 +31,7 @@ class TransactionOptions:
     durable: bool = False
     timeout_seconds: float | None = None
     exactly_once: bool = False
-    call_timeout_seconds: float | None = None
+    step_timeout_seconds: float | None = None
 
     def __post_init__(self) -> None:
         if self.isolation is not None:

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from sqlalchemy import Connection
 
-from prefiq_db.dialects.session import TransactionTerms
+from prefiq_db.deadline import Deadline, own_deadline, sooner
 from prefiq_db.errors import (
     OutcomeUnknownError,
     PermissionDeniedError,
@@ -36,14 +36,14 @@ class RootBlock(Block):
     """A transaction of its own, on a connection of its own.
 
     Args:
-        until: when it must have ended, on the monotonic clock: the limit of a call that may begin several.
+        deadline: of a call that may begin several.
     """
 
     is_root: ClassVar[bool] = True
 
-    def __init__(self, instance: Instance, options: TransactionOptions, until: float | None = None) -> None:
+    def __init__(self, instance: Instance, options: TransactionOptions, deadline: Deadline | None = None) -> None:
         super().__init__(instance, options, None)
-        self._deadline = until
+        self.deadline = deadline
         if options.exactly_once:
             self.token = new_token()
         self.line: Line | None = None
@@ -59,14 +59,11 @@ class RootBlock(Block):
             self.token = new_token()
         self._tried = True
         self._started = time.perf_counter()
-        given = (self.options.timeout_seconds, self.options.call_timeout_seconds)
-        limits = [limit for limit in given if limit is not None]
-        if self._deadline is not None:
-            limits.append(max(0.0, self._deadline - time.monotonic()))
-        within = min(limits, default=None)
-        self._pinned = self.instance.road.checkout(within)
+        deadline = self._deadline_of_a_step()
+        step_seconds = None if deadline is None else deadline.left()
+        self._pinned = self.instance.road.checkout(deadline)
         try:
-            self._begin_on(self._pinned, within)
+            self._begin_on(self._pinned, step_seconds)
         except (SchemaError, PermissionDeniedError) as error:
             failure: SchemaError | PermissionDeniedError = error
         else:
@@ -80,13 +77,25 @@ class RootBlock(Block):
                 failure = missing_table(failure, database)
         raise failure
 
-    def _begin_on(self, connection: Connection, within: float | None) -> None:
-        road = self.instance.road
-        state = road.state(connection)
+    def _deadline_of_a_step(self) -> Deadline | None:
+        """Return by when the next step must have ended: getting a connection, or finding out about COMMIT."""
+        return sooner(self.deadline, own_deadline(self.options.step_timeout_seconds))
+
+    def _begin_on(self, connection: Connection, step_seconds: float | None) -> None:
+        road, options, usual = self.instance.road, self.options, self.instance.statement_timeout_seconds
+        state, limit = road.state(connection), options.timeout_seconds
         self.line = state.checkout.line
-        terms = self._terms(within)
+        state.begin_with(
+            id=self.id,
+            retry_number=self.retry_number,
+            isolation=options.isolation,
+            read_only=options.read_only,
+            token=self.token,
+            statement_timeout=limit if limit is not None and limit < usual else None,
+            control_timeout=step_seconds if step_seconds is not None and step_seconds < usual else None,
+        )
         try:
-            self._handle = road.begin(connection, terms)
+            self._handle = road.begin(connection)
         except PrefiqDbError:
             # The server has answered: the connection itself is none the worse.
             connection.close()
@@ -94,21 +103,6 @@ class RootBlock(Block):
         self._scope = Scope(self.instance, connection)
         state.checkout.guard = self._scope.refuse_ending
         enter(self._scope)
-
-    def _terms(self, within: float | None) -> TransactionTerms:
-        options, usual = self.options, self.instance.statement_timeout_seconds
-        limit = options.timeout_seconds
-        return TransactionTerms(
-            managed=True,
-            write=not options.read_only,
-            read_only=options.read_only,
-            isolation=options.isolation,
-            token=self.token,
-            statement_timeout=None if limit is None or limit >= usual else limit,
-            control_timeout=None if within is None or within >= usual else within,
-            id=self.id,
-            retry_number=self.retry_number,
-        )
 
     # --- end -------------------------------------------------------------------------------------
 
@@ -198,9 +192,9 @@ class RootBlock(Block):
 
     def _bound_the_end(self) -> None:
         """Give COMMIT or ROLLBACK what is left of the limit; the driver's grace comes on top of it."""
-        if self._deadline is not None:
+        if self.deadline is not None:
             state = self.instance.road.state(self.scope.connection)
-            state.transaction.bound_end(max(0.0, self._deadline - time.monotonic()))
+            state.transaction.bound_end(self.deadline)
 
     def _committed(self) -> None:
         self.outcome = Outcome.COMMITTED  # also by the word of the token
@@ -226,12 +220,8 @@ class RootBlock(Block):
         raise still_unknown(lost, self.token, self.instance.name)
 
     def _asked_for(self, token: str) -> Outcome:
-        limits = [self.options.call_timeout_seconds]
-        if self._deadline is not None:
-            limits.append(self._deadline - time.monotonic())
-        left = min((limit for limit in limits if limit is not None), default=None)
         try:
-            return self.instance.resolver.resolve(token, within_seconds=left, transaction_id=self.id)
+            return self.instance.resolver.resolve(token, self._deadline_of_a_step(), transaction_id=self.id)
         except SchemaError:
             # Somebody dropped the table meanwhile; that error alone would read as "nothing was committed".
             return Outcome.UNKNOWN

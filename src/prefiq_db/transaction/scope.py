@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import time
 from typing import Any, Final, Generic, TypeVar
 
 from sqlalchemy import Connection
 
+from prefiq_db.deadline import Deadline
 from prefiq_db.errors import ForkError, PrefiqDbError, TransactionBusyError
 from prefiq_db.execution.facts import facts_sent
 from prefiq_db.execution.refusals import commit_refused, hidden_refused, refuse_everywhere
@@ -48,16 +48,17 @@ class Scope(Generic[B]):
         if facts.lingers:
             self.instance.road.state(self.connection).checkout.tainted = True
 
-    def seize(self, within_seconds: float) -> bool:
+    def seize(self, wait_seconds: float) -> bool:
         """Hold the connection for good: wait until a statement that somebody else runs on it has ended.
 
         Ending the transaction on a connection that is being read would mix up the replies.
         """
-        deadline = time.monotonic() + within_seconds
         mine = _Use(self)
+        deadline: Deadline | None = None
         while (user := self._users.setdefault(None, mine)) is not mine:
+            deadline = deadline or Deadline.after(wait_seconds)
             # What we hold ourselves was interrupted before it could be let go; there is nothing to wait for.
-            if user.worker == mine.worker or time.monotonic() >= deadline:
+            if user.worker == mine.worker or deadline.has_passed:
                 return False
             self.instance.runtime.sleep(_LOOK_AGAIN_SECONDS)
         return True

@@ -8,6 +8,7 @@ import socket
 from dataclasses import dataclass
 from typing import Final
 
+from prefiq_db.deadline import Deadline
 from prefiq_db.drivers.deadlines import DeadlinePassed
 
 Words = tuple[str, str]
@@ -22,15 +23,13 @@ class Connecting:
     Attributes:
         place: hosts with their ports, or a socket's or file's path: for people.
         file: the path of SQLite's file, or ``None``.
-        limit_seconds: how long it might take.
-        limit_name: who set that limit.
+        deadline: by when it had to come about; ``None`` for what doesn't wait.
         read_only: only to read.
     """
 
     place: str
     file: str | None = None
-    limit_seconds: float = 0.0
-    limit_name: str = "connect_timeout_seconds"
+    deadline: Deadline | None = None
     read_only: bool = False
 
 
@@ -103,7 +102,8 @@ def find_reason(error: BaseException, text: str, connecting: Connecting | None) 
 
 
 def _explain_lateness(connecting: Connecting | None) -> Words:
-    limit = "" if connecting is None else f" within the {connecting.limit_seconds:.3g} s of {connecting.limit_name}"
+    deadline = None if connecting is None else connecting.deadline
+    limit = "" if deadline is None else f" within the {deadline.seconds:.3g} s of {deadline.limit_name}"
     return (
         f"no connection came about{limit}",
         "is the server there, and does a firewall let this machine in? Else allow it more time",

@@ -39,11 +39,6 @@ _NAMING_FIELDS: Final = {
 }
 
 
-class _Terms(Protocol):
-    @property
-    def read_only(self) -> bool: ...
-
-
 class _Transaction(Protocol):
     """What is asked of a connection's transaction, and noted in it."""
 
@@ -52,7 +47,7 @@ class _Transaction(Protocol):
     failed: ErrorClass | None
 
     @property
-    def terms(self) -> _Terms: ...
+    def read_only(self) -> bool: ...
 
 
 class _State(Protocol):
@@ -158,7 +153,7 @@ def _translated(context: ExceptionContext, judgement: Judgement, database: str) 
     )
     failure.database = failure.database or database
     if state is not None:
-        if isinstance(failure, ReadOnlyError) and state.transaction.began and state.transaction.terms.read_only:
+        if isinstance(failure, ReadOnlyError) and state.transaction.began and state.transaction.read_only:
             # Our own READ ONLY refused it, and so would every other server.
             failure.classification = ErrorClass(ErrorKind.READ_ONLY)
         state.transaction.failed = failure.classification

@@ -1,4 +1,4 @@
-"""Column types that give back what was put in, on SQLite, PostgreSQL and MariaDB alike, and names that fit them all.
+"""Column types that return exactly what was stored, on SQLite, PostgreSQL and MariaDB, and names that fit all three.
 
 SQLAlchemy's own types suffice for text, integers, bytes and booleans. The others don't: ``DateTime(timezone=True)``
 loses the offset on MariaDB and SQLite (and on MariaDB the microseconds), which makes it another instant; ``Numeric``

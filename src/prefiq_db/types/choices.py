@@ -108,7 +108,7 @@ class StrEnum(TypeDecorator[Any]):
         table.append_constraint(check)
 
     def check_sql(self, column: str) -> sa.ColumnElement[bool]:
-        """Return what the CHECK on *column* says."""
+        """Return the condition of the CHECK on *column*."""
         return sa.column(column).in_([sa.literal_column(_quote(value)) for value in self.values])
 
 

@@ -49,7 +49,7 @@ def scale_of(expression: Any) -> int | None:
 
 
 class ExactComparator(TypeDecorator.Comparator[Decimal]):
-    """Gives what is calculated the scale that it has."""
+    """Operators whose results have the right scale."""
 
     def operate(self, op: Any, *other: Any, **kwargs: Any) -> Any:
         return self._scaled(op, super().operate(op, *other, **kwargs))
@@ -64,7 +64,7 @@ class ExactComparator(TypeDecorator.Comparator[Decimal]):
 
 
 def operands(expression: OperatorExpression[Any]) -> list[Any]:
-    """Return what stands between the operators: two, or more where one operator is repeated (``a + b + c``)."""
+    """Return the operands: two, or more where one operator is repeated (``a + b + c``)."""
     if isinstance(expression, sa.BinaryExpression):
         return [expression.left, expression.right]
     return list(expression.clauses)
@@ -76,7 +76,7 @@ def calculated_scale(op: Any, parts: Sequence[Any]) -> int | None:
 
 
 def combined_scale(op: Any, scales: Sequence[int | None]) -> int | None:
-    """Return how many digits after the point what *op* makes of numbers of those scales has; ``None`` likewise."""
+    """Return the scale of *op*'s result for operands of those scales; ``None`` when it is unknown."""
     known = [scale for scale in scales if scale is not None]
     if op in DIVIDES or len(known) < len(scales):
         return None

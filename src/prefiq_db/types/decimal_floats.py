@@ -17,7 +17,7 @@ _ROOMY: Final = Context(prec=400)
 
 
 class DecimalFloat(float):
-    """A float that stands for a decimal number, so that whoever sends it knows."""
+    """A float that stands for a decimal number; the type marks it for whoever sends it."""
 
     __slots__ = ()
 
@@ -38,7 +38,7 @@ def decimal_of(value: float) -> Decimal:
 
 
 def fits(value: Decimal, scale: int) -> bool:
-    """Return whether a number of that size is told from its neighbours by *scale* digits after the point."""
+    """Return whether floats of that size can tell apart numbers that differ in the last of *scale* digits."""
     return abs(value) < limit(scale)
 
 

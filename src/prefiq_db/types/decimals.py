@@ -68,7 +68,7 @@ class ExactDecimal(TypeDecorator[Decimal]):
     cache_ok = True
     comparator_factory = ExactComparator
     precision: int
-    #: ``None`` only for what is calculated, when nobody knows it
+    #: ``None`` only for a calculated value whose scale is unknown
     scale: Any
 
     def __init__(self, precision: int = 19, scale: int = 4) -> None:
@@ -91,7 +91,7 @@ class ExactDecimal(TypeDecorator[Decimal]):
         return Operand(_digits_after(value)) if isinstance(value, (Decimal, int)) else self
 
     def _calculated_type(self, scale: int | None) -> ExactDecimal:
-        """Return the type of what is calculated with this one, with *scale* digits; ``None``: nobody knows."""
+        """Return the type of a calculation with this one, with *scale* digits; ``None``: unknown."""
         return Operand(scale)
 
     def process_bind_param(self, value: Any, dialect: Dialect) -> Any:
@@ -116,7 +116,7 @@ class ExactDecimal(TypeDecorator[Decimal]):
         number = self._number(value)
         me = type(self).__name__
         if not number:
-            return Decimal(0).scaleb(-self.scale)  # also of -0, which is no other number
+            return Decimal(0).scaleb(-self.scale)  # also for -0, which equals 0
         if number.adjusted() >= self.precision - self.scale:
             raise UsageError(f"{me}: more than {self.precision - self.scale} digits before the point")
         # A context of our own: the default one has 28 digits and rounds, or refuses, beyond them.
@@ -162,16 +162,16 @@ class ExactDecimal(TypeDecorator[Decimal]):
 
 
 def exact_type(type_: Any) -> ExactDecimal | None:
-    """Return the exact decimal that *type_* is, also inside a TypeDecorator of somebody's; ``None`` if it is none."""
+    """Return the exact decimal in *type_*, also inside a user's TypeDecorator; ``None`` if there is none."""
     while isinstance(type_, TypeDecorator) and not isinstance(type_, ExactDecimal):
         type_ = type_.impl_instance
     return type_ if isinstance(type_, ExactDecimal) else None
 
 
 class Operand(ExactDecimal):
-    """A number that a decimal is compared or calculated with, or what comes of that: of any size.
+    """The other operand of a comparison or calculation with a decimal, or its result: of any size.
 
-    ``scale`` is ``None`` when nobody knows it.
+    ``scale`` is ``None`` when it is unknown.
     """
 
     cache_ok = True

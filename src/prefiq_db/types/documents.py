@@ -1,4 +1,4 @@
-"""JSON documents: what JSON can say comes back as it was, and JSON's null isn't SQL's."""
+"""JSON documents: every JSON value comes back unchanged, and JSON's null isn't SQL's."""
 
 from __future__ import annotations
 
@@ -137,12 +137,12 @@ def _decode(value: Any) -> Any:
 
 
 def _decode_bytes(value: Any) -> Any:
-    # Under text().columns(...) nobody asks for bytes, and the driver has decoded already.
+    # Under text().columns(...) the driver was not asked for bytes and has decoded already.
     return _decode(value) if isinstance(value, bytes) else value
 
 
 def _problem(value: Any, depth: int) -> str | None:
-    """Return what in *value* is no JSON, by its type; never a value or a key."""
+    """Return the type of what in *value* isn't JSON; never a value or a key."""
     if value is None or isinstance(value, (str, int)):
         return None
     if isinstance(value, float):

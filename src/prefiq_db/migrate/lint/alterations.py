@@ -41,7 +41,7 @@ class Clause:
 
     Attributes:
         kind: as in ``_KINDS``; empty for what no rule is about.
-        column: what it is about, if that can be told.
+        column: the column it changes, if that is known.
         sql: its words; what stands in parentheses is left out.
         renames: whether a ``CHANGE`` gives another name.
     """
@@ -61,7 +61,7 @@ class Clause:
 
 
 def clauses_of(step: Step) -> Iterator[Clause]:
-    """Yield what a revision's own ALTER TABLE does; an operation of Alembic says so itself."""
+    """Yield the clauses of an ALTER TABLE that a revision has as text."""
     if not isinstance(step.operation, ops.ExecuteSQLOp):
         return
     for sql in step.sql:

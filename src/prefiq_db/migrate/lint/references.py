@@ -1,4 +1,4 @@
-"""What one has to know of the revisions before: which tables refer to which."""
+"""Which tables refer to which, learnt from the revisions before."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from prefiq_db.migrate.lint.sql import changed_table, created_tables, is_ddl, re
 
 @dataclass(slots=True)
 class References:
-    """The tables of the revisions so far, as far as foreign keys tell."""
+    """The foreign keys between tables of the revisions so far."""
 
     referrers: dict[str, set[str]] = field(default_factory=dict)
 
@@ -25,7 +25,7 @@ class References:
             self.referrers.setdefault(parent, set()).add(child)
 
     def children_of(self, table: str, reading: Reading) -> list[str]:
-        """Return who refers to *table*, before or in this revision."""
+        """Return the tables that refer to *table*, by earlier revisions or by this one."""
         own = {child for child, parent in _references(reading) if parent == table}
         return sorted((self.referrers.get(table, set()) | own) - {table})
 

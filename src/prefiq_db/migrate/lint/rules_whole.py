@@ -1,4 +1,4 @@
-"""What a revision as a whole does: parts of it stay when the rest fails, or SQLite has no word for it."""
+"""Hazards of a revision as a whole: a part of it stays when the rest fails, or SQLite can't do it."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def is_data(sql: str) -> bool:
 
 
 def changed_table(sql: str) -> str | None:
-    """Return the table that a statement changes, without its schema; ``None`` when that can't be told."""
+    """Return the table that a statement changes, without its schema; ``None`` when it is unknown."""
     for pattern in _TABLES:
         if found := pattern.match(sql):
             return found["name"].split(".")[-1].strip('`"[]')

@@ -1,4 +1,4 @@
-"""``# prefiq: safe <reason>``: somebody looked at an operation and says why it may run."""
+"""``# prefiq: safe <reason>``: a person looked at an operation and gives the reason why it may run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A bank: transfers between accounts, and what became of each, as it was told."""
+"""A bank: transfers between accounts, and the reported outcome of each."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Transfer:
 
 
 class Told(enum.StrEnum):
-    """What a caller was told of its transfer."""
+    """The outcome of a transfer as its caller saw it."""
 
     COMMITTED = "committed"
     NOT_COMMITTED = "not committed"
@@ -148,7 +148,7 @@ class Bank:
     def run(
         self, db: Any, transfers: int, *, workers: int = 8, transfer: Callable[[Any, Transfer], Any] | None = None
     ) -> None:
-        """Run so many transfers in so many threads, each by ``transfer(db, transfer)``, and keep what is told."""
+        """Run so many transfers in so many threads, each by ``transfer(db, transfer)``; keep the reported outcomes."""
         do = transfer or (lambda db, each: db.run_in_transaction(self.apply, each, exactly_once=True))
         orders = self._orders(transfers)
 
@@ -156,7 +156,7 @@ class Bank:
             while order := self._next(orders):
                 try:
                     self._note_answer(order, do(db, order))
-                except Exception as error:  # noqa: BLE001 - whatever it is, it tells that nothing was committed
+                except Exception as error:  # noqa: BLE001 - every error is an outcome
                     self._note_failure(order, error)
 
         began = time.monotonic()
@@ -182,7 +182,7 @@ class Bank:
                     self._note_failure(order, error)
                     if (task := asyncio.current_task()) is not None and task.cancelling():
                         raise
-                except Exception as error:  # noqa: BLE001 - whatever it is, it tells that nothing was committed
+                except Exception as error:  # noqa: BLE001 - every error is an outcome
                     self._note_failure(order, error)
 
         began = time.monotonic()
@@ -198,7 +198,7 @@ class Bank:
         with self._lock:
             order = next(orders, None)
             if order is not None:
-                self._told[order.number] = Told.CANCELLED  # until something is told
+                self._told[order.number] = Told.CANCELLED  # until an outcome is reported
             return order
 
     def _note_answer(self, order: Transfer, answer: Any) -> None:
@@ -213,7 +213,7 @@ class Bank:
                 self._tokens[order.number] = error.token
             self._errors[type(error).__name__] += 1
 
-    # --- what nobody knew ------------------------------------------------------------------------
+    # --- unknown outcomes ------------------------------------------------------------------------
 
     def resolve(self, db: Any) -> None:
         """Ask *db* for each transfer whose outcome was unknown and came with a token, and keep the answers."""
@@ -233,9 +233,9 @@ class Bank:
     # --- the check -------------------------------------------------------------------------------
 
     def check(self) -> BankReport:
-        """Compare what was told with what the database has, over all runs so far.
+        """Compare the reported outcomes with the database, over all runs so far.
 
-        It waits until no transaction is open; whoever has a proxy waits for that before (:meth:`FaultProxy.wait`).
+        It waits until no transaction is open; with a proxy, call :meth:`FaultProxy.wait` before.
 
         Raises:
             TimeoutError: if transactions stay open, so that there is nothing to compare with.

@@ -10,14 +10,14 @@ _COLUMNS = ("transfers", "committed", "not_committed", "unknown", "cancelled", "
 
 @dataclass(frozen=True, slots=True)
 class BankReport:
-    """What was told, and what the database has.
+    """The reported outcomes, and the state of the database.
 
     Attributes:
         transfers: how many were begun.
-        committed, not_committed, unknown, cancelled: what was told of them; the last: a cancellation without a word.
-        lost: told committed, and not there.
+        committed, not_committed, unknown, cancelled: reported outcomes; the last: cancelled without an outcome.
+        lost: reported as committed, and not there.
         doubled: there more than once.
-        phantom: told not committed, and there.
+        phantom: reported as not committed, and there.
         wrong_answers: answered with the number of another transfer.
         torn: accounts whose balance isn't what the ledger makes of it: half of a transfer happened.
         negative: accounts below zero.
@@ -45,12 +45,12 @@ class BankReport:
 
     @property
     def is_right(self) -> bool:
-        """Whether nothing is lost, doubled, half-done or other than it was told; unknown ones are allowed."""
+        """Whether nothing is lost, doubled, half-done or other than reported; unknown outcomes are allowed."""
         return not self._problems()
 
     @property
     def is_exact(self) -> bool:
-        """Whether, beyond that, every caller was told committed or not committed."""
+        """Whether, beyond that, no outcome is unknown."""
         return self.is_right and not self.unknown and not self.cancelled
 
     def _problems(self) -> list[str]:

@@ -20,7 +20,7 @@ _AT_THE_END = 0
 def check_history(
     history: Sequence[HistoryTransaction], final: Mapping[int, Sequence[int]] | None = None, *, seconds: float = 0.0
 ) -> HistoryReport:
-    """Return what is wrong in a history.
+    """Return the anomalies of a history.
 
     Args:
         history: every attempt, whatever became of it.
@@ -156,6 +156,6 @@ class _History:
         return found
 
     def _happened(self, key: int, value: int) -> int | None:
-        """Return who appended a value that somebody has seen, unless it is told as aborted."""
+        """Return the transaction that appended a value that was read, unless it is known as aborted."""
         writer = self._writer.get((key, value))
         return None if writer is None or self._transactions[writer].committed is False else writer

@@ -14,7 +14,7 @@ Step = tuple[int, Kind, int]
 
 
 class Dependencies:
-    """Who has to come before whom."""
+    """Which transaction has to come before which."""
 
     def __init__(self) -> None:
         self._edges: dict[int, dict[int, set[Kind]]] = {}
@@ -49,7 +49,7 @@ class Dependencies:
             apart = together = None
             for before, after in self._inside(component, "rw"):
                 if self._way(after, before, component, {"ww", "wr"}, apart=False) is not None:
-                    continue  # told as G-single
+                    continue  # reported as G-single
                 if apart is None:
                     apart = self._close(before, after, component, every, apart=True)
                 if together is None:

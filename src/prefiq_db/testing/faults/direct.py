@@ -1,4 +1,4 @@
-"""A look at a database that goes round what is tested: past the proxy, and without prefiq_db's verbs."""
+"""Direct access to a database: past the proxy, and without prefiq_db's verbs."""
 
 from __future__ import annotations
 

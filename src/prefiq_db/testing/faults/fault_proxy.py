@@ -47,7 +47,7 @@ class FaultRecord:
 
 
 class FaultProxy(TcpProxy):
-    """A proxy in front of PostgreSQL, MariaDB or MySQL that breaks what it is told to break.
+    """A proxy in front of PostgreSQL, MariaDB or MySQL that breaks connections at chosen messages.
 
     ::
 

@@ -1,4 +1,4 @@
-"""What a connection says, message by message; the bytes may come in any pieces."""
+"""The messages of a connection; its bytes may come in any pieces."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Framing(ABC):
     """Both directions of one connection.
 
     Feed :meth:`client_said` and :meth:`server_said`; take :meth:`next_message` and :meth:`next_reply` until there is
-    none. What is passed on to the server must be told to :meth:`forwarded`, or answers can't be told apart.
+    none. Report each message that goes to the server to :meth:`forwarded`, or answers can't be matched.
     """
 
     protocol: ClassVar[Protocol]

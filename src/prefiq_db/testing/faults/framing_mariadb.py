@@ -86,7 +86,7 @@ class MariaDbFraming(Framing):
             sql = payload[1:].decode("utf-8", "replace")
         elif number in _EXECUTES:
             statement = struct.unpack_from("<I", payload, 1)[0]
-            # MariaDB has a short form for "the one that was prepared last".
+            # MariaDB has a short form for "the statement that was prepared last".
             sql = self._prepared.get(self._last_prepared if statement == 0xFFFFFFFF else statement, "")
         return Message(
             name,
@@ -124,7 +124,7 @@ class MariaDbFraming(Framing):
         if is_last:
             self._answer = None
             self._unanswered.popleft()
-        # Only the client can go on with a login, so whoever waits for the end of the answer would wait in vain.
+        # Only the client can go on with a login, so nothing more comes from the server.
         return Reply(raw, request, is_last or not self._logged_in)
 
     def _listen(self, request: Message) -> Generator[bool, bytes, None]:
@@ -185,7 +185,7 @@ class MariaDbFraming(Framing):
     # --- both ------------------------------------------------------------------------------------
 
     def _next_packet(self, buffer: bytearray) -> tuple[bytes, bytes] | None:
-        """Take a packet, with its continuations: its bytes, and what they say."""
+        """Take a packet with its continuations; return its bytes and its payload."""
         parts, end = [], 0
         while len(buffer) >= end + _HEADER_BYTES:
             size = int.from_bytes(buffer[end : end + 3], "little")

@@ -109,7 +109,7 @@ class PostgresFraming(Framing):
             self._ready()
             return Reply(raw, request, is_last=True)
         if request.command == "login":
-            # Only the client can go on with a login, so whoever waits for the end of the answer would wait in vain.
+            # Only the client can go on with a login, so nothing more comes from the server.
             return Reply(raw, request, is_last=True)
         if request.command == "Execute" and kind in _ENDS_AN_EXECUTE:
             # After an error the server skips to the next Sync: all that waits until then is answered by its reply.

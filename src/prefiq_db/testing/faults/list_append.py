@@ -1,4 +1,4 @@
-"""Random transactions that append to lists and read them, and the history of what they saw."""
+"""Random transactions that append to lists and read them, and the history of their reads."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ class ListAppend:
             while attempts := self._next(last):
                 try:
                     do(db, lambda tx, attempts=attempts: self._body(tx, attempts))
-                except Exception as error:  # noqa: BLE001 - whatever it is, it tells what became of it
+                except Exception as error:  # noqa: BLE001 - every error is an outcome
                     self._note_end(attempts, error)
                 else:
                     self._note_end(attempts, None)
@@ -136,7 +136,7 @@ class ListAppend:
                     self._note_end(attempts, error)
                     if (task := asyncio.current_task()) is not None and task.cancelling():
                         raise
-                except Exception as error:  # noqa: BLE001 - whatever it is, it tells what became of it
+                except Exception as error:  # noqa: BLE001 - every error is an outcome
                     self._note_end(attempts, error)
                 else:
                     self._note_end(attempts, None)
@@ -202,7 +202,7 @@ class ListAppend:
     def _append(self, done: list[Append | Read], key: int) -> dict[str, Any]:
         with self._lock:
             value = next(self._values)
-        done.append(Append(key, value))  # before it is sent: who knows what becomes of it
+        done.append(Append(key, value))  # before it is sent: its outcome is unknown from then on
         return {"key": key, "text": f"{value},"}
 
     # --- the check -------------------------------------------------------------------------------

@@ -100,7 +100,7 @@ class FaultPlan:
             raise TimeoutError(f"{type(self.fault).__name__}: {self.hits} of {hits} hits in {timeout_seconds:g} s")
 
     def stop(self) -> None:
-        """Hit nothing more. What has been hit runs its course.
+        """Hit nothing more. Faults that have begun run to their end.
 
         Raises:
             UsageError: if the function that chooses the messages failed; its error's type is named.

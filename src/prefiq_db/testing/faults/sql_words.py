@@ -1,4 +1,4 @@
-"""What a statement is about, as far as faults need to know; nothing here keeps a value of it."""
+"""Classify a statement as far as faults need it; nothing here keeps a value of it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _COMMIT: dict[Protocol, re.Pattern[str]] = {
 _CLAIM = re.compile(rb"\binsert\b.*\binto\b.*\bprefiq_commit_token\b.*abandoned", re.I | re.S)
 _BEGINNING = 2000
 _WORD = re.compile(r"[a-z]+\b", re.I | re.ASCII)
-# Only these are ever told: what isn't SQL could be anything.
+# Only these are shown: other text could hold values.
 _KEYWORDS = re.compile(
     "alter|analyze|begin|call|commit|copy|create|declare|deallocate|delete|discard|do|drop|end|execute|explain|fetch"
     "|grant|insert|kill|listen|load|lock|merge|notify|prepare|release|replace|reset|revoke|rollback|savepoint|select"

@@ -1,0 +1,225 @@
+"""MariaDB and MySQL: each host in turn, and what their drivers lack."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Final
+
+from prefiq_db.config import ANY_HOST, SESSION_ATTRS, WRITER, Host, Target
+from prefiq_db.connectors.base import Connect, Connector
+from prefiq_db.connectors.tls import ssl_context
+from prefiq_db.deadline import Deadline, Shares
+from prefiq_db.dialects import mariadb
+from prefiq_db.drivers.deadlines import DeadlinePassed
+from prefiq_db.drivers.mysql_literals import conversions
+from prefiq_db.drivers.stopping import STOP_SECONDS
+from prefiq_db.errors import ErrorKind, NotReadyError, PrefiqDbError, ReadOnlyError
+from prefiq_db.interruptions import is_interruption
+from prefiq_db.settings import DatabaseSettings
+from prefiq_db.translation.classify import in_phase, treatment
+
+# The session's own default; a START TRANSACTION that says nothing else has it, and so has a statement on its own.
+_MYSQL_READ_ONLY: Final = " /*M! , tx_read_only = 1 */ /*!50720 , transaction_read_only = 1 */"
+
+
+class _MySQLConnector(Connector):
+    """Tries each host in turn: neither driver knows more than one."""
+
+    def __init__(self, settings: DatabaseSettings, target: Target) -> None:
+        super().__init__(settings, target)
+        self.context = ssl_context(settings)
+
+    def arguments(self, host: Host) -> dict[str, Any]:
+        target = self.target
+        place = {"unix_socket": host.host} if host.is_path else {"host": host.host, "port": host.port}
+        return {
+            **place,
+            "user": target.user or "",
+            "password": self.password or "",
+            "database": target.database or None,
+            "charset": "utf8mb4",
+            "autocommit": True,
+            "init_command": self.init_command(),
+            "local_infile": False,
+        }
+
+    def init_command(self) -> str:
+        """Return one statement for the whole session set-up; each server skips the other's comment."""
+        settings = self.settings
+        lock = max(1, round(settings.lock_timeout_seconds))
+        limit = settings.statement_timeout_seconds
+        return (
+            f"SET SESSION {mariadb.SESSION}, "
+            f"innodb_lock_wait_timeout = {lock}, lock_wait_timeout = {lock} "
+            f"/*M! , max_statement_time = {limit:.6f} */ "
+            f"/*!50708 , max_execution_time = {max(1, round(limit * 1000))} */"
+            f"{_MYSQL_READ_ONLY if settings.read_only else ''}"
+        )
+
+    def mode_for(self, arguments: dict[str, Any]) -> str:
+        """Return what is done about TLS: over a socket nobody listens, and ``prefer`` doesn't prefer it there."""
+        mode = self.settings.ssl_mode
+        return "disable" if mode == "prefer" and "unix_socket" in arguments else mode
+
+    def client_flag(self, cparams: dict[str, Any]) -> int:
+        # FOUND_ROWS, set by SQLAlchemy: an UPDATE counts the rows it matched, as on the other databases.
+        return int(cparams.get("client_flag", 0))
+
+    def connected(self, connect: Connect, cparams: dict[str, Any], login: Mapping[str, Any], deadline: Deadline) -> Any:
+        last: Exception | None = None
+        ailment: ErrorKind | None = None
+        shares = Shares(deadline, len(self.target.hosts))
+        for host in self.target.hosts:
+            arguments = {**self.arguments(host), **login, "client_flag": self.client_flag(cparams)}
+            try:
+                connection = self.open(connect, arguments, shares.next())
+                found = self.misfit(connection)
+            except Exception as error:
+                if not _tells_to_try_the_next(error):
+                    raise
+                last = error
+            else:
+                if found is None:
+                    self.tell_what_is_in_clear(host, self.is_encrypted(connection))
+                    self.equip(connection, partial(self.end_session, host, login))
+                    return connection
+                ailment = found
+        if ailment is not None:
+            raise _none_fits(ailment)
+        assert last is not None
+        raise last
+
+    def misfit(self, connection: Any) -> ErrorKind | None:
+        """Return why the server behind *connection* is not one to stay with, and close it then; else ``None``.
+
+        With a single host there is nowhere else to go, and nothing is asked.
+        """
+        wanted = self.target.options.get(SESSION_ATTRS, ANY_HOST if self.settings.read_only else WRITER)
+        if len(self.target.hosts) == 1 or wanted == ANY_HOST:
+            return None
+        fits = False
+        try:
+            cursor = connection.cursor()
+            cursor.execute(mariadb.HEALTH[self.target.product.dialect])
+            found = mariadb.misfit(wanted, cursor.fetchone())
+            cursor.close()
+            fits = found is None
+        finally:
+            if not fits:
+                # An async connection's close() waits for the server; terminate() doesn't, cancelled or not.
+                getattr(connection, "terminate", connection.close)()
+        return found
+
+    def equip(self, connection: Any, end_session: Callable[[int, int | None], None]) -> None:
+        """Tell *connection* how its session is ended when nobody waits for its statement any more."""
+        raise NotImplementedError
+
+    def end_session(self, host: Host, login: Mapping[str, Any], session: int, port: int | None) -> None:
+        """End *session* of ours on *host*, and the statement that runs in it, from a connection for just that.
+
+        Numbers of sessions begin anew with each server, and behind *host* there may be several: the session's client
+        must be ours, by user and *port* (``None``: over a socket in the file system), or nothing is ended.
+        """
+        deadline = Deadline.after(STOP_SECONDS)
+        arguments = {**self.arguments(host), **login, "database": None, "init_command": None}
+        connection = PyMySQLConnector(self.settings, self.target).open(_nothing, arguments, deadline)
+        try:
+            cursor = connection.cursor()
+            if cursor.execute(mariadb.is_session_sql(session, port)):
+                cursor.execute(f"KILL CONNECTION {session:d}")
+        finally:
+            connection.close()
+
+    def open(self, connect: Connect, arguments: dict[str, Any], deadline: Deadline) -> Any:
+        raise NotImplementedError
+
+    def is_encrypted(self, connection: Any) -> bool:
+        raise NotImplementedError
+
+
+def _nothing(**arguments: Any) -> Any:
+    """What a connector is given that opens without SQLAlchemy's help."""
+    raise NotImplementedError
+
+
+class PyMySQLConnector(_MySQLConnector):
+    """Adds what PyMySQL lacks: a connect timeout that covers the handshake."""
+
+    def equip(self, connection: Any, end_session: Callable[[int, int | None], None]) -> None:
+        connection.end_session = end_session
+
+    def open(self, connect: Connect, arguments: dict[str, Any], deadline: Deadline) -> Any:
+        from pymysql.converters import conversions as of_driver
+
+        from prefiq_db.drivers import pymysql
+        from prefiq_db.drivers.pymysql_socket import SocketConnection
+
+        arguments = {"conv": conversions(of_driver), **arguments}
+        mode = self.mode_for(arguments)
+        tls: dict[str, Any] = {"ssl_disabled": True} if mode in ("disable", "prefer") else {"ssl": self.context}
+        kind = SocketConnection if "unix_socket" in arguments else pymysql.Connection
+        connection = kind(**arguments, **tls, defer_connect=True)
+        connection.may_tell = self.settings.allow_cleartext_password
+        if self.context is not None:
+            self.context.sslsocket_class = pymysql.TimedTls
+        if mode == "prefer":
+            # PyMySQL's own default is the same, encrypted and unverified if the server offers it; but it makes a
+            # context for every connection, and loading the system's certificates takes 20 ms.
+            connection.ssl, connection.ctx, connection._ssl_required = True, self.context, False
+        connection.connect_by(deadline)
+        connection.patience_seconds = deadline.left(at_least=0.01)
+        return connection
+
+    def is_encrypted(self, connection: Any) -> bool:
+        return bool(connection._secure)
+
+
+class AsyncmyConnector(_MySQLConnector):
+    """Adds what asyncmy lacks: a connect timeout that covers the handshake."""
+
+    def equip(self, connection: Any, end_session: Callable[[int, int | None], None]) -> None:
+        connection._execute_mutex.end_session = end_session
+
+    def open(self, connect: Connect, arguments: dict[str, Any], deadline: Deadline) -> Any:
+        from asyncmy.converters import conversions as of_driver
+
+        from prefiq_db.drivers import asyncmy
+
+        mode = self.mode_for(arguments)
+        connection = connect(
+            **{"conv": conversions(of_driver), **arguments},
+            ssl=None if mode == "disable" else self.context,
+            tls_required=mode != "prefer",
+            may_tell=self.settings.allow_cleartext_password,
+            async_creator_fn=asyncmy.connect_by,
+            deadline=deadline,
+        )
+        connection._execute_mutex.patience_seconds = deadline.left(at_least=0.01)
+        return connection
+
+    def is_encrypted(self, connection: Any) -> bool:
+        return bool(connection._connection._secure)
+
+
+def _none_fits(ailment: ErrorKind) -> PrefiqDbError:
+    """Return the error for a list of hosts none of which is wanted; *ailment* is why the last that answered wasn't."""
+    classification = in_phase(treatment(ailment), "connect")
+    if ailment is ErrorKind.READ_ONLY:
+        return ReadOnlyError(
+            "none of the hosts takes writes: those that answered are read-only. A failover may be under way; to stay "
+            f"with a host that only reads, say ?{SESSION_ATTRS}={ANY_HOST} in the URL",
+            classification=classification,
+        )
+    return NotReadyError(
+        "none of the hosts is one to work with now: those that answered are not ready, or not what "
+        f"?{SESSION_ATTRS}= in the URL asks for",
+        classification=classification,
+    )
+
+
+def _tells_to_try_the_next(error: Exception) -> bool:
+    """Return whether another host may do better: not when this one answered that login or database are wrong."""
+    code = error.args[0] if error.args else None
+    unreachable = isinstance(error, (OSError, DeadlinePassed)) and not is_interruption(error)
+    return unreachable or code in {2002, 2003, 2005, 2006, 2013, 1040, 1047, 1053, 1129, 1203}

@@ -1,0 +1,124 @@
+"""PostgreSQL: what libpq is told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from prefiq_db.config import ANY_HOST, READER, SESSION_ATTRS, WRITER, Host
+from prefiq_db.connectors.base import Connect, Connector
+from prefiq_db.connectors.tls import file_path
+from prefiq_db.deadline import Deadline
+from prefiq_db.drivers.challenges import REQUIRE_AUTH, challenges_only
+from prefiq_db.drivers.tls import system_authorities
+from prefiq_db.settings import DatabaseSettings
+
+
+class PostgresConnector(Connector):
+    def connected(self, connect: Connect, cparams: dict[str, Any], login: Mapping[str, Any], deadline: Deadline) -> Any:
+        settings, target = self.settings, self.target
+        arguments: dict[str, Any] = {
+            "context": cparams.get("context"),
+            **target.options,
+            **{name: secret.reveal() for name, secret in target.secret_options.items()},
+            "host": ",".join(host.host for host in target.hosts),
+            "port": ",".join(str(host.port) for host in target.hosts),
+            "user": target.user,
+            "password": self.password,
+            "dbname": target.database or None,
+            "autocommit": True,
+            "application_name": settings.application_name,
+            "sslmode": settings.ssl_mode,
+            "sslrootcert": self.authorities(),
+            "sslcert": file_path(settings.ssl_cert),
+            "sslkey": file_path(settings.ssl_key),
+            **login,
+        }
+        if self.may_be_overheard():
+            arguments[REQUIRE_AUTH] = self.challenges_only()
+        arguments = {name: value for name, value in arguments.items() if value is not None}
+        if settings.read_only:
+            # libpq would take our own default_transaction_read_only for the server's.
+            wanted = target.options.get(SESSION_ATTRS, ANY_HOST)
+            arguments[SESSION_ATTRS] = {WRITER: "primary", READER: "standby"}.get(wanted, wanted)
+        elif len(target.hosts) > 1:
+            # A pool whose next connection may be to a standby is no use to a writer; libpq's own default is "any".
+            arguments.setdefault(SESSION_ATTRS, WRITER)
+        if settings.pgbouncer:
+            # To psycopg None means never to prepare; without it a pooler's backends meet names they don't know.
+            arguments["prepare_threshold"] = None
+        else:
+            arguments["options"] = " ".join(
+                [
+                    "-c timezone=UTC",
+                    f"-c statement_timeout={max(1, round(settings.statement_timeout_seconds * 1000))}",
+                    f"-c lock_timeout={max(1, round(settings.lock_timeout_seconds * 1000))}",
+                    *(["-c default_transaction_read_only=on"] if settings.read_only else []),
+                ]
+            ).strip()
+        return self.open(connect, arguments, deadline)
+
+    def may_be_overheard(self) -> bool:
+        """Return whether a connection may go over TCP without TLS, and the password must not go with it."""
+        settings, target = self.settings, self.target
+        over_tcp = "hostaddr" in target.options or not all(host.is_path for host in target.hosts)
+        return over_tcp and settings.ssl_mode in ("disable", "prefer") and not settings.allow_cleartext_password
+
+    def challenges_only(self) -> str | None:
+        import psycopg
+
+        asked = self.target.options.get(REQUIRE_AUTH)
+        return challenges_only(asked, psycopg.pq.version(), has_password=self.password is not None)
+
+    def authorities(self) -> str | None:
+        """Return whom to trust: without a setting the system's, where libpq's own default is a file at home."""
+        settings = self.settings
+        if settings.ssl_ca is not None or not settings.ssl_mode.startswith("verify"):
+            return file_path(settings.ssl_ca)
+        # libpq's own word for it is its OpenSSL's, which in a wheel is not the system's; and verify-ca refuses it.
+        return system_authorities() or "system"
+
+    def tell(self, connection: Any) -> None:
+        info = connection.info
+        self.tell_what_is_in_clear(Host(info.host, info.port), bool(info.pgconn.ssl_in_use))
+
+    def open(self, connect: Connect, arguments: dict[str, Any], deadline: Deadline) -> Any:
+        from prefiq_db.drivers import psycopg
+
+        connection = psycopg.Connection.connect_by(deadline, **arguments)
+        self.tell(connection)
+        if _needs_time_zone(self.settings, connection):
+            try:
+                connection.execute(_IN_UTC, prepare=False)
+            except BaseException:
+                connection.close()
+                raise
+        return connection
+
+
+class AsyncPostgresConnector(PostgresConnector):
+    def open(self, connect: Connect, arguments: dict[str, Any], deadline: Deadline) -> Any:
+        from prefiq_db.drivers import psycopg
+
+        async def opened(**given: Any) -> Any:
+            connection = await psycopg.AsyncConnection.connect_by(**given)
+            self.tell(connection)
+            if _needs_time_zone(self.settings, connection):
+                try:
+                    await connection.execute(_IN_UTC, prepare=False)
+                except BaseException:
+                    connection.pgconn.finish()  # at once: its own close() may wait
+                    raise
+            return connection
+
+        return connect(async_creator_fn=opened, deadline=deadline, **arguments)
+
+
+# A pooler takes no startup options, and libpq has none for this. pgbouncer follows it as one of a client's parameters,
+# and tells it to whatever backend serves the client next.
+_IN_UTC: Final = "SET timezone = 'UTC'"
+
+
+def _needs_time_zone(settings: DatabaseSettings, connection: Any) -> bool:
+    """Return whether the session was not told its time zone, and has another one than ours."""
+    return settings.pgbouncer and connection.info.parameter_status("TimeZone") not in ("UTC", "Etc/UTC")
