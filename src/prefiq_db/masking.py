@@ -133,7 +133,7 @@ def head_of(sql: str) -> str:
     return sql if len(sql) <= LONGEST_SHOWN else sql[:LONGEST_SHOWN]
 
 
-def shown(sql: str, dialect: str = "", *, masked: bool = True) -> str:
+def mask_statement(sql: str, dialect: str = "", *, masked: bool = True) -> str:
     """Return *sql* as it may leave the process: cut to a bounded length, and without its literals."""
     head = head_of(sql)
     made = mask_literals(head, dialect) if masked else head

@@ -37,7 +37,7 @@ from prefiq_db.testing.faults import (
 from prefiq_db.testing.processes import wait_until
 
 LOST = (psycopg.OperationalError, pymysql.err.OperationalError, pymysql.err.InterfaceError)
-PATIENCE_SECONDS = 10.0
+PATIENCE_SECONDS = 60.0
 SOON_SECONDS = 0.2
 
 

@@ -17,7 +17,7 @@ from typing import Any, Protocol, TypeVar
 
 T = TypeVar("T")
 
-_PATIENCE_SECONDS = 20.0
+_PATIENCE_SECONDS = 60.0
 _POLL_SECONDS = 0.01
 
 

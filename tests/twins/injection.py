@@ -92,11 +92,16 @@ def _can_be_interrupted(code: CodeType, offset: int) -> bool:
     in between at two more places, and nothing else does: at the NOP of a ``try:``, whose block isn't protected yet,
     and at the line of a ``with`` when its block has ended and all that is left is to call ``__exit__``.
     """
-    rest = [step for step in dis.get_instructions(code) if step.offset >= offset and step.opname != "CACHE"][:5]
+    rest = [step for step in _steps(code) if step.offset >= offset][:5]
     leaves_with = all(step.opname == "LOAD_CONST" and step.argval is None for step in rest[:3]) and any(
         step.opname == "CALL" for step in rest[3:]
     )
     return rest[0].opname != "NOP" and not leaves_with
+
+
+@functools.cache
+def _steps(code: CodeType) -> list[dis.Instruction]:
+    return [step for step in dis.get_instructions(code) if step.opname != "CACHE"]
 
 
 def _running(frame: FrameType | None) -> Iterator[str]:

@@ -194,8 +194,9 @@ class Scene:
         if self.by_chance:
             # In SQLAlchemy's own lines only what holds the connection can let it go: an exception, or a cycle of them.
             gc.collect()
-        if self.stats().checked_out or self.stats().pending:
-            found.append(f"{self.stats().checked_out} checked out, {self.stats().pending} pending")
+        pool = self.stats()
+        if pool.checked_out or pool.pending:
+            found.append(f"{pool.checked_out} checked out, {pool.pending} pending")
         if self.translates():
             found.append("errors of sessions are not translated any more")
         self.marks += 1

@@ -123,10 +123,10 @@ async def test_wait_for_before_3_12_is_another_task(async_stock: AsyncDatabase) 
     async with db.transaction():
         if sys.version_info < (3, 12):
             with pytest.raises(TransactionOwnershipError, match=r"instead of asyncio\.wait_for"):
-                await asyncio.wait_for(db.execute(INSERT_STOCK, row(1)), 5)
+                await asyncio.wait_for(db.execute(INSERT_STOCK, row(1)), 30)
         else:
-            await asyncio.wait_for(db.execute(INSERT_STOCK, row(1)), 5)
-        async with asyncio.timeout(5):
+            await asyncio.wait_for(db.execute(INSERT_STOCK, row(1)), 30)
+        async with asyncio.timeout(30):
             await db.execute(INSERT_STOCK, row(2))
     assert await ids(db) == ([2] if sys.version_info < (3, 12) else [1, 2])
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from prefiq_db import Database
 from prefiq_db.checkout_deadline import checkout_by, checkout_deadline
 from prefiq_db.deadline import OWN_TIMEOUT, Deadline, Shares, own_deadline, sooner
+from prefiq_db.errors import TransactionTimeoutError
 
 
 class Clock:
@@ -85,3 +87,13 @@ def test_a_checkout_ends_by_the_soonest_limit_around_it(clock: Clock) -> None:
             raise KeyboardInterrupt
         assert checkout_deadline(5.0, "pool_timeout_seconds") is outer
     assert checkout_deadline(5.0, "pool_timeout_seconds").seconds == 5.0
+
+
+def test_a_message_tells_the_limit_that_passed(clock: Clock) -> None:
+    """Of two limits the sooner one ended the transaction, and it is the one that is named."""
+    with Database("sqlite://") as db:
+        for attempt in db.using(timeout=2).attempts(timeout=10):
+            with pytest.raises(TransactionTimeoutError, match=r"longer than its 2 s"), attempt as tx:
+                clock.now += 3.0
+                tx.fetch_value("select 1")
+            break

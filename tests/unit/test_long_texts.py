@@ -15,7 +15,7 @@ from prefiq_db.execution.binds import _find_places
 from prefiq_db.execution.facts import _judged, facts_of_text
 from prefiq_db.execution.tokens import scan
 from prefiq_db.hooks.summary import describe, fingerprint
-from prefiq_db.masking import LONGEST_SHOWN, head_of, mask_for_tables, mask_literals, shown
+from prefiq_db.masking import LONGEST_SHOWN, head_of, mask_for_tables, mask_literals, mask_statement
 
 _DIALECTS = ("postgresql", "mariadb", "sqlite")
 
@@ -157,11 +157,11 @@ def test_a_long_text_is_shown_by_its_head() -> None:
         canary = "70915c4321"
         for before in range(LONGEST_SHOWN - 25, LONGEST_SHOWN + 1):
             sql = "select".ljust(before) + secret.format(canary) + " from customer" + " " * 100
-            text = shown(sql, "postgresql")
+            text = mask_statement(sql, "postgresql")
             assert len(text) <= LONGEST_SHOWN + 50
             assert text.endswith(f" ... (cut: it has {len(sql)} characters)")
             assert "7091" not in text.removesuffix(f"{len(sql)} characters)")
-    assert shown("select 1", "sqlite", masked=False) == "select 1"
+    assert mask_statement("select 1", "sqlite", masked=False) == "select 1"
     assert head_of("select 1") == "select 1"
 
 

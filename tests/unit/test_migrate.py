@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from prefiq_db.errors import SchemaError, UnsupportedError, UsageError
 from prefiq_db.migrate import MigrateOptions
 from prefiq_db.migrate.half_applied import describe_half_applied, find_resumption
-from prefiq_db.migrate.recorder import shown
+from prefiq_db.migrate.recorder import show_statement
 from prefiq_db.migrate.revisions import compare
 from prefiq_db.migrate.run_log import DONE, FAILED, STARTED, Logged, Step, Unfinished
 from prefiq_db.migrate.traits import MARIADB, POSTGRESQL, traits_of
@@ -122,4 +122,4 @@ def test_the_explanation_says_why_for_each_traits_of_database() -> None:
 
 @given(st.text(alphabet=st.characters(exclude_characters="'\\\x00", categories=("L", "N", "P", "Z"))))
 def test_a_statement_is_shown_without_values(secret: str) -> None:
-    assert shown(f"insert into item\n    values ('{secret}', 12345)") == "insert into item values (?, ?)"
+    assert show_statement(f"insert into item\n    values ('{secret}', 12345)") == "insert into item values (?, ?)"

@@ -13,7 +13,7 @@ from sqlalchemy import ClauseElement, Executable
 from sqlalchemy.ext.compiler import compiles
 
 from prefiq_db.forks import renewed
-from prefiq_db.masking import shown
+from prefiq_db.masking import mask_statement
 
 logger = logging.getLogger("prefiq_db.slow")
 
@@ -66,6 +66,6 @@ class Explainer:
             "plan of the slow statement %s on database %s:\n%s",
             fingerprint,
             self.database,
-            shown(plan, self.dialect, masked=self.masked),
+            mask_statement(plan, self.dialect, masked=self.masked),
             extra={"database": self.database, "fingerprint": fingerprint},
         )

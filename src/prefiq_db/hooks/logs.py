@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import re
 
-from prefiq_db.masking import shown
+from prefiq_db.masking import mask_statement
 
 
 class _EngineFilter(logging.Filter):
@@ -20,7 +20,7 @@ class _EngineFilter(logging.Filter):
         if record.args:
             record.args = tuple(argument if isinstance(argument, int) else "<masked>" for argument in record.args)
         elif isinstance(record.msg, str):
-            record.msg = shown(record.msg)
+            record.msg = mask_statement(record.msg)
         return True
 
 

@@ -21,7 +21,7 @@ from prefiq_db.hooks.registry import Hooks
 from prefiq_db.hooks.slow import SlowLog
 from prefiq_db.hooks.statistics import FOLD_AT, StatementEntry, StatementStatistics
 from prefiq_db.hooks.summary import Description, describe
-from prefiq_db.masking import MASK, describe_value, head_of, is_secret_key, shown
+from prefiq_db.masking import MASK, describe_value, head_of, is_secret_key, mask_statement
 from prefiq_db.memory import Memory
 from prefiq_db.origin import application_line, readable
 from prefiq_db.translation.judging import Judgement, judge
@@ -138,7 +138,7 @@ class StatementObserver:
         if known is not None:
             return known
         description = describe(statement, None if context is None else context.compiled, self.dialect)
-        text = shown(statement, self.dialect, masked=self.masked)
+        text = mask_statement(statement, self.dialect, masked=self.masked)
         entry = self.statistics.entry(description, text)
         entry.line = application_line()
         known = _Known(description, description.summary, text, entry, entry.durations, entry.rows)

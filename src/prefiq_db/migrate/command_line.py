@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from alembic.util import CommandError
 
@@ -67,6 +67,16 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=run)
         return sub
 
+    _add_changes(add, database, working)
+    _add_questions(add, database)
+    _add_revisions(add, database)
+    return parser
+
+
+_Add = Callable[..., argparse.ArgumentParser]
+
+
+def _add_changes(add: _Add, database: argparse.ArgumentParser, working: argparse.ArgumentParser) -> None:
     for names, run, default, text in (
         ("up upgrade", commands.up, "heads", "go up to REVISION (default: heads, the newest)"),
         ("down downgrade", commands.down, "-1", "go down to REVISION (default: -1, one down; base: all)"),
@@ -81,9 +91,15 @@ def _parser() -> argparse.ArgumentParser:
         database,
         working,
     ).add_argument("revision", metavar="REVISION")
+
+
+def _add_questions(add: _Add, database: argparse.ArgumentParser) -> None:
     add("status", commands.status, "tell where the databases stand, and what is half applied", database)
     add("check", commands.check, "tell whether the databases are as the code says", database)
     add("lock", commands.lock, "tell who is migrating", database)
+
+
+def _add_revisions(add: _Add, database: argparse.ArgumentParser) -> None:
     sub = add("sql", commands.sql, "write the SQL instead of running it", database)
     sub.add_argument("revision", metavar="REVISION", nargs="?", default="heads", help="to, or from:to")
     sub.add_argument("--down", action="store_true", help="of a downgrade; needs from:to")
@@ -99,7 +115,6 @@ def _parser() -> argparse.ArgumentParser:
     add("heads", commands.heads, "show the newest revision there is")
     add("history", commands.history, "list all revisions")
     add("init", commands.init, "write what a history of your own needs").add_argument("directory", metavar="DIR")
-    return parser
 
 
 def _history() -> argparse.ArgumentParser:

@@ -162,7 +162,7 @@ class Recorder:
         if self.step is None or self._silent or not self._is_recorded(statement, context):
             return statement, parameters
         self.position += 1
-        self._sent, self.statement = statement, (words := shown(statement))
+        self._sent, self.statement = statement, (words := show_statement(statement))
         if self.resumption is not None and self.position < self.resumption.position:
             _check_same(self.resumption, self.position, words)
             return self.traits.nothing, ()
@@ -213,7 +213,7 @@ class Recorder:
             self._silent = before
 
 
-def shown(statement: str) -> str:
+def show_statement(statement: str) -> str:
     """Return a statement as it may be shown and stored: one line, without literals and comments."""
     return " ".join(mask_literals(statement).split())
 

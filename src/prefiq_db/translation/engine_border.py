@@ -16,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError, StatementError
 
 from prefiq_db.drivers.halfway import REFUSED
 from prefiq_db.errors import ErrorClass, ErrorKind, PrefiqDbError, ReadOnlyError, UsageError
-from prefiq_db.masking import border_translates, shown
+from prefiq_db.masking import border_translates, mask_statement
 from prefiq_db.silence import hush
 from prefiq_db.translation.both import Both, of_both
 from prefiq_db.translation.classify import Phase, leaves_unknown
@@ -213,4 +213,4 @@ def _scrub_sqlalchemy(error: StatementError, message: str) -> None:
     error.args = (f"({type(error.orig).__name__}) {message}",)
     error.params = None
     if error.statement is not None:
-        error.statement = shown(error.statement)
+        error.statement = mask_statement(error.statement)

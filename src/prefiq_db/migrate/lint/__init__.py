@@ -64,7 +64,7 @@ def lint(
     for revision in reversed(list(script.walk_revisions())):
         waivers = Waivers.of_file(revision.path)
         found = [
-            Finding(revision.revision, _shown(revision), line, "", _NO_REASON, *_ADVICE[_NO_REASON])
+            Finding(revision.revision, _show_path(revision), line, "", _NO_REASON, *_ADVICE[_NO_REASON])
             for line in waivers.without_reason
         ]
         for dialect, references in references_of.items():
@@ -100,9 +100,9 @@ def _findings(revision: Script, reading: Reading, references: References, waiver
 
 
 def _finding(revision: Script, reading: Reading, line: int, rule: str, message: str, safe_way: str) -> Finding:
-    return Finding(revision.revision, _shown(revision), line, reading.dialect, rule, message, safe_way)
+    return Finding(revision.revision, _show_path(revision), line, reading.dialect, rule, message, safe_way)
 
 
-def _shown(revision: Script) -> str:
+def _show_path(revision: Script) -> str:
     relative = os.path.relpath(revision.path)
     return revision.path if relative.startswith("..") else relative
