@@ -12,7 +12,7 @@ import pytest
 
 from prefiq_db import RetryPolicy, with_retry_async
 from prefiq_db.bridge import spawn
-from prefiq_db.dialects.base import PrefiqDialect
+from prefiq_db.dialects.disconnects import JudgingDialect
 from prefiq_db.errors import AvailabilityError, ErrorKind, NotReadyError, ReadOnlyError
 from prefiq_db.events import AttemptFailed, Listener
 from prefiq_db.testing import DatabaseServer, MariaDbServer
@@ -116,7 +116,7 @@ async def test_control_without_it_every_pooled_connection_costs_a_call(
 ) -> None:
     """With SQLAlchemy's own judgement, the bad connections stay in the pool and fail again and again."""
     monkeypatch.setattr(
-        PrefiqDialect, "is_disconnect", lambda self, e, connection, cursor: super(PrefiqDialect, self).is_disconnect(
+        JudgingDialect, "is_disconnect", lambda self, e, connection, cursor: super(JudgingDialect, self).is_disconnect(
             e, connection, cursor
         )
     )  # fmt: skip
