@@ -234,7 +234,7 @@ def test_a_server_dies_with_its_program_however_that_ends(
         if number is not None:
             assert is_alive(int(pids[0]))
             process.send_signal(number)
-        process.wait(timeout=30)
+        process.wait(timeout=60)
     assert wait_until(lambda: not any(is_alive(int(pid)) for pid in pids), timeout_seconds=10)
     assert wait_until(lambda: not Path(folder).exists(), timeout_seconds=10)
 

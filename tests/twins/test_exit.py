@@ -14,7 +14,8 @@ from prefiq_db.testing.processes import wait_until
 from tests.conftest import Backend
 from tests.twins.support import slow_read
 
-PATIENCE_SECONDS = 30.0
+#: Less than a slow statement takes: a program that waits for it is found.
+PATIENCE_SECONDS = 50.0
 #: How long a program is watched that doesn't end.
 LIMIT_SECONDS = 5.0
 

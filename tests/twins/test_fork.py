@@ -23,7 +23,7 @@ from tests.conftest import Backend
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork()")
 
-PATIENCE_SECONDS = 20
+PATIENCE_SECONDS = 60
 SESSION = {"postgresql": "select pg_backend_pid()", "mariadb": "select connection_id()"}
 
 
