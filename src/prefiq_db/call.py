@@ -92,7 +92,7 @@ class Call:
         deadline: when the caller's limit ends, for all attempts together; each statement may take all of its seconds.
             ``None``: the caller gave no limit, or the transaction that is begun for the call has it.
         tags: the request's tags.
-        facts: what :func:`~prefiq_db.execution.facts.facts_of_call` found; ``None`` while nobody asked.
+        facts: what :func:`~prefiq_db.execution.statement_facts.facts_of_call` found; ``None`` while nobody asked.
         way: how it is carried out.
         block: the block to carry it out in, when a transaction is open for it.
         attempts: how many tries were begun.

@@ -28,8 +28,8 @@ from prefiq_db.execution.mapping import Into
 from prefiq_db.faces.attempts_sync import AttemptLoop
 from prefiq_db.faces.transaction_sync import Transaction
 from prefiq_db.faces.verbs_sync import Verbs
-from prefiq_db.hooks.budgets import StatementBudget
 from prefiq_db.hooks.registry import Hooks
+from prefiq_db.insight.statement_budgets import StatementBudget
 from prefiq_db.overrides import OverrideOptions, OverrideScope
 from prefiq_db.reports import DatabaseStats, HealthReport
 from prefiq_db.settings import DatabaseSettings

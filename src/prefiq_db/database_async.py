@@ -27,8 +27,8 @@ from prefiq_db.execution.mapping import Into
 from prefiq_db.faces.attempts_async import AsyncAttemptLoop
 from prefiq_db.faces.transaction_async import AsyncTransaction
 from prefiq_db.faces.verbs_async import AsyncVerbs
-from prefiq_db.hooks.budgets import StatementBudget
 from prefiq_db.hooks.registry import Hooks
+from prefiq_db.insight.statement_budgets import StatementBudget
 from prefiq_db.overrides import OverrideOptions, OverrideScope
 from prefiq_db.reports import DatabaseStats, HealthReport
 from prefiq_db.settings import DatabaseSettings

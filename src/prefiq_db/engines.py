@@ -13,14 +13,14 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from prefiq_db.config import Target
 from prefiq_db.connectors import connector_for
-from prefiq_db.dialects.configured import Limits
+from prefiq_db.dialects.engine_parts import Limits
 from prefiq_db.dialects.observers import Observer, Watcher
 from prefiq_db.dialects.values import json_text
 from prefiq_db.engine_class import PrefiqEngine
 from prefiq_db.errors import MissingDriverError, UnsupportedError, UsageError
-from prefiq_db.hooks.comments import comment
+from prefiq_db.execution.comments import comment
 from prefiq_db.hooks.logs import logging_name, mask_loggers
-from prefiq_db.pool import INVALIDATED, AsyncPrefiqPool, PrefiqPool
+from prefiq_db.pool.vetting import INVALIDATED, AsyncPrefiqPool, PrefiqPool
 from prefiq_db.products import PRODUCTS, SUPPORTED_ENGINES, Driver
 from prefiq_db.settings import DatabaseSettings
 from prefiq_db.translation.both import of_both

@@ -14,11 +14,11 @@ from prefiq_db.bridge import Runtime
 from prefiq_db.exactly_once import Pruner, Resolver
 from prefiq_db.execution.standard import StandardRoad
 from prefiq_db.forks import in_child
-from prefiq_db.hooks.connections import ConnectionWatcher
-from prefiq_db.hooks.explain import Explainer
 from prefiq_db.hooks.registry import Hooks
-from prefiq_db.hooks.statements import StatementObserver
-from prefiq_db.hooks.watchdog import watchdog
+from prefiq_db.insight.explainer import Explainer
+from prefiq_db.insight.statement_observer import StatementObserver
+from prefiq_db.pool.watchdog import watchdog
+from prefiq_db.pool.watcher import ConnectionWatcher
 from prefiq_db.retry_budget import RetryBudget
 from prefiq_db.settings import DatabaseSettings
 

@@ -11,7 +11,7 @@ from typing import Any, Final, TypedDict
 from prefiq_db.call import NO_OVERRIDES, Overrides
 from prefiq_db.config import RetryPolicy
 from prefiq_db.errors import UnsupportedError, UsageError
-from prefiq_db.hooks.comments import comment
+from prefiq_db.execution.comments import comment
 from prefiq_db.leaving import surely
 from prefiq_db.tags import Tags
 from prefiq_db.transaction import check_timeout

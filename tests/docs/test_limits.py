@@ -15,7 +15,7 @@ from prefiq_db.drivers.deadlines import GRACE_SECONDS
 from prefiq_db.drivers.stopping import STOP_SECONDS
 from prefiq_db.exactly_once import pruning
 from prefiq_db.health import HealthCheck
-from prefiq_db.hooks import explain
+from prefiq_db.insight import explainer as explain
 from prefiq_db.migrate.migrate_options import MigrateOptions
 from prefiq_db.overrides import Overrides
 from tests.docs.pages import ROOT

@@ -178,9 +178,9 @@ LOCKS = (type(threading.Lock()), type(threading.RLock()))
 def test_a_lock_held_by_another_thread_is_none_in_the_child(db: Database) -> None:
     """What a thread was counting in the moment of the fork: that thread isn't there any more to let go."""
     from prefiq_db.health import HealthCheck, Status
-    from prefiq_db.hooks.watchdog import watchdog
     from prefiq_db.integrations import otel, otel_metrics
     from prefiq_db.integrations.prometheus import DatabaseCollector
+    from prefiq_db.pool.watchdog import watchdog
 
     collector, check = DatabaseCollector(db), HealthCheck(db)
     explaining = Database(db.settings.model_copy(update={"slow_query_seconds": 0.0, "explain_slow_queries": True}))
@@ -242,7 +242,7 @@ def test_no_lock_is_made_without_being_registered() -> None:
         if path.relative_to(source).parts[0] != "testing" and made.search(path.read_text())
     }
     # They are the pool's, and a child has a pool of its own.
-    assert found == {"slots.py", "waiting.py"}
+    assert found == {"pool/slots.py", "pool/waiting_line.py"}
 
 
 def test_there_is_one_registry_of_what_a_child_renews() -> None:

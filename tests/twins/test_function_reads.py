@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from prefiq_db import RetryPolicy
-from prefiq_db.core.database import DatabaseCore
+from prefiq_db.core.database_core import DatabaseCore
 from prefiq_db.core.doubt import Doubt
 from prefiq_db.errors import OutcomeUnknownError
 from tests.conftest import Backend

@@ -25,7 +25,7 @@ from prefiq_db.dialects.base import PrefiqDialect
 from prefiq_db.dialects.mariadb import _MySQLFamily
 from prefiq_db.engine_class import PrefiqEngine
 from prefiq_db.errors import PrefiqDbError
-from prefiq_db.pool import _VettingPool
+from prefiq_db.pool.vetting import _VettingPool
 from tests.conftest import Backend
 from tests.twins.hand_over_machine import CommitListenerError, HandOvers, Place, raising_listener
 from tests.twins.harness import make_database

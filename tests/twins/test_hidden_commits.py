@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from prefiq_db.errors import StatementRefusedError
-from prefiq_db.execution.facts import facts_of_text
+from prefiq_db.execution.statement_facts import facts_of_text
 from tests.conftest import Backend
 from tests.twins.support import COUNT_STOCK, CREATE_STOCK, INSERT_STOCK
 

@@ -21,7 +21,7 @@ from prefiq_db import AsyncDatabase, Database, RetryPolicy
 from prefiq_db.bridge import can_await
 from prefiq_db.errors import NotCommittedError, OutcomeUnknownError, PoolTimeoutError
 from prefiq_db.masking import border_translates
-from prefiq_db.slots import Slot, SlottedPool
+from prefiq_db.pool.slots import Slot, SlottedPool
 from prefiq_db.transaction import Block, Outcome, ownership
 from prefiq_db.translation import judging
 from tests.conftest import Backend

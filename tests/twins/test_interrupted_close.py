@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from prefiq_db import Application, AsyncDatabase
+from prefiq_db.pool.slots import SlottedPool
 from prefiq_db.providers import DatabaseProvider, SettingsProvider
-from prefiq_db.slots import SlottedPool
 from tests.cancelling import at_each_await
 from tests.conftest import Backend
 

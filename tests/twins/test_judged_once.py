@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from prefiq_db import ErrorKind, PrefiqDbError, RetryPolicy
 from prefiq_db.errors import ConnectFailedError, UniqueViolationError
 from prefiq_db.events import StatementFailed
-from prefiq_db.hooks.statements import StatementObserver
+from prefiq_db.insight.statement_observer import StatementObserver
 from prefiq_db.translation import judging
 from prefiq_db.translation.cleaning import KEPT
 from tests.conftest import Backend

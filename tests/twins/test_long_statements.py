@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy import exc
 
 from prefiq_db.errors import StatementRefusedError
-from prefiq_db.execution.facts import LONGEST_COMPILED
+from prefiq_db.execution.statement_facts import LONGEST_COMPILED
 from prefiq_db.masking import LONGEST_SHOWN
 from prefiq_db.memory import MOST_BYTES, Memory
 from tests.conftest import Backend

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from prefiq_db import PrefiqDbError
 from prefiq_db.errors import DatabaseError, ErrorKind, SubKind
-from prefiq_db.translation.written import Written
+from prefiq_db.translation.statement_names import Written
 from tests.conftest import Backend
 from tests.twins.imitations import how_many, imitate
 

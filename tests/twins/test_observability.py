@@ -48,8 +48,8 @@ from prefiq_db.events import (
     StatementStarted,
     TransactionFinished,
 )
-from prefiq_db.hooks.connections import ConnectionWatcher
-from prefiq_db.pool import LOST_REASONS
+from prefiq_db.pool.vetting import LOST_REASONS
+from prefiq_db.pool.watcher import ConnectionWatcher
 from prefiq_db.reports import PoolStats
 from tests.conftest import Backend
 from tests.twins.harness import Harness, drive
@@ -324,9 +324,9 @@ async def test_a_flush_is_the_applications(make_db: Any) -> None:
 
 async def test_statistics_stay_bounded(make_db: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A service that makes up statements fills the last place, not the memory."""
-    monkeypatch.setattr("prefiq_db.hooks.statistics.MOST_FINGERPRINTS", 10)
-    monkeypatch.setattr("prefiq_db.hooks.statistics.MOST_SUMMARIES", 5)
-    monkeypatch.setattr("prefiq_db.hooks.statements._MOST_TEXTS", 8)
+    monkeypatch.setattr("prefiq_db.insight.statistics.MOST_FINGERPRINTS", 10)
+    monkeypatch.setattr("prefiq_db.insight.statistics.MOST_SUMMARIES", 5)
+    monkeypatch.setattr("prefiq_db.insight.statement_observer._MOST_TEXTS", 8)
     db = make_db()
     for number in range(40):
         await db.fetch_value(f"select 1 as column_{number} from (select 1 as x) table_{number}")

@@ -13,7 +13,7 @@ from alembic.config import Config
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from prefiq_db import AsyncDatabase, Database, DatabaseSettings
-from prefiq_db.connectors import mariadb
+from prefiq_db.connectors import mariadb_connector as mariadb
 from prefiq_db.errors import ErrorKind, PrefiqDbError, ReadOnlyError, SettingsError, UnsupportedError
 from prefiq_db.events import AttemptFailed, Listener
 from prefiq_db.health import AsyncHealthCheck, HealthCheck

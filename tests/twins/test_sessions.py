@@ -19,7 +19,7 @@ import pytest
 from sqlalchemy import make_url, text
 
 from prefiq_db import ErrorKind, RetryPolicy
-from prefiq_db.connectors import postgresql
+from prefiq_db.connectors import postgresql_connector as postgresql
 from prefiq_db.errors import AuthenticationError, ConnectFailedError, DataError, LockTimeoutError, PrefiqDbError
 from prefiq_db.testing import DatabaseServer, MariaDbServer, PostgresServer
 from prefiq_db.testing.machine import free_port

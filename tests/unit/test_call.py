@@ -14,7 +14,7 @@ from prefiq_db import Database
 from prefiq_db.call import NO_OVERRIDES, Call, Overrides
 from prefiq_db.errors import PrefiqDbError, StatementRefusedError
 from prefiq_db.events import CallFinished, CallStarted, Listener
-from prefiq_db.execution import facts
+from prefiq_db.execution import statement_facts as facts
 from prefiq_db.execution.shapes import OUTCOME
 
 

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from prefiq_db.errors import UsageError
-from prefiq_db.hooks.comments import comment
+from prefiq_db.execution.comments import comment
 
 # A busy machine is no failure.
 patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from prefiq_db import Database
-from prefiq_db.checkout_deadline import checkout_by, checkout_deadline
 from prefiq_db.deadline import OWN_TIMEOUT, Deadline, Shares, own_deadline, sooner
 from prefiq_db.errors import TransactionTimeoutError
+from prefiq_db.pool.checkout_deadline import checkout_by, checkout_deadline
 
 
 class Clock:

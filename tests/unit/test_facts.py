@@ -18,9 +18,9 @@ from prefiq_db.dialects.postgresql import PrefiqPostgresql
 from prefiq_db.dialects.rules import RULES
 from prefiq_db.dialects.sqlite import PrefiqSqlite
 from prefiq_db.errors import StatementRefusedError, UsageError
-from prefiq_db.execution.facts import LONGEST_COMPILED, as_executable, facts_of, facts_of_text, reading_facts
-from prefiq_db.execution.refusals import refuse_one_shot
-from prefiq_db.execution.tokens import scan
+from prefiq_db.execution.refused_statements import refuse_one_shot
+from prefiq_db.execution.sql_tokens import scan
+from prefiq_db.execution.statement_facts import LONGEST_COMPILED, as_executable, facts_of, facts_of_text, reading_facts
 
 ALL = ("postgresql", "mariadb", "sqlite")
 DIALECTS = {"postgresql": PrefiqPostgresql(), "mariadb": PrefiqMariadb(), "sqlite": PrefiqSqlite()}

@@ -7,7 +7,7 @@ import threading
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefiq_db.hooks.histogram import FINE_BOUNDS, OPERATION_BOUNDS, Histogram, drained
+from prefiq_db.insight.histogram import FINE_BOUNDS, OPERATION_BOUNDS, Histogram, drained
 
 # On a bound, beside it, far from it: what a bucket can get wrong.
 SECONDS = st.one_of(

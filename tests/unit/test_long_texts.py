@@ -12,9 +12,9 @@ from prefiq_db.dialects.mariadb import _kind_of
 from prefiq_db.dialects.rules import RULES
 from prefiq_db.dialects.sqlite_places import _found as _decimal_places
 from prefiq_db.execution.binds import _find_places
-from prefiq_db.execution.facts import _judged, facts_of_text
-from prefiq_db.execution.tokens import scan
-from prefiq_db.hooks.summary import describe, fingerprint
+from prefiq_db.execution.sql_tokens import scan
+from prefiq_db.execution.statement_facts import _judged, facts_of_text
+from prefiq_db.insight.summary import describe, fingerprint
 from prefiq_db.masking import LONGEST_SHOWN, head_of, mask_for_tables, mask_literals, mask_statement
 
 _DIALECTS = ("postgresql", "mariadb", "sqlite")

@@ -16,7 +16,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 from prefiq_db import Database, ErrorKind
 from prefiq_db.errors import UniqueViolationError, UsageError
 from prefiq_db.events import StatementFinished
-from prefiq_db.hooks.statistics import MOST_SUMMARIES
+from prefiq_db.insight.statistics import MOST_SUMMARIES
 from prefiq_db.integrations.operations import Operation
 from prefiq_db.integrations.otel import instrument
 from prefiq_db.integrations.otel_metrics import MetricListener

@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefiq_db.hooks.summary import describe, fingerprint
+from prefiq_db.insight.summary import describe, fingerprint
 
 DIALECTS = ["sqlite", "postgresql", "mariadb"]
 

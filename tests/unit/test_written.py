@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefiq_db.translation.written import may_define, read_statement, without_values
+from prefiq_db.translation.statement_names import may_define, read_statement, without_values
 
 DIALECTS = ("postgresql", "mariadb", "sqlite")
 

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from prefiq_db.config import Target
-from prefiq_db.connectors.base import Connect
-from prefiq_db.connectors.mariadb import AsyncmyConnector, PyMySQLConnector
-from prefiq_db.connectors.postgresql import AsyncPostgresConnector, PostgresConnector
-from prefiq_db.connectors.sqlite import AiosqliteConnector, SqliteConnector
+from prefiq_db.connectors.connector import Connect
+from prefiq_db.connectors.mariadb_connector import AsyncmyConnector, PyMySQLConnector
+from prefiq_db.connectors.postgresql_connector import AsyncPostgresConnector, PostgresConnector
+from prefiq_db.connectors.sqlite_connector import AiosqliteConnector, SqliteConnector
 from prefiq_db.settings import DatabaseSettings
 
 #: Takes SQLAlchemy's way to connect, its arguments, and what a listener says of the login.

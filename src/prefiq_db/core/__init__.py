@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prefiq_db.core.assembly import assemble
 from prefiq_db.core.attempts import AttemptCore, Attempts, begin_attempts
-from prefiq_db.core.database import DatabaseCore
+from prefiq_db.core.database_core import DatabaseCore
 from prefiq_db.core.quiet_session import QuietSession, quiet
 from prefiq_db.core.sessions import joined
 from prefiq_db.core.signatures import wraps_without_tx

@@ -7,16 +7,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from prefiq_db.bridge import Runtime
-from prefiq_db.core.database import DatabaseCore
+from prefiq_db.core.database_core import DatabaseCore
 from prefiq_db.engines import make_async_engine, make_engine
 from prefiq_db.errors import UsageError
 from prefiq_db.exactly_once import Claimer, Pruner, Resolver
 from prefiq_db.execution.standard import StandardRoad
-from prefiq_db.hooks.connections import ConnectionWatcher
-from prefiq_db.hooks.explain import Explainer
 from prefiq_db.hooks.registry import Hooks
-from prefiq_db.hooks.statements import StatementObserver
+from prefiq_db.insight.explainer import Explainer
+from prefiq_db.insight.statement_observer import StatementObserver
 from prefiq_db.instance import Instance
+from prefiq_db.pool.watcher import ConnectionWatcher
 from prefiq_db.retry_budget import RetryBudget
 from prefiq_db.settings import DatabaseSettings
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from prefiq_db.config import RetryPolicy
-from prefiq_db.core.database import DatabaseCore
+from prefiq_db.core.database_core import DatabaseCore
 from prefiq_db.core.sessions import judged
 from prefiq_db.core.transactions import transaction_repeatable
 from prefiq_db.deadline import Deadline, own_deadline, sooner

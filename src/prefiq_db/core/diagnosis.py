@@ -8,7 +8,7 @@ from typing import Any, Final
 from prefiq_db.core.statements import Statements
 from prefiq_db.errors import ErrorKind, PrefiqDbError
 from prefiq_db.execution.shapes import ONE_ROW, ONE_VALUE
-from prefiq_db.hooks.budgets import StatementBudget
+from prefiq_db.insight.statement_budgets import StatementBudget
 from prefiq_db.reports import DatabaseStats, HealthReport
 
 _PING: Final = "SELECT 1"

@@ -21,12 +21,12 @@ from prefiq_db.errors import (
     StatementRefusedError,
 )
 from prefiq_db.execution.binds import bound, bound_rows, checked_params, checked_rows
-from prefiq_db.execution.facts import as_executable, facts_of, facts_of_call
-from prefiq_db.execution.refusals import refuse_one_shot
+from prefiq_db.execution.refused_statements import refuse_one_shot
 from prefiq_db.execution.shapes import ALL_ROWS, ONE_VALUE, ROW_COUNT
+from prefiq_db.execution.statement_facts import as_executable, facts_of, facts_of_call
 from prefiq_db.hooks.calls import CALL_EVENTS, tell_call, tell_refused_call
-from prefiq_db.hooks.explain import LIMIT_SECONDS, Explain
-from prefiq_db.hooks.summary import fingerprint
+from prefiq_db.insight.explainer import LIMIT_SECONDS, Explain
+from prefiq_db.insight.summary import fingerprint
 from prefiq_db.transaction import Block, TransactionOptions, ambient
 
 logger = logging.getLogger("prefiq_db.database")

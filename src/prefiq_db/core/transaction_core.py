@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 from prefiq_db.call import Call, Shape
-from prefiq_db.core.database import DatabaseCore
+from prefiq_db.core.database_core import DatabaseCore
 from prefiq_db.core.verbs import CoreVerbs
 from prefiq_db.transaction import Binding, Block, Savepoint, TransactionOptions
 

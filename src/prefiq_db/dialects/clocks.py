@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from prefiq_db.deadline import Deadline
-from prefiq_db.dialects.configured import ConfiguredDialect
+from prefiq_db.dialects.engine_parts import ConfiguredDialect
 from prefiq_db.dialects.session import SessionState
 from prefiq_db.drivers.deadlines import GRACE_SECONDS
 

@@ -18,8 +18,8 @@ from prefiq_db.dialects.base import PrefiqDialect
 from prefiq_db.dialects.binary import Bytes
 from prefiq_db.dialects.characteristics import characteristics
 from prefiq_db.dialects.enums import QuietMysqlEnum
-from prefiq_db.dialects.mariadb_tokens import MysqlTokens
 from prefiq_db.dialects.session import ENDED, GONE, HALF, SessionState, TransactionState
+from prefiq_db.dialects.token_sql_mariadb import MysqlTokens
 from prefiq_db.dialects.values import MARIADB
 from prefiq_db.drivers.statuses import AT_REST_OF, AUTOCOMMIT, IN_TRANSACTION
 from prefiq_db.errors import ErrorKind, StatementRefusedError

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from sqlalchemy import URL
 from sqlalchemy.engine.interfaces import ConnectArgsType
 
-from prefiq_db.dialects.configured import ConfiguredDialect
+from prefiq_db.dialects.engine_parts import ConfiguredDialect
 from prefiq_db.errors import PrefiqDbError, UsageError
 from prefiq_db.masking import border_translates
 from prefiq_db.translation.both import of_both

@@ -15,7 +15,7 @@ from prefiq_db.dialects.binary import Bytes
 from prefiq_db.dialects.characteristics import Remembered, characteristics
 from prefiq_db.dialects.enums import QuietPostgresqlEnum
 from prefiq_db.dialects.session import AUTOCOMMIT, HALF, TransactionState
-from prefiq_db.dialects.tokens import ABANDONED, TABLE, first_word
+from prefiq_db.dialects.token_sql import ABANDONED, TABLE, first_word
 from prefiq_db.dialects.values import POSTGRESQL
 from prefiq_db.drivers.halfway import close_if_halfway
 from prefiq_db.drivers.prepared import is_outdated, is_repeatable, names_of

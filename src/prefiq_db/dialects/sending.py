@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 
 from sqlalchemy.pool.base import _AdhocProxiedConnection
 
-from prefiq_db.dialects.aborted import cannot_go_on
 from prefiq_db.dialects.session import ENDED, HALF, TransactionState
 from prefiq_db.dialects.transaction_control import TransactionDialect
+from prefiq_db.dialects.transaction_errors import cannot_go_on
 from prefiq_db.dialects.values import Values
 
 

@@ -22,7 +22,7 @@ from prefiq_db.dialects.characteristics import characteristics
 from prefiq_db.dialects.session import GONE, SessionState, TransactionState
 from prefiq_db.dialects.sqlite_decimals import DecimalSqlite, add_functions, keeps_texts, text_column
 from prefiq_db.dialects.sqlite_rebuilds import check_drop, is_migrating, orphaned, orphans
-from prefiq_db.dialects.tokens import ABANDONED, TABLE, first_word
+from prefiq_db.dialects.token_sql import ABANDONED, TABLE, first_word
 from prefiq_db.dialects.values import SQLITE
 from prefiq_db.errors import ErrorKind, PrefiqDbError
 from prefiq_db.translation.judging import STALE

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from prefiq_db.dialects.aborted import aborted_error, cannot_go_on, ended_error, left_open_error
 from prefiq_db.dialects.disconnects import JudgingDialect
 from prefiq_db.dialects.session import AUTOCOMMIT, ENDED, FORGOTTEN, GONE, SessionState, TransactionState
-from prefiq_db.dialects.tokens import TokenDialect
+from prefiq_db.dialects.token_sql import TokenDialect
+from prefiq_db.dialects.transaction_errors import aborted_error, cannot_go_on, ended_error, left_open_error
 from prefiq_db.errors import ErrorKind, StatementRefusedError, UnsupportedError
 
 

@@ -30,8 +30,8 @@ from prefiq_db.deadline import Deadline
 from prefiq_db.drivers.challenges import CHALLENGES, refusal
 from prefiq_db.drivers.deadlines import UNBOUNDED_SECONDS, DeadlinePassed
 from prefiq_db.drivers.garbled import as_garbled
-from prefiq_db.drivers.refusals import LastWords, ends_conversation, sequence_of_refusal
 from prefiq_db.drivers.stopping import STOP_SECONDS, beside, port_of
+from prefiq_db.drivers.too_long_statements import LastWords, ends_conversation, sequence_of_refusal
 
 T = TypeVar("T")
 

@@ -21,8 +21,8 @@ from prefiq_db.drivers.addresses import addresses_of
 from prefiq_db.drivers.challenges import CHALLENGES, refusal
 from prefiq_db.drivers.deadlines import UNBOUNDED_SECONDS, DeadlinePassed
 from prefiq_db.drivers.garbled import as_garbled
-from prefiq_db.drivers.refusals import ERROR, ends_conversation, sequence_of_refusal
 from prefiq_db.drivers.stopping import STOP_SECONDS, beside, port_of
+from prefiq_db.drivers.too_long_statements import ERROR, ends_conversation, sequence_of_refusal
 from prefiq_db.interruptions import is_interruption
 
 # Everything of a cursor that the next result replaces.

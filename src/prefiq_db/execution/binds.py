@@ -11,8 +11,8 @@ from sqlalchemy import BindParameter, Executable, TextClause, TextualSelect, bin
 from prefiq_db.dialects.rules import RULES
 from prefiq_db.errors import UsageError
 from prefiq_db.execution.core_binds import check_core
-from prefiq_db.execution.facts import LONGEST_COMPILED, LongText
-from prefiq_db.execution.tokens import scan
+from prefiq_db.execution.sql_tokens import scan
+from prefiq_db.execution.statement_facts import LONGEST_COMPILED, LongText
 from prefiq_db.memory import Memory
 
 _SCALARS: Final = frozenset({str, int, float, bool, bytes, type(None)})

@@ -10,8 +10,8 @@ from sqlalchemy.engine.result import IteratorResult, SimpleResultMetaData
 
 from prefiq_db.call import Shape
 from prefiq_db.errors import UsageError
-from prefiq_db.execution.facts import COUNTED, facts_sent
 from prefiq_db.execution.mapping import Into, mapper
+from prefiq_db.execution.statement_facts import COUNTED, facts_sent
 from prefiq_db.reports import ExecuteResult
 
 

@@ -8,7 +8,6 @@ from sqlalchemy import Connection, Engine, NullPool, RootTransaction, TextClause
 from sqlalchemy.engine import NestedTransaction
 
 from prefiq_db.call import Call
-from prefiq_db.checkout_deadline import checkout_by
 from prefiq_db.deadline import Deadline
 from prefiq_db.dialects.base import PrefiqDialect
 from prefiq_db.dialects.session import SessionState
@@ -21,9 +20,10 @@ from prefiq_db.errors import (
     ReadOnlyError,
     StatementCancelledError,
 )
-from prefiq_db.execution.facts import facts_sent
-from prefiq_db.execution.refusals import refuse_one_shot
+from prefiq_db.execution.refused_statements import refuse_one_shot
+from prefiq_db.execution.statement_facts import facts_sent
 from prefiq_db.origin import application_line
+from prefiq_db.pool.checkout_deadline import checkout_by
 from prefiq_db.translation.border import Border
 from prefiq_db.translation.classify import Phase
 

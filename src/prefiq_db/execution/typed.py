@@ -11,7 +11,7 @@ from sqlalchemy.types import TypeEngine, to_instance
 
 from prefiq_db.call import Shape
 from prefiq_db.errors import UsageError
-from prefiq_db.execution.facts import LONGEST_COMPILED, as_executable
+from prefiq_db.execution.statement_facts import LONGEST_COMPILED, as_executable
 from prefiq_db.memory import Memory
 
 Types = Mapping[str, Any]

@@ -1,1 +1,1 @@
-"""What is told while statements run: events to listeners, counters."""
+"""Events for listeners: who listens, and who is told of a call."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from prefiq_db.config import Target
-from prefiq_db.hooks.histogram import OPERATION_BOUNDS
+from prefiq_db.insight.histogram import OPERATION_BOUNDS
 
 SCHEMA_URL: Final = "https://opentelemetry.io/schemas/1.44.0"
 

@@ -28,7 +28,7 @@ from prefiq_db.events import (
     StatementFailed,
 )
 from prefiq_db.forks import renewed
-from prefiq_db.hooks.statistics import MOST_SUMMARIES, OTHER
+from prefiq_db.insight.statistics import MOST_SUMMARIES, OTHER
 from prefiq_db.integrations.conventions import (
     COUNT,
     CREATE_TIME,

@@ -18,7 +18,7 @@ from alembic import context
 from alembic.util import CommandError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from prefiq_db.dialects.configured import limits_of
+from prefiq_db.dialects.engine_parts import limits_of
 from prefiq_db.engines import make_engine
 from prefiq_db.errors import PrefiqDbError, Problem, SettingsError, UnsupportedError, UsageError
 from prefiq_db.migrate.file_lock import FileLock, file_lock

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from prefiq_db.bridge import AsyncRuntime, SyncRuntime
 from prefiq_db.deadline import Deadline
-from prefiq_db.dialects.configured import limits_of
+from prefiq_db.dialects.engine_parts import limits_of
 from prefiq_db.errors import LockTimeoutError, UnsupportedError
 from prefiq_db.migrate.migrate_options import MigrateOptions
 from prefiq_db.migrate.traits import SessionLock, traits_of

@@ -17,12 +17,12 @@ import sqlalchemy as sa
 from sqlalchemy import event
 
 from prefiq_db.errors import SchemaError
-from prefiq_db.execution.facts import facts_of_text
+from prefiq_db.execution.statement_facts import facts_of_text
 from prefiq_db.masking import mask_literals
 from prefiq_db.migrate.run_log import DONE, LEAVES, RunLog, Step, Unfinished, same_statement
 from prefiq_db.migrate.traits import Traits
+from prefiq_db.translation.statement_names import read_statement
 from prefiq_db.translation.translate import translate
-from prefiq_db.translation.written import read_statement
 
 # What only looks, or belongs to the session or transaction: a resumed run needs it again.
 _LOOKS: Final = frozenset({"select", "show", "describe", "desc", "explain", "values"})

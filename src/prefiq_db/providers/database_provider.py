@@ -9,7 +9,7 @@ from prefiq_db.application.failures import attempt, attempt_async
 from prefiq_db.database import Database
 from prefiq_db.database_async import AsyncDatabase
 from prefiq_db.errors import DatabaseError, ErrorKind, PrefiqDbError, error_type
-from prefiq_db.hooks.everywhere import HooksOfAll
+from prefiq_db.hooks.application_hooks import HooksOfAll
 from prefiq_db.providers.base_provider import BaseProvider
 from prefiq_db.reports import HealthReport
 from prefiq_db.settings import Settings

@@ -9,8 +9,8 @@ from sqlalchemy import Connection
 
 from prefiq_db.deadline import Deadline
 from prefiq_db.errors import ForkError, PrefiqDbError, TransactionBusyError
-from prefiq_db.execution.facts import facts_sent
-from prefiq_db.execution.refusals import commit_refused, hidden_refused, refuse_everywhere
+from prefiq_db.execution.refused_statements import commit_refused, hidden_refused, refuse_everywhere
+from prefiq_db.execution.statement_facts import facts_sent
 from prefiq_db.instance import Instance
 
 B = TypeVar("B")

@@ -13,7 +13,7 @@ from prefiq_db.translation.connecting import find_noted, find_reason
 from prefiq_db.translation.driver_reports import Report
 from prefiq_db.translation.messages import Details
 from prefiq_db.translation.name_mistakes import describe_mistake, find_mistake, may_be_mistake
-from prefiq_db.translation.written import Written, may_define, read_statement, without_values
+from prefiq_db.translation.statement_names import Written, may_define, read_statement, without_values
 
 # SQLSTATE classes of what a definition meets in the rows, or in who uses them: the first sentence has only names.
 _OF_DEFINITIONS: Final = ("23", "40", "55", "57")

@@ -13,7 +13,7 @@ from prefiq_db.errors import SubKind
 from prefiq_db.translation.driver_reports import IDENTIFIER
 from prefiq_db.translation.messages import Details
 from prefiq_db.translation.mistake_templates import OBJECT, ROWS_FAULT, TEMPLATES
-from prefiq_db.translation.written import Written, without_values
+from prefiq_db.translation.statement_names import Written, without_values
 
 _MISSING, _DUPLICATE, _AMBIGUOUS = SubKind.MISSING, SubKind.DUPLICATE, SubKind.AMBIGUOUS
 _DEPENDENT, _WRONG_TYPE = SubKind.DEPENDENT, SubKind.WRONG_TYPE

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from prefiq_db.dialects.rules import RULES
-from prefiq_db.execution.tokens import QUOTED, scan
+from prefiq_db.execution.sql_tokens import QUOTED, scan
 from prefiq_db.products import PRODUCTS
 
 _ROUTINE: Final = re.compile(r"(?:CREATE\b.*\b(?:TRIGGER|PROCEDURE|FUNCTION|EVENT|PACKAGE)|BEGIN|DO)\b", re.I)

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from prefiq_db.config import ANY_HOST, READER, SESSION_ATTRS, WRITER, Host
-from prefiq_db.connectors.base import Connect, Connector
-from prefiq_db.connectors.tls import file_path
+from prefiq_db.connectors.connector import Connect, Connector
+from prefiq_db.connectors.ssl_context import file_path
 from prefiq_db.deadline import Deadline
 from prefiq_db.drivers.challenges import REQUIRE_AUTH, challenges_only
-from prefiq_db.drivers.tls import system_authorities
+from prefiq_db.drivers.tls_trust import system_authorities
 from prefiq_db.settings import DatabaseSettings
 
 

@@ -16,11 +16,11 @@ from typing import Any, Final
 
 from prefiq_db.dialects.session import SessionState
 from prefiq_db.events import StatementFailed, StatementFinished, StatementStarted
-from prefiq_db.hooks.budgets import NO_BUDGETS, note_in_budgets, open_budgets
 from prefiq_db.hooks.registry import Hooks
-from prefiq_db.hooks.slow import SlowLog
-from prefiq_db.hooks.statistics import FOLD_AT, StatementEntry, StatementStatistics
-from prefiq_db.hooks.summary import Description, describe
+from prefiq_db.insight.slow_log import SlowLog
+from prefiq_db.insight.statement_budgets import NO_BUDGETS, note_in_budgets, open_budgets
+from prefiq_db.insight.statistics import FOLD_AT, StatementEntry, StatementStatistics
+from prefiq_db.insight.summary import Description, describe
 from prefiq_db.masking import MASK, describe_value, head_of, is_secret_key, mask_statement
 from prefiq_db.memory import Memory
 from prefiq_db.origin import application_line, readable

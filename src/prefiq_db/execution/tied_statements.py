@@ -9,9 +9,9 @@ from itertools import pairwise
 from typing import Final
 
 from prefiq_db.dialects.rules import Rules
-from prefiq_db.execution.reading import DATA_CHANGING, LOCKING
-from prefiq_db.execution.statements import is_routine
-from prefiq_db.execution.tokens import QUOTED, Tokens, is_word
+from prefiq_db.execution.proven_reads import DATA_CHANGING, LOCKING
+from prefiq_db.execution.sql_tokens import QUOTED, Tokens, is_word
+from prefiq_db.execution.statement_splitting import is_routine
 
 LOCK_REASON: Final = "its row locks would be gone as soon as it ends; run it inside transaction()"
 ANSWERS_REASON: Final = (

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from prefiq_db.dialects.rules import Rules
-from prefiq_db.execution.tokens import Tokens, is_word
+from prefiq_db.execution.sql_tokens import Tokens, is_word
 
 ROUTINES: Final = frozenset({"trigger", "procedure", "function", "event", "package"})
 # Within a control structure: it goes on here.

@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import quote
 
 from prefiq_db.config import Target
-from prefiq_db.connectors.base import Connect, Connector
+from prefiq_db.connectors.connector import Connect, Connector
 from prefiq_db.deadline import Deadline
 from prefiq_db.dialects.sqlite import connection_factory
 from prefiq_db.settings import DatabaseSettings

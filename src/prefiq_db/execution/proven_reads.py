@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from prefiq_db.dialects.functions import Functions
-from prefiq_db.execution.tokens import QUOTED, Tokens, is_word
+from prefiq_db.execution.sql_tokens import QUOTED, Tokens, is_word
 
 DATA_CHANGING: Final = frozenset({"insert", "update", "delete", "merge", "replace", "truncate"})
 LOCKING: Final = (("for", "update"), ("for", "share"), ("for", "no"), ("for", "key"), ("lock", "in"))

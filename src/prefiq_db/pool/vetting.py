@@ -19,17 +19,17 @@ from sqlalchemy.pool import AsyncAdaptedQueuePool
 from sqlalchemy.pool.base import _ConnectionFairy
 from sqlalchemy.util.queue import Empty
 
-from prefiq_db.checkout_deadline import checkout_by, checkout_deadline
 from prefiq_db.deadline import CONNECT_TIMEOUT, Deadline
-from prefiq_db.dialects.configured import DEFAULT_LIMITS, Limits
+from prefiq_db.dialects.engine_parts import DEFAULT_LIMITS, Limits
 from prefiq_db.dialects.session import SESSION_KEY
 from prefiq_db.interruptions import is_interruption
 from prefiq_db.masking import border_translates
 from prefiq_db.origin import application_line
-from prefiq_db.slots import SlottedPool
+from prefiq_db.pool.checkout_deadline import checkout_by, checkout_deadline
+from prefiq_db.pool.slots import SlottedPool
+from prefiq_db.pool.waiting_line import WaitingLine
 from prefiq_db.translation.both import of_both
 from prefiq_db.translation.translate import translate
-from prefiq_db.waiting import WaitingLine
 
 if TYPE_CHECKING:
     from sqlalchemy.pool import ConnectionPoolEntry

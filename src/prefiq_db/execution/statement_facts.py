@@ -17,7 +17,11 @@ from sqlalchemy.sql.selectable import CompoundSelect, Select
 from prefiq_db.call import Call
 from prefiq_db.dialects.rules import RULES, Rules
 from prefiq_db.errors import UsageError
-from prefiq_db.execution.control import (
+from prefiq_db.execution.proven_reads import DATA_CHANGING, reading
+from prefiq_db.execution.sql_tokens import Tokens, scan
+from prefiq_db.execution.statement_splitting import carries_rows, is_routine, statements_in
+from prefiq_db.execution.tied_statements import LOCK_REASON, tie_of
+from prefiq_db.execution.transaction_statements import (
     committing_word,
     controls,
     controls_within,
@@ -26,10 +30,6 @@ from prefiq_db.execution.control import (
     is_dynamic,
     makes_or_drops_temporary,
 )
-from prefiq_db.execution.no_tomorrow import LOCK_REASON, tie_of
-from prefiq_db.execution.reading import DATA_CHANGING, reading
-from prefiq_db.execution.statements import carries_rows, is_routine, statements_in
-from prefiq_db.execution.tokens import Tokens, scan
 from prefiq_db.memory import Memory
 
 #: SQLAlchemy is not to remember texts of more characters: they are dumps and generated lists, and it counts in number.

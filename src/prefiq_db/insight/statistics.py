@@ -10,8 +10,8 @@ from typing import Final
 
 from prefiq_db.errors import ErrorKind
 from prefiq_db.forks import renewed
-from prefiq_db.hooks.histogram import FINE_BOUNDS, Histogram, drained
-from prefiq_db.hooks.summary import Description
+from prefiq_db.insight.histogram import FINE_BOUNDS, Histogram, drained
+from prefiq_db.insight.summary import Description
 from prefiq_db.origin import Line, readable
 from prefiq_db.reports import HistogramStats, StatementStats
 

@@ -8,7 +8,7 @@ import weakref
 from typing import Final
 
 from prefiq_db.forks import in_child, renewed
-from prefiq_db.hooks.connections import ConnectionWatcher
+from prefiq_db.pool.watcher import ConnectionWatcher
 
 # How often to look, as a share of the shortest leak_after_seconds, within these bounds.
 _SHARE: Final = 0.1

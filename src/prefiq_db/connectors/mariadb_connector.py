@@ -7,8 +7,8 @@ from functools import partial
 from typing import Any, Final
 
 from prefiq_db.config import ANY_HOST, SESSION_ATTRS, WRITER, Host, Target
-from prefiq_db.connectors.base import Connect, Connector
-from prefiq_db.connectors.tls import ssl_context
+from prefiq_db.connectors.connector import Connect, Connector
+from prefiq_db.connectors.ssl_context import ssl_context
 from prefiq_db.deadline import Deadline, Shares
 from prefiq_db.dialects import mariadb
 from prefiq_db.drivers.deadlines import DeadlinePassed

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from prefiq_db.errors import StatementRefusedError, UsageError
-from prefiq_db.execution.facts import Facts
+from prefiq_db.execution.statement_facts import Facts
 
 
 def refuse_everywhere(facts: Facts) -> None:

@@ -6,10 +6,10 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from prefiq_db.checkout_deadline import checkout_deadline
 from prefiq_db.config import Host, Target
 from prefiq_db.deadline import CONNECT_TIMEOUT, Deadline
-from prefiq_db.drivers.tls import is_loopback
+from prefiq_db.drivers.tls_trust import is_loopback
+from prefiq_db.pool.checkout_deadline import checkout_deadline
 from prefiq_db.settings import DatabaseSettings
 from prefiq_db.translation.connecting import Connecting, note
 

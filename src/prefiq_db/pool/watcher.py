@@ -24,8 +24,8 @@ from prefiq_db.events import (
     PoolTimedOut,
 )
 from prefiq_db.forks import in_child, renewed
-from prefiq_db.hooks.histogram import Histogram, drained
 from prefiq_db.hooks.registry import Hooks
+from prefiq_db.insight.histogram import Histogram, drained
 from prefiq_db.origin import readable
 from prefiq_db.reports import Holder, PoolStats
 

@@ -6,7 +6,7 @@ import re
 from typing import Final
 
 from prefiq_db.dialects.rules import Rules
-from prefiq_db.execution.tokens import QUOTED, Tokens
+from prefiq_db.execution.sql_tokens import QUOTED, Tokens
 
 _CONTROL: Final = frozenset({"begin", "commit", "rollback", "savepoint", "release", "end", "abort", "xa"})
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, Final
 
-from prefiq_db.dialects.tokens import ABANDONED, TABLE, WORK, TokenDialect, first_word
+from prefiq_db.dialects.token_sql import ABANDONED, TABLE, WORK, TokenDialect, first_word
 from prefiq_db.translation.driver_reports import code_of
 
 _DUPLICATE_KEY: Final = 1062

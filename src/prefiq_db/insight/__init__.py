@@ -1,0 +1,1 @@
+"""What was counted, timed and noted of statements: statistics, the slow log, plans, budgets."""
