@@ -12,6 +12,7 @@ import gc
 import os
 import random
 import signal
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
@@ -436,6 +437,8 @@ def test_a_signal_at_a_moment_of_chance_leaves_nothing(scene: Scene, kind: type[
     draw = random.Random(7)
     scene.by_chance = True
     heard = 0
+    # How long each way took when nothing interrupted it: a signal after that is none.
+    lasted = dict.fromkeys(WAYS, 6e-3)
     for number in range(_SIGNALS):
         scene.prepare()
         seen: Seen = []
@@ -444,8 +447,10 @@ def test_a_signal_at_a_moment_of_chance_leaves_nothing(scene: Scene, kind: type[
         with handled(injector):
             try:
                 try:
-                    signal.setitimer(signal.ITIMER_REAL, draw.uniform(1e-5, 6e-3))
+                    started = time.perf_counter()
+                    signal.setitimer(signal.ITIMER_REAL, draw.uniform(1e-5, lasted[way]))
                     way(scene.db, seen)
+                    lasted[way] = time.perf_counter() - started
                 finally:
                     signal.setitimer(signal.ITIMER_REAL, 0)
             except (Halt, JobTimeout, ZeroDivisionError, OutcomeUnknownError, NotCommittedError):
