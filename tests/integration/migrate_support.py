@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -19,6 +20,12 @@ from tests.conftest import Backend
 ALEMBIC = str(Path(sysconfig.get_path("scripts")) / "alembic")
 
 
+def write_module(path: Path, text: str) -> None:
+    """Write a module, and forget its bytecode: Python takes that for up to date within a second, if the size is."""
+    path.write_text(text)
+    Path(importlib.util.cache_from_source(str(path))).unlink(missing_ok=True)
+
+
 @dataclass(frozen=True)
 class Project:
     """A service's history in *folder*, on the database *backend*."""
@@ -34,10 +41,11 @@ class Project:
         """Write revision ``000<number>``, which follows the one before."""
         before = f"{number - 1:04}" if number > 1 else None
         bodies = [textwrap.indent(textwrap.dedent(body).strip(), "    ") for body in (upgrade, downgrade)]
-        (self.folder / "history" / "versions" / f"{number:04}.py").write_text(
+        write_module(
+            self.folder / "history" / "versions" / f"{number:04}.py",
             "import sys\nimport sqlalchemy as sa\nfrom alembic import op\n"
             f"revision, down_revision = '{number:04}', {before!r}\n"
-            f"def upgrade():\n{bodies[0]}\ndef downgrade():\n{bodies[1]}\n"
+            f"def upgrade():\n{bodies[0]}\ndef downgrade():\n{bodies[1]}\n",
         )
 
     def __call__(self, command: str, *arguments: str) -> int:

@@ -31,6 +31,7 @@ from prefiq_db.testing import DatabaseServer
 from prefiq_db.testing.processes import wait_until
 from prefiq_db.translation.classify import Phase
 from prefiq_db.translation.translate import translate
+from tests.twins.support import let_the_picture_grow_old
 
 pytestmark = pytest.mark.integration
 
@@ -314,6 +315,16 @@ _IS_WAITING = {
 _SESSION = {"postgresql": "select pg_backend_pid()", "mariadb": "select connection_id()"}
 
 
+def until_waiting(bench: Bench, session: int) -> None:
+    """Wait until *session* waits for a lock."""
+
+    def is_waiting() -> bool:
+        let_the_picture_grow_old(bench.dialect)
+        return bool(bench.admin(_IS_WAITING[bench.dialect].format(session)))
+
+    eventually(is_waiting)
+
+
 def while_waiting(
     stop: str, *, failing: str = "update t set n = 2 where id = 1", by_timeout: bool | None = None
 ) -> Act:
@@ -325,7 +336,7 @@ def while_waiting(
         holder.exec_driver_sql("update t set n = 1 where id = 1")
         number = waiter.exec_driver_sql(_SESSION[bench.dialect]).scalar()
         end = bench.later(lambda: raised(lambda: waiter.exec_driver_sql(failing)))
-        eventually(lambda: bool(bench.admin(_IS_WAITING[bench.dialect].format(number))))
+        until_waiting(bench, number)
         bench.admin(stop.format(number))
         error = end.result(_WAIT_SECONDS)
         assert isinstance(error, BaseException)
@@ -460,7 +471,7 @@ def dying_at_commit(bench: Bench) -> Met:
     victim.exec_driver_sql("insert into t values (1)")
     holder.exec_driver_sql(_COMMIT_BLOCKER[bench.dialect])
     end = bench.later(lambda: raised(victim.commit))
-    eventually(lambda: bool(bench.admin(_IS_WAITING[bench.dialect].format(number))))
+    until_waiting(bench, number)
     bench.admin(_END_SESSION[bench.dialect].format(number))
     error = end.result(_WAIT_SECONDS)
     assert isinstance(error, BaseException)

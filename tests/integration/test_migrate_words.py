@@ -8,7 +8,7 @@ import pytest
 
 from prefiq_db.migrate.command_line import main
 from tests.conftest import Backend
-from tests.integration.migrate_support import Project
+from tests.integration.migrate_support import Project, write_module
 
 VALUE = "hunter2canary"
 TABLES = """
@@ -193,9 +193,10 @@ LONG = "a" * 33
 
 
 def _rename(project: Project, name: str) -> None:
-    (project.folder / "history" / "versions" / "0003.py").write_text(
+    write_module(
+        project.folder / "history" / "versions" / "0003.py",
         f"from alembic import op\nrevision, down_revision = '{name}', '0002'\n"
-        "def upgrade():\n    op.execute('create table late (id integer)')\ndef downgrade(): pass\n"
+        "def upgrade():\n    op.execute('create table late (id integer)')\ndef downgrade(): pass\n",
     )
 
 
