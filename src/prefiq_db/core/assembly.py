@@ -27,8 +27,8 @@ def assemble(settings: DatabaseSettings | str, fields: Mapping[str, Any], name: 
     There is no I/O. Whoever catches an error drops *settings* and *fields*, which hold the password.
 
     Raises:
-        SettingsError: if the settings are wrong; it lists every problem, without values.
-        MissingDriverError: if the driver isn't installed; it names the extra.
+        SettingsError: if the settings are wrong; the message lists every problem, without values.
+        MissingDriverError: if the driver isn't installed; the message names the extra to install.
     """
     return DatabaseCore(_assembled(_as_settings(settings, fields), name, runtime))
 

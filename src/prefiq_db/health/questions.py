@@ -29,7 +29,7 @@ def is_healthy(db: Database, *, timeout: float | None = None, timeout_seconds: f
 async def is_healthy_async(
     db: AsyncDatabase,
     *,
-    timeout: float | None = None,  # noqa: ASYNC109 - as in the other world, where there is no asyncio.timeout
+    timeout: float | None = None,  # noqa: ASYNC109 - as in the sync API, which has no asyncio.timeout
     timeout_seconds: float | None = None,
 ) -> bool:
     """Return whether *db* answers and is ready for work now, as :func:`is_healthy` does.

@@ -160,7 +160,7 @@ class Block(ABC):
     # --- callbacks -------------------------------------------------------------------------------
 
     def on_commit(self, fn: Callable[[], Any]) -> Callable[[], Any]:
-        """Call *fn* after the outermost COMMIT; never, if this block or one around it is rolled back."""
+        """Call *fn* after the outermost COMMIT, unless this block or one around it is rolled back."""
         self._check_active()
         self.commit_functions.append(self._checked_callable(fn, "on_commit"))
         return fn
