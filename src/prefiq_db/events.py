@@ -38,7 +38,7 @@ class StatementEvent:
         summary: operations and tables: ``INSERT audit SELECT orders``.
         tables: the tables, each once.
         fingerprint: 16 hex digits that group statements which differ in values only.
-        wait_seconds: how long the call waited for its connection; only in its first statement's event.
+        wait_seconds: how long the checkout of the connection took; 0 for all but the first statement on it.
         retry_number: 0 for the first attempt of the call or transaction.
         call_id: the call that sent it, as in :class:`CallStarted`; ``None`` through ``engine`` and ``session()``.
         transaction_id: the transaction that it runs in; ``None`` outside a transaction.
