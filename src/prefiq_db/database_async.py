@@ -134,7 +134,7 @@ class AsyncDatabase:
             isolation: ``"READ COMMITTED"``, ``"REPEATABLE READ"``, ``"SERIALIZABLE"`` or ``"READ UNCOMMITTED"``.
             read_only: the server refuses writes.
             durable: raise NestingError inside another transaction.
-            exactly_once: find out whether it was committed when the reply to COMMIT is lost. No error means that it
+            exactly_once: when the reply to COMMIT is lost, find out whether it was committed. No error means that it
                 was; NotCommittedError means that it was not, and never will be. Needs the table that the shipped
                 migrations create.
             timeout: seconds from BEGIN to COMMIT.

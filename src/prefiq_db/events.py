@@ -69,11 +69,11 @@ class StatementStarted(StatementEvent):
 
 @dataclass(frozen=True, slots=True)
 class StatementFinished(StatementEvent):
-    """A statement was answered.
+    """A statement succeeded.
 
     Attributes:
         duration_seconds: from sending to the reply, without the time to fetch rows later.
-        rows: the driver's row count, -1 where it can't tell.
+        rows: the driver's row count, -1 if unknown.
     """
 
     duration_seconds: float = 0.0
@@ -264,7 +264,7 @@ class Listener:
         """A statement is about to be sent."""
 
     def statement_finished(self, event: StatementFinished) -> None:
-        """A statement was answered."""
+        """A statement succeeded."""
 
     def statement_failed(self, event: StatementFailed) -> None:
         """A statement failed."""

@@ -56,7 +56,7 @@ def checked_overrides(given: Mapping[str, Any]) -> Overrides:
     if tags is None:
         return Overrides(**given)
     if tags:
-        comment("-", tags)  # refuse a tag that can't be sent here, not in the middle of a statement
+        comment("-", tags)  # checks here, before any statement, that the tags can be sent
     return Overrides(**{**given, "tags": Tags(tags)})  # a copy: the caller may change theirs
 
 

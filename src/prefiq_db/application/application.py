@@ -269,6 +269,6 @@ def _make(provider: type[Any]) -> Any:
     name = name if isinstance(name, str) and name else provider.__name__
     try:
         return provider()
-    except Exception as error:  # noqa: BLE001 - a provider is the user's code: anything may come; raised below
+    except Exception as error:  # noqa: BLE001 - a provider is the user's code and may raise anything; raised below
         failure = error
     raise failed_error(name, "be made", failure)

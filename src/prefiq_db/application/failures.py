@@ -15,7 +15,7 @@ def attempt(step: Callable[[], object]) -> Exception | None:
     """Return the exception of *step*: an error raised from it later, outside the handler, has no ``__context__``."""
     try:
         step()
-    except Exception as error:  # noqa: BLE001 - a provider is the user's code: anything may come
+    except Exception as error:  # noqa: BLE001 - a provider is the user's code and may raise anything
         return error
     return None
 

@@ -80,7 +80,7 @@ def _import_module(module: str) -> tuple[int, str]:
         return MISCONFIGURED, why
     except SyntaxError as error:
         return FAILED, f"{type(error).__name__} at {error.filename}:{error.lineno}"
-    except Exception as error:  # noqa: BLE001 - a module is anybody's code
+    except Exception as error:  # noqa: BLE001 - a module may raise anything
         said = _LACKING.match(str(error)) if isinstance(error, ImportError) else None
         return FAILED, f"{said.group() if said else type(error).__name__} at {_place(error)}"
     return OK, ""

@@ -108,7 +108,7 @@ class AttemptCore:
         self.tx: RootBlock | None = None
 
     def enter(self, shell: Callable[[RootBlock], T]) -> T:
-        """Wait if an earlier attempt failed, then begin; return *shell*(transaction)."""
+        """Wait if an earlier attempt failed, then begin; return ``shell(transaction)``."""
         if self.loop.wait_seconds:
             self.loop.core.runtime.sleep(self.loop.wait_seconds)
             self.loop.wait_seconds = 0.0

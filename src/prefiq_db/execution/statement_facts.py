@@ -32,7 +32,7 @@ from prefiq_db.execution.transaction_statements import (
 )
 from prefiq_db.memory import Memory
 
-#: SQLAlchemy must not cache longer texts, in characters: they are dumps and generated lists, and it limits only number.
+#: SQLAlchemy must not cache longer texts (in characters): they are dumps and generated lists; it limits number only.
 LONGEST_COMPILED: Final = 50_000
 
 COUNTED: Final = frozenset({"insert", "update", "delete", "merge", "replace"})
@@ -40,7 +40,7 @@ COUNTED: Final = frozenset({"insert", "update", "delete", "merge", "replace"})
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a statement is.
+    """What is known of a statement.
 
     Attributes:
         verb: its main word: ``select``, ``insert``, ``update``, ``create`` ...

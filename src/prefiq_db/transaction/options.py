@@ -17,7 +17,7 @@ class TransactionOptions:
         read_only: the server refuses writes in it.
         durable: raise when nested, so that leaving the block means it is committed.
         timeout_seconds: from BEGIN to COMMIT; ``None`` means no limit beyond that of each statement.
-        exactly_once: write a token at BEGIN, which later tells whether a COMMIT without a reply happened; see
+        exactly_once: write a token at BEGIN, which later shows whether a COMMIT without a reply happened; see
             :mod:`prefiq_db.exactly_once`.
         step_timeout_seconds: the timeout of ``using()`` and ``override()``. It applies separately to the checkout, to
             BEGIN, to COMMIT and to finding out its outcome; a call that runs the whole transaction bounds all of it.
