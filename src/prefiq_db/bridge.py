@@ -1,7 +1,7 @@
-"""The one door to SQLAlchemy's greenlet bridge, and the two worlds behind one interface.
+"""The only module that uses SQLAlchemy's greenlet bridge; it puts sync and async behind one interface.
 
-The core of prefiq_db is synchronous code. In the async world it runs inside a greenlet, one per verb, and whatever has
-to wait does so through a :class:`Runtime`. Nothing else imports SQLAlchemy's bridge.
+The core of prefiq_db is synchronous code. In async mode it runs inside a greenlet, one per verb, and every wait goes
+through a :class:`Runtime`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def await_(awaitable: Awaitable[T]) -> T:
 
 
 def can_await() -> bool:
-    """Return whether the caller runs under :func:`spawn`; the garbage collector, for one, does not."""
+    """Return whether the caller runs under :func:`spawn`; code that the garbage collector calls may not."""
     return bool(_in_greenlet())
 
 
@@ -44,51 +44,51 @@ async def spawn(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
 
 
 def frame_behind() -> FrameType | None:
-    """Return the frame that waits for the running greenlet, where the async application goes on; else ``None``."""
+    """Return the frame that waits for the running greenlet, part of the async application's stack; else ``None``."""
     parent = greenlet.getcurrent().parent
     frame: FrameType | None = None if parent is None else parent.gr_frame
     return frame
 
 
 class Runtime(Protocol):
-    """How one world sleeps, calls user code, names its workers and shields a COMMIT."""
+    """How sync or async code sleeps, calls user code, identifies its workers and shields a COMMIT."""
 
     is_async: bool
 
     def sleep(self, seconds: float) -> None:
-        """Wait without blocking anybody else of this world."""
+        """Wait without blocking other threads or tasks."""
 
     def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Call user code and, in the async world, await what it returns."""
+        """Call user code and, in async mode, await its result."""
 
     def worker(self) -> object:
-        """Return what identifies the running task or thread, for comparing with ``==``."""
+        """Return an object that identifies the running task or thread; compare it with ``==``."""
 
     def shielded(self, function: Callable[[], T], budget_seconds: float) -> T:
-        """Run *function* to its end although the task is cancelled meanwhile, for at most *budget_seconds*.
+        """Run *function* to its end even if the task is cancelled meanwhile, for at most *budget_seconds*.
 
-        A cancellation that arrived is raised afterwards, the very same instance, when *function* has ended.
+        A cancellation that arrived is raised again, as the same instance, when *function* has ended.
         """
 
     def beside(self, function: Callable[[], None]) -> Callable[[], None]:
-        """Start *function* in a thread or task of its own; calling what is returned waits for its end.
+        """Start *function* in a thread or task of its own; return a function that waits for its end.
 
         *function* must not raise.
         """
 
     def check(self) -> None:
-        """Raise ``RuntimeError`` when called from where this world can't work (no loop, or another loop)."""
+        """Raise ``RuntimeError`` if this runtime can't work here (no event loop, or another one)."""
 
     def forget_loop(self) -> None:
-        """Belong to no event loop any more: the next one that asks is the one."""
+        """Drop the event loop; the next one that uses this runtime becomes its loop."""
 
 
-# Set inside a shielded task: that task, and the one that it acts for. A task started from it is neither.
+# Set inside a shielded task: that task, and the task it acts for. It doesn't apply to a task started from it.
 _acting_for: ContextVar[tuple[object, object] | None] = ContextVar("prefiq_db_acting_for", default=None)
 
 
 class SyncRuntime:
-    """Threads. A sync database used from tasks of one loop tells the tasks apart as well."""
+    """The runtime for threads. If tasks of one event loop use a sync database, each task counts as a worker too."""
 
     is_async = False
 
@@ -119,7 +119,7 @@ class SyncRuntime:
 
 
 class AsyncRuntime:
-    """Tasks of the one event loop that the engine belongs to."""
+    """The runtime for tasks of the event loop that the engine belongs to."""
 
     is_async = True
 
@@ -168,17 +168,17 @@ def _running_task() -> object | None:
 
 
 async def _acting(caller: asyncio.Task[Any] | None, function: Callable[[], T]) -> T:
-    """Run *function* on behalf of *caller*: what is the caller's, an outer transaction say, is usable here."""
+    """Run *function* on behalf of *caller*: it may use the caller's objects, an outer transaction for example."""
     _acting_for.set((asyncio.current_task(), caller))
     return await spawn(function)
 
 
 async def _shielded(function: Callable[[], T], budget_seconds: float) -> T:
-    """Run *function* in a task of its own, which a cancellation of the caller doesn't reach."""
+    """Run *function* in a task of its own, which is not cancelled with the caller."""
     task = asyncio.create_task(_acting(asyncio.current_task(), function))
     cancelled = await _ended(task, budget_seconds)
     if cancelled is not None:
-        # Look at the result, or asyncio complains that nobody did; the caller notes what came of it.
+        # Retrieve the result, or asyncio logs that it never was; the caller records the outcome.
         _ = task.cancelled() or task.exception()
         raise cancelled
     if task.cancelled():
@@ -187,9 +187,9 @@ async def _shielded(function: Callable[[], T], budget_seconds: float) -> T:
 
 
 async def to_its_end(coroutine: Coroutine[Any, Any, Any], seconds: float) -> None:
-    """Run *coroutine* for at most *seconds*, for a caller who is cancelled already and goes on with that.
+    """Run *coroutine* for at most *seconds*, for a caller that is being cancelled and will re-raise that.
 
-    It runs in a task of its own; what cancels the caller meanwhile, anyio's scopes too, doesn't reach it.
+    It runs in a task of its own, which cancellations of the caller, anyio's scopes included, don't reach.
     """
     task = asyncio.create_task(coroutine)
     await _ended(task, seconds)
@@ -198,7 +198,7 @@ async def to_its_end(coroutine: Coroutine[Any, Any, Any], seconds: float) -> Non
 
 
 async def _ended(task: asyncio.Task[Any], seconds: float) -> asyncio.CancelledError | None:
-    """Wait until *task* has ended, by being cancelled after *seconds*; return what cancelled the caller meanwhile."""
+    """Wait for the end of *task*, cancelling it after *seconds*; return the caller's own cancellation, if any."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + seconds
     cancelled: asyncio.CancelledError | None = None
@@ -222,7 +222,7 @@ def _anyio_shield() -> Any:
 
         try:
             return anyio.CancelScope(shield=True)
-        except RuntimeError:  # anyio is imported, but this loop is none of its own
+        except RuntimeError:  # anyio is imported, but doesn't run this loop
             return _NoShield()
     return _NoShield()
 

@@ -1,4 +1,4 @@
-"""One call of a verb: what the caller asked for, in one piece from the verb to the driver, over all its attempts."""
+"""One call of a verb: the object that holds the request, from the verb to the driver, over all attempts."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _ids = itertools.count(1)
 
 @dataclass(frozen=True, slots=True)
 class Overrides:
-    """What ``using()`` and ``override()`` change of the settings; ``None`` means nothing.
+    """The settings that ``using()`` and ``override()`` change; ``None`` means unchanged.
 
     Attributes:
-        timeout: seconds a statement may take, and that retries and the wait for a connection may take in all.
+        timeout: seconds that a statement may take, and that a call with its retries and checkouts may take in total.
         retry: the policy for what is safe to repeat.
         read_only: the server refuses writes.
-        idempotent: the caller vouches that every statement may be sent twice.
-        tags: words for events, spans and SQL comments, such as the route; few different ones, never values.
+        idempotent: the caller guarantees that every statement may be sent twice.
+        tags: labels for events, spans and SQL comments, such as the route; few distinct ones, never values.
     """
 
     timeout: float | None = None
@@ -37,7 +37,7 @@ class Overrides:
     tags: Mapping[str, str] | None = None
 
     def over(self, below: Overrides) -> Overrides:
-        """Return these overrides, with *below*'s where these say nothing."""
+        """Return these overrides, with those of *below* where these are ``None``."""
         mine = {field.name: getattr(self, field.name) for field in fields(self)}
         return replace(below, **{name: value for name, value in mine.items() if value is not None})
 
@@ -50,9 +50,9 @@ class Shape:
     """How to get an answer out of a result.
 
     Attributes:
-        fetch: reads the result while the connection is held; what it raises is the database's error.
-        finish: makes the answer of what was read, after the connection went back; what it raises is the caller's own
-            (``into=``). ``None``: what was read is the answer.
+        fetch: reads the result while the connection is held; its exceptions are the database's errors.
+        finish: converts what was read to the answer, after the connection was returned; its exceptions are the
+            caller's own (``into=``). ``None``: what was read is the answer.
     """
 
     fetch: Callable[[CursorResult[Any]], Any]
@@ -60,42 +60,42 @@ class Shape:
 
 
 class Way(Enum):
-    """How a call is carried out; decided before anything waits."""
+    """How a call is carried out; decided before any wait."""
 
-    #: one statement outside of any transaction, committed when the call returns
+    #: one statement outside any transaction, committed when the call returns
     ONE_SHOT = 1
     #: in the transaction that is open here
     AMBIENT = 2
-    #: in the transaction whose ``tx`` the caller named
+    #: in the transaction whose ``tx`` the caller used
     EXPLICIT = 3
-    #: in a transaction that is begun for this call
+    #: in a transaction begun for this call
     OWN_TRANSACTION = 4
 
 
 class Runner(Protocol):
-    """What a call needs of the block that it belongs to."""
+    """The part of a transaction's block that a call uses."""
 
     def run(self, call: Call, *, explicit: bool) -> Any:
         """Carry out *call* on the pinned connection."""
 
 
 class Call:
-    """One call of a verb. Its ``repr`` shows neither text nor values, so it may stand in any frame.
+    """One call of a verb. Its ``repr`` shows neither text nor values, so it may appear in any traceback.
 
     Attributes:
-        id: counts up in this process.
+        id: a counter in this process.
         verb: ``fetch_all``, ``execute`` ...
         statement: what SQLAlchemy executes.
         params: bind names to values; of ``execute_many`` a list of those.
         shape: how to get the answer.
         given: the overrides in force.
-        deadline: when the caller's limit ends, for all attempts together; each statement may take all of its seconds.
-            ``None``: the caller gave no limit, or the transaction that is begun for the call has it.
+        deadline: the caller's time limit for all attempts together; each statement may use all of its seconds.
+            ``None``: the caller gave no limit, or the transaction begun for the call has it.
         tags: the request's tags.
-        facts: what :func:`~prefiq_db.execution.statement_facts.facts_of_call` found; ``None`` while nobody asked.
+        facts: what :func:`~prefiq_db.execution.statement_facts.facts_of_call` returned; ``None`` before its first call.
         way: how it is carried out.
         block: the block to carry it out in, when a transaction is open for it.
-        attempts: how many tries were begun.
+        attempts: how many attempts were begun.
         started: on the monotonic clock.
     """
 

@@ -13,28 +13,28 @@ from prefiq_db.products import PRODUCTS, EngineName, Product
 Mode = Literal["sync", "async"]
 SslMode = Literal["disable", "prefer", "require", "verify-ca", "verify-full"]
 
-#: 23 days: PostgreSQL counts its timeouts in 32 bits of milliseconds
+#: 23 days: PostgreSQL stores its timeouts as milliseconds in 32 bits
 MAX_SECONDS: Final = 2_000_000.0
 
 ISOLATION_LEVELS: Final = ("READ UNCOMMITTED", "READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE")
 
-#: the URL's option that says which of several hosts to stay with, as libpq calls it
+#: the URL option that says which of several hosts to use; the name is libpq's
 SESSION_ATTRS: Final = "target_session_attrs"
-#: its words that MariaDB understands as well; libpq knows more
+#: the values of that option that work for MariaDB too; libpq has more
 ANY_HOST, WRITER, READER = SHARED_SESSION_ATTRS = ("any", "read-write", "read-only")
 
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How often and how long to try again what is safe to repeat.
+    """How often, and for how long, to retry what is safe to repeat.
 
     Attributes:
-        attempts: tries in all, the first included; 1 means no retry. Default 4.
+        attempts: attempts in total, including the first; 1 means no retry. Default 4.
         wait_initial_seconds: upper bound of the first wait; it doubles with each further one. Default 0.05.
         wait_max_seconds: upper bound of any wait. Default 2.
-        total_seconds: no new attempt starts later than this after the first one began. Default 15.
+        total_seconds: no attempt starts later than this after the first one began. Default 15.
 
-    Waits have full jitter: each is drawn evenly between 0 and its bound, so that many clients don't come back at once.
+    Waits have full jitter: each is drawn evenly between 0 and its bound, so that clients don't all retry at once.
     """
 
     attempts: int = 4
@@ -68,7 +68,7 @@ class Host:
 
     @property
     def is_path(self) -> bool:
-        """Whether it is on this machine, by a socket in the file system."""
+        """Whether this is a path: a Unix socket on this machine."""
         return self.host.startswith("/")
 
     def __str__(self) -> str:
@@ -87,8 +87,8 @@ class Target:
         user: login name, or ``None``.
         password: a :class:`~prefiq_db.masking.Secret`, or ``None``.
         database: database name; for SQLite a file path or ``:memory:``.
-        options: what the URL's query said beyond our own fields, passed on to the driver; never a secret.
-        secret_options: those of them that are secrets (``sslpassword``).
+        options: the URL's query options that are not fields of ours, passed on to the driver; never a secret.
+        secret_options: the options among them that are secrets (``sslpassword``).
         flavor: ``"mysql"`` when the user said MySQL rather than MariaDB, else ``""``.
     """
 
@@ -103,11 +103,11 @@ class Target:
 
     @property
     def product(self) -> Product:
-        """What is known of this kind of database."""
+        """The product table's entry for this kind of database."""
         return PRODUCTS[self.flavor or self.engine]
 
     def __str__(self) -> str:
-        """Return a URL to show to people: no password, no options."""
+        """Return a URL that is safe to show: without password and options."""
         if self.product.is_file:
             return f"{self.engine}:///{self.database}"
         hosts = ",".join(map(str, self.hosts))

@@ -1,4 +1,4 @@
-"""The sync face: ``Database`` and its transactions. The decisions are in ``core``; the twin is ``database_async``."""
+"""The sync API: ``Database`` and its transactions. The logic is in ``core``; ``database_async`` is the async twin."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ class Database:
 
     Args:
         settings: a URL, or :class:`~prefiq_db.DatabaseSettings`. The environment is never read.
-        name: what logs, errors and events call it.
-        fields: further settings, with a URL: ``Database("sqlite:///app.db", pool_size=2)``.
+        name: the name in logs, errors and events.
+        fields: further settings, if *settings* is a URL: ``Database("sqlite:///app.db", pool_size=2)``.
 
     There is no I/O before :meth:`open`, the ``with`` block, or the first statement.
 
     Raises:
-        SettingsError: if the settings are wrong; it lists every problem, without values.
-        MissingDriverError: if the driver isn't installed; it names the extra.
+        SettingsError: if the settings are wrong; the message lists every problem, without values.
+        MissingDriverError: if the driver isn't installed; the message names the extra to install.
     """
 
     is_async = False
@@ -79,19 +79,19 @@ class Database:
 
     @property
     def hooks(self) -> Hooks:
-        """Listeners to statements: ``hooks.before(fn)``, ``.after``, ``.on_error``, ``.add(listener)``."""
+        """The registry of listeners: ``hooks.before(fn)``, ``.after``, ``.on_error``, ``.add(listener)``."""
         return self._core.hooks
 
     def open(self) -> None:
-        """Fill the pool, so that the first query pays nothing and a database that is down is found here.
+        """Fill the pool: the first query then needs no connect, and a database that is down is reported here.
 
         Raises:
-            PrefiqDbError: if not even one connection succeeds. The rest of the pool is filled as far as it goes.
+            PrefiqDbError: if no connection succeeds. One is enough; the rest of the pool is best effort.
         """
         self._core.open()
 
     def close(self) -> None:
-        """Close the pool's connections. Statements after that raise ClosedError; :meth:`open` opens it again."""
+        """Close the pool's connections. Later statements raise ClosedError; :meth:`open` opens it again."""
         self._core.close()
 
     def __enter__(self) -> Self:
@@ -131,15 +131,16 @@ class Database:
         Args:
             isolation: ``"READ COMMITTED"``, ``"REPEATABLE READ"``, ``"SERIALIZABLE"`` or ``"READ UNCOMMITTED"``.
             read_only: the server refuses writes.
-            durable: refuse to be nested.
-            exactly_once: also when the reply to COMMIT is lost, leaving the block means that it was committed; and
-                NotCommittedError that it was not, and never will be. It needs the table of the shipped migrations.
+            durable: raise NestingError inside another transaction.
+            exactly_once: when the reply to COMMIT is lost, find out whether it was committed. No error means that it
+                was; NotCommittedError means that it was not, and never will be. Needs the table that the shipped
+                migrations create.
             timeout: seconds from BEGIN to COMMIT.
 
         Raises:
             NotCommittedError: the reply to COMMIT was lost, and nothing was committed.
-            OutcomeUnknownError: the reply to COMMIT was lost; with ``exactly_once`` only if the database stayed
-                unreachable until the budget was spent, and then with a token for :meth:`resolve_outcome`.
+            OutcomeUnknownError: the reply to COMMIT was lost. With ``exactly_once`` this happens only if the database
+                stayed unreachable until the budget was spent; the error then has a token for :meth:`resolve_outcome`.
         """
         options = TransactionOptions(isolation, read_only, durable, timeout, exactly_once)
         return Transaction(self._core, self._core.transaction(options))
@@ -153,16 +154,18 @@ class Database:
         isolation: str | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Return ``fn(tx, *args, **kwargs)``, committed; the whole body again on deadlock, conflict or lost connection.
+        """Run ``fn(tx, *args, **kwargs)`` in a transaction and return its result.
+
+        On deadlock, conflict or lost connection the whole function runs again, in a new transaction.
 
         Args:
-            exactly_once: also when the reply to COMMIT is lost, find out whether it was committed, and run the body
-                again only if it was not and never will be. It needs the table of the shipped migrations.
+            exactly_once: when the reply to COMMIT is lost, find out whether it was committed, and run *fn* again only
+                if it was not and never will be. Needs the table that the shipped migrations create.
 
         Raises:
-            OutcomeUnknownError: if the reply to COMMIT was lost: that is never repeated on a guess. With
-                ``exactly_once`` only if the database stayed unreachable until the budget was spent; it has a ``token``
-                for :meth:`resolve_outcome` then. Any other error means that nothing was committed.
+            OutcomeUnknownError: if the reply to COMMIT was lost; *fn* never runs again on a guess. With
+                ``exactly_once`` this happens only if the database stayed unreachable until the budget was spent; the
+                error then has a ``token`` for :meth:`resolve_outcome`. Any other error: nothing was committed.
         """
         refuse_uncallable(fn, "run_in_transaction")
         options = TransactionOptions(isolation=isolation, exactly_once=exactly_once)
@@ -192,7 +195,7 @@ class Database:
         retry: RetryPolicy | None = None,
         isolation: str | None = None,
     ) -> Any:
-        """Decorate ``fn(tx, ...)`` so that calling ``fn(...)`` runs it by :meth:`run_in_transaction`."""
+        """Decorate ``fn(tx, ...)`` so that calling ``fn(...)`` runs it through :meth:`run_in_transaction`."""
         if fn is None:
             return functools.partial(self.transactional, exactly_once=exactly_once, retry=retry, isolation=isolation)
         refuse_generator_function(fn, "transactional")
@@ -225,19 +228,19 @@ class Database:
         read_only: bool = False,
         timeout: float | None = None,
     ) -> AttemptLoop:
-        """Return attempts for ``for attempt in db.attempts(): with attempt as tx: ...``."""
+        """Return the attempts of a retry loop: ``for attempt in db.attempts(): with attempt as tx: ...``."""
         options = TransactionOptions(isolation, read_only, timeout_seconds=timeout, exactly_once=exactly_once)
         return AttemptLoop(begin_attempts(self._core, options, retry))
 
     def resolve_outcome(self, token: str | UUID) -> Outcome:
-        """Return what became of the transaction with *token*, from whichever process it was.
+        """Return the outcome of the transaction with *token*, whichever process ran it.
 
-        *token* is that of an :class:`~prefiq_db.errors.OutcomeUnknownError` or of a transaction (``tx.token``). Asking
-        decides: if it was not committed by now, it never will be. ``unknown`` means that the database could not be
-        asked in time, or that the token is older than a day.
+        *token* comes from an :class:`~prefiq_db.errors.OutcomeUnknownError` or a transaction (``tx.token``). The call
+        settles the outcome: a transaction that is not committed by now never will be. ``unknown`` means that the
+        database did not answer in time, or that the token is older than a day.
 
         Raises:
-            UsageError: if *token* is none.
+            UsageError: if *token* is not a token.
         """
         return self._core.resolve_outcome(token)
 
@@ -250,13 +253,13 @@ class Database:
         return view
 
     def override(self, **overrides: Unpack[OverrideOptions]) -> OverrideScope:
-        """Return a scope with other defaults, in force here and in what is started in it; see :meth:`using`."""
+        """Return a block in which other defaults apply, also to tasks started inside it; see :meth:`using`."""
         return self._core.override(overrides)
 
     # --- diagnosis -------------------------------------------------------------------------------
 
     def ping(self) -> float:
-        """Return the seconds of one round trip. One attempt; raises when there is no answer."""
+        """Return how many seconds one round trip takes. Makes one attempt; raises when there is no reply."""
         return self._core.ping()
 
     def test_connection(self) -> bool:
@@ -264,16 +267,16 @@ class Database:
         return self._core.test_connection()
 
     def health(self, timeout: float | None = None, *, timeout_seconds: float | None = None) -> HealthReport:
-        """Return whether the database answers and is ready for work, and why not; never raises.
+        """Report whether the database answers and is ready for work, and if not, why; never raises.
 
-        One attempt within *timeout* seconds, one round trip. A server that takes no writes is not well, unless the
-        settings or ``using(read_only=True)`` say that none are wanted: the judgement of ``HealthCheck``.
+        Makes one attempt of one round trip, within *timeout* seconds. A server that refuses writes is unhealthy, unless
+        the settings or ``using(read_only=True)`` rule out writes; ``HealthCheck`` judges the same way.
         ``timeout_seconds`` is the old name of *timeout*.
         """
         return self._core.health(renamed_seconds("health", "timeout_seconds", "timeout", timeout, timeout_seconds))
 
     def stats(self) -> DatabaseStats:
-        """Return the pool and the counters now."""
+        """Return the current state of the pool and the counters."""
         return self._core.stats()
 
     def expect(self, *, max_statements: int | None = None) -> StatementBudget:
@@ -288,15 +291,15 @@ class Database:
 
     @property
     def engine(self) -> Engine:
-        """SQLAlchemy's engine, with our hooks and masking. Refused inside ``transaction()``: use :meth:`session`."""
+        """SQLAlchemy's engine, with our hooks and masking. Raises inside ``transaction()``: use :meth:`session`."""
         self._core.check_engine_allowed()
         return self._core.instance.engine
 
     def session(self, **options: Any) -> Session:
         """Return an ORM session; inside ``transaction()`` it works on that transaction, in a savepoint.
 
-        There its objects don't expire on commit, unless *options* say so. What leaves a session is an error of ours and
-        of SQLAlchemy's at once, and counts for retries.
+        In a transaction its objects don't expire on commit, unless *options* say so. Errors that a session raises are
+        both prefiq_db's and SQLAlchemy's, and count for retries.
         """
         scope = self._core.pinned()
         if scope is None:

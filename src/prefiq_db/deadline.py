@@ -1,4 +1,4 @@
-"""Deadlines: by when something must have ended, how long it was given, and by which limit."""
+"""Deadlines: when work must have ended, how long it was given, and which limit set that."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import Final
 
-#: The limit of whoever calls: ``using(timeout=...)``, ``override(timeout=...)``, ``transaction(timeout=...)``.
+#: The caller's own limit: ``using(timeout=...)``, ``override(timeout=...)``, ``transaction(timeout=...)``.
 OWN_TIMEOUT: Final = "your own timeout="
 
 #: The setting that bounds connecting.
@@ -14,14 +14,14 @@ CONNECT_TIMEOUT: Final = "connect_timeout_seconds"
 
 
 class Deadline:
-    """A moment on the monotonic clock; work that is given one ends by then.
+    """A moment on the monotonic clock by which work must have ended.
 
-    It is made once, where a limit enters, and handed on as it is: whoever waits on the way asks what is left.
+    It is created once, where a limit is set, and passed on unchanged: each wait asks for the seconds that are left.
 
     Attributes:
         at: the moment.
         seconds: how long the work was given, for messages.
-        limit_name: the limit it comes from, for messages: ``connect_timeout_seconds``. Empty where no message tells.
+        limit_name: the limit it comes from, for messages: ``connect_timeout_seconds``. Empty if no message needs it.
     """
 
     __slots__ = ("at", "limit_name", "seconds")
@@ -40,7 +40,7 @@ class Deadline:
         return cls(time.monotonic() + seconds, seconds, limit_name)
 
     def left(self, at_least: float = 0.0) -> float:
-        """Return the seconds that are left; *at_least* that many, where 0 would mean something else."""
+        """Return the seconds that are left, but *at_least* that many, for APIs where 0 has another meaning."""
         return max(at_least, self.at - time.monotonic())
 
     @property
@@ -48,11 +48,11 @@ class Deadline:
         return time.monotonic() >= self.at
 
     def sooner_of(self, other: Deadline | None) -> Deadline:
-        """Return the one of the two that passes first; ``None`` never does."""
+        """Return the earlier of the two; ``None`` means no deadline."""
         return self if other is None or self.at <= other.at else other
 
     def share(self, tries: int) -> Deadline:
-        """Return the deadline of the next of *tries* tries: each gets a fair part of what is left."""
+        """Return the deadline of the next of *tries* attempts: each gets an equal share of the time left."""
         now = time.monotonic()
         seconds = max(0.0, self.at - now) / max(1, tries)
         return Deadline(now + seconds, seconds, self.limit_name)
@@ -67,24 +67,24 @@ def own_deadline(timeout_seconds: float | None, since: float | None = None) -> D
 
 
 def sooner(one: Deadline | None, other: Deadline | None) -> Deadline | None:
-    """Return the one of the two that passes first; ``None`` where neither limits anything."""
+    """Return the earlier of the two; ``None`` if there is neither."""
     return other if one is None else one.sooner_of(other)
 
 
 @dataclass(slots=True)
 class Shares:
-    """One deadline for several tries, each of which gets a fair part of what is left.
+    """One deadline for several attempts, each of which gets an equal share of the time left.
 
     Attributes:
-        deadline: by when the last try must have ended.
-        tries: how many are still to come; one more than expected gets all that is left.
+        deadline: when the last attempt must have ended.
+        tries: how many attempts remain; any further one gets all the time left.
     """
 
     deadline: Deadline
     tries: int
 
     def next(self) -> Deadline:
-        """Return the deadline of the next try."""
+        """Return the deadline of the next attempt."""
         share = self.deadline.share(self.tries)
         self.tries -= 1
         return share

@@ -1,4 +1,4 @@
-"""Old names that still work: each warns with what to write instead."""
+"""Old names that still work: each warns and names the replacement."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from prefiq_db.errors import UsageError
 
 
 def warn_renamed(old: str, new: str, *, stacklevel: int = 2) -> None:
-    """Warn that *old* is called *new* now; *stacklevel* counts from the caller of this function, as in ``warnings``."""
+    """Warn that *old* was renamed to *new*; *stacklevel* counts from this function's caller, as in ``warnings``."""
     warnings.warn(f"{old} is deprecated: write {new}", DeprecationWarning, stacklevel=stacklevel + 1)
 
 
 def renamed_seconds(call: str, old: str, new: str, value: float | None, old_value: float | None) -> float | None:
-    """Return the argument *new* of the function *call*, given by either name.
+    """Return the argument *new* of the function *call*, given under its new or old name.
 
     Raises:
-        UsageError: both were said.
+        UsageError: both were given.
     """
     if old_value is None:
         return value

@@ -1,4 +1,4 @@
-"""Every exception of prefiq_db, in one tree, none of them carrying a value.
+"""All exceptions of prefiq_db, in one class tree. None of them carries a value.
 
 Callers branch on ``kind`` and ``is_transient``, never on text. The driver's own exception stays reachable at
 ``.original``, outside ``args``, ``__dict__``, ``repr`` and pickles, because its text and attributes hold values.
@@ -49,7 +49,7 @@ class ErrorKind(StrEnum):
 
 
 class SubKind(StrEnum):
-    """What is wrong with a name, or with what it stands for: ``sub_kind`` of an error."""
+    """What is wrong with a name, or with the object it refers to: the ``sub_kind`` of an error."""
 
     MISSING = "missing"
     DUPLICATE = "duplicate"
@@ -60,13 +60,13 @@ class SubKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ErrorClass:
-    """How an error is to be treated.
+    """How to treat an error.
 
     Attributes:
         kind: what went wrong.
-        transient: the same work may succeed later, without anybody changing it.
+        transient: the same work may succeed later, unchanged.
         connection_lost: the connection is dead or must not be used again.
-        retry_statement: a single statement may be sent again: nothing of it was done (or nothing was sent).
+        retry_statement: a single statement may be sent again: it had no effect, or was not sent.
         retry_transaction: the whole transaction may run again from its beginning, after a rollback.
     """
 
@@ -78,17 +78,17 @@ class ErrorClass:
 
 
 class PrefiqDbError(Exception):
-    """The root of the tree.
+    """The base class of all exceptions of prefiq_db.
 
     Attributes:
         kind: an :class:`ErrorKind`.
-        sub_kind: a :class:`SubKind` for a mistake with a name, else ``None``.
+        sub_kind: a :class:`SubKind` if the error is about a name, else ``None``.
         code: the server's own code (SQLSTATE, vendor number, SQLite result code), or ``None``.
         is_transient: whether the same work may succeed later.
         database: the name of the :class:`~prefiq_db.Database` (``main``, ``analytics``), or ``None``.
-        constraint, table, column: names from the server's structured fields, where it gives them.
+        constraint, table, column: names from the server's structured error fields, where it sends them.
         classification: the whole :class:`ErrorClass`.
-        original: the driver's exception (its traceback dropped), or ``None``. It holds values: don't log it.
+        original: the driver's exception (without its traceback), or ``None``. It holds values: don't log it.
     """
 
     default_kind: ClassVar[ErrorKind] = ErrorKind.INTERNAL
@@ -148,7 +148,7 @@ def _rebuild(cls: type[PrefiqDbError], args: tuple[Any, ...], state: dict[str, A
 
 
 class UsageError(PrefiqDbError):
-    """The call can't mean what it says: the message names what was expected and how to do it."""
+    """The call is wrong; the message says what was expected and what to do instead."""
 
     default_kind = ErrorKind.USAGE
 
@@ -160,19 +160,19 @@ class UnsupportedError(UsageError):
 
 
 class MissingExtraError(UnsupportedError):
-    """A package that is needed here isn't installed; the message names the extra that brings it."""
+    """A required package isn't installed; the message names the extra to install."""
 
 
 class MissingDriverError(MissingExtraError):
-    """A driver isn't installed; the message names the extra that brings it."""
+    """A driver isn't installed; the message names the extra to install."""
 
 
 class ClosedError(UsageError):
-    """The database, transaction or application was closed already."""
+    """The database, transaction or application is closed."""
 
 
 class TransactionOwnershipError(UsageError):
-    """A task or thread that did not open the transaction tried to use it by inheritance."""
+    """A task or thread used a transaction that it did not open but inherited with its context."""
 
 
 class TransactionBusyError(UsageError):
@@ -180,7 +180,7 @@ class TransactionBusyError(UsageError):
 
 
 class StatementRefusedError(UsageError):
-    """The statement would not do what it seems to, here; the message says where it belongs."""
+    """The statement would not do here what it appears to do; the message says where to run it."""
 
 
 class EventLoopError(UsageError):
@@ -188,19 +188,19 @@ class EventLoopError(UsageError):
 
 
 class ForkError(UsageError):
-    """A transaction was carried over a fork."""
+    """A forked child used a transaction that its parent opened."""
 
 
 class NestingError(UsageError):
-    """A transaction that asked not to be nested was nested, or a savepoint was asked for what only BEGIN can do."""
+    """A ``durable`` transaction was nested, or a savepoint was given an option that only BEGIN can apply."""
 
 
 class StatementBudgetError(UsageError, AssertionError):
-    """A block sent more statements than it was allowed to; a test that runs into it fails like an assertion."""
+    """A block sent more statements than allowed; in a test it counts as a failed assertion."""
 
 
 class MappingError(UsageError):
-    """A row could not be made into what ``into=`` asks for."""
+    """A row could not be converted to what ``into=`` asks for."""
 
     default_kind = ErrorKind.DATA
 
@@ -240,7 +240,7 @@ class SettingsError(UsageError):
 
 
 class BindingError(UsageError):
-    """The container has no such name, or has it twice."""
+    """A name in the container is missing, bound twice, or can't be resolved."""
 
 
 class ProviderError(PrefiqDbError):
@@ -289,7 +289,7 @@ class ExclusionViolationError(IntegrityError):
 
 
 class ConcurrencyError(DatabaseError):
-    """Another transaction was in the way; running the whole transaction again usually helps."""
+    """The transaction conflicted with another one; running the whole transaction again usually helps."""
 
 
 class SerializationError(ConcurrencyError):
@@ -305,7 +305,7 @@ class LockTimeoutError(ConcurrencyError):
 
 
 class DeadlineError(DatabaseError):
-    """Something took longer than it was allowed to."""
+    """Something took longer than its limit."""
 
 
 class StatementTimeoutError(DeadlineError):
@@ -399,11 +399,11 @@ class InternalServerError(DatabaseError):
 
 
 class OutcomeUnknownError(DatabaseError):
-    """A write or COMMIT was sent and its reply never came: it may have happened. Never repeated on a guess.
+    """A write or COMMIT was sent and no reply came: it may have taken effect. It is never repeated on a guess.
 
     Attributes:
-        token: what ``resolve_outcome(token)`` takes, from any process, for a transaction with ``exactly_once=True``;
-            else ``None``. It is no secret, and it survives pickling.
+        token: of a transaction with ``exactly_once=True``, for ``resolve_outcome(token)`` in any process; else
+            ``None``. It is not a secret, and it survives pickling.
     """
 
     default_kind = ErrorKind.OUTCOME_UNKNOWN
@@ -414,7 +414,7 @@ class OutcomeUnknownError(DatabaseError):
 
 
 class TransactionEndedError(OutcomeUnknownError):
-    """A statement ended the transaction by itself: what came before it is committed, or undone, already."""
+    """A statement ended the transaction: everything before it is already committed or rolled back."""
 
 
 class NotCommittedError(DatabaseError):
@@ -424,7 +424,7 @@ class NotCommittedError(DatabaseError):
 
 
 class TransactionAbortedError(DatabaseError):
-    """A statement failed and its error was swallowed: COMMIT would have become a ROLLBACK without a word."""
+    """A statement failed and its error was swallowed: COMMIT would have rolled back silently."""
 
     default_kind = ErrorKind.USAGE
 
@@ -464,28 +464,29 @@ _BY_KIND: dict[ErrorKind, type[DatabaseError]] = {
 
 
 def error_type(kind: ErrorKind) -> type[DatabaseError]:
-    """Return the exception class that a server's error of this *kind* is raised as."""
+    """Return the exception class for server errors of this *kind*."""
     return _BY_KIND[kind]
 
 
-# Who can read a driver's exception: the dialects, which lie above this module.
+# Functions that convert a driver's exception; registered by the dialects, which this module can't import.
 _readers: list[Callable[[BaseException, str | None, str | None], PrefiqDbError | None]] = []
 
 
 def as_prefiq_error(error: BaseException, *, dialect: str | None = None, database: str | None = None) -> PrefiqDbError:
-    """Return *error*, a driver's or SQLAlchemy's, as one of ours: with kind, code and names, and without a value.
+    """Convert a driver's or SQLAlchemy's *error* to a PrefiqDbError with kind, code and names, and without values.
 
-    For errors of engines and connections that aren't a ``Database``'s, on the same drivers. One of ours is returned
-    as it is; *error* itself isn't changed, and ``.original`` is a copy of the driver's. Nobody knows at what moment it
-    was raised: an error of COMMIT is judged like one of a statement, so don't repeat a COMMIT, or a write, by it.
+    For engines and connections that don't belong to a ``Database``, on the same drivers. A PrefiqDbError is returned as
+    it is; *error* itself isn't changed, and ``.original`` is a copy of the driver's exception. An error of COMMIT is
+    classified like one of a statement, because its phase is unknown: don't repeat a COMMIT, or a write, because of it.
 
     Args:
-        dialect: ``postgresql``, ``mariadb``, ``mysql``, ``sqlite``; else the driver's, MariaDB's for both of MySQL's.
-        database: its name, for the message.
+        dialect: ``postgresql``, ``mariadb``, ``mysql`` or ``sqlite``. Default: the driver's own; MariaDB's for both
+            MySQL drivers.
+        database: the database's name, for the message.
 
     Raises:
         UsageError: if *dialect* is none of those.
-        TypeError: if *error* is no database's: it must go on as it is.
+        TypeError: if *error* is not a database error: raise it again unchanged.
     """
     found = next((made for read in _readers if (made := read(error, dialect, database)) is not None), None)
     if found is None:

@@ -1,7 +1,7 @@
-"""What happened, as frozen dataclasses, and who is told. Never a value in any of them.
+"""Events as frozen dataclasses, and the base class of their listeners. No event holds a value.
 
-Events of statements are told inside the statement, in its thread or task; leaks by a thread of their own. A listener
-must be quick and may not call the database.
+Statement events are delivered during the statement, in its thread or task; leak events in a thread of their own. A
+listener must be quick and must not call the database.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from prefiq_db.tags import NO_TAGS
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """The line of the application that something began at; never one of ours or of SQLAlchemy's."""
+    """The application's line where something began; never a line of prefiq_db or SQLAlchemy."""
 
     file: str
     line: int
@@ -27,21 +27,21 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class StatementEvent:
-    """What all events of a statement tell.
+    """The fields that all statement events share.
 
     Attributes:
         database: the database's name.
         statement: the SQL text with bind markers (its literals masked).
-        parameters: each bind's type and length: ``{"sku": "<str:2>"}``; for many rows, of the first.
+        parameters: each bind's type and length: ``{"sku": "<str:2>"}``; those of the first of many rows.
         batch_size: how many rows the statement is executed with; 1 for a single one.
         operation: ``SELECT``, ``INSERT`` ...; ``""`` if not known.
         summary: operations and tables: ``INSERT audit SELECT orders``.
         tables: the tables, each once.
         fingerprint: 16 hex digits that group statements which differ in values only.
-        wait_seconds: how long the call waited for its connection; counted for the first statement on it.
+        wait_seconds: how long the checkout of the connection took; 0 for all but the first statement on it.
         retry_number: 0 for the first attempt of the call or transaction.
-        call_id: the verb that sent it, as in :class:`CallStarted`; ``None`` through ``engine`` and ``session()``.
-        transaction_id: the transaction that it runs in; ``None`` for a one-shot.
+        call_id: the call that sent it, as in :class:`CallStarted`; ``None`` through ``engine`` and ``session()``.
+        transaction_id: the transaction that it runs in; ``None`` outside a transaction.
         origin: the application's line; ``None`` when it could not be found.
         tags: from ``using(tags=...)`` and ``override(tags=...)``.
     """
@@ -69,11 +69,11 @@ class StatementStarted(StatementEvent):
 
 @dataclass(frozen=True, slots=True)
 class StatementFinished(StatementEvent):
-    """A statement was answered.
+    """A statement succeeded.
 
     Attributes:
-        duration_seconds: from sending to the answer; rows fetched later are not in it.
-        rows: the driver's row count, -1 where it can't tell.
+        duration_seconds: from sending to the reply, without the time to fetch rows later.
+        rows: the driver's row count, -1 if unknown.
     """
 
     duration_seconds: float = 0.0
@@ -82,7 +82,7 @@ class StatementFinished(StatementEvent):
 
 @dataclass(frozen=True, slots=True)
 class StatementFailed(StatementEvent):
-    """A statement failed; ``code`` is the server's."""
+    """A statement failed; ``code`` is the server's error code."""
 
     duration_seconds: float = 0.0
     kind: ErrorKind = ErrorKind.UNKNOWN
@@ -91,7 +91,7 @@ class StatementFailed(StatementEvent):
 
 @dataclass(frozen=True, slots=True)
 class CallStarted:
-    """A verb begins: one logical call, over all its attempts.
+    """A call of a verb begins: one event for all its attempts.
 
     Attributes:
         database: the database's name.
@@ -159,13 +159,13 @@ class TransactionFinished:
 
 @dataclass(frozen=True, slots=True)
 class OutcomeResolved:
-    """Somebody asked what became of a transaction whose COMMIT was not answered.
+    """The outcome of a transaction was looked up, because the reply to COMMIT was lost.
 
     Attributes:
-        transaction_id: as in the events of its statements; ``None`` when it was asked for by its token.
+        transaction_id: as in the events of its statements; ``None`` when it was looked up by token.
         outcome: ``committed``, ``not committed`` or ``unknown``.
         claims: how often the database was asked.
-        duration_seconds: from the first question to the answer.
+        duration_seconds: from the first query to the answer.
     """
 
     database: str
@@ -185,7 +185,7 @@ class ConnectionOpened:
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLost:
-    """The pool threw a connection away.
+    """The pool discarded a connection.
 
     Attributes:
         reason: ``age``, ``dead``, ``no answer``, ``invalidated``, ``session changed`` or ``transaction left open``.
@@ -197,7 +197,7 @@ class ConnectionLost:
 
 @dataclass(frozen=True, slots=True)
 class ConnectionCheckedOut:
-    """Somebody got a connection; ``wait_seconds`` is how long that took, a new connection included."""
+    """A connection was checked out; ``wait_seconds`` is how long that took, opening a new one included."""
 
     database: str
     wait_seconds: float
@@ -205,7 +205,7 @@ class ConnectionCheckedOut:
 
 @dataclass(frozen=True, slots=True)
 class ConnectionCheckedIn:
-    """A connection came back after ``use_seconds``."""
+    """A connection was returned to the pool after ``use_seconds``."""
 
     database: str
     use_seconds: float
@@ -213,7 +213,7 @@ class ConnectionCheckedIn:
 
 @dataclass(frozen=True, slots=True)
 class PoolTimedOut:
-    """Nobody gave a connection back in time."""
+    """No connection became free in time."""
 
     database: str
     wait_seconds: float
@@ -221,10 +221,10 @@ class PoolTimedOut:
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLeaked:
-    """A connection has been out for longer than ``leak_after_seconds``, or was lost without being given back.
+    """A connection was checked out for longer than ``leak_after_seconds``, or garbage-collected without being returned.
 
     Attributes:
-        age_seconds: how long it has been out.
+        age_seconds: how long it has been checked out.
         origin: the application's line that took it.
         worker: the task or thread that took it.
         summary: its last statement.
@@ -241,7 +241,7 @@ class ConnectionLeaked:
 
 @dataclass(frozen=True, slots=True)
 class ConnectionUnleaked:
-    """A connection that was reported as leaked came back after all."""
+    """A connection that was reported as leaked was returned after all."""
 
     database: str
     age_seconds: float
@@ -250,7 +250,7 @@ class ConnectionUnleaked:
 
 @dataclass(frozen=True, slots=True)
 class HealthChanged:
-    """A health check found another answer than the one before."""
+    """A health check's result differs from the one before."""
 
     database: str
     healthy: bool
@@ -258,13 +258,13 @@ class HealthChanged:
 
 
 class Listener:
-    """Base for listeners: override what you care for. One that raises is logged once and never breaks a query."""
+    """Base of listeners: override what you need. A listener that raises is logged once and never breaks a query."""
 
     def statement_started(self, event: StatementStarted) -> None:
         """A statement is about to be sent."""
 
     def statement_finished(self, event: StatementFinished) -> None:
-        """A statement was answered."""
+        """A statement succeeded."""
 
     def statement_failed(self, event: StatementFailed) -> None:
         """A statement failed."""
@@ -279,31 +279,31 @@ class Listener:
         """An attempt failed and another one follows."""
 
     def transaction_finished(self, event: TransactionFinished) -> None:
-        """A transaction was committed, rolled back, or nobody knows."""
+        """A transaction was committed or rolled back, or its outcome is unknown."""
 
     def outcome_resolved(self, event: OutcomeResolved) -> None:
-        """Somebody asked what became of a COMMIT without an answer."""
+        """The outcome of a transaction was looked up, because the reply to COMMIT was lost."""
 
     def connection_opened(self, event: ConnectionOpened) -> None:
         """The pool opened a connection."""
 
     def connection_lost(self, event: ConnectionLost) -> None:
-        """The pool threw a connection away."""
+        """The pool discarded a connection."""
 
     def connection_checked_out(self, event: ConnectionCheckedOut) -> None:
-        """Somebody got a connection."""
+        """A connection was checked out."""
 
     def connection_checked_in(self, event: ConnectionCheckedIn) -> None:
-        """A connection came back."""
+        """A connection was returned to the pool."""
 
     def pool_timed_out(self, event: PoolTimedOut) -> None:
-        """Nobody gave a connection back in time."""
+        """No connection became free in time."""
 
     def connection_leaked(self, event: ConnectionLeaked) -> None:
-        """A connection has been out for too long, or was lost."""
+        """A connection was checked out for too long, or garbage-collected."""
 
     def connection_unleaked(self, event: ConnectionUnleaked) -> None:
-        """A leaked connection came back after all."""
+        """A leaked connection was returned after all."""
 
     def health_changed(self, event: HealthChanged) -> None:
-        """A health check found another answer than before."""
+        """A health check's result differs from the one before."""

@@ -1,7 +1,7 @@
-"""What a forked child makes anew: locks that another thread of the parent may have held, threads and sockets.
+"""Recreate, in a forked child, the locks that another thread of the parent may have held, threads and sockets.
 
-Whoever makes one registers it here with the same line, so that nobody has to keep a list. Nothing else in the package
-is called after a fork: decisions/0113-why-one-registry-for-what-a-child-renews.md.
+Each object registers here on the line that creates it, so no separate list is needed. Nothing else in the package is
+called after a fork: decisions/0113-why-one-registry-for-what-a-child-renews.md.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ _Renewal = Callable[[Any], None]
 
 
 class _Owner(weakref.ref[Any]):
-    """Of an owner, who may compare as it likes."""
+    """A reference to an owner, compared by identity, however the owner defines equality."""
 
     __slots__ = ()
     __eq__ = object.__eq__
     __hash__ = object.__hash__
 
 
-# An entry goes with its owner. No line of ours runs then: what interrupted it would be lost, as in every such call.
+# A built-in callback removes an entry with its owner: in Python code there, an interruption would be swallowed.
 _renewals: dict[_Owner, _Renewal] = {}
 
 
@@ -34,15 +34,15 @@ def renewed(owner: Any, name: str) -> threading.Lock: ...
 @overload
 def renewed(owner: Any, name: str, make: Callable[[], L]) -> L: ...
 def renewed(owner: Any, name: str, make: Callable[[], Any] = threading.Lock) -> Any:
-    """Return a new lock, to be kept as *name* of *owner* (an object or a module); a forked child gets another one."""
+    """Return a new lock for attribute *name* of *owner* (an object or a module); a forked child gets a new one."""
     in_child(owner, lambda found: setattr(found, name, make()))
     return make()
 
 
 def in_child(owner: Any, renew: _Renewal) -> None:
-    """Call ``renew(owner)`` in each forked child where *owner* is still there, in the order of registration.
+    """Call ``renew(owner)`` in each forked child where *owner* still exists, in the order of registration.
 
-    *renew* must not hold *owner*: a function of its class does, a bound method doesn't do.
+    *renew* must not reference *owner*: pass a function of its class, not a bound method.
     """
     _renewals[_Owner(owner, _renewals.pop)] = renew
 

@@ -1,4 +1,4 @@
-"""One database in this process: what is assembled once for it, and whether it is closed.
+"""One database in this process: its parts, assembled once, and whether it is closed.
 
 Why it is one object: decisions/0112-why-a-database-is-one-instance.md.
 """
@@ -25,19 +25,19 @@ from prefiq_db.settings import DatabaseSettings
 
 @dataclass(eq=False, repr=False)
 class Instance:
-    """The parts of one database. All views of it share them; what is ambient somewhere is kept by instance.
+    """The parts of one database, shared by all its views. Ambient transactions and overrides are kept per instance.
 
     Attributes:
-        async_engine: SQLAlchemy's ``AsyncEngine`` over ``engine`` in the async world, else ``None``.
-        road: how statements get to the database.
-        explainer: asks for plans of slow statements, if the settings say so.
-        resolver: finds out whether a transaction with a token was committed when nobody answered COMMIT.
+        async_engine: SQLAlchemy's ``AsyncEngine`` over ``engine`` in async mode, else ``None``.
+        road: checks out connections and runs statements on them.
+        explainer: asks for plans of slow statements, if the settings enable it.
+        resolver: finds out whether a transaction with a token was committed when the reply to COMMIT was lost.
         pruner: removes old tokens, after transactions that had one.
-        statement_timeout_seconds: how long a statement may take that says nothing else.
-        commit_budget_seconds: how long COMMIT, its resolution and the ``on_commit`` functions may outlive a
-            cancellation.
-        closing: whether closing was begun and interrupted; ``close()`` goes on with it.
-        needs_tokens: whether somebody asked for ``exactly_once``, so that the table of tokens has to be there.
+        statement_timeout_seconds: how long a statement may take unless it has a timeout of its own.
+        commit_budget_seconds: how long COMMIT, the resolution of its outcome and the ``on_commit`` functions may
+            continue after a cancellation.
+        closing: whether closing was begun and interrupted; ``close()`` continues it.
+        needs_tokens: whether ``exactly_once`` was requested, so that the token table has to exist.
     """
 
     settings: DatabaseSettings
@@ -69,7 +69,7 @@ class Instance:
         in_child(self, Instance.forget_after_fork)
 
     def close(self) -> None:
-        """Close the pool's connections, and what else the connector holds."""
+        """Close the pool's connections, and everything else that the connector holds."""
         self.closed = self.closing = True
         watchdog.forget(self.watcher)
         self.watcher.start_with(watchdog.watch)
@@ -81,8 +81,8 @@ class Instance:
 
     def forget_after_fork(self) -> None:
         """Start with an empty pool in a forked child; the parent's sockets are neither used nor closed."""
-        # Kept alive on purpose: collecting an asyncio transport would unregister the parent's socket from the event
-        # loop's epoll, which parent and child share.
+        # Kept alive on purpose: garbage-collecting an asyncio transport would unregister the parent's socket from
+        # the event loop's epoll, which parent and child share.
         _of_the_parent.append(self.engine.pool)
         self.engine.dispose(close=False)
         self.watcher.start_with(watchdog.watch)

@@ -1,7 +1,7 @@
-"""Tell what came from outside (a signal, a time limit, a cancellation) from what a driver or SQLAlchemy reports.
+"""Distinguish interruptions (a signal, a time limit, a cancellation) from errors of a driver or SQLAlchemy.
 
-The one is the caller's and goes on as it is; after it nobody knows how far a conversation with the server came. The
-other is an answer, and is translated.
+An interruption is raised unchanged, and leaves the state of the connection's protocol unknown. An error is a reply, and
+is translated.
 """
 
 from __future__ import annotations
@@ -13,20 +13,21 @@ from typing import Any, Final
 
 from prefiq_db.errors import PrefiqDbError
 
-# Whose exceptions are reports, whatever raised them.
+# Packages whose exceptions are always errors, whatever raised them.
 _REPORTERS: Final = frozenset(
     {"sqlalchemy", "psycopg", "psycopg_pool", "pymysql", "asyncmy", "aiosqlite", "sqlite3", "_sqlite3", "prefiq_db"}
 )
-# Where an exception of a class that is none of theirs can only have been put in from outside.
+# Packages in whose code an exception of a foreign class can only be an interruption.
 _LIBRARIES: Final = _REPORTERS | {"greenlet", "tenacity"} | sys.stdlib_module_names
 
 
 def is_interruption(error: BaseException) -> bool:
-    """Return whether *error* came from outside, and says nothing of what the server did.
+    """Return whether *error* is an interruption, which says nothing about what the server did.
 
-    That is whatever is no ``Exception`` (Ctrl-C, a cancellation), whatever a signal handler raised (the time limits of
-    RQ and Celery, say), and an application's own class raised in a line that is not the application's (as
-    ``PyThreadState_SetAsyncExc`` does). What a type, a listener or another function of the application raises is none.
+    Interruptions are: exceptions that aren't an ``Exception`` (Ctrl-C, a cancellation); those that a signal handler
+    raised (the time limits of RQ and Celery, say); and an application's own class raised in a line outside the
+    application (as ``PyThreadState_SetAsyncExc`` does). What the application's own functions raise, such as types and
+    listeners, is no interruption.
     """
     if not isinstance(error, Exception):
         return True
@@ -50,7 +51,7 @@ def _from_handler(trace: TracebackType | None) -> bool:
 
 
 def _code_of(handler: Any) -> CodeType | None:
-    """Return what runs when *handler* is called: a function, a method, a ``partial``, an object with ``__call__``."""
+    """Return the code that *handler* runs: it is a function, a method, a ``partial`` or an object with ``__call__``."""
     while hasattr(handler, "func"):
         handler = handler.func
     if not callable(handler):
@@ -61,7 +62,7 @@ def _code_of(handler: Any) -> CodeType | None:
 
 
 def _raised_in(trace: TracebackType | None) -> str | None:
-    """Return the package of the innermost line."""
+    """Return the package of the traceback's innermost line."""
     if trace is None:
         return None
     while trace.tb_next is not None:

@@ -1,8 +1,8 @@
-"""Blocks whose end is certain: also when ``__exit__`` itself is interrupted before its first line could protect it.
+"""Blocks that always clean up, even if ``__exit__`` is interrupted before its first line enters a ``try``.
 
-A ``with`` statement holds the bound ``__exit__`` until the block has been left, and nothing else does. So when that
-method object is gone and its work isn't done, an interruption hit where no ``try`` of ours was open yet, and the
-work is made up for, at once, in the same thread. With a garbage collector instead of CPython's counting it is later.
+Only the ``with`` statement references the bound ``__exit__``, until the block has been left. So if that method object
+is freed and its work isn't done, an interruption hit before our ``try``, and the work is done then, at once, in the
+same thread. Without CPython's reference counting it happens at the next garbage collection.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Left(Protocol):
-    """Something with an ``__exit__`` that is decorated by :func:`surely`."""
+    """An object whose ``__exit__`` is decorated with :func:`surely`."""
 
     _watch: object
 
     @property
     def _is_begun(self) -> bool:
-        """Whether it was entered: what is looked up later is not a ``with`` statement's."""
+        """Whether it was entered: a look-up of ``__exit__`` after that is not by the ``with`` statement."""
 
     def _finish(self) -> None:
-        """Do what leaving the block does to others, if it isn't done."""
+        """Do the clean-up of leaving the block, unless it is done."""
 
 
 class _Surely:
@@ -42,12 +42,12 @@ class _Surely:
 
 
 class _Finish:
-    """What is called when the ``with`` statement has let go of an ``__exit__``."""
+    """The callback for when the ``with`` statement has dropped its reference to ``__exit__``."""
 
     __slots__ = ("_instance",)
 
     def __init__(self, instance: Left) -> None:
-        # Weak: what watches over it must not keep it alive.
+        # Weak: the callback must not keep the instance alive.
         self._instance = weakref.ref(instance)
 
     def __call__(self, gone: object) -> None:
@@ -57,5 +57,5 @@ class _Finish:
 
 
 def surely(function: F) -> F:
-    """Decorate an ``__exit__``: whatever interrupts it, :meth:`Left._finish` is called in the end."""
+    """Decorate an ``__exit__`` so that :meth:`Left._finish` is called in the end, even if it is interrupted."""
     return cast("F", _Surely(function))

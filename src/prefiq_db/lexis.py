@@ -1,6 +1,6 @@
-"""How each database writes strings, names and comments: enough to tell where one ends.
+"""The syntax of strings, names and comments of each database: enough to find where each ends.
 
-Nothing here looks twice at a character: repetitions are possessive, and what is never closed reaches to the end.
+The patterns never backtrack: repetitions are possessive, and an unclosed string or comment extends to the end.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ _STRING: Final = _PLAIN.format("'")
 _NAME: Final = _PLAIN.format('"')
 _BACKTICKS: Final = _PLAIN.format("`")
 
-# PostgreSQL goes on with a string in the next line, by the rules of its first part.
+# PostgreSQL continues a string in the next line, by the rules of its first part.
 _NEXT_LINE: Final = r"(?:[^\S\n]|--[^\n]*+)*+\n(?:\s|--[^\n]*+\n)*+"
 _E_STRING: Final = rf"[eE]{_ESCAPED.format(chr(39))}(?:{_NEXT_LINE}{_ESCAPED.format(chr(39))})*+"
 
-# A generated list: at least eight literals, or rows of them, each behind a comma and before another. No string in it
-# has a backslash, so every mode reads it alike. It tells nothing of the statement, and may be all of a megabyte.
+# A generated list: at least eight literals, or rows of them, each between two commas. No string in it has a backslash,
+# so it reads the same in every mode. It says nothing about the statement, and may be a megabyte long.
 _LITERAL: Final = r"(?:[-+]?+[\d.][\w.]*+|'[^'\\]*+(?:''[^'\\]*+)*+'|null\b|true\b|false\b)"
 _ROW: Final = rf"\(\s*+{_LITERAL}\s*+(?:,\s*+{_LITERAL}\s*+)*+\)"
 _LIST: Final = rf"(?:,\s*+(?:{_LITERAL}|{_ROW})\s*+(?=,)){{8,}}+"
@@ -33,14 +33,14 @@ _MARK: Final = r":=|::|@@|[();=.@,]"
 
 @dataclass(frozen=True, slots=True)
 class Lexis:
-    """How one kind of database reads a text.
+    """The lexical rules of one kind of database.
 
     Attributes:
-        token: matches the next piece; its groups are ``skip`` (a long list of literals as well), ``comment`` (the
-            opening of one), ``quoted``, ``dollar`` (the opening of a string), ``code`` (what opens or closes a comment
-            that is carried out), ``bind``, ``word``, ``mark`` and ``other``.
-        nested_comments: whether a comment may hold another one.
-        escapes_by_mode: quotes in which a backslash escapes or not, as the server's mode has it.
+        token: matches the next token; its groups are ``skip`` (also a long list of literals), ``comment`` (its
+            opening), ``quoted``, ``dollar`` (the opening of a string), ``code`` (the opening or closing of a comment
+            that is executed), ``bind``, ``word``, ``mark`` and ``other``.
+        nested_comments: whether a comment may contain another one.
+        escapes_by_mode: quotes in which a backslash escapes or not, depending on the server's mode.
     """
 
     token: re.Pattern[str]
@@ -68,7 +68,7 @@ _POSTGRESQL: Final = _lexis(
     rf"{_E_STRING}|{_STRING}|{_NAME}", _LINE_COMMENT, dollar=r"\$(?:[^\W\d]\w*+)?\$", nested=True, by_mode="'"
 )
 _SQLITE: Final = _lexis(rf"{_STRING}|{_NAME}|{_BACKTICKS}|\[[^\]]*+(?:\]|\Z)", _LINE_COMMENT)
-# Two dashes need a blank behind them: 1--1 is 2.
+# Two dashes need a blank after them: 1--1 is 2.
 _MARIADB: Final = _lexis(
     rf"{_ESCAPED.format(chr(39))}|{_ESCAPED.format(chr(34))}|{_BACKTICKS}",
     r"--(?=[\s\x00-\x1f]|\Z)[^\n]*+|\#[^\n]*+",
@@ -87,7 +87,7 @@ _COMMENT_EDGE: Final = re.compile(r"/\*|\*/")
 
 
 def end_of_comment(sql: str, start: int, *, nested: bool) -> int:
-    """Return where the comment that opens at *start* ends; the end of the text when it is never closed."""
+    """Return where the comment that opens at *start* ends; the end of the text if it is never closed."""
     depth, place = 0, start
     while (edge := _COMMENT_EDGE.search(sql, place)) is not None:
         place = edge.end()
@@ -95,7 +95,7 @@ def end_of_comment(sql: str, start: int, *, nested: bool) -> int:
             depth -= 1
         elif nested or depth == 0:
             depth += 1
-        else:  # "/*/" in a comment: the slash may be the end of one
+        else:  # "/*/" in a comment: its end may be "*/"
             place = edge.start() + 1
         if depth == 0:
             return place

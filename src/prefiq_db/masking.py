@@ -10,7 +10,7 @@ from prefiq_db.products import PRODUCTS
 
 MASK: Final = "***"
 
-# True while our border will translate every error, so that no other code has to take the values out.
+# True while our border will translate every error, so that no other code needs to remove the values.
 border_translates: ContextVar[bool] = ContextVar("prefiq_db_border_translates", default=False)
 
 # Matched against whole lower-case words of a key, so "passenger" is not a password.
@@ -21,10 +21,10 @@ _SECRET_KEY = re.compile(
 
 
 class Secret:
-    """Hold a secret that can't print itself: ``repr``, ``str``, ``format`` and pickles show only ``***``.
+    """A secret that can't be printed: ``repr``, ``str``, ``format`` and pickles show only ``***``.
 
-    A pickled secret comes back empty-handed: :meth:`reveal` then raises ``LookupError``, because a secret that
-    travels in a pickle ends in a queue, a cache or a crash report.
+    A pickled secret loses its value: :meth:`reveal` then raises ``LookupError``, because pickles end up in a queue, a
+    cache or a crash report.
     """
 
     __slots__ = ("_value",)
@@ -33,7 +33,7 @@ class Secret:
         self._value: str | None = value
 
     def reveal(self) -> str:
-        """Return the secret itself. Call it at the last moment, where the driver needs it."""
+        """Return the secret itself. Call it as late as possible, where the driver needs it."""
         if self._value is None:
             raise LookupError("this secret was pickled, and pickles carry no secrets: load the settings again here")
         return self._value
@@ -89,8 +89,8 @@ def describe_value(value: object) -> str:
     return f"<{name}>"
 
 
-# What a quote mark opens differs per dialect; read wrongly, the inside of a string looks like names. Where a text
-# can be read in two ways, the rest of it is a literal.
+# The meaning of a quote mark depends on the dialect; read wrongly, the inside of a string looks like names. Where a
+# text can be read in two ways, the rest of it counts as a literal.
 _REST: Final = r".*"
 _QUOTED: Final = r"{0}(?:[^{0}\\]|{0}{0})*(?:{0}|\Z|\\.*)"  # a backslash escapes on some servers, in some modes
 _IN_BACKTICKS: Final = r"(?P<name>`(?:[^`]|``)*(?:`|\Z))"
@@ -108,7 +108,7 @@ _BLANK_AFTER_DASHES: Final = r"--(?=\s|\Z)[^\n]*"
 _MYSQL_LITERAL: Final = _literals(_STRING_IN_DOUBLE_QUOTES, _IN_BACKTICKS, _BLANK_AFTER_DASHES, r"\#[^\n]*")
 _BY_RULES: Final = {
     "postgresql": _literals(r"(?P<name>\"(?:[^\"]|\"\")*(?:\"|\Z))", r"\$(\w*)\$.*?(?:\$\2\$|\Z)", _LINE_COMMENT),
-    # SQLite takes "x" for a string when no column is called x.
+    # SQLite takes "x" for a string if no column is called x.
     "sqlite": _literals(_STRING_IN_DOUBLE_QUOTES, r"(?P<name>`(?:[^`]|``)*(?:`|\Z)|\[[^\]]*(?:\]|\Z))", _LINE_COMMENT),
     "mysql": _MYSQL_LITERAL,
     "": _literals(
@@ -124,17 +124,17 @@ _BY_RULES: Final = {
 _LITERAL: Final = {product.dialect: _BY_RULES[product.literals] for product in PRODUCTS.values()}
 
 
-#: How many characters of a statement are read for names and may leave the process; see docs/observability.md.
+#: How many characters of a statement are searched for names and may leave the process; see docs/observability.md.
 LONGEST_SHOWN: Final = 10_000
 
 
 def head_of(sql: str) -> str:
-    """Return the beginning of *sql*, mostly all of it. A literal that the cut goes through is masked to its end."""
+    """Return the beginning of *sql*, usually all of it. A literal that is cut in two is still masked."""
     return sql if len(sql) <= LONGEST_SHOWN else sql[:LONGEST_SHOWN]
 
 
 def mask_statement(sql: str, dialect: str = "", *, masked: bool = True) -> str:
-    """Return *sql* as it may leave the process: cut to a bounded length, and without its literals."""
+    """Return *sql* in a form that may leave the process: cut to a bounded length, and without its literals."""
     head = head_of(sql)
     made = mask_literals(head, dialect) if masked else head
     return made if len(head) == len(sql) else f"{made} ... (cut: it has {len(sql)} characters)"
@@ -143,8 +143,8 @@ def mask_statement(sql: str, dialect: str = "", *, masked: bool = True) -> str:
 def mask_literals(sql: str, dialect: str = "") -> str:
     """Return *sql* with every literal and comment replaced by ``?``: bind markers and names stay.
 
-    Without *dialect* the text is read so that it is right for each: more of it may be masked then, among it names in
-    double quotes, which are strings on MariaDB and may be on SQLite.
+    Without *dialect* the result is safe for every dialect: more may be masked, including names in double quotes, which
+    are strings on MariaDB and may be on SQLite.
     """
     return _LITERAL.get(dialect, _BY_RULES[""]).sub(_mask_match, sql)
 
@@ -158,9 +158,9 @@ _LITERAL_AROUND_TABLES: Final = {
 
 
 def mask_for_tables(sql: str, dialect: str) -> str:
-    """Return *sql* as :func:`mask_literals` does, but with SQLite's ``"x"`` kept: where a table stands, it is a name.
+    """Return *sql* as :func:`mask_literals` does, but keep SQLite's ``"x"``, which is a name in a table's place.
 
-    Only for readers that use nothing but the names of tables.
+    Only for code that uses nothing but the table names.
     """
     return _LITERAL_AROUND_TABLES.get(dialect, _BY_RULES[""]).sub(_mask_match, sql)
 

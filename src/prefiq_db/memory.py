@@ -8,19 +8,19 @@ from typing import Final, Generic, TypeVar
 
 V = TypeVar("V")
 
-#: Of one memory. A text that needs more than a quarter of it is not remembered: it would push out all others.
+#: The limit of one cache. A text that needs more than a quarter of it is not cached: it would evict all others.
 MOST_BYTES: Final = 8 * 2**20
 
 
 class Memory(Generic[V]):
-    """Values by key; the older half goes when there are too many, or when their texts are too long together.
+    """Values by key; the older half is evicted when there are too many, or their texts are too long in total.
 
-    It has no lock, and needs none: each step is one of a dictionary's own, and whatever two threads make of the count,
-    forgetting counts anew. Frequent readers use ``memory.kept``.
+    It needs no lock: each step is an atomic operation of a dict, and if two threads get the size wrong, the next
+    eviction recomputes it. Frequent readers use ``memory.kept``.
 
     Attributes:
-        kept: the values by key; to be read only.
-        size_bytes: of the texts that are kept.
+        kept: the values by key; only read it.
+        size_bytes: the size of the texts of all values.
     """
 
     __slots__ = ("_most", "_most_bytes", "_sizes", "kept", "size_bytes")
@@ -32,7 +32,7 @@ class Memory(Generic[V]):
         self.size_bytes = 0
 
     def keep(self, key: Hashable, value: V, *texts: str) -> V:
-        """Remember *value*, which is found by *key* and costs *texts*; return it."""
+        """Cache *value* under *key*, with the size of *texts* as its cost; return it."""
         size = sum(map(sys.getsizeof, texts))
         if size * 4 > self._most_bytes:
             return value

@@ -1,4 +1,4 @@
-"""Find the line of the application that called us, in both worlds."""
+"""Find the application's line that called us, in sync and async code."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import tenacity
 from prefiq_db.bridge import frame_behind
 from prefiq_db.events import Origin
 
-# A line as it is kept: two references, made into text only when it is read.
+# A line as it is stored: two references, converted to text only when it is read.
 Line = tuple[CodeType, int]
 
-# What the file of a frame is: the higher, the less it is the application.
+# The kind of a frame's file: the higher, the less likely it is the application.
 _APPLICATION, _PACKAGE, _RUNNER, _LOOP = range(4)
 
 _STDLIB = os.path.dirname(os.path.abspath(os.__file__)) + os.sep
@@ -24,7 +24,7 @@ _RUNNERS = (
     os.path.dirname(os.path.abspath(__file__)) + os.sep,
     os.path.dirname(os.path.abspath(sqlalchemy.__file__)) + os.sep,
     os.path.dirname(os.path.abspath(tenacity.__file__)) + os.sep,
-    # what runs an application is not the application
+    # these run an application and are not part of it
     *(_STDLIB + part for part in ("contextlib.py", "threading.py", "asyncio" + os.sep, "concurrent" + os.sep)),
     "<frozen ",
     "<sqlalchemy generated ",
@@ -36,7 +36,7 @@ _kinds: dict[str, int] = {}
 
 
 def _kind_of(path: str) -> int:
-    """Return what a file is, and remember it."""
+    """Return the kind of a file, and cache it."""
     installed = _INSTALLED.search(path)
     if path.startswith(_LOOPS):
         kind = _LOOP
@@ -51,9 +51,9 @@ def _kind_of(path: str) -> int:
 def application_line() -> Line | None:
     """Return the innermost line that is neither ours nor SQLAlchemy's; ``None`` if there is none.
 
-    In the async world the statement runs inside a greenlet, whose own frames end at the bridge; the application waits
-    behind it (measured: ``traceback.extract_stack()`` there does not contain it). Below an event loop an installed
-    package is no application, but the server that runs it: a task of a verb alone has no line that is known.
+    In async mode the statement runs inside a greenlet, whose own frames end at the bridge; the application's frames are
+    those of the waiting parent (measured: ``traceback.extract_stack()`` does not contain them). Below an event loop an
+    installed package is not the application but the server that runs it, so a task that is only a verb has no line.
     """
     frame: FrameType | None = sys._getframe(1)
     behind = False
@@ -75,7 +75,7 @@ def application_line() -> Line | None:
 
 
 def skip_file(path: str) -> None:
-    """Pass over the frames of a file from now on: for a layer of yours that everything goes through.
+    """Skip the frames of a file from now on: for a layer of your own that makes all the calls.
 
     *path* is the module's ``__file__``.
     """
@@ -83,7 +83,7 @@ def skip_file(path: str) -> None:
 
 
 def readable(line: Line | None) -> Origin | None:
-    """Return *line* as people read it."""
+    """Return *line* in readable form."""
     if line is None:
         return None
     code, number = line

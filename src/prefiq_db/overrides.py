@@ -1,4 +1,4 @@
-"""What one call, one view or one scope does differently: ``using()`` and ``override()``."""
+"""Overrides of settings for one view or one scope: ``using()`` and ``override()``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LATER: Final = ("replica", "schema", "database")
 
 
 class OverrideOptions(TypedDict, total=False):
-    """What ``using`` and ``override`` take, for type checkers; see :class:`~prefiq_db.call.Overrides`."""
+    """The arguments of ``using`` and ``override``, for type checkers; see :class:`~prefiq_db.call.Overrides`."""
 
     timeout: float | None
     retry: RetryPolicy | None
@@ -30,10 +30,10 @@ class OverrideOptions(TypedDict, total=False):
 
 
 def checked_overrides(given: Mapping[str, Any]) -> Overrides:
-    """Return the overrides that a caller gave as keywords.
+    """Return the overrides given as keywords, validated.
 
     Raises:
-        UnsupportedError: for one that a later version will have.
+        UnsupportedError: for one that is planned for a later version.
         UsageError: for an unknown one, or a value of the wrong type.
     """
     known = [field.name for field in fields(Overrides)]
@@ -56,8 +56,8 @@ def checked_overrides(given: Mapping[str, Any]) -> Overrides:
     if tags is None:
         return Overrides(**given)
     if tags:
-        comment("-", tags)  # here rather than inside a statement: a tag that can't be sent is refused
-    return Overrides(**{**given, "tags": Tags(tags)})  # the caller may go on with his own
+        comment("-", tags)  # checks here, before any statement, that the tags can be sent
+    return Overrides(**{**given, "tags": Tags(tags)})  # a copy: the caller may change theirs
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,17 +73,17 @@ _scoped: ContextVar[Mapping[object, _Held | None]] = ContextVar("prefiq_db_overr
 
 
 def scoped(key: object) -> Overrides:
-    """Return the overrides in force here for the database *key*, inherited ones among them.
+    """Return the overrides in force here for the database *key*, including inherited ones.
 
-    A task, or a thread, that was started inside a scope with its context keeps what it inherited, also when the scope
-    has been left: a ban on writing must not end in silence.
+    A task, or a thread with a copy of the context, that was started inside a scope keeps the scope's overrides even
+    after the scope was left: ``read_only`` must not end silently.
     """
     held = _scoped.get().get(key)
     return NO_OVERRIDES if held is None else held.overrides
 
 
 class OverrideScope:
-    """``with db.override(timeout=2):`` or ``async with``: in force for who entered it and what is started in it."""
+    """``with db.override(timeout=2):`` or ``async with``: applies to the code inside, and to tasks started there."""
 
     _watch: object = None
 
@@ -106,8 +106,8 @@ class OverrideScope:
         return mine is not None and mine.scope is self
 
     def _finish(self) -> None:
-        # What was before is kept in the context, not in this object: many tasks may be in the same scope at once. And
-        # set, not reset(token): a generator may be finished in another context, where there may be nothing to leave.
+        # The previous state is kept in the context, not in this object: many tasks may be in the same scope at once.
+        # Use set(), not reset(token): a generator may be finished in another context, which never entered the scope.
         held = _scoped.get()
         _scoped.set({**held, self._key: _without(held.get(self._key), self)})
 
@@ -123,7 +123,7 @@ def _on_top(scope: OverrideScope, own: Overrides, outer: _Held | None) -> _Held:
 
 
 def _without(held: _Held | None, scope: OverrideScope) -> _Held | None:
-    """Return *held* without the innermost entry of *scope*, wherever it is: a generator ends when it is collected."""
+    """Return *held* without the innermost entry of *scope*, at any depth: a generator may end only when collected."""
     if held is None or held.scope is scope:
         return None if held is None else held.outer
     outer = _without(held.outer, scope)

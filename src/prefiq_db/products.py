@@ -1,6 +1,6 @@
-"""The table of products: all that differs from one kind of database to another and can be said as data.
+"""The table of products: all differences between kinds of databases that can be expressed as data.
 
-Code asks an entry (``target.product.is_file``) and compares no name. Where behaviour differs, it is a function in
+Code reads an entry (``target.product.is_file``) and never compares names. Differences in behaviour are functions in
 ``dialects``. docs/architecture.md lists what else a new kind of database touches.
 """
 
@@ -15,12 +15,12 @@ EngineName = Literal["sqlite", "postgres", "mariadb", "mongodb"]
 
 @dataclass(frozen=True, slots=True)
 class Driver:
-    """How SQLAlchemy reaches a product in one of the two worlds.
+    """How SQLAlchemy connects to a product, sync or async.
 
     Attributes:
-        scheme: what SQLAlchemy's URL begins with.
-        module: the module of the driver; its absence is :class:`~prefiq_db.errors.MissingDriverError`.
-        dialect: module and class of our dialect; it is imported when the first engine is made.
+        scheme: the scheme of SQLAlchemy's URL.
+        module: the driver's module; if it is missing, :class:`~prefiq_db.errors.MissingDriverError` is raised.
+        dialect: module and class of our dialect; imported when the first engine is created.
     """
 
     scheme: str
@@ -33,33 +33,33 @@ class Product:
     """One kind of database.
 
     Attributes:
-        name: what a URL begins with, and what people write as ``engine``.
-        engine: the value that the setting ``engine`` then has; MySQL is a flavor of ``mariadb``.
-        dialect: SQLAlchemy's name for it; errors, events, traces and metrics use it, too.
+        name: the scheme of a URL, and the name that users give as ``engine``.
+        engine: the resulting value of the setting ``engine``; MySQL is a flavor of ``mariadb``.
+        dialect: SQLAlchemy's name for it; errors, events, traces and metrics use it too.
         aliases: other names that URLs and the setting ``engine`` accept.
 
         is_file: a file or ``:memory:``, without host, port, user and password.
-        default_port: the TCP port where neither a URL nor a field says one; 0 for a file.
+        default_port: the TCP port if neither a URL nor a field gives one; 0 for a file.
         default_user: likewise the user.
         default_database: likewise the database; for a file its path.
-        scheme_drivers: what may stand behind a ``+`` in a URL's scheme: the drivers that we use anyway.
-        url_options: which options a URL may carry: none, ``target_session_attrs`` alone, libpq's, or any.
-        has_socket_option: a URL may say ``?unix_socket=<path>`` in place of a host.
+        scheme_drivers: the drivers that may follow a ``+`` in a URL's scheme: those that we use anyway.
+        url_options: the options that a URL may have: none, ``target_session_attrs`` alone, libpq's, or any.
+        has_socket_option: a URL may have ``?unix_socket=<path>`` instead of a host.
 
-        extra: what to install: ``prefiq-db[extra]``; ``""`` when Python brings the driver.
-        sync_driver: how the sync world reaches it; ``None``: not supported yet.
-        async_driver: likewise the async world.
+        extra: the extra to install: ``prefiq-db[extra]``; ``""`` if the driver is part of Python.
+        sync_driver: the driver for sync use; ``None``: not supported yet.
+        async_driver: likewise for async use.
         has_migrations: whether Alembic can migrate it.
 
-        literals: the rules by which strings, names and comments of a statement are told apart when it is masked.
-        name_quotes: what opens a quoted name in SQL.
-        has_decimals: a column can keep decimals; SQLite has only floats for them.
-        has_json: a column of type JSON keeps the document's text; SQLite would make numbers of some.
-        sends_json_as_bytes: the driver hands documents over as bytes.
-        keeps_zones: a column keeps an instant with its time zone.
-        exact_collation: the collation that compares texts by their code points, where a column has to say it.
-        speaks_mysql: its SQL is MySQL's: character sets and digits of a second in column types, backslashes in strings.
-        rewrites_expressions: it reports defaults and checks in words of its own, with casts.
+        literals: the rules for recognising strings, names and comments when a statement is masked.
+        name_quotes: the characters that open a quoted name in SQL.
+        has_decimals: a column can store decimals; SQLite has only floats for them.
+        has_json: a JSON column keeps the document's text; SQLite would convert some documents to numbers.
+        sends_json_as_bytes: the driver returns documents as bytes.
+        keeps_zones: a column stores an instant with its time zone.
+        exact_collation: the collation that compares texts by code point, if a column has to declare it.
+        speaks_mysql: it has MySQL's SQL: character sets and fractional seconds in column types, backslashes in strings.
+        rewrites_expressions: it reports defaults and checks in its own wording, with casts.
         error_fails_transaction: after a failed statement a transaction refuses all others.
     """
 
@@ -94,16 +94,16 @@ class Product:
 
     @property
     def flavor(self) -> str:
-        """Its name where that isn't its engine's: ``"mysql"``; else ``""``."""
+        """Its name if that differs from its engine's: ``"mysql"``; else ``""``."""
         return "" if self.name == self.engine else self.name
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All that it is called in URLs and in the setting ``engine``."""
+        """All its names in URLs and in the setting ``engine``."""
         return (self.name, *self.aliases)
 
     def driver(self, is_async: bool) -> Driver | None:
-        """Return how to reach it in one of the worlds; ``None``: not supported yet."""
+        """Return the driver for sync or async use; ``None``: not supported yet."""
         return self.async_driver if is_async else self.sync_driver
 
 
@@ -194,7 +194,7 @@ PRODUCTS: Final[Mapping[str, Product]] = {
     product.name: product for product in (_SQLITE, _POSTGRESQL, _MARIADB, _MYSQL, _MONGODB)
 }
 
-#: The default where no engine is set: with a host, port, user or password, and without any of them.
+#: The defaults if no engine is set: the first with a host, port, user or password, the second without any of them.
 DEFAULT_SERVER: Final = _MARIADB
 DEFAULT_FILE: Final = _SQLITE
 
@@ -202,29 +202,29 @@ _BY_NAME: Final[Mapping[str, Product]] = {name: product for product in PRODUCTS.
 _BY_DIALECT: Final[Mapping[str, Product]] = {product.dialect: product for product in PRODUCTS.values()}
 
 _ENGINES: Final = tuple(product.name for product in PRODUCTS.values() if not product.flavor)
-#: For messages: the values of the setting ``engine``, and the other names of these.
+#: For messages: the values of the setting ``engine``, and their aliases.
 ACCEPTED_ENGINES: Final = (
     f"{', '.join(_ENGINES[:-1])} or {_ENGINES[-1]} (or one of their other names: "
     f"{', '.join(name for name in _BY_NAME if name not in _ENGINES)})"
 )
 _SUPPORTED: Final = tuple(name for name in _ENGINES if PRODUCTS[name].sync_driver is not None)
-#: For messages: those of the engines that have a driver.
+#: For messages: the engines that have a driver.
 SUPPORTED_ENGINES: Final = f"{', '.join(_SUPPORTED[:-1])} or {_SUPPORTED[-1]}"
 
 
 def product_named(name: str) -> Product | None:
-    """Return the product that goes by *name*, in any case, aliases included; ``None`` for an unknown one."""
+    """Return the product called *name*, in any case, aliases included; ``None`` if unknown."""
     return _BY_NAME.get(name.strip().lower())
 
 
 def product_of_dialect(name: str) -> Product | None:
-    """Return the product of SQLAlchemy's dialect of that name; ``None`` for one that we don't know."""
+    """Return the product for SQLAlchemy's dialect *name*; ``None`` if unknown."""
     return _BY_DIALECT.get(name)
 
 
 def dialects(*, where: Callable[[Product], bool]) -> frozenset[str]:
-    """Return the names of SQLAlchemy's dialects whose product has an attribute.
+    """Return the names of SQLAlchemy's dialects whose product satisfies *where*.
 
-    Call it once per module, so that each value costs one look into a set: ``if dialect.name in _WITHOUT_DECIMALS``.
+    Call it once per module, so that each check is one look-up in a set: ``if dialect.name in _WITHOUT_DECIMALS``.
     """
     return frozenset(product.dialect for product in PRODUCTS.values() if where(product))

@@ -1,4 +1,4 @@
-"""What prefiq_db answers with: results, counters and health, as plain dataclasses without values."""
+"""Results, counters and health reports as plain dataclasses; only :class:`ExecuteResult` holds values."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from prefiq_db.errors import ErrorKind
 
 
 class Outcome(StrEnum):
-    """What became of a transaction."""
+    """The outcome of a transaction; ``active`` until it ends."""
 
     ACTIVE = "active"
     COMMITTED = "committed"
@@ -21,15 +21,15 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ExecuteResult:
-    """What a statement did.
+    """The result of ``execute()``.
 
     Attributes:
-        rowcount: rows that an INSERT, UPDATE, DELETE, MERGE or REPLACE inserted, matched or deleted; ``None`` where
-            nobody knows, and for every other statement.
+        rowcount: rows that an INSERT, UPDATE, DELETE, MERGE or REPLACE inserted, matched or deleted; ``None`` if
+            that is unknown, and for every other statement.
         inserted_primary_key: the new row's primary key, for a Core ``insert()`` of one row that was inserted; else
             ``None``.
-        rows: what RETURNING gave, or a SELECT, or the first answer of a CALL.
-        other_rows: the further answers of a CALL on MariaDB, a sequence of rows each.
+        rows: the rows of RETURNING or SELECT, or the first result set of a CALL.
+        other_rows: the further result sets of a CALL on MariaDB, each a sequence of rows.
     """
 
     rowcount: int | None
@@ -40,10 +40,10 @@ class ExecuteResult:
 
 @dataclass(frozen=True, slots=True)
 class HistogramStats:
-    """Durations in buckets.
+    """A histogram of durations.
 
     Attributes:
-        bounds: upper bounds of the buckets in seconds, included; the last bucket has none.
+        bounds: upper bounds of the buckets in seconds, inclusive; the last bucket has none.
         counts: how many durations fell into each; one more than there are bounds.
         total_seconds: their sum.
         max_seconds: the longest.
@@ -60,11 +60,11 @@ class HistogramStats:
 
     @property
     def mean_seconds(self) -> float:
-        """The mean; 0 when there were none."""
+        """The mean duration; 0 when there were none."""
         return self.total_seconds / self.count if self.count else 0.0
 
     def quantile_seconds(self, share: float) -> float:
-        """Return a duration that *share* of all (0.95, say) did not exceed: the upper bound of its bucket."""
+        """Return the quantile of *share* (0.95, say), as the upper bound of its bucket."""
         wanted, seen = share * self.count, 0
         for bound, count in zip(self.bounds, self.counts, strict=False):
             seen += count
@@ -75,11 +75,11 @@ class HistogramStats:
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """Who has a connection, and since when.
+    """A checked-out connection: who holds it, and since when.
 
     Attributes:
         database: the database's name.
-        age_seconds: how long ago it was taken.
+        age_seconds: how long ago it was checked out.
         worker: the task or thread that took it.
         origin: the application's line that took it; ``None`` when it could not be found.
         summary: its last statement's operations and tables.
@@ -96,15 +96,15 @@ class Holder:
 
 @dataclass(frozen=True, slots=True)
 class StatementStats:
-    """One kind of statement, as ``pg_stat_statements`` has it, but for this process and on every database.
+    """Figures of one kind of statement, like ``pg_stat_statements``, but for this process and on every database.
 
     Attributes:
-        fingerprint: 16 hex digits; statements that differ in values only share it. ``other`` collects the rest.
+        fingerprint: 16 hex digits, the same for statements that differ only in values; ``other`` for the rest together.
         summary: operations and tables.
         statement: the text of one of them, its literals masked.
         calls, errors, retries, rows: how many of each; rows as far as the driver reports them.
         total_seconds, mean_seconds, p95_seconds, max_seconds: how long they took.
-        origin: an application's line that sent one (taken now and then, not every time).
+        origin: a line of the application that sent one (sampled, not recorded every time).
     """
 
     fingerprint: str
@@ -123,7 +123,7 @@ class StatementStats:
 
 @dataclass(frozen=True, slots=True)
 class PoolStats:
-    """The pool now, and what it did since the database was made.
+    """The current state of the pool, and its counters since the database object was created.
 
     Attributes:
         size: connections that the pool keeps (``pool_size``).
@@ -131,12 +131,12 @@ class PoolStats:
         checked_out: connections in use.
         idle: connections waiting in the pool.
         pending: callers waiting for a connection.
-        timeout_count: callers that waited in vain.
+        timeout_count: callers whose wait timed out.
         opened_count: connections opened.
-        lost: connections thrown away, by reason: ``age``, ``dead``, ``no answer``, ``invalidated``, ``session changed``
+        lost: connections discarded, by reason: ``age``, ``dead``, ``no answer``, ``invalidated``, ``session changed``
             or ``transaction left open``.
         wait: how long callers waited for a connection.
-        use: how long connections were out.
+        use: how long connections were checked out.
         create: how long opening one took.
     """
 
@@ -155,23 +155,23 @@ class PoolStats:
 
 @dataclass(frozen=True, slots=True)
 class DatabaseStats:
-    """What one database did since it was made.
+    """The counters of one database since its object was created.
 
     Attributes:
         database: its name.
         pool: the pool.
-        statement_count: statements sent, by all roads.
+        statement_count: statements sent, those through ``engine`` and ``session()`` included.
         error_count: statements that failed.
         retry_count: attempts beyond the first.
-        retry_refused_count: attempts that were not made because the retry budget was used up.
+        retry_refused_count: retries not made because the retry budget was used up.
         hook_error_count: listeners that raised.
         leak_count: connections reported as leaked.
         slow_count: statements above ``slow_query_seconds``.
         errors: failed statements by kind.
-        retries: attempts beyond the first by the kind of error that caused them.
-        durations: statements by summary (the commonest 200; the others together as ``other``).
-        statements: the statements that took most time in all, first the worst.
-        holders: who has a connection now, the oldest first.
+        retries: attempts beyond the first, by the kind of error that caused them.
+        durations: of statements by summary (the most frequent 200; the others together as ``other``).
+        statements: the statements with the most total time, the worst first.
+        holders: the connections checked out now, the oldest first.
     """
 
     database: str
@@ -192,14 +192,14 @@ class DatabaseStats:
 
 @dataclass(frozen=True, slots=True)
 class HealthReport:
-    """Whether a database is well.
+    """Whether a database is healthy.
 
     Attributes:
         database: its name.
-        healthy: True when a round trip succeeded, and the server is ready and takes writes, if those are wanted here.
-        reason: why not, in words without host, user or value; empty when healthy.
+        healthy: True when a round trip succeeded and the server is ready and, unless used read-only, accepts writes.
+        reason: why it isn't, without host, user or values; empty when healthy.
         kind: the error's kind; ``None`` when healthy.
-        latency_seconds: how long the round trip took, checkout included; ``None`` when there was no answer.
+        latency_seconds: how long the round trip took, checkout included; ``None`` when there was no reply.
         details: further facts (engine, mode), never secrets.
     """
 

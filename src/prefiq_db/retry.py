@@ -1,6 +1,6 @@
-"""Try again what is safe to repeat: full jitter, a total budget, tenacity for the waits.
+"""Retry what is safe to repeat: full jitter, a limit on the total time, tenacity for the waits.
 
-tenacity is entered only after a first failure: it costs 12 µs per call when it has nothing to do
+tenacity is used only after a first failure: it costs 12 µs per call even if it has nothing to do
 (docs/decisions/0005-why-retries-start-after-the-first-failure.md).
 """
 
@@ -33,8 +33,8 @@ DEFAULT_POLICY = RetryPolicy()
 
 
 def backoff_bound_seconds(attempt: int, policy: RetryPolicy) -> float:
-    """Return the longest wait after *attempt* (1-based) failed; the wait itself is drawn evenly from 0 up to it."""
-    # Beyond 2**64 the maximum has long been reached, and a float would overflow.
+    """Return the longest wait after *attempt* (1-based) failed; the actual wait is drawn evenly between 0 and it."""
+    # By 2**64 the maximum has long been reached; higher powers would overflow a float.
     return float(min(policy.wait_max_seconds, policy.wait_initial_seconds * 2.0 ** min(attempt - 1, 64)))
 
 
@@ -50,14 +50,14 @@ def next_wait(attempt: int, elapsed_seconds: float, policy: RetryPolicy, draw: f
 
 
 def worth_repeating(error: BaseException) -> bool:
-    """Return whether what raised *error* may run again as it is: nothing of it was done, or it was all undone."""
+    """Return whether the work that raised *error* may run again: it had no effect, or was rolled back."""
     if not isinstance(error, PrefiqDbError):
         return False
     return error.classification.retry_statement or error.classification.retry_transaction
 
 
 class Retrier:
-    """Runs attempts under one policy, with the sleep of its world."""
+    """Runs attempts under one policy, with a sync or async sleep."""
 
     def __init__(
         self,
@@ -77,7 +77,7 @@ class Retrier:
         self.on_retry = on_retry
 
     def run(self, attempt: Callable[[], T]) -> T:
-        """Return what *attempt* returns, calling it again while that is safe, allowed and in time."""
+        """Return the result of *attempt*; call it again while that is safe, allowed and in time."""
         started = time.monotonic()
         try:
             return attempt()
@@ -88,7 +88,7 @@ class Retrier:
         return self._again(attempt, first, started)
 
     def resume(self, attempt: Callable[[], T], first: Exception, started: float) -> T:
-        """Go on after *first*, which an attempt made by the caller raised; *started* is on the monotonic clock."""
+        """Retry after *first*, the error of the caller's own attempt; *started* is on the monotonic clock."""
         if self.policy.attempts == 1 or not self.repeatable(first):
             raise first
         return self._again(attempt, first, started)
@@ -106,7 +106,7 @@ class Retrier:
 
 
 class Plan:
-    """What tenacity is told: when to stop, how long to wait, what to repeat; drawn once per failure."""
+    """The options for tenacity: when to stop, how long to wait, what to repeat; decided once per failure."""
 
     def __init__(
         self,
@@ -155,7 +155,7 @@ def _error_of(state: tenacity.RetryCallState) -> BaseException:
 
 
 def affordable(budget: RetryBudget | None, error: BaseException) -> bool:
-    """Return whether *budget* pays for a retry after *error*; a refusal is noted on the error."""
+    """Return whether *budget* allows a retry after *error*; if not, add a note to the error."""
     if budget is None or budget.spend():
         return True
     error.add_note(budget.note)
@@ -175,7 +175,7 @@ def attempt_failed(error: BaseException, attempt: int, wait_seconds: float) -> A
 
 
 def note_attempt(database: str | None, event: AttemptFailed) -> None:
-    """Log a failed attempt: which, why, how long until the next."""
+    """Log a failed attempt: its number, the reason, and the wait until the next."""
     name = database or event.database
     reason = event.kind.value if event.kind is not None else "error"
     logger.warning(
@@ -196,7 +196,7 @@ def note_attempt(database: str | None, event: AttemptFailed) -> None:
 
 
 def _resumed(attempt: Callable[[], T], first: Exception) -> Callable[[], T]:
-    """Return a function that first raises the failure that happened already, then calls *attempt*."""
+    """Return a function whose first call raises *first*; later calls run *attempt*."""
     pending = [first]
 
     def resume() -> T:
@@ -253,9 +253,9 @@ def with_retry(
     policy: RetryPolicy | None = None,
     on: On | tuple[On, ...] | None = None,
 ) -> Any:
-    """Return *fn* made to try again on errors that are safe to repeat. A decorator, with or without arguments.
+    """Return *fn* wrapped to retry on errors that are safe to repeat. A decorator, with or without arguments.
 
-    *on* widens or narrows that: an :class:`ErrorKind`, an exception type, a function of the error, or a tuple of
+    *on* selects other errors instead: an :class:`ErrorKind`, an exception type, a function of the error, or a tuple of
     these. An unknown outcome is never repeated unless *on* names it.
 
     Raises:
@@ -294,7 +294,7 @@ def with_retry_async(
     policy: RetryPolicy | None = None,
     on: On | tuple[On, ...] | None = None,
 ) -> Any:
-    """Return the coroutine function *fn* made to try again, as :func:`with_retry` does; its waits never block the loop.
+    """Return the coroutine function *fn* wrapped to retry, like :func:`with_retry`; its waits never block the loop.
 
     Raises:
         UsageError: if *fn* is not a coroutine function; use :func:`with_retry`.

@@ -1,7 +1,7 @@
-"""How many retries a database can afford: an outage must not become a storm of them.
+"""Limit the retries of one database, so that an outage doesn't cause a retry storm.
 
-A bucket of tokens, as gRPC's and AWS's clients have. Each retry takes one; each call that succeeds brings back two, and
-time brings back the rest. So there are never more attempts than three times the successes, plus what the bucket holds.
+A token bucket, like those of gRPC's and AWS's clients. Each retry takes a token; each successful call adds two, and
+time adds the rest. So there are never more attempts than three times the successes, plus what the bucket holds.
 See docs/decisions/0070-why-retries-have-a-budget.md.
 """
 
@@ -16,9 +16,9 @@ from prefiq_db.forks import renewed
 
 logger = logging.getLogger("prefiq_db.retry")
 
-#: Retries that one success pays for: with the first attempt that makes three.
+#: Retries that one success pays for: with the first attempt, three attempts.
 PER_SUCCESS: Final = 2.0
-#: An empty bucket is full again after this long, also without any success.
+#: An empty bucket is full again after this long, even without a success.
 REFILL_SECONDS: Final = 10.0
 _BETWEEN_WARNINGS_SECONDS: Final = 10.0
 
@@ -31,9 +31,9 @@ class RetryBudget:
         now: the monotonic clock.
 
     Attributes:
-        successes: calls that ended well. Whoever counts up here takes no lock: threads may lose one now and then,
-            which errs on the careful side.
-        refused: retries that were not made because nothing was left.
+        successes: successful calls. It is incremented without a lock: threads may lose one now and then, which only
+            makes retries rarer.
+        refused: retries that were not made because the budget was used up.
     """
 
     def __init__(self, database: str, capacity: int, now: Callable[[], float] = time.monotonic) -> None:
@@ -49,7 +49,7 @@ class RetryBudget:
         self._lock = renewed(self, "_lock")
 
     def spend(self) -> bool:
-        """Return whether one more retry may be made, and take it out of the budget if so."""
+        """Return whether the budget allows one more retry, and take it from the budget if so."""
         with self._lock:
             now, successes = self._now(), self.successes
             earned = (successes - self._counted) * PER_SUCCESS
@@ -73,6 +73,6 @@ class RetryBudget:
 
     @property
     def note(self) -> str:
-        """What to say on an error that was not worth a retry any more."""
+        """The note for an error that was not retried because the budget was used up."""
         used_up = f"the retry budget of database {self.database} is used up (retry_budget={self.capacity})"
         return f"not tried again: {used_up}"

@@ -1,4 +1,4 @@
-"""The words that a request is marked with, in events, spans and comments."""
+"""The tags of a request, for events, spans and SQL comments."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Final, NoReturn
 
 
 class Tags(dict[str, str]):
-    """The tags of a request, which many events share: nobody changes them.
+    """The tags of a request: immutable, because many events share them.
 
-    A dict for ``dataclasses.asdict``, ``copy``, ``pickle`` and ``json``, which know nothing of a ``mappingproxy``.
+    A dict, because ``dataclasses.asdict``, ``copy``, ``pickle`` and ``json`` can't handle a ``mappingproxy``.
     """
 
     __slots__ = ()

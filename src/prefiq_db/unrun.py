@@ -1,6 +1,6 @@
 """Recognise results whose body has not run: generators and coroutines that were never started.
 
-Calling a generator function runs nothing of it. A transaction around that call would be committed empty.
+Calling a generator function doesn't run its body. A transaction around such a call would be committed empty.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ from typing import Any, Final
 
 from prefiq_db.errors import UsageError
 
-# What a generator stands at until it is started; see inspect.getgeneratorstate().
+# The opcode that a generator stops at until it is started; see inspect.getgeneratorstate().
 _NOT_STARTED: Final = opcode.opmap["RETURN_GENERATOR"]
 
 
 def refuse_unrun(result: Any, what: str) -> None:
-    """Raise :class:`UsageError` if *result* proves that the body which should have made it has not run.
+    """Raise :class:`UsageError` if *result* shows that the function's body has not run.
 
-    That is a generator, an async generator or a coroutine that was made and never started. What has begun to run, or
-    has ended, is the caller's business, and so is every other iterator.
+    That is a generator, an async generator or a coroutine that was created and never started. Started or ended ones
+    are accepted, and so is every other iterator.
     """
     if inspect.isgenerator(result):
         unrun = inspect.getgeneratorstate(result) == inspect.GEN_CREATED
     elif inspect.iscoroutine(result):
         unrun = inspect.getcoroutinestate(result) == inspect.CORO_CREATED
         if unrun:
-            result.close()  # or Python warns that nobody awaited it
+            result.close()  # or Python warns that it was never awaited
     else:
         unrun = inspect.isasyncgen(result) and _is_unstarted(result)
     if unrun:
@@ -40,7 +40,7 @@ def refuse_unrun(result: Any, what: str) -> None:
 
 
 def refuse_uncallable(function: Any, what: str) -> None:
-    """Raise :class:`UsageError` if *function* isn't callable, before any work begins for it."""
+    """Raise :class:`UsageError` if *function* isn't callable, before any work begins."""
     if not callable(function):
         raise UsageError(f"{what}: expected a function, not {type(function).__name__}")
 
@@ -54,20 +54,20 @@ def refuse_generator_function(function: Any, what: str) -> None:
 
 
 def is_coroutine_function(function: Any) -> bool:
-    """Return whether calling *function*, a ``partial`` or an object with ``__call__`` perhaps, gives a coroutine."""
+    """Return whether calling *function*, or a ``partial`` or an object with ``__call__``, gives a coroutine."""
     return inspect.iscoroutinefunction(function) or (
         callable(function) and inspect.iscoroutinefunction(_called(function))
     )
 
 
 def refuse_coroutine_function(function: Any, what: str) -> None:
-    """Raise :class:`UsageError` if calling *function* gives a coroutine, where it would not be awaited."""
+    """Raise :class:`UsageError` if calling *function* gives a coroutine, which would never be awaited."""
     if is_coroutine_function(function):
         raise UsageError(f"{what}: expected a plain function; an AsyncDatabase takes a coroutine function")
 
 
 def refuse_awaitable(result: Any, what: str) -> None:
-    """Raise :class:`UsageError` if *result* is an awaitable, which would not be awaited, or its body has not run."""
+    """Raise :class:`UsageError` if *result* is an awaitable, which would never be awaited, or its body has not run."""
     if inspect.isawaitable(result) and not inspect.iscoroutine(result):
         raise UsageError(f"{what}: expected a plain function; this one returned an awaitable, which nobody would await")
     refuse_unrun(result, what)
@@ -83,7 +83,7 @@ def _called(function: Any) -> Callable[..., Any]:
 
 
 def _is_unstarted(generator: Any) -> bool:
-    # inspect.getasyncgenstate() is there from Python 3.12 on.
+    # inspect.getasyncgenstate() exists only from Python 3.12 on.
     frame = generator.ag_frame
     return frame is not None and frame.f_lasti >= 0 and frame.f_code.co_code[frame.f_lasti] == _NOT_STARTED
 

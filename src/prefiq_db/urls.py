@@ -1,7 +1,7 @@
 """Read a database URL into a :class:`~prefiq_db.config.Target`, and write one back.
 
-This is the only URL parser of the house. It reports every part that is wrong by name, never by value, and refuses what
-could be read in two ways: a raw ``@`` in a password moves the host, and other parsers then print half of the password.
+This is the only URL parser of prefiq_db. It reports every wrong part by name, never by value, and refuses ambiguous
+URLs: a raw ``@`` in a password shifts the host, and other parsers then print half of the password.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ _LOCAL: Final = frozenset({"", "localhost", "127.0.0.1", "[::1]"})
 def parse_url(text: str, *, where: str) -> Target:
     """Return the target of a URL; standard ports are filled in, secrets are wrapped.
 
-    *where* is what the user calls this URL (``DB_URL``) and begins each problem. ``sqlite://`` and
+    *where* is the user's name for this URL (``DB_URL``); each problem begins with it. ``sqlite://`` and
     ``sqlite:///:memory:`` mean ``:memory:``; three slashes begin a relative path, four an absolute one.
 
     Raises:
-        SettingsError: with every part that is wrong, and no value of any.
+        SettingsError: lists every wrong part, without values.
     """
     reader = _Reader(where)
     target = reader.read(text.strip())
@@ -49,7 +49,7 @@ def split_hosts(text: str, *, where: str) -> tuple[tuple[str, int | None], ...]:
     """Return the hosts of a comma-separated list, each with its port or ``None``: ``db1,db2:5433,[::1]:5434,::1``.
 
     Raises:
-        SettingsError: naming *where*, without the values.
+        SettingsError: names *where*, without values.
     """
     reader = _Reader(where, whole=True)
     hosts = reader.hosts(text, str)
@@ -88,10 +88,10 @@ def _format_options(options: Mapping[str, str]) -> str:
 
 @dataclass(slots=True)
 class _Reader:
-    """One pass over a URL. Goes on after a problem, so that the user sees all of them at once."""
+    """One pass over a URL. Continues after a problem, so that the user sees all problems at once."""
 
     where: str
-    whole: bool = False  # the text is one part only (a host list), so the problem needs no part's name
+    whole: bool = False  # the text is a single part (a host list), so problems don't name the part
     problems: list[Problem] = field(default_factory=list)
 
     def wrong(self, part: str, expected: str, fix: str) -> None:
@@ -161,7 +161,7 @@ class _Reader:
 
     def ambiguous(self, rest: str, authority: str) -> bool:
         before = len(self.problems)
-        # Any further "@", and one behind a "/", "?" or "#", is most likely a piece of a raw password.
+        # A further "@", or one after a "/", "?" or "#", is most likely part of a raw password.
         if rest.count("@") > 1 or ("@" in rest and "@" not in authority):
             self.wrong("password", "no raw @ or / in it, nor @ elsewhere in the URL", _ENCODE)
         elif "#" in rest:
@@ -196,12 +196,12 @@ class _Reader:
         return self.with_ports(hosts, ",".join(ports)) if ports else hosts
 
     def socket(self, netloc: str, paths: list[str], options: dict[str, list[str]]) -> str:
-        """Make MariaDB's socket the option ``host``; return what is left in its place before the path: nothing."""
+        """Move MariaDB's socket to the option ``host``; return the new, empty netloc."""
         if re.sub(r":[0-9]+$", "", netloc).lower() not in _LOCAL or "host" in options:
             self.wrong("unix_socket", "no other host beside it", "write localhost before the path, or leave it out")
         elif not all(path.startswith("/") for path in paths):
             self.wrong("unix_socket", "an absolute path", "write it like ?unix_socket=/run/mysqld/mysqld.sock")
-        options.pop("port", None)  # of localhost; a socket has none
+        options.pop("port", None)  # the port of localhost; a socket has none
         options["host"] = paths
         return ""
 
@@ -234,7 +234,7 @@ class _Reader:
         return ipv6 or name, port
 
     def path(self, item: str, decode: Callable[[str], str]) -> tuple[str, int | None]:
-        """Return a socket's path and port: a last colon with digits only behind it begins the port."""
+        """Return a socket's path and port: the port follows the last colon, if only digits do."""
         match = _PATH_AND_PORT.fullmatch(item)
         path = decode(match["path"]) if match else ""
         if match is None or not _HOST_NAME.fullmatch(path):
@@ -251,7 +251,7 @@ class _Reader:
     # --- pieces -----------------------------------------------------------------------------------
 
     def query(self, text: str) -> dict[str, list[str]]:
-        """Return the options; empty ones count as not given. A ``+`` is a plus, as libpq reads it."""
+        """Return the options without empty ones. A ``+`` is a plus sign, as in libpq."""
         found: dict[str, list[str]] = {}
         for piece in filter(None, text.split("&")):
             raw_key, equals, raw_value = piece.partition("=")

@@ -1,6 +1,6 @@
 """The container: names bound to values or factories, and providers that start in order and stop in reverse.
 
-Nothing here is global: everything an :class:`Application` knows lives in that one object.
+Nothing here is global: all state belongs to one :class:`Application` object.
 """
 
 from prefiq_db.application.application import Application, Provider

@@ -1,4 +1,4 @@
-"""The application: it holds the names and starts the providers in order, and stops them in reverse."""
+"""The application: holds the bindings, starts the providers in order, and stops them in reverse."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _State = Literal["new", "preparing", "prepared", "booting", "booted", "stopped"]
 
 
 class Provider(Ordered, Protocol):
-    """What an Application asks of a provider. ``prefiq_db.BaseProvider`` answers all of it."""
+    """What an Application requires of a provider. ``prefiq_db.BaseProvider`` implements all of it."""
 
     def attach(self, app: Application) -> None: ...
     def async_only(self) -> str: ...
@@ -34,7 +34,7 @@ P = TypeVar("P", bound=Provider)
 
 
 class Application(Bindings):
-    """Hold the bindings and the providers of one service.
+    """The bindings and the providers of one service.
 
     ``boot()`` orders the providers by what they require, calls every ``register()``, then every ``boot()``;
     ``shutdown()`` stops them in reverse. Two applications in one process share nothing.
@@ -50,7 +50,7 @@ class Application(Bindings):
 
     @property
     def providers(self) -> tuple[Provider, ...]:
-        """The registered providers: in the order of registration, and once prepared in the order of start."""
+        """The registered providers: in order of registration; after :meth:`prepare` in order of start."""
         return tuple(self._providers)
 
     @overload
@@ -58,11 +58,11 @@ class Application(Bindings):
     @overload
     def register(self, provider: P) -> P: ...
     def register(self, provider: Any) -> Any:
-        """Add a provider, given as a class or an instance, and return the instance. Nothing of it runs yet.
+        """Add a provider, given as a class or an instance, and return the instance. It doesn't run yet.
 
         Raises:
-            BindingError: a provider of that name is here already.
-            UsageError: it is no provider, belongs to another application, or this one has booted already.
+            BindingError: a provider with that name is registered already.
+            UsageError: it isn't a provider, belongs to another application, or this one has booted already.
         """
         self._refuse_when_stopped()
         if self._state != "new":
@@ -86,9 +86,9 @@ class Application(Bindings):
         """Order the providers and let each register its bindings. ``boot()`` does this by itself.
 
         Raises:
-            BindingError: a requirement that nobody meets, or providers that need each other in a circle.
-            SettingsError: the settings are wrong; every problem is listed.
-            ProviderError: another failure while a provider registered.
+            BindingError: a requirement isn't met, or providers require each other in a circle.
+            SettingsError: the settings are wrong; the message lists every problem.
+            ProviderError: a provider failed to register for another reason.
         """
         self._refuse_when_stopped()
         if self._state == "preparing":
@@ -109,7 +109,7 @@ class Application(Bindings):
             failure = attempt(provider.register)
             if failure is not None:
                 raise provider_error(provider, "register", failure)
-        # Only now is every name known: `db.analytics` was placed after the provider of `db`, but is it configured?
+        # Only now is every name known: `db.analytics` was ordered after the provider of `db`, but is it configured?
         providers = {provider.name for provider in self._providers}
         for provider in self._providers:
             for requirement in requirements(provider):
@@ -118,7 +118,7 @@ class Application(Bindings):
                     raise BindingError(unknown_name(f"provider {provider.name!r} requires", requirement, names))
 
     def async_only(self) -> str:
-        """Return why this application can only be booted with ``await boot_async()``; empty when it can do both."""
+        """Return why only ``await boot_async()`` can boot this application; empty when :meth:`boot` can too."""
         self.prepare()
         reasons = [f"provider {p.name!r}: {reason}" for p in self._providers if (reason := p.async_only())]
         return "; ".join(reasons)
@@ -126,14 +126,14 @@ class Application(Bindings):
     # --- start and stop: twins, changed together ---------------------------------------------------
 
     def boot(self) -> None:
-        """Start every provider, in the order of what they require.
+        """Start every provider, each after those it requires.
 
-        When one fails, those that booted already are shut down, in reverse order, before the error is raised.
+        If one fails, those that have booted are shut down, in reverse order, before the error is raised.
 
         Raises:
-            UsageError: something here is asynchronous (the message says what): ``await bootstrap_async()``.
-            SettingsError, BindingError: as :meth:`prepare`.
-            ProviderError: a provider failed; ``provider`` names it, ``kind`` and ``original`` tell why.
+            UsageError: something here is asynchronous (the message says what): use ``await bootstrap_async()``.
+            SettingsError, BindingError: see :meth:`prepare`.
+            ProviderError: a provider failed; ``provider`` names it, ``kind`` and ``original`` give the reason.
         """
         reason = self.async_only()
         if reason:
@@ -151,7 +151,7 @@ class Application(Bindings):
         self._state = "booted"
 
     async def boot_async(self) -> None:
-        """Start every provider, as :meth:`boot` does; synchronous databases are opened in this thread as well."""
+        """Start every provider, as :meth:`boot` does; synchronous databases are opened in this thread too."""
         self.prepare()
         self._begin_boot()
         for provider in self._providers:
@@ -166,13 +166,13 @@ class Application(Bindings):
         self._state = "booted"
 
     def shutdown(self) -> None:
-        """Stop what was booted, in reverse order; a second call does nothing.
+        """Stop the booted providers in reverse order; a second call does nothing.
 
-        Every provider is stopped, also when another one fails.
+        Every provider is stopped, even if another one fails.
 
         Raises:
-            ProviderError: names each provider that failed to stop, after all were stopped.
-            UsageError: something here is asynchronous: ``await app.ashutdown()``.
+            ProviderError: names each provider that failed to stop; raised after all were stopped.
+            UsageError: something here is asynchronous: use ``await app.ashutdown()``.
         """
         reasons = [f"provider {p.name!r}: {reason}" for p in self._booted if (reason := p.async_only())]
         if reasons:
@@ -180,7 +180,7 @@ class Application(Bindings):
         raise_collected(self._stop())
 
     async def ashutdown(self) -> None:
-        """Stop what was booted, as :meth:`shutdown` does; also right after ``boot()``."""
+        """Stop the booted providers, as :meth:`shutdown` does; works after ``boot()`` too."""
         raise_collected(await self._stop_async())
 
     def _refuse_when_stopped(self) -> None:
@@ -235,7 +235,7 @@ class Application(Bindings):
         try:
             self.shutdown()
         except PrefiqDbError as failure:
-            # The error of the body is the one to see; this one would hide it.
+            # Raise the error of the body; this one would hide it.
             if error is None:
                 raise
             logger.error("%s", failure)
@@ -255,7 +255,7 @@ class Application(Bindings):
 
 
 def _async_stop(provider: Any) -> Callable[[], Awaitable[None]]:
-    """Return how to stop *provider* in an event loop, by its old name where it has no other."""
+    """Return the async method that stops *provider*; the one with the old name if it has no other."""
     stop: Callable[[], Awaitable[None]] = getattr(provider, "ashutdown", None) or provider.shutdown_async
     return stop
 
@@ -269,6 +269,6 @@ def _make(provider: type[Any]) -> Any:
     name = name if isinstance(name, str) and name else provider.__name__
     try:
         return provider()
-    except Exception as error:  # noqa: BLE001 - a provider is the user's code: anything may come; raised below
+    except Exception as error:  # noqa: BLE001 - a provider is the user's code and may raise anything; raised below
         failure = error
     raise failed_error(name, "be made", failure)

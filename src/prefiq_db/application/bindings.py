@@ -20,7 +20,7 @@ _MISSING: Final = object()
 
 
 class Bindings:
-    """The half of an Application that knows names and nothing of providers."""
+    """The part of an Application that handles names; it knows nothing of providers."""
 
     def __init__(self) -> None:
         self._values: dict[str, Any] = {}
@@ -32,7 +32,7 @@ class Bindings:
         self._closed = False
 
     def _forget_building(self) -> None:
-        """Forget, in a forked child, what another thread of the parent was about to build."""
+        """Forget, in a forked child, what other threads of the parent were building."""
         self._building = []
 
     def bind(self, name: str, value: object, *, replace: bool = False) -> None:
@@ -46,9 +46,9 @@ class Bindings:
             self._values[name] = value
 
     def singleton(self, name: str, factory: Callable[[Self], Any], *, replace: bool = False) -> None:
-        """Make ``resolve(name)`` return what ``factory(app)`` returns, built at the first call and only once.
+        """Make ``resolve(name)`` return the result of ``factory(app)``, which runs once, at the first call.
 
-        Threads that come while it is being built wait for it. A factory that raises is called again next time.
+        Other threads wait while it runs. A factory that raises is called again next time.
 
         Raises:
             BindingError: *name* is bound already and *replace* is false.
@@ -72,11 +72,11 @@ class Bindings:
         """Return what *name* is bound to; with *expected*, typed and checked: ``resolve("db", Database)``.
 
         Raises:
-            BindingError: nobody bound *name* (the message lists who is there), its factory needs itself, or the
+            BindingError: *name* isn't bound (the message lists the bound names), its factory needs itself, or the
                 value is not an *expected*.
             ClosedError: a factory would have to run after ``shutdown()``.
         """
-        value = self._values.get(name, _MISSING)  # one dict look-up: the usual case needs no lock
+        value = self._values.get(name, _MISSING)  # one dict look-up: the common case needs no lock
         if value is _MISSING:
             value = self._build(name)
         if expected is not None and not isinstance(value, expected):
@@ -113,14 +113,14 @@ class Bindings:
                 refuse_unrun(value, f"the factory of {name!r}")
             finally:
                 self._building.pop()
-            if self._factories.get(name) is factory:  # else the factory bound its own name anew, and that stays
+            if self._factories.get(name) is factory:  # else the factory rebound its own name: keep that
                 self._values[name] = value
                 del self._factories[name]
             return value
 
 
 def unknown_name(head: str, name: str, known: Iterable[str]) -> str:
-    """Return a message about *name* that offers the nearest known one and lists them all."""
+    """Return a message about the unknown *name* that suggests the nearest known one and lists them all."""
     names = sorted(set(known))
     near = difflib.get_close_matches(name, names, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else "."

@@ -12,16 +12,16 @@ from prefiq_db.translation.cleaning import clean
 
 
 def attempt(step: Callable[[], object]) -> Exception | None:
-    """Return what *step* raised: our own error, raised outside of its handler, then has no ``__context__``."""
+    """Return the exception of *step*: an error raised from it later, outside the handler, has no ``__context__``."""
     try:
         step()
-    except Exception as error:  # noqa: BLE001 - a provider is the user's code: anything may come
+    except Exception as error:  # noqa: BLE001 - a provider is the user's code and may raise anything
         return error
     return None
 
 
 async def attempt_async(step: Callable[[], Awaitable[object]]) -> Exception | None:
-    """Return what awaiting *step* raised, as :func:`attempt` does."""
+    """Return the exception of awaiting *step*, as :func:`attempt` does."""
     try:
         await step()
     except Exception as error:  # noqa: BLE001 - as above
@@ -32,21 +32,21 @@ async def attempt_async(step: Callable[[], Awaitable[object]]) -> Exception | No
 def provider_error(
     provider: Ordered, verb: str, failure: Exception, while_stopping: Sequence[tuple[Ordered, Exception]] = ()
 ) -> Exception:
-    """Return what to raise for *failure*: a ProviderError, or the SettingsError itself."""
-    if isinstance(failure, SettingsError):  # it names every variable, which is more than a provider's name
+    """Return the exception to raise for *failure*: a ProviderError, or the SettingsError itself."""
+    if isinstance(failure, SettingsError):  # it names every variable, which says more than a provider's name
         return clean(failure)
     after = "".join(f"; then provider {p.name!r} failed to shut down: {_tell(error)}" for p, error in while_stopping)
     return failed_error(provider.name, verb, failure, after)
 
 
 def failed_error(name: str, verb: str, failure: Exception, after: str = "") -> ProviderError:
-    """Return the error that says that provider *name* failed to *verb*, with the kind of what stopped it."""
+    """Return the error that provider *name* failed to *verb*, with the kind of *failure*."""
     message = f"provider {name!r} failed to {verb}: {_tell(failure)}{after}"
     return ProviderError(message, provider=name, original=clean(failure), **_copy_classification(failure))
 
 
 def raise_collected(failures: Sequence[tuple[Ordered, Exception]]) -> None:
-    """Raise one error that names every provider that failed to shut down; nothing when none did."""
+    """Raise one error that names every provider that failed to shut down; do nothing when none did."""
     if not failures:
         return
     names = ", ".join(provider.name for provider, _ in failures)
@@ -70,7 +70,7 @@ def _copy_classification(failure: Exception) -> dict[str, Any]:
 
 
 def _tell(failure: Exception) -> str:
-    """Say what failed without a value: our own message, of a foreign exception only its type and place."""
+    """Describe *failure* without values: our own message; for a foreign exception only its type and place."""
     if isinstance(failure, PrefiqDbError):
         return str(failure)
     trace = failure.__traceback__

@@ -1,4 +1,4 @@
-"""In which order providers start."""
+"""The order in which providers start."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Ordered(Protocol):
-    """What the order of start is made of."""
+    """The attributes that determine the order of start."""
 
     @property
     def name(self) -> str: ...
@@ -31,13 +31,13 @@ P = TypeVar("P", bound=Ordered)
 
 
 def start_order(providers: Iterable[P], bound: Collection[str] = ()) -> list[P]:
-    """Return *providers* so that each comes after those it requires; otherwise their order stays.
+    """Return *providers* sorted so that each comes after those it requires; otherwise their order stays.
 
     A requirement is the name of a provider, a name that a provider ``provides`` (``db`` stands for ``db.analytics``
-    too), or a name in *bound*. A provider with settings of its own requires ``settings`` without saying so.
+    too), or a name in *bound*. A provider with settings of its own requires ``settings`` implicitly.
 
     Raises:
-        BindingError: nobody meets a requirement, or providers need each other in a circle.
+        BindingError: a requirement isn't met, or providers require each other in a circle.
     """
     providers = list(providers)
     by_name: dict[str, P] = {}
@@ -70,7 +70,7 @@ def start_order(providers: Iterable[P], bound: Collection[str] = ()) -> list[P]:
 
 
 def requirements(provider: Ordered) -> tuple[str, ...]:
-    """Return what *provider* requires, said or implied."""
+    """Return what *provider* requires, explicitly or implicitly."""
     if isinstance(provider.requires, str):
         raise UsageError(f"provider {provider.name!r}: `requires` is a sequence of names, not one string")
     has_settings = provider.schema_namespace is not None and "settings" not in (provider.name, *provider.provides)

@@ -1,7 +1,7 @@
-"""One call from nothing to a booted Application.
+"""Create and boot an Application in one call.
 
-A package and not a module, so that ``python -m prefiq_db.bootstrap`` finds its ``__main__`` instead of running this
-code a second time (runpy warns about that, because ``prefiq_db`` itself imports it).
+This is a package, so that ``python -m prefiq_db.bootstrap`` runs its ``__main__``. A module would be executed a second
+time (runpy warns about that, because ``prefiq_db`` itself imports it).
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ def bootstrap(
     """Return a booted application: settings read, databases open, every provider started.
 
     Args:
-        providers: what to start instead of the classes given to ``@register_provider``. SettingsProvider and
-            DatabaseProvider are added unless the list brings its own of these names.
+        providers: the providers to start, instead of the classes given to ``@register_provider``. SettingsProvider and
+            DatabaseProvider are added unless the list has providers with these names.
         settings: ready settings, instead of reading any.
-        arguments: values that win over the environment, ``.env`` and YAML.
+        arguments: values that override the environment, ``.env`` and YAML.
         environ: variables to read instead of the process's own.
         directory: where ``.env`` and YAML are, instead of the working directory or ``PREFIQ_SETTINGS_DIR``.
 
     Raises:
-        SettingsError: the settings are wrong; every problem is listed, and nothing was connected.
-        UsageError: a database is asynchronous: ``await bootstrap_async()``.
+        SettingsError: the settings are wrong; the message lists every problem, and nothing was connected.
+        UsageError: a database is asynchronous: use ``await bootstrap_async()``.
         ProviderError: a provider failed; those that had booted were shut down again.
     """
     try:
@@ -87,7 +87,7 @@ def assemble(
     environ: Mapping[str, str] | None = None,
     directory: str | os.PathLike[str] | None = None,
 ) -> Application:
-    """Return an application with its providers registered and nothing started; the arguments are bootstrap's."""
+    """Return an application with its providers registered and nothing started; arguments as for :func:`bootstrap`."""
     chosen = list(default_registry if providers is None else providers)
     for default in (DatabaseProvider, SettingsProvider):
         if not any(provider.name == default.name for provider in chosen):

@@ -26,7 +26,7 @@ from prefiq_db.settings.database_settings import is_production
 
 OK, FAILED, MISCONFIGURED = 0, 1, 2
 
-# Python's own words about a name that a module doesn't have.
+# Python's message about a name that a module doesn't have.
 _LACKING: Final = re.compile(r"cannot import name '\w+' from '[\w.]+'")
 
 
@@ -44,7 +44,7 @@ def main(
     )
     parser.add_argument("modules", nargs="*", metavar="MODULE", help="import this first: it registers providers")
     options = parser.parse_args(argv)
-    # The report below has all that is logged; without a handler Python would write the errors a second time.
+    # The report below contains everything logged; without a handler Python would print the errors a second time.
     logging.getLogger("prefiq_db.boot").addHandler(logging.NullHandler())
     for module in options.modules:
         code, why = _import_module(module)
@@ -68,7 +68,7 @@ def _write_reports(app: Application) -> list[HealthReport]:
 
 
 def _import_module(module: str) -> tuple[int, str]:
-    """Import *module*; return an exit code, and why it can't be, without what may be a value."""
+    """Import *module*; return an exit code, and the reason of a failure without anything that may be a value."""
     if not all(part.isidentifier() for part in module.split(".")):
         return MISCONFIGURED, "expected a module's name as in import, such as shop.providers, and no path"
     try:
@@ -80,14 +80,14 @@ def _import_module(module: str) -> tuple[int, str]:
         return MISCONFIGURED, why
     except SyntaxError as error:
         return FAILED, f"{type(error).__name__} at {error.filename}:{error.lineno}"
-    except Exception as error:  # noqa: BLE001 - a module is anybody's code
+    except Exception as error:  # noqa: BLE001 - a module may raise anything
         said = _LACKING.match(str(error)) if isinstance(error, ImportError) else None
         return FAILED, f"{said.group() if said else type(error).__name__} at {_place(error)}"
     return OK, ""
 
 
 def _place(error: Exception) -> str:
-    """Return the line that raised *error*, or imports what isn't there."""
+    """Return the line that raised *error*, or that imports what doesn't exist."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<frozen")]
     return f"{frames[-1].filename}:{frames[-1].lineno}"
 
@@ -147,7 +147,7 @@ def _message(error: Exception) -> str:
 
 
 def _is_configuration(error: BaseException | None) -> bool:
-    """Return whether *error* or its cause is one of configuration: settings, or a missing driver."""
+    """Return whether *error* or its cause is a configuration error: wrong settings, or a missing driver."""
     if isinstance(error, BaseExceptionGroup):
         return any(_is_configuration(each) for each in error.exceptions)
     if isinstance(error, (SettingsError, UnsupportedError)):

@@ -1,4 +1,4 @@
-"""What ``Database`` and ``AsyncDatabase`` do, once for both worlds."""
+"""The shared implementation of ``Database`` and ``AsyncDatabase``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Assemble one database from what its caller said."""
+"""Assemble one database from settings or a URL."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from prefiq_db.settings import DatabaseSettings
 
 
 def assemble(settings: DatabaseSettings | str, fields: Mapping[str, Any], name: str, runtime: Runtime) -> DatabaseCore:
-    """Return the database *name* of the world of *runtime*, from settings or from a URL with further *fields*.
+    """Return the database *name* for *runtime*, from settings or from a URL with further *fields*.
 
-    There is no I/O. Whoever catches an error drops *settings* and *fields*, which hold the password.
+    There is no I/O. A caller that catches an error deletes *settings* and *fields*, which hold the password.
 
     Raises:
-        SettingsError: if the settings are wrong; it lists every problem, without values.
-        MissingDriverError: if the driver isn't installed; it names the extra.
+        SettingsError: if the settings are wrong; the message lists every problem, without values.
+        MissingDriverError: if the driver isn't installed; the message names the extra to install.
     """
     return DatabaseCore(_assembled(_as_settings(settings, fields), name, runtime))
 
@@ -61,7 +61,7 @@ def _assembled(settings: DatabaseSettings, name: str, runtime: Runtime) -> Insta
 
 
 def _as_settings(settings: DatabaseSettings | str, fields: Mapping[str, Any]) -> DatabaseSettings:
-    """Return *settings*, made from a URL if it is one."""
+    """Return *settings*; if it is a URL, make settings from it."""
     if isinstance(settings, DatabaseSettings):
         if fields:
             raise UsageError(
@@ -74,12 +74,12 @@ def _as_settings(settings: DatabaseSettings | str, fields: Mapping[str, Any]) ->
 
 
 def _label(settings: DatabaseSettings) -> str:
-    """Return what the dialect of *settings* is called where errors are classified."""
+    """Return the name of the dialect of *settings* for classifying errors."""
     return settings.target.product.dialect
 
 
 def _explainer(settings: DatabaseSettings, name: str) -> Explainer | None:
-    """Return what asks for plans of slow statements, if the settings say so."""
+    """Return the explainer, which asks for plans of slow statements, if the settings enable it."""
     if not settings.explain_slow_queries:
         return None
     return Explainer(name, _label(settings), time.monotonic, masked=settings.masked)

@@ -1,4 +1,4 @@
-"""The loop of attempts that the caller writes himself."""
+"""The retry loop that the caller writes."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ T = TypeVar("T")
 
 
 def begin_attempts(core: DatabaseCore, options: TransactionOptions, retry: RetryPolicy | None) -> Attempts:
-    """Return attempts at a transaction of *core*, none of which has begun.
+    """Return attempts at a transaction of *core*; none has begun.
 
     Raises:
-        UsageError: inside a transaction.
+        UsageError: if called inside a transaction.
     """
     core.check_usable()
     if ambient(core.instance) is not None:
@@ -85,9 +85,9 @@ class Attempts:
         return True
 
     def left(self) -> None:
-        """Tell, loudly, when the caller left the loop although the last attempt failed and another one was due.
+        """Log an error if the caller left the loop after a failed attempt, when another one was due.
 
-        A ``return`` or ``break`` inside the block goes on whatever ``__exit__`` returns, and nothing can stop it there.
+        ``__exit__`` can't stop a ``return`` or ``break`` inside the block, whatever it returns.
         """
         if self._owed:
             logger.error(
@@ -100,7 +100,7 @@ class Attempts:
 
 
 class AttemptCore:
-    """One attempt: waits first if an earlier one failed, then is a transaction."""
+    """One attempt: a transaction, preceded by a wait if an earlier attempt failed."""
 
     def __init__(self, loop: Attempts) -> None:
         self.loop = loop
@@ -108,7 +108,7 @@ class AttemptCore:
         self.tx: RootBlock | None = None
 
     def enter(self, shell: Callable[[RootBlock], T]) -> T:
-        """Wait if an earlier attempt failed, then begin; return what *shell* makes of the transaction."""
+        """Wait if an earlier attempt failed, then begin; return ``shell(transaction)``."""
         if self.loop.wait_seconds:
             self.loop.core.runtime.sleep(self.loop.wait_seconds)
             self.loop.wait_seconds = 0.0
@@ -123,7 +123,7 @@ class AttemptCore:
             raise
 
     def exit(self, error: BaseException | None) -> bool:
-        """End the transaction; return whether *error* is dealt with because another attempt follows."""
+        """End the transaction; return whether to suppress *error* because another attempt follows."""
         try:
             return self._end(error)
         finally:
@@ -153,6 +153,6 @@ class AttemptCore:
         return self.tx is None or self.tx.is_over
 
     def abandon(self) -> None:
-        """Give up what an interruption left of the transaction."""
+        """Clean up a transaction whose end was interrupted."""
         if self.tx is not None:
             self.tx.abandon()

@@ -1,7 +1,7 @@
-"""One database: all that both faces ask for.
+"""One database: everything that the sync and the async API call.
 
-Synchronous code over SQLAlchemy's Connection; in the async world it runs inside the greenlet bridge, and whatever waits
-does so through the :class:`~prefiq_db.bridge.Runtime`.
+Synchronous code over SQLAlchemy's Connection. The async API runs it inside the greenlet bridge, and every wait goes
+through the :class:`~prefiq_db.bridge.Runtime`.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ logger = logging.getLogger("prefiq_db.database")
 
 
 class DatabaseCore(Diagnosis):
-    """One database. Every decision of the public verbs is made here."""
+    """One database. The public verbs delegate every decision to it."""
 
     def __init__(self, instance: Instance) -> None:
         self.instance = instance
         self.view = NO_OVERRIDES
-        # Those of every statement, one step nearer.
+        # Every statement reads these; copies here save an attribute look-up.
         self.settings = instance.settings
         self.name = instance.name
         self.runtime = instance.runtime
@@ -73,7 +73,7 @@ class DatabaseCore(Diagnosis):
             )
 
     def close(self) -> None:
-        """Close the pool's connections. Statements after that raise ClosedError; open() opens it again."""
+        """Close the pool's connections. Later statements raise ClosedError; open() opens it again."""
         if self.instance.closed and not self.instance.closing:
             return
         self.check_world()
@@ -81,12 +81,12 @@ class DatabaseCore(Diagnosis):
             # A time limit on the shutdown must not leave connections to the server open, nor the pool half-closed.
             self.runtime.shielded(self.instance.close, self.settings.connect_timeout_seconds)
         finally:
-            self.runtime.forget_loop()  # open() may be in another one
+            self.runtime.forget_loop()  # open() may be called in another one
 
     # --- SQLAlchemy's own objects ----------------------------------------------------------------
 
     def check_engine_allowed(self) -> None:
-        """Refuse the engine inside a transaction: it would open a second connection beside it."""
+        """Raise inside a transaction, where the engine would open a second connection."""
         self._check_writable("engine")
         if ambient(self.instance) is not None:
             raise UsageError(
@@ -95,7 +95,7 @@ class DatabaseCore(Diagnosis):
             )
 
     def pinned(self) -> Scope[Block] | None:
-        """Return the transaction that a session joins here, or ``None`` when it gets a connection of its own."""
+        """Return the transaction that a new session joins, or ``None`` if it gets its own connection."""
         self.check_usable()
         scope = ambient(self.instance)
         if scope is None or not scope.blocks[0].options.read_only:
@@ -108,7 +108,7 @@ class DatabaseCore(Diagnosis):
 
 
 def _give_back(held: list[Connection]) -> None:
-    """Give all of them back, also when that is interrupted at one of them."""
+    """Return all of them to the pool, even if an interruption hits at one of them."""
     try:
         while held:
             held.pop().close()

@@ -1,4 +1,4 @@
-"""Does the database answer, is it ready for work, and what has been done with it so far?"""
+"""Diagnosis: ping, health and statistics of one database."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _PING: Final = "SELECT 1"
 
 
 class Diagnosis(Statements):
-    """A database that can be asked how it is."""
+    """A database with health checks and statistics."""
 
     def ping(self) -> float:
-        """Return the seconds of one round trip, checkout included. One attempt; raises when there is no answer."""
+        """Return how many seconds one round trip takes, checkout included. One attempt; raises if there is no reply."""
         self.check_usable()
         started = time.perf_counter()
         self._ask("ping", _PING, ONE_VALUE)
@@ -33,7 +33,7 @@ class Diagnosis(Statements):
         return True
 
     def health(self, timeout_seconds: float | None) -> HealthReport:
-        """Return whether the database answers and is ready for work, and why not. One attempt, never raises."""
+        """Report whether the database answers and is ready for work; if not, why. One attempt; never raises."""
         core = self if timeout_seconds is None else self.using({"timeout": timeout_seconds})
         details = {"engine": self.settings.engine, "mode": "async" if self.runtime.is_async else "sync"}
         try:
@@ -49,9 +49,9 @@ class Diagnosis(Statements):
         return HealthReport(self.name, True, latency_seconds=latency, details=details)
 
     def ailment_of(self, row: Any, *, writable: bool = True) -> ErrorKind | None:
-        """Return why the server that said *row* to the dialect's ``health_sql`` is no good for work here, if so.
+        """Return why the server is not fit for work, judged by *row*, its reply to ``health_sql``; ``None`` if it is.
 
-        Refusing writes ails nobody who doesn't want to write: by the settings, by ``read_only``, or not *writable*.
+        A server that refuses writes is fit for read-only use: by the settings, by ``read_only``, or not *writable*.
         """
         ailment = self.road.dialect.ailment_of(row)
         writes = writable and not self.settings.read_only and not self.overrides().read_only
@@ -83,6 +83,6 @@ class Diagnosis(Statements):
 
 
 def _reason_of(error: PrefiqDbError) -> str:
-    """Return why a database is not well, without host, user or value."""
+    """Return why a database is unhealthy, without host, user or value."""
     code = "" if error.code is None else f" (code {error.code})"
     return f"{error.kind.value}{code}"

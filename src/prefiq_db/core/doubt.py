@@ -1,4 +1,4 @@
-"""A read whose reply was lost may be repeated only when its functions are the database's own."""
+"""A read whose reply was lost may be repeated only if all its functions are built-in ones."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from prefiq_db.translation.classify import leaves_unknown
 class Doubt:
     """Whether a statement that looks like a read may have been a write.
 
-    PostgreSQL calls somebody's ``log(text)`` in the place of its own where that fits better, and no text tells. The
-    question costs a round trip, so it is asked only after a reply was lost, and before the statement is sent again.
+    PostgreSQL calls a user-defined ``log(text)`` instead of the built-in one where it fits better, and the SQL text
+    doesn't show which. Asking costs a round trip, so it is done only after a reply was lost, before the statement is
+    sent again.
 
     Args:
-        names: functions whose place somebody may have taken; none of them: no doubt.
-        taken: asks the server.
+        names: built-in functions that a user-defined one may replace; if empty, there is no doubt.
+        taken: asks the server whether one does.
     """
 
     def __init__(self, names: frozenset[str], taken: Callable[[frozenset[str]], bool]) -> None:
@@ -25,12 +26,12 @@ class Doubt:
         self.is_open = False
 
     def note(self, error: PrefiqDbError) -> None:
-        """Begin to doubt, when after *error* the statement may have been carried out."""
+        """Begin to doubt if, after *error*, the statement may have been carried out."""
         if self._names and fate_unknown(error):
             self.is_open = True
 
     def settles(self) -> bool:
-        """Return whether the statement called a function of somebody's own; no doubt is left then, or when not."""
+        """Return whether the statement called a user-defined function; either way the doubt is settled."""
         if not self.is_open:
             return False
         taken = self._taken(self._names)
@@ -41,5 +42,5 @@ class Doubt:
 
 
 def fate_unknown(error: PrefiqDbError) -> bool:
-    """Return whether a statement that failed with *error* may have been carried out all the same."""
+    """Return whether a statement that failed with *error* may still have been carried out."""
     return leaves_unknown(error.classification)

@@ -1,4 +1,4 @@
-"""Sessions whose own errors have no value in them: SQLAlchemy writes primary keys into some."""
+"""Sessions whose own errors hold no values: SQLAlchemy writes primary keys into some of them."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from prefiq_db.masking import MASK
 
 T = TypeVar("T")
 
-# An identity key: (<class 'shop.User'>, ('somebody',), None). A value may hold whatever ends one: up to the last end.
+# An identity key: (<class 'shop.User'>, ('somebody',), None). A value may contain the end of one: match up to the last.
 _KEY: Final = re.compile(r"(\(<class '[^']*'>, )\(.*\), [^()]*\)", re.S)
 
 
 class QuietSession(Session):
-    """SQLAlchemy's own session; what it says itself of two objects with one key names their class, not the key."""
+    """SQLAlchemy's session; its errors about two objects with one key name their class, not the key."""
 
     def add(self, instance: object, *, _warn: bool = True) -> None:
         with _quiet():
@@ -43,7 +43,7 @@ class QuietSession(Session):
 
 
 def quiet(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of an AsyncSession that works through one of ours, unless they name another."""
+    """Return the options for an AsyncSession over a QuietSession, unless they name another session class."""
     return {"sync_session_class": QuietSession, **options}
 
 

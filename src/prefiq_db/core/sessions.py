@@ -1,4 +1,4 @@
-"""What a session's own errors mean to the transaction around it, and how a session joins one."""
+"""How a session joins a transaction, and what the session's own errors mean for it."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from prefiq_db.translation.classify import treatment
 
 
 def joined(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of a session in a transaction of ours.
+    """Return the options of a session that joins our transaction.
 
-    Its objects don't expire on commit: it commits no more than a savepoint, and once the block has ended there is no
-    connection to load them from again.
+    Its objects don't expire on commit: it only releases a savepoint, and after the block there is no connection to
+    reload them with.
     """
     return {"expire_on_commit": False, **options}
 
 
 def judged(tx: Block, error: BaseException) -> PrefiqDbError | None:
-    """Return what *error*, which leaves the body of *tx*, is in our tree when it is the ORM's; ``None`` for any other.
+    """Return the PrefiqDbError for *error*, raised in the body of *tx*, if it is the ORM's; else ``None``.
 
-    To be called before *tx* ends.
+    Call it before *tx* ends.
     """
     database = tx.instance.name
     if isinstance(error, PendingRollbackError):
@@ -53,7 +53,7 @@ def judged(tx: Block, error: BaseException) -> PrefiqDbError | None:
 
 
 def _cause(tx: Block) -> ErrorClass | None:
-    """Return the class of the last error that left a session in *tx*."""
+    """Return the class of the last error that a session raised in *tx*."""
     connection = tx.scope.connection
     if connection.invalidated:
         return RUN_AGAIN

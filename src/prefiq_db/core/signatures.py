@@ -1,4 +1,4 @@
-"""How a decorated function presents itself to those who read signatures."""
+"""The signature that a decorated function shows."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ _POSITIONAL: Final = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSIT
 
 
 def wraps_without_tx(fn: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Return ``functools.wraps(fn)`` for what is called without the first parameter of *fn*: its ``tx``.
+    """Return ``functools.wraps(fn)`` for a wrapper without the first parameter of *fn*, its ``tx``.
 
-    Frameworks read the signature: FastAPI would ask the request for ``tx``.
+    Frameworks read the signature: FastAPI would look for ``tx`` in the request.
     """
 
     def decorate(wrapper: Callable[..., Any]) -> Callable[..., Any]:
         functools.update_wrapper(wrapper, fn)
         try:
             signature = inspect.signature(fn)
-        except ValueError:  # some of what is written in C has none
+        except ValueError:  # some callables written in C have no signature
             return wrapper
         parameters = list(signature.parameters.values())
         if parameters and parameters[0].kind in _POSITIONAL:

@@ -1,4 +1,4 @@
-"""To prepare a call, which waits for nothing, and to carry it out: once for all verbs of one statement."""
+"""Prepare a call, without waiting, and carry it out: shared by all single-statement verbs."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ logger = logging.getLogger("prefiq_db.database")
 
 
 class Statements(Transactions, CoreVerbs):
-    """A database that statements can be run on."""
+    """A database that runs statements."""
 
-    # --- to prepare a call: nothing here waits -----------------------------------------------------
+    # --- prepare a call: nothing here waits --------------------------------------------------------
 
     def prepare(self, verb: str, statement: Any, params: Any, shape: Shape, block: Block | None = None) -> Call:
-        """Return a call of *verb*, after a look at all that it was given; in *block*, if the caller named one.
+        """Return a call of *verb*, with its arguments checked; in *block*, if the caller named one.
 
         Raises:
-            PrefiqDbError: if it can't be carried out, or may not be.
+            PrefiqDbError: if the call can't or must not be carried out.
         """
         given = self.admit()
         executable = bound(as_executable(statement), checked_params(params), self.road.dialect.label)
@@ -52,7 +52,7 @@ class Statements(Transactions, CoreVerbs):
     def prepare_many(
         self, verb: str, statement: Any, rows: Iterable[Mapping[str, Any]], block: Block | None = None
     ) -> Call | None:
-        """Return a call that runs *statement* once per row; ``None`` when there is no row."""
+        """Return a call that runs *statement* once per row; ``None`` if there are no rows."""
         given = self.admit()
         executable, checked = as_executable(statement), checked_rows(rows)
         if not checked:
@@ -88,17 +88,17 @@ class Statements(Transactions, CoreVerbs):
             raise
 
     def _needs_a_transaction(self, given: Overrides) -> bool:
-        # Only the server knows what a view or a function does, so it judges, inside READ ONLY. Behind a transaction
-        # pooler only a transaction can carry a timeout of its own.
+        # Only the server knows what a view or a function does, so a READ ONLY transaction lets it judge. Behind a
+        # transaction pooler only a transaction can have its own timeout.
         settings = self.settings
         return bool(given.read_only and not settings.read_only) or (
             settings.pgbouncer and bool(given.timeout or settings.read_only)
         )
 
-    # --- to carry it out ---------------------------------------------------------------------------
+    # --- carry it out ------------------------------------------------------------------------------
 
     def carry_out(self, call: Call) -> Any:
-        """Return the answer to a prepared call, after all the attempts that it takes."""
+        """Return the result of a prepared call, after as many attempts as needed."""
         if self.hooks.wanted.isdisjoint(CALL_EVENTS):
             return self._carry_out(call)
         return tell_call(self.hooks, self.name, call, self._carry_out)
@@ -108,7 +108,7 @@ class Statements(Transactions, CoreVerbs):
             try:
                 return call.block.run(call, explicit=call.way is Way.EXPLICIT)
             finally:
-                # The connection knows its last call until the next one, and must not keep what that was given.
+                # The connection keeps its last call until the next one, and must not keep that call's arguments.
                 del call.statement, call.params
         if call.way is Way.OWN_TRANSACTION:
             return self._run_in_own_transaction(call)
@@ -138,7 +138,7 @@ class Statements(Transactions, CoreVerbs):
         return self.in_transaction(lambda tx: tx.run(call, explicit=True), options)
 
     def _explain_if_slow(self, call: Call) -> None:
-        """Ask for the plan of a SELECT that took too long, on another connection; never at the caller's cost."""
+        """Ask for the plan of a SELECT that took too long, on another connection; a failure is only logged."""
         explainer = self.instance.explainer
         slow = time.monotonic() - call.started >= self.settings.slow_query_seconds
         if explainer is None or not slow or not facts_of_call(call, self.road.dialect).reads_only:
@@ -161,7 +161,7 @@ class Statements(Transactions, CoreVerbs):
             explainer.log(kind, rows)
 
     def _one_shot_again(self, first: PrefiqDbError, call: Call) -> Any:
-        """Go on after a first failure; what a retry needs is made only now."""
+        """Retry after a first failure; the objects that a retry needs are created only here."""
         retrier = self.retrier(call.given, lambda error: self._is_repeatable(error, call))
         doubt = Doubt(self._takable(call), self._ask_who_took)
         doubt.note(first)
@@ -189,11 +189,11 @@ class Statements(Transactions, CoreVerbs):
         return frozenset() if call.given.idempotent else facts_of_call(call, self.road.dialect).takable
 
     def _ask_who_took(self, names: frozenset[str]) -> bool:
-        """Ask the server whether somebody made a function that is called like one of *names*."""
+        """Ask the server whether there is a user-defined function with one of *names*."""
         return self._ask("functions", taken_sql(names), ONE_VALUE) is not None
 
     def _ask(self, verb: str, sql: str, shape: Shape) -> Any:
-        """Return what the server says to *sql*, in one attempt."""
+        """Return the server's reply to *sql*, in one attempt."""
         return self._one_shot(Call(verb, as_executable(sql), None, shape, replace(self.overrides(), tags=None)))
 
     def _one_shot(self, call: Call) -> Any:
@@ -202,7 +202,7 @@ class Statements(Transactions, CoreVerbs):
             return self.road.one_shot(call)
         except PrefiqDbError as error:
             if self.settings.read_only and error.kind is ErrorKind.READ_ONLY:
-                error.classification = ErrorClass(ErrorKind.READ_ONLY)  # ours: no failover to wait for
+                error.classification = ErrorClass(ErrorKind.READ_ONLY)  # our own setting: no failover to wait for
             if not fate_unknown(error) or self._may_run_twice(call):
                 raise
             failure = self._outcome_unknown(error)
@@ -229,7 +229,7 @@ class Statements(Transactions, CoreVerbs):
 
 
 def check_read_only(call: Call, options: TransactionOptions, dialect: Any) -> None:
-    """Raise if a read-only view or scope would write in a transaction that may: the server can't refuse it there."""
+    """Raise if a read-only view or scope may write in a read-write transaction, where the server can't refuse it."""
     if call.given.read_only and not options.read_only and not facts_of_call(call, dialect).reads_only:
         raise StatementRefusedError(
             "read_only: this statement may write, and the server would let it: the open transaction isn't read-only; "

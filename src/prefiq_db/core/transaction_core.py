@@ -1,4 +1,4 @@
-"""The verbs of an explicit ``tx``: those of its database, on its connection."""
+"""The verbs of an explicit ``tx``: its database's verbs, on its connection."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ T = TypeVar("T")
 
 
 class TransactionCore(CoreVerbs):
-    """What both worlds' ``tx`` stand on: a database, and one block on it that every call is carried out in."""
+    """The base of ``tx`` in the sync and the async API: a database, and the block that every call runs in."""
 
     def __init__(self, database: DatabaseCore, tx: Block) -> None:
         self.database = database
         self.tx = tx
 
     def enter(self, shell: T) -> T:
-        """Begin and return *shell*; what interrupts on the way leaves nothing begun."""
+        """Begin and return *shell*; if interrupted, leave nothing begun."""
         self.tx.check_new()
         try:
             self.database.begin(self.tx)

@@ -1,4 +1,4 @@
-"""To begin a transaction, to run a body in one, and to run the whole of it again where that is safe."""
+"""Begin a transaction, run a body in one, and run the whole body again where that is safe."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from prefiq_db.transaction import Block, Outcome, RootBlock, Savepoint, Scope, T
 
 
 class Transactions(View):
-    """A database that transactions can be begun on."""
+    """A database that begins transactions."""
 
     def transaction(self, options: TransactionOptions) -> Block:
         """Return a transaction that has not begun: a savepoint if one is open here, else a new one."""
@@ -34,13 +34,13 @@ class Transactions(View):
         return Savepoint(self.instance, chosen, parent)
 
     def declare(self, options: TransactionOptions) -> TransactionOptions:
-        """Note what *options* need of the database, before anything runs: readiness asks for it."""
+        """Record what *options* need of the database before anything runs; readiness checks for it."""
         if options.exactly_once:
             self.instance.needs_tokens = True
         return options
 
     def with_overrides(self, options: TransactionOptions) -> TransactionOptions:
-        """Return *options* as the view and the scope have it."""
+        """Return *options* with the overrides of the view and the scope applied."""
         given = self.overrides()
         self.declare(options)
         if self.settings.read_only and options.exactly_once:
@@ -50,7 +50,7 @@ class Transactions(View):
         return options if given.timeout is None else replace(options, step_timeout_seconds=given.timeout)
 
     def begin(self, tx: Block) -> None:
-        """Begin *tx*; a connection that turns out to be dead costs no failed call, for nothing was done yet."""
+        """Begin *tx*; retry on a dead connection, since nothing was done yet."""
         tx.check_new()
         given = self.overrides()
         limit = tx.options.timeout_seconds
@@ -63,7 +63,7 @@ class Transactions(View):
         try:
             begin()
         except BaseException:
-            # Of any kind, a cancellation too: nothing was begun, so nothing can be committed.
+            # On any exception, a cancellation too: nothing was begun, so nothing can be committed.
             tx.abandon()
             raise
 
@@ -73,9 +73,9 @@ class Transactions(View):
         options: TransactionOptions | None = None,
         retry: RetryPolicy | None = None,
     ) -> Any:
-        """Run *body* in a transaction, the whole of it again when it was rolled back for a reason that passes.
+        """Run *body* in a transaction; run all of it again if a transient error rolled it back.
 
-        Inside another transaction it is a savepoint and runs once: only the outermost block may run again.
+        Inside another transaction it runs once, in a savepoint: only the outermost block may run again.
         """
         self.check_usable()
         chosen = options or TransactionOptions()
@@ -114,10 +114,10 @@ class Transactions(View):
         try:
             raise failure
         finally:
-            del failure  # or its traceback would hold it in a cycle
+            del failure  # or its traceback would keep it alive in a reference cycle
 
     def resolve_outcome(self, token: Any) -> Outcome:
-        """Return what became of the transaction with *token*."""
+        """Return the outcome of the transaction with *token*."""
         checked = checked_token(token)
         self.check_usable()
         if self.settings.read_only:
@@ -137,6 +137,6 @@ def _never(error: BaseException) -> bool:
 def transaction_repeatable(error: BaseException, options: TransactionOptions) -> bool:
     if not isinstance(error, PrefiqDbError):
         return False
-    if options.read_only and error.kind is ErrorKind.READ_ONLY:  # our own, not a failover's: it stays so
+    if options.read_only and error.kind is ErrorKind.READ_ONLY:  # from our own READ ONLY, not a failover: it won't pass
         return False
     return error.classification.retry_transaction

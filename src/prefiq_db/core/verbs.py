@@ -1,4 +1,4 @@
-"""The verbs of one statement, once: of a database, and of an explicit ``tx``, in both worlds."""
+"""The single-statement verbs, shared by databases and explicit ``tx``, sync and async."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ Params = Mapping[str, Any] | None
 
 
 class CoreVerbs(ABC):
-    """What can be asked of whoever prepares a call and carries it out."""
+    """The verbs of a class that prepares calls and carries them out."""
 
     @abstractmethod
     def prepare(self, verb: str, statement: Any, params: Any, shape: Shape) -> Call:
-        """Return a call of *verb*, ready to be carried out; wait for nothing."""
+        """Return a call of *verb*, ready to be carried out; never waits."""
 
     @abstractmethod
     def prepare_many(self, verb: str, statement: Any, rows: Iterable[Mapping[str, Any]]) -> Call | None:
-        """Return a call that runs *statement* once per row; ``None`` when there is no row."""
+        """Return a call that runs *statement* once per row; ``None`` if there are no rows."""
 
     @abstractmethod
     def carry_out(self, call: Call) -> Any:
-        """Return the answer to a prepared call."""
+        """Return the result of a prepared call."""
 
     @abstractmethod
     def hush(self, error: BaseException) -> None:
-        """Leave nothing that was given to a verb in the frames that *error* came through."""
+        """Remove the verb's arguments from the frames that *error* passed through."""
 
     def fetch_all(self, statement: Any, params: Params, into: Into | None, types: Types | None = None) -> list[Any]:
         shape = ALL_ROWS if into is None else all_rows(into)

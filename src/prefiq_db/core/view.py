@@ -1,4 +1,4 @@
-"""One database as its user sees it: with the overrides of ``using()``, and what every call asks of it first."""
+"""One view of a database: the overrides of ``using()``, and the checks that every call makes first."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from prefiq_db.silence import hush
 
 
 class View:
-    """What all views of one database share, and the overrides that are this one's own."""
+    """A view of a database: the instance that all views share, and this view's own overrides."""
 
     settings: DatabaseSettings
     name: str
@@ -53,7 +53,7 @@ class View:
     def admit(self) -> Overrides:
         """Return the overrides in force, or raise if the database is closed or belongs to another event loop."""
         self.check_usable()
-        here = scoped(self.instance)  # as overrides() does; inline, for every call passes here
+        here = scoped(self.instance)  # same as overrides(); inlined because every call runs it
         return self.view if here is NO_OVERRIDES else self.view.over(here)
 
     # --- overrides -------------------------------------------------------------------------------
@@ -98,9 +98,9 @@ class View:
     # --- silence ---------------------------------------------------------------------------------
 
     def hush(self, error: BaseException) -> None:
-        """Leave nothing that was given to a verb in the frames that *error* came through; see :mod:`prefiq_db.silence`.
+        """Remove the verb's arguments from the frames that *error* passed through; see :mod:`prefiq_db.silence`.
 
-        Whoever calls it drops what he holds himself. Not where masking is off, in development.
+        The caller deletes its own variables. Does nothing where masking is off, in development.
         """
         if self.settings.masked:
             hush(error)

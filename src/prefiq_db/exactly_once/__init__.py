@@ -1,9 +1,9 @@
-"""Exactly once: whether a transaction was committed, also when nobody answered COMMIT.
+"""Exactly once: find out whether a transaction was committed, even when the reply to COMMIT is lost.
 
-BEGIN's own message inserts a token into ``prefiq_commit_token``, marked ``work``. When the reply to COMMIT is lost, a
-new connection inserts the same token, marked ``abandoned``. The row says who wrote it: ``work``, so the transaction was
-committed; ``abandoned``, so it was not, and never can be, because a late COMMIT would have to bring in a token that is
-there already. Asking decides, which is why asking again, or from another process, gives the same answer.
+BEGIN also inserts a token into ``prefiq_commit_token``, marked ``work``, in the same message. When the reply to COMMIT
+is lost, a new connection inserts the same token, marked ``abandoned``. The row that exists then decides: ``work`` means
+that the transaction was committed; ``abandoned`` means that it was not and never will be, because a late COMMIT would
+insert a token that exists already. Asking again, or from another process, gives the same answer.
 
 Why not a SELECT, or the server's transaction ids: decisions/0075-why-the-token-is-claimed.md.
 """

@@ -1,4 +1,4 @@
-"""Remove tokens that nobody can ask for any more: by a statement of its own, never in anybody's transaction."""
+"""Remove expired tokens, in a separate statement, never in a caller's transaction."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("prefiq_db.exactly_once")
 
-#: How often one process looks for old tokens, at most.
+#: The shortest interval at which one process looks for old tokens.
 INTERVAL_SECONDS: Final = 600.0
-#: How many it removes at once: the statement stays short, whatever has piled up.
+#: How many it removes at once: the statement stays short, however many there are.
 LIMIT: Final = 1000
-# It is done at the cost of whoever comes just then, whose call may have a limit of its own.
+# The current caller pays for it, and may have a timeout of its own.
 _SHORT: Final = Overrides(timeout=0.4)
-# A process that lives shorter than the interval must do its share, too.
+# A process that lives shorter than the interval must prune too.
 _CHANCE: Final = 1 / 500
 
 
 class Pruner:
-    """Says when it is time, and sees that an error of pruning is nobody's problem."""
+    """Prunes old tokens when it is time; if that fails, no caller notices."""
 
     def __init__(self, road: StandardRoad, database: str) -> None:
         self.road = road
@@ -41,7 +41,7 @@ class Pruner:
         self._due_at = time.monotonic() + random.uniform(0, INTERVAL_SECONDS)
 
     def prune_if_due(self) -> None:
-        """Prune now and then: at the cost of one short statement of whoever comes just then."""
+        """Prune now and then; it costs the current caller one short statement."""
         now = time.monotonic()
         if now < self._due_at and random.random() > _CHANCE:
             return
@@ -49,7 +49,7 @@ class Pruner:
         if not lock.acquire(blocking=False):
             return
         try:
-            # When there was more than one statement may remove, the next comer goes on.
+            # If there is more than one statement may remove, the next caller continues.
             if self.prune(LIMIT) < LIMIT:
                 self._due_at = now + INTERVAL_SECONDS * random.uniform(0.9, 1.0)
         except PrefiqDbError as error:
@@ -64,7 +64,7 @@ class Pruner:
             lock.release()
 
     def prune(self, limit: int) -> int:
-        """Remove at most *limit* old tokens; return how many there were."""
+        """Remove at most *limit* old tokens; return how many were removed."""
         statement = text(self.road.dialect.prune_sql(RETENTION_SECONDS + MARGIN_SECONDS, limit))
         result: ExecuteResult = self.road.one_shot(Call("prune", statement, None, OUTCOME, _SHORT))
         return result.rowcount or 0

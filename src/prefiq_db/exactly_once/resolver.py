@@ -1,4 +1,4 @@
-"""Claim until there is an answer, or until the time is up."""
+"""Claim a token until there is an answer, or the time is up."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from prefiq_db.retry import backoff_bound_seconds
 
 logger = logging.getLogger("prefiq_db.exactly_once")
 
-# How long the first claim waits for a transaction that is still open: a COMMIT under way deserves to end by itself.
+# How long the first claim waits for a transaction that is still open: a COMMIT under way should be able to finish.
 _PATIENCE_SECONDS: Final = 1.0
 _SHORTEST_WAIT_SECONDS: Final = 0.05
 _BACKOFF: Final = RetryPolicy(wait_initial_seconds=0.05, wait_max_seconds=1.0)
 _WORDS: Final = {"work": Outcome.COMMITTED, "abandoned": Outcome.NOT_COMMITTED}
-# A row that is gone although it should be kept: somebody emptied the table. Nobody can tell then.
+# A row that should exist is gone: the table was emptied, and the outcome can't be known.
 _VANISHED_LIMIT: Final = 3
 
 
@@ -33,7 +33,7 @@ class Resolver:
     """Finds out the outcome of transactions by their tokens.
 
     Args:
-        budget_seconds: how long it goes on asking a server that doesn't answer.
+        budget_seconds: how long it keeps asking a server that doesn't reply.
     """
 
     def __init__(self, claimer: Claimer, hooks: Hooks, database: str, budget_seconds: float) -> None:
@@ -45,11 +45,11 @@ class Resolver:
     def resolve(self, token: str, deadline: Deadline | None = None, *, transaction_id: int | None = None) -> Outcome:
         """Return ``COMMITTED`` or ``NOT_COMMITTED``, for good, or ``UNKNOWN`` when the time is up.
 
-        Asking decides: a transaction that is still open is given a moment, then its session is ended if it provably
-        holds the token, and from then on it is not committed.
+        The call settles the outcome: a transaction that is still open gets a moment to end. Then its server session is
+        ended, if it provably holds the token, and the transaction can no longer be committed.
 
         Raises:
-            SchemaError: if there is no table of tokens.
+            SchemaError: if the token table is missing.
         """
         started = time.monotonic()
         budget = Deadline.after(self.budget_seconds, "retry.total_seconds")
@@ -82,7 +82,7 @@ class Resolver:
 
 
 class _Resolution:
-    """One token's way to its answer."""
+    """The resolution of one token."""
 
     def __init__(self, resolver: Resolver, token: str, deadline: Deadline) -> None:
         self.resolver = resolver

@@ -1,4 +1,4 @@
-"""Tokens: UUIDs of version 7, so that one tells when it was made (RFC 9562, section 5.7)."""
+"""Tokens: UUIDs of version 7, which contain their creation time (RFC 9562, section 5.7)."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any, Final
 
 from prefiq_db.errors import UsageError
 
-#: How long a token can be asked for.
+#: How long the outcome of a token can be looked up.
 RETENTION_SECONDS: Final = 86_400.0
-#: How much longer its row is kept: clocks differ, and a row that is gone looks like one that never was.
+#: How much longer its row is kept: clocks differ, and a removed row looks like one that never existed.
 MARGIN_SECONDS: Final = 3_600.0
 
 _VERSION_7: Final = 7 << 76
@@ -20,27 +20,27 @@ _RANDOM: Final = (1 << 80) - 1 & ~(0xF << 76) & ~(3 << 62)
 
 
 def new_token() -> str:
-    """Return a token that nobody else has."""
+    """Return a new, unique token."""
     milliseconds = time.time_ns() // 1_000_000
     random = int.from_bytes(os.urandom(10), "big") & _RANDOM
     return str(uuid.UUID(int=milliseconds << 80 | _VERSION_7 | _VARIANT | random))
 
 
 def issued_at(token: str) -> float:
-    """Return when *token* was made, in seconds since 1970, by the clock of whoever made it."""
+    """Return when *token* was created, in seconds since 1970, by its creator's clock."""
     return (uuid.UUID(token).int >> 80) / 1000
 
 
 def is_kept(token: str, now: float) -> bool:
-    """Return whether the row of *token* is certain to be there still, if it ever was."""
+    """Return whether the row of *token*, if it was ever written, is certain to still exist."""
     return now - issued_at(token) <= RETENTION_SECONDS
 
 
 def checked_token(token: Any) -> str:
-    """Return *token* in its usual form.
+    """Return *token* in canonical form.
 
     Raises:
-        UsageError: if it is not a token of ours; the message doesn't repeat it.
+        UsageError: if it is not one of our tokens; the message doesn't quote it.
     """
     try:
         made = token if isinstance(token, uuid.UUID) else uuid.UUID(token)

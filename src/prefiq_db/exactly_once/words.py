@@ -1,4 +1,4 @@
-"""What is said about outcomes: one place for the wording of four errors."""
+"""The messages of the four errors about outcomes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from prefiq_db.errors import ErrorClass, NotCommittedError, OutcomeUnknownError,
 
 
 def never_committed(database: str, classification: ErrorClass) -> NotCommittedError:
-    """Return the error for a transaction that did not commit and, since its token is taken, never will."""
+    """Return the error for a transaction that did not commit and never will, because its token is taken."""
     return NotCommittedError(
         f"the reply to COMMIT on database {database} was lost; the transaction was not committed and never will be, so "
         "it is safe to run it again",
@@ -29,7 +29,7 @@ def still_unknown(lost: OutcomeUnknownError, token: str, database: str) -> Outco
 
 
 def missing_table(error: SchemaError, database: str) -> SchemaError:
-    """Return *error*, which BEGIN with a token raised, as advice."""
+    """Return *error*, raised by BEGIN with a token, with a message that says what to do."""
     return SchemaError(
         f"exactly_once=True needs the table prefiq_commit_token in database {database}, as the shipped migrations make "
         "it: run `prefiq-db migrate upgrade`, or `alembic upgrade head` where your Alembic runs them",
@@ -42,7 +42,7 @@ def missing_table(error: SchemaError, database: str) -> SchemaError:
 
 
 def forbidden_table(error: PermissionDeniedError, database: str) -> PermissionDeniedError:
-    """Return *error*, which BEGIN with a token raised, as advice."""
+    """Return *error*, raised by BEGIN with a token, with a message that says what to do."""
     return PermissionDeniedError(
         f"exactly_once=True needs the rights to SELECT, INSERT and DELETE rows of prefiq_commit_token in database "
         f"{database}: grant them to the service's user",

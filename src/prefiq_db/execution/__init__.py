@@ -1,1 +1,1 @@
-"""Run one statement: what it is, where it may run, and what its rows become."""
+"""Run one statement: analyse it, decide where it may run, and convert its rows."""

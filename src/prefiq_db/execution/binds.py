@@ -1,4 +1,4 @@
-"""The binds of a text statement: their names are checked, and a list in ``IN :name`` becomes one bind per element."""
+"""Binds of a text statement: check their names, and expand a list in ``IN :name`` to one bind per element."""
 
 from __future__ import annotations
 
@@ -71,10 +71,10 @@ def _bound_select(statement: TextualSelect, params: Mapping[str, Any] | None, di
 
 
 def bound_rows(statement: Executable, rows: Sequence[Mapping[str, Any]], dialect: str) -> None:
-    """Check that all *rows* have the same names, those of *statement*'s binds, and no list where it can't go.
+    """Check that all *rows* have exactly the names of *statement*'s binds, and lists only where allowed.
 
     Raises:
-        UsageError: with the row's number and the names.
+        UsageError: the message has the row's number and the names.
     """
     first = rows[0].keys()
     for number, row in enumerate(rows):
@@ -119,11 +119,11 @@ class Place:
     """One ``[NOT] IN :name`` or ``[NOT] IN (:name)``.
 
     Attributes:
-        start, end: of ``:name`` with its parentheses.
+        start, end: the span of ``:name`` with its parentheses.
         operator_start: where NOT IN or IN begins.
-        row_start: where the row before it begins, ``(a, b) IN :pairs``; ``None`` for a single expression.
+        row_start: where the row before it begins, as in ``(a, b) IN :pairs``; ``None`` for a single expression.
         negated: it is NOT IN.
-        bare: no parentheses stand around it, so only a list makes sense.
+        bare: it has no parentheses, so only a list makes sense.
     """
 
     start: int
@@ -135,10 +135,10 @@ class Place:
 
 
 class _ExpandingText(TextClause):
-    """A text in which a list is expanded.
+    """A text with an expanded list.
 
-    SQLAlchemy keeps what it compiled under the text and its binds, and whether one expands is not part of that key:
-    the same text, used by another road without a list, must not be taken for it. The class is part of the key.
+    SQLAlchemy caches compiled statements by text and binds; whether a bind expands is not part of that key, but the
+    class is. So the same text without a list, used elsewhere, gets its own cache entry.
     """
 
     inherit_cache = True
@@ -197,7 +197,7 @@ def _expansion(
             start, written = each.start, f":{name}"
         elif each.row_start is None:
             start, written = each.operator_start, rules.in_nothing[each.negated]
-        else:  # nobody knows the types of its columns here
+        else:  # the types of its columns are unknown here
             start, written = each.row_start, "(1 = 1)" if each.negated else "(1 = 0)"
         parts += [sql[place : max(place, start)], written]
         place = each.end
@@ -209,7 +209,7 @@ def _expansion(
 
 
 def _places(sql: str, dialect: str) -> Mapping[str, list[Place]]:
-    """Return where binds stand behind IN, by name."""
+    """Return the places of binds after IN, by name."""
     known = _known_places.kept.get((sql, dialect))
     return _known_places.keep((sql, dialect), _find_places(sql, dialect), sql) if known is None else known
 
@@ -245,7 +245,7 @@ _ELSEWHERE: Final = Place(-1, -1, -1, None, False)
 
 
 def _rows(texts: list[str]) -> Mapping[int, int]:
-    """Return where each ``(a, b)`` begins, by where it ends."""
+    """Return the start of each ``(a, b)``, by its end."""
     rows: dict[int, int] = {}
     opened: list[tuple[int, int]] = []
     commas = 0

@@ -1,7 +1,7 @@
-"""Comments at the end of a statement that say who sent it, as sqlcommenter writes them: ``/*app='shop',route='%2F'*/``.
+"""Comments at the end of a statement that name its sender, in sqlcommenter's format: ``/*app='shop',route='%2F'*/``.
 
-The server's own tools (its slow log, ``pg_stat_activity``) show them. Only for tags of few values: a statement with a
-comment that is new each time is a new statement to the server and to a driver that prepares statements.
+The server's own tools (its slow log, ``pg_stat_activity``) show them. Use only tags with few distinct values: to the
+server, and to a driver that prepares statements, each new comment makes a new statement.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from urllib.parse import quote
 
 from prefiq_db.errors import UsageError
 
-# Looked for anywhere, also inside of literals: telling them apart is not worth a mistake, and a statement without a
-# comment works just as well.
+# Searched for everywhere, also inside literals: parsing them could go wrong, and a statement works without our
+# comment.
 _COMMENT_MARKS: Final = ("/*", "*/", "--")
 
 
@@ -21,12 +21,12 @@ def comment(sql: str, tags: Mapping[str, str], *, percent: str = "%") -> str:
     """Return *sql* with *tags* in a comment at its end: keys sorted, keys and values percent-encoded.
 
     Args:
-        sql: left as it is when it has a comment already, or is blank.
-        tags: left out when the key or value is empty.
-        percent: how the driver wants a percent sign: ``%%`` where ``%s`` is a bind marker.
+        sql: unchanged if it already has a comment, or is blank.
+        tags: those with an empty key or value are left out.
+        percent: how the driver expects a percent sign: ``%%`` where ``%s`` is a bind marker.
 
     Raises:
-        UsageError: if a key or value is no text, has half a surrogate pair, or contains ``*/`` or ``/*``.
+        UsageError: if a key or value is not a string, has half a surrogate pair, or contains ``*/`` or ``/*``.
     """
     encoded = sorted((_encoded(key), _encoded(value)) for key, value in tags.items())
     pairs = [f"{key}='{value}'" for key, value in encoded if key and value]
@@ -35,7 +35,7 @@ def comment(sql: str, tags: Mapping[str, str], *, percent: str = "%") -> str:
     statement = sql.rstrip().rstrip(";")
     if not statement.strip():
         return sql
-    # Before a closing semicolon: what stands behind it would be a second statement to some servers.
+    # Before a closing semicolon: some servers take what follows it for a second statement.
     rest = sql[len(statement) :]
     return f"{statement} /*{','.join(pairs).replace('%', percent)}*/{rest}"
 
@@ -49,7 +49,7 @@ def _encoded(text: object) -> str:
         encoded = None
     if encoded is None:
         raise UsageError("tags: a key or value has half a surrogate pair, which is no character")
-    # Encoding alone would make both harmless; whoever sends them tries to break out of the comment.
+    # Encoding would make both harmless; refuse them anyway, as an attempt to break out of the comment.
     if "*/" in text or "/*" in text:
         raise UsageError("tags: a key or value may not contain the marks of a comment")
     return encoded

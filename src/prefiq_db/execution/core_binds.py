@@ -1,4 +1,4 @@
-"""The names that a Core construct takes: columns of what it writes to, and its own binds; SQLAlchemy drops others."""
+"""The names that a Core construct accepts: its target's columns and its own binds; SQLAlchemy drops all others."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sqlalchemy.sql.elements import BindParameter, ClauseElement
 
 from prefiq_db.errors import UsageError
 
-# What was found out of a construct; it is walked through once, and most live as long as their module.
+# The names of each construct, so that it is traversed once; most constructs live as long as their module.
 _known: Final[WeakKeyDictionary[Any, frozenset[str]]] = WeakKeyDictionary()
 
 
@@ -20,7 +20,7 @@ def check_core(statement: Executable, params: Mapping[str, Any] | None, what: st
     """Raise if a value in *params*, or in a later row of ``insert().values([...])``, would be dropped.
 
     Raises:
-        UsageError: with the names, and the row's number.
+        UsageError: the message has the names, and the row's number.
     """
     if isinstance(statement, Insert) and statement._multi_values:
         _check_rows(statement)

@@ -1,4 +1,4 @@
-"""Make rows into what ``into=`` asks for: dataclass, pydantic model, dict, or any callable."""
+"""Convert rows to what ``into=`` asks for: dataclass, pydantic model, dict, or any callable."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def mapper(into: Into) -> Callable[[Row[Any]], Any]:
 
 
 def _columns(row: Row[Any], name: str) -> dict[str, Any]:
-    """Return *row* by column, or raise if two of its columns have one name: one of them would be lost."""
+    """Return *row* as a dict by column; raise if two columns have the same name, since one would be lost."""
     columns = dict(row._mapping)
     if len(columns) != len(row):
         twice = sorted(each for each, count in Counter(row._fields).items() if count > 1)
@@ -72,7 +72,7 @@ def _mismatch(cls: type, unexpected: set[str], missing: set[str]) -> str:
 
 
 def _place(loc: tuple[int | str, ...], model: str) -> str:
-    """Return the column that pydantic's *loc* is in, and no more than that it is somewhere inside."""
+    """Return the column that pydantic's *loc* is in; of anything deeper say only that it is inside."""
     if not loc:
         return model
     return f"{loc[0]}[…]" if len(loc) > 1 else str(loc[0])
@@ -84,8 +84,8 @@ def _model_mapper(cls: type[pydantic.BaseModel]) -> Callable[[Row[Any]], Any]:
         try:
             return cls.model_validate(columns)
         except pydantic.ValidationError as error:
-            # Only where and which rule: pydantic's own message quotes the input, and so does a place inside a column's
-            # value, which may be the key of a dict.
+            # Only the place and the rule: pydantic's message quotes the input, and a place inside a column's value may
+            # be a dict key, which is a value too.
             problems = [f"{_place(item['loc'], cls.__name__)}: {item['type']}" for item in error.errors()]
         raise MappingError(f"into={cls.__name__}: the row doesn't fit: {'; '.join(problems)}")
 

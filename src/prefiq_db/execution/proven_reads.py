@@ -1,4 +1,4 @@
-"""Whether a statement provably only reads: it may be sent again when its reply was lost."""
+"""Whether a statement provably only reads, so that it may be sent again when its reply was lost."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from prefiq_db.execution.sql_tokens import QUOTED, Tokens, is_word
 DATA_CHANGING: Final = frozenset({"insert", "update", "delete", "merge", "replace", "truncate"})
 LOCKING: Final = (("for", "update"), ("for", "share"), ("for", "no"), ("for", "key"), ("lock", "in"))
 _SEQUENCE: Final = (("next", "value"), ("previous", "value"))
-# Words that an opening parenthesis may follow without being a function call.
+# Words before an opening parenthesis that don't make it a function call.
 _BEFORE_PARENTHESIS: Final = frozenset(
     """select from where and or not in as on using over filter values exists any all some union except intersect join
     by having when then else case between like distinct with recursive materialized limit offset lateral is end
     within group partition row array grouping sets rollup cube interval""".split()  # noqa: SIM905 - reads better
 )
-# What stands before a type and its length: CAST(x AS VARCHAR(20)), x::numeric(10, 2).
+# What precedes a type and its length: CAST(x AS VARCHAR(20)), x::numeric(10, 2).
 _BEFORE_TYPE: Final = ("as", "::")
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What is known of a statement that looks as if it only read.
+    """What is known of a statement that appears to only read.
 
     Attributes:
-        sure: nothing in it changes anything, if its functions are the database's own.
-        takable: functions that somebody may have taken the name of.
+        sure: nothing in it changes anything, if all its functions are built-in ones.
+        takable: functions in it whose names a user-defined function may have.
     """
 
     sure: bool = False
@@ -51,7 +51,7 @@ def reading(first: str, words: list[str], tokens: Tokens, functions: Functions) 
 
 
 def _called(tokens: Tokens, functions: Functions) -> list[str]:
-    """Return the functions that are called; ``""`` for one that is none of the database's own list."""
+    """Return the functions that are called; ``""`` for one that is not on the list of built-in ones."""
     texts, called = tokens.texts, []
     for place in range(1, len(texts)):
         name, before = texts[place - 1], texts[place - 2] if place > 1 else ""
@@ -59,12 +59,12 @@ def _called(tokens: Tokens, functions: Functions) -> list[str]:
             continue
         if name in _BEFORE_PARENTHESIS or (before in _BEFORE_TYPE and name != QUOTED):
             continue
-        # A name in quotes is called as well, and a function of a schema may be called like one of the standard.
+        # A quoted name can be a call too, and a function in a schema may have a standard function's name.
         own = name == QUOTED or before == "." or (functions.glued and not is_glued(tokens, place))
         called.append("" if own else name)
     return called
 
 
 def is_glued(tokens: Tokens, place: int) -> bool:
-    """Return whether nothing stands between the piece at *place* and the one before."""
+    """Return whether the token at *place* directly follows the one before."""
     return tokens.spans[place - 1][1] == tokens.spans[place][0]

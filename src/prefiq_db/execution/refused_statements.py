@@ -1,4 +1,4 @@
-"""What is said of a statement that isn't sent, and why."""
+"""Messages for statements that are refused, with the reason."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from prefiq_db.execution.statement_facts import Facts
 
 
 def refuse_everywhere(facts: Facts) -> None:
-    """Raise if a statement of these *facts* is allowed nowhere."""
+    """Raise if a statement with these *facts* is never allowed."""
     if facts.unsendable:
         raise UsageError(f"statement: expected SQL to send, but {facts.unsendable}")
     if facts.control:
@@ -25,7 +25,7 @@ def refuse_everywhere(facts: Facts) -> None:
 
 
 def refuse_one_shot(facts: Facts) -> None:
-    """Raise if a statement of these *facts* makes no sense outside a transaction."""
+    """Raise if a statement with these *facts* makes no sense outside a transaction."""
     refuse_everywhere(facts)
     if facts.no_tomorrow:
         raise StatementRefusedError(f"this statement can't run outside a transaction: {facts.no_tomorrow}")

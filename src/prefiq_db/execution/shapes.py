@@ -1,4 +1,4 @@
-"""What a verb makes of SQLAlchemy's result: fetched while the connection is held, finished afterwards."""
+"""How a verb turns SQLAlchemy's result into its own: fetched while the connection is held, finished afterwards."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from prefiq_db.reports import ExecuteResult
 
 
 def all_rows(into: Into) -> Shape:
-    """Every row, as a list of what *into* makes of each; an empty one for a statement that returns no rows."""
+    """Every row, each converted by *into*, as a list; empty for a statement that returns no rows."""
     make = mapper(into)
     return Shape(_fetch_all, lambda rows: [make(row) for row in rows])
 
 
 def one_row(into: Into) -> Shape:
-    """What *into* makes of the first row, or ``None``."""
+    """The first row, converted by *into*, or ``None``."""
     make = mapper(into)
     return Shape(_fetch_first, lambda row: None if row is None else make(row))
 
 
 def one_value(into: Callable[[Any], Any]) -> Shape:
-    """What *into* makes of the first column of the first row, unless that is NULL, or ``None``.
+    """The first column of the first row, converted by *into* unless it is NULL; ``None`` without a row.
 
     Raises:
         UsageError: if *into* is not callable.
@@ -59,7 +59,7 @@ def _fetch_outcome(result: CursorResult[Any]) -> ExecuteResult:
 
 
 def _other_rows(result: CursorResult[Any]) -> Sequence[Sequence[Any]]:
-    """Return what followed the first answer, which the dialect has read already."""
+    """Return the result sets after the first one; the dialect has read them already."""
     others = getattr(result.context.cursor, "other_results", None)
     if not others:
         return ()
@@ -75,7 +75,7 @@ def _fetch_count(result: CursorResult[Any]) -> int | None:
 
 
 def _rows(result: CursorResult[Any]) -> Sequence[Any] | None:
-    """Return the rows that the caller asked for; of a RETURNING of SQLAlchemy's own there is nothing left to read."""
+    """Return the rows that the caller asked for; the rows of a RETURNING that SQLAlchemy added are read already."""
     if not result.returns_rows:
         return None
     context: Any = result.context
@@ -86,15 +86,15 @@ def _rows(result: CursorResult[Any]) -> Sequence[Any] | None:
 
 
 def _count(result: CursorResult[Any], rows: Sequence[Any] | None) -> int | None:
-    """Return how many rows a statement changed, as far as somebody knows."""
+    """Return how many rows a statement changed; ``None`` if unknown."""
     context: Any = result.context
     facts = facts_sent(context, context.statement, context.dialect.label)
     if facts.verb not in COUNTED or facts.weighted:
         return None
     many_texts = context.executemany and not context.is_crud
-    if rows is not None and not many_texts:  # drivers count them before or after they are read, or not at all
+    if rows is not None and not many_texts:  # drivers count them before or after reading, or not at all
         return len(rows)
-    # SQLAlchemy sends a batch of INSERTs in pieces, and says how many rows it has sent.
+    # SQLAlchemy sends a batch of INSERTs in pieces, and counts the rows that it has sent.
     count = getattr(context, "inserted_row_count", None)
     if count is None:
         count = result.rowcount
@@ -113,7 +113,7 @@ def _primary_key(result: CursorResult[Any]) -> tuple[Any, ...] | None:
         return None
     upsert = statement._post_values_clause
     if upsert is not None and upsert.__visit_name__ != "on_conflict_do_nothing" and not compiled.effective_returning:
-        return None  # the driver tells of the last row that was inserted, whoever's that was
+        return None  # the driver reports the last row inserted on the connection, by whatever statement
     key = result.inserted_primary_key
     return None if key is None or None in key else tuple(key)
 
@@ -126,5 +126,5 @@ ONE_ROW: Final = Shape(_fetch_first)
 ONE_VALUE: Final = Shape(_fetch_value)
 #: the :class:`~prefiq_db.reports.ExecuteResult`
 OUTCOME: Final = Shape(_fetch_outcome)
-#: how many rows were changed, as far as somebody knows
+#: how many rows were changed; ``None`` if unknown
 ROW_COUNT: Final = Shape(_fetch_count)

@@ -1,4 +1,4 @@
-"""A text in pieces, as its own database reads it: words and marks; what is quoted, and comments, are out of the way."""
+"""Split SQL text into tokens, by its database's rules: words and marks, without quoted text and comments."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ OTHER = "?"
 
 @dataclass(slots=True)
 class Tokens:
-    """The pieces of a text.
+    """The tokens of a text.
 
     Attributes:
-        texts: lower-case words, binds (``:name``) and marks; :data:`QUOTED` for what is quoted, :data:`OTHER` for the
+        texts: lower-case words, binds (``:name``) and marks; :data:`QUOTED` for quoted text, :data:`OTHER` for the
             rest.
-        spans: where each stands in the text.
-        doubtful: the server's mode decides where a string ends.
-        code_comment: there is a comment that a server may carry out (MariaDB's ``/*! ... */``).
-        words: those of the texts that are words.
+        spans: each token's position in the text.
+        doubtful: where a string ends depends on the server's mode.
+        code_comment: there is a comment that a server may execute (MariaDB's ``/*! ... */``).
+        words: the texts that are words.
     """
 
     texts: list[str] = field(default_factory=list)
@@ -34,7 +34,7 @@ class Tokens:
         self.spans.append((start, end))
 
     def slice(self, start: int, end: int) -> Tokens:
-        """Return the pieces from *start* up to *end*, by their numbers."""
+        """Return the tokens from index *start* up to *end*."""
         return Tokens(self.texts[start:end], self.spans[start:end], self.doubtful, self.code_comment)
 
     @property
@@ -49,10 +49,10 @@ def is_word(text: str) -> bool:
 
 
 def scan(sql: str, lexis: Lexis, *, comments_are_code: bool = True) -> Tokens:
-    """Return the pieces of *sql*. Each character is looked at a fixed number of times, whatever is left unclosed.
+    """Return the tokens of *sql*. Runs in linear time, even if quotes or comments are left unclosed.
 
     Args:
-        comments_are_code: read ``/*! ... */`` as the servers do that carry it out; the others see a comment.
+        comments_are_code: read ``/*! ... */`` as code, like the servers that execute it; others see a comment.
     """
     tokens, in_code = Tokens(), False
     match, place, end = lexis.token.match, 0, len(sql)
@@ -61,7 +61,7 @@ def scan(sql: str, lexis: Lexis, *, comments_are_code: bool = True) -> Tokens:
         found = match(sql, place)
         assert found is not None, "whatever nothing else matches, `other` does"
         kind, stop = found.lastgroup, found.end()
-        if kind == "word" or kind == "mark":  # most pieces
+        if kind == "word" or kind == "mark":  # most tokens
             texts.append(found.group().lower())
             spans.append((place, stop))
         elif kind == "skip":

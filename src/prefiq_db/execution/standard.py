@@ -1,4 +1,4 @@
-"""The standard road: SQLAlchemy's Connection, with our border around every step."""
+"""Run statements through SQLAlchemy's Connection; the border translates the errors of every step."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class StandardRoad:
         self.border = Border(database, self.dialect.label, masked=masked)
 
     def outside(self) -> StandardRoad:
-        """Return a road to the same database whose connections belong to no pool: each is made anew, and closed."""
+        """Return a road to the same database without a pool: each connection is opened anew, and closed after use."""
         engine = self.engine
         pool = NullPool(engine.pool._creator, dialect=engine.dialect)
         single = Engine(
@@ -54,7 +54,7 @@ class StandardRoad:
         """Return a connection from the pool, or a new one; nothing was sent on it yet.
 
         Raises:
-            PoolTimeoutError: when none came back in time; its message names who has them.
+            PoolTimeoutError: if none became free in time; the message names who holds them.
         """
 
         connection: Connection | None = None
@@ -79,7 +79,7 @@ class StandardRoad:
             self._name_holders(error)
             raise
         except BaseException:
-            # Nobody else has it yet.
+            # No one else has this connection yet.
             if connection is not None:
                 discard(connection)
             raise
@@ -92,10 +92,10 @@ class StandardRoad:
         return self.dialect.session_of(connection.connection)
 
     def one_shot(self, call: Call) -> Any:
-        """Check out, execute, fetch and give back, with one crossing of the border for all of it.
+        """Check out a connection, execute, fetch and return it, with one error translation for all steps.
 
         Raises:
-            PrefiqDbError: classified by how far it came: until the statement was sent, nothing can have happened.
+            PrefiqDbError: classified by the step that failed: before the statement was sent, it had no effect.
         """
         trip = _OneShot(self, call)
         try:
@@ -111,14 +111,14 @@ class StandardRoad:
             except PrefiqDbError:
                 raise
             except BaseException:
-                # Its reply may still be on the way, and must not become the next one's.
+                # Its reply may still arrive, and must not be read as the next statement's.
                 trip.drop()
                 raise
             finally:
                 trip.end()
             raise interruption
         except BaseException:
-            # Closed by now, unless something interrupted that.
+            # A no-op unless an interruption kept the connection from being returned.
             trip.drop()
             raise
 
@@ -142,7 +142,7 @@ class StandardRoad:
             return self.border.cross(send)
         except ReadOnlyError as error:
             if not connection.invalidated and self.dialect.began_read_only(connection.connection):
-                # Our own READ ONLY refused it, and so would every other server: no failover to wait for.
+                # Our own READ ONLY refused it, and would on every server: no failover to wait for.
                 error.classification = ErrorClass(ErrorKind.READ_ONLY)
             raise
         except StatementCancelledError:
@@ -152,16 +152,16 @@ class StandardRoad:
         raise interruption
 
     def was_ended(self, connection: Connection) -> bool:
-        """Return whether the transaction on *connection* was ended by something else than us."""
+        """Return whether something other than us ended the transaction on *connection*."""
         gone = connection.closed or connection.invalidated
         return not gone and self.dialect.was_ended(connection)
 
     def refuse_untied(self, statement: str, context: Any) -> None:
-        """Raise if a Core construct, as it is compiled now, makes no sense outside a transaction."""
+        """Raise if a Core construct, in its compiled form, makes no sense outside a transaction."""
         refuse_one_shot(facts_sent(context, statement, self.dialect.label))
 
     def connect_without_begin(self) -> Connection:
-        """Return a connection on which SQLAlchemy begins nothing by itself, for a statement that stands alone."""
+        """Return a connection without SQLAlchemy's autobegin, for a statement outside any transaction."""
         return Connection(self.engine, checked_out(self.engine), _allow_autobegin=False)
 
     def begin(self, connection: Connection) -> RootTransaction:
@@ -172,7 +172,7 @@ class StandardRoad:
 
 
 class _OneShot:
-    """One statement's way: how far it is decides what an error means."""
+    """The steps of one statement; the step reached decides what an error means."""
 
     __slots__ = ("call", "connection", "road", "sent")
 
@@ -194,7 +194,7 @@ class _OneShot:
         state = dialect.session_of(connection._dbapi_connection)
         checkout = state.checkout
         checkout.one_shot = True
-        if type(statement) is not TextClause:  # a text was judged before it came here
+        if type(statement) is not TextClause:  # a text was checked before
             checkout.guard = road.refuse_untied
         state.statement.call = call
         checkout.retry_number = call.attempts - 1
@@ -204,7 +204,7 @@ class _OneShot:
             dialect.bound_statements(connection, deadline.seconds, deadline)
         self.sent = True
         fetched = call.shape.fetch(connection.execute(statement, call.params))
-        # Only what has ended by itself is acknowledged.
+        # Only a statement that left no open transaction counts as done.
         if not dialect.is_at_rest(connection._dbapi_connection.dbapi_connection):  # type: ignore[union-attr]
             raise dialect.not_at_rest(connection)
         return fetched
@@ -213,18 +213,18 @@ class _OneShot:
         return "statement" if self.sent else "connect"
 
     def drop(self) -> None:
-        """Close the connection, unless it has been given back."""
+        """Close the connection, unless it has been returned."""
         if self.connection is not None:
             discard(self.connection)
 
     def end(self) -> None:
-        """Give the connection back; a result that was not read to its end goes with it."""
+        """Return the connection; a result that was not read to its end is discarded."""
         if self.connection is not None:
             self.connection.close()
 
 
 def discard(connection: Connection) -> None:
-    """Close *connection* for good, if it is still out; nobody knows in what state it is."""
+    """Close *connection* for good if it is still checked out: its state is unknown."""
     if connection.closed:
         return
     try:

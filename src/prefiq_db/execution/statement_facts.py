@@ -1,7 +1,7 @@
-"""What can be known of a statement before it is sent: whether it only reads, and where it may not run.
+"""What is known of a statement before it is sent: whether it only reads, and where it must not run.
 
-Texts are read once, as their own database reads them, and remembered. Core constructs are asked by the text that
-SQLAlchemy makes of them: one judgement for both. When in doubt a statement is taken for a write.
+A text is analysed once, by its database's rules, and cached. A Core construct is analysed by the text that SQLAlchemy
+compiles it to, so both follow the same rules. When in doubt a statement counts as a write.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from prefiq_db.execution.transaction_statements import (
 )
 from prefiq_db.memory import Memory
 
-#: SQLAlchemy is not to remember texts of more characters: they are dumps and generated lists, and it counts in number.
+#: SQLAlchemy must not cache longer texts (in characters): they are dumps and generated lists; it limits number only.
 LONGEST_COMPILED: Final = 50_000
 
 COUNTED: Final = frozenset({"insert", "update", "delete", "merge", "replace"})
@@ -40,24 +40,24 @@ COUNTED: Final = frozenset({"insert", "update", "delete", "merge", "replace"})
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a statement is.
+    """What is known of a statement.
 
     Attributes:
         verb: its main word: ``select``, ``insert``, ``update``, ``create`` ...
-        reads_only: it changes nothing and holds nothing, so it may be sent twice, provided that nobody has taken the
-            names in *takable*.
-        takable: functions in it in whose place the server may call somebody's own.
+        reads_only: it changes nothing and locks nothing, so it may be sent twice, provided that no user-defined
+            function has a name in *takable*.
+        takable: functions in it that the server may resolve to user-defined ones.
         control: it begins or ends a transaction by text; never allowed.
         several: it is more than one statement; never allowed.
-        unsendable: why its text is none for any database, or ``""``; never allowed.
-        carries_rows: rows come or go beside its text (COPY); never allowed.
-        commits: what in it would commit the open transaction by itself, or ``""``.
-        hidden: a part of it is made into a statement by the server, so nobody can tell what that does.
+        unsendable: why its text can't be sent to any database, or ``""``; never allowed.
+        carries_rows: it transfers rows outside its text (COPY); never allowed.
+        commits: the part of it that would commit the open transaction implicitly, or ``""``.
+        hidden: the server builds a statement from a part of it, so its effect can't be known.
         no_tomorrow: why it is of no use outside a transaction, or ``""``.
-        lingers: what it leaves on the connection is still there after COMMIT.
-        weighted: the server's count of its rows is no count of rows.
+        lingers: what it leaves on the connection outlives COMMIT.
+        weighted: the server's row count for it is not a number of rows.
         returning: it has RETURNING.
-        stands_alone: nothing speaks against sending it outside a transaction.
+        stands_alone: it may be sent outside a transaction.
     """
 
     verb: str = ""
@@ -76,13 +76,13 @@ class Facts:
     stands_alone: bool = field(init=False, default=True)
 
     def __post_init__(self) -> None:
-        # Found out once: it is asked before each statement.
+        # Computed once, because every statement checks it.
         alone = not (self.control or self.several or self.unsendable or self.carries_rows or self.no_tomorrow)
         object.__setattr__(self, "stands_alone", alone)
 
 
 def as_executable(statement: Any) -> Executable:
-    """Return *statement* (text or any Core construct) as what SQLAlchemy executes.
+    """Return *statement*, a text or a Core construct, as an object that SQLAlchemy executes.
 
     Raises:
         UsageError: if it is neither.
@@ -114,7 +114,7 @@ def _text(sql: str) -> TextClause:
 
 
 def facts_of(statement: Executable, dialect: str) -> Facts:
-    """Return what is known of *statement* without compiling it: all of a text, little of a Core construct."""
+    """Return the facts of *statement* without compiling it: complete for a text, few for a Core construct."""
     if isinstance(statement, TextClause):
         return facts_of_text(statement.text, dialect)
     if isinstance(statement, TextualSelect) and isinstance(statement.element, TextClause):
@@ -125,16 +125,17 @@ def facts_of(statement: Executable, dialect: str) -> Facts:
 
 
 def facts_sent(context: Any, statement: str, dialect: str) -> Facts:
-    """Return the facts of what SQLAlchemy's execution *context* sends.
+    """Return the facts of the statement that SQLAlchemy's execution *context* sends.
 
-    The compiled text, where there is one: it is the same object each time, *statement* is not for lists and batches.
+    Uses the compiled text, where there is one: it is the same object each time, while *statement* differs for lists and
+    batches.
     """
     compiled = context.compiled
     return facts_of_text(statement if compiled is None else compiled.string, dialect)
 
 
 def reading_facts(statement: Executable, dialect: Any) -> Facts:
-    """Return the facts of *statement* for SQLAlchemy's *dialect*, a Core construct's too: ask when it matters."""
+    """Return the complete facts of *statement* for SQLAlchemy's *dialect*; compiles a Core construct."""
     known = facts_of(statement, dialect.label)
     if not isinstance(statement, (Select, CompoundSelect)):
         return known
@@ -146,7 +147,7 @@ def reading_facts(statement: Executable, dialect: Any) -> Facts:
 
 
 def facts_of_call(call: Call, dialect: Any) -> Facts:
-    """Return :func:`reading_facts` of the statement of *call*, found out once."""
+    """Return :func:`reading_facts` of the statement of *call*, computed once."""
     facts: Facts | None = call.facts
     if facts is None:
         call.facts = facts = reading_facts(call.statement, dialect)
@@ -167,7 +168,7 @@ def _judged(sql: str, dialect: str) -> Facts:
     tokens = scan(sql, rules.lexis)
     facts = _facts_of(tokens, sql, rules, dialect)
     if tokens.code_comment:
-        # Servers of another version see a comment where this reading saw code.
+        # Servers of another version see a comment where the first scan saw code.
         facts = _together(facts, _facts_of(scan(sql, rules.lexis, comments_are_code=False), sql, rules, dialect))
     return facts
 
@@ -176,8 +177,8 @@ _known: Final[Memory[Facts]] = Memory(2048)
 
 
 def _unsendable(sql: str) -> str:
-    """Return why no database is asked: one would, and another not, or it would read something else."""
-    if "\0" in sql:  # psycopg sends what stands before it
+    """Return why *sql* is never sent: databases would read it differently, or only some would accept it."""
+    if "\0" in sql:  # psycopg sends only the text before it
         return "it has a NUL character, at which PostgreSQL and SQLite stop to read: pass the value as a bind"
     if not sql.isascii() and _SURROGATE.search(sql) is not None:
         return "it has half a surrogate pair, which is no character: pass the value as a bind, or decode it right"
@@ -237,20 +238,20 @@ def _facts_of_part(tokens: Tokens, sql: str, rules: Rules, dialect: str) -> Fact
 
 
 def _facts_of_inner(facts: Facts, words: list[str], tokens: Tokens, rules: Rules) -> Facts:
-    """Return *facts* of the statement in PREPARE or EXECUTE IMMEDIATE, tied to its connection as those are."""
+    """Return *facts* of the statement in PREPARE or EXECUTE IMMEDIATE; it needs its connection as they do."""
     tie = tie_of(words, tokens, rules, compound=False, temporary=False)
     return facts if tie is None else replace(facts, reads_only=False, no_tomorrow=tie.reason, lingers=tie.lingers)
 
 
 def _without_limits(words: list[str]) -> list[str]:
-    """Return the words without MariaDB's SET STATEMENT ... FOR, limits for the statement that follows."""
+    """Return the words without MariaDB's SET STATEMENT ... FOR, which sets limits for the statement after it."""
     if words[:2] == ["set", "statement"] and "for" in words[:-1]:
         return words[words.index("for") + 1 :]
     return words
 
 
 def _verb(words: list[str], texts: list[str]) -> str:
-    """Return the main word; of WITH, that of the statement behind it."""
+    """Return the main word; for WITH, that of the statement after it."""
     if words[0] != "with":
         return words[0]
     depth = 0

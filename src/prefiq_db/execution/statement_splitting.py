@@ -1,4 +1,4 @@
-"""Where one statement ends and the next begins: a body, a CASE or a rule has semicolons of its own."""
+"""Split a text into statements: a body, a CASE or a rule contains semicolons of its own."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from prefiq_db.dialects.rules import Rules
 from prefiq_db.execution.sql_tokens import Tokens, is_word
 
 ROUTINES: Final = frozenset({"trigger", "procedure", "function", "event", "package"})
-# Within a control structure: it goes on here.
+# Words that continue a control structure.
 _GO_ON: Final = frozenset({"else", "elseif", "until"})
 
 
@@ -20,7 +20,7 @@ def statements_in(tokens: Tokens, rules: Rules) -> list[Tokens]:
 
 
 def is_routine(words: list[str]) -> bool:
-    """Return whether it is CREATE of something with a body."""
+    """Return whether it is a CREATE of an object with a body."""
     return words[:1] == ["create"] and not ROUTINES.isdisjoint(words[1:8])
 
 
@@ -35,7 +35,7 @@ def _parts(tokens: Tokens, rules: Rules) -> Iterator[Tokens]:
         elif text == ")":
             depth -= 1
         elif text not in ("case", "begin", "end") or (place and texts[place - 1] in (".", "as")):
-            continue  # behind these two it is a name
+            continue  # after these two it is a name
         elif text == "case":
             depth += texts[place - 1] != "end"
         elif text == "begin":
@@ -48,7 +48,7 @@ def _parts(tokens: Tokens, rules: Rules) -> Iterator[Tokens]:
 def _opens_body(texts: list[str], start: int, place: int, depth: int, rules: Rules) -> bool:
     """Return whether the BEGIN at *place*, in the statement from *start* on, opens a body."""
     following = texts[place + 1]
-    if rules.body_begins is not None:  # everything else stands in quotes there, and a parameter may be called begin
+    if rules.body_begins is not None:  # all other bodies are in quotes there, and a parameter may be called begin
         return following == rules.body_begins and depth == 0
     head = texts[start : min(start + 60, place + 2)]
     return depth > 0 or following == "not" or is_routine([text for text in head if text and is_word(text)])
@@ -71,7 +71,7 @@ def _ends_structure(words: list[str], rules: Rules) -> bool:
 
 
 def carries_rows(texts: list[str]) -> bool:
-    """Return whether a statement is COPY with its rows on the connection, and not in a file of the server's."""
+    """Return whether a statement is a COPY that sends its rows over the connection, not from or to a server file."""
     depth = 0
     for place, text in enumerate(texts if texts[0] == "copy" else []):
         depth += {"(": 1, ")": -1}.get(text, 0)

@@ -1,4 +1,4 @@
-"""What is of no use as a single statement: it would be gone, or left behind for whoever gets the connection next."""
+"""Statements of no use outside a transaction: their effect is lost, or stays for the connection's next user."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ANSWERS_REASON: Final = (
 _VARIABLE: Final = "a user variable belongs to one connection, and the next statement may get another; use a bind"
 _TEMPORARY: Final = "a temporary table belongs to one connection, and the next statement may get another"
 
-# Pragmas that only look, or change the file and not the connection.
+# Pragmas that only read, or change the file and not the connection.
 _HARMLESS_PRAGMAS: Final = frozenset(
     """table_info table_xinfo table_list index_list index_info index_xinfo foreign_key_list foreign_key_check
     function_list collation_list database_list module_list pragma_list integrity_check quick_check user_version
@@ -31,7 +31,7 @@ _SESSION_LOCKS: Final = frozenset({"get_lock", "release_lock", "release_all_lock
 _OF_THE_LAST: Final = frozenset({"warnings", "errors"})
 # In these 'a'@'b' is an account.
 _NAMES_ACCOUNTS: Final = frozenset({"create", "alter", "drop", "grant", "revoke", "rename", "show", "kill"})
-# Where a name stands that is no call, although a parenthesis follows.
+# Words before a name that is not a call, although a parenthesis follows it.
 _BEFORE_NAME: Final = frozenset({"into", "table", "exists", "references", "on", "index", "key", "constraint"})
 
 
@@ -50,7 +50,7 @@ class Tie:
 
 def tie_of(words: list[str], tokens: Tokens, rules: Rules, *, compound: bool, temporary: bool) -> Tie | None:
     """Return what ties one statement to its connection; ``None`` when nothing does."""
-    if is_routine(words):  # the body is for later
+    if is_routine(words):  # its body runs later
         return None
     ties = itertools.chain(
         _temporary(words, tokens, temporary),
@@ -92,7 +92,7 @@ def _belongings(words: list[str], rules: Rules) -> Iterator[Tie]:
 
 
 def _row_locks(words: list[str], tokens: Tokens) -> Iterator[Tie]:
-    # One that also writes needs its locks no longer than it runs.
+    # A statement that also writes needs its locks only while it runs.
     locks = words[0] in ("select", "with") and any(pair in LOCKING for pair in pairwise(words))
     if locks and not _writes(tokens.texts):
         yield Tie(LOCK_REASON, lingers=False)
@@ -128,10 +128,10 @@ def _calls(tokens: Tokens, rules: Rules, compound: bool) -> Iterator[Tie]:
 
 
 def _asks(name: str, texts: list[str], place: int, rules: Rules, follows: bool) -> bool:
-    """Return whether a call asks what the connection did before; *follows* is whether there is a nextval."""
+    """Return whether a call reads what the connection did before; *follows* is whether there is a nextval."""
     if texts[place + 1 : place + 2] == [")"]:
         return name in rules.functions.session
-    # Beside a nextval in the same statement it tells of that one.
+    # With a nextval in the same statement it refers to that one.
     return name in rules.functions.session_by_name and not follows
 
 
@@ -164,12 +164,12 @@ def _is_name(text: str) -> bool:
     return text == QUOTED or is_word(text)
 
 
-# Its arguments are three; whatever is longer is taken for a setting that stays.
+# It takes three arguments; a longer call counts as a setting that persists.
 _LONGEST_CALL: Final = 200
 
 
 def _ends_with_true(texts: list[str], opens: int) -> bool:
-    """Return whether the last argument of the call whose parenthesis stands there is the word TRUE."""
+    """Return whether the last argument of the call whose parenthesis is at *opens* is the word TRUE."""
     depth = 0
     for place in range(opens, min(opens + _LONGEST_CALL, len(texts))):
         depth += {"(": 1, ")": -1}.get(texts[place], 0)

@@ -1,4 +1,4 @@
-"""What begins or ends a transaction: by name, inside a block, or in a text that the server makes a statement of."""
+"""Statements that begin or end a transaction: directly, inside a block, or in a text that the server executes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _CONTROL: Final = frozenset({"begin", "commit", "rollback", "savepoint", "releas
 def controls(words: list[str]) -> bool:
     """Return whether a statement begins or ends a transaction."""
     first, second = words[0], words[1] if len(words) > 1 else ""
-    if first == "set":  # to MariaDB, switching autocommit on is a COMMIT
+    if first == "set":  # on MariaDB, switching autocommit on commits
         return "autocommit" in words
     if first in ("prepare", "start"):
         return second == "transaction"
@@ -23,12 +23,12 @@ def controls(words: list[str]) -> bool:
 
 
 def is_compound(words: list[str], rules: Rules) -> bool:
-    """Return whether it is a block of statements that the server carries out at once."""
+    """Return whether it is a compound block, which the server executes as one statement."""
     return words[:2] == ["begin", "not"] or words[0] in rules.structures
 
 
 def controls_within(texts: list[str]) -> bool:
-    """Return whether a block holds COMMIT, ROLLBACK, START TRANSACTION and the like, wherever it stands."""
+    """Return whether a block contains COMMIT, ROLLBACK, START TRANSACTION and the like, at any place."""
     for place, text in enumerate(texts):
         following, before = (texts[place + 1 : place + 2] or [""])[0], texts[place - 1] if place else ";"
         if text in ("commit", "rollback", "xa", "autocommit") and before != "." and following != ".":
@@ -38,9 +38,9 @@ def controls_within(texts: list[str]) -> bool:
     return False
 
 
-# After these a statement begins, inside a block.
+# Inside a block, a statement begins after these.
 _BEFORE_STATEMENT: Final = frozenset({";", "atomic", "begin", "then", "else", "do", "loop", "repeat"})
-# Nobody can call a column like this without quotes.
+# These can't be column names without quotes.
 _RESERVED: Final = frozenset({"create", "alter", "drop", "grant", "revoke", "rename"})
 
 
@@ -61,7 +61,7 @@ def is_dynamic(words: list[str], compound: bool) -> bool:
 
 
 def inner_statement(tokens: Tokens, sql: str, words: list[str]) -> str | None:
-    """Return the statement in EXECUTE IMMEDIATE '...' or PREPARE name FROM '...', where it is a single literal."""
+    """Return the statement in EXECUTE IMMEDIATE '...' or PREPARE name FROM '...', if it is a single literal."""
     texts = tokens.texts
     if words[:2] != ["execute", "immediate"] and not (words[0] == "prepare" and "from" in texts[2:3]):
         return None

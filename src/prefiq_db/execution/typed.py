@@ -1,4 +1,4 @@
-"""Text statements whose results have types: ``types={"amount": Money}``."""
+"""Text statements with result types: ``types={"amount": Money}``."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ Types = Mapping[str, Any]
 
 
 def typed(statement: Any, types: Types | None, shape: Shape) -> tuple[Any, Shape]:
-    """Return a text *statement* whose columns are read by *types*, and *shape*, which sees that they are all there.
+    """Return a text *statement* with column *types*, and *shape* extended to check that all these columns exist.
 
     Raises:
-        UsageError: for a statement that isn't text, or a type that is none of SQLAlchemy's.
+        UsageError: for a statement that isn't text, or a type that isn't SQLAlchemy's.
     """
     if types is None:
         return statement, shape
@@ -33,7 +33,7 @@ def typed(statement: Any, types: Types | None, shape: Shape) -> tuple[Any, Shape
     return _with_columns(text, tuple(types.items())), _checked(shape, tuple(types))
 
 
-# One for each text and types: SQLAlchemy would compile it anew each time.
+# One object per text and types: SQLAlchemy would compile a new one each time.
 _known: Final[Memory[TextualSelect]] = Memory(512)
 
 

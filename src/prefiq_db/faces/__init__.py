@@ -1,1 +1,1 @@
-"""What people call besides the database itself: verbs, transactions and attempts, for threads and for tasks."""
+"""The public API besides the database itself: verbs, transactions and attempts, sync and async."""

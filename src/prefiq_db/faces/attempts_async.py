@@ -1,4 +1,4 @@
-"""The attempts of a loop that the caller writes, in the async world; twin: ``attempts_sync``."""
+"""The attempts of a retry loop that the caller writes, async; twin: ``attempts_sync``."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from prefiq_db.faces.transaction_async import AsyncTransaction
 
 
 class AsyncAttemptLoop:
-    """Iterates over attempts until one succeeds; the last error leaves the loop.
+    """Iterates over attempts until one succeeds; if none does, raises the last error.
 
-    Leave it at its end only: who returns or breaks inside the block does so although COMMIT may have failed.
+    Don't ``return`` or ``break`` inside the block: that leaves the loop even if COMMIT fails.
     """
 
     def __init__(self, loop: Attempts, engine: AsyncEngine) -> None:
@@ -36,7 +36,7 @@ class AsyncAttemptLoop:
 
 
 class AsyncAttempt:
-    """One try: ``async with attempt as tx:``. An error that another try may cure stays inside."""
+    """One attempt: ``async with attempt as tx:``. The block suppresses its error if another attempt follows."""
 
     def __init__(self, core: AttemptCore, engine: AsyncEngine) -> None:
         self._core = core
@@ -44,7 +44,7 @@ class AsyncAttempt:
 
     @property
     def number(self) -> int:
-        """1 for the first."""
+        """The number of this attempt; the first is 1."""
         return self._core.number
 
     async def __aenter__(self) -> AsyncTransaction:

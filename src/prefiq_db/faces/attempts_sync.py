@@ -1,4 +1,4 @@
-"""The attempts of a loop that the caller writes, in the sync world; twin: ``attempts_async``."""
+"""The attempts of a retry loop that the caller writes, sync; twin: ``attempts_async``."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from prefiq_db.leaving import surely
 
 
 class AttemptLoop:
-    """Iterates over attempts until one succeeds; the last error leaves the loop.
+    """Iterates over attempts until one succeeds; if none does, raises the last error.
 
-    Leave it at its end only: who returns or breaks inside the block does so although COMMIT may have failed.
+    Don't ``return`` or ``break`` inside the block: that leaves the loop even if COMMIT fails.
     """
 
     def __init__(self, loop: Attempts) -> None:
@@ -28,7 +28,7 @@ class AttemptLoop:
 
 
 class Attempt:
-    """One try: ``with attempt as tx:``. An error that another try may cure stays inside."""
+    """One attempt: ``with attempt as tx:``. The block suppresses its error if another attempt follows."""
 
     _watch: object = None
 
@@ -37,7 +37,7 @@ class Attempt:
 
     @property
     def number(self) -> int:
-        """1 for the first."""
+        """The number of this attempt; the first is 1."""
         return self._core.number
 
     def __enter__(self) -> Transaction:

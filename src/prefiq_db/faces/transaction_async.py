@@ -1,4 +1,4 @@
-"""A transaction, or a savepoint in one, in the async world; twin: ``transaction_sync``."""
+"""An async transaction, or a savepoint in one; twin: ``transaction_sync``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class AsyncTransaction:
-    """A transaction, or a savepoint in one; every verb of :class:`AsyncDatabase` works on its connection."""
+    """A transaction, or a savepoint in one; every verb of :class:`AsyncDatabase` runs on its connection."""
 
     def __init__(self, core: DatabaseCore, engine: AsyncEngine, tx: Block) -> None:
         self._engine = engine
@@ -26,17 +26,17 @@ class AsyncTransaction:
 
     @property
     def outcome(self) -> Outcome:
-        """``active``, ``committed``, ``not committed`` or ``unknown``."""
+        """The outcome: ``active``, ``committed``, ``not committed`` or ``unknown``."""
         return self._core.tx.outcome
 
     @property
     def token(self) -> str | None:
-        """With ``exactly_once``: what ``resolve_outcome`` takes, from any process; else ``None``."""
+        """The token for ``resolve_outcome``, in any process; ``None`` without ``exactly_once``."""
         return self._core.tx.token
 
     @property
     def callback_errors(self) -> tuple[Exception, ...]:
-        """What ``on_commit`` and ``on_rollback`` functions raised; it never looks like a failed transaction."""
+        """The errors of ``on_commit`` and ``on_rollback`` functions; they never fail the transaction."""
         return self._core.tx.callback_errors
 
     @property
@@ -83,11 +83,11 @@ class AsyncTransaction:
         return AsyncSession(self.connection, join_transaction_mode="create_savepoint", **quiet(joined(options)))
 
     def bind(self) -> AbstractContextManager[None]:
-        """Adopt this transaction in the running task: there, the database's own verbs use it."""
+        """Return a block in which the database's own verbs use this transaction, in the running task."""
         return self._core.bind()
 
     def on_commit(self, fn: F) -> F:
-        """Call *fn* after the outermost COMMIT; never, if this block or one around it is rolled back."""
+        """Call *fn* after the outermost COMMIT, unless this block or one around it is rolled back."""
         self._core.tx.on_commit(fn)
         return fn
 

@@ -1,4 +1,4 @@
-"""A transaction, or a savepoint in one, in the sync world; twin: ``transaction_async``."""
+"""A sync transaction, or a savepoint in one; twin: ``transaction_async``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Transaction:
-    """A transaction, or a savepoint in one; every verb of :class:`Database` works on its connection."""
+    """A transaction, or a savepoint in one; every verb of :class:`Database` runs on its connection."""
 
     _watch: object = None
 
@@ -27,17 +27,17 @@ class Transaction:
 
     @property
     def outcome(self) -> Outcome:
-        """``active``, ``committed``, ``not committed`` or ``unknown``."""
+        """The outcome: ``active``, ``committed``, ``not committed`` or ``unknown``."""
         return self._core.tx.outcome
 
     @property
     def token(self) -> str | None:
-        """With ``exactly_once``: what ``resolve_outcome`` takes, from any process; else ``None``."""
+        """The token for ``resolve_outcome``, in any process; ``None`` without ``exactly_once``."""
         return self._core.tx.token
 
     @property
     def callback_errors(self) -> tuple[Exception, ...]:
-        """What ``on_commit`` and ``on_rollback`` functions raised; it never looks like a failed transaction."""
+        """The errors of ``on_commit`` and ``on_rollback`` functions; they never fail the transaction."""
         return self._core.tx.callback_errors
 
     @property
@@ -89,11 +89,11 @@ class Transaction:
         return QuietSession(self.connection, join_transaction_mode="create_savepoint", **joined(options))
 
     def bind(self) -> AbstractContextManager[None]:
-        """Adopt this transaction in the running thread or task: there, the database's own verbs use it."""
+        """Return a block in which the database's own verbs use this transaction, in the running thread or task."""
         return self._core.bind()
 
     def on_commit(self, fn: F) -> F:
-        """Call *fn* after the outermost COMMIT; never, if this block or one around it is rolled back."""
+        """Call *fn* after the outermost COMMIT, unless this block or one around it is rolled back."""
         self._core.tx.on_commit(fn)
         return fn
 

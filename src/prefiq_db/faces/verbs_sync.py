@@ -1,4 +1,4 @@
-"""The verbs of one statement, once for ``Database`` and ``Transaction``. The twin is ``verbs_async``."""
+"""The single-statement verbs that ``Database`` and ``Transaction`` share; twin: ``verbs_async``."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from prefiq_db.reports import ExecuteResult
 
 
 class Verbs(Protocol):
-    """Whoever has a core that carries out calls; each class lists which of the verbs are its own.
+    """A class whose core carries out calls; each class lists the verbs that it has.
 
-    A verb drops what it was given before an error leaves it: error trackers record the variables of every frame.
+    A verb deletes its arguments before it raises: error trackers record the local variables of every frame.
     """
 
     @property
@@ -25,7 +25,7 @@ class Verbs(Protocol):
     ) -> list[Any]:
         """Return every row; an empty list for a statement that returns none.
 
-        *types* says how columns of a text statement are read: ``types={"amount": Money}``.
+        *types* gives the types of a text statement's columns: ``types={"amount": Money}``.
         """
         try:
             return self._core.fetch_all(statement, params, into, types)
@@ -57,7 +57,7 @@ class Verbs(Protocol):
             raise
 
     def execute(self, statement: Any, params: Params = None) -> ExecuteResult:
-        """Run a statement for what it does. Outside a transaction it is one by itself."""
+        """Run a statement and return what it did. Outside a transaction it is committed at once."""
         try:
             return self._core.execute(statement, params)
         except BaseException as error:
@@ -66,7 +66,7 @@ class Verbs(Protocol):
             raise
 
     def execute_many(self, statement: Any, rows: Iterable[Mapping[str, Any]]) -> int | None:
-        """Run a statement once per row, all or nothing; return the row count."""
+        """Run a statement once per row, all or nothing; return the row count, ``None`` if unknown."""
         try:
             return self._core.execute_many(statement, rows)
         except BaseException as error:

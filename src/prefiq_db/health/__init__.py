@@ -1,4 +1,4 @@
-"""Health of databases: a yes or no, or a check that many callers may ask often."""
+"""Health of databases: a yes or no, or a cached check that many callers may call often."""
 
 from prefiq_db.health.check import AsyncHealthCheck, HealthCheck
 from prefiq_db.health.questions import is_healthy, is_healthy_async

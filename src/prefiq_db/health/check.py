@@ -1,4 +1,4 @@
-"""``HealthCheck`` and ``AsyncHealthCheck``: one or many databases, asked by many, within a deadline."""
+"""``HealthCheck`` and ``AsyncHealthCheck``: check one or many databases for many callers, within a deadline."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Check = Callable[[], Any]
 
 
 class _Checks:
-    """What both worlds share: the watched subjects, and how their findings become an answer."""
+    """What the sync and the async check share: the watched subjects, and how their findings are combined."""
 
     _has_loop = False
 
@@ -67,43 +67,43 @@ class _Checks:
         ]
 
     def _order_rounds(self, *, ready: bool) -> list[list[Watch]]:
-        # A check may look into a database that is being asked already: one after the other, they hold one connection.
+        # A further check may query a database that is being probed: run one after the other, they hold one connection.
         return [self._watches, self._further] if ready and self._further else [self._watches]
 
 
 class HealthCheck(_Checks):
-    """Say whether databases are well, for threads; ask as often as you like.
+    """Check whether databases are healthy, for threads; call it as often as you like.
 
-    Each database is asked by one statement, in a thread of its own, and never twice at once: who comes meanwhile waits
-    for the same answer, which is good for *cache_seconds*. A check holds at most one connection.
+    Each database is probed with one statement, in a thread of its own, and never twice at once: concurrent callers wait
+    for the same result, which is cached for *cache_seconds*. A check holds at most one connection.
 
     Args:
         databases: with different names.
         non_critical: names of databases that the service can do without: their failures only warn.
         read_only: names of databases that need not be writable.
-        checks: what readiness asks besides, by the finding's name (``"main:schema"``): functions that return a
-            :class:`Verdict` or whether all is well; what they raise is a failure.
-        deadline_seconds: how long anybody waits for the databases, for a connection as well, and then once more for
-            the further checks. Default 1.
-        cache_seconds: how long an answer is good for. Default 1.
-        clock: measures the age of an answer. Default ``time.monotonic``.
+        checks: further checks for readiness, by the finding's name (``"main:schema"``): functions that return a
+            :class:`Verdict` or whether all is well; an exception is a failure.
+        deadline_seconds: how long a caller waits for the databases, checkout included, and then once more for the
+            further checks. Default 1.
+        cache_seconds: how long a result is cached. Default 1.
+        clock: measures the age of a result. Default ``time.monotonic``.
 
     Raises:
         UsageError: a database or a check is asynchronous, or a name is wrong.
     """
 
     def health(self) -> Health:
-        """Return how the databases are, within the deadline; never raises."""
+        """Return the health of the databases, within the deadline; never raises."""
         return self._ask(ready=False)
 
     def readiness(self) -> Health:
-        """Return how the databases are, and what the further checks say; never raises."""
+        """Return the health of the databases, and the results of the further checks; never raises."""
         return self._ask(ready=True)
 
     def _ask(self, *, ready: bool) -> Health:
         found: list[Finding] = []
         for watches in self._order_rounds(ready=ready):
-            # All of them begin before the first is waited for: the deadline is everybody's, not the sum.
+            # Start all before waiting for the first: the deadline holds for all together, not for each in turn.
             begun = [watch.begin() for watch in watches]
             found += [self._collect(*each) for each in zip(watches, begun, strict=True)]
         return Health(tuple(found))
@@ -115,19 +115,19 @@ class HealthCheck(_Checks):
 
 
 class AsyncHealthCheck(_Checks):
-    """Say whether databases of either world are well, for tasks; see :class:`HealthCheck`.
+    """Check whether sync and async databases are healthy, for tasks; see :class:`HealthCheck`.
 
-    An asynchronous database is asked in a task, a synchronous one in a thread. Checks may be coroutine functions.
+    An asynchronous database is probed in a task, a synchronous one in a thread. Checks may be coroutine functions.
     """
 
     _has_loop = True
 
     async def health(self) -> Health:
-        """Return how the databases are, within the deadline; never raises."""
+        """Return the health of the databases, within the deadline; never raises."""
         return await self._ask(ready=False)
 
     async def readiness(self) -> Health:
-        """Return how the databases are, and what the further checks say; never raises."""
+        """Return the health of the databases, and the results of the further checks; never raises."""
         return await self._ask(ready=True)
 
     async def _ask(self, *, ready: bool) -> Health:

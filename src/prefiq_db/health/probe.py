@@ -1,4 +1,4 @@
-"""Ask one database, with one statement on one connection."""
+"""Probe one database, with one statement on one connection."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _FULL: Final = Verdict(
 
 
 class Held:
-    """The connection of a probe; the caller who waits can break it off."""
+    """The connection of a probe; the waiting caller can shut it down."""
 
     def __init__(self) -> None:
         self._descriptor: int | None = None
@@ -45,13 +45,13 @@ class Held:
             self._descriptor = descriptor
 
     def release(self) -> None:
-        """Say that the connection goes back: from here on it isn't ours to break."""
+        """Record that the connection is being returned: from here on it must not be shut down."""
         with self._lock:
             self._descriptor = None
 
     def break_off(self) -> bool:
-        """End the conversation below the driver, whatever it waits for; return whether there was one on a socket."""
-        # Under the lock: the descriptor must not be given back, and be somebody else's, in the meantime.
+        """Shut down the socket, whatever the driver waits for; return whether there was a socket."""
+        # Under the lock: the descriptor must not be released and reused in the meantime.
         with self._lock:
             if self._descriptor is None or self._descriptor < 0:
                 return False
@@ -63,11 +63,11 @@ class Held:
 def probe(core: DatabaseCore, held: Held, deadline: Deadline, *, writable: bool) -> Verdict:
     """Return the verdict on a database, from one round trip to it.
 
-    A pool that has nothing to give by *deadline* is not yet a server that is down: one connection outside the pool
-    shows which (decisions/0040-why-an-exhausted-pool-only-warns.md).
+    If the pool has no free connection by *deadline*, the server may still be up: one connection outside the pool
+    shows whether it is (decisions/0040-why-an-exhausted-pool-only-warns.md).
 
     Raises:
-        PrefiqDbError: there was no answer.
+        PrefiqDbError: there was no reply.
     """
     core.check_usable()
     try:
@@ -88,7 +88,7 @@ def _ask(core: DatabaseCore, road: StandardRoad, connection: Connection, writabl
     try:
         held.take(road, connection)
         road.state(connection).checkout.one_shot = True
-        # The settings' own limit: a shorter one would cost a round trip to set, and another one to take back.
+        # The limit of the settings: a shorter one would cost a round trip to set, and another one to reset.
         limit = core.settings.statement_timeout_seconds
         row = road.run(connection, Call("health", text(road.dialect.health_sql), None, ONE_ROW), limit)
     finally:

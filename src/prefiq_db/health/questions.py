@@ -1,4 +1,4 @@
-"""Ask whether a database is well, with a yes or no; ``db.health()`` gives the reason."""
+"""Whether a database is healthy, as a yes or no; ``db.health()`` gives the reason."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
 
 def is_healthy(db: Database, *, timeout: float | None = None, timeout_seconds: float | None = None) -> bool:
-    """Return whether *db* answers and is ready for work now, as ``db.health()`` finds it: one attempt, no retries.
+    """Return whether *db* answers and is ready for work now, as ``db.health()`` does: one attempt, no retries.
 
     *timeout* is in seconds; ``timeout_seconds`` is its old name.
 
     Raises:
-        UsageError: *db* is asynchronous (use ``await is_healthy_async(db)``) or no database.
+        UsageError: *db* is asynchronous (use ``await is_healthy_async(db)``) or not a database.
     """
     if _is_async(db):
         raise UsageError("this database is asynchronous: use await is_healthy_async(db)")
@@ -29,13 +29,13 @@ def is_healthy(db: Database, *, timeout: float | None = None, timeout_seconds: f
 async def is_healthy_async(
     db: AsyncDatabase,
     *,
-    timeout: float | None = None,  # noqa: ASYNC109 - as in the other world, where there is no asyncio.timeout
+    timeout: float | None = None,  # noqa: ASYNC109 - as in the sync API, which has no asyncio.timeout
     timeout_seconds: float | None = None,
 ) -> bool:
     """Return whether *db* answers and is ready for work now, as :func:`is_healthy` does.
 
     Raises:
-        UsageError: *db* is synchronous (use ``is_healthy(db)``) or no database.
+        UsageError: *db* is synchronous (use ``is_healthy(db)``) or not a database.
     """
     if not _is_async(db):
         raise UsageError("this database is synchronous: use is_healthy(db)")
@@ -44,7 +44,7 @@ async def is_healthy_async(
 
 
 def _is_async(db: Any) -> bool:
-    # Asked by attribute, not by class: a database that is not SQL answers it as well.
+    # Checks an attribute, not the class: databases that are not SQL have it too.
     is_async = getattr(db, "is_async", None)
     if not isinstance(is_async, bool) or not callable(getattr(db, "health", None)):
         raise UsageError(f"expected a Database or an AsyncDatabase, not a {type(db).__name__}")

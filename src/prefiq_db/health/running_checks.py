@@ -1,6 +1,6 @@
 """A running check, in a thread or in a task: many callers may wait for it, none longer than the deadline.
 
-Why beside the caller: decisions/0041-why-a-health-check-runs-beside-its-caller.md.
+Why it doesn't run in the caller: decisions/0041-why-a-health-check-runs-beside-its-caller.md.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from prefiq_db.health.verdicts import Verdict, judge_error
 
 
 class ThreadCheck:
-    """A check in a thread of its own: the caller's deadline holds whatever the driver does."""
+    """A check in a thread of its own: the caller's deadline holds even if the driver blocks."""
 
     def __init__(self, name: str, work: Callable[[Held], Verdict], deadline: Deadline) -> None:
         self.started = time.monotonic()
@@ -42,16 +42,16 @@ class ThreadCheck:
         self._future.set_result(verdict)
 
     def _stay_behind(self) -> None:
-        """Note, in a forked child, that the thread goes on in the parent and never ends here."""
+        """Record, in a forked child, that the thread runs in the parent only and never ends here."""
         self._is_of_the_parent = True
 
     @property
     def is_over(self) -> bool:
-        """Whether another one may start."""
+        """Whether another check may start."""
         return self._is_of_the_parent or self._future.done()
 
     def wait(self) -> Verdict | None:
-        """Return the verdict, or ``None`` when there is none by the deadline."""
+        """Return the verdict, or ``None`` if there is none by the deadline."""
         concurrent.futures.wait([self._future], self.deadline.left())
         return self._future.result() if self._future.done() else None
 
@@ -59,7 +59,7 @@ class ThreadCheck:
         """Return the verdict, as :meth:`wait` does."""
         waited = asyncio.wrap_future(self._future)
         await asyncio.wait([waited], timeout=self.deadline.left())
-        waited.cancel()  # or a thread that ends late would call a loop that may be closed by then
+        waited.cancel()  # or a thread that ends late would call into a loop that may be closed by then
         return self._future.result() if self._future.done() else None
 
     def give_up(self) -> None:
@@ -67,7 +67,7 @@ class ThreadCheck:
 
 
 class TaskCheck:
-    """A check in a task of its own: when one caller is cancelled, the check goes on for the others."""
+    """A check in a task of its own: if one caller is cancelled, the check goes on for the others."""
 
     def __init__(self, name: str, work: Callable[[Held], Coroutine[Any, Any, Verdict]], deadline: Deadline) -> None:
         self.started = time.monotonic()
@@ -87,19 +87,19 @@ class TaskCheck:
 
     @property
     def is_over(self) -> bool:
-        """Whether another one may start; one of a loop that has ended never does."""
+        """Whether another check may start; true too if this one's loop is closed, where it never ends."""
         return self._task.done() or self._loop.is_closed()
 
     def wait(self) -> Verdict | None:
-        raise NotImplementedError  # HealthCheck refuses what would need a loop
+        raise NotImplementedError  # HealthCheck refuses anything that needs a loop
 
     async def wait_async(self) -> Verdict | None:
-        """Return the verdict, or ``None`` when there is none by the deadline."""
+        """Return the verdict, or ``None`` if there is none by the deadline."""
         await asyncio.wait([self._task], timeout=self.deadline.left())
         return self._task.result() if self._task.done() and not self._task.cancelled() else None
 
     def give_up(self) -> None:
-        # A driver that is cancelled may ask the very server that doesn't answer to stop, and wait for that.
+        # A cancelled driver may send a cancel request to the unresponsive server, and wait for that.
         if not self._held.break_off():
             self._task.cancel()
 

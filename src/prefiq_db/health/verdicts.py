@@ -1,4 +1,4 @@
-"""The answers of health checks. They have error kinds and codes only: never a host, a user, a message or a value."""
+"""The results of health checks. They contain only error kinds and codes: never a host, user, message or value."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from prefiq_db.unrun import refuse_awaitable
 
 
 class Status(StrEnum):
-    """``pass``: well. ``warn``: it works, but look at it. ``fail``: it doesn't."""
+    """``pass``: healthy. ``warn``: it works, but needs attention. ``fail``: it doesn't work."""
 
     PASS = "pass"
     WARN = "warn"
@@ -24,9 +24,9 @@ class Verdict:
     """The result of one check.
 
     Attributes:
-        status: well or not.
-        reason: why not, in words that may be shown to anybody; empty when well.
-        kind: the error's kind, where there was an error.
+        status: healthy or not.
+        reason: why not, safe to show to anyone; empty when healthy.
+        kind: the error's kind, if there was an error.
     """
 
     status: Status = Status.PASS
@@ -38,7 +38,7 @@ WELL = Verdict()
 
 
 def judge_error(error: BaseException) -> Verdict:
-    """Return the verdict of an exception: its kind and code, or the type of one that isn't ours."""
+    """Return the verdict for an exception: its kind and code, or the type of a foreign one."""
     if not isinstance(error, PrefiqDbError):
         return Verdict(Status.FAIL, type(error).__name__, ErrorKind.UNKNOWN)
     code = "" if error.code is None else f" (code {error.code})"
@@ -46,22 +46,22 @@ def judge_error(error: BaseException) -> Verdict:
 
 
 def judge_answer(answer: object) -> Verdict:
-    """Return the verdict of a user's own check, which returns a :class:`Verdict` or whether all is well."""
+    """Return the verdict for the result of a user's own check: a :class:`Verdict`, or whether all is well."""
     if isinstance(answer, Verdict):
         return answer
-    refuse_awaitable(answer, "a health check")  # it would count as well
+    refuse_awaitable(answer, "a health check")  # it would count as healthy
     return WELL if answer else Verdict(Status.FAIL, "not met")
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What one check found, and when.
+    """The result of one check, and its time.
 
     Attributes:
         name: the subject and the property that was checked: ``main:responseTime``, ``main:schema``.
-        status: its meaning for the service: the failure of a subject that isn't critical is a ``warn``.
-        reason: why not ``pass``; empty when well.
-        kind: the error's kind, where there was an error.
+        status: the status for the service: a failure of a non-critical subject is a ``warn``.
+        reason: why it isn't ``pass``; empty when healthy.
+        kind: the error's kind, if there was an error.
         latency_seconds: how long the check took; ``None`` when it failed.
         found_at: the time of day.
     """
@@ -75,13 +75,13 @@ class Finding:
 
     @property
     def subject(self) -> str:
-        """The database's name, or the whole name of another check."""
+        """The database's name, or the full name of another check."""
         return self.name.removesuffix(":responseTime")
 
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """What all checks together found: as bad as the worst finding. True unless something critical failed."""
+    """The result of all checks: as bad as the worst finding. True unless something critical failed."""
 
     findings: tuple[Finding, ...] = ()
 

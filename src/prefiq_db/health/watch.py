@@ -1,4 +1,4 @@
-"""One subject of a health check: its answer is kept for a while, and it is never checked twice at once."""
+"""One subject of a health check: its result is cached, and it is never checked twice at once."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from prefiq_db.health.verdicts import Finding, Status, Verdict
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How often and how long a check may ask.
+    """How often a check may run, and for how long.
 
     Attributes:
-        deadline_seconds: how long anybody waits for an answer, the wait for a connection included.
-        cache_seconds: how long an answer is good for.
-        clock: what the age of an answer is measured with.
+        deadline_seconds: how long a caller waits for a result, the wait for a connection included.
+        cache_seconds: how long a result is cached.
+        clock: measures the age of a result.
     """
 
     deadline_seconds: float = 1.0
@@ -30,13 +30,13 @@ class Pace:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What is checked.
+    """The subject of a check.
 
     Attributes:
         name: as in findings.
-        begin: starts a check that is to have ended by a deadline.
+        begin: starts a check that must end by a deadline.
         critical: the service can't do without it.
-        changed: called with whether it is well, and the reason, when the answer differs from the last one.
+        changed: called with whether it is healthy, and the reason, if the result differs from the last one.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Subject:
 
 
 class Watch:
-    """Keep the last answer about one subject, and the one check that may be under way."""
+    """Keeps the last result for one subject, and the check that may be running."""
 
     def __init__(self, subject: Subject, pace: Pace) -> None:
         self._subject = subject
@@ -56,10 +56,10 @@ class Watch:
         self._good_until = 0.0
         self._running: RunningCheck | None = None
         self._settled: RunningCheck | None = None
-        self._told = (True, "")  # a database counts as well until a check finds otherwise
+        self._told = (True, "")  # a database counts as healthy until a check finds otherwise
 
     def begin(self) -> Finding | RunningCheck:
-        """Return the last finding while it is good, else the check under way, else a new one."""
+        """Return the last finding while it is cached, else the running check, else a new one."""
         with self._lock:
             if self._found is not None and self._pace.clock() < self._good_until:
                 return self._found
@@ -68,7 +68,7 @@ class Watch:
             return self._running
 
     def end(self, running: RunningCheck, verdict: Verdict | None) -> Finding:
-        """Return the finding of *running*; ``None`` as its verdict means no answer in time, and it is broken off."""
+        """Return the finding of *running*; if its verdict is ``None``, it had no result in time, and is stopped."""
         with self._lock:
             if self._settled is running and self._found is not None:
                 return self._found

@@ -20,11 +20,11 @@ class HealthApp:
 
     Args:
         source: an :class:`~prefiq_db.Application`, a database, or several with different names.
-        page: show the page ``/db`` and its data ``/db.json``. It shows statements and lines of your code to whoever
-            can open it, so it is off by default.
-        checks: what ``/readyz`` asks besides the databases, see :class:`~prefiq_db.health.HealthCheck`; the default is
-            that the schema of each database is at its head.
-        options: the others of :class:`~prefiq_db.health.AsyncHealthCheck`: ``non_critical``, ``read_only``,
+        page: serve the page ``/db`` and its data ``/db.json``. It shows statements and lines of your code to everyone
+            who can open it, so it is off by default.
+        checks: further checks of ``/readyz``, see :class:`~prefiq_db.health.HealthCheck`; the default checks that the
+            schema of each database is at its head.
+        options: the other options of :class:`~prefiq_db.health.AsyncHealthCheck`: ``non_critical``, ``read_only``,
             ``deadline_seconds``, ``cache_seconds``.
     """
 
@@ -43,7 +43,7 @@ class HealthApp:
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """The paths that are answered."""
+        """The paths of the endpoints."""
         return self._endpoints.paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -65,7 +65,7 @@ class HealthApp:
 
 
 def _path(scope: Scope) -> str:
-    """Return the path below the place where the application is mounted."""
+    """Return the path relative to where the application is mounted."""
     path, root = str(scope["path"]), str(scope.get("root_path", ""))
     return path.removeprefix(root) if path.startswith(f"{root}/") else path
 

@@ -1,7 +1,7 @@
-"""The names that OpenTelemetry and Prometheus see, and how the one becomes the other: the same for both exporters.
+"""The names of metrics and attributes for OpenTelemetry, and how they map to Prometheus; both exporters share them.
 
-Source: OpenTelemetry's semantic conventions for databases, version 1.44. They are written down here, and compared with
-the package opentelemetry-semantic-conventions by a test; see decisions/0051-why-the-conventions-names-are-our-own.md.
+Source: OpenTelemetry's semantic conventions for databases, version 1.44. The names are copied here, and a test compares
+them with the package opentelemetry-semantic-conventions; see decisions/0051-why-the-conventions-names-are-our-own.md.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ STATE: Final = "db.client.connection.state"
 FILE: Final = "code.file.path"
 LINE: Final = "code.line.number"
 FUNCTION: Final = "code.function.name"
-# Ours; the conventions have no word for them.
+# Ours; the conventions have no name for it.
 ERROR_KIND: Final = "prefiq_db.error.kind"
 RETRIES: Final = "prefiq_db.retries"
 
@@ -118,7 +118,7 @@ USE_TIME: Final = Metric(
     "The time between borrowing a connection and returning it to the pool.",
     OPERATION_BOUNDS,
 )
-# Ours; the conventions have none for them.
+# Ours; the conventions have no such metrics.
 RETRY_COUNT: Final = Metric(
     "db.client.operation.retries", "counter", "{retry}", "Attempts beyond the first, by the kind of error before them."
 )
@@ -138,8 +138,8 @@ Value = str | int
 def identity(target: Target) -> dict[str, Value]:
     """Return the attributes that identify a database; all its spans and metrics carry them.
 
-    ``db.namespace`` is the configured database (for SQLite the file as it was given), not the one that a
-    statement may have switched to. Of several hosts the first is named.
+    ``db.namespace`` is the configured database (for SQLite the file as it was given), not one that a statement may
+    have switched to. Of several hosts it is the first.
     """
     attributes: dict[str, Value] = {SYSTEM: target.product.dialect}
     if target.database:
@@ -167,5 +167,5 @@ def label_name(attribute: str) -> str:
 
 
 def labels(attributes: Mapping[str, Value]) -> dict[str, str]:
-    """Return *attributes* as labels; absent and empty are the same there."""
+    """Return *attributes* as labels; to Prometheus an absent label and an empty one are the same."""
     return {label_name(name): str(value) for name, value in attributes.items()}

@@ -1,4 +1,4 @@
-"""What the endpoints answer, before any protocol: paths and methods in, status, headers and body out."""
+"""The endpoints, independent of ASGI and WSGI: from path and method to status, headers and body."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _METHODS: Final = ("GET", "HEAD")
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """One answer."""
+    """One reply."""
 
     status: int
     headers: Sequence[Header]
@@ -39,7 +39,7 @@ _REASONS: Final = {200: "OK", 404: "Not Found", 405: "Method Not Allowed", 503: 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One path: the check that it needs, and how the reply is made."""
+    """One path: the check that it runs, and how to build the reply."""
 
     asks: Question
     reply: Callable[[Health], Reply]
@@ -64,7 +64,7 @@ class Endpoints:
         return tuple(self._by_path)
 
     def at(self, method: str, path: str) -> Endpoint | Reply:
-        """Return the endpoint at *path*, or the reply when there is none."""
+        """Return the endpoint at *path*, or the error reply if there is none."""
         endpoint = self._by_path.get(path)
         if endpoint is None:
             return Reply(404, (_TEXT, _NO_STORE), b"not found\n")
@@ -89,6 +89,6 @@ _PAGE: Final = Reply(200, (("Content-Type", "text/html; charset=utf-8"), _NO_STO
 
 
 def frame(reply: Reply, method: str) -> tuple[list[Header], bytes]:
-    """Return the headers with the length, and the body to send: none for HEAD."""
+    """Return the headers, with the content length, and the body to send; it is empty for HEAD."""
     headers = [*reply.headers, ("Content-Length", str(len(reply.body)))]
     return headers, b"" if method == "HEAD" else reply.body

@@ -1,4 +1,4 @@
-"""The error for a package that an extra would have brought."""
+"""The error for a missing package that an extra installs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from prefiq_db.errors import MissingExtraError
 
 
 def missing_extra(module: str, package: str, extra: str) -> MissingExtraError:
-    """Return the error that *module* of ours raises at import when *package* isn't installed."""
+    """Return the error that our *module* raises at import if *package* isn't installed."""
     return MissingExtraError(
         f"{module}: the package {package} is not installed; install it with: pip install 'prefiq-db[{extra}]'"
     )

@@ -1,4 +1,4 @@
-"""Health as ``application/health+json`` (draft-inadarei-api-health-check): a format of no single vendor."""
+"""Health as ``application/health+json`` (draft-inadarei-api-health-check), a vendor-neutral format."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ HEALTH_TYPE: Final = "application/health+json"
 
 
 def health_json(health: Health) -> dict[str, Any]:
-    """Return the body of a health endpoint; ``output`` has kinds and codes only."""
+    """Return the body of a health endpoint's reply; ``output`` has kinds and codes only."""
     body: dict[str, Any] = {"status": health.status.value}
     if health.reason:
         body["output"] = health.reason

@@ -2,7 +2,7 @@
 
     handler.setFormatter(JsonFormatter())
 
-The library configures no logging and never uses this by itself. Standard library only.
+The library configures no logging and never uses this itself. Standard library only.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ class JsonFormatter(logging.Formatter):
     """Formats any library's records: time, level, logger, message, our fields, and the exception if there is one.
 
     Args:
-        fields: names of further fields to show, those that the application itself puts in ``extra``.
+        fields: names of further fields to show, which the application puts in ``extra``.
 
-    What a record holds beyond that is left out: ``extra`` of other libraries may be anything.
+    All other fields of a record are left out: other libraries may put anything in ``extra``.
     """
 
     def __init__(self, *, fields: Iterable[str] = ()) -> None:

@@ -1,4 +1,4 @@
-"""The structured fields of our log records, and how they are taken out of one."""
+"""The structured fields of our log records, and how to extract them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Field = str | int | float | bool | None
 
 
 def structure_fields(record: logging.LogRecord, further: tuple[str, ...] = ()) -> dict[str, Field]:
-    """Return our fields of *record*; values that are no text or number are shown by type and length only."""
+    """Return our fields of *record*; values other than text and numbers are shown by type and length only."""
     found = vars(record)
     return {name: _make_plain(found[name]) for name in (*FIELDS, *further) if name in found}
 

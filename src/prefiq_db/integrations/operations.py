@@ -1,7 +1,7 @@
-"""Make one operation out of the events of one logical call, whatever number of attempts it took.
+"""Combine the events of one logical call into one operation, however many attempts it took.
 
-A verb's statements carry its ``call_id``; what comes through ``engine`` and ``session()`` has none, and there each
-statement is an operation. An operation is reported once, at its end: everything about it is known by then.
+A verb's statements carry its ``call_id``; statements through ``engine`` and ``session()`` have none, and each of them
+is an operation. An operation is reported once, at its end, when everything about it is known.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from prefiq_db.events import (
     StatementFinished,
 )
 
-# Operations whose row count is a number of rows returned; that of the others counts rows changed.
+# Operations whose row count is the number of rows returned; for the others it is the number of rows changed.
 _READING: Final = frozenset({"SELECT", "SHOW", "EXPLAIN", "PRAGMA"})
 _NANOSECONDS: Final = 1_000_000_000
 
@@ -34,8 +34,8 @@ class Operation:
         context: what the listener's ``capture`` returned when it began.
         started_ns, ended_ns: nanoseconds since the epoch.
         duration_seconds: of the call; waits for a connection and between attempts included.
-        statement: its first statement; ``None`` when it failed before it could send one.
-        rows: how many it returned; -1 when that is not known, or it returns none.
+        statement: its first statement; ``None`` if it failed before it sent one.
+        rows: how many rows it returned; -1 if that is unknown, or it returns none.
         retries: attempts beyond the first, of the call or of the transaction around it.
         kind, code: why it failed; ``None`` when it succeeded.
         origin: the application's line.
@@ -60,7 +60,7 @@ class Operation:
         self.code: str | int | None = None
 
     def sent(self, event: StatementEvent) -> None:
-        """Note that one of its statements was sent, or sent again."""
+        """Record that one of its statements was sent, or sent again."""
         if self.statement is None:
             self.statement = event
         self.retries = max(self.retries, event.retry_number)
@@ -73,7 +73,7 @@ class Operation:
 
 
 class OperationListener(Listener):
-    """Calls ``ended`` with every operation of a database; ``capture`` is called where one begins."""
+    """Calls ``ended`` with every operation of a database, and ``capture`` when one begins."""
 
     def __init__(self, ended: Callable[[Operation], None], capture: Callable[[], Any]) -> None:
         self._ended = ended
@@ -100,13 +100,13 @@ class OperationListener(Listener):
     def call_finished(self, event: CallFinished) -> None:
         operation = self._calls.pop(event.call_id, None)
         if operation is None or (operation.statement is None and event.kind is None):
-            return  # it began before we listened, or had nothing to send
+            return  # it began before we listened, or sent nothing
         operation.retries = max(operation.retries, event.attempts - 1)
         operation.ended(event.duration_seconds, event.kind, event.code)
         self._ended(operation)
 
     def _operation(self, event: StatementFinished | StatementFailed) -> Operation:
-        """Return the call that *event* belongs to, or an operation that is over with it."""
+        """Return the call that *event* belongs to, or an operation of this statement alone."""
         operation = None if event.call_id is None else self._calls.get(event.call_id)
         if operation is None:
             started_ns = time.time_ns() - round(event.duration_seconds * _NANOSECONDS)

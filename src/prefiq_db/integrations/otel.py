@@ -1,7 +1,7 @@
 """Spans and metrics for OpenTelemetry, by its conventions for databases; extra ``otel``.
 
-``instrument(db)`` is all there is to call. Only opentelemetry-api is needed here; without an SDK in the process
-everything in it does nothing. Spans and what their attributes mean: ``docs/observability.md``.
+Call ``instrument(db)``; nothing else is needed. This module uses only opentelemetry-api, which does nothing if the
+process has no SDK. ``docs/observability.md`` explains the spans and their attributes.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ _lock = renewed(sys.modules[__name__], "_lock")
 
 
 class Instrumentation:
-    """What :func:`instrument` made; ``uninstrument`` takes it away again.
+    """The result of :func:`instrument`; ``uninstrument`` removes it again.
 
     Attributes:
-        tracing: False where another tracer already makes the spans, and this one only the metrics.
+        tracing: False if another tracer already creates the spans, so that only metrics are recorded here.
     """
 
     def __init__(self, db: Database | AsyncDatabase, spans: Spans | None, told: MetricListener) -> None:
@@ -53,7 +53,7 @@ class Instrumentation:
         self._hooks.add(told)
 
     def uninstrument(self) -> None:
-        """Make no more spans and metrics for this database; a second time does nothing."""
+        """Create no more spans and metrics for this database; a second call does nothing."""
         self._hooks.remove(self._operations)
         self._hooks.remove(self._metrics)
         self._metrics.close()
@@ -67,11 +67,11 @@ def instrument(
     tracer_provider: trace.TracerProvider | None = None,
     meter_provider: metrics.MeterProvider | None = None,
 ) -> Instrumentation:
-    """Make a span of every call to *db*, and metrics of its calls and its pool.
+    """Create a span for every call to *db*, and metrics of its calls and its pool.
 
     Args:
         db: any database; its views (``using``) are covered too.
-        tracer_provider: default: the global one, also one that is set later.
+        tracer_provider: default: the global one, even if it is set later.
         meter_provider: likewise.
 
     Raises:

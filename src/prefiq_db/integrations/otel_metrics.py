@@ -1,4 +1,4 @@
-"""The metrics of one database, by OpenTelemetry's conventions, and the three of ours."""
+"""The metrics of one database: those of OpenTelemetry's conventions, and three of our own."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ _GAUGES: Final[tuple[tuple[Metric, tuple[tuple[Mapping[str, Value], Callable[[Po
 
 
 class _Instruments:
-    """The instruments of one meter provider, shared by all databases: the API can't take a callback back."""
+    """The instruments of one meter provider, shared by all databases: the API can't unregister a callback."""
 
     def __init__(self, meter: Meter) -> None:
         self.duration = _histogram(meter, DURATION)
@@ -123,7 +123,7 @@ def _counter(meter: Meter, metric: Metric) -> Counter:
 
 
 class _Global:
-    """Stands for the global meter provider, which is another object before it was set and after."""
+    """Stands for the global meter provider, which is a different object before and after it is set."""
 
 
 _GLOBAL: Final = _Global()
@@ -171,7 +171,7 @@ class MetricListener(Listener):
             self._to.rows.record(operation.rows, attributes)
 
     def _summary(self, operation: Operation) -> str:
-        """Return the summary, or ``other`` when there are too many already: each is a time series of its own."""
+        """Return the summary, or ``other`` if there are too many already: each is a separate time series."""
         summary = "" if operation.statement is None else summary_of(operation.statement)
         if not summary or summary in self._summaries:
             return summary

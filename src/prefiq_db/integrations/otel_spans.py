@@ -1,7 +1,7 @@
 """One span for each logical call, over all its attempts.
 
-The span is made when the call has ended, with the time it began at and in the context it began in: only then its name
-and all its attributes are known to the sampler. See decisions/0050-why-is-a-span-made-when-its-call-has-ended.md.
+The span is created when the call has ended, with its start time and in the context in which it began: only then can the
+sampler see its name and all attributes. See decisions/0050-why-is-a-span-made-when-its-call-has-ended.md.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ from prefiq_db.urls import MEMORY
 # The conventions: "The value of db.query.summary SHOULD be truncated to 255 characters".
 _LONGEST_SUMMARY: Final = 255
 _FILES: Final = dialects(where=lambda product: product.is_file)
-# Verbs that get a table and an operation as arguments. Other calls only have them in their text, and the
-# conventions want neither attribute taken from there.
+# Verbs that take a table and an operation as arguments. Other calls have them only in their text, and the
+# conventions rule out taking either attribute from there.
 _NAMING_VERBS: Final = frozenset({"bulk_insert", "upsert"})
 
 
 class Spans:
-    """Makes the spans of one database."""
+    """Creates the spans of one database."""
 
     def __init__(self, tracer: Tracer, identity: Mapping[str, Value]) -> None:
         self._tracer = tracer
         self._identity = identity
-        # The conventions allow INTERNAL for databases in memory; a file is another process's too.
+        # The conventions allow INTERNAL for in-memory databases; other processes can use a file too.
         in_memory = identity.get(NAMESPACE) == MEMORY and identity[SYSTEM] in _FILES
         self._kind = SpanKind.INTERNAL if in_memory else SpanKind.CLIENT
 
@@ -64,7 +64,7 @@ class Spans:
         if span.is_recording():
             span.set_attributes(_describe_result(operation))
             if operation.kind is not None:
-                # No description: the conventions would put the server's message there, and that quotes values.
+                # No description: the conventions put the server's message there, which quotes values.
                 span.set_status(StatusCode.ERROR)
         span.end(operation.ended_ns)
 

@@ -1,4 +1,4 @@
-"""The page itself: one file without external assets, and the headers that let nothing else run in it."""
+"""The page itself: one file without external assets, and headers that let no other code run in it."""
 
 from __future__ import annotations
 

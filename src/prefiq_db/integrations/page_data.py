@@ -1,4 +1,4 @@
-"""What the page shows, as JSON: counters, kinds and lines of code, never a value."""
+"""The data of the page, as JSON: counters, kinds and lines of code, never values."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from prefiq_db.reports import DatabaseStats, HistogramStats
 
 
 def collect_page_data(databases: Sequence[AnyDatabase], health: Health) -> dict[str, Any]:
-    """Return the state of all *databases* now; *health* is what the health check found."""
+    """Return the state of all *databases* now; *health* is the result of the health check."""
     by_name = {finding.subject: finding for finding in health.findings}
     return {
         "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
@@ -61,14 +61,14 @@ def _stats(stats: DatabaseStats) -> dict[str, Any]:
         "errors": _by_kind(stats.errors),
         "retries": _by_kind(stats.retries),
         "latency": _histogram(merge(stats.durations.values())),
-        # Masked where they were counted; masked again, for a database that was made with mask=False.
+        # Masked when they were recorded; masked again here, for a database created with mask=False.
         "statements": [asdict(each) | {"statement": mask_literals(each.statement)} for each in stats.statements],
         "holders": [asdict(each) for each in stats.holders],
     }
 
 
 def merge(histograms: Iterable[HistogramStats]) -> HistogramStats:
-    """Return one histogram of all; those with other bounds than the first are left out."""
+    """Return the sum of all histograms; those whose bounds differ from the first one's are left out."""
     first, *others = list(histograms) or [HistogramStats()]
     same = [first, *(each for each in others if each.bounds == first.bounds)]
     return HistogramStats(

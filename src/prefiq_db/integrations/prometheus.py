@@ -1,11 +1,11 @@
-"""Metrics for Prometheus, under the names that OpenTelemetry's become there; extra ``prometheus``.
+"""Metrics for Prometheus, named by OpenTelemetry's mapping; extra ``prometheus``.
 
     from prefiq_db.integrations import prometheus
     prometheus.export(db)
 
-Read at scrape time from ``db.stats()``, so that a statement pays nothing for it. That is also why multiprocess mode
+The metrics are read from ``db.stats()`` at scrape time, so they cost a statement nothing. Therefore multiprocess mode
 (``PROMETHEUS_MULTIPROC_DIR``) is not supported: there prometheus_client reads files that the worker processes write,
-and never asks a collector. Let each worker be scraped by itself, or export by OpenTelemetry.
+and never calls a collector. Scrape each worker separately, or export through OpenTelemetry.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ Attributes = Mapping[str, Value]
 _OF_DATABASE: Final = (SYSTEM, NAMESPACE, SERVER_ADDRESS, SERVER_PORT, SUMMARY)
 _OF_POOL: Final = (POOL_NAME,)
 _BY_KIND: Final = (POOL_NAME, ERROR_KIND)
-# Every family, with its labels.
+# Every metric family, with its labels.
 _FAMILIES: Final[Mapping[Metric, tuple[str, ...]]] = {
     DURATION: _OF_DATABASE,
     COUNT: (POOL_NAME, STATE),
@@ -87,7 +87,7 @@ _FAMILIES: Final[Mapping[Metric, tuple[str, ...]]] = {
 
 
 def export(*databases: Database | AsyncDatabase, registry: CollectorRegistry = REGISTRY) -> DatabaseCollector:
-    """Register one collector for *databases*; take it away again with ``registry.unregister``.
+    """Register one collector for *databases*; remove it with ``registry.unregister``.
 
     Raises:
         UnsupportedError: in multiprocess mode, where each scrape would show one worker process out of many.
@@ -103,7 +103,7 @@ def export(*databases: Database | AsyncDatabase, registry: CollectorRegistry = R
 
 
 class DatabaseCollector(Collector):
-    """The metrics of databases. A registry takes one collector: further databases are added to it, see :meth:`add`."""
+    """The metrics of databases. A registry accepts only one collector; :meth:`add` further databases to it."""
 
     def __init__(self, *databases: Database | AsyncDatabase) -> None:
         self._databases: tuple[Any, ...] = databases
@@ -115,11 +115,11 @@ class DatabaseCollector(Collector):
             self._databases = (*self._databases, database)
 
     def describe(self) -> Iterable[Family]:
-        """Return the families without samples, so that a registry finds a second collector of the same names."""
+        """Return the families without samples, so that a registry detects a second collector with the same names."""
         return [_family(metric) for metric in _FAMILIES]
 
     def collect(self) -> Iterable[Family]:
-        """Return the metrics now. No database is asked for that, and none is waited for."""
+        """Return the current metrics. This queries no database and never waits."""
         readings: dict[Metric, dict[tuple[str, ...], Reading]] = {metric: {} for metric in _FAMILIES}
         for database in self._databases:
             of_database = identity(database.settings.target)
@@ -183,6 +183,6 @@ def _family(metric: Metric, readings: Mapping[tuple[str, ...], Reading] | None =
 
 
 def _buckets(durations: HistogramStats) -> list[tuple[str, float]]:
-    """Return the buckets as Prometheus has them: each counts the ones below it too."""
+    """Return the buckets as Prometheus defines them: each includes the counts of those below it."""
     bounds = [*map(floatToGoString, durations.bounds), "+Inf"]
     return list(zip(bounds, accumulate(durations.counts), strict=False))

@@ -1,4 +1,4 @@
-"""What readiness asks besides: is the schema where this version of the code expects it?"""
+"""The readiness check of the schema: is it at the revision that this version of the code expects?"""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ _BEHIND: Final = Verdict(Status.FAIL, "the schema is behind the code: run the mi
 def schema_at_head(
     database: AnyDatabase, *histories: str | os.PathLike[str] | Revisions, tokens: bool | None = None
 ) -> Callable[[], Any]:
-    """Return a check that *database* has every revision that this service uses: of *histories* and of prefiq_db's own.
+    """Return a check that *database* has every revision this service uses: of *histories* and of prefiq_db's own.
 
-    It asks until that is so, and then no more: a schema that this process can work with stays one.
+    Once it has passed, it doesn't query again: a schema that this process can work with stays usable.
 
     Args:
-        tokens: whether the service uses ``exactly_once``, and so prefiq_db's own tables. Default: when somebody asked
-            for it in this process (a decorator does so when it is made), or has begun to apply that history.
+        tokens: whether the service uses ``exactly_once``, and so prefiq_db's own tables. Default: true if this process
+            has requested it (a decorator does so when it is created), or if that history was applied, even in part.
     """
-    once: Any = database.using(retry=NO_RETRY)  # a probe comes again by itself
+    once: Any = database.using(retry=NO_RETRY)  # the next probe is the retry
     passed: set[bool] = set()
 
     def find_needed() -> bool:
@@ -35,7 +35,7 @@ def schema_at_head(
     def judge(report: HeadReport, asked_for_tokens: bool) -> Verdict:
         behind = [each for each in report.histories if each.behind]
         if not asked_for_tokens:
-            # Nobody has ever applied it; or somebody has, and then this version of the code expects the newest.
+            # Ignore our own history if it was never applied; once applied, this version of the code expects its head.
             behind = [
                 each for each in behind if each.version_table != VERSION_TABLE or (tokens is None and each.current)
             ]
@@ -56,7 +56,7 @@ def schema_at_head(
 
 
 def schema_checks(databases: Sequence[AnyDatabase], options: Mapping[str, Any]) -> dict[str, Callable[[], Any]]:
-    """Return a check for each of *databases* that the service writes to and can't do without, by *options*."""
+    """Return a check for each of *databases* that, by *options*, is critical and written to."""
     spared = {*options.get("non_critical", ()), *options.get("read_only", ())}
     spared |= {each.name for each in databases if each.settings.read_only}
     return {f"{each.name}:schema": schema_at_head(each) for each in databases if each.name not in spared}

@@ -1,4 +1,4 @@
-"""Find the databases of a service, and the further checks of its readiness."""
+"""Find the databases of a service, and its further readiness checks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def databases_of(source: Source) -> list[AnyDatabase]:
     """Return the databases of *source*: an application, a list of databases, or one database.
 
     Raises:
-        UsageError: there is none, or something else is among them.
+        UsageError: there is none, or something that isn't a database is among them.
     """
     if isinstance(source, Application):
         source.prepare()

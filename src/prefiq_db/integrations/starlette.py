@@ -11,7 +11,7 @@ from prefiq_db.integrations.sources import Source
 
 
 def mount_health(app: Starlette, source: Source, **options: Any) -> HealthApp:
-    """Add the endpoints to *app*, also while it starts; *source* and *options* are those of the ASGI application."""
+    """Add the endpoints to *app*, also during its startup; *source* and *options* are those of the ASGI application."""
     health = HealthApp(source, **options)
     for path in health.paths:
         app.router.add_route(path, health, include_in_schema=False)  # type: ignore[arg-type]

@@ -1,11 +1,11 @@
-"""Our log records in structlog's world; extra ``structlog``.
+"""Render our log records with structlog; extra ``structlog``.
 
-prefiq_db logs by the standard library. structlog's ``ProcessorFormatter`` renders such records too, and
-:func:`lift_fields` is the processor that takes our fields along:
+prefiq_db logs through the standard library. structlog's ``ProcessorFormatter`` renders such records too; the processor
+:func:`lift_fields` adds our fields:
 
     structlog.stdlib.ProcessorFormatter(foreign_pre_chain=[lift_fields, ...], processors=[...])
 
-:func:`processor_formatter` is that, ready made. The library configures nothing by itself.
+:func:`processor_formatter` returns such a formatter. The library configures nothing itself.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def processor_formatter(renderer: Processor | None = None) -> structlog.stdlib.P
     """Return a formatter for a handler of the standard library: time, level, logger, message and our fields.
 
     Args:
-        renderer: what makes text of it; default JSON, one object per record.
+        renderer: converts the record to text; default JSON, one object per record.
     """
     return structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=[

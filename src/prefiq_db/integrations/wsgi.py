@@ -17,7 +17,7 @@ class HealthApp:
     The same as :class:`prefiq_db.integrations.asgi.HealthApp`, for synchronous databases.
 
     Raises:
-        UsageError: a database is asynchronous; it can't be asked without an event loop.
+        UsageError: a database is asynchronous; it can't be checked without an event loop.
     """
 
     def __init__(
@@ -35,12 +35,12 @@ class HealthApp:
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """The paths that are answered."""
+        """The paths of the endpoints."""
         return self._endpoints.paths
 
     def __call__(self, environ: Mapping[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         method = environ["REQUEST_METHOD"]
-        # SCRIPT_NAME has the path where the application is mounted.
+        # PATH_INFO is relative; SCRIPT_NAME has the path where the application is mounted.
         reply = self._reply(method, environ.get("PATH_INFO", ""))
         headers, body = frame(reply, method)
         start_response(f"{reply.status} {reply.reason}", headers)

@@ -1,4 +1,4 @@
-"""BaseProvider: what a part of a service derives from to be started and stopped by the container."""
+"""BaseProvider: the base class of the parts of a service that the container starts and stops."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _AsyncStep = Callable[[Any], Coroutine[Any, Any, None]]
 
 def _deprecated_name(step: _AsyncStep) -> _AsyncStep:
     async def shutdown_async(self: Any) -> None:
-        """Stop, in an event loop. Deprecated: it is called :meth:`ashutdown`, as the application's is."""
+        """Stop, in an event loop. Deprecated: renamed to :meth:`ashutdown`, like the application's method."""
         warn_renamed("shutdown_async", "ashutdown")
         await step(self)
 
@@ -32,16 +32,16 @@ def _deprecated_name(step: _AsyncStep) -> _AsyncStep:
 
 
 class BaseProvider:
-    """Bring one part of a service into an :class:`~prefiq_db.Application`. Every method is optional.
+    """The base class of one part of an :class:`~prefiq_db.Application`. Every method is optional.
 
     Attributes:
-        name: what others call it in ``requires``. Default: the class's name without ``Provider``, in snake case
-            (``MailQueueProvider`` is ``mail_queue``); a name that was written down is inherited.
-        requires: what must be there first: names of providers, or names that are bound (``db``, ``db.analytics``).
-        provides: names that :meth:`register` binds, so that others may require them by these names; ``db`` stands
-            for ``db.<anything>`` too.
+        name: the name that others put in ``requires``. Default: the class's name without ``Provider``, in snake case
+            (``MailQueueProvider`` is ``mail_queue``); an explicit name is inherited.
+        requires: what must start first: names of providers, or bound names (``db``, ``db.analytics``).
+        provides: names that :meth:`register` binds, so that others may require them; ``db`` stands for
+            ``db.<anything>`` too.
         schema_namespace: the prefix of its own settings in the environment and in YAML.
-        schema_model: the pydantic model of these settings; goes with ``schema_namespace``.
+        schema_model: the pydantic model of these settings; requires ``schema_namespace``.
 
     ``register()`` binds names and does no I/O; ``boot()`` opens what it needs; ``shutdown()`` closes it. Their
     async twins call them unless overridden. A ``boot()`` that fails cleans up after itself: its ``shutdown()`` is
@@ -67,7 +67,7 @@ class BaseProvider:
 
     @classmethod
     def _join_names(cls) -> None:
-        """Let a step that this class overrides be found by its old name as well as by its new one."""
+        """Make a method that this class overrides available under both its old and its new name."""
         old, new = cls.__dict__.get("shutdown_async"), cls.__dict__.get("ashutdown")
         if new is not None and old is None:
             cls.shutdown_async = _deprecated_name(new)
@@ -81,14 +81,14 @@ class BaseProvider:
         """Bind names in ``self.app``. Runs for every provider before the first one boots; no I/O here."""
 
     def boot(self) -> None:
-        """Start. All names are bound, and what this provider requires has booted."""
+        """Start. All names are bound, and everything this provider requires has booted."""
 
     async def boot_async(self) -> None:
         """Start, in an event loop. Calls :meth:`boot` unless overridden."""
         self.boot()
 
     def shutdown(self) -> None:
-        """Stop. What this provider requires is still running."""
+        """Stop. Everything this provider requires is still running."""
 
     async def ashutdown(self) -> None:
         """Stop, in an event loop. Calls :meth:`shutdown` unless overridden."""
@@ -99,7 +99,7 @@ class BaseProvider:
     def async_only(self) -> str:
         """Return why this provider needs an event loop; empty when it does not.
 
-        The answer here: it does when an async twin was overridden and its synchronous one was not.
+        By default it does if an async method is overridden and its synchronous twin is not.
         """
         for step, twin in (("boot", "boot_async"), ("shutdown", "ashutdown")):
             if self._overrides(twin) and not self._overrides(step):
@@ -128,7 +128,7 @@ class BaseProvider:
         """Tie this provider to *app*; ``app.register`` calls it.
 
         Raises:
-            UsageError: it belongs to another application, or is declared in a way that can't work.
+            UsageError: it belongs to another application, or its attributes are wrong.
         """
         if self._app is not None:
             raise UsageError(f"provider {self.name!r} belongs to an application already: make one for each")

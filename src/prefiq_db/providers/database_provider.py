@@ -20,19 +20,19 @@ logger = logging.getLogger("prefiq_db.boot")
 
 
 class DatabaseProvider(BaseProvider):
-    """Bind ``db.<name>`` for every database of the settings, and ``db`` for ``db.main``: the very same object.
+    """Bind ``db.<name>`` for every database of the settings, and ``db`` to the same object as ``db.main``.
 
-    ``hooks`` takes listeners of all of them at once.
+    ``hooks`` registers listeners for all of them at once.
 
     At boot each database is opened, which must succeed, and one line is logged about it (logger
-    ``prefiq_db.boot``; fields ``database``, ``engine``, ``mode``, ``healthy``, ``latency_seconds``). All of them are
-    tried before a failure is raised, and then none of them stays open.
+    ``prefiq_db.boot``; fields ``database``, ``engine``, ``mode``, ``healthy``, ``latency_seconds``). All databases are
+    tried before a failure is raised; then all are closed again.
 
     Attributes:
         databases: the databases by name, from ``register()`` on.
-        reports: what each database answered at boot, also when the boot failed.
+        reports: the health report of each database at boot, also if the boot failed.
         failures: the error of each database that could not be opened.
-        note: that no setting says where ``main`` is, and where it is then; ``""`` when one does. Logged at boot, in
+        note: says which default location ``main`` has if no setting gives one; else ``""``. Logged at boot, in
             production as a warning.
     """
 
@@ -68,7 +68,7 @@ class DatabaseProvider(BaseProvider):
         self._tell_unsaid()
         try:
             for database in self.databases.values():
-                assert isinstance(database, Database)  # async_only() said so
+                assert isinstance(database, Database)  # ensured by async_only()
                 failure = attempt(database.open)
                 self._note(database, failure, database.health() if failure is None else None)
             failed = self._failure()
@@ -87,7 +87,7 @@ class DatabaseProvider(BaseProvider):
                     failure = await attempt_async(database.open)
                     self._note(database, failure, await database.health() if failure is None else None)
                 else:
-                    # In this thread: nothing else runs yet that a short wait could hold up.
+                    # In this thread: nothing else runs yet that a short wait could delay.
                     failure = attempt(database.open)
                     self._note(database, failure, database.health() if failure is None else None)
             failed = self._failure()
@@ -99,7 +99,7 @@ class DatabaseProvider(BaseProvider):
             raise failed
 
     def shutdown(self) -> None:
-        """Close every database, also when closing another one fails; the first error is raised at the end."""
+        """Close every database, even if closing another one fails; the first error is raised at the end."""
         failure = self._close_all()
         if failure is not None:
             raise failure
@@ -140,7 +140,7 @@ class DatabaseProvider(BaseProvider):
         if report is None:
             kind = failure.kind if isinstance(failure, PrefiqDbError) else ErrorKind.UNKNOWN
             reason = str(failure) if isinstance(failure, PrefiqDbError) else type(failure).__name__
-            # The report says the name itself.
+            # The report has the name already.
             reason = reason.removeprefix(f"database '{database.name}'").removeprefix(": ").removeprefix(" ")
             report = HealthReport(database.name, healthy=False, reason=reason, kind=kind)
         elif not report.healthy and report.latency_seconds is None:

@@ -1,4 +1,4 @@
-"""Which providers a service has: classes only, because instances belong to one Application each."""
+"""The provider classes of a service; no instances, because each of those belongs to one Application."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ C = TypeVar("C", bound=type[BaseProvider])
 
 
 class ProviderRegistry:
-    """A list of provider classes, each name once, in the order they came."""
+    """A list of provider classes with unique names, in order of registration."""
 
     def __init__(self, *classes: type[BaseProvider]) -> None:
         self._classes: dict[str, type[BaseProvider]] = {}
@@ -22,7 +22,7 @@ class ProviderRegistry:
             self.register(cls)
 
     def register(self, cls: C) -> C:
-        """Add a provider class and return it, so that it can be used as a decorator; twice is the same as once.
+        """Add a provider class and return it, so that it works as a decorator; adding it twice has no effect.
 
         Raises:
             BindingError: another class has that name.
@@ -32,7 +32,7 @@ class ProviderRegistry:
         if not (isinstance(known, type) and issubclass(known, BaseProvider)):
             raise UsageError("register_provider takes a class derived from prefiq_db.BaseProvider")
         present = self._classes.get(cls.name)
-        # A reloaded module defines its classes anew: the same place in the source is the same provider.
+        # A reloaded module defines its classes again: a class at the same place in the source is the same provider.
         if present is not None and _place(present) != _place(cls):
             raise BindingError(
                 f"two provider classes are called {cls.name!r}: {_place(present)} and {_place(cls)};"
@@ -59,5 +59,5 @@ default_registry: Final = ProviderRegistry(SettingsProvider, DatabaseProvider)
 
 
 def register_provider(cls: C) -> C:
-    """Let ``bootstrap()`` start this provider too. A class decorator; the module must be imported before."""
+    """Class decorator: ``bootstrap()`` starts this provider too, if its module was imported before."""
     return default_registry.register(cls)

@@ -1,4 +1,4 @@
-"""SettingsProvider: the one place of a service that reads its environment."""
+"""SettingsProvider: the only part of a service that reads its environment."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class SettingsProvider(BaseProvider):
 
     Args:
         settings: ready settings to bind instead of reading any; the other arguments must then be absent.
-        arguments: values that win over the environment, ``.env`` and YAML.
+        arguments: values that override the environment, ``.env`` and YAML.
         environ: variables to read instead of the process's own.
         directory: where ``.env`` and YAML are, instead of the working directory or ``PREFIQ_SETTINGS_DIR``.
     """
@@ -47,7 +47,7 @@ class SettingsProvider(BaseProvider):
         """Load the settings of all providers' namespaces.
 
         Raises:
-            SettingsError: with every problem found, of every namespace.
+            SettingsError: lists every problem found, in every namespace.
             BindingError: two providers claim one namespace with different models.
         """
         namespaces = self._namespaces()

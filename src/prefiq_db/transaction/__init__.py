@@ -1,4 +1,4 @@
-"""Transactions: one pinned connection, blocks nested on it, and who may use it."""
+"""Transactions: one pinned connection, the blocks nested on it, and who may use it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a transaction and a savepoint in one have in common. Both worlds' shells stand on it."""
+"""The common part of transactions and savepoints, for the sync and the async API."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class Block(ABC):
     """One block of a transaction: the outermost one is the transaction itself, the others are savepoints.
 
     Attributes:
-        token: by which the outcome can be asked for when COMMIT is not answered; ``None`` without ``exactly_once``,
-            and of a savepoint, which has no outcome of its own.
+        token: used to look up the outcome when the reply to COMMIT is lost; ``None`` without ``exactly_once``, and for
+            a savepoint, which has no outcome of its own.
     """
 
     #: whether this is a transaction of its own rather than a savepoint
@@ -76,7 +76,7 @@ class Block(ABC):
         return self.scope.blocks[0]
 
     def check_new(self) -> None:
-        """Raise if it has begun already."""
+        """Raise if the block has begun already."""
         if self.is_begun:
             raise UsageError("a transaction begins once; call transaction() again for another one")
 
@@ -104,7 +104,7 @@ class Block(ABC):
     # --- statements ------------------------------------------------------------------------------
 
     def run(self, call: Call, *, explicit: bool) -> Any:
-        """Carry out *call* in this transaction; *explicit*, where the caller named it."""
+        """Carry out *call* in this transaction; *explicit* if the caller used its ``tx``."""
         self._check_active()
         scope = self.scope
         if explicit:
@@ -118,10 +118,10 @@ class Block(ABC):
         return fetched if finish is None else finish(fetched)
 
     def _limits(self, call: Call) -> tuple[float, Deadline | None]:
-        """Return how long the statement may take, and by when the whole of a transaction or block must have ended.
+        """Return how long the statement may take, and the deadline of the whole transaction or block.
 
         Raises:
-            TransactionTimeoutError: if it should have ended by now.
+            TransactionTimeoutError: if that deadline has passed.
         """
         seconds = self.instance.statement_timeout_seconds if call.deadline is None else call.deadline.seconds
         soonest: Deadline | None = None
@@ -160,7 +160,7 @@ class Block(ABC):
     # --- callbacks -------------------------------------------------------------------------------
 
     def on_commit(self, fn: Callable[[], Any]) -> Callable[[], Any]:
-        """Call *fn* after the outermost COMMIT; never, if this block or one around it is rolled back."""
+        """Call *fn* after the outermost COMMIT, unless this block or one around it is rolled back."""
         self._check_active()
         self.commit_functions.append(self._checked_callable(fn, "on_commit"))
         return fn
@@ -193,9 +193,9 @@ class Block(ABC):
     def _end(self, error: BaseException | None) -> None: ...
 
     def abandon(self) -> None:
-        """Give up what is left of it, wherever an interruption hit; nothing, when it has ended as it should.
+        """Clean up after an interruption, wherever it hit; does nothing if the block has ended normally.
 
-        Afterwards nothing is ambient, the connection has gone back or is closed, and the outcome is told.
+        Afterwards the block is not ambient, its connection is returned or closed, and the outcome is reported.
         """
         if self._over:
             return
@@ -208,27 +208,27 @@ class Block(ABC):
 
     @abstractmethod
     def _let_go(self) -> None:
-        """Let go of all that the block holds, in whatever state it is; it may hold nothing."""
+        """Release everything that the block holds, in whatever state it is; it may hold nothing."""
 
     @property
     def is_begun(self) -> bool:
-        """Whether it holds anything, or did."""
+        """Whether the block has begun, so that it holds or held something."""
         return self._over or self._handle is not None
 
     @property
     def is_over(self) -> bool:
-        """Whether there is nothing left to give up."""
+        """Whether there is nothing left to clean up."""
         return self._over
 
     def _call(self, functions: list[Callable[[], Any]], what: str) -> None:
-        """Call them all; an error of theirs never looks like a failed transaction: it is logged and kept."""
+        """Call all *functions*; their errors are logged and kept, and never fail the transaction."""
         for fn in functions:
             try:
                 self.instance.runtime.call(fn)
             except Exception as error:
                 if is_interruption(error):
                     raise
-                # The caller's function may raise anything; kept and logged.
+                # The caller's function may raise anything; it is kept and logged.
                 self._note_callback_error(what, fn, error)
 
     def _note_callback_error(self, what: str, fn: Callable[[], Any] | None, error: Exception) -> None:
@@ -244,5 +244,5 @@ class Block(ABC):
         )
 
 
-#: Nothing was committed because the connection went; the whole body may run again.
+#: Nothing was committed because the connection was lost; the whole body may run again.
 RUN_AGAIN = ErrorClass(ErrorKind.CONNECTION_LOST, transient=True, connection_lost=True, retry_transaction=True)

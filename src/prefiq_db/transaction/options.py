@@ -1,4 +1,4 @@
-"""How a transaction begins."""
+"""The options of a transaction."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from prefiq_db.errors import UsageError
 
 @dataclass(frozen=True, slots=True)
 class TransactionOptions:
-    """How a transaction begins.
+    """The options that a transaction begins with.
 
     Attributes:
         isolation: one of :data:`~prefiq_db.config.ISOLATION_LEVELS`, or ``None`` for the server's default.
         read_only: the server refuses writes in it.
-        durable: refuse to be nested: leaving the block means it is committed.
+        durable: raise when nested, so that leaving the block means it is committed.
         timeout_seconds: from BEGIN to COMMIT; ``None`` means no limit beyond that of each statement.
-        exactly_once: BEGIN brings a token along, by which a COMMIT whose reply was lost can be told from one that
-            never happened; see :mod:`prefiq_db.exactly_once`.
-        step_timeout_seconds: of ``using()`` and ``override()``: for a connection, for BEGIN, for COMMIT and for finding
-            out what became of it, each alone; a call that runs the whole transaction bounds all of it.
+        exactly_once: write a token at BEGIN, which later shows whether a COMMIT without a reply happened; see
+            :mod:`prefiq_db.exactly_once`.
+        step_timeout_seconds: the timeout of ``using()`` and ``override()``. It applies separately to the checkout, to
+            BEGIN, to COMMIT and to finding out its outcome; a call that runs the whole transaction bounds all of it.
 
     Raises:
-        UsageError: if one of them isn't what it should be, or two of them exclude each other.
+        UsageError: if an option has a wrong value, or two of them exclude each other.
     """
 
     isolation: str | None = None
@@ -48,7 +48,7 @@ class TransactionOptions:
 
 
 def check_timeout(seconds: float | None) -> None:
-    """Raise :class:`UsageError` unless *seconds* is ``None`` or a number that a setting could be, too."""
+    """Raise :class:`UsageError` unless *seconds* is ``None`` or a number that is valid for a setting too."""
     if seconds is None:
         return
     if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 < seconds <= MAX_SECONDS:

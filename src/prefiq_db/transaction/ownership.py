@@ -1,8 +1,8 @@
-"""Who a transaction belongs to, and which one is ambient: verbs of the database itself run in it.
+"""Who owns a transaction, and which one is ambient: the one that the database's own verbs run in.
 
 ``with db.transaction()`` makes the transaction ambient for the task or thread that opened it. Others that inherit the
 context get :class:`TransactionOwnershipError` instead of a silent second connection. An explicit ``tx`` may be handed
-to another task or thread, one at a time.
+to another task or thread; one may use it at a time.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ _ambient: ContextVar[Mapping[Instance, _Held]] = ContextVar("prefiq_db_transacti
 
 
 def ambient(instance: Instance) -> Scope[Block] | None:
-    """Return the transaction that verbs of the database itself belong to here, if any.
+    """Return the transaction that the database's own verbs run in here, if any.
 
     Raises:
-        TransactionOwnershipError: if it was inherited by a task or thread that did not open it.
+        TransactionOwnershipError: if this task or thread inherited it and did not open it.
     """
     held = _ambient.get().get(instance)
     if held is None:
@@ -69,7 +69,7 @@ def enter(scope: Scope[Block]) -> None:
 
 
 def leave(scope: Scope[Block]) -> bool:
-    """End *scope*'s being ambient here; return whether it was."""
+    """Make *scope* no longer ambient here; return whether it was."""
     held = _ambient.get().get(scope.instance)
     if held is None or held.scope is not scope:
         return False

@@ -1,4 +1,4 @@
-"""The outermost block: BEGIN, COMMIT, ROLLBACK, and the truth about how it ended."""
+"""The outermost block: BEGIN, COMMIT, ROLLBACK, and the outcome."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class RootBlock(Block):
     """A transaction of its own, on a connection of its own.
 
     Args:
-        deadline: of a call that may begin several.
+        deadline: that of a call which may begin several transactions.
     """
 
     is_root: ClassVar[bool] = True
@@ -55,7 +55,7 @@ class RootBlock(Block):
 
     def _begin(self) -> None:
         if self._tried and self.token is not None:
-            # The session of an earlier try may still be there, and hold the token.
+            # The server session of an earlier attempt may still exist and hold the token.
             self.token = new_token()
         self._tried = True
         self._started = time.perf_counter()
@@ -69,7 +69,7 @@ class RootBlock(Block):
         else:
             return
         if self.token is not None:
-            # BEGIN names no table of the caller's: it is the token's that is missing, not up to date, or not ours.
+            # BEGIN uses no table but that of the tokens: that one is missing, outdated, or we lack the permission.
             database = self.instance.name
             if isinstance(failure, PermissionDeniedError):
                 failure = forbidden_table(failure, database)
@@ -78,7 +78,7 @@ class RootBlock(Block):
         raise failure
 
     def _deadline_of_a_step(self) -> Deadline | None:
-        """Return by when the next step must have ended: getting a connection, or finding out about COMMIT."""
+        """Return the deadline of the next step: the checkout, or finding out the outcome of COMMIT."""
         return sooner(self.deadline, own_deadline(self.options.step_timeout_seconds))
 
     def _begin_on(self, connection: Connection, step_seconds: float | None) -> None:
@@ -97,7 +97,7 @@ class RootBlock(Block):
         try:
             self._handle = road.begin(connection)
         except PrefiqDbError:
-            # The server has answered: the connection itself is none the worse.
+            # The server has replied: the connection is still usable.
             connection.close()
             raise
         self._scope = Scope(self.instance, connection)
@@ -121,7 +121,7 @@ class RootBlock(Block):
         try:
             self.instance.pruner.prune_if_due()
         except BaseException as interruption:
-            # A cancellation comes late here, and must not read as "nothing was committed".
+            # A cancellation at this point must not be taken for "nothing was committed".
             interruption.transaction_outcome = self.outcome  # type: ignore[attr-defined]
             raise
 
@@ -155,7 +155,7 @@ class RootBlock(Block):
             self._give_up()
         except BaseException as interruption:
             if not isinstance(interruption, PrefiqDbError):
-                # The very same instance goes on: a subclass would break asyncio.timeout().
+                # Raise the same instance again: a subclass would break asyncio.timeout().
                 interruption.transaction_outcome = self.outcome  # type: ignore[attr-defined]
             raise
 
@@ -167,7 +167,7 @@ class RootBlock(Block):
                 if scope.connection.invalidated:
                     raise self._lost()
                 self._bound_the_end()
-                # Until the reply is read, nobody knows.
+                # The outcome is unknown until the reply is read.
                 self.outcome = Outcome.UNKNOWN
                 self.instance.road.border.cross(self._send_commit, "commit")
         except TransactionEndedError:
@@ -187,24 +187,24 @@ class RootBlock(Block):
 
     def _send_commit(self) -> None:
         self._handle.commit()
-        # Here and at once: whatever interrupts us from now on doesn't change it.
+        # Set it right here: an interruption from now on doesn't change the outcome.
         self.outcome = Outcome.COMMITTED
 
     def _bound_the_end(self) -> None:
-        """Give COMMIT or ROLLBACK what is left of the limit; the driver's grace comes on top of it."""
+        """Limit COMMIT or ROLLBACK to the time that is left; the driver's grace period is added to that."""
         if self.deadline is not None:
             state = self.instance.road.state(self.scope.connection)
             state.transaction.bound_end(self.deadline)
 
     def _committed(self) -> None:
-        self.outcome = Outcome.COMMITTED  # also by the word of the token
+        self.outcome = Outcome.COMMITTED  # known from the reply or from the token
         if not self.scope.connection.closed:
             self.instance.road.border.cross(self.scope.connection.close)
         self._call(self.commit_functions, "on_commit")
 
     def _unanswered(self, lost: OutcomeUnknownError) -> None:
-        """Find out what became of a COMMIT that nobody answered, or say that nobody knows."""
-        # The reply may still come, or COMMIT's own tidying up may be half done: nobody may use that connection again.
+        """Find out the outcome of a COMMIT without a reply, or raise that it is unknown."""
+        # The reply may still arrive, or COMMIT's cleanup may be half done: the connection must not be used again.
         self.scope.doubt()
         self._roll_back(Outcome.UNKNOWN)
         if self.token is None:
@@ -223,11 +223,11 @@ class RootBlock(Block):
         try:
             return self.instance.resolver.resolve(token, self._deadline_of_a_step(), transaction_id=self.id)
         except SchemaError:
-            # Somebody dropped the table meanwhile; that error alone would read as "nothing was committed".
+            # The table was dropped meanwhile; that error alone would be taken for "nothing was committed".
             return Outcome.UNKNOWN
 
     def _give_up(self) -> None:
-        """Say so when COMMIT, or what follows it, did not end within its budget."""
+        """Report that COMMIT, or what follows it, did not end within its budget."""
         budget = self.instance.commit_budget_seconds
         if self.outcome is Outcome.COMMITTED:
             self._note_callback_error("on_commit", None, TimeoutError(f"not done within {budget:g} s"))
@@ -244,7 +244,7 @@ class RootBlock(Block):
     def _roll_back(self, outcome: Outcome = Outcome.NOT_COMMITTED) -> None:
         scope = self.scope
         if self.instance.road.was_ended(scope.connection):
-            # By a statement of its own (a COMMIT in a procedure, say): what came before that may be committed.
+            # A statement ended it (a COMMIT in a procedure, say): everything before that may be committed.
             outcome = Outcome.UNKNOWN
         callbacks = [fn for block in scope.blocks for fn in block.rollback_functions]
         for block in scope.blocks:
@@ -257,7 +257,7 @@ class RootBlock(Block):
                 self._bound_the_end()
                 self.instance.road.border.cross(self._handle.rollback)
         except PrefiqDbError as error:
-            # The error on its way matters more; the server rolls back by itself when the connection closes.
+            # The error being raised matters more; the server rolls back when the connection closes.
             logger.info(
                 "ROLLBACK on database %s failed (%s); the connection is closed instead",
                 self.instance.name,
@@ -287,6 +287,6 @@ class RootBlock(Block):
             self._discard()
 
     def _discard(self) -> None:
-        """Close the connection for good, so that whatever is open on it ends at the server."""
+        """Close the connection for good, so that the server ends whatever is open on it."""
         if self._pinned is not None:
             discard(self._pinned)

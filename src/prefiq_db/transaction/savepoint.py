@@ -16,7 +16,7 @@ logger = logging.getLogger("prefiq_db.transaction")
 
 
 class Savepoint(Block):
-    """A block whose fate is shared with the transaction around it, unless it is rolled back alone."""
+    """A block that commits or rolls back with the transaction around it, unless it is rolled back alone."""
 
     is_root: ClassVar[bool] = False
 
@@ -57,12 +57,12 @@ class Savepoint(Block):
             raise
         outer.commit_functions.extend(self.commit_functions)
         outer.rollback_functions.extend(self.rollback_functions)
-        # "Committed" is for the outermost to say; until then the fate is shared.
+        # Provisional: the outermost block decides the outcome of all.
         self.outcome = Outcome.COMMITTED
         self._over = True
 
     def _let_go(self) -> None:
-        """Close the connection: what of the savepoint stands nobody knows, and COMMIT must not keep it."""
+        """Close the connection: the savepoint's state is unknown, and COMMIT must not keep any of it."""
         scope = self.scope
         if self._handle is None or scope.finished:
             return
@@ -82,7 +82,7 @@ class Savepoint(Block):
                 with self.scope.used():
                     self.instance.road.border.cross(self._handle.rollback)
             except PrefiqDbError as error:
-                # Then the outer transaction can't go on either; the server or the aborted state will say so.
+                # Then the outer transaction can't continue either; the server or the aborted state will raise.
                 logger.info(
                     "ROLLBACK TO SAVEPOINT on database %s failed (%s)",
                     self.instance.name,
@@ -93,7 +93,7 @@ class Savepoint(Block):
 
 
 def _check_nesting(options: TransactionOptions, outer: TransactionOptions) -> None:
-    """Raise if a savepoint can't give what *options* ask for, in a transaction that began with *outer*."""
+    """Raise if a savepoint can't apply *options*, in a transaction that began with *outer*."""
     if options.durable:
         raise NestingError("transaction(durable=True) was opened inside another transaction; open it outside")
     if options.isolation is not None and options.isolation != outer.isolation:

@@ -1,4 +1,4 @@
-"""The pinned connection of a transaction, the blocks open on it, and who uses it at the moment."""
+"""The pinned connection of a transaction, the blocks open on it, and its current user."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from prefiq_db.instance import Instance
 
 B = TypeVar("B")
 
-# How often to look whether the connection is free; nobody can wake us who doesn't know that we wait.
+# How often to poll whether the connection is free; its user doesn't know that we wait, so can't wake us.
 _LOOK_AGAIN_SECONDS: Final = 0.005
 
 
@@ -27,16 +27,16 @@ class Scope(Generic[B]):
         self.connection = connection
         self.pid = os.getpid()
         self.blocks: list[B] = []
-        # Verbs that came through an explicit tx, or under bind(): somebody meant this transaction by name.
+        # Verbs run through an explicit tx, or under bind(): their callers chose this transaction.
         self.explicit_uses = 0
-        # Who uses the connection, under the one key there is: to look and to take it is one step, which nothing
-        # interrupts, and whoever was interrupted is still known.
+        # The connection's user, under a single key: setdefault() checks and takes it in one step that can't be
+        # interrupted, and an interrupted user stays recorded.
         self._users: dict[None, _Use] = {}
 
     def refuse_ending(self, statement: str, context: Any) -> None:
-        """Raise if *statement* would end the transaction by itself, be it a verb's, a session's or a connection's.
+        """Raise if *statement*, from a verb, a session or a connection, would end the transaction.
 
-        What stays on the connection after COMMIT costs it: the next user gets another one.
+        A statement whose effect on the connection outlives COMMIT marks it: the pool won't reuse it.
         """
         dialect = self.instance.road.dialect
         facts = facts_sent(context, statement, dialect.label)
@@ -49,22 +49,22 @@ class Scope(Generic[B]):
             self.instance.road.state(self.connection).checkout.tainted = True
 
     def seize(self, wait_seconds: float) -> bool:
-        """Hold the connection for good: wait until a statement that somebody else runs on it has ended.
+        """Take the connection for good, after waiting for a statement that someone else runs on it.
 
-        Ending the transaction on a connection that is being read would mix up the replies.
+        Ending the transaction while another statement's reply is being read would mix up the replies.
         """
         mine = _Use(self)
         deadline: Deadline | None = None
         while (user := self._users.setdefault(None, mine)) is not mine:
             deadline = deadline or Deadline.after(wait_seconds)
-            # What we hold ourselves was interrupted before it could be let go; there is nothing to wait for.
+            # Our own use was interrupted before it could be released; there is nothing to wait for.
             if user.worker == mine.worker or deadline.has_passed:
                 return False
             self.instance.runtime.sleep(_LOOK_AGAIN_SECONDS)
         return True
 
     def doubt(self) -> None:
-        """Close the connection: after an interruption nobody knows how far a conversation on it came."""
+        """Close the connection: after an interruption the state of its protocol is unknown."""
         if not self.connection.closed and not self.connection.invalidated:
             self.connection.invalidate()
 
@@ -76,13 +76,13 @@ class Scope(Generic[B]):
         """Return a block that holds the connection for one statement.
 
         Raises:
-            TransactionBusyError: if another task or thread holds it: a connection speaks for one at a time.
+            TransactionBusyError: if another task or thread holds it: only one may use it at a time.
             ForkError: in a forked child, whose copy of the connection belongs to the parent.
         """
         return _Use(self)
 
     def take(self, use: _Use) -> None:
-        """Note that *use* has the connection, or raise."""
+        """Record that *use* has the connection, or raise."""
         if self.pid != os.getpid():
             raise ForkError(
                 "this transaction was opened before a fork and belongs to the parent process; open a new one here"
@@ -94,13 +94,13 @@ class Scope(Generic[B]):
             )
 
     def let_go(self, use: _Use) -> None:
-        """Note that *use* has ended."""
+        """Record that *use* has ended."""
         if self._users.get(None) is use:
             del self._users[None]
 
 
 class _Use:
-    """One statement's hold on the connection. What interrupts it leaves the connection in doubt."""
+    """One statement's hold on the connection. An interruption of it closes the connection."""
 
     __slots__ = ("scope", "worker")
 
