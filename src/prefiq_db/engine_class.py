@@ -1,4 +1,4 @@
-"""The class of ``db.engine``: SQLAlchemy's, whose raw connections are in a transaction."""
+"""The class of ``db.engine``: SQLAlchemy's engine, whose raw connections are in a transaction."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sqlalchemy.pool import PoolProxiedConnection
 
 
 class PrefiqConnection(Connection):
-    """SQLAlchemy's connection, on one of ours straight from the pool."""
+    """SQLAlchemy's connection, with our isolation levels."""
 
     def __init__(self, engine: Engine, connection: PoolProxiedConnection | None = None, **options: Any) -> None:
         super().__init__(engine, checked_out(engine) if connection is None else connection, **options)
@@ -19,7 +19,7 @@ class PrefiqConnection(Connection):
     def get_isolation_level(self) -> IsolationLevel:
         """Return the level of the open transaction or, outside of one, of the next; never ``AUTOCOMMIT``.
 
-        The server is asked where nobody chose one: it doesn't know what our BEGIN is going to say.
+        If no level was chosen, this asks the server, which doesn't know what our BEGIN is going to say.
         """
         dialect: Any = self.dialect
         chosen: IsolationLevel | None = dialect.chosen_isolation(dialect.session_of(self.connection))
@@ -29,8 +29,8 @@ class PrefiqConnection(Connection):
 class PrefiqEngine(Engine):
     """SQLAlchemy's engine; ``raw_connection()`` behaves as on a driver that is not in autocommit.
 
-    Ours are in autocommit (docs/decisions/0002-driver-autocommit-with-our-own-begin.md), where ``rollback()`` does
-    nothing: half of what somebody did on a raw connection would stay.
+    Our connections are in autocommit (docs/decisions/0002-driver-autocommit-with-our-own-begin.md), where
+    ``rollback()`` does nothing: half of the work on a raw connection would stay.
     """
 
     _connection_cls = PrefiqConnection
@@ -38,7 +38,7 @@ class PrefiqEngine(Engine):
     def raw_connection(self) -> PoolProxiedConnection:
         """Return a connection of the driver's own, in a transaction that the driver begins (PEP 249).
 
-        Without ``commit()`` nothing stays. It comes back to the pool clean, by ``close()``.
+        Without ``commit()`` nothing stays. ``close()`` returns it to the pool, clean.
         """
         proxied = self.pool.connect()
         try:
@@ -51,7 +51,7 @@ class PrefiqEngine(Engine):
 
 
 class _OptionEngine(OptionEngineMixin, PrefiqEngine):
-    """What ``execution_options()`` of ours returns."""
+    """The result of our engine's ``execution_options()``."""
 
     def update_execution_options(self, **opt: Any) -> None:
         PrefiqEngine.update_execution_options(self, **opt)
@@ -61,7 +61,7 @@ PrefiqEngine._option_cls = _OptionEngine  # type: ignore[assignment]
 
 
 def checked_out(engine: Engine) -> PoolProxiedConnection:
-    """Return a connection from *engine*'s pool; an error of connecting is SQLAlchemy's, as on any engine."""
+    """Return a connection from *engine*'s pool; a connection error is SQLAlchemy's, as on any engine."""
     try:
         return engine.pool.connect()
     except engine.dialect.loaded_dbapi.Error as error:

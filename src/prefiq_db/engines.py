@@ -37,7 +37,7 @@ def make_engine(
     """Return a sync engine for *settings*, without any I/O.
 
     Raises:
-        MissingDriverError: if the driver isn't installed; names the extra.
+        MissingDriverError: if the driver isn't installed; names the extra to install.
         UnsupportedError: if this kind of database has no SQL engine.
     """
     made: Engine = _make(settings, create_engine, PrefiqPool, name, is_async=False, observer=observer, watcher=watcher)
@@ -94,14 +94,14 @@ def _make(
         pool_timeout=settings.pool_timeout_seconds,
         hide_parameters=settings.masked,
         json_serializer=json_text,
-        # SQLAlchemy forgets the count of an INSERT otherwise, and says -1.
+        # Without it, SQLAlchemy drops the row count of an INSERT and reports -1.
         execution_options={"preserve_rowcount": True},
         logging_name=logging_name(name, masked=settings.masked),
         pool_logging_name=logging_name(name, masked=settings.masked),
     )
     sync_engine: Any = engine.sync_engine if is_async else engine
     sync_engine.pool._creator = _ours_only(sync_engine.pool._creator, engine.dialect)
-    # create_engine() takes no class; this one adds only methods.
+    # create_engine() has no argument for the class; ours only adds methods.
     sync_engine.__class__ = PrefiqEngine
     if settings.masked:
         mask_loggers(sync_engine.logger, sync_engine.pool.logger)
@@ -112,7 +112,7 @@ def _make(
 
 
 def _ours_only(creator: Callable[..., Any], dialect: Any) -> Callable[..., Any]:
-    """Return *creator*, refusing a connection that a do_connect listener made by itself: it has none of our set-up."""
+    """Return *creator*, refusing a connection that a do_connect listener opened itself: it lacks our set-up."""
 
     def connect(record: Any = None) -> Any:
         connection = creator(record)
@@ -144,7 +144,7 @@ def _driver_for(target: Target, is_async: bool) -> Driver:
 
 
 def _shown_url(driver: Driver, target: Target) -> URL:
-    """Return the URL that the engine shows: no password and no options, so its ``repr`` has nothing to hide."""
+    """Return the URL that the engine shows: without password and options, so its ``repr`` is safe."""
     first = target.hosts[0] if target.hosts else None
     return URL.create(
         driver.scheme,
@@ -156,7 +156,7 @@ def _shown_url(driver: Driver, target: Target) -> URL:
 
 
 def _tell_of_invalidation(engine: Engine, watcher: Watcher) -> None:
-    """Tell *watcher* when SQLAlchemy throws a connection away because of an error on it."""
+    """Notify *watcher* when SQLAlchemy throws a connection away because of an error on it."""
 
     @event.listens_for(engine, "invalidate")
     def invalidated(dbapi_connection: Any, record: Any, error: BaseException | None) -> None:

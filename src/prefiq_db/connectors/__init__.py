@@ -1,4 +1,4 @@
-"""Open connections: what each driver is told. The password is revealed here and nowhere else."""
+"""Open connections: the arguments of each driver. The password is revealed here and nowhere else."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from prefiq_db.connectors.postgresql_connector import AsyncPostgresConnector, Po
 from prefiq_db.connectors.sqlite_connector import AiosqliteConnector, SqliteConnector
 from prefiq_db.settings import DatabaseSettings
 
-#: Takes SQLAlchemy's way to connect, its arguments, and what a listener says of the login.
+#: Takes SQLAlchemy's connect function, its arguments, and the changes of a listener to the login.
 _Open = Callable[[Connect, dict[str, Any], Mapping[str, Any]], Any]
 
 
 def connector_for(settings: DatabaseSettings, target: Target, is_async: bool) -> _Open:
-    """Return what opens one connection to *target*."""
+    """Return the function that opens one connection to *target*."""
     if target.product.is_file:
         return (AiosqliteConnector if is_async else SqliteConnector)(settings, target)
     if target.product.speaks_mysql:

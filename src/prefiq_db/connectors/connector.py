@@ -1,4 +1,4 @@
-"""What every connector does: it knows the limit and the password, and notes on an error what was tried."""
+"""Base of all connectors: knows the deadline and the password, and attaches the attempt to an error."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from prefiq_db.translation.connecting import Connecting, note
 
 logger = logging.getLogger("prefiq_db.connectors")
 
-#: SQLAlchemy's way to connect.
+#: SQLAlchemy's connect function.
 Connect = Callable[..., Any]
 
 
@@ -29,8 +29,8 @@ class Connector:
         return f"<{type(self).__name__} to {self.target}>"
 
     def __call__(self, connect: Connect, cparams: dict[str, Any], login: Mapping[str, Any]) -> Any:
-        """Return an open connection; what is raised knows what was tried."""
-        # For the whole of it, whatever it has to try.
+        """Return an open connection; an error carries the details of the attempt."""
+        # One deadline for all the attempts together.
         deadline = checkout_deadline(self.settings.connect_timeout_seconds, CONNECT_TIMEOUT)
         try:
             return self.connected(connect, cparams, login, deadline)
@@ -42,7 +42,7 @@ class Connector:
         raise NotImplementedError
 
     def tried(self, deadline: Deadline) -> Connecting:
-        """Return where to, and for how long, a connection was tried."""
+        """Return the details of an attempt: where to, and for how long."""
         return Connecting(", ".join(map(str, self.target.hosts)), deadline=deadline)
 
     @property
@@ -50,7 +50,7 @@ class Connector:
         return None if self.target.password is None else self.target.password.reveal()
 
     def tell_what_is_in_clear(self, host: Host, is_encrypted: bool) -> None:
-        """Say once that the server has no TLS, to who prefers it; within one machine it is no warning."""
+        """Log once that the server has no TLS, if ``ssl_mode`` is ``prefer``; at INFO for a loopback address."""
         if is_encrypted or host.is_path or self.has_told or self.settings.ssl_mode != "prefer":
             return
         self.has_told = True

@@ -1,4 +1,4 @@
-"""MariaDB and MySQL: each host in turn, and what their drivers lack."""
+"""MariaDB and MySQL: try each host in turn, and add features that their drivers lack."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from prefiq_db.interruptions import is_interruption
 from prefiq_db.settings import DatabaseSettings
 from prefiq_db.translation.classify import in_phase, treatment
 
-# The session's own default; a START TRANSACTION that says nothing else has it, and so has a statement on its own.
+# The session's default, which holds for a plain START TRANSACTION and for a statement of its own.
 _MYSQL_READ_ONLY: Final = " /*M! , tx_read_only = 1 */ /*!50720 , transaction_read_only = 1 */"
 
 
@@ -58,7 +58,7 @@ class _MySQLConnector(Connector):
         )
 
     def mode_for(self, arguments: dict[str, Any]) -> str:
-        """Return what is done about TLS: over a socket nobody listens, and ``prefer`` doesn't prefer it there."""
+        """Return the effective TLS mode: over a Unix socket nobody listens, so ``prefer`` doesn't use TLS there."""
         mode = self.settings.ssl_mode
         return "disable" if mode == "prefer" and "unix_socket" in arguments else mode
 
@@ -91,9 +91,9 @@ class _MySQLConnector(Connector):
         raise last
 
     def misfit(self, connection: Any) -> ErrorKind | None:
-        """Return why the server behind *connection* is not one to stay with, and close it then; else ``None``.
+        """Return why the server behind *connection* doesn't fit, and close the connection then; else ``None``.
 
-        With a single host there is nowhere else to go, and nothing is asked.
+        With a single host there is no alternative, so nothing is asked.
         """
         wanted = self.target.options.get(SESSION_ATTRS, ANY_HOST if self.settings.read_only else WRITER)
         if len(self.target.hosts) == 1 or wanted == ANY_HOST:
@@ -112,14 +112,14 @@ class _MySQLConnector(Connector):
         return found
 
     def equip(self, connection: Any, end_session: Callable[[int, int | None], None]) -> None:
-        """Tell *connection* how its session is ended when nobody waits for its statement any more."""
+        """Give *connection* the function that ends its session if no caller waits for its statement any more."""
         raise NotImplementedError
 
     def end_session(self, host: Host, login: Mapping[str, Any], session: int, port: int | None) -> None:
-        """End *session* of ours on *host*, and the statement that runs in it, from a connection for just that.
+        """End our *session* on *host*, and the statement that runs in it, from a separate connection.
 
-        Numbers of sessions begin anew with each server, and behind *host* there may be several: the session's client
-        must be ours, by user and *port* (``None``: over a socket in the file system), or nothing is ended.
+        Session numbers start anew on each server, and there may be several servers behind *host*: only a session whose
+        client is ours, by user and *port* (``None``: a Unix socket), is ended.
         """
         deadline = Deadline.after(STOP_SECONDS)
         arguments = {**self.arguments(host), **login, "database": None, "init_command": None}
@@ -139,7 +139,7 @@ class _MySQLConnector(Connector):
 
 
 def _nothing(**arguments: Any) -> Any:
-    """What a connector is given that opens without SQLAlchemy's help."""
+    """Replace SQLAlchemy's connect function for a connection that is opened without it."""
     raise NotImplementedError
 
 
@@ -203,7 +203,7 @@ class AsyncmyConnector(_MySQLConnector):
 
 
 def _none_fits(ailment: ErrorKind) -> PrefiqDbError:
-    """Return the error for a list of hosts none of which is wanted; *ailment* is why the last that answered wasn't."""
+    """Return the error for a list of hosts none of which fits; *ailment* is why the last one that answered didn't."""
     classification = in_phase(treatment(ailment), "connect")
     if ailment is ErrorKind.READ_ONLY:
         return ReadOnlyError(
@@ -219,7 +219,7 @@ def _none_fits(ailment: ErrorKind) -> PrefiqDbError:
 
 
 def _tells_to_try_the_next(error: Exception) -> bool:
-    """Return whether another host may do better: not when this one answered that login or database are wrong."""
+    """Return whether another host may succeed; not if this one reported that login or database are wrong."""
     code = error.args[0] if error.args else None
     unreachable = isinstance(error, (OSError, DeadlinePassed)) and not is_interruption(error)
     return unreachable or code in {2002, 2003, 2005, 2006, 2013, 1040, 1047, 1053, 1129, 1203}

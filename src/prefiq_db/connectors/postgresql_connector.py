@@ -1,4 +1,4 @@
-"""PostgreSQL: what libpq is told."""
+"""PostgreSQL: the arguments for libpq."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ class PostgresConnector(Connector):
             arguments[REQUIRE_AUTH] = self.challenges_only()
         arguments = {name: value for name, value in arguments.items() if value is not None}
         if settings.read_only:
-            # libpq would take our own default_transaction_read_only for the server's.
+            # libpq would mistake our own default_transaction_read_only for the server's.
             wanted = target.options.get(SESSION_ATTRS, ANY_HOST)
             arguments[SESSION_ATTRS] = {WRITER: "primary", READER: "standby"}.get(wanted, wanted)
         elif len(target.hosts) > 1:
-            # A pool whose next connection may be to a standby is no use to a writer; libpq's own default is "any".
+            # A pool that may connect to a standby next is no use to a writer; libpq's own default is "any".
             arguments.setdefault(SESSION_ATTRS, WRITER)
         if settings.pgbouncer:
-            # To psycopg None means never to prepare; without it a pooler's backends meet names they don't know.
+            # None: psycopg never prepares. Behind a pooler, backends don't know each other's prepared statements.
             arguments["prepare_threshold"] = None
         else:
             arguments["options"] = " ".join(
@@ -59,7 +59,7 @@ class PostgresConnector(Connector):
         return self.open(connect, arguments, deadline)
 
     def may_be_overheard(self) -> bool:
-        """Return whether a connection may go over TCP without TLS, and the password must not go with it."""
+        """Return whether a connection may use TCP without TLS, so that the password must not be sent itself."""
         settings, target = self.settings, self.target
         over_tcp = "hostaddr" in target.options or not all(host.is_path for host in target.hosts)
         return over_tcp and settings.ssl_mode in ("disable", "prefer") and not settings.allow_cleartext_password
@@ -71,11 +71,11 @@ class PostgresConnector(Connector):
         return challenges_only(asked, psycopg.pq.version(), has_password=self.password is not None)
 
     def authorities(self) -> str | None:
-        """Return whom to trust: without a setting the system's, where libpq's own default is a file at home."""
+        """Return the trusted authorities: by default the system's, where libpq's own default is a file at home."""
         settings = self.settings
         if settings.ssl_ca is not None or not settings.ssl_mode.startswith("verify"):
             return file_path(settings.ssl_ca)
-        # libpq's own word for it is its OpenSSL's, which in a wheel is not the system's; and verify-ca refuses it.
+        # libpq's "system" means its own OpenSSL's, which in a wheel is not the system's; and verify-ca refuses it.
         return system_authorities() or "system"
 
     def tell(self, connection: Any) -> None:
@@ -114,11 +114,11 @@ class AsyncPostgresConnector(PostgresConnector):
         return connect(async_creator_fn=opened, deadline=deadline, **arguments)
 
 
-# A pooler takes no startup options, and libpq has none for this. pgbouncer follows it as one of a client's parameters,
-# and tells it to whatever backend serves the client next.
+# A pooler accepts no startup options, and libpq has no parameter for this. pgbouncer tracks TimeZone as one of a
+# client's parameters, and sets it on each backend that serves the client.
 _IN_UTC: Final = "SET timezone = 'UTC'"
 
 
 def _needs_time_zone(settings: DatabaseSettings, connection: Any) -> bool:
-    """Return whether the session was not told its time zone, and has another one than ours."""
+    """Return whether the session still needs our time zone, because no startup option could set it."""
     return settings.pgbouncer and connection.info.parameter_status("TimeZone") not in ("UTC", "Etc/UTC")

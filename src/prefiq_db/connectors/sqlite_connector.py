@@ -1,4 +1,4 @@
-"""SQLite: a file, or a database in memory that all connections of one engine share."""
+"""SQLite: a file, or an in-memory database that all connections of one engine share."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from prefiq_db.translation.connecting import Connecting
 
 
 class SqliteConnector(Connector):
-    """A file, or a database in memory that all connections of one engine share.
+    """A file, or an in-memory database that all connections of one engine share.
 
-    Memory: SQLite's ``memdb`` file system under a name that nobody else has. A second writer waits there, as it does
-    for a file; a shared cache would fail at once with SQLITE_LOCKED. One connection more keeps it alive while the pool
-    is empty.
+    In memory: SQLite's ``memdb`` file system under a unique name. A second writer waits there, as it does for a file; a
+    shared cache would fail at once with SQLITE_LOCKED. An extra connection keeps the database alive while the pool is
+    empty.
     """
 
     def __init__(self, settings: DatabaseSettings, target: Target) -> None:
@@ -54,7 +54,7 @@ class SqliteConnector(Connector):
 
     @property
     def address(self) -> str:
-        """What sqlite3 is told: of a database to read, that neither the file nor a PRAGMA may change that."""
+        """The address for sqlite3; a read-only database is opened so that no PRAGMA can make it writable."""
         if self.in_memory or not self.settings.read_only:
             return self.path
         return f"file:{quote(self.path)}?mode=ro"
@@ -63,7 +63,7 @@ class SqliteConnector(Connector):
         return connect(self.address, **arguments)
 
     def close(self) -> None:
-        """Let go of the database in memory."""
+        """Close the in-memory database."""
         if self.anchor is not None:
             self.anchor.close()
             self.anchor = None
@@ -72,8 +72,8 @@ class SqliteConnector(Connector):
 class AiosqliteConnector(SqliteConnector):
     """Waits for aiosqlite's thread when opening fails or is cancelled.
 
-    aiosqlite only asks it to stop: it would report to a loop that may be closed by then, and a connection that was
-    opened after the cancellation would be nobody's.
+    aiosqlite only asks the thread to stop: it would report to a loop that may be closed by then, and a connection that
+    was opened after the cancellation would never be closed.
     """
 
     def open(self, connect: Connect, **arguments: Any) -> Any:
@@ -89,7 +89,7 @@ class AiosqliteConnector(SqliteConnector):
             return made[-1]
 
         opening = aiosqlite.connect(path, factory=remembered, **arguments)
-        # As SQLAlchemy does: an unclosed connection must not keep the interpreter from exiting.
+        # As in SQLAlchemy: an unclosed connection must not keep the interpreter from exiting.
         opening._thread.daemon = True
         try:
             return await opening

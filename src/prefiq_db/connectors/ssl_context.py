@@ -1,4 +1,4 @@
-"""TLS for MariaDB's drivers, by the settings; libpq has its own."""
+"""The TLS context for MariaDB's drivers, from the settings; libpq has its own."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What differs per database, as data and small functions."""
+"""The differences between databases, as data and small functions."""

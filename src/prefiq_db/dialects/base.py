@@ -1,4 +1,4 @@
-"""What all our dialects share: one connection pool for one-shots and transactions alike."""
+"""Base of all our dialects: one connection pool serves one-shots and transactions alike."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from prefiq_db.errors import ErrorKind
 class PrefiqDialect(StatementDialect, ConnectingDialect):
     """Mixed in before a SQLAlchemy dialect."""
 
-    #: what makes a server tell its plan instead of running the statement
+    #: the prefix that makes a server return a statement's plan instead of running it
     explain_words: ClassVar[str] = "EXPLAIN"
 
     @classmethod
     def get_async_dialect_cls(cls, url: Any) -> type:
-        """Return this class: each world has its own, and SQLAlchemy must not replace it by the driver's."""
+        """Return this class: sync and async have their own, and SQLAlchemy must not substitute the driver's."""
         return cls
 
-    #: what a health check asks, and ailment_of understands the answer to
+    #: the query of a health check; ailment_of() reads its answer
     health_sql: ClassVar[str] = "SELECT 1"
 
     def ailment_of(self, row: Any) -> ErrorKind | None:
-        """Return why the server that answered ``health_sql`` with *row* is no good for work; ``None`` when it is."""
+        """Return why the server is unfit for work, from its answer *row* to ``health_sql``; ``None`` if it is fit."""
         return None
 
     def zone_lost(self, first: Any, second: Any) -> str | None:
-        """Return the server's own time zone if that may become a session's, and ours is forgotten; else ``None``.
+        """Return the server's own time zone if it isn't UTC and the pooler doesn't keep ours per client; else ``None``.
 
-        Of a pooler that lends its sessions to one client after another: *first* and *second* are two of its clients.
+        For a pooler that lends its sessions to one client after another: *first* and *second* are two of its clients.
         """
         return None

@@ -1,4 +1,4 @@
-"""Binary columns that take what is bytes, on every database."""
+"""Binary columns that accept only bytes-like values, on every database."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from sqlalchemy.sql.sqltypes import _Binary
 
 
 class Bytes(_Binary):
-    """SQLAlchemy's own asks the driver: PyMySQL makes bytes of a list and a set, and five NULs of 5."""
+    """Binary type; SQLAlchemy's own asks the driver: PyMySQL makes bytes of a list and a set, and five NULs of 5."""
 
-    # PostgreSQL names the type where many rows are inserted and come back in order, as in an ORM flush.
+    # PostgreSQL needs the type's name when an INSERT of many rows returns them in order, as in an ORM flush.
     __visit_name__ = "large_binary"
 
     def bind_processor(self, dialect: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What execution_options() says of a connection's transactions: kept for our BEGIN, which speaks it."""
+"""Remember the transaction options of execution_options() for our BEGIN, which sends them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from prefiq_db.dialects.session import AUTOCOMMIT
 
 
 class _Isolation(IsolationLevelCharacteristic):
-    """Remember the level; our BEGIN speaks it. The driver is never touched after connect."""
+    """Remember the isolation level; our BEGIN sends it. The driver is never touched after connect."""
 
     def set_connection_characteristic(self, dialect: Any, conn: Any, dbapi_conn: Any, value: Any) -> None:
         level = str(value).upper().replace("_", " ")
@@ -26,7 +26,7 @@ class _Isolation(IsolationLevelCharacteristic):
         dialect.session_of(conn.connection).transaction.isolation = level
 
     def reset_characteristic(self, dialect: Any, dbapi_conn: Any) -> None:
-        """Do nothing: the pool forgets it at checkin."""
+        """Do nothing: the pool clears it at checkin."""
 
 
 class Remembered(ConnectionCharacteristic):
@@ -41,13 +41,13 @@ class Remembered(ConnectionCharacteristic):
         setattr(dialect.session_of(conn.connection).transaction, self.attribute, bool(value))
 
     def reset_characteristic(self, dialect: Any, dbapi_conn: Any) -> None:
-        """Do nothing: the pool forgets it at checkin."""
+        """Do nothing: the pool clears it at checkin."""
 
     def set_characteristic(self, dialect: Any, dbapi_conn: Any, value: Any) -> None:
         raise NotImplementedError  # SQLAlchemy calls the method above instead
 
     def get_characteristic(self, dialect: Any, dbapi_conn: Any) -> Any:
-        raise NotImplementedError  # there is nothing at the driver to ask
+        raise NotImplementedError  # the driver has no such setting to read
 
     def get_connection_characteristic(self, dialect: Any, conn: Any, dbapi_conn: Any) -> Any:
         return getattr(dialect.session_of(conn.connection).transaction, self.attribute)

@@ -1,4 +1,4 @@
-"""How long statements and control statements may take: the server's own limit, and the driver's clock behind it."""
+"""Time limits of statements and control statements: the server's own, and the driver's as a fallback."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from prefiq_db.drivers.deadlines import GRACE_SECONDS
 
 
 class ClockDialect(ConfiguredDialect):
-    """Mixed into our dialects: limits of time."""
+    """Mixed into our dialects: time limits."""
 
-    #: a per-call statement timeout costs a round trip to set (it stays remembered)
+    #: whether setting a per-call statement timeout costs a round trip (the value stays remembered)
     server_side_timeout: ClassVar[bool] = True
 
     def set_statement_timeout(self, proxied: Any, seconds: float) -> None:
-        """Bound the statements that follow on this connection; silent when that is already so."""
+        """Limit the statements that follow on this connection; do nothing if that limit is already set."""
         raise NotImplementedError
 
     def bound_statements(self, connection: Any, seconds: float, deadline: Deadline | None = None) -> None:
-        """Bound the statements that follow on SQLAlchemy's *connection*; what goes wrong there ends the connection.
+        """Limit the statements that follow on SQLAlchemy's *connection*; a failure here closes the connection.
 
-        *deadline*, where given, is the caller's for more than one statement: the driver waits no longer than what is
-        left of it, whatever the server allows.
+        *deadline*, if given, is one that the caller shares among several statements: the driver waits no longer than
+        what is left of it, whatever the server allows.
         """
         proxied = connection._dbapi_connection
         try:
@@ -35,22 +35,22 @@ class ClockDialect(ConfiguredDialect):
             connection._handle_dbapi_exception(error, None, None, None, None)
 
     def bound_wait(self, state: SessionState, dbapi_connection: Any, seconds: float) -> None:
-        """Let the driver wait for each reply a little longer than *seconds*, in which the server should have given up.
+        """Let the driver wait for each reply a little longer than *seconds*, the server's own limit.
 
-        The driver's own clock: a server that is frozen, or behind a silent network, keeps no limit by itself.
+        The driver needs its own clock: a server that is frozen, or behind a silent network, enforces no limit.
         """
         if state.patience_seconds != seconds:
             state.patience_seconds = seconds
             self.set_patience(dbapi_connection, seconds + GRACE_SECONDS)
 
     def set_patience(self, dbapi_connection: Any, seconds: float) -> None:
-        """Set the driver's clock: the longest that one request may take, which ends the connection if it does."""
+        """Set the driver's clock: the longest that one request may take. A longer one closes the connection."""
         clock = self.clock_of(dbapi_connection)
         if clock is not None:
             clock.patience_seconds = seconds
 
     def clock_of(self, dbapi_connection: Any) -> Any:
-        """Return what keeps the driver's clock, and stops at the server what it gave up; ``None`` where none does."""
+        """Return the object that keeps the driver's clock and stops its statement at the server; else ``None``."""
         return None
 
     def _bound_control(self, state: SessionState, dbapi_connection: Any) -> None:
@@ -58,9 +58,9 @@ class ClockDialect(ConfiguredDialect):
         self.bound_wait(state, dbapi_connection, self.limits.statement_timeout_seconds if limit is None else limit)
 
     def timed_out(self, dbapi_connection: Any) -> bool | None:
-        """Return whether our own clock ended the last statement; ``None`` where only the server knows."""
+        """Return whether our own clock stopped the last statement; ``None`` where only the server knows."""
         return None
 
     def interruption_of(self, dbapi_connection: Any) -> BaseException | None:
-        """Return what a signal handler raised during the last statement, where the driver swallows it."""
+        """Return the exception that a signal handler raised during the last statement, if the driver swallows it."""
         return None

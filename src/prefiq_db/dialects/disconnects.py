@@ -1,4 +1,4 @@
-"""What an error on a connection of ours means: it is judged once, and says whether the connection is lost."""
+"""Judge an error on one of our connections once, and decide whether the connection is lost."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from prefiq_db.translation.judging import Judgement, find_judgement, judge
 
 
 class JudgingDialect(ClockDialect):
-    """Mixed into our dialects: errors."""
+    """Mixed into our dialects: judging errors."""
 
-    #: how classify_error and people call this database
+    #: the database's name, for classify_error and in messages
     label: ClassVar[str]
 
     def judge(self, error: BaseException, proxied: Any) -> Judgement:
-        """Judge *error*, which came up on SQLAlchemy's *proxied* connection, unless that is done already."""
+        """Judge *error*, raised on SQLAlchemy's *proxied* connection, unless it was judged before."""
         judgement = find_judgement(error)
         if judgement is not None:
             return judgement
@@ -34,23 +34,23 @@ class JudgingDialect(ClockDialect):
         return bool(self.judge(e, connection).lost)
 
     def _is_lost(self, error: Any, by_code: ErrorClass | None, proxied: Any, raw: Any) -> bool | None:
-        """Return whether *error* tells that its connection is lost; ``None`` for what is no error of the driver."""
+        """Return whether *error* means that its connection is lost; ``None`` if it isn't one of the driver's errors."""
         if not isinstance(error, self.loaded_dbapi.Error):  # type: ignore[attr-defined]
             return None
         if isinstance(error, DeadlinePassed) or super().is_disconnect(error, proxied, None):  # type: ignore[misc]
             return True
-        if by_code is None:  # not the server's word, so the connection is asked
+        if by_code is None:  # the server sent no code, so check the connection itself
             return raw is not None and self.socket_of(raw) == -1
         if by_code.kind is ErrorKind.READ_ONLY:
-            # Where another connection may find a writer, this one and those made before it are no good. But what our
-            # own READ ONLY refused, every server refuses.
+            # Where another connection may reach a writer, drop this one and those opened before it. But every server
+            # refuses a write that our own READ ONLY refuses.
             return by_code.transient and not self.began_read_only(proxied)
         return by_code.connection_lost
 
     def began_read_only(self, proxied: Any) -> bool:
-        """Return whether a write on SQLAlchemy's *proxied* connection is refused by us, and no other server is better.
+        """Return whether we refuse writes on SQLAlchemy's *proxied* connection, so that another server wouldn't help.
 
-        The settings say ``read_only``, or the transaction that is open on it is a READ ONLY of ours.
+        Either the settings say ``read_only``, or we began its open transaction as READ ONLY.
         """
         if self.limits.read_only:
             return True
@@ -60,5 +60,5 @@ class JudgingDialect(ClockDialect):
         return transaction.began and transaction.read_only
 
     def socket_of(self, dbapi_connection: Any) -> int | None:
-        """Return the file descriptor of an idle connection, ``-1`` when it is known to be closed, ``None`` if n/a."""
+        """Return the file descriptor of an idle connection, ``-1`` if known to be closed, ``None`` if there is none."""
         return None

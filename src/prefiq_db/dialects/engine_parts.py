@@ -1,4 +1,4 @@
-"""What an engine hands its dialect, and the state of each of its connections."""
+"""What an engine passes to its dialect, and the state of each of its connections."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from prefiq_db.dialects.session import SESSION_KEY, SessionState
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What the settings allow a connection.
+    """Limits of a connection, from the settings.
 
     Attributes:
-        session_settings: whether a session keeps what it is told; not behind a transaction pooler.
+        session_settings: whether a session keeps its settings; false behind a transaction pooler.
         read_only: whether each session refuses writes by itself, from connecting on.
     """
 
@@ -35,7 +35,7 @@ DEFAULT_LIMITS: Final = Limits()
 
 
 class ConfiguredDialect:
-    """Mixed into our dialects: the settings that a dialect needs, and what it knows of its connections."""
+    """Mixed into our dialects: the settings that a dialect needs, and the state of its connections."""
 
     def __init__(
         self,
@@ -51,18 +51,18 @@ class ConfiguredDialect:
         self.limits = limits
         self.observer = observer
         self.watcher = watcher
-        #: adds a call's tags to its statements as a comment; None when nobody asked for comments
+        #: adds a call's tags to its statements as a comment; None when comments are off
         self.commenter = commenter
 
     def session_of(self, proxied: Any) -> SessionState:
-        """Return the state of the connection that SQLAlchemy's *proxied* connection stands for."""
+        """Return the state of the connection behind SQLAlchemy's *proxied* connection."""
         record = proxied._connection_record
         info = record.info if record is not None else proxied.info
         state: SessionState | None = info.get(SESSION_KEY)
         return self._new_session(info) if state is None else state
 
     def session_in(self, info: Any) -> SessionState:
-        """Return the state that is kept in a connection's *info*."""
+        """Return the state that a connection's *info* holds."""
         state: SessionState | None = info.get(SESSION_KEY)
         return self._new_session(info) if state is None else state
 
@@ -76,13 +76,13 @@ class ConfiguredDialect:
         return state
 
     def expect_back(self, proxied: Any, state: SessionState) -> None:
-        """Report the connection if it is garbage-collected by its user instead of being given back."""
+        """Report the connection if its user lets it be garbage-collected instead of returning it to the pool."""
         watcher = self.watcher
         if watcher is not None:
-            # Forgotten at checkin, so it is called only for what nobody gave back.
+            # Cleared at checkin, so the callback runs only for connections that were not returned.
             state.checkout.fairy_ref = weakref.ref(proxied, lambda _: watcher.collected(state))
 
 
 def limits_of(dialect: object) -> Limits:
-    """Return the limits of a dialect, which may be somebody else's: that one knows of none."""
+    """Return the limits of a dialect; a dialect that isn't ours has none."""
     return dialect.limits if isinstance(dialect, ConfiguredDialect) else DEFAULT_LIMITS

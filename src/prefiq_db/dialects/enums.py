@@ -1,4 +1,4 @@
-"""SQLAlchemy's own Enum, whose error for a stored value that is none of its members doesn't quote it."""
+"""SQLAlchemy's own Enum, whose error for an unknown stored value doesn't quote the value."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class _Quiet:
 
 
 class QuietEnum(_Quiet, sa.Enum):
-    """For SQLite, which has no type for it."""
+    """For SQLite, which has no enum type."""
 
 
 class _Native(_Quiet):
-    """Mixed in before an Enum of the database's own; what is to be a text there is one as on SQLite."""
+    """Mixed in before a database's native Enum; an Enum that is stored as text behaves as on SQLite."""
 
     @classmethod
     def adapt_native_to_emulated(cls, impl: Any, **options: Any) -> Any:

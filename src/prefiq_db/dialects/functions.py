@@ -1,4 +1,4 @@
-"""Which functions of each database have no side effect, and which answer for the connection they run on."""
+"""Which functions of each database have no side effect, and which depend on the connection they run on."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-# On each of the three, and what each of them adds.
+# Common to all three databases, and then each one's additions.
 _COMMON: Final = _words(
     """abs avg cast ceil ceiling coalesce concat concat_ws count cume_dist current_date current_time current_timestamp
     dense_rank exp first_value floor lag last_value lead length ln log lower ltrim max min mod ntile nullif
     octet_length percent_rank power rank replace round row_number rtrim sign sqrt substr substring sum trim upper"""
 )
-# Grammar rather than functions: nobody can put another in their place.
+# Grammar rather than functions: no user-defined function can replace them.
 _GRAMMAR: Final = _words(
     "cast coalesce current_date current_time current_timestamp extract greatest grouping least localtime "
     "localtimestamp nullif"
@@ -52,11 +52,11 @@ class Functions:
     """The functions of one kind of database.
 
     Attributes:
-        harmless: they change nothing, called by their bare name.
-        takable: those of them in whose place the server may call somebody's own function of that name: on PostgreSQL
-            one whose argument types fit better wins over the built-in.
-        glued: whether a blank before the parenthesis makes it somebody's own function (MariaDB).
-        session: called without arguments, they answer for what the connection did before.
+        harmless: functions that change nothing, called by their bare name.
+        takable: those of them that a user-defined function of the same name may replace: on PostgreSQL one whose
+            argument types fit better wins over the built-in.
+        glued: whether a blank before the parenthesis calls a user-defined function instead (MariaDB).
+        session: functions that, called without arguments, return something about the connection's earlier statements.
         session_by_name: the same, with an argument.
     """
 
@@ -85,20 +85,20 @@ FUNCTIONS: Final[Mapping[str, Functions]] = {
     "mysql": _OF_MARIADB,
 }
 
-# Variables of MariaDB that tell of the statement before.
+# MariaDB's variables that describe the statement before.
 SESSION_VARIABLES: Final = _words("identity last_insert_id insert_id warning_count error_count")
 
 
 def taken_sql(names: frozenset[str]) -> str:
-    """Return what PostgreSQL answers with a row when somebody made a function or aggregate called like one of *names*.
+    """Return a PostgreSQL query that yields a row if a user-defined function or aggregate has one of *names*.
 
-    In any schema, for any arguments: which of several the server picks depends on the search path and on types. What
-    an extension brings (citext has a ``max``) is none of somebody's own. *names* are of the lists above.
+    In any schema, for any arguments: which of several the server picks depends on the search path and on types.
+    Functions of extensions (citext has a ``max``) don't count as user-defined. *names* are from the lists above.
     """
     listed = ", ".join(f"'{name}'" for name in sorted(names))
     return (
         "SELECT 1 FROM pg_catalog.pg_proc AS f"
-        f" WHERE f.proname IN ({listed}) AND f.oid >= 16384"  # below are the server's own
+        f" WHERE f.proname IN ({listed}) AND f.oid >= 16384"  # lower OIDs are the server's own
         " AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_depend AS d"
         " WHERE d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND d.objid = f.oid AND d.deptype = 'e') LIMIT 1"
     )

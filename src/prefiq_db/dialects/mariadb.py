@@ -33,15 +33,15 @@ _NO_SUCH_SAVEPOINT: Final = 1305
 class Kind(enum.Enum):
     """What a statement may do to the open transaction."""
 
-    #: reads or writes rows: it never begins or ends a transaction, not by a trigger or function either
+    #: reads or writes rows: never begins or ends a transaction, not even through a trigger or function
     PLAIN = "plain"
     #: runs statements that its text doesn't show, or switches autocommit
     ROUTINE = "routine"
-    #: defines the schema: it commits the open transaction, and needs none
+    #: changes the schema: commits the open transaction, and needs none
     DEFINITION = "definition"
     #: LOCK TABLES
     LOCK = "lock"
-    #: some of the others commit the open transaction, too
+    #: any other; some of these commit the open transaction, too
     OTHER = "other"
 
 
@@ -59,7 +59,7 @@ _KINDS: Final = {
     **dict.fromkeys(_ROUTINE, Kind.ROUTINE),
     **dict.fromkeys(("create", "alter", "drop", "rename", "truncate"), Kind.DEFINITION),
     "lock": Kind.LOCK,
-    # What can't be read, such as an executable comment, may be anything.
+    # Text that we can't read, such as an executable comment, may be anything.
     "": Kind.ROUTINE,
 }
 
@@ -68,7 +68,7 @@ _kinds: Final[Memory[Kind]] = Memory(2048)
 
 
 def kind_of(statement: str) -> Kind:
-    """Return what *statement* may do to the open transaction, by its first word."""
+    """Return what *statement* may do to the open transaction, judged by its first word."""
     known = _kinds.kept.get(statement)
     return _kinds.keep(statement, _kind_of(statement), statement) if known is None else known
 
@@ -78,15 +78,15 @@ def _kind_of(statement: str) -> Kind:
     return _KINDS.get(match.group(1).lower() if match else "", Kind.OTHER)
 
 
-#: What each session is told of how to read and keep values.
+#: How each session reads and stores values.
 SESSION: Final = (
     "sql_mode = 'STRICT_ALL_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_ZERO_DATE,NO_ZERO_IN_DATE,NO_ENGINE_SUBSTITUTION',"
     " time_zone = '+00:00'"
 )
 
 MYSQL_HEALTH: Final = "SELECT @@global.read_only"
-# A Galera node that has lost its cluster lets some statements through and refuses the rest. By these tables and not
-# by @@wsrep_on, which a server built without Galera doesn't know.
+# A Galera node that has lost its cluster runs some statements and refuses the rest. We ask these tables and not
+# @@wsrep_on, which a server built without Galera doesn't know.
 MARIADB_HEALTH: Final = (
     "SELECT @@global.read_only, "
     "(SELECT variable_value FROM information_schema.global_variables WHERE variable_name = 'WSREP_ON'), "
@@ -97,9 +97,10 @@ HEALTH: Final = {"mysql": MYSQL_HEALTH, "mariadb": MARIADB_HEALTH}
 
 
 def is_session_sql(session: int, port: int | None) -> str:
-    """Return the question whether *session* is one of the asker's user, whose client speaks from *port*.
+    """Return a query for whether *session* belongs to the same user, and its client connects from *port*.
 
-    ``None``: over a socket in the file system. Who waits for a replica has committed but for its word, and is none.
+    *port* is ``None`` for a Unix socket. A session that waits for a replica doesn't count: it has committed, and lacks
+    only the acknowledgement.
     """
     client = "host = 'localhost'" if port is None else f"SUBSTRING_INDEX(host, ':', -1) = '{port:d}'"
     return (
@@ -109,7 +110,7 @@ def is_session_sql(session: int, port: int | None) -> str:
 
 
 def ailment_of(row: Any) -> ErrorKind | None:
-    """Return why the server that answered one of the two above with *row* takes no writes; ``None`` when it does."""
+    """Return why the server takes no writes, from its answer *row* to one of the two queries above; else ``None``."""
     if len(row) > 1 and row[1] == "ON" and row[2] != "ON":
         return ErrorKind.NOT_READY
     if len(row) > 3 and row[1] == "ON" and row[3] != "NONE":  # an administrator drains the node
@@ -119,7 +120,7 @@ def ailment_of(row: Any) -> ErrorKind | None:
 
 
 def misfit(wanted: str, row: Any) -> ErrorKind | None:
-    """Return what speaks against a server that answered with *row*, for who *wanted* a writer, a reader or any."""
+    """Return why a server that answered with *row* doesn't fit *wanted* (a writer, a reader or any); else ``None``."""
     ailment = ailment_of(row)
     if wanted == ANY_HOST:
         return None
@@ -133,8 +134,8 @@ class _MySQLFamily(MysqlTokens, PrefiqDialect):
     values = MARIADB
     colspecs: ClassVar[Any] = {**MariaDBDialect.colspecs, _Binary: Bytes, sa.Enum: QuietMysqlEnum}
     login_arguments = frozenset({"user", "password", "database"})
-    # A deadlock or a snapshot conflict rolls the whole transaction back; what came next would be committed statement
-    # by statement. A lock timeout undoes only its statement.
+    # A deadlock or a snapshot conflict rolls the whole transaction back; later statements would then commit one by
+    # one. A lock timeout undoes only its statement.
     after_error: ClassVar[Any] = {
         ErrorKind.DEADLOCK: GONE,
         ErrorKind.SERIALIZATION: GONE,
@@ -142,7 +143,7 @@ class _MySQLFamily(MysqlTokens, PrefiqDialect):
     }
 
     def _status(self, dbapi_connection: Any) -> int:
-        """Return the status flags of the server's last reply; an error brings none."""
+        """Return the status flags of the server's last reply; an error reply has none."""
         raise NotImplementedError
 
     def in_transaction(self, dbapi_connection: Any) -> bool:
@@ -151,7 +152,7 @@ class _MySQLFamily(MysqlTokens, PrefiqDialect):
     driver_habits = ("cursorclass", "_cursor_cls", "db", "_db", "charset", "_charset")
 
     def effect_of(self, error: Exception, proxied: Any) -> str | None:
-        # A statement that is too long for it the server refuses and hangs up; the transaction went with that.
+        # The server refuses a statement that is too long and closes the connection, which rolls the transaction back.
         return GONE if self.socket_of(proxied.dbapi_connection) == -1 else super().effect_of(error, proxied)
 
     def is_at_rest(self, dbapi_connection: Any) -> bool:
@@ -174,8 +175,8 @@ class _MySQLFamily(MysqlTokens, PrefiqDialect):
         super()._send(send, cursor, statement, parameters, context, batch_size)
 
     def _check_lock(self, state: SessionState) -> None:
-        """Refuse LOCK TABLES where the next BEGIN would release the locks, and let nobody inherit them elsewhere."""
-        if state.transaction.managed:  # refused as whatever commits
+        """Refuse LOCK TABLES where the next BEGIN would release the locks; elsewhere don't reuse the connection."""
+        if state.transaction.managed:  # refused like any statement that commits
             return
         if state.transaction.began:
             raise StatementRefusedError(
@@ -187,14 +188,14 @@ class _MySQLFamily(MysqlTokens, PrefiqDialect):
     def _sent_with_care(self, send: Callable[..., None]) -> Callable[..., None]:
         """Return *send* for a statement that may end the open transaction, or begin one, and fail after that.
 
-        An error says nothing of the transaction. A savepoint, which every COMMIT and ROLLBACK removes, does. And what a
-        procedure did before it failed is undone with it, as on the other databases.
+        An error reply doesn't say whether the transaction is open. A savepoint does: every COMMIT and ROLLBACK removes
+        it. Rolling back to it also undoes what a procedure did before it failed, as on the other databases.
         """
 
         def send_with_care(cursor: Any, statement: str, parameters: Any, context: Any) -> None:
             proxied = context.root_connection._dbapi_connection
             state, raw = self.session_of(proxied), proxied.dbapi_connection
-            # Rows that are still to be read, as they are asked for, would be lost to whatever is sent before.
+            # Any statement in between would lose the unread rows of a streaming cursor.
             guarded = state.transaction.began and self.in_transaction(raw) and not context._is_server_side
             if guarded:
                 self.control(raw, f"SAVEPOINT {_GUARD}")
@@ -203,7 +204,7 @@ class _MySQLFamily(MysqlTokens, PrefiqDialect):
                 cursor.other_results = self._other_results(cursor)
             except Exception as error:
                 if not guarded and kind_of(statement) is Kind.ROUTINE:
-                    # Nobody knows what it left open.
+                    # We can't tell what it left open.
                     state.checkout.tainted = True
                 elif guarded and self.effect_of(error, proxied) != GONE:
                     self._release_guard(state, raw, undo=True)
@@ -214,7 +215,7 @@ class _MySQLFamily(MysqlTokens, PrefiqDialect):
         return send_with_care
 
     def _release_guard(self, state: SessionState, dbapi_connection: Any, *, undo: bool = False) -> None:
-        """Give the savepoint up; when it is not there any more, the statement has ended the transaction."""
+        """Release the savepoint; if it no longer exists, the statement has ended the transaction."""
         try:
             if undo:
                 self.control(dbapi_connection, f"ROLLBACK TO SAVEPOINT {_GUARD}")
@@ -234,11 +235,11 @@ class _MySQLFamily(MysqlTokens, PrefiqDialect):
     def begin_sql(self, transaction: TransactionState) -> str:
         message = ["START TRANSACTION READ ONLY" if transaction.read_only else "START TRANSACTION"]
         if transaction.isolation is not None:
-            # It holds for the next transaction only.
+            # The level holds for the next transaction only.
             message.insert(0, f"SET TRANSACTION ISOLATION LEVEL {transaction.isolation}")
         if transaction.token is not None and self.token_rides_with_begin:
             message.append(self.token_sql(transaction.token))
-        # One round trip for all of it.
+        # One round trip for the whole message.
         return message[0] if len(message) == 1 else f"BEGIN NOT ATOMIC {'; '.join(message)}; END"
 
     def do_begin(self, dbapi_connection: Any) -> None:
@@ -275,7 +276,7 @@ class _MySQLFamily(MysqlTokens, PrefiqDialect):
 
 
 class _PyMySQL(_MySQLFamily):
-    # SQLAlchemy finds out by importing the driver; this one has them.
+    # SQLAlchemy finds this out by importing the driver; our driver supports them.
     supports_server_side_cursors: Any = True
 
     @property
@@ -290,7 +291,7 @@ class _PyMySQL(_MySQLFamily):
     def _other_results(self, cursor: Any) -> list[Any]:
         from prefiq_db.drivers.pymysql import read_other_results
 
-        # A server-side cursor reads as it is asked to.
+        # A server-side cursor reads rows on demand.
         return [] if isinstance(cursor, self._sscursor) else read_other_results(cursor)
 
     def socket_of(self, dbapi_connection: Any) -> int | None:
@@ -311,7 +312,7 @@ class _Asyncmy(_MySQLFamily):
         return int(dbapi_connection._connection.server_status)
 
     def _other_results(self, cursor: Any) -> list[Any]:
-        # A server-side cursor reads as it is asked to.
+        # A server-side cursor reads rows on demand.
         return [] if cursor.server_side else cursor.read_other_results()
 
     def clock_of(self, dbapi_connection: Any) -> Any:
@@ -319,7 +320,7 @@ class _Asyncmy(_MySQLFamily):
 
     def socket_of(self, dbapi_connection: Any) -> int | None:
         connection = dbapi_connection._connection
-        # The event loop may have read the end of the stream already; then the socket itself looks idle.
+        # The event loop may already have read the end of the stream; then the socket itself looks idle.
         if connection._stream_broken:
             return -1
         sock = connection._transport.get_extra_info("socket")

@@ -1,4 +1,4 @@
-"""What the hooks look at: each statement that is sent, and what the pool does with its connections."""
+"""Protocols for the hooks: observe each statement, and what the pool does with its connections."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from prefiq_db.dialects.session import SessionState
 
 
 class Observer(Protocol):
-    """Looks at each statement that is sent."""
+    """Observes each statement that is sent."""
 
     def observe(
         self,
@@ -21,41 +21,41 @@ class Observer(Protocol):
         batch_size: int,
         state: SessionState,
     ) -> None:
-        """Call ``send(cursor, statement, parameters, context)`` and tell what came of it."""
+        """Call ``send(cursor, statement, parameters, context)`` and record the result."""
 
 
 class Watcher(Protocol):
-    """Looks at what the pool does with its connections."""
+    """Observes what the pool does with its connections."""
 
-    #: seconds waited for and used, not counted yet; the pool adds to them
+    #: seconds of waiting and of use that the pool has noted and nobody has counted yet
     waits: list[float]
     uses: list[float]
     #: whether to call checked_out and checked_in
     wants_checkouts: bool
 
     def know(self, state: SessionState) -> None:
-        """Look at *state* from now on to see whether somebody has its connection."""
+        """Track *state* from now on, to see whether its connection is checked out."""
 
     def waited_in_vain(self, seconds: float) -> None:
-        """No connection came back in time."""
+        """Record that a checkout timed out."""
 
     def opened(self, seconds: float) -> None:
-        """A connection was opened."""
+        """Record that a connection was opened."""
 
     def lost(self, reason: str) -> None:
-        """A connection was thrown away."""
+        """Record that a connection was thrown away."""
 
     def checked_out(self, state: SessionState) -> None:
-        """Somebody got a connection; only called while it wants checkouts."""
+        """Record a checkout; only called while ``wants_checkouts``."""
 
     def checked_in(self, state: SessionState, seconds: float) -> None:
-        """A connection came back after *seconds*; only called while it wants checkouts, or after a leak."""
+        """Record a checkin after *seconds* of use; only called while ``wants_checkouts``, or after a leak."""
 
     def fold(self) -> None:
-        """Count what the pool noted."""
+        """Count what the pool has noted."""
 
     def table(self) -> str:
-        """Return who has the connections, a line each."""
+        """Return the holders of the connections, one a line."""
 
     def collected(self, state: SessionState) -> None:
-        """A connection was garbage-collected by its user instead of being given back."""
+        """Report a connection that was garbage-collected instead of returned."""

@@ -1,8 +1,8 @@
-"""Dialects for SQL that is written into a file: what psql, mariadb or sqlite3 apply is what we would have sent.
+"""Dialects for SQL that is written into a file: psql, mariadb or sqlite3 then run what we would have sent.
 
-A statement that is sent has its percent signs doubled, for the driver halves them again; nothing halves those in a
-file. And what a connection would have told of the server and its session must be said here.
-Why classes of their own: docs/decisions/0087-why-offline-sql-has-dialects-of-its-own.md.
+Statements that are sent have their percent signs doubled, because the driver halves them again; in a file they stay
+single. Facts that a connection would report about the server and its session are fixed here.
+Why separate classes: docs/decisions/0087-why-offline-sql-has-dialects-of-its-own.md.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from prefiq_db.dialects.sqlite import PrefiqSqlite
 from prefiq_db.errors import UnsupportedError
 from prefiq_db.masking import mask_literals
 
-# Of these the first that a statement doesn't hold ends it, where the client would end it at its first semicolon.
+# We end a statement with the first of these that it doesn't contain; the client would end it at the first semicolon.
 _DELIMITERS: Final = ("//", "$$", "@@", "||", "%%", "!!")
 
 
@@ -28,7 +28,7 @@ _NOT_OF_ITS_OWN: Final = (TypeEngine.literal_processor, TypeDecorator.literal_pr
 
 
 class _Literals:
-    """Mixed in before a compiler: literals that need no driver, and that a client hands on as they are."""
+    """Mixed in before a compiler: literals that need no driver, and that a client passes on unchanged."""
 
     dialect: Any
 
@@ -42,11 +42,11 @@ class _Literals:
     def render_literal_value(self, value: Any, type_: Any) -> str:
         impl = type_._unwrapped_dialect_impl(self.dialect)
         if isinstance(impl, _Binary):
-            # SQLAlchemy would write the bytes as a text. There is no driver, so this only does what a decorator does.
+            # SQLAlchemy would write the bytes as text. Without a driver, the processor does only what a decorator does.
             process = type_.dialect_impl(self.dialect).bind_processor(self.dialect)
             return str(self.dialect.bytes_literal(bytes(value if process is None else process(value))))
         if isinstance(impl, JSON) and type(type_).literal_processor in _NOT_OF_ITS_OWN:
-            # SQLAlchemy has no literals for it.
+            # SQLAlchemy has no literals for this type.
             document = type_.process_bind_param(value, self.dialect) if isinstance(type_, TypeDecorator) else value
             value, type_ = json.dumps(None if document is JSON.NULL else document), String()
         literal: str = super().render_literal_value(value, type_)  # type: ignore[misc]
@@ -56,30 +56,30 @@ class _Literals:
 class Offline:
     """Mixed in before one of our dialects."""
 
-    #: what the session of whoever applies the file must be like, as ours is
+    #: statements that give the session which applies the file the settings of our sessions
     preamble: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**{**arguments, "paramstyle": "named"})
 
     def on_one_line(self, literal: str) -> str:
-        """Return a literal without what the client would change in it."""
+        """Return *literal* without characters that the client would change."""
         return literal
 
     def bytes_literal(self, value: bytes) -> str:
         return f"X'{value.hex()}'"
 
     def terminated(self, statement: str) -> str:
-        """Return a whole statement as the client takes it.
+        """Return a whole statement in the form that the client reads.
 
         Raises:
-            UnsupportedError: it holds a NUL character, which ends a text for some clients and isn't taken by others.
+            UnsupportedError: if it holds a NUL character, which ends a text for some clients and is refused by others.
         """
         if "\0" in statement:
             raise UnsupportedError("offline SQL: a text with a NUL character can't be written ; run it online")
         bare = statement.strip().rstrip(";").rstrip()
         last = bare.rpartition("\n")[2]
-        # Behind a comment the end of the statement would belong to the comment.
+        # After a comment, the terminator would be part of the comment.
         return bare + ("\n;" if "--" in last or "#" in last else ";")
 
 
@@ -90,7 +90,7 @@ def _with_literals(dialect: Any) -> Any:
 class OfflinePostgresql(Offline, PrefiqPostgresql):
     supports_statement_cache = True
     statement_compiler = _with_literals(PrefiqPostgresql)
-    # Only PostgreSQL 18 has them, and makes them when nothing is said; every version takes STORED.
+    # Only PostgreSQL 18 has them, and uses them by default; every version accepts STORED.
     supports_virtual_generated_columns = False
     preamble = (
         "SET client_encoding = 'UTF8'",
@@ -106,7 +106,7 @@ class _OfflineMysqlFamily(Offline):
     preamble = ("SET NAMES utf8mb4", f"SET SESSION {SESSION}")
 
     def on_one_line(self, literal: str) -> str:
-        # The client reads line by line, and drops a carriage return before the line's end.
+        # The client reads line by line, and drops a carriage return before the end of a line.
         return literal.replace("\r", "\\r")
 
     def terminated(self, statement: str) -> str:
@@ -122,7 +122,7 @@ class _OfflineMysqlFamily(Offline):
 class OfflineMariadb(_OfflineMysqlFamily, PrefiqMariadb):
     supports_statement_cache = True
     statement_compiler = _with_literals(PrefiqMariadb)
-    # As SQLAlchemy finds a server of 10.7 or later.
+    # The value that SQLAlchemy detects on a server of 10.7 or later.
     _allows_uuid_binds = True
     _support_float_cast = True
 
@@ -140,7 +140,7 @@ class OfflineSqlite(Offline, PrefiqSqlite):
     preamble = ("PRAGMA foreign_keys = OFF",)
 
 
-#: SQLAlchemy's name of each, by the name of the dialect that would be used online.
+#: SQLAlchemy's name of each offline dialect, by the name of its online counterpart.
 OFFLINE: Final = {
     "postgresql": "postgresql+prefiq_offline",
     "mariadb": "mariadb+prefiq_offline",

@@ -1,4 +1,4 @@
-"""Connections are opened by the engine's connector, which knows the password; SQLAlchemy's URL doesn't."""
+"""Open connections through the engine's connector, which knows the password; SQLAlchemy's URL doesn't."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from prefiq_db.translation.both import of_both
 
 
 class ConnectingDialect(ConfiguredDialect):
-    """Mixed into our dialects: how a connection comes to be."""
+    """Mixed into our dialects: opening connections."""
 
-    #: what a do_connect listener may say of a connection: who logs in where; all else is in the settings
+    #: what a do_connect listener may change: who logs in where; the rest comes from the settings
     login_arguments: ClassVar[frozenset[str]] = frozenset()
 
     def create_connect_args(self, url: URL, *more: Any, **named: Any) -> ConnectArgsType:
-        """Refuse an engine that somebody else makes of our engine's URL: it has no password, limits or set-up."""
+        """Refuse an engine that was made from our engine's URL: it would have no password, limits or set-up."""
         if self.connector is None:
             raise foreign_engine_refused()
         arguments: ConnectArgsType = super().create_connect_args(url, *more, **named)  # type: ignore[misc]
@@ -30,7 +30,7 @@ class ConnectingDialect(ConfiguredDialect):
         return arguments
 
     def _login(self, cargs: Sequence[Any], cparams: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what listeners of SQLAlchemy's do_connect changed: a password that is good for minutes, say."""
+        """Return what listeners of SQLAlchemy's do_connect changed, such as a password that is valid for minutes."""
         as_made, named = self._connect_args
         missing = object()
         changed = {name: value for name, value in cparams.items() if named.get(name, missing) is not value}
@@ -44,10 +44,10 @@ class ConnectingDialect(ConfiguredDialect):
         return changed
 
     def made(self, dbapi_connection: Any) -> bool:
-        """Return whether a new connection is one of ours, with its clocks and its set-up."""
+        """Return whether we opened a new connection ourselves, with its clocks and its set-up."""
         try:
             driver = self.get_driver_connection(dbapi_connection)  # type: ignore[attr-defined]
-        except AttributeError:  # another world's
+        except AttributeError:  # a sync connection for an async engine, or the reverse
             return False
         return type(driver).__module__.startswith("prefiq_db.")
 

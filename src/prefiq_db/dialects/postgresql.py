@@ -24,7 +24,7 @@ from prefiq_db.errors import ErrorKind, UnsupportedError, UsageError
 # psycopg.pq.TransactionStatus, by number: the dialect must import without the driver.
 _IDLE, _IN_ERROR = 0, 3
 
-# What a claim's session is called while it waits: whoever ends the session in its way finds it by this.
+# Prefix of application_name for a session whose claim waits: it lets us find the session that blocks it.
 _CLAIM: Final = "prefiq_db claim "
 
 
@@ -61,7 +61,7 @@ class _Postgresql(PrefiqDialect):
         if timeout is not None:
             message.append(f"SET LOCAL statement_timeout = {_ms(timeout)}")
         if not self.limits.session_settings:
-            # Behind a transaction pooler nothing of a session survives, so the limits travel with each BEGIN.
+            # Behind a transaction pooler a session keeps no settings, so each BEGIN sends the limits.
             message.append(f"SET LOCAL lock_timeout = {_ms(self.limits.lock_timeout_seconds)}")
             message.append("SET LOCAL timezone = 'UTC'")
         if transaction.token is not None:
@@ -78,7 +78,7 @@ class _Postgresql(PrefiqDialect):
         return bool(self._driver(dbapi_connection).pgconn.transaction_status == _IN_ERROR)
 
     def effect_of(self, error: Exception, proxied: Any) -> str | None:
-        # The server would refuse whatever comes next with 25P02; ours says what happened and what to do.
+        # The server would refuse every later statement with 25P02; our error says what happened and what to do.
         return HALF if self.commit_would_lie(proxied.dbapi_connection) else None
 
     def in_transaction(self, dbapi_connection: Any) -> bool:
@@ -91,18 +91,18 @@ class _Postgresql(PrefiqDialect):
 
     def is_at_rest(self, dbapi_connection: Any) -> bool:
         driver = self._driver(dbapi_connection)
-        # Its property costs a call, on the way of every statement, three times.
+        # Runs three times per statement, so we avoid the driver's property and its call.
         return bool(driver.pgconn.transaction_status == _IDLE and driver._autocommit)
 
     def set_driver_autocommit(self, dbapi_connection: Any, value: bool) -> None:
         if self.limits.read_only and not self.limits.session_settings:
-            # Behind a transaction pooler the session can't say it; the driver's own BEGIN does.
+            # Behind a transaction pooler the session can't be read-only; the driver's own BEGIN says so instead.
             dbapi_connection.set_read_only(None if value else True)
         dbapi_connection.autocommit = value
 
     def do_commit(self, dbapi_connection: Any) -> None:
         if self._driver(dbapi_connection.dbapi_connection)._pipeline is not None:
-            # COMMIT's answer would come when the pipeline ends, and be nobody's.
+            # The reply to COMMIT would arrive when the pipeline ends, and no caller would see it.
             self.session_of(dbapi_connection).checkout.tainted = True
             raise UsageError("COMMIT in an open pipeline: nobody would hear its answer; leave the pipeline before that")
         super().do_commit(dbapi_connection)
@@ -114,7 +114,7 @@ class _Postgresql(PrefiqDialect):
         self.bound_wait(state, proxied.dbapi_connection, seconds)
         transaction = state.transaction
         if transaction.began:
-            # SET LOCAL ends with the transaction; a plain SET would be undone by its ROLLBACK behind our back.
+            # SET LOCAL ends with the transaction; ROLLBACK would silently undo a plain SET.
             local = transaction.local_timeout
             current = state.session_timeout if local is None else local
             if current != seconds:
@@ -131,10 +131,10 @@ class _Postgresql(PrefiqDialect):
         return True
 
     def claim(self, dbapi_connection: Any, token: str, wait_seconds: float) -> str | None:
-        # One message: half of it can't be left behind. The SELECT sees what the INSERT ran into, because READ COMMITTED
-        # looks anew for each statement; under SERIALIZABLE the collision itself would be an error (40001).
-        # The message into the log makes our COMMIT wait for a synchronous standby also when the row was there: then
-        # what we tell of it has reached the standby, too.
+        # One message, so that no half of it is left behind. The SELECT sees the row that the INSERT conflicted with,
+        # because READ COMMITTED takes a snapshot per statement; under SERIALIZABLE the conflict would be an error
+        # (40001). The logical message in the WAL makes our COMMIT wait for a synchronous standby even when the row
+        # existed: so the standby has whatever we report about the row.
         rows = self.ask(
             dbapi_connection,
             "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
@@ -148,10 +148,10 @@ class _Postgresql(PrefiqDialect):
         return first_word(rows)
 
     def end_holder(self, dbapi_connection: Any, token: str) -> bool:
-        # The claim waits for the end of a transaction that inserted the same key: whoever keeps it waiting holds the
-        # token, unless the row is there for everybody to see: then it waits for somebody who deletes it. A lock on the
-        # table (a migration, say) is another kind of wait, and so is another claim. Who waits for a synchronous standby
-        # has committed: to end that wait would show what a failover loses.
+        # The claim waits for the end of a transaction that inserted the same key: the session that blocks it holds the
+        # token. Exceptions: if the row is already visible, the claim waits for a DELETE; a table lock (from a
+        # migration, say) is another kind of wait, and so is another claim. A session that waits for a synchronous
+        # standby has committed: ending that wait would show what a failover loses.
         rows = self.ask(
             dbapi_connection,
             "SELECT pg_terminate_backend(holder.pid) FROM pg_stat_activity AS claim"
@@ -174,7 +174,7 @@ class _Postgresql(PrefiqDialect):
     def _deliver_insertmanyvalues_batches(
         self, connection: Any, cursor: Any, statement: Any, parameters: Any, setinputsizes: Any, context: Any
     ) -> Iterator[Any]:
-        # SQLAlchemy sends a batch of INSERTs as several long ones; ON CONFLICT may insert fewer rows than it sends.
+        # SQLAlchemy splits a batch of INSERTs into several long ones; ON CONFLICT may insert fewer rows than it sends.
         count = 0
         batches: Any = super()
         for batch in batches._deliver_insertmanyvalues_batches(
@@ -206,13 +206,13 @@ class _Postgresql(PrefiqDialect):
         return True
 
     def zone_lost(self, first: Any, second: Any) -> str | None:
-        # Another name of UTC, so that whoever gets the session meanwhile sees the same times.
+        # Another name of UTC, so that other users of the session in the meantime see the same times.
         self.control(second, "SET timezone = 'Etc/Zulu'")
         ((zone, own),) = self.ask(first, "SELECT setting, reset_val FROM pg_settings WHERE name = 'TimeZone'")
         self.control(second, "SET timezone = 'UTC'")
         return None if zone == "UTC" or own in _NAMES_OF_UTC else str(own)
 
-    # Outside a transaction it tells of the next one: 'on' on a standby, and where server or user default to it.
+    # Outside a transaction it describes the next one: 'on' on a standby, and where server or user default to it.
     health_sql = "SELECT current_setting('transaction_read_only')"
 
     def ailment_of(self, row: Any) -> ErrorKind | None:
@@ -220,9 +220,9 @@ class _Postgresql(PrefiqDialect):
 
 
 class _PreparedAnew:
-    """Mixed in below our dialect, in the place of what SQLAlchemy does by default: prepare anew what grew old.
+    """Mixed in below our dialect, replacing SQLAlchemy's default calls: prepare an outdated statement again.
 
-    An alteration elsewhere costs no failed call then, as it would cost none without prepared statements.
+    So a schema change elsewhere costs no failed call, just as it would without prepared statements.
     """
 
     def do_execute(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
@@ -246,7 +246,7 @@ class _PreparedAnew:
             cursor.executemany(statement, parameters)
         except Exception as error:
             close_if_halfway(driver._conn, error)
-            # Outside a transaction some rows may be there already; inside, the whole of it has to run again.
+            # Outside a transaction some rows may be stored already; inside one, the whole transaction has to run again.
             is_outdated(driver, error, statement, parameters[0], names)
             raise
 
@@ -301,5 +301,5 @@ class PrefiqPostgresqlAsync(_Postgresql, _PreparedAnew, PGDialectAsync_psycopg):
 
 
 def _ms(seconds: float) -> int:
-    """Return whole milliseconds, at least 1: to PostgreSQL 0 means no limit."""
+    """Return whole milliseconds, at least 1: PostgreSQL reads 0 as no limit."""
     return max(1, round(seconds * 1000))

@@ -1,4 +1,4 @@
-"""What statements mean to each database: which end a transaction, and which are tied to one connection."""
+"""What statements mean on each database: which end a transaction, and which are tied to one connection."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ class Rules:
     """One kind of database.
 
     Attributes:
-        lexis: how it reads a text.
+        lexis: how it splits a text into words.
         functions: what its functions do.
         ties: first words of statements that belong to one connection.
-        lasting_ties: those of them whose effect COMMIT doesn't end.
-        passing_sets: what follows SET when its effect ends with the transaction.
+        lasting_ties: those of them whose effect outlasts COMMIT.
+        passing_sets: words after SET whose effect ends with the transaction.
         table_locks_last: whether a table lock outlives COMMIT.
-        commits: by its first word, what must follow so that a statement commits the open transaction by itself; an
-            empty set: whatever follows.
-        structures: words that open a control structure of its own, as MariaDB takes it from a client.
-        body_begins: what must follow BEGIN when it opens a body; ``None``: whatever follows, in a routine.
+        commits: for each first word, the words one of which must follow for the statement to commit the open
+            transaction implicitly; an empty set: any.
+        structures: words that open a control structure outside a routine, as MariaDB accepts from a client.
+        body_begins: the words one of which must follow BEGIN when it opens a body; ``None``: any, in a routine.
         dynamic: whether a text can hold a statement that only the server sees (EXECUTE IMMEDIATE).
         user_variables: whether ``@x`` is a variable of the connection.
-        session_variables: those of ``@@x`` that tell of the statement before.
-        in_nothing: what ``IN`` and ``NOT IN`` an empty list are, for an expression of any type before it.
-        counts_weighted: what makes the server's count of rows something else than a count of rows.
+        session_variables: the ``@@x`` variables that describe the statement before.
+        in_nothing: how to write ``IN`` and ``NOT IN`` with an empty list, for an expression of any type before it.
+        counts_weighted: what makes the server's row count differ from the number of rows.
     """
 
     lexis: Lexis
@@ -52,15 +52,15 @@ class Rules:
     counts_weighted: frozenset[str] = frozenset()
 
     def commits_by_itself(self, words: list[str]) -> bool:
-        """Return whether a statement of these words commits the open transaction, on this database."""
+        """Return whether a statement of these words commits the open transaction implicitly, on this database."""
         if self.commits is None or not words or words[0] not in self.commits:
             return False
         after = self.commits[words[0]]
         return not after or not after.isdisjoint(words[1:2])
 
 
-# https://mariadb.com/kb/en/sql-statements-that-cause-an-implicit-commit/, and what a server does besides (BACKUP,
-# INSTALL, SET DEFAULT ROLE): tests/twins/test_hidden_commits.py asks one about each.
+# https://mariadb.com/kb/en/sql-statements-that-cause-an-implicit-commit/, and what servers also commit for (BACKUP,
+# INSTALL, SET DEFAULT ROLE): tests/twins/test_hidden_commits.py asks a server about each.
 _TABLES: Final = _words("table tables view local no_write_to_binlog")
 _COMMITS: Final[Mapping[str, frozenset[str]]] = {
     **dict.fromkeys(
@@ -76,7 +76,7 @@ _COMMITS: Final[Mapping[str, frozenset[str]]] = {
     "set": _words("password default"),
 }
 
-# Refused by name on every database: three of them would only call it a mistake.
+# Refused by name on every database; some would report only a mistake in the SQL.
 _TIES: Final = _words("declare listen unlisten prepare deallocate fetch attach detach")
 
 _MARIADB: Final = Rules(
@@ -84,7 +84,7 @@ _MARIADB: Final = Rules(
     FUNCTIONS["mariadb"],
     ties=_TIES | _words("execute handler"),
     lasting_ties=_words("prepare execute deallocate handler"),
-    passing_sets=_words("transaction"),  # SET LOCAL means the session
+    passing_sets=_words("transaction"),  # SET LOCAL sets the session
     in_nothing=("IN (SELECT NULL FROM DUAL WHERE FALSE)", "NOT IN (SELECT NULL FROM DUAL WHERE FALSE)"),
     commits=_COMMITS,
     structures=_words("if case loop while repeat for"),

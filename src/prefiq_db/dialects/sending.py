@@ -1,4 +1,4 @@
-"""The way of each statement to the driver, and what it does to the open transaction."""
+"""Send each statement to the driver, and note what it does to the open transaction."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from prefiq_db.dialects.values import Values
 
 
 class StatementDialect(TransactionDialect):
-    """Mixed into our dialects: how a statement is sent."""
+    """Mixed into our dialects: sending statements."""
 
-    #: what becomes of values on their way to the driver
+    #: how values are converted for the driver
     values: ClassVar[Values]
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
-        # Looked up once: on the way of every statement super() costs a search through all our parts.
+        # Looked up once: for each statement super() would search through all our base classes.
         self._execute: Callable[..., None] = super().do_execute  # type: ignore[misc]
 
     def knows(self, context: Any, kind: type) -> bool:
-        """Return whether the driver takes values of a type that stands in no table of ours, such as a range."""
+        """Return whether the driver takes values of a type that is in none of our tables, such as a range."""
         return False
 
     def do_execute(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
@@ -52,8 +52,8 @@ class StatementDialect(TransactionDialect):
         batch_size: int,
     ) -> None:
         proxied = None if context is None else context.root_connection._dbapi_connection
-        # What SQLAlchemy asks a new server is nobody's statement, and a listener that used the database then would
-        # wait for the very connection that is being made.
+        # SQLAlchemy's own queries to a new server belong to no caller, and a listener that used the database here would
+        # wait for the very connection that is being opened.
         if proxied is None or type(proxied) is _AdhocProxiedConnection:
             send(cursor, statement, parameters, context)
             return
@@ -77,7 +77,7 @@ class StatementDialect(TransactionDialect):
         except Exception as error:
             if not self._note_failure(error, transaction, proxied, context):
                 raise
-            # Whatever went wrong, it must not be taken for something that another try mends.
+            # Whatever failed, callers must not retry as if another attempt could help.
             failure = cannot_go_on(transaction)
         if failure is not None:
             raise failure
@@ -85,20 +85,20 @@ class StatementDialect(TransactionDialect):
             self._note_ending(transaction, proxied)
 
     def _note_failure(self, error: Exception, transaction: TransactionState, proxied: Any, context: Any) -> bool:
-        """Note what *error* did to the open transaction; return whether the statement had ended it before."""
+        """Note what *error* did to the open transaction; return whether the statement had already ended it."""
         if not transaction.began:
             return False
         if transaction.aborted is None:
             transaction.aborted = self.effect_of(error, proxied)
         if transaction.aborted is None and context.executemany:
-            # Where a failed row doesn't end the transaction, the rows before it stand, and nobody knows which.
+            # Where a failed row doesn't end the transaction, some rows before it are stored, and we can't tell which.
             transaction.aborted = HALF
         if transaction.aborted is not None:
             transaction.cause = self.judge(error, proxied).by_code
         return transaction.aborted == ENDED
 
     def _commented(self, send: Callable[..., None], tags: Mapping[str, str]) -> Callable[..., None]:
-        """Return *send*, adding *tags* at the end of the text; whoever watches sees the text without them."""
+        """Return *send* that appends *tags* as a comment to the text; observers see the text without it."""
         commenter: Any = self.commenter
         percent = "%%" if self.paramstyle in ("format", "pyformat") else "%"  # type: ignore[attr-defined]
 

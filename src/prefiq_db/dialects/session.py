@@ -1,4 +1,4 @@
-"""What we know of one pooled connection without asking the server."""
+"""State of one pooled connection, known without asking the server."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from typing import Any, Final
 from prefiq_db.deadline import Deadline
 from prefiq_db.errors import ErrorClass
 
-# Where a pooled connection keeps its state, in SQLAlchemy's info of its record.
+# The key of a connection's state in SQLAlchemy's record info.
 SESSION_KEY: Final = "prefiq_db.session"
 AUTOCOMMIT: Final = "AUTOCOMMIT"
 
-# The whole transaction is gone at the server although the client still thinks that it is in one; whatever came next
-# would be committed statement by statement.
+# The server has rolled the whole transaction back although the client believes it is still in one; later statements
+# would commit one by one.
 GONE: Final = "gone"
-# One statement was undone and the rest stands: COMMIT would keep half of the work.
+# One statement was undone and the rest stands: COMMIT would store half of the work.
 HALF: Final = "half"
-# A statement ended the transaction by itself: what came before it was committed, or rolled back, behind our back.
+# A statement ended the transaction by itself: the work before it was committed, or rolled back, without our COMMIT.
 ENDED: Final = "ended"
 
-# A timeout inside the transaction that is not the session's, and not known.
+# The transaction has a timeout of its own that we don't know.
 FORGOTTEN: Final = -1.0
 
 
 class TransactionState:
-    """What the next BEGIN says, how far the open transaction is, and what went wrong in it."""
+    """What the next BEGIN says, the progress of the open transaction, and what went wrong in it."""
 
     __slots__ = (
         "aborted",
@@ -50,49 +50,49 @@ class TransactionState:
         self.reset()
 
     def start(self) -> None:
-        """Know nothing yet of what goes wrong in a transaction."""
-        #: COMMIT was sent: what goes wrong now leaves the outcome unknown
+        """Clear what went wrong in the transaction before."""
+        #: COMMIT was sent: an error from now on leaves the outcome unknown
         self.committing = False
-        #: what the error was that aborted it
+        #: the class of the error that aborted it
         self.cause: ErrorClass | None = None
-        #: what the last error was that left a session or a connection of the engine
+        #: the class of the last error that a session or a connection of the engine raised
         self.failed: ErrorClass | None = None
 
     def end(self) -> None:
         """Note that no transaction is open any more."""
-        #: BEGIN was sent, and no COMMIT or ROLLBACK was answered
+        #: BEGIN was sent, and neither COMMIT nor ROLLBACK has been answered
         self.began = False
         #: ``GONE``, ``HALF`` or ``ENDED``
         self.aborted: str | None = None
-        #: the limit of a statement that the server has for this transaction alone, or is to get with BEGIN
+        #: the statement timeout that holds for this transaction alone, set or to be set with BEGIN
         self.local_timeout: float | None = None
 
     def reset(self) -> None:
-        """Drop what was said for the transactions of one checkout."""
+        """Drop the options that one checkout set for its transactions."""
         self.end()
-        #: of transaction(), which bounds each statement itself; whoever else begins gets the settings' limit
+        #: begun by transaction(), which limits each statement itself; any other gets the settings' limit
         self.managed = False
-        #: it may write: SQLite's BEGIN takes the writer's lock
+        #: whether it may write: SQLite's BEGIN then takes the writer's lock
         self.write = False
         self.read_only = False
         self.deferrable = False
-        #: the level that BEGIN says; ``None``: none, so that it is the session's
+        #: the isolation level in BEGIN; ``None``: BEGIN names none, so the session's holds
         self.isolation: str | None = None
-        #: inserted with BEGIN, so that it can be asked later whether COMMIT succeeded
+        #: inserted with BEGIN, so that a later query shows whether COMMIT succeeded
         self.token: str | None = None
-        #: the limit of BEGIN, COMMIT and the like, where that isn't the settings'
+        #: the limit of BEGIN, COMMIT and the like, if it isn't the settings'
         self.control_timeout: float | None = None
-        #: the number of the block, as events tell it
+        #: the number of the block, as in events
         self.id: int | None = None
 
     def bound_end(self, deadline: Deadline) -> None:
-        """Give COMMIT or ROLLBACK no more than what is left until *deadline*."""
+        """Limit COMMIT or ROLLBACK to the time left until *deadline*."""
         left, limit = deadline.left(), self.control_timeout
         self.control_timeout = left if limit is None else min(left, limit)
 
 
 class StatementState:
-    """The statement that is under way, or else the last one: told in events, leaks and the table of holders."""
+    """The statement that is running, or else the last one; shown in events, leaks and the table of holders."""
 
     __slots__ = ("call", "sent_at", "summary")
 
@@ -100,16 +100,16 @@ class StatementState:
         self.reset()
 
     def reset(self) -> None:
-        """Know of no statement yet."""
-        #: the verb's, where it is one's
+        """Clear the statement."""
+        #: the call of the verb that sent it, if a verb did
         self.call: Any = None
-        #: on the clock of perf_counter; 0.0 while none is under way
+        #: on the clock of perf_counter; 0.0 while none is running
         self.sent_at = 0.0
         self.summary = ""
 
 
 class CheckoutState:
-    """Who has the connection, for what, and what he made of it."""
+    """The checkout of the connection: who holds it, for what, and what the holder changed."""
 
     __slots__ = (
         "checked_out_at",
@@ -128,46 +128,46 @@ class CheckoutState:
     )
 
     def __init__(self) -> None:
-        #: on the clock of perf_counter; 0.0 while nobody has it. The pool alone says so.
+        #: on the clock of perf_counter; 0.0 while not checked out. Only the pool sets it.
         self.checked_out_at = 0.0
         self.reset()
 
     def reset(self) -> None:
-        """Drop it all: the next user starts from the defaults."""
+        """Drop everything: the next user starts from the defaults."""
         self.line: Any = None
         self.worker: object = None
-        #: how long the pool let him wait; told with the first statement only
+        #: how long the checkout waited for the pool; reported with the first statement only
         self.wait_seconds = 0.0
         self.leaked = False
-        #: when a statement was last seen to be under way; 0.0: never
+        #: when a statement was last seen running; 0.0: never
         self.excused_at = 0.0
         self.fairy_ref: Any = None
-        #: a statement on its own, for which no BEGIN is sent
+        #: a statement of its own, sent without BEGIN
         self.one_shot = False
         #: judges each statement before it is sent
         self.guard: Callable[[str, Any], None] | None = None
         self.retry_number = 0
-        #: the next user must not get this connection
+        #: whether the connection must not be handed to another user
         self.tainted = False
-        #: raw_connection(): the driver begins by itself, as PEP 249 says, until the connection comes back
+        #: raw_connection(): the driver begins transactions itself, as PEP 249 says, until the connection comes back
         self.driver_begins = False
-        #: what the driver's connection was set to before somebody had it raw
+        #: the settings of the driver's connection before it was handed out raw
         self.habits: Any = None
 
 
 class SessionState:
-    """What we know of one pooled connection without asking the server.
+    """State of one pooled connection, known without asking the server.
 
-    The parts are made once with it and reset by their own methods: they are written at each statement, and what is made
-    anew for each costs more (docs/decisions/0104-why-the-parts-of-a-sessions-state-are-reset.md).
+    The parts are created once with it and reset by their own methods: they are written at each statement, and creating
+    new objects costs more (docs/decisions/0104-why-the-parts-of-a-sessions-state-are-reset.md).
 
     Attributes:
-        expires_at: when the pool throws it away. This and the times below are on one clock, perf_counter's, so that one
-            look at it serves for several.
+        expires_at: when the pool throws the connection away. This and the times below use one clock, perf_counter's, so
+            that one reading serves several of them.
         last_used: when it last came back.
-        vetted_at: when the pool last looked whether it is fit to be handed out.
-        session_timeout: the statement timeout that the server's session has, where that is known.
-        patience_seconds: what the driver's own clock is set to; ``None``: not known.
+        vetted_at: when the pool last checked whether it is fit to be handed out.
+        session_timeout: the statement timeout that the server's session has, if known.
+        patience_seconds: the setting of the driver's own clock; ``None``: not known.
     """
 
     __slots__ = (
@@ -202,11 +202,11 @@ class SessionState:
         statement_timeout: float | None,
         control_timeout: float | None,
     ) -> None:
-        """Take what ``transaction()`` wants of its BEGIN; ``None`` leaves what was chosen for the connection.
+        """Take the options of ``transaction()`` for its BEGIN; ``None`` keeps what was chosen for the connection.
 
         Args:
-            statement_timeout: the limit of each statement in it, where that isn't the settings'.
-            control_timeout: the limit of BEGIN, COMMIT and the like, where that isn't the settings'.
+            statement_timeout: the limit of each statement in it, if it isn't the settings'.
+            control_timeout: the limit of BEGIN, COMMIT and the like, if it isn't the settings'.
         """
         self.checkout.retry_number = retry_number
         transaction = self.transaction
@@ -223,7 +223,7 @@ class SessionState:
             transaction.control_timeout = control_timeout
 
     def forget(self) -> None:
-        """Drop what belonged to one checkout: the next user starts from the defaults."""
+        """Drop the state of one checkout: the next user starts from the defaults."""
         self.checkout.reset()
         self.transaction.reset()
         self.statement.reset()

@@ -27,7 +27,7 @@ from prefiq_db.dialects.values import SQLITE
 from prefiq_db.errors import ErrorKind, PrefiqDbError
 from prefiq_db.translation.judging import STALE
 
-# What changes nothing, or is counted by SQLite's total_changes. Definitions aren't, nor PRAGMAs that set something.
+# Statements that change nothing, or whose changes SQLite's total_changes counts. Neither DDL nor a PRAGMA that sets.
 _COUNTED: Final = re.compile(
     r"\s*(?:(?:select|with|values|explain|insert|update|delete|replace)\b"
     r"|pragma\s+(?:\w+\s*\.\s*)?(?:(?:table_x?info|table_list|index_x?info|index_list|foreign_key_list|database_list)\b"
@@ -35,7 +35,7 @@ _COUNTED: Final = re.compile(
     re.I,
 )
 _UNCOUNTED: Final = -1
-# A transaction that the application begins by text.
+# A transaction that the application begins with SQL text.
 _BEGIN: Final = re.compile(r"\s*BEGIN(?:\s+(?:DEFERRED|IMMEDIATE|EXCLUSIVE))?(?:\s+TRANSACTION)?\s*;?\s*\Z", re.I)
 # How many steps of SQLite's virtual machine pass between two looks at the clock: well under a millisecond of work.
 _STEPS_BETWEEN_CLOCK_LOOKS = 10_000
@@ -46,19 +46,19 @@ class SqliteConnection(sqlite3.Connection):
 
     timeout_seconds: float = 0.0
     lock_wait_seconds: float = 0.0
-    #: when the statement under way is stopped, on the monotonic clock; ``None`` while none is
+    #: when the running statement is stopped, on the monotonic clock; ``None`` while none is running
     ends_at: float | None = None
     timed_out: bool = False
-    #: what a signal handler raised while a statement ran (Ctrl-C): sqlite3 says no more than "interrupted"
+    #: the exception of a signal handler while a statement ran (Ctrl-C); sqlite3 reports only "interrupted"
     interruption: BaseException | None = None
-    #: whether a statement succeeded in the open transaction of a session or a connection of the engine; ``None``: in
-    #: none, or in one of transaction(), which takes the writer's lock first
+    #: whether a statement succeeded in the open transaction of a session or a connection of the engine; ``None``: no
+    #: such transaction, or one of transaction(), which takes the writer's lock first
     ran: bool | None = None
-    #: how many rows it had ever changed when that transaction began
+    #: the connection's count of changed rows when that transaction began
     changes_before: int = 0
-    #: while a migration works without foreign keys: the rows that referred to nothing before
+    #: while a migration runs without foreign keys: the rows whose reference was broken before
     orphans: Counter[tuple[str, str]] | None = None
-    #: what a function of ours raised while a statement ran; sqlite3 doesn't say
+    #: what one of our SQL functions raised while a statement ran; sqlite3 doesn't report it
     refusal: PrefiqDbError | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -77,27 +77,27 @@ class SqliteConnection(sqlite3.Connection):
     def stop_now(self) -> None:
         """Stop the statement that another thread runs on this connection.
 
-        Not by interrupt(), which hits a ROLLBACK behind it, too, as long as some other cursor isn't read to its end.
+        interrupt() would also hit a ROLLBACK after it, as long as another cursor isn't read to its end.
         """
         self.ends_at = 0.0
 
     def close(self) -> None:
-        """Close, and undo what is open.
+        """Close, and roll back the open transaction.
 
-        SQLite's own close waits for the last statement. A cursor that a traceback still holds would keep the
-        transaction open until then, and with it the lock of the one writer.
+        SQLite's own close waits until the last statement is finished. A cursor that a traceback still holds would keep
+        the transaction open until then, and with it the writer's lock.
         """
         self.stop_clock()
-        with contextlib.suppress(sqlite3.Error):  # closed already, or broken: there is nothing to undo
+        with contextlib.suppress(sqlite3.Error):  # closed already, or broken: there is nothing to roll back
             if self.in_transaction:
                 self.rollback()
         super().close()
 
     def looks_at_clock(self) -> Iterator[int]:
-        """Yield 0 to go on and 1 to stop, once per look.
+        """Yield 0 to go on and 1 to stop, once per check.
 
-        A generator, because Python runs signal handlers where a function begins: what one raises there would be
-        outside every try block of a function, but is inside of this one.
+        A generator, because Python runs signal handlers where a function begins: their exception would be outside every
+        try block of a function, but is inside this one.
         """
         stop = 0
         while True:
@@ -109,7 +109,7 @@ class SqliteConnection(sqlite3.Connection):
                     stop = 1
             except GeneratorExit:
                 return
-            except BaseException as error:  # noqa: BLE001 - sqlite3 would swallow it; the road raises it again
+            except BaseException as error:  # noqa: BLE001 - sqlite3 would swallow it; the dialect raises it again
                 self.interruption = error
                 stop = 1
 
@@ -117,7 +117,7 @@ class SqliteConnection(sqlite3.Connection):
 def connection_factory(
     timeout_seconds: float, durable_wal: bool, read_only: bool = False
 ) -> Callable[..., SqliteConnection]:
-    """Return what ``sqlite3.connect(factory=)`` takes: connections that are set up before anybody sees them."""
+    """Return a factory for ``sqlite3.connect(factory=)``: it sets up each connection before anyone uses it."""
 
     def connect(*args: Any, **kwargs: Any) -> SqliteConnection:
         connection = SqliteConnection(*args, **kwargs)
@@ -142,7 +142,7 @@ def connection_factory(
 
 
 def _use_wal(connection: sqlite3.Connection) -> None:
-    """Switch the file to write-ahead logging once; readers and the one writer then don't block each other."""
+    """Switch the file to write-ahead logging once, so that readers and the one writer don't block each other."""
     (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
     if mode != "wal":
         connection.execute("PRAGMA journal_mode = WAL").fetchone()
@@ -157,7 +157,7 @@ class _Sqlite(DecimalSqlite, PrefiqDialect):
     twophase_refused = "SQLite has none"
 
     def chosen_isolation(self, state: SessionState) -> str | None:
-        return None  # BEGIN knows no levels
+        return None  # SQLite's BEGIN takes no isolation level
 
     def made(self, dbapi_connection: Any) -> bool:
         try:
@@ -166,8 +166,8 @@ class _Sqlite(DecimalSqlite, PrefiqDialect):
             return False
 
     def begin_sql(self, transaction: TransactionState) -> str:
-        # A writer that begins as a reader fails with BUSY_SNAPSHOT when somebody else wrote meanwhile, and no
-        # timeout helps it; IMMEDIATE waits its turn. SQLAlchemy's own autobegin (ORM) stays deferred.
+        # A writer that begins as a reader fails with BUSY_SNAPSHOT if another connection wrote in the meantime, and no
+        # timeout helps; IMMEDIATE waits for the lock. SQLAlchemy's own autobegin (ORM) stays deferred.
         return "BEGIN IMMEDIATE" if transaction.write and not transaction.read_only else "BEGIN"
 
     def do_begin(self, dbapi_connection: Any) -> None:
@@ -175,7 +175,7 @@ class _Sqlite(DecimalSqlite, PrefiqDialect):
         transaction = state.transaction
         managed = transaction.managed
         if managed:
-            # A writer waits for its turn here, in BEGIN IMMEDIATE.
+            # A writer waits for the lock here, in BEGIN IMMEDIATE.
             self._bound_lock_wait(dbapi_connection, transaction.local_timeout or self.limits.statement_timeout_seconds)
         elif not state.checkout.one_shot and is_migrating(dbapi_connection):
             self._foreign_keys_off(dbapi_connection, state)
@@ -203,27 +203,27 @@ class _Sqlite(DecimalSqlite, PrefiqDialect):
     def do_rollback(self, dbapi_connection: Any) -> None:
         transaction = self.session_of(dbapi_connection).transaction
         if not transaction.began:
-            # By name, here and in _send: on the way of every statement super() costs a search through all our parts.
+            # By name, here and in _send: for each statement super() would search through all our base classes.
             PrefiqDialect.do_rollback(self, dbapi_connection)
             return
         read_only = self._was_read_only(dbapi_connection)
         self._sqlite(dbapi_connection.dbapi_connection).ran = None
         if not self.in_transaction(dbapi_connection.dbapi_connection):
-            # A BEGIN that waited in vain: a ROLLBACK would fail, and its error would hide why.
+            # BEGIN timed out: a ROLLBACK would fail, and its error would hide the cause.
             transaction.aborted = GONE
         super().do_rollback(dbapi_connection)
         self._foreign_keys_on(dbapi_connection.dbapi_connection)
         self._writable_again(dbapi_connection, read_only)
 
-    # --- migrations by an env.py that is none of ours --------------------------------------------
+    # --- migrations by an env.py that isn't ours --------------------------------------------------
 
     def _foreign_keys_off(self, proxied: Any, state: SessionState) -> None:
         raw = proxied.dbapi_connection
         if self.ask(raw, "PRAGMA foreign_keys") != [(1,)]:
-            return  # whoever switched them off also checks
+            return  # an env.py that switched foreign keys off checks them, too
         self._sqlite(raw).orphans = orphans(partial(self.ask, raw))
         self.control(raw, "PRAGMA foreign_keys = OFF")
-        # Whatever becomes of the transaction, nobody inherits a connection without foreign keys.
+        # Whatever happens to the transaction, the next user must not get a connection without foreign keys.
         state.checkout.tainted = True
 
     def _before_commit(self, proxied: Any) -> None:
@@ -248,7 +248,7 @@ class _Sqlite(DecimalSqlite, PrefiqDialect):
         return transaction.began and transaction.read_only and not self.limits.read_only
 
     def _writable_again(self, proxied: Any, read_only: bool) -> None:
-        # A COMMIT that failed was rolled back, which did this already.
+        # A COMMIT that failed was rolled back, and the rollback has done this already.
         if read_only and not self.session_of(proxied).transaction.began:
             self.control(proxied.dbapi_connection, "PRAGMA query_only = OFF")
 
@@ -262,14 +262,14 @@ class _Sqlite(DecimalSqlite, PrefiqDialect):
     driver_habits = ("row_factory", "text_factory", "isolation_level")
 
     def is_at_rest(self, dbapi_connection: Any) -> bool:
-        # On the way of every statement, three times: no helper.
+        # Runs three times per statement, so it calls no helper.
         return not dbapi_connection.in_transaction and dbapi_connection.isolation_level is None
 
     def set_driver_autocommit(self, dbapi_connection: Any, value: bool) -> None:
         dbapi_connection.isolation_level = None if value else ""
 
     def effect_of(self, error: Exception, proxied: Any) -> str | None:
-        # SQLite rolls back by itself on a full disk, an I/O error and a few more: it says so only by this flag.
+        # SQLite rolls back by itself on a full disk, an I/O error and a few more: only this flag shows it.
         return None if self.in_transaction(proxied.dbapi_connection) else GONE
 
     def _send(self, send: Any, cursor: Any, statement: Any, parameters: Any, context: Any, batch_size: int) -> None:
@@ -293,12 +293,12 @@ class _Sqlite(DecimalSqlite, PrefiqDialect):
         raise connection.refusal
 
     def _in_deferred(self, send: Any, connection: SqliteConnection) -> Any:
-        """Return *send* for a transaction whose BEGIN took no lock: that of a session or a connection of the engine."""
+        """Return *send* for a transaction whose BEGIN took no lock, as in a session or a connection of the engine."""
 
         def send_in_deferred(cursor: Any, statement: str, parameters: Any, context: Any) -> None:
             if _BEGIN.match(statement) and connection.total_changes == connection.changes_before:
-                # Queues such as kombu's read, and then take the writer's lock by text. Python's own driver lets them:
-                # it has begun nothing as long as no row was written.
+                # Queues such as kombu's read first, and then send BEGIN IMMEDIATE as text. Python's own driver allows
+                # it: it has begun no transaction as long as no row was written.
                 self.control(context.root_connection.connection.dbapi_connection, "COMMIT")
                 connection.start_clock()
             if context.isddl:
@@ -306,8 +306,8 @@ class _Sqlite(DecimalSqlite, PrefiqDialect):
             try:
                 send(cursor, statement, parameters, context)
             except sqlite3.OperationalError as error:
-                # Who has read isn't let wait for who writes: BUSY comes at once until he commits, and BUSY_SNAPSHOT
-                # from then on.
+                # SQLite doesn't let a transaction that has read wait for a writer: BUSY comes at once until the writer
+                # commits, and BUSY_SNAPSHOT from then on.
                 if connection.ran and getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY:
                     setattr(error, STALE, True)
                 raise
@@ -319,11 +319,11 @@ class _Sqlite(DecimalSqlite, PrefiqDialect):
 
     def do_savepoint(self, connection: Any, name: str) -> None:
         super().do_savepoint(connection, name)
-        # To end the transaction would release it.
+        # Ending the transaction would release the lock.
         self._sqlite(connection.connection.dbapi_connection).changes_before = _UNCOUNTED
 
     def _check_decimals(self, columns: Any, context: Any, connection: SqliteConnection) -> None:
-        """Refuse a statement on a decimal column that holds texts still; look once per connection and column."""
+        """Refuse a statement on a decimal column that still holds texts; check once per connection and column."""
         raw = context.root_connection.connection.dbapi_connection
         for table, column in columns - connection.decimal_columns:
             name, of = (word.replace("'", "''") for word in (column, table))
@@ -340,7 +340,7 @@ class _Sqlite(DecimalSqlite, PrefiqDialect):
             self._bound_lock_wait(proxied, seconds)
 
     def _bound_lock_wait(self, proxied: Any, seconds: float) -> None:
-        """Wait for a lock no longer than a statement may take: our clock doesn't tick while SQLite waits."""
+        """Limit a lock wait to the statement timeout: our clock doesn't tick while SQLite waits."""
         connection = self._sqlite(proxied.dbapi_connection)
         wait = min(self.limits.lock_timeout_seconds, seconds)
         if connection.lock_wait_seconds != wait:
@@ -376,10 +376,10 @@ class _Sqlite(DecimalSqlite, PrefiqDialect):
     def _open_one(self, dbapi_connection: Any) -> SqliteConnection | None:
         try:
             return None if dbapi_connection is None else self._sqlite(dbapi_connection)
-        except ValueError:  # aiosqlite has closed it
+        except ValueError:  # aiosqlite has closed the connection
             return None
 
-    # It takes no lock. In memory even a look at the schema would wait for whoever writes.
+    # A PRAGMA that takes no lock. In memory even reading the schema would wait for a writer.
     health_sql = "PRAGMA query_only"
 
     def ailment_of(self, row: Any) -> ErrorKind | None:
@@ -389,9 +389,9 @@ class _Sqlite(DecimalSqlite, PrefiqDialect):
         if connector is None or connector.in_memory:
             return None
         if not os.path.exists(connector.path):
-            # Whoever has it open goes on working, and loses everything with the last connection.
+            # Connections that are open go on working, and lose everything when the last one closes.
             return ErrorKind.NOT_READY
-        # The folder too: a write-ahead log is made beside the file.
+        # The folder too: the write-ahead log is created beside the file.
         writable = os.access(connector.path, os.W_OK) and os.access(os.path.dirname(connector.path), os.W_OK)
         return None if writable else ErrorKind.READ_ONLY
 
@@ -415,12 +415,12 @@ class PrefiqSqliteAsync(_Sqlite, SQLiteDialect_aiosqlite):
         return super().is_at_rest(dbapi_connection._connection._conn)
 
     def do_terminate(self, dbapi_connection: Any) -> None:
-        # A cancelled statement still runs in the driver's thread, and the close would wait for it.
+        # A cancelled statement still runs in the driver's thread, and close() would wait for it.
         driver = dbapi_connection._connection
         if driver._connection is None or not driver._running:
             return
         driver._connection.stop_now()
-        # Not its close(): cancelled once more, that would wait for ever for a thread that has ended.
+        # Not its close(): if cancelled again, that would wait for ever for a thread that has ended.
         stopped = driver.stop()
         if stopped is not None and can_await():
             await_(asyncio.shield(stopped))

@@ -1,7 +1,7 @@
-"""Exact decimals on SQLite: what their columns are called, and how Core calculates with them.
+"""Exact decimals on SQLite: their column types, and how Core calculates with them.
 
-A decimal is the float that stands for it (``types/decimal_floats.py``). What Core calculates goes through functions of
-ours, which every connection has: they give the float that stands for the exact result, or fail when there is none.
+A decimal is stored as the float closest to it (``types/decimal_floats.py``). Core's calculations go through our own SQL
+functions, which every connection has: they return the float for the exact result, or fail if there is none.
 Columns and CHECKs use none of them, so that other programs can read and write the file.
 """
 
@@ -36,7 +36,7 @@ from prefiq_db.types.decimals import SQLITE_NAME, check_sql, exact_type
 EXACT: Final = "prefiq_exact"
 SUM: Final = "prefiq_sum_"
 ANY_SCALE: Final = "any"
-#: 10.0 ** 22 is the last power of ten that a float is exactly.
+#: 10.0 ** 22 is the largest power of ten that a float holds exactly.
 MAX_SCALE: Final = 22
 _ROOMY: Final = Context(prec=400)
 
@@ -65,18 +65,18 @@ def text_column(column: str = "a decimal column") -> SchemaError:
 
 
 def keeps_texts(declared: str) -> bool:
-    """Return whether a column of that declared type makes texts of numbers: SQLite's own rule."""
+    """Return whether a column of that declared type converts numbers to texts, by SQLite's affinity rules."""
     upper = declared.upper()
     return "INT" not in upper and any(word in upper for word in ("CHAR", "CLOB", "TEXT"))
 
 
 def _units(value: float, scale: int) -> int:
-    """Return how many units of the last digit *value* is."""
+    """Return *value* in units of its last digit."""
     return round(value * 10.0**scale)
 
 
 def _exact(value: Any, scale: int) -> float | None:
-    """Return the float that stands for the decimal of *scale* digits next to *value*, which floats calculated."""
+    """Return the float for the decimal of *scale* digits that is closest to *value*, a result of float arithmetic."""
     if value is None:
         return None
     number = _number(value)
@@ -87,7 +87,7 @@ def _exact(value: Any, scale: int) -> float | None:
 
 
 def _rounded(value: Any, digits: Any) -> Any:
-    """Round the decimal that a float stands for, halves away from zero, as PostgreSQL and MariaDB round decimals.
+    """Round the decimal behind a float, halves away from zero, as PostgreSQL and MariaDB round decimals.
 
     Negative *digits* round before the point: ``round(1234.5, -2)`` is 1200.
     """
@@ -98,7 +98,7 @@ def _rounded(value: Any, digits: Any) -> Any:
     number, last = decimal_of(value) if isinstance(value, float) else Decimal(value), -int(digits)
     exponent = number.as_tuple().exponent
     if not number or not isinstance(exponent, int) or last <= exponent:
-        # What is calculated may be off by a last bit, and its decimal isn't; beyond 15 digits nobody knows it.
+        # A calculated float may be off by its last bit, its decimal isn't; beyond 15 digits the decimal is unknown.
         return float(value) if number.adjusted() > MAX_DIGITS else float(number)
     if last > number.adjusted() + 1:
         return 0.0
@@ -106,7 +106,7 @@ def _rounded(value: Any, digits: Any) -> Any:
 
 
 def _any_scale(op: Callable[[Decimal, Decimal], Decimal], left: Any, right: Any) -> float | None:
-    """Calculate two decimals where only their values say of which scale they are."""
+    """Calculate with two decimals whose scale shows only in their values."""
     if left is None or right is None:
         return None
     return _standing_for(op(_decimal(left), _decimal(right)))
@@ -127,7 +127,7 @@ def _standing_for(number: Decimal) -> float:
 
 
 class _Sum:
-    """Adds decimals of one scale, in whole units of the last digit."""
+    """Add decimals of one scale, in whole units of the last digit."""
 
     __slots__ = ("count", "note", "scale", "units")
 
@@ -174,7 +174,7 @@ class _Sum:
 
 
 class _AnySum(_Sum):
-    """Adds decimals of which only their values say of which scale they are."""
+    """Add decimals whose scale shows only in their values."""
 
     __slots__ = ("total",)
 
@@ -197,12 +197,12 @@ _ANY_SCALE: Final[dict[Any, tuple[str, Callable[[Decimal, Decimal], Decimal]]]] 
 
 
 def add_functions(connection: Any) -> None:
-    """Give a new connection what Core's decimals are calculated with, and a ``round`` that rounds decimals."""
-    # A strong reference in a function of the connection would keep it open for ever.
+    """Register the functions for Core's decimals on a new connection, and a ``round`` that rounds decimals."""
+    # A strong reference from one of its own functions would keep the connection open for ever.
     reference = weakref.ref(connection)
 
     def note(error: PrefiqDbError) -> None:
-        """Keep what was raised: sqlite3 says no more than that something was."""
+        """Keep the exception: sqlite3 reports only that there was one."""
         noting = reference()
         if noting is not None:
             noting.refusal = error
@@ -227,7 +227,7 @@ def add_functions(connection: Any) -> None:
 
 
 class DecimalCompiler(SQLiteCompiler):
-    """Writes what is calculated with exact decimals through our functions.
+    """Compiles arithmetic on exact decimals into calls of our functions.
 
     Attributes:
         decimal_columns: the tables and columns of exact decimals that the statement names.
@@ -271,7 +271,7 @@ class DecimalCompiler(SQLiteCompiler):
         return super().visit_expression_clauselist(clauselist, **kwargs)  # type: ignore[no-untyped-call]
 
     def _calculated(self, expression: Any, **kwargs: Any) -> str:
-        """Return the calls that calculate an expression, one for each operator: each result is a decimal again."""
+        """Return the SQL of an expression, with a call for each operator, so that each result is a decimal again."""
         op, (first, *others) = expression.operator, operands(expression)
         if op in DIVIDES:
             raise UnsupportedError(
@@ -290,7 +290,7 @@ class DecimalCompiler(SQLiteCompiler):
         return f"{'sum' if found is None or not found.exact else _sum_of(found.scale)}{arguments}"
 
     def visit_cast(self, cast: Any, **kwargs: Any) -> Any:
-        """Round where the type has fewer digits, as the others do; SQLite cuts, or keeps them all."""
+        """Round where the type has fewer digits, as the other databases do; SQLite truncates, or keeps all digits."""
         type_, sql = exact_type(cast.type), super().visit_cast(cast, **kwargs)  # type: ignore[no-untyped-call]
         if type_ is not None and type_.scale is not None:
             return f"round({sql}, {type_.scale})"
@@ -328,7 +328,7 @@ def _scale_of(operand: Any) -> int | None:
 
 
 def _call(op: Any, left: str, right: str, scale: int | None) -> str:
-    """Return the call that calculates two decimals, by their scale or, where nobody knows it, by their values."""
+    """Return the call that calculates with two decimals, by their scale or, if it is unknown, by their values."""
     if scale is None:
         return f"{_ANY_SCALE[op][0]}({left}, {right})"
     return f"{EXACT}({left}{OPERATORS[op]}{right}, {_known(scale)})"
@@ -353,7 +353,7 @@ def _unknown_scale() -> UnsupportedError:
 
 
 class DecimalDDLCompiler(SQLiteDDLCompiler):
-    """Adds to a decimal column the CHECK that refuses what stands for no decimal, as ``n + 0.2`` of a text may be."""
+    """Adds to a decimal column the CHECK that refuses floats without a decimal, as ``n + 0.2`` in a text may give."""
 
     def get_column_specification(self, column: Any, **kwargs: Any) -> str:
         text: str = super().get_column_specification(column, **kwargs)  # type: ignore[no-untyped-call]
@@ -368,14 +368,14 @@ class DecimalDDLCompiler(SQLiteDDLCompiler):
 
 
 class _Numeric(sa.Numeric[Any]):
-    """SQLAlchemy's own Numeric: passes a Decimal on as it is, since where it stands decides whether a float will do."""
+    """SQLAlchemy's own Numeric; passes a Decimal on unchanged: its place decides whether a float is exact enough."""
 
     def bind_processor(self, dialect: sa.Dialect) -> None:
         return None
 
 
 class _InUtc:
-    """SQLAlchemy's own DateTime leaves the offset out, and what is stored is another instant."""
+    """SQLAlchemy's own DateTime drops the UTC offset, so it would store another instant."""
 
     def bind_processor(self, dialect: sa.Dialect) -> Callable[[Any], Any]:
         stored = super().bind_processor(dialect)  # type: ignore[misc]
@@ -398,7 +398,7 @@ class _Timestamp(_InUtc, _StoredTimestamp):  # type: ignore[misc]
     pass
 
 
-# As check_sql() writes it.
+# The form that check_sql() writes.
 _OWN_CHECK: Final = re.compile(r"abs\((.+)\) < [\d.]+ AND \1 = round\(\1 \* 10*\.0\) / 10*\.0", re.I)
 
 
@@ -418,6 +418,6 @@ class DecimalSqlite:
     }
 
     def get_check_constraints(self, *args: Any, **kwargs: Any) -> list[Any]:
-        """Leave out what the type itself writes: whoever makes the table anew gets it with the type."""
+        """Leave out the CHECKs that the type itself writes: a table that is created anew gets them from the type."""
         found = super().get_check_constraints(*args, **kwargs)  # type: ignore[misc]
         return [check for check in found if not _OWN_CHECK.fullmatch(check["sqltext"])]

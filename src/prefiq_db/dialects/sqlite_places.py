@@ -1,9 +1,9 @@
-"""Where in a statement a Decimal may stand on SQLite, which has floats to calculate with.
+"""Where in a statement a Decimal may be bound on SQLite, which calculates with floats.
 
-The float that stands for a decimal is right where SQLite stores it, or compares it with a column or with what passes
-columns on (``coalesce``, ``max``, ``CASE``): those are such floats themselves. What ``+``, ``*`` or ``sum`` of a text
-statement gives may be off by a last bit, so that ``price * 3 <= :limit`` finds other rows than the other databases.
-Inside ``round(..., digits)`` it is right again. What isn't understood counts as wrong.
+The float for a decimal is right where SQLite stores it, or compares it with a column or with the result of a function
+that returns a column unchanged (``coalesce``, ``max``, ``CASE``): those are such floats themselves. The result of
+``+``, ``*`` or ``sum`` in a text statement may be off by its last bit, so that ``price * 3 <= :limit`` finds other rows
+than the other databases. Inside ``round(..., digits)`` it is right again. What isn't understood counts as wrong.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ def _words(text: str) -> frozenset[str]:
 
 
 _ARITHMETIC: Final = _words("+ - * / % || << >> & | ~ -> ->>")
-# An expression ends here; what comes next is another one.
+# Words that end an expression; after them another one begins.
 _ENDS: Final = _words(
     """select distinct all from where and or not on using having by set values returning limit offset order group union
     except intersect join left inner cross natural do update insert delete into conflict as asc desc
     nulls collate with recursive ; ,"""
 )
-#: They give one of their arguments, or round.
+#: Functions that return one of their arguments, or round it.
 _PASSES_ON: Final = _words("coalesce ifnull nullif min max iif abs lag lead first_value last_value")
 _ROUNDS: Final = _words("round prefiq_exact prefiq_exact_add prefiq_exact_sub prefiq_exact_mul")
-#: Ours, which Core writes: they add exactly.
+#: Our own functions, which Core writes: they add exactly.
 _SUMS: Final = _words("prefiq_sum_any") | {f"prefiq_sum_{scale}" for scale in range(23)}
 _COUNTS: Final = _words("count length")
 _NUMBERS: Final = _words("numeric decimal real")
@@ -51,7 +51,7 @@ _known: Final[Memory[tuple[bool, ...]]] = Memory(1024)
 
 
 def right_places(sql: str) -> tuple[bool, ...]:
-    """Return for each ``?`` of *sql* whether a Decimal that is bound there is compared or stored as it is."""
+    """Return, for each ``?`` of *sql*, whether a Decimal bound there is compared or stored unchanged."""
     known = _known.kept.get(sql)
     return _known.keep(sql, _found(sql), sql) if known is None else known
 
@@ -63,7 +63,7 @@ def _found(sql: str) -> tuple[bool, ...]:
 
 
 def _tokens(sql: str) -> list[str]:
-    """Return words in small letters and marks; a quoted text is ``'``, a quoted name ``\"`` and a number ``0``."""
+    """Return words in lower case and marks; a quoted text is ``'``, a quoted name ``\"`` and a number ``0``."""
     tokens = []
     for match in _TOKEN.finditer(sql):
         kind = match.lastgroup
@@ -75,7 +75,7 @@ def _tokens(sql: str) -> list[str]:
 
 
 def _without_between(tokens: list[str]) -> list[str]:
-    """Return *tokens* with ``between`` and its own ``and`` as comparisons: neither ends the expression."""
+    """Return *tokens* with ``between`` and its ``and`` as comparison operators: neither ends the expression."""
     waiting: list[int] = []
     depth, found = 0, []
     for token in tokens:
@@ -91,7 +91,7 @@ def _without_between(tokens: list[str]) -> list[str]:
 
 
 def _pairs(tokens: list[str]) -> dict[int, int]:
-    """Return for each parenthesis the place of the other one."""
+    """Return the index of the matching parenthesis for each parenthesis."""
     pairs: dict[int, int] = {}
     opened: list[int] = []
     for place, token in enumerate(tokens):
@@ -104,15 +104,15 @@ def _pairs(tokens: list[str]) -> dict[int, int]:
 
 
 class _Text:
-    """Pieces, and what is known of each place among them; found once for all, so that many binds cost no more each.
+    """Tokens, and facts about each index among them; computed once for all, so that each bind costs little.
 
     Attributes:
-        pairs: for each parenthesis the place of the other one.
-        enclosing: where the innermost parenthesis around a place opens.
-        begins: where the expression around a place begins.
-        ends: the place behind the expression that a place belongs to.
-        clauses: the word that begins the clause, such as ``where``, that a place belongs to.
-        calculated: the next place, from this one on, where something is calculated other than inside ``round(...)``.
+        pairs: for each parenthesis the index of the matching one.
+        enclosing: where the innermost parenthesis around an index opens.
+        begins: where the expression around an index begins.
+        ends: the index after the expression around an index.
+        clauses: the word that begins the clause, such as ``where``, around an index.
+        calculated: the next index, from this one on, where something is calculated outside ``round(...)``.
     """
 
     def __init__(self, tokens: list[str], pairs: dict[int, int]) -> None:
@@ -167,7 +167,7 @@ class _Text:
         return self.calculated[place + 1]
 
     def is_plain(self, start: int, end: int, begin: int) -> bool:
-        """Return whether nothing in a part of the expression that begins there is calculated."""
+        """Return whether nothing is calculated from *start* to *end* of the expression that begins at *begin*."""
         if start == begin < end and self.tokens[start] in "+-":
             start += 1  # a sign
         return self.calculated[start] >= end
@@ -177,7 +177,7 @@ _NO_CLAUSES: Final = frozenset({",", "as", "and", "or", "not"})
 
 
 def _is_right(text: _Text, place: int) -> bool:
-    """Look at the whole expression that *place* takes part in, from the inside to the outside."""
+    """Check the whole expression around *place*, from the inside to the outside."""
     tokens = text.tokens
     first = last = judged = place
     while True:
@@ -196,12 +196,12 @@ def _is_right(text: _Text, place: int) -> bool:
         elif name is not None and not _passes_on(tokens, text.pairs, opens):
             return False
         first, last = (opens if name is None else opens - 1), text.pairs[opens]
-        # Its neighbours in a list of values are no business of it; what else a function is given is.
+        # Its neighbours in a list of values don't matter; the other arguments of a function do.
         judged = last if name in (None, "cast") else opens + 1
 
 
 def _passes_on(tokens: list[str], pairs: dict[int, int], opens: int) -> bool:
-    """Return whether the function whose arguments begin there gives one of them as it is."""
+    """Return whether the function whose arguments begin there returns one of them unchanged."""
     if tokens[opens - 1] == "cast":
         inside = tokens[opens : pairs.get(opens, opens)]
         return "as" in inside and not _NUMBERS.isdisjoint(inside[inside.index("as") + 1 :][:1])
@@ -209,7 +209,7 @@ def _passes_on(tokens: list[str], pairs: dict[int, int], opens: int) -> bool:
 
 
 def _is_rounded(text: _Text, opens: int | None) -> bool:
-    """Return whether a ``round`` stands around it, in the same query."""
+    """Return whether a ``round`` encloses it, in the same query."""
     while opens is not None and text.tokens[opens + 1] not in _SUBQUERY:
         if _function(text.tokens, opens) in _ROUNDS:
             return True

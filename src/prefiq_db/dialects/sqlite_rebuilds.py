@@ -1,8 +1,8 @@
-"""SQLite's way to alter a table, writing it anew, and what foreign keys make of it.
+"""How SQLite alters a table, by rebuilding it, and what foreign keys do meanwhile.
 
 Alembic's ``batch_alter_table`` drops the old table. With foreign keys on, as on every connection of ours, SQLite
-deletes its rows first, and with them those of each child with ON DELETE CASCADE. They can't be switched off inside a
-transaction, and an ``env.py`` that somebody else wrote doesn't think of it.
+deletes its rows first, and with them those of each child with ON DELETE CASCADE. Foreign keys can't be switched off
+inside a transaction, and an ``env.py`` that isn't ours doesn't switch them off before.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, Final
 from prefiq_db.errors import ForeignKeyViolationError, UnsupportedError
 from prefiq_db.translation.both import of_both
 
-#: Sends a question and returns its rows.
+#: Sends a query and returns its rows.
 Ask = Callable[[str], list[Any]]
 
 DROPPED: Final = re.compile(r"""\s*DROP\s+TABLE\s+(?:IF\s+EXISTS\s+)?["`\[]?(?P<table>[^"`\]\s;]+)""", re.I)
@@ -27,7 +27,7 @@ _CHILDREN: Final = (
 
 
 def is_migrating(proxied: Any) -> bool:
-    """Return whether an Alembic command is changing revisions on this very connection, by whatever ``env.py``."""
+    """Return whether an Alembic command is changing revisions on this very connection, with any ``env.py``."""
     alembic = sys.modules.get("alembic.context")
     environment = getattr(alembic, "_proxy", None)  # while an env.py runs
     if environment is None or "destination_rev" not in environment.context_opts:
@@ -37,7 +37,7 @@ def is_migrating(proxied: Any) -> bool:
 
 
 def orphans(ask: Ask) -> Counter[tuple[str, str]]:
-    """Return how many rows of which table refer to nothing in which other table."""
+    """Return the number of rows with a broken reference, by table and referenced table."""
     return Counter((row[0], row[2]) for row in ask("PRAGMA foreign_key_check"))
 
 
@@ -60,17 +60,17 @@ def orphaned(rows: Counter[tuple[str, str]]) -> Exception:
 
 
 def check_drop(ask: Ask, statement: str) -> None:
-    """Refuse the DROP of a rebuild that would take the children's rows along.
+    """Refuse the DROP of a rebuild that would delete the children's rows, too.
 
     Raises:
-        UnsupportedError: others refer to the table, foreign keys are on, and Alembic's copy of it is there.
+        UnsupportedError: other tables refer to the table, foreign keys are on, and Alembic's copy of it exists.
     """
     dropped = DROPPED.match(statement)
     if dropped is None or ask("PRAGMA foreign_keys") != [(1,)]:
         return
     copy = f"_alembic_tmp_{dropped['table']}".replace("'", "''")
     if not ask(f"SELECT 1 FROM sqlite_master WHERE name = '{copy}'"):
-        return  # somebody wants to drop a table
+        return  # not a rebuild: the migration means to drop the table
     referring = children(ask, dropped["table"])
     if not referring:
         return

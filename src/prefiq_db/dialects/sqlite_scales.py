@@ -1,7 +1,8 @@
-"""Which SQL of Core gives exact decimals on SQLite, and of which scale, also where SQLAlchemy gives it no such type.
+"""Which Core expressions give exact decimals on SQLite, and of which scale, even without a type from SQLAlchemy.
 
 SQLAlchemy takes the type of ``CASE`` and ``coalesce`` from one of their branches, and gives ``round`` and ``abs`` none.
-The others' drivers say what came; on SQLite it is a float, and whoever adds floats has to know that they are decimals.
+The other databases' drivers return the right type; on SQLite it is a float, and an addition must know that its floats
+are decimals.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from sqlalchemy.types import NullType
 from prefiq_db.types.decimal_arithmetic import CALCULATES, combined_scale, operands, scale_of
 from prefiq_db.types.decimals import ExactDecimal, Money, Operand, exact_type
 
-#: Which of their arguments functions give; ``None``: one of all.
+#: The arguments that a function returns one of, by index; ``None``: any of them.
 _GIVES: Final[dict[str, tuple[int, ...] | None]] = {
     **dict.fromkeys(("coalesce", "ifnull", "max", "min")),
     **dict.fromkeys(("sum", "round", "abs", "nullif", "first_value", "last_value", "nth_value", "floor", "ceil"), (0,)),
@@ -31,11 +32,11 @@ _ROOMY: Final = Context(prec=400)
 
 @dataclass(frozen=True)
 class Scaled:
-    """A number that decimals calculate with.
+    """A number in decimal arithmetic.
 
     Attributes:
-        scale: how many digits after the point it has at most; ``None``: that depends on a value that is bound.
-        exact: whether it is a decimal of ours itself; else it is an integer, or a NUMERIC of somebody's own.
+        scale: how many digits after the point it has at most; ``None``: that depends on a bound value.
+        exact: whether it is one of our decimals itself; else it is an integer, or a NUMERIC that isn't ours.
     """
 
     scale: int | None
@@ -43,7 +44,7 @@ class Scaled:
 
 
 def scaled(expression: Any) -> Scaled | None:
-    """Return what is known of the number that *expression* gives; ``None`` when it may be any float, or no number."""
+    """Return what is known of the number that *expression* gives; ``None`` if it may be any float, or no number."""
     sources = _sources(expression)
     if sources is not None and not isinstance(expression.type, sa.Float):
         found = _one_of(sources)
@@ -51,7 +52,7 @@ def scaled(expression: Any) -> Scaled | None:
     if is_calculated(expression):
         return _calculated(expression)
     if isinstance(expression, sa.BindParameter) and type(expression.type) is sa.Numeric:
-        return Scaled(None, exact=True)  # the statement is written once for all values
+        return Scaled(None, exact=True)  # the statement is compiled once for all values
     return _by_type(expression.type)
 
 
@@ -61,7 +62,7 @@ def is_calculated(expression: Any) -> bool:
 
 
 def _sources(expression: Any) -> list[Any] | None:
-    """Return the expressions of which *expression* gives one as it is, or rounded; ``None`` when it is no such."""
+    """Return the expressions one of which *expression* returns unchanged or rounded; ``None`` for any other kind."""
     match expression:
         case sa.Label() | elements.Grouping() | elements.Over():
             return [expression.element]
@@ -111,7 +112,7 @@ def _by_type(type_: Any) -> Scaled | None:
 
 
 class AtLeast(Operand):
-    """What has *least* digits after the point, or as many more as a value that was bound had."""
+    """A type with *least* digits after the point, or as many more as a bound value had."""
 
     cache_ok = True
 
@@ -126,7 +127,7 @@ class AtLeast(Operand):
 
 
 def result_type(expression: Any) -> Operand | None:
-    """Return the type of a selected *expression* that SQLAlchemy has no right one for; ``None`` when it has."""
+    """Return the type of a selected *expression* if SQLAlchemy's is missing or wrong; ``None`` if it is right."""
     if isinstance(expression, sa.BindParameter):
         return None
     type_ = expression.type

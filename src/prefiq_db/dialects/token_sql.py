@@ -1,6 +1,6 @@
-"""How a database writes, claims and forgets commit tokens; what for: :mod:`prefiq_db.exactly_once`.
+"""How a database writes, claims and deletes commit tokens; their purpose: :mod:`prefiq_db.exactly_once`.
 
-Tokens are UUIDs made or checked by us, so they stand in the text as they are.
+Tokens are UUIDs that we made or checked, so they can be literals in the SQL text.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ ABANDONED: Final = "abandoned"
 
 
 class TokenDialect:
-    """Mixed into our dialects: everything about tokens that differs."""
+    """Mixed into our dialects: the differences between databases in handling tokens."""
 
     @abstractmethod
     def control(self, dbapi_connection: Any, sql: str) -> str | None: ...
@@ -24,7 +24,7 @@ class TokenDialect:
 
     @property
     def token_rides_with_begin(self) -> bool:
-        """Whether the token is part of BEGIN's message; else it follows at once, in one of its own."""
+        """Whether the token is part of BEGIN's message; else it follows at once, in a message of its own."""
         return False
 
     def token_sql(self, token: str, written_as: str = WORK) -> str:
@@ -32,20 +32,20 @@ class TokenDialect:
         return f"INSERT INTO {TABLE} (token, written_as) VALUES ('{token}', '{written_as}')"
 
     def written_as_sql(self, token: str) -> str:
-        """Return the SELECT that tells who wrote a token."""
+        """Return the SELECT that shows what a token was written as."""
         return f"SELECT written_as FROM {TABLE} WHERE token = '{token}'"
 
     def claim(self, dbapi_connection: Any, token: str, wait_seconds: float) -> str | None:
-        """Insert *token* as abandoned and commit that; return who wrote the row that is there then.
+        """Insert *token* as abandoned and commit; return what the row that exists then was written as.
 
-        An open transaction that has inserted it is waited for, at most *wait_seconds*; then it is a lock timeout.
+        If an open transaction has inserted it, wait for that one at most *wait_seconds*, then fail with a lock timeout.
         """
         raise NotImplementedError
 
     def end_holder(self, dbapi_connection: Any, token: str) -> bool:
-        """End the session that holds *token* in an open transaction, if that is proven; return whether there was one.
+        """End the session that provably holds *token* in an open transaction; return whether there was one.
 
-        To be called while a claim waits, on another connection.
+        Call it on another connection while a claim waits.
         """
         return False
 
@@ -55,5 +55,5 @@ class TokenDialect:
 
 
 def first_word(rows: list[Any]) -> str | None:
-    """Return the one value of the one row, or ``None`` when there is none."""
+    """Return the value in the first column of the first row, or ``None`` without rows."""
     return str(rows[0][0]) if rows else None

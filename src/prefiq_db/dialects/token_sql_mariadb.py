@@ -1,4 +1,4 @@
-"""Commit tokens on MariaDB and MySQL: the row says which session of which server wrote it."""
+"""Commit tokens on MariaDB and MySQL: each row names the session and the server that wrote it."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _SESSION: Final = f"CONCAT(CONNECTION_ID(), {_SERVER})"
 
 
 class MysqlTokens(TokenDialect):
-    """An uncommitted row can be read there, which proves who holds it."""
+    """Tokens on MariaDB and MySQL, where a query can read an uncommitted row, which proves who holds it."""
 
-    #: SQLAlchemy's, set with the first connection
+    #: SQLAlchemy sets it with the first connection
     is_mariadb: bool
 
     @property
@@ -30,7 +30,7 @@ class MysqlTokens(TokenDialect):
         )
 
     def claim(self, dbapi_connection: Any, token: str, wait_seconds: float) -> str | None:
-        # Lock waits are counted in whole seconds, statements in parts of them.
+        # Lock waits have whole seconds, statement timeouts have fractions.
         lock_wait = f"SET SESSION innodb_lock_wait_timeout = {math.ceil(wait_seconds)}"
         limit = f", max_statement_time = {wait_seconds:.3f}" if self.is_mariadb else ""
         self.control(dbapi_connection, lock_wait + limit)
@@ -44,8 +44,8 @@ class MysqlTokens(TokenDialect):
         return first_word(self.ask(dbapi_connection, self.written_as_sql(token)))
 
     def end_holder(self, dbapi_connection: Any, token: str) -> bool:
-        # An uncommitted row is there for those who ask for it, as long as its transaction is open. One from before the
-        # server's start is about to be undone, and its session's number may be somebody else's by now.
+        # READ UNCOMMITTED shows an uncommitted row as long as its transaction is open. A row from before the server's
+        # start is about to be rolled back, and its session number may belong to another session by now.
         self.control(dbapi_connection, "SET SESSION TRANSACTION ISOLATION LEVEL READ UNCOMMITTED")
         schema = "information_schema" if self.is_mariadb else "performance_schema"
         uptime = f"SELECT variable_value FROM {schema}.global_status WHERE variable_name = 'UPTIME'"
@@ -55,11 +55,11 @@ class MysqlTokens(TokenDialect):
             f" ON held.session = CONVERT(CONCAT(process.id, {_SERVER}) USING ascii)"
             f" WHERE held.token = '{token}' AND held.written_as = '{WORK}'"
             " AND process.user = SUBSTRING_INDEX(CURRENT_USER(), '@', 1) AND process.id <> CONNECTION_ID()"
-            # Who waits for a replica has committed but for its word; to end the wait would show what a failover loses.
+            # A session that waits for a replica has committed; ending that wait would show what a failover loses.
             " AND COALESCE(process.state, '') NOT LIKE '%semi-sync%'"
             f" AND held.created_at > utc_timestamp(6) - INTERVAL ({uptime}) SECOND",
         )
-        # What READ COMMITTED shows as well is not held any more: its session works for somebody else by now, and the
+        # A row that READ COMMITTED shows as well isn't held any more: its session serves another caller by now, and the
         # claim waits for another lock.
         self.control(dbapi_connection, "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
         if rows and self.ask(dbapi_connection, self.written_as_sql(token)):

@@ -1,7 +1,7 @@
 """BEGIN, COMMIT, ROLLBACK and savepoints.
 
-Connections are in autocommit at the driver and SQLAlchemy does not know. BEGIN, COMMIT and ROLLBACK are sent here,
-by ``do_begin``, ``do_commit`` and ``do_rollback``, and only when there is something to say. Why and what it saves:
+Connections are in autocommit at the driver, and SQLAlchemy does not know. We send BEGIN, COMMIT and ROLLBACK here, in
+``do_begin``, ``do_commit`` and ``do_rollback``, and only if they have an effect. Why, and what it saves:
 docs/decisions/0002-driver-autocommit-with-our-own-begin.md.
 """
 
@@ -18,9 +18,9 @@ from prefiq_db.errors import ErrorKind, StatementRefusedError, UnsupportedError
 
 
 class TransactionDialect(JudgingDialect, TokenDialect):
-    """Mixed into our dialects: where a transaction begins and ends."""
+    """Mixed into our dialects: beginning and ending transactions."""
 
-    #: what an error does to the open transaction, where the server doesn't hold it in an aborted state by itself
+    #: what an error does to the open transaction, where the server doesn't keep it in an aborted state itself
     after_error: ClassVar[Mapping[ErrorKind, str]] = {}
 
     def set_isolation_level(self, dbapi_connection: Any, level: str) -> None:
@@ -32,7 +32,7 @@ class TransactionDialect(JudgingDialect, TokenDialect):
         """Do nothing: the driver's own level is never changed."""
 
     def chosen_isolation(self, state: SessionState) -> str | None:
-        """Return the level that our BEGIN says; ``None``: none, so that it is the session's."""
+        """Return the isolation level in our BEGIN; ``None``: BEGIN names none, so the session's holds."""
         level = state.transaction.isolation
         return None if level == AUTOCOMMIT else level
 
@@ -40,7 +40,7 @@ class TransactionDialect(JudgingDialect, TokenDialect):
         raise NotImplementedError
 
     def control(self, dbapi_connection: Any, sql: str) -> str | None:
-        """Send a control statement; return the server's command tag where there is one."""
+        """Send a control statement; return the server's command tag if there is one."""
         cursor = dbapi_connection.cursor()
         try:
             cursor.execute(sql)
@@ -49,7 +49,7 @@ class TransactionDialect(JudgingDialect, TokenDialect):
         return None
 
     def ask(self, dbapi_connection: Any, sql: str) -> list[Any]:
-        """Send a statement of ours and return its rows."""
+        """Send one of our own statements and return its rows."""
         cursor = dbapi_connection.cursor()
         try:
             cursor.execute(sql)
@@ -58,18 +58,18 @@ class TransactionDialect(JudgingDialect, TokenDialect):
             cursor.close()
 
     def in_transaction(self, dbapi_connection: Any) -> bool:
-        """Return whether the server's last word, or the driver, knows of an open transaction; asks nobody."""
+        """Return whether a transaction is open, by the server's last reply or by the driver, without a round trip."""
         raise NotImplementedError
 
     def is_at_rest(self, dbapi_connection: Any) -> bool:
         """Return whether no transaction is open and the driver is in autocommit; a closed connection is not at rest.
 
-        What passes between two users of a connection has to be. It asks nobody: no round trip.
+        A connection must be at rest before another user gets it. The check costs no round trip.
         """
         raise NotImplementedError
 
     def not_at_rest(self, connection: Any) -> StatementRefusedError:
-        """Return the error for a statement on its own that left something open, which goes with its connection."""
+        """Return the error for a one-shot statement that left a transaction open; the connection is then closed."""
         self.session_of(connection._dbapi_connection).checkout.tainted = True
         return left_open_error()
 
@@ -80,11 +80,11 @@ class TransactionDialect(JudgingDialect, TokenDialect):
         transaction = state.transaction
         transaction.start()
         if not transaction.managed:
-            # A call with a timeout of its own may have used this connection before.
+            # An earlier call with its own timeout may have used this connection.
             self.set_statement_timeout(dbapi_connection, self.limits.statement_timeout_seconds)
         if transaction.isolation == AUTOCOMMIT:
             return
-        # Up before it is sent: if the reply is lost, a ROLLBACK is owed.
+        # Set before sending: if the reply is lost, we still owe a ROLLBACK.
         transaction.began = True
         self._bound_control(state, dbapi_connection.dbapi_connection)
         self.control(dbapi_connection.dbapi_connection, self.begin_sql(transaction))
@@ -108,9 +108,9 @@ class TransactionDialect(JudgingDialect, TokenDialect):
         try:
             tag = self._send_commit(raw)
         except Exception:
-            # SQLite keeps a transaction open whose COMMIT it refused, and so may others.
+            # SQLite keeps a transaction open after refusing its COMMIT, and other databases may, too.
             self._undo_refused(dbapi_connection)
-            transaction.committing = True  # for whoever judges the error
+            transaction.committing = True  # for the code that judges the error
             raise
         transaction.committing = False
         transaction.end()
@@ -128,7 +128,7 @@ class TransactionDialect(JudgingDialect, TokenDialect):
             clock.is_committing = False
 
     def _commit_nothing(self, transaction: TransactionState) -> None:
-        """Go through with a COMMIT for which there is nothing to send, or say that the transaction is not there."""
+        """Finish a COMMIT that has nothing to send, or raise if the transaction no longer exists."""
         failure: Exception | None = None
         if transaction.aborted is None and transaction.began and transaction.managed:
             failure = ended_error(transaction.token)
@@ -142,7 +142,7 @@ class TransactionDialect(JudgingDialect, TokenDialect):
         """Roll back what a refused COMMIT left open: SQLAlchemy takes the transaction for ended and won't."""
         try:
             self.do_rollback(proxied)
-        except Exception:  # noqa: BLE001 - the refusal is what matters; the pool closes what isn't at rest
+        except Exception:  # noqa: BLE001 - the refusal matters; the pool closes what isn't at rest
             self.session_of(proxied).checkout.tainted = True
 
     def do_rollback(self, dbapi_connection: Any) -> None:
@@ -155,7 +155,7 @@ class TransactionDialect(JudgingDialect, TokenDialect):
             checkout.driver_begins = False
             checkout.tainted = checkout.tainted or self._habits_of(raw) != checkout.habits
             return
-        # Where an error says nothing of the transaction (MariaDB), our own flag errs on the safe side.
+        # An error reply says nothing of the transaction (MariaDB), so our own flag errs on the safe side.
         if not transaction.began and not self.in_transaction(raw):
             return
         if transaction.aborted not in (GONE, ENDED) or self.in_transaction(raw):
@@ -166,11 +166,11 @@ class TransactionDialect(JudgingDialect, TokenDialect):
     # --- a connection of the driver's own: raw_connection() --------------------------------------
 
     def let_driver_begin(self, proxied: Any) -> None:
-        """Make *proxied* what PEP 249 says: the driver begins, and commit() and rollback() end it."""
+        """Make *proxied* behave as PEP 249 says: the driver begins, and commit() and rollback() end the transaction."""
         self.set_statement_timeout(proxied, self.limits.statement_timeout_seconds)
         checkout = self.session_of(proxied).checkout
         checkout.habits = self._habits_of(proxied.dbapi_connection)
-        # Up before: whatever becomes of it, the connection is looked at when it comes back.
+        # Set first: whatever happens, the pool then checks the connection when it comes back.
         checkout.driver_begins = True
         self.set_driver_autocommit(proxied.dbapi_connection, False)
 
@@ -178,7 +178,7 @@ class TransactionDialect(JudgingDialect, TokenDialect):
         dbapi_connection.rollback()
         self.set_driver_autocommit(dbapi_connection, True)
 
-    #: what people set on a driver's connection, and the next user of it must not inherit
+    #: settings of a driver's connection that callers change, and that the next user must not inherit
     driver_habits: ClassVar[Sequence[str]] = ()
 
     def _habits_of(self, dbapi_connection: Any) -> list[Any]:
@@ -189,7 +189,7 @@ class TransactionDialect(JudgingDialect, TokenDialect):
         """Switch the driver's own autocommit; only for raw_connection()."""
         raise NotImplementedError
 
-    # --- a transaction that ended behind our back ------------------------------------------------
+    # --- a transaction that a statement ended -----------------------------------------------------
 
     #: why begin_twophase() is refused; empty where it works
     twophase_refused: ClassVar[str] = ""
@@ -200,7 +200,7 @@ class TransactionDialect(JudgingDialect, TokenDialect):
         super().do_begin_twophase(connection, xid)  # type: ignore[misc]
 
     def was_ended(self, connection: Any) -> bool:
-        """Return whether the transaction on SQLAlchemy's *connection* ended without us: nobody knows how."""
+        """Return whether a statement ended the transaction on SQLAlchemy's *connection*, with an unknown outcome."""
         proxied = connection._dbapi_connection
         transaction = self.session_of(proxied).transaction
         if transaction.aborted is not None:
@@ -212,9 +212,9 @@ class TransactionDialect(JudgingDialect, TokenDialect):
         return False
 
     def _check_still_open(self, transaction: TransactionState, proxied: Any, statement: str = "") -> None:
-        """See, before anything is sent in a transaction, whether it is still there.
+        """Check, before anything is sent in a transaction, whether it is still open.
 
-        ``transaction()`` can't go on when something ended it. A connection of SQLAlchemy's own goes on in a new
+        ``transaction()`` can't go on after a statement ended it. A connection of SQLAlchemy's own goes on in a new
         transaction, as it does on a driver that is not in autocommit: DDL on MariaDB is the usual case.
         """
         if transaction.aborted is not None:
@@ -228,7 +228,7 @@ class TransactionDialect(JudgingDialect, TokenDialect):
             self.do_begin(proxied)
 
     def _note_ending(self, transaction: TransactionState, proxied: Any) -> None:
-        """See, after a statement in ``transaction()``, whether it ended the transaction by itself."""
+        """Check, after a statement in ``transaction()``, whether it ended the transaction by itself."""
         if transaction.managed and not self.in_transaction(proxied.dbapi_connection):
             transaction.aborted = ENDED
         if transaction.aborted is not None:
@@ -248,22 +248,22 @@ class TransactionDialect(JudgingDialect, TokenDialect):
         self._savepoint(connection, f"ROLLBACK TO SAVEPOINT {name}", undoes=True)
         transaction.aborted = None
         if transaction.local_timeout is not None:
-            # The server went back to what was set before the savepoint; nobody remembers what that was.
+            # The server restored the value from before the savepoint, which we didn't keep.
             transaction.local_timeout = FORGOTTEN
 
     def do_release_savepoint(self, connection: Any, name: str) -> None:
         self._savepoint(connection, f"RELEASE SAVEPOINT {name}")
 
     def _savepoint(self, connection: Any, sql: str, *, undoes: bool = False) -> None:
-        # SQLAlchemy judges what the driver raises in a statement, but not in these calls. A connection that was lost
-        # or cancelled in the middle of a reply must not be used again.
+        # SQLAlchemy judges the driver's errors in statements, but not in these calls. A connection that was lost or
+        # cancelled in the middle of a reply must not be used again.
         proxied = connection.connection
         if not undoes:
             self._check_still_open(self.session_of(proxied).transaction, proxied)
         try:
             self._bound_control(self.session_of(proxied), proxied.dbapi_connection)
             self.control(proxied.dbapi_connection, sql)
-        except BaseException as error:  # noqa: BLE001 - SQLAlchemy decides whose it is and raises it
+        except BaseException as error:  # noqa: BLE001 - SQLAlchemy decides how to raise it
             connection._handle_dbapi_exception(error, sql, None, None, None)
 
     def effect_of(self, error: Exception, proxied: Any) -> str | None:

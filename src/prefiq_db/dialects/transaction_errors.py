@@ -1,4 +1,4 @@
-"""The errors for whoever goes on in a transaction that can't go on."""
+"""The errors for using a transaction that can't go on."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from prefiq_db.translation.both import of_both
 
 
 def cannot_go_on(transaction: TransactionState) -> PrefiqDbError:
-    """Return the error for whoever goes on in, or commits, a transaction that is aborted or not there any more."""
+    """Return the error for a statement or COMMIT in a transaction that is aborted or no longer open."""
     if transaction.aborted == ENDED:
         return ended_error(transaction.token)
     return aborted_error(transaction.cause)
 
 
 def ended_error(token: str | None) -> PrefiqDbError:
-    """Return the error for a transaction that something in it has ended; for either tree."""
+    """Return the error for a transaction that one of its statements has ended; for either error tree."""
     return of_both(
         TransactionEndedError(
             "the transaction can't go on: a statement in it, or the driver's own commit() or rollback(), has ended it, "
@@ -41,9 +41,9 @@ def left_open_error() -> StatementRefusedError:
 
 
 def aborted_error(cause: ErrorClass | None) -> PrefiqDbError:
-    """Return the error for a transaction that an earlier error, of class *cause*, has aborted; for either tree.
+    """Return the error for a transaction that an earlier error, of class *cause*, has aborted; for either error tree.
 
-    It may run again if that one may.
+    The transaction may be retried if *cause* allows it.
     """
     again = cause is not None and cause.retry_transaction
     return of_both(

@@ -1,9 +1,9 @@
-"""What each kind of Python value becomes on its way to a database: one table per dialect.
+"""Conversion of Python values for each database: one table per dialect.
 
-It is asked where every statement passes, by whatever road it came (a verb, a session, an engine's connection; text or
-Core; one row or many, an element of a list), just before the driver gets the parameters. SQLAlchemy's types have had
-their say by then. What no table knows is refused by the name of its type: PyMySQL would store ``str(value)``, and
-sqlite3 the bytes of whatever has a buffer.
+Every statement passes here, whoever sends it (a verb, a session, an engine's connection; text or Core; one row or many,
+an element of a list), just before the driver gets the parameters. SQLAlchemy's types have converted theirs by then. A
+value whose type is in no table is refused, naming the type: PyMySQL would store ``str(value)``, and sqlite3 the bytes
+of anything that has a buffer.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from prefiq_db.types.decimal_floats import DecimalFloat, float_of
 
 Convert = Callable[[Any], Any]
 
-#: What every driver takes as it is, whatever the value.
+#: Types that every driver takes unchanged, whatever the value.
 PLAIN: Final = frozenset({str, int, bool, bytes, type(None)})
 _INT64: Final = 2**63
 _MAX_TIME: Final = dt.timedelta(hours=838, minutes=59, seconds=59, microseconds=999999)
@@ -40,7 +40,7 @@ class _RefusedError(Exception):
     """Why a value can't be passed, and what to do; it becomes a UsageError that names the bind.
 
     Attributes:
-        kind: the type of the element of a list that it is about.
+        kind: the type of the list element in question.
     """
 
     kind: type | None = None
@@ -58,7 +58,7 @@ def _as_it_is(value: Any) -> Any:
 
 
 def _utc(value: dt.datetime) -> dt.datetime:
-    """Return an aware time as naive UTC, which is what the session's time zone makes of it; leave a naive one."""
+    """Return an aware time as naive UTC, the session's time zone; leave a naive one unchanged."""
     return value if value.tzinfo is None else value.astimezone(dt.UTC).replace(tzinfo=None)
 
 
@@ -71,14 +71,14 @@ def _finite(value: float) -> float:
 
 
 def _is_a_number(value: float) -> bool:
-    return value == value  # only NaN isn't itself
+    return value == value  # only NaN isn't equal to itself
 
 
 def _a_number(value: float) -> float:
     return value if _is_a_number(value) else _refuse("NaN, of which SQLite makes NULL")
 
 
-# What MariaDB's decimals have; of a longer literal it makes a float.
+# The most digits of a MariaDB decimal; a longer literal becomes a float.
 _DIGITS: Final = 65
 
 
@@ -108,7 +108,7 @@ def json_text(value: Any) -> str:
     """Return *value* as JSON, for columns of SQLAlchemy's own type.
 
     Raises:
-        UsageError: if JSON has no word for it: Python writes NaN, which SQLite keeps and the others refuse to read.
+        UsageError: if JSON can't express it: Python writes NaN, which SQLite keeps and the others refuse to read.
     """
     try:
         return _document(value)
@@ -160,7 +160,7 @@ _SQLITE: Final[dict[type, Convert]] = {
     tuple: _no_list,
 }
 
-# psycopg knows all of these, arrays and ranges too, and raises for what it doesn't know.
+# psycopg handles all of these, arrays and ranges too, and raises for any other type.
 _POSTGRESQL: Final[dict[type, Convert]] = {
     float: _as_it_is,
     Decimal: _as_it_is,
@@ -184,14 +184,14 @@ _BASES: Final[dict[type, Convert]] = {
 
 @dataclass(frozen=True)
 class Values:
-    """What a dialect makes of values.
+    """How a dialect converts values.
 
     Attributes:
-        title: what people call the database.
-        table: how the types that its driver doesn't take as they are become what it takes.
-        decimals: what becomes of a Decimal where that depends on the statement; it gets the place of the value in it.
-        lists: whether a list is a value of its own, an array.
-        floats: whether a float is a number to the database; ``None``: each is.
+        title: the database's name in messages.
+        table: conversions for the types that its driver doesn't take unchanged.
+        decimals: converts a Decimal where that depends on the statement; gets the value's position in it.
+        lists: whether a list is one value, an array.
+        floats: whether the database takes a float for a number; ``None``: it takes every one.
     """
 
     title: str
@@ -208,7 +208,7 @@ class Values:
         object.__setattr__(self, "taken_or_float", self.taken | {float})
 
     def one(self, parameters: Any, statement: str, context: Any, knows: Callable[[Any, type], bool]) -> Any:
-        """Return one row of *parameters* as the driver takes it.
+        """Return one row of *parameters* in the form that the driver takes.
 
         Raises:
             UsageError: for a value that can't be passed; it names the bind and the type, never the value.
@@ -216,7 +216,7 @@ class Values:
         row = parameters.values() if isinstance(parameters, dict) else parameters
         if not row or self.taken.issuperset(map(type, row)):
             return parameters
-        # Rows of floats are common, and what is no number is rare.
+        # Rows of floats are common; NaN and infinity are rare.
         if (
             self.floats is not None
             and self.taken_or_float.issuperset(map(type, row))
@@ -226,18 +226,18 @@ class Values:
         return _Row(self, statement, context, knows, len(row)).converted(parameters)
 
     def many(self, rows: Sequence[Any], statement: str, context: Any, knows: Any) -> Any:
-        """Return many rows likewise."""
+        """Return many rows, each as :meth:`one` does."""
         one = self.one
         return [one(row, statement, context, knows) for row in rows]
 
     def refuse_unknown(self, params: Any) -> None:
-        """Raise if a value in *params*, of which a column's type made nothing, is one that no database has a word for.
+        """Raise if *params* holds a value that a column's type could not convert and that no database can store.
 
         Args:
-            params: a row by names, or many; what has no names is left to the type's own judgement.
+            params: a row by names, or many; parameters without names are left to the type's own judgement.
 
         Raises:
-            UsageError: the same as where no type is asked.
+            UsageError: the same error as for a value without a column type.
         """
         for row in params if isinstance(params, (list, tuple)) else (params,):
             for name, value in row.items() if isinstance(row, Mapping) else ():
@@ -247,7 +247,7 @@ class Values:
 
 
 class _Row:
-    """One row on its way; it knows the binds' names in case one has to be named."""
+    """One row to convert; it knows the binds' names for the error message."""
 
     def __init__(self, values: Values, statement: str, context: Any, knows: Any, width: int) -> None:
         self.values = values
@@ -281,7 +281,7 @@ class _Row:
         if values.decimals is not None and isinstance(value, (Decimal, DecimalFloat)):
             return values.decimals(value, self.statement, place, self.width, is_text(self.context))
         if values.lists and isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
-            # An array; of a tuple psycopg would make a row, which is equal to none of its elements.
+            # An array; psycopg would make a composite row of a tuple, which is equal to none of its elements.
             return [self._element(item, place) for item in value]
         if isinstance(value, enum.Enum):
             return self._converted(_member(value), place)
@@ -295,8 +295,8 @@ class _Row:
             raise
 
     def _unknown(self, value: Any, kind: type, place: Any) -> Any:
-        """Return what a subclass of a known type becomes, or a number of somebody else's; refuse the rest."""
-        for base in kind.__mro__[1:]:  # an OrderedDict is a dict to us, and a pendulum.DateTime a datetime
+        """Return the conversion of a subclass of a known type, or of a foreign number type; refuse the rest."""
+        for base in kind.__mro__[1:]:  # OrderedDict is handled as dict, pendulum.DateTime as datetime
             if base in _BASES:
                 return self._converted(_BASES[base](value), place)
             if base in self.values.table:
@@ -310,7 +310,7 @@ class _Row:
 
 
 def _number_of(value: Any) -> int | float | bool | None:
-    """Return the number that *value* is by what it can do, as numpy's are; ``None`` if it is none, or loses by it."""
+    """Return *value* as a number if it behaves like one, as numpy's do; ``None`` if not, or if it loses digits."""
     item = getattr(value, "item", None)
     if callable(item) and getattr(getattr(value, "dtype", None), "kind", "") in tuple("biuf"):
         found = item() if getattr(value, "ndim", 0) == 0 else None
@@ -340,7 +340,7 @@ _EXPANDED: Final = re.compile(r"_\d+(?:_\d+)?$")
 
 
 def _name(context: Any, place: Any) -> str:
-    """Return what the bind is called in the statement; an element of a list has the list's name."""
+    """Return the bind's name in the statement; an element of a list has the list's name."""
     compiled = None if context is None else context.compiled
     if compiled is None:
         return repr(place) if isinstance(place, str) else f"number {place + 1}"
@@ -362,7 +362,7 @@ def _positions(context: Any) -> list[str]:
 
 
 def is_text(context: Any) -> bool:
-    """Return whether somebody wrote the statement by hand, so that nobody saw to its decimals."""
+    """Return whether the statement is text written by hand, so that no compiler handled its decimals."""
     compiled = None if context is None else context.compiled
     return compiled is None or isinstance(compiled.statement, (TextClause, TextualSelect))
 
@@ -371,10 +371,10 @@ def is_text(context: Any) -> bool:
 
 
 def _sqlite_decimal(value: Any, statement: str, place: Any, width: int, text: bool) -> Any:
-    """Return the number that SQLite compares and stores as *value*."""
+    """Return the number that SQLite compares and stores for *value*."""
     if isinstance(value, Decimal) or text:
         places = right_places(statement)
-        # Named or numbered binds of the driver's own: nobody knows which is where.
+        # Named or numbered binds of the driver's own: we can't tell which is where.
         if len(places) != width or not isinstance(place, int) or not places[place]:
             _refuse(
                 "it is compared or calculated there with what SQLite calculates in floats, which may be off by the "
@@ -383,7 +383,7 @@ def _sqlite_decimal(value: Any, statement: str, place: Any, width: int, text: bo
     if isinstance(value, DecimalFloat):
         return float(value)
     if value.is_finite() and value == value.to_integral_value() and abs(value) < _INT64:
-        # Beyond 15 digits an integer is exact, and a float isn't; below, a float divides as a decimal does.
+        # From 10**15 on an integer is exact, and a float isn't; below, a float divides as a decimal does.
         return float(value) if abs(value) < 10**15 else int(value)
     found = float_of(value)
     return _refuse("SQLite compares and stores numbers of at most 15 digits exactly") if found is None else float(found)

@@ -1,1 +1,1 @@
-"""The drivers' own connections, each taught that no wait is without an end; imported only where the driver is there."""
+"""The drivers' connections with a timeout for every wait; each module is imported only if its driver is installed."""

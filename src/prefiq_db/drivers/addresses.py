@@ -1,4 +1,4 @@
-"""The addresses of a host, looked up with an end to the wait."""
+"""Look up the addresses of a host, with a timeout."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def is_name(host: str) -> bool:
 def addresses_of(host: str, port: int, deadline: Deadline) -> list[tuple[Any, ...]]:
     """Return what ``socket.getaddrinfo`` returns for TCP, by *deadline*.
 
-    The system's resolver can't be interrupted, so a name is looked up in a thread that is left alone when it is late;
-    it ends when the resolver gives up.
+    The system's resolver can't be interrupted, so a thread looks the name up. If it is late, we leave it alone; it
+    ends when the resolver gives up.
 
     Raises:
         OSError: the name is unknown.

@@ -1,6 +1,6 @@
-"""asyncmy's connection with an end to every wait: one timer of the event loop per request.
+"""asyncmy's connection with a timeout for every wait: one timer of the event loop per request.
 
-asyncmy's own ``read_timeout`` counts each read anew, leaves out writing, and makes each wait three times as dear.
+asyncmy's own ``read_timeout`` starts anew with each read, leaves out writing, and makes each wait three times as slow.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from prefiq_db.drivers.too_long_statements import LastWords, ends_conversation, 
 
 T = TypeVar("T")
 
-# Rows of a batch that share one clock: the server counts the time of each, and says nothing until all are done.
+# Rows of a batch that share one timer: the server limits the time of each, and sends no reply until all are done.
 _ROWS_PER_CLOCK: Final = 500
-# Everything of a cursor that the next result replaces.
+# The attributes of a cursor that the next result replaces.
 _OF_ONE_RESULT: Final = ("_result", "_rows", "rowcount", "rownumber", "lastrowid", "description")
 
 ResultSet = tuple[Any, Any]
@@ -51,7 +51,7 @@ class AsyncmyDeadlinePassed(asyncmy.errors.OperationalError, DeadlinePassed):
 
 
 class _Result(MySQLResult):
-    """A reply whose last packet's status is kept also for a server that ends rows the old way, and while streaming."""
+    """A reply that keeps its last packet's status, also while streaming and with the old end-of-rows packet."""
 
     def _check_packet_is_eof(self, packet: Any) -> bool:
         connection = self.connection
@@ -67,17 +67,17 @@ class _Result(MySQLResult):
 
 
 class Connection(_AsyncmyConnection):
-    """A connection that runs one statement a time, and knows what the server last said of its transaction.
+    """A connection that runs one statement at a time, and knows the transaction status in the server's last reply.
 
     asyncmy always asks for several statements in one text, and forgets a status of 0: autocommit off, no transaction.
-    It asks for TLS without looking whether the server offers it, and tells the password to whoever asks.
+    It asks for TLS without checking whether the server offers it, and sends the password to any server that asks.
 
     Args:
         tls_required: whether a server without TLS is refused.
         may_tell: whether the password itself may be sent without TLS.
     """
 
-    # asyncmy's own, which its type information leaves out.
+    # asyncmy's own attributes, which its type information leaves out.
     _client_flag: int
     _next_seq_id: int
     _proto: Any
@@ -110,7 +110,7 @@ class Connection(_AsyncmyConnection):
 
     @property
     def _server_public_key(self) -> Any:
-        # To encrypt the password with, where TLS doesn't; it may be anybody's.
+        # Without TLS it would encrypt the password, but the key may be anybody's.
         if self._is_overheard:
             raise refusal()
         return self._public_key
@@ -154,9 +154,9 @@ class Connection(_AsyncmyConnection):
             self.server_status = result.server_status
 
     async def _heed_refusal(self, transport: Any) -> None:
-        """Wait for the answer to a statement that is not all sent yet; the server may refuse it before it has read it.
+        """Wait for the reply to a statement that is not fully sent; the server may refuse it before reading all of it.
 
-        When sending fails, the transport reads no more, and the refusal stays where only a second handle finds it.
+        When sending fails, the transport reads no more, and only a second handle of its socket can read the refusal.
         """
         with LastWords(transport) as last_words:
             try:
@@ -174,7 +174,7 @@ class Connection(_AsyncmyConnection):
         asyncmy.errors.raise_mysql_exception(payload)
 
     def _hang_up(self) -> None:
-        """Close the connection without a word; nobody reads what is still to be sent."""
+        """Close the connection without sending what is still buffered."""
         if self._transport is not None:
             self._transport.abort()
         self.close()
@@ -195,7 +195,7 @@ async def connect(**arguments: Any) -> Connection:
 
 
 async def connect_by(deadline: Deadline, **arguments: Any) -> Connection:
-    """Connect, greet and log in by *deadline*."""
+    """Connect and log in by *deadline*."""
     try:
         async with asyncio.timeout(deadline.left(at_least=0.01)):
             return await connect(**arguments)
@@ -205,12 +205,12 @@ async def connect_by(deadline: Deadline, **arguments: Any) -> Connection:
 
 
 class Clock(asyncio.Lock):
-    """The lock that SQLAlchemy's adapter takes for each request; while it is held, time runs.
+    """The lock that SQLAlchemy's adapter takes for each request; while it is held, the timer runs.
 
     Attributes:
         patience_seconds: the longest that a request may take.
         end_session: ends a session from another connection, by its number and its client's port.
-        is_committing: COMMIT is under way: whoever gives up waiting for it must let it go on.
+        is_committing: COMMIT is running: a caller who stops waiting for it must let it go on.
     """
 
     def __init__(self, connection: Any) -> None:
@@ -219,7 +219,7 @@ class Clock(asyncio.Lock):
         self.end_session: Callable[[int, int | None], None] | None = None
         self.is_committing = False
         self._connection = connection
-        # Now, for a transport that is closed doesn't tell it everywhere.
+        # Read now, because a closed transport doesn't give its address on every platform.
         self._port = port_of(connection._transport.get_extra_info("sockname"))
         self._timer: asyncio.TimerHandle | None = None
         self._passed = False
@@ -232,7 +232,7 @@ class Clock(asyncio.Lock):
         if self._timer is not None:
             self._timer.cancel()
         try:
-            # A coroutine that is closed (GeneratorExit) can't wait, and asyncmy has an error of its own for the rest.
+            # A coroutine that is closed (GeneratorExit) can't wait, and for the rest asyncmy raises its own error.
             if isinstance(error, asyncio.CancelledError) and (ended := self._session_ended()) is not None:
                 await to_its_end(asyncio.wait([asyncio.wrap_future(ended)], timeout=STOP_SECONDS), 2 * STOP_SECONDS)
         finally:
@@ -241,7 +241,7 @@ class Clock(asyncio.Lock):
             raise AsyncmyDeadlinePassed(f"no answer within {self.patience_seconds:g} s")
 
     def _session_ended(self) -> Future[None] | None:
-        """Begin to end the session at the server, where its statement would go on; return when that is done."""
+        """Start ending the session at the server, where its statement would go on; return a future for the end."""
         if self.end_session is None or self.is_committing:
             return None
         return beside(partial(self.end_session, self._connection.thread_id(), self._port))
@@ -250,7 +250,7 @@ class Clock(asyncio.Lock):
         self._passed = True
         self._session_ended()
         if self._connection._transport is not None:
-            # Below the driver: whatever it waits for, reading or writing, ends.
+            # Below the driver, so that any wait ends, whether it reads or writes.
             self._connection._transport.abort()
 
 
@@ -271,7 +271,7 @@ class _Cursor(AsyncAdapt_asyncmy_cursor):
         await_(self._next_set())
 
     def read_other_results(self) -> list[ResultSet]:
-        """Read what follows the first result of a CALL, so that an error there is raised; return the sets of rows."""
+        """Read the results after the first one of a CALL, so that their errors are raised; return the sets of rows."""
         result = self._connection._result
         return await_(self._other_results()) if result is not None and result.has_next else []
 
@@ -312,7 +312,7 @@ class _ServerSideCursor(AsyncAdapt_asyncmy_ss_cursor):
 
     def close(self) -> None:
         if self._cursor is not None:
-            # It reads what is left.
+            # It reads the remaining results.
             await_(self._timed(self._cursor.close()))
             self._cursor = None
 
@@ -325,7 +325,7 @@ class _ServerSideCursor(AsyncAdapt_asyncmy_ss_cursor):
 
 
 class AdaptedConnection(AsyncAdapt_asyncmy_connection):
-    """SQLAlchemy's adapter, with a clock in the place of its lock and a goodbye that waits for nobody."""
+    """SQLAlchemy's adapter, with a timed lock and a close that doesn't wait for the server."""
 
     __slots__ = ()
 
@@ -340,10 +340,10 @@ class AdaptedConnection(AsyncAdapt_asyncmy_connection):
         await_(self._terminate_graceful_close())
 
     async def _terminate_graceful_close(self) -> None:
-        # TLS would wait half a minute for the server's own goodbye.
+        # TLS would wait half a minute for the server's close_notify.
         connection = self._connection
         protocol = connection._proto
-        # A cancelled statement has closed the connection already, but TLS may still be at its goodbye.
+        # A cancelled statement has already closed the connection, but TLS may still wait for its close_notify.
         transport = None if protocol is None else protocol.transport
         if transport is not None:
             if connection._connected and not transport.is_closing():
@@ -355,7 +355,7 @@ class AdaptedConnection(AsyncAdapt_asyncmy_connection):
 
 
 class Dbapi(AsyncAdapt_asyncmy_dbapi):
-    """SQLAlchemy's DBAPI for asyncmy, making connections of ours."""
+    """SQLAlchemy's DBAPI for asyncmy, which makes our connections."""
 
     def connect(self, *args: Any, **arguments: Any) -> AdaptedConnection:
         create = arguments.pop("async_creator_fn", connect)

@@ -1,7 +1,7 @@
-"""Logging in where others may listen: only by a hash of the password with the server's challenge.
+"""Log in where others may listen: send only a hash of the password with the server's challenge.
 
-A server names the way to log in, and whoever answers first is the server. Why that is not followed everywhere:
-docs/decisions/0096-why-a-password-is-not-sent-in-clear.md.
+A server names the login method, and anything that answers first can pose as the server. Why we don't follow it
+everywhere: docs/decisions/0096-why-a-password-is-not-sent-in-clear.md.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import Any, Final
 
 from prefiq_db.errors import AuthenticationError, UnsupportedError
 
-#: MariaDB's and MySQL's methods that a driver answers with a hash. The second one may end in the password itself.
+#: MariaDB's and MySQL's methods that a driver answers with a hash. The second may fall back to the password itself.
 CHALLENGES: Final = (b"mysql_native_password", b"caching_sha2_password", b"client_ed25519")
 
-#: libpq's option for what a server may ask for; older than 16 it has none
+#: libpq's option for the methods that a server may ask for; libpq before 16 doesn't have it
 REQUIRE_AUTH: Final = "require_auth"
 NO_PASSWORD: Final = "!password"
 _KNOWS_REQUIRE_AUTH: Final = 160_000
@@ -28,7 +28,7 @@ _NAME: Final = re.compile(r"\w{1,64}")
 
 
 def refusal(method: bytes | None = None) -> AuthenticationError:
-    """Return the error for a server that asks for the password itself; *method* is its word for how."""
+    """Return the error for a server that asks for the password itself; *method* is the method that it named."""
     name = "" if method is None else method.decode("ascii", "replace")
     by = f" ({name})" if _NAME.fullmatch(name) else ""
     return AuthenticationError(
@@ -38,15 +38,15 @@ def refusal(method: bytes | None = None) -> AuthenticationError:
 
 
 def challenges_only(asked: str | None, libpq_version: int, *, has_password: bool) -> str | None:
-    """Return libpq's ``require_auth`` with which it never sends the password itself.
+    """Return the value of libpq's ``require_auth`` with which it never sends the password itself.
 
     Args:
-        asked: what the user says of it, whose own word goes where it lists what is wanted.
-        libpq_version: as libpq says it, ``160004``.
-        has_password: whether there is one to send.
+        asked: the user's own setting; if it lists allowed methods, it is used unchanged.
+        libpq_version: libpq's version number, such as ``160004``.
+        has_password: whether there is a password to send.
 
     Raises:
-        UnsupportedError: libpq is too old to be told, and has a password that it could send.
+        UnsupportedError: libpq is too old for the option, and has a password that it could send.
     """
     if asked and not asked.lstrip().startswith("!"):
         return asked
@@ -61,13 +61,13 @@ def challenges_only(asked: str | None, libpq_version: int, *, has_password: bool
 
 
 def is_refused(error: Exception, arguments: Mapping[str, Any]) -> bool:
-    """Return whether libpq gave up because the server asked for the password itself, as we had told it."""
+    """Return whether libpq gave up because the server asked for the password itself, which we forbid."""
     required = arguments.get(REQUIRE_AUTH) or ""
-    # In whatever language: the requirement stands in the text as it was given.
+    # In any language: the message quotes the requirement as we gave it.
     return required.startswith(NO_PASSWORD) and f'"{required}"' in str(error)
 
 
 def in_tls(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return *arguments* for a second try, where the server may ask for what it likes: nobody can listen."""
+    """Return *arguments* for a second attempt over TLS, where the server may ask for any method: nobody can listen."""
     rest = arguments[REQUIRE_AUTH].removeprefix(NO_PASSWORD).removeprefix(",")
     return {**arguments, "sslmode": "require", REQUIRE_AUTH: rest or None}

@@ -1,4 +1,4 @@
-"""A reply that is none of the protocol's: what PyMySQL and asyncmy stumble over when they read it."""
+"""Malformed replies, which PyMySQL and asyncmy answer with assorted Python errors."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Any, Final
 from prefiq_db.interruptions import is_interruption
 
 _MALFORMED: Final = 2027  # CR_MALFORMED_PACKET
-# The server makes the session's UTF-8 of all its texts.
+# The server converts all its texts to the session's UTF-8.
 _STUMBLES: Final = (LookupError, AssertionError, AttributeError, TypeError, UnicodeDecodeError, struct.error)
 
 
 def as_garbled(error: Exception, kind: Any, *, greeting: bool = False) -> Exception:
-    """Return the driver's own error, of class *kind*, for *error*, if that says that the reply could not be read.
+    """Return the driver's own error, of class *kind*, if *error* means a malformed reply; else *error* itself.
 
     Args:
-        greeting: nobody has sent a value yet, so that one which doesn't fit is the server's, too.
+        greeting: no value was sent yet, so that a ValueError comes from the server's data, too.
     """
     stumbled = isinstance(error, (*_STUMBLES, ValueError) if greeting else _STUMBLES)
     if not stumbled or is_interruption(error):

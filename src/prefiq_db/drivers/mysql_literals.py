@@ -1,4 +1,4 @@
-"""How PyMySQL and asyncmy write values into SQL, where their own way changes a value."""
+"""How PyMySQL and asyncmy write values into SQL, where the drivers' own conversion changes a value."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 
 def plain_decimal(value: Decimal, mapping: Any = None) -> str:
-    """Return a decimal literal: ``1E-7``, which is what ``str`` says, is a float to the server."""
+    """Return a decimal literal: the server reads ``1E-7``, the result of ``str``, as a float."""
     return format(value, "f")
 
 
 def conversions(of_driver: Mapping[Any, Any]) -> dict[Any, Any]:
-    """Return the driver's *conversions* with decimals that stay decimals."""
+    """Return the driver's conversions, but with decimals that stay decimals."""
     return {**of_driver, Decimal: plain_decimal}

@@ -1,6 +1,6 @@
-"""What psycopg has prepared and the server can use no longer: somebody altered a table, or a pooler is between us.
+"""Statements that psycopg has prepared and the server can't use any more, after a schema change or behind a pooler.
 
-psycopg prepares a statement when it has seen it five times, and drops what it prepared only after a ROLLBACK, DROP or
+psycopg prepares a statement that it has seen five times, and drops prepared statements only after a ROLLBACK, DROP or
 ALTER of its own. So a pooled connection that only ever commits would fail with such a statement for good.
 """
 
@@ -9,31 +9,31 @@ from __future__ import annotations
 import re
 from typing import Any, Final
 
-# Set on psycopg's exception, for translate(): nothing of the statement was done, and prepared anew it may work.
+# Set on psycopg's exception, for translate(): nothing of the statement ran, and prepared again it may work.
 OUTDATED: Final = "prefiq_db_outdated"
 
-# What the server says when it looks at a prepared statement again: a result of another shape, an operator or function
-# that isn't there for the types that it found the first time (class 42), a type that is gone. If it is the statement
-# itself that is wrong, it says so again to the new one.
+# The server's errors when it checks a prepared statement again: another result type, an operator or function that is
+# missing for the types that it found the first time (class 42), a missing type. If the statement itself is wrong, the
+# new one fails with the same error.
 _AGED: Final = ("0A000", "XX000")
-# Somebody else's session: prepared statements are missing, or there already.
+# Another client's session: prepared statements are missing, or already there.
 _MISSING, _THERE = "26000", "42P05"
 _IDLE: Final = 0  # psycopg.pq.TransactionStatus.IDLE
 
-# What may commit in its middle, so that its failure doesn't mean that nothing was done.
+# Statements that may commit before they fail, so that a failure doesn't mean that nothing was done.
 _MAY_COMMIT: Final = re.compile(r"\bcall\b|\bdo\b(?!\s+(?:nothing|update)\b)", re.I)
 
 
 def names_of(cursor: Any) -> tuple[Any, ...]:
-    """Return the keys of what is prepared now, each with its text first."""
+    """Return the keys of the statements that are prepared now; each key begins with the text."""
     return tuple(cursor._conn._prepared._names)
 
 
 def is_outdated(cursor: Any, error: Any, statement: str, parameters: Any, names: tuple[Any, ...]) -> bool:
-    """Return whether *error* is about a statement that was prepared too long ago; what is prepared is forgotten then.
+    """Return whether *error* means that a prepared statement is outdated; if so, forget all prepared statements.
 
     Args:
-        cursor: psycopg's, that was to execute *statement*.
+        cursor: psycopg's cursor that executed *statement*.
         names: what was prepared before.
     """
     code = getattr(error, "sqlstate", None)
@@ -49,7 +49,7 @@ def is_outdated(cursor: Any, error: Any, statement: str, parameters: Any, names:
 
 
 def is_repeatable(cursor: Any, statement: str) -> bool:
-    """Return whether *statement*, which has just failed, may be sent again: it was all undone, and nothing is open."""
+    """Return whether *statement*, which has just failed, may be sent again: it was undone, no transaction is open."""
     return cursor._conn.pgconn.transaction_status == _IDLE and _MAY_COMMIT.search(statement) is None
 
 
@@ -65,7 +65,7 @@ def _forget(connection: Any, *, for_good: bool) -> None:
     if not for_good:
         manager.clear()  # psycopg sends DEALLOCATE ALL with the next statement
         return
-    # The session at the other end isn't ours alone: nothing is prepared there any more, and nothing of others dropped.
+    # Other clients share the server's session: we prepare no more statements, and drop none of theirs.
     manager._names.clear()
     manager._counts.clear()
     manager._to_flush.clear()

@@ -1,4 +1,4 @@
-"""psycopg's connections with an end to every wait: connecting, each request, and what follows a cancellation."""
+"""psycopg's connections with a timeout for every wait: connecting, each request, and after a cancellation."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from prefiq_db.drivers.deadlines import DeadlinePassed
 from prefiq_db.drivers.stopping import STOP_SECONDS, beside, tell
 from prefiq_db.interruptions import is_interruption
 
-#: A longer text is never prepared, in bytes; it is a dump or a generated list, and each connection would remember it.
+#: In bytes. A longer text is never prepared: it is a dump or a generated list, and each connection would remember it.
 LONGEST_PREPARED: Final = 50_000
 
-# How often psycopg looks up from a wait, to hear Ctrl-C; its own number.
+# How often psycopg interrupts a wait to check for Ctrl-C; psycopg's own number.
 _INTERVAL_SECONDS: Final = 0.1
 
-# psycopg hands nothing of ours on from connect() to the generator that connects to one host.
+# psycopg passes none of our arguments from connect() to the generator that connects to one host.
 _shares: ContextVar[Shares | None] = ContextVar("prefiq_db_connect_shares", default=None)
 
 
@@ -56,7 +56,7 @@ class _Places:
         return "hostaddr" in arguments or not any(is_name(host) for host, _ in self.hosts)
 
     def arguments(self, addresses: list[list[Any] | OSError]) -> dict[str, str]:
-        """Return what libpq is told: each address is a host to try. Names that are unknown are left out."""
+        """Return libpq's arguments: each address is a host to try. Unknown names are left out."""
         found: list[tuple[str, str, str]] = []
         last: OSError | None = None
         for (host, port), known in zip(self.hosts, addresses, strict=True):
@@ -73,7 +73,7 @@ class _Places:
 
 
 def _as_it_is(host: str) -> list[str]:
-    """Return the address of what needs no looking up; a folder of Unix sockets has none."""
+    """Return the address of a host that needs no lookup; a folder of Unix sockets has none."""
     return [""] if not host or host.startswith(("/", "@")) else [host]
 
 
@@ -82,7 +82,7 @@ def _addresses(found: list[tuple[Any, ...]]) -> list[str]:
 
 
 class _Preparing(PrepareManager):
-    """Counts how often a statement comes, in order to prepare it, unless its text is long: a hundred are remembered."""
+    """Counts how often a statement comes, to prepare it later, unless its text is long; remembers a hundred of them."""
 
     def maybe_add_to_cache(self, query: Any, prep: Any, name: bytes) -> Any:
         if len(query.query) > LONGEST_PREPARED:
@@ -91,11 +91,11 @@ class _Preparing(PrepareManager):
 
 
 class _Hurried:
-    """Gives each host its share of the time for connecting, whatever the server says or doesn't say meanwhile."""
+    """Limits each host to its share of the time for connecting, whatever the server sends."""
 
     #: the longest a request may take; ``None``: for ever
     patience_seconds: float | None = None
-    #: COMMIT is under way: whoever gives up waiting for it must let it go on
+    #: COMMIT is running: a caller who stops waiting for it must let it go on
     is_committing = False
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -104,8 +104,8 @@ class _Hurried:
 
     @classmethod
     def _connect_gen(cls, conninfo: str = "") -> Any:
-        # psycopg goes on with this generator at least every tenth of a second; its own limit is in whole seconds, not
-        # less than two of them, and for each address anew.
+        # psycopg resumes this generator at least every tenth of a second. Its own limit has whole seconds, at least
+        # two, and starts anew for each address.
         connecting = super()._connect_gen(conninfo)  # type: ignore[misc]
         shares = _shares.get()
         if shares is None:
@@ -120,7 +120,7 @@ class _Hurried:
                 wanted = connecting.send(ready)
         except StopIteration as end:
             return end.value
-        connecting.close()  # and the socket with it
+        connecting.close()  # closes the socket, too
         raise passed(deadline.seconds)
 
     @classmethod
@@ -128,13 +128,13 @@ class _Hurried:
         _shares.set(Shares(deadline, arguments["host"].count(",") + 1))
 
     def _hurried(self, deadline: Deadline) -> Any:
-        """Return the connection with what is left of the time for connecting, for what SQLAlchemy asks a new server."""
+        """Return the connection; SQLAlchemy's first queries get the rest of the time for connecting."""
         self.patience_seconds = deadline.left(at_least=0.01)
         return self
 
     def _commit_gen(self) -> Any:
-        # The server would answer COMMIT with ROLLBACK, and psycopg hides that: whoever has a raw connection would be
-        # told that all is well.
+        # The server would answer COMMIT with ROLLBACK, and psycopg hides that: the user of a raw connection would
+        # believe that the commit succeeded.
         if self.pgconn.transaction_status == TransactionStatus.INERROR:  # type: ignore[attr-defined]
             yield from self._rollback_gen()  # type: ignore[attr-defined]
             raise psycopg.errors.InFailedSqlTransaction(
@@ -143,9 +143,9 @@ class _Hurried:
         yield from super()._commit_gen()  # type: ignore[misc]
 
     def _while_it_moves(self, gen: Any) -> Any:
-        """Go through *gen* like who waits for it, but end when nothing came or went for ``patience_seconds``.
+        """Run *gen* like psycopg's wait, but stop when nothing was sent or received for ``patience_seconds``.
 
-        For a pipeline: one wait for many statements, each of which has the time that the server gives it.
+        For a pipeline: one wait covers many statements, each with its own time limit at the server.
         """
         try:
             wanted = next(gen)
@@ -165,7 +165,7 @@ class _Hurried:
     def _broken_off(self) -> PsycopgDeadlinePassed:
         """Close the connection, which is in the middle of a reply, and return the error to raise."""
         if self._can_be_stopped() and capabilities.has_cancel_safe():
-            # The caller's time is over: the server is asked beside, and by what outlives the connection.
+            # The caller's time is over, so a thread cancels the statement, with an object that outlives the connection.
             beside(partial(_cancel, self.pgconn.cancel_conn()))  # type: ignore[attr-defined]
         self.pgconn.finish()  # type: ignore[attr-defined]
         return passed(self.patience_seconds or 0.0)
@@ -176,11 +176,11 @@ class _Hurried:
 
 
 class Connection(_Hurried, psycopg.Connection[Any]):
-    """A connection whose requests end after ``patience_seconds``, the connection with them."""
+    """A connection whose requests time out after ``patience_seconds``, which closes the connection."""
 
     @classmethod
     def connect_by(cls, deadline: Deadline, **arguments: Any) -> Any:
-        """Connect by *deadline*, all hosts and their names included."""
+        """Connect by *deadline*; that includes all hosts and looking up their names."""
         places = _Places.of(arguments)
         if not places.are_known(arguments):
             lookups = Shares(_half_way(deadline), len(places.hosts))
@@ -215,7 +215,7 @@ class Connection(_Hurried, psycopg.Connection[Any]):
             return error
 
     def wait(self, gen: Any, interval: float = _INTERVAL_SECONDS, timeout: float | None = None) -> Any:
-        # Instead of psycopg's own, not around it: this is on the way of every statement.
+        # Replaces psycopg's own method instead of wrapping it, because every statement passes here.
         try:
             limit = self.patience_seconds if timeout is None else timeout
             if self._pipeline is not None:
@@ -227,7 +227,7 @@ class Connection(_Hurried, psycopg.Connection[Any]):
         except psycopg.Error:
             raise
         except BaseException:
-            # Ctrl-C, or whatever else a signal handler raises: a job queue's time limit is an ordinary exception.
+            # Ctrl-C, or any exception of a signal handler: a job queue's time limit is an ordinary exception.
             self._stop(gen)
             raise
         raise self._broken_off()
@@ -242,7 +242,7 @@ class Connection(_Hurried, psycopg.Connection[Any]):
             waiting.wait(gen, self.pgconn.socket, interval=_INTERVAL_SECONDS, timeout=deadline.left())
         except psycopg.errors.QueryCanceled:
             return
-        except Exception as error:  # noqa: BLE001 - whatever it was, what interrupted the caller goes on
+        except Exception as error:  # noqa: BLE001 - whatever it was, the interruption itself goes on
             tell(error)
             self.pgconn.finish()
         except BaseException:
@@ -251,7 +251,7 @@ class Connection(_Hurried, psycopg.Connection[Any]):
 
 
 class AsyncConnection(_Hurried, psycopg.AsyncConnection[Any]):
-    """The same for asyncio."""
+    """The asyncio counterpart of :class:`Connection`."""
 
     @classmethod
     async def connect_by(cls, deadline: Deadline, **arguments: Any) -> Any:
@@ -307,7 +307,7 @@ class AsyncConnection(_Hurried, psycopg.AsyncConnection[Any]):
                 raise
         except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):
             if self._can_be_stopped():
-                # In a task of its own: anyio would cancel this one again at each await.
+                # In a separate task: anyio would cancel this one again at each await.
                 await to_its_end(self._stop(gen), 2 * STOP_SECONDS)
             raise
         raise self._broken_off()
@@ -328,9 +328,9 @@ class AsyncConnection(_Hurried, psycopg.AsyncConnection[Any]):
 
 
 def _in_tls(error: psycopg.OperationalError, arguments: dict[str, Any]) -> dict[str, Any]:
-    """Return what to try once more after *error*; raise what there is to raise when it is final.
+    """Return the arguments for a second attempt after *error*, or raise the final error.
 
-    ``prefer`` doesn't say whether the server, which asked for the password itself, had been asked under TLS.
+    With ``prefer`` we don't know whether the server asked for the password itself over TLS.
     """
     if not is_refused(error, arguments):
         raise error
@@ -344,12 +344,12 @@ def _failed_in_tls(error: psycopg.OperationalError) -> Exception:
 
 
 def _half_way(deadline: Deadline) -> Deadline:
-    """Return by when names must be known: a silent resolver must not leave nothing for the rest."""
+    """Return the deadline for looking up names: a silent resolver must leave time for the rest."""
     return deadline.share(2)
 
 
 def _cancel(request: Any) -> None:
-    """Send a request to cancel, made of a connection that may be closed by now."""
+    """Send a cancel request; its connection may be closed by now."""
     try:
         request.start()
         waiting.wait_conn(generators.cancel(request), interval=_INTERVAL_SECONDS, timeout=STOP_SECONDS)

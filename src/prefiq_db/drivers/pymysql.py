@@ -1,4 +1,4 @@
-"""PyMySQL's connection with an end to every wait: for the whole of a request, where PyMySQL has one for each read."""
+"""PyMySQL's connection with a timeout for each whole request, where PyMySQL has one for each read."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from prefiq_db.drivers.stopping import STOP_SECONDS, beside, port_of
 from prefiq_db.drivers.too_long_statements import ERROR, ends_conversation, sequence_of_refusal
 from prefiq_db.interruptions import is_interruption
 
-# Everything of a cursor that the next result replaces.
+# The attributes of a cursor that the next result replaces.
 _OF_ONE_RESULT = ("_result", "_rows", "rowcount", "rownumber", "lastrowid", "description")
 
 ResultSet = tuple[Any, Any]
 
-# To a socket 0 means not to wait at all, which is another error.
+# A socket timeout of 0 means non-blocking, which raises another error.
 AT_ONCE_SECONDS = 0.001
 
 
@@ -39,9 +39,9 @@ class PyMySQLDeadlinePassed(pymysql.err.OperationalError, DeadlinePassed):
 
 
 class _Timed:
-    """A socket that reads until a moment, not for so long each time: byte by byte that would be for ever."""
+    """A socket that reads until a deadline; a timeout for each read would last for ever, byte by byte."""
 
-    #: by when, on the monotonic clock; a connection sets it before it sends, and makes no object for it each time
+    #: the deadline on the monotonic clock; set before each request, as a plain float, which needs no new object
     ends_at = 0.0
 
     def recv_into(self, *args: Any) -> int:
@@ -54,11 +54,11 @@ class _Socket(_Timed, socket.socket):
 
 
 class TimedTls(_Timed, ssl.SSLSocket):
-    """What an ``SSLContext`` of ours makes of a socket."""
+    """The TLS socket that our ``SSLContext`` creates."""
 
 
 class _Result(MySQLResult):
-    """A reply whose last packet's status is kept, as PyMySQL does only for replies without rows."""
+    """A reply that keeps the status of its last packet; PyMySQL does so only for replies without rows."""
 
     connection: Any
     warning_count: int
@@ -75,9 +75,9 @@ class _Result(MySQLResult):
 
 
 class Connection(pymysql.connections.Connection):
-    """A connection whose requests end after ``patience_seconds``, the connection with them."""
+    """A connection whose requests time out after ``patience_seconds``, which closes the connection."""
 
-    # PyMySQL's own, which its type information leaves out.
+    # PyMySQL's own attributes, which its type information leaves out.
     _sock: Any
     _rfile: Any
     _force_close: Any
@@ -92,9 +92,9 @@ class Connection(pymysql.connections.Connection):
     patience_seconds: float = UNBOUNDED_SECONDS
     #: ends a session from another connection, by its number and its client's port
     end_session: Callable[[int, int | None], None] | None = None
-    #: COMMIT is under way: whoever gives up waiting for it must let it go on
+    #: COMMIT is running: a caller who stops waiting for it must let it go on
     is_committing = False
-    #: by when it must be logged in; ``None`` once it is
+    #: the deadline for logging in; ``None`` after that
     _connecting_by: Deadline | None = None
 
     #: whether the password itself may be sent without TLS
@@ -102,9 +102,9 @@ class Connection(pymysql.connections.Connection):
     _public_key: Any = None
 
     def connect_by(self, deadline: Deadline) -> None:
-        """Connect, greet and log in by *deadline*."""
+        """Connect and log in by *deadline*."""
         self._connecting_by = deadline
-        # The sockets keep the time; PyMySQL would reset it with each packet.
+        # The sockets keep the deadline; PyMySQL would start its timeouts anew with each packet.
         self._read_timeout = self._write_timeout = None
         try:
             self.connect(self._dialled(deadline))
@@ -134,7 +134,7 @@ class Connection(pymysql.connections.Connection):
 
     @property
     def server_public_key(self) -> Any:
-        """The RSA key to encrypt the password with, where TLS doesn't; it may be anybody's."""
+        """The RSA key that encrypts the password without TLS; it may be anybody's."""
         if self._is_overheard:
             raise refusal()
         return self._public_key
@@ -174,11 +174,11 @@ class Connection(pymysql.connections.Connection):
         raise last
 
     def hurry(self) -> None:
-        """Begin to count anew, for a reply that is read piece by piece."""
+        """Start the timeout anew, for a reply that is read piece by piece."""
         if self._sock is not None:
             self._sock.ends_at = time.monotonic() + self.patience_seconds
 
-    # Instead of PyMySQL's own, not around them: they are on the way of every statement.
+    # They replace PyMySQL's own methods instead of wrapping them, because every statement passes here.
 
     def _write_bytes(self, data: bytes) -> None:
         now = time.monotonic()
@@ -205,16 +205,16 @@ class Connection(pymysql.connections.Connection):
         raise pymysql.err.OperationalError(CR.CR_SERVER_GONE_ERROR, f"MySQL server has gone away ({failure!r})")
 
     def _refusal(self) -> Any:
-        """Return what the server said before it stopped reading, if it is an error and still arrived."""
+        """Return the error that the server sent before it stopped reading, if it arrived."""
         try:
             header = self._rfile.read(4)
             said = self._rfile.read(int.from_bytes(header[:3], "little")) if len(header) == 4 else b""
-        except OSError:  # the failed send is what there is to tell
+        except OSError:  # then the failed send is the error to report
             return None
         return MysqlPacket(said, self.encoding) if said[:1] == ERROR else None
 
     def _heed_refusal(self) -> None:
-        """Take the server's word for it when it refused a statement of many packets before it had read them all."""
+        """Accept the server's refusal of a statement of many packets, sent before the server had read them all."""
         try:
             head = self._rfile.peek(5)
         except OSError as error:
@@ -239,8 +239,8 @@ class Connection(pymysql.connections.Connection):
         raise self._broken(failure)
 
     def _broken(self, failure: OSError) -> Exception:
-        """Close the connection, on which something failed, and return the error to raise."""
-        if is_interruption(failure):  # a signal handler may raise a TimeoutError, and that is not ours
+        """Close the connection after *failure* and return the error to raise."""
+        if is_interruption(failure):  # a signal handler may raise a TimeoutError that isn't ours
             self._give_up(STOP_SECONDS)
             return failure
         if _is_ours(failure):
@@ -252,7 +252,7 @@ class Connection(pymysql.connections.Connection):
         )
 
     def _give_up(self, seconds: float = 0.0) -> None:
-        """Close the connection and end its session at the server; wait for that at most *seconds*."""
+        """Close the connection and end its session at the server; wait for the latter at most *seconds*."""
         stop: Callable[[], None] | None = None
         if self.end_session is not None and not self.is_committing and self._connecting_by is None and self._sock:
             stop = partial(self.end_session, self.server_thread_id[0], port_of(self._sock.getsockname()))
@@ -292,7 +292,7 @@ class Connection(pymysql.connections.Connection):
 
 
 class HurriedSSCursor(SSCursor):
-    """A server-side cursor: each row has the time of a request, not all of them together."""
+    """A server-side cursor that allows each row the time of a request, not all of them together."""
 
     connection: Any
     _result: Any
@@ -302,7 +302,7 @@ class HurriedSSCursor(SSCursor):
         return super().read_next()
 
     def nextset(self) -> Any:
-        # PyMySQL asks a result that was not read to its end whether another one follows, which it can't know.
+        # On a result that was not read to its end, PyMySQL asks whether another follows, which it can't know.
         result = self._result
         if result is not None and result is self.connection._result and result.unbuffered_active:
             result._finish_unbuffered_query()
@@ -315,7 +315,7 @@ class HurriedSSCursor(SSCursor):
 
 
 def read_other_results(cursor: Any) -> list[ResultSet]:
-    """Read what follows the first result of a CALL, so that an error there is raised; return the sets of rows."""
+    """Read the results after the first one of a CALL, so that an error in them is raised; return the sets of rows."""
     connection: Any = cursor.connection
     if connection is None or connection._result is None or not connection._result.has_next:
         return []
@@ -332,5 +332,5 @@ def read_other_results(cursor: Any) -> list[ResultSet]:
 
 
 def _is_ours(error: OSError) -> bool:
-    # The operating system's own timeout is the same class with a number.
+    # The operating system's own timeout is the same class, but has an errno.
     return isinstance(error, TimeoutError) and error.errno is None

@@ -1,4 +1,4 @@
-"""PyMySQL over a socket in the file system."""
+"""PyMySQL over a Unix socket."""
 
 from __future__ import annotations
 
@@ -21,5 +21,5 @@ class SocketConnection(Connection):
             dialled.close()
             raise
         dialled.ends_at = deadline.at
-        self._secure = True  # as PyMySQL has it: nobody listens between two processes of one machine
+        self._secure = True  # as in PyMySQL: nobody listens between two processes of one machine
         return dialled

@@ -9,5 +9,5 @@ from typing import Final
 
 IN_TRANSACTION: Final = 1
 AUTOCOMMIT: Final = 2
-# Of these two only the second: no transaction is open, and each statement commits itself.
+# At rest means only the second flag: no transaction is open, and each statement commits itself.
 AT_REST_OF: Final = IN_TRANSACTION | AUTOCOMMIT

@@ -1,7 +1,7 @@
-"""End at the server what a connection that was given up left running there: its statement, and the locks it holds.
+"""End at the server what an abandoned connection left running there: its statement, and the locks that it holds.
 
-A server doesn't look at its client while it works. Who gives up waiting (a cancelled task, a signal, our own clock) and
-only closes the socket leaves the statement to run to its end. Why it is done beside, and for what not:
+A server doesn't watch its client while it works. If a caller stops waiting (a cancelled task, a signal, our own clock)
+and only closes the socket, the statement runs to its end. Why a thread does it, and in which cases not:
 docs/decisions/0092-why-what-is-given-up-is-stopped-at-the-server.md.
 """
 
@@ -15,39 +15,39 @@ from typing import Any, Final
 
 logger = logging.getLogger("prefiq_db.drivers")
 
-# What a caller who was cancelled may wait for the server to stop his statement. Five seconds twice, psycopg's own
-# limits, are an eternity to whoever said asyncio.timeout(1).
+# How long a cancelled caller may wait for the server to stop the statement. psycopg's own limits, five seconds twice,
+# are too long for a caller of asyncio.timeout(1).
 STOP_SECONDS: Final = 0.4
 
 
 def beside(stop: Callable[[], object]) -> Future[None]:
-    """Call *stop* in a thread of its own, which needs no event loop that may be ending; return when it has ended.
+    """Call *stop* in a separate thread, which needs no event loop that may be ending; return a future for its end.
 
-    It is best effort: a failure is logged, and the caller goes on with what made him give up.
+    Best effort: a failure is logged, and the caller's own error goes on.
     """
     ended: Future[None] = Future()
 
     def run() -> None:
         try:
             stop()
-        except Exception as error:  # noqa: BLE001 - nobody is there to hear of it
+        except Exception as error:  # noqa: BLE001 - there is no caller to raise to
             tell(error)
         finally:
             ended.set_result(None)
 
     try:
         threading.Thread(target=run, name="prefiq_db stopping", daemon=True).start()
-    except RuntimeError as error:  # the interpreter is ending, or has no thread to give
+    except RuntimeError as error:  # the interpreter is exiting, or can't start a thread
         tell(error)
         ended.set_result(None)
     return ended
 
 
 def port_of(address: Any) -> int | None:
-    """Return the port in the *address* of a socket; ``None`` for one in the file system."""
+    """Return the port in the *address* of a socket; ``None`` for a Unix socket."""
     return address[1] if isinstance(address, tuple) else None
 
 
 def tell(error: Exception) -> None:
-    # Only the class: the text may hold what the server said.
+    # Only the class: the text may quote the server.
     logger.info("a statement that was given up was not stopped at the server (%s)", type(error).__name__)

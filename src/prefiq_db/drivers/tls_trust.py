@@ -1,4 +1,4 @@
-"""What the machine says about TLS: whom it trusts, and which addresses never leave it."""
+"""The machine's TLS settings: trusted authorities, and addresses that never leave the machine."""
 
 from __future__ import annotations
 

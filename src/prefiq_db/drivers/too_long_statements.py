@@ -1,7 +1,8 @@
-"""What MariaDB and MySQL say to a statement that is too long for them: in its middle, and then they hang up.
+"""MariaDB's and MySQL's reply to a statement that is too long: it comes while we send, and then they disconnect.
 
-A statement of more than 16 MB goes in several packets. The server reads them up to ``max_allowed_packet``, answers with
-the next number of those that it read, and reads no further; what was not read to its end is not carried out.
+A statement of more than 16 MB goes in several packets. The server reads them up to ``max_allowed_packet``, replies with
+the sequence number that follows those it read, and reads no further. It doesn't run a statement that it didn't read to
+the end.
 Source: https://mariadb.com/docs/server/reference/clientserver-protocol/0-packet
 """
 
@@ -12,37 +13,37 @@ from typing import Any, Final
 
 _TOO_LONG: Final = 1153  # ER_NET_PACKET_TOO_LARGE
 
-#: What an error begins with, behind the header.
+#: The first byte of an error, after the header.
 ERROR: Final = b"\xff"
 
 _LONGEST: Final = 4096
 
 
 def ends_conversation(error: Exception) -> bool:
-    """Return whether nothing more can be said on a connection on which *error* was raised instead of a reply.
+    """Return whether *error*, raised instead of a reply, makes the connection unusable.
 
-    The server has hung up; or the error is not its own but about its reply, and nobody knows how much of that is left.
+    Either the server has disconnected; or the driver failed on a reply, and an unknown part of that is unread.
     """
     code = error.args[0] if error.args else None
     return code == _TOO_LONG or not isinstance(code, int)
 
 
 def sequence_of_refusal(head: bytes | bytearray) -> int | None:
-    """Return the number of the packet that begins with *head*, if it is an error in answer to a statement.
+    """Return the sequence number of the packet that begins with *head*, if it is an error in reply to a statement.
 
-    0 is the number of what a server says unasked, when it shuts down.
+    Number 0 means that the server sent it unasked, as it does when it shuts down.
     """
     return head[3] or None if head[4:5] == ERROR else None
 
 
 class LastWords:
-    """A second handle of an asyncio transport's socket, for what arrived before the transport gave it up."""
+    """A second handle of an asyncio transport's socket, for data that arrived before the transport stopped reading."""
 
     def __init__(self, transport: Any) -> None:
         self._socket = socket.fromfd(transport.get_extra_info("socket").fileno(), socket.AF_INET, socket.SOCK_STREAM)
-        self._socket.setblocking(False)  # whatever the process's default says: what is not there yet is not waited for
+        self._socket.setblocking(False)  # whatever the process's default: never wait for data
         self._tls: Any = transport.get_extra_info("ssl_object")
-        # asyncio's own; another event loop's TLS keeps it to itself, and then nothing is heard.
+        # asyncio's own; TLS of another event loop doesn't give access to it, and then we read nothing.
         self._encrypted: Any = getattr(getattr(transport, "_ssl_protocol", None), "_incoming", None)
 
     def __enter__(self) -> LastWords:

@@ -1,1 +1,1 @@
-"""Events for listeners: who listens, and who is told of a call."""
+"""Events: the listeners, and reporting calls to them."""

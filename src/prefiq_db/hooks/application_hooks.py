@@ -12,7 +12,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class HooksOfAll:
-    """What :class:`~prefiq_db.hooks.registry.Hooks` is for one database, for several: ``app.resolve("hooks")``."""
+    """Like :class:`~prefiq_db.hooks.registry.Hooks`, but for all databases at once: ``app.resolve("hooks")``."""
 
     def __init__(self, hooks: Sequence[Hooks]) -> None:
         self._hooks = tuple(hooks)
@@ -42,6 +42,6 @@ class HooksOfAll:
         return listener
 
     def remove(self, listener: Listener | Callable[..., Any]) -> None:
-        """Forget a listener or function everywhere."""
+        """Remove a listener or function from every database."""
         for hooks in self._hooks:
             hooks.remove(listener)

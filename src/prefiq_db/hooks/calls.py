@@ -1,4 +1,4 @@
-"""Tell of logical calls: that one began, and how it ended after all its attempts."""
+"""Report logical calls to listeners: the beginning, and the end after all attempts."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from prefiq_db.origin import application_line, readable
 
 T = TypeVar("T")
 
-#: a call is told of when somebody wants one of these
+#: calls are reported while there is a listener for one of these
 CALL_EVENTS: Final[frozenset[type]] = frozenset({CallStarted, CallFinished})
 
 _Failed = tuple[ErrorKind | None, str | int | None]
 
 
 def tell_call(hooks: Hooks, database: str, call: Call, work: Callable[[Call], T]) -> T:
-    """Return what *work* makes of *call*; tell the listeners that the call began, and how it ended."""
+    """Return the result of *work* for *call*; notify the listeners of the beginning and the end."""
     _tell_start(hooks, database, call)
     started = time.perf_counter()
     failed: _Failed = (None, None)
@@ -35,7 +35,7 @@ def tell_call(hooks: Hooks, database: str, call: Call, work: Callable[[Call], T]
 
 
 def tell_refused_call(hooks: Hooks, database: str, call: Call, error: BaseException) -> None:
-    """Tell the listeners of a call that ended with *error* before anything of it was carried out."""
+    """Notify the listeners of a call that failed with *error* before anything of it ran."""
     _tell_start(hooks, database, call)
     _tell_end(hooks, database, call, time.monotonic() - call.started, _judge(error))
 

@@ -1,8 +1,8 @@
-"""Keep values out of other people's log records.
+"""Keep values out of the log records of other libraries.
 
-SQLAlchemy logs rows at DEBUG and literals at INFO whatever ``hide_parameters`` says; aiosqlite logs statements with
-their parameters at DEBUG, asyncmy the server's warnings at WARNING, with the value they are about. Filters are all
-that is installed here: no handler, no level, no formatter.
+SQLAlchemy logs rows at DEBUG and literals at INFO despite ``hide_parameters``; aiosqlite logs statements with their
+parameters at DEBUG; asyncmy logs the server's warnings at WARNING, with the value in question. We install filters only:
+no handler, no level, no formatter.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from prefiq_db.masking import mask_statement
 
 
 class _EngineFilter(logging.Filter):
-    """For the logger of one engine: statements keep their text without literals, rows and parameters go."""
+    """For the logger of one engine: keep statements without literals, drop rows and parameters."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         if record.args:
@@ -25,7 +25,7 @@ class _EngineFilter(logging.Filter):
 
 
 class _PoolFilter(logging.Filter):
-    """For the logger of one pool: what is said of a connection stays, a driver's error text goes."""
+    """For the logger of one pool: keep what concerns a connection, drop a driver's error text."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         if isinstance(record.args, tuple):
@@ -39,7 +39,7 @@ class _PoolFilter(logging.Filter):
 
 
 class _AiosqliteFilter(logging.Filter):
-    """For aiosqlite's one logger: which operation it was stays, its arguments go."""
+    """For aiosqlite's one logger: keep the name of the operation, drop its arguments."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         if record.args:
@@ -48,10 +48,10 @@ class _AiosqliteFilter(logging.Filter):
 
 
 class _AsyncmyFilter(logging.Filter):
-    """For asyncmy's one logger: what the server warns of stays, the value that it quotes goes."""
+    """For asyncmy's one logger: keep the server's warning, drop the value that it quotes."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        # Up to the end, not to the next quote: the value may hold quotes itself.
+        # Up to the end, not to the next quote: the value may contain quotes itself.
         record.msg = _QUOTED_TO_THE_END.sub("?", record.getMessage())
         record.args = None
         return True
@@ -66,9 +66,9 @@ def _operation(argument: object) -> str:
 
 
 def logging_name(database: str, *, masked: bool) -> str:
-    """Return the suffix that gives one database's engine and pool loggers of their own.
+    """Return the suffix that gives one database's engine and pool their own loggers.
 
-    An unmasked database gets others than a masked one of the same name: a filter stays on its logger.
+    An unmasked database doesn't share them with a masked one of the same name, since a filter stays on its logger.
     """
     return f"prefiq.{database}" if masked else f"prefiq.{database}.unmasked"
 

@@ -1,4 +1,4 @@
-"""The listeners of one database. A listener never breaks a query: its error is logged once and counted."""
+"""The listeners of one database. A listener's error never breaks a query: it is logged once and counted."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ logger = logging.getLogger("prefiq_db.hooks")
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-# Which method of a listener is called for which event.
+# Which listener method handles which event.
 _METHODS: dict[type, str] = {
     StatementStarted: "statement_started",
     StatementFinished: "statement_finished",
@@ -44,7 +44,7 @@ class Hooks:
     def __init__(self, database: str) -> None:
         self._database = database
         self._called: dict[type, tuple[Callable[[Any], object], ...]] = dict.fromkeys(_METHODS, ())
-        #: the kinds of events that somebody listens to
+        #: the kinds of events that have a listener
         self.wanted: frozenset[type] = frozenset()
         self._on_change: list[Callable[[], None]] = []
         self._lock = renewed(self, "_lock")
@@ -75,7 +75,7 @@ class Hooks:
         return listener
 
     def remove(self, listener: Listener | Callable[..., Any]) -> None:
-        """Forget a listener or function that was registered; silent when it wasn't."""
+        """Remove a listener or function; do nothing if it isn't registered."""
         with self._lock:
             for kind, functions in self._called.items():
                 self._called[kind] = tuple(
@@ -84,11 +84,11 @@ class Hooks:
             self._note_wanted()
 
     def wants(self, kind: type) -> bool:
-        """Return whether anybody listens to this *kind* of event, so that it is worth making."""
+        """Return whether this *kind* of event has a listener, so that it is worth creating."""
         return kind in self.wanted
 
     def emit(self, event: object) -> None:
-        """Tell the listeners of this kind of event, in the order they came."""
+        """Notify the listeners of this kind of event, in the order of registration."""
         for fn in self._called[type(event)]:
             try:
                 answer = fn(event)
@@ -97,7 +97,7 @@ class Hooks:
             except Exception as error:
                 if is_interruption(error):
                     raise
-                # A listener may raise anything, and a query goes on.
+                # A listener may raise anything, and the query goes on.
                 self._note_failure(fn, error)
 
     def _register(self, kind: type, fn: F) -> F:
@@ -117,7 +117,7 @@ class Hooks:
             noted()
 
     def on_change(self, fn: Callable[[], None]) -> None:
-        """Call *fn* whenever somebody begins or ceases to listen."""
+        """Call *fn* whenever a listener is added or removed."""
         self._on_change.append(fn)
 
     def _note_failure(self, fn: Callable[..., object], error: Exception) -> None:
@@ -126,7 +126,7 @@ class Hooks:
         if key in self._failed:
             return
         self._failed.add(key)
-        # The type only: a listener's error text may quote what it was given.
+        # The type only: a listener's error text may quote its event.
         logger.error(
             "a listener of database %s raised %s in %s; further ones are counted, not logged",
             self._database,

@@ -1,1 +1,1 @@
-"""What was counted, timed and noted of statements: statistics, the slow log, plans, budgets."""
+"""Records about statements: statistics, the slow log, plans, budgets."""

@@ -1,4 +1,4 @@
-"""Ask for the plan of a slow SELECT: opt-in, once per kind and hour, on another connection, with a short limit.
+"""Log the plan of a slow SELECT: opt-in, once per kind and hour, on another connection, with a short timeout.
 
 Plain EXPLAIN only: ANALYZE would run the statement again.
 """
@@ -23,7 +23,7 @@ _MOST: Final = 1000
 
 
 class Explain(Executable, ClauseElement):
-    """A statement with EXPLAIN before it, in the words of the database that it is compiled for."""
+    """A statement with EXPLAIN before it, in the syntax of the database that it is compiled for."""
 
     inherit_cache = False
 
@@ -37,7 +37,7 @@ def _compile(element: Explain, compiler: Any, **options: Any) -> str:
 
 
 class Explainer:
-    """Decides whose plan to ask for, and logs it."""
+    """Decides which plan to ask for, and logs it."""
 
     def __init__(self, database: str, dialect: str, clock: Callable[[], float], *, masked: bool) -> None:
         self.database = database
@@ -48,7 +48,7 @@ class Explainer:
         self._asked: dict[str, float] = {}
 
     def admits(self, fingerprint: str) -> bool:
-        """Return whether it is time to ask for this kind of statement."""
+        """Return whether a plan for this kind of statement is due."""
         now = self._clock()
         with self._lock:
             last = self._asked.get(fingerprint)
@@ -60,7 +60,7 @@ class Explainer:
             return True
 
     def log(self, fingerprint: str, rows: list[Any]) -> None:
-        """Log a plan, its literals masked: conditions in it quote values."""
+        """Log a plan with its literals masked: conditions in it quote values."""
         plan = "\n".join("  ".join("" if cell is None else str(cell) for cell in row) for row in rows)
         logger.info(
             "plan of the slow statement %s on database %s:\n%s",

@@ -1,4 +1,4 @@
-"""Count durations in buckets: a few hundred nanoseconds each, merged and read when somebody asks."""
+"""Count durations in buckets: a few hundred nanoseconds each, merged and read on demand."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ T = TypeVar("T")
 
 
 def drained(noted: list[T]) -> list[T]:
-    """Take out what is in *noted* now; others may go on appending, and only one may take at a time.
+    """Remove and return what is in *noted* now; others may go on appending, but only one caller may drain at a time.
 
-    Appending, copying a slice and deleting it are one step each, so nothing that others append meanwhile is lost.
+    Appending, copying a slice and deleting it are atomic, so nothing that others append meanwhile is lost.
     """
     taken = noted[:]
     del noted[: len(taken)]
@@ -27,7 +27,7 @@ def drained(noted: list[T]) -> list[T]:
 
 
 class Histogram:
-    """Durations in seconds. Not locked: its owner is."""
+    """Durations in seconds. Not locked: the owner must lock."""
 
     __slots__ = ("bounds", "counts", "max_seconds", "total_seconds")
 
@@ -44,11 +44,11 @@ class Histogram:
             self.max_seconds = seconds
 
     def add_all(self, noted: list[float]) -> None:
-        """Count many durations at once: sorted, a search per bucket instead of one per duration."""
+        """Count many durations at once: sorted, it takes one search per bucket instead of one per duration."""
         if not noted:
             return
         self.total_seconds += sum(noted)
-        # Most waits and uses are in the first bucket: they needn't be sorted, which is most of the work.
+        # Most waits and uses fall into the first bucket: then we skip the sort, which is most of the work.
         if noted[0] <= self.bounds[0] and (longest := max(noted)) <= self.bounds[0]:
             self.counts[0] += len(noted)
             self.max_seconds = max(self.max_seconds, longest)
@@ -62,11 +62,11 @@ class Histogram:
         self.max_seconds = max(self.max_seconds, ascending[-1])
 
     def merge(self, other: Histogram) -> None:
-        """Add what *other*, of the same bounds, has counted."""
+        """Add the counts of *other*, which has the same bounds."""
         self.counts = [mine + theirs for mine, theirs in zip(self.counts, other.counts, strict=True)]
         self.total_seconds += other.total_seconds
         self.max_seconds = max(self.max_seconds, other.max_seconds)
 
     def read(self) -> HistogramStats:
-        """Return a copy that no longer changes."""
+        """Return an immutable copy."""
         return HistogramStats(self.bounds, tuple(self.counts), self.total_seconds, self.max_seconds)

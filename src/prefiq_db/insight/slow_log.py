@@ -1,4 +1,4 @@
-"""Log slow statements, at WARNING, and never more than one of a kind in a while."""
+"""Log slow statements, at WARNING, at most one of a kind in 10 seconds."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from prefiq_db.origin import Line, readable
 
 logger = logging.getLogger("prefiq_db.slow")
 
-# One record per fingerprint and this many seconds; what was held back is counted in the next one.
+# One record per fingerprint in this many seconds; the next one counts those held back.
 QUIET_SECONDS: Final = 10.0
 _MOST_FINGERPRINTS: Final = 1000
 
 
 class SlowLog:
-    """The slow statements of one database."""
+    """The slow log of one database."""
 
     def __init__(self, database: str, threshold_seconds: float, clock: Callable[[], float]) -> None:
         self.database = database
@@ -82,7 +82,7 @@ class SlowLog:
                 self._last[fingerprint] = (last, held + 1)
                 return None
             if len(self._last) >= _MOST_FINGERPRINTS:
-                # The one that was logged longest ago: dicts keep their order, and an entry moves when it is logged.
+                # Drop the entry logged longest ago: dicts keep their order, and an entry moves when it is logged.
                 del self._last[next(iter(self._last))]
             self._last.pop(fingerprint, None)
             self._last[fingerprint] = (now, 0)

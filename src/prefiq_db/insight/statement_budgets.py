@@ -1,7 +1,7 @@
 """Count the statements of a block: budgets and N+1 detection, for tests and development.
 
-An N+1 is what it looks like from the outside: the same statement from the same line, again and again in one scope. No
-ORM is asked, so it is found in loops over plain SQL too.
+An N+1 here means the same statement from the same line, again and again in one scope. No ORM is involved, so loops over
+plain SQL are found too.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def _table(rows: list[tuple[tuple[str, str, Line | None], int]]) -> str:
 
 
 def note_in_budgets(key: object, fingerprint: str, summary: str) -> None:
-    """Count a statement in every budget that is open here."""
+    """Count a statement in every budget that is open in this context."""
     budgets = open_budgets.get().get(key)
     if budgets:
         line = application_line()

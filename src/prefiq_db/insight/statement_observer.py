@@ -1,8 +1,8 @@
-"""Watch each statement: count it, time it, tell the listeners and log the slow ones, without a value in any of it.
+"""Watch each statement: count it, time it, notify the listeners and log the slow ones, without a value in any of it.
 
-The order of things is made for the common case, in which nobody listens: then a statement costs two looks at the clock,
-a look into a dictionary and a note in a list; notes are counted many at once. On this way instructions are counted, by
-benchmarks/hooks_cost.py, and what each costs is in docs/decisions/0053-why-watching-a-statement-only-takes-notes.md.
+The code is optimised for the common case, without listeners: then a statement costs two readings of the clock, a
+dictionary lookup and an append to a list; notes are counted many at once. benchmarks/hooks_cost.py counts the
+instructions, and docs/decisions/0053-why-watching-a-statement-only-takes-notes.md lists the cost of each step.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from prefiq_db.translation.judging import Judgement, judge
 
 logger = logging.getLogger("prefiq_db.statements")
 
-# Where a logger keeps what it answered to isEnabledFor, emptied whenever any level changes: a look costs a quarter of
-# the question. A logging without it is asked each time.
+# Where a logger caches the results of isEnabledFor, cleared whenever any level changes: a lookup costs a quarter of
+# the call. Without that cache we call it each time.
 _levels: Final[Mapping[int, bool]] = getattr(logger, "_cache", {})
 _DEBUG: Final = logging.DEBUG
 
-# Texts that are remembered; one that is made up anew each time pushes the others out, and no more than that.
+# How many texts are remembered; new ones push old ones out, so ad-hoc texts cost no more than that.
 _MOST_TEXTS: Final = 2000
 
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """What was found out about a text when it was first seen."""
+    """What is known about a text since it was first seen."""
 
     description: Description
     summary: str
@@ -61,7 +61,7 @@ class StatementObserver:
         self.statistics = StatementStatistics()
         self.slow = SlowLog(database, slow_seconds, time.monotonic)
         self._slow_seconds = slow_seconds
-        #: whether somebody listens, or ever opened a budget; one look instead of one at each
+        #: whether there is a listener, or ever was a budget; one check instead of one for each
         self._has_listeners = self._budgeted = False
         hooks.on_change(self._look_up)
         self._memory: Memory[_Known] = Memory(_MOST_TEXTS)
@@ -117,7 +117,7 @@ class StatementObserver:
         checkout.wait_seconds = 0.0
 
     def expect_budgets(self) -> None:
-        """Look for open budgets from now on."""
+        """Check for open budgets from now on."""
         self._budgeted = True
         self._look_up()
 
@@ -145,7 +145,7 @@ class StatementObserver:
         return self._memory.keep(head, known, head, text)
 
     def _fold(self, entry: StatementEntry) -> None:
-        """Count what was noted, and take the line of the call that happens to come now."""
+        """Count what was noted, and keep the source line of the current call."""
         entry.fold()
         entry.line = application_line()
 
@@ -178,7 +178,7 @@ class StatementObserver:
             self.hooks.emit(StatementFailed(**fields, duration_seconds=duration, kind=kind, code=code))
 
     def _judge(self, error: BaseException, context: Any) -> Judgement:
-        """Return what the caller's error will be judged by, so that both say the same."""
+        """Return the judgement that the caller's error will use, so that both agree."""
         if context is None:
             return judge(error, self.dialect)
         judgement: Judgement = context.dialect.judge(error, context.root_connection._dbapi_connection)

@@ -1,6 +1,6 @@
-"""Count what a database does: a note per statement, counted many at once, copied when somebody asks.
+"""Count what a database does: a note per statement, counted many at once, copied on demand.
 
-Everything is bounded: a service that makes up statements can't make this grow without end.
+Everything is bounded, so a service that generates statements can't make it grow without end.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ OTHER: Final = "other"
 class StatementEntry:
     """The counters of one fingerprint.
 
-    What happens is noted in lists, which takes no lock and hardly any time, and counted now and then, many at once.
+    Events are noted in lists, which takes no lock and hardly any time, and counted now and then, many at once.
     """
 
     __slots__ = (
@@ -104,7 +104,7 @@ class StatementStatistics:
         self._entries: dict[str, StatementEntry] = {}
 
     def entry(self, description: Description, statement: str) -> StatementEntry:
-        """Return the counters for a statement; the last place is shared by all the rest."""
+        """Return the counters for a statement; once all places are taken, the rest share the last one."""
         with self.lock:
             entry = self._entries.get(description.fingerprint)
             if entry is None and len(self._entries) >= MOST_FINGERPRINTS:
@@ -133,7 +133,7 @@ class StatementStatistics:
     # --- reading ---------------------------------------------------------------------------------
 
     def durations(self) -> dict[str, HistogramStats]:
-        """Return the durations by summary: the commonest ones, and all others together."""
+        """Return the durations by summary: the most frequent ones, and all others together."""
         merged: dict[str, Histogram] = {}
         for entry in sorted(self._folded(), key=lambda entry: entry.calls, reverse=True):
             summary = entry.summary or OTHER
@@ -143,7 +143,7 @@ class StatementStatistics:
         return {summary: histogram.read() for summary, histogram in merged.items()}
 
     def top(self, most: int = 50) -> tuple[StatementStats, ...]:
-        """Return the statements that took most time in all, first the worst."""
+        """Return the statements with the highest total time, the highest first."""
         entries = [entry.read() for entry in self._folded()]
         entries.sort(key=lambda entry: entry.total_seconds, reverse=True)
         return tuple(entries[:most])

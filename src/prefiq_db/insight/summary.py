@@ -1,4 +1,4 @@
-"""Name a statement in a few words, without a parser: operations and tables, and a fingerprint that groups its likes.
+"""Describe a statement briefly, without a parser: operations, tables, and a fingerprint that groups similar texts.
 
 A summary has low cardinality and no value in it, so it may be a metric's label and a span's name. Its form is that of
 OpenTelemetry's ``db.query.summary``: ``SELECT orders customers``, ``INSERT audit SELECT orders``.
@@ -27,13 +27,13 @@ _NAMES_IN_BRACKETS: Final = dialects(where=lambda product: "[" in product.name_q
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """What a statement is called.
+    """The description of a statement.
 
     Attributes:
         summary: operations and tables: ``SELECT orders``.
-        operation: the first of the operations: ``SELECT``; ``""`` when the text has none that we know.
+        operation: the first of the operations: ``SELECT``; ``""`` if the text has none that we know.
         tables: the tables, each once, in order.
-        fingerprint: 16 hex digits, the same for texts that differ in literals, bind names and lengths of lists only.
+        fingerprint: 16 hex digits, the same for texts that differ only in literals, bind names and lengths of lists.
     """
 
     summary: str
@@ -45,7 +45,7 @@ class Description:
 def describe(statement: str, compiled: Any, dialect: str = "") -> Description:
     """Return the description of *statement*; *compiled* is SQLAlchemy's, or ``None`` for a driver's text.
 
-    Of a long text the head is read, as far as it may be shown.
+    Only the beginning of a long text is read, the part that may be shown.
     """
     statement = head_of(statement)
     construct = None if compiled is None else compiled.statement
@@ -57,7 +57,7 @@ def describe(statement: str, compiled: Any, dialect: str = "") -> Description:
 
 
 def _joined(words: list[tuple[str, bool]]) -> str:
-    """Join the words, a table once per operation, up to the longest allowed."""
+    """Join the words, each table once per operation, up to the maximum length."""
     seen: set[str] = set()
     chosen: list[str] = []
     length = 0
@@ -104,7 +104,7 @@ def _of_core(construct: Any) -> Iterator[tuple[str, bool]]:
 
 # --- texts get a small tokenizer ------------------------------------------------------------------
 
-# Literals and comments are gone already: each is a ``?``.
+# Literals and comments are already replaced: each is a ``?``.
 _PART: Final = r"""[^\W\d][\w$]*|"(?:[^"]|"")*"|`(?:[^`]|``)*`"""
 
 
@@ -124,13 +124,13 @@ _VERBS: Final = frozenset(
     """SELECT INSERT UPDATE DELETE MERGE REPLACE CREATE ALTER DROP TRUNCATE CALL EXPLAIN VACUUM COPY LOAD REFRESH
     REINDEX""".split()  # noqa: SIM905 - a block of words reads better
 )
-# These are operations only where a statement begins: elsewhere they are clauses.
+# Operations only at the beginning of a statement; elsewhere they are clauses.
 _FIRST_ONLY: Final = frozenset({"SET", "SHOW", "PRAGMA", "GRANT", "REVOKE", "ANALYZE", "EXECUTE"})
 _BEFORE_TABLE: Final = frozenset({"FROM", "INTO", "JOIN", "TABLE", "UPDATE", "CALL", "TRUNCATE"})
 _BETWEEN: Final = frozenset({"IF", "NOT", "EXISTS", "ONLY", "LATERAL", "IGNORE", "LOW_PRIORITY", "TABLE"})
 # Words after which UPDATE is no operation: FOR UPDATE, ON UPDATE, DO UPDATE, ON DUPLICATE KEY UPDATE.
 _NO_OPERATION_AFTER: Final = frozenset({"FOR", "ON", "DO", "KEY"})
-# Functions that have a FROM of their own: EXTRACT(YEAR FROM x).
+# Functions with a FROM inside: EXTRACT(YEAR FROM x).
 _WITH_FROM: Final = frozenset({"EXTRACT", "TRIM", "SUBSTRING", "OVERLAY"})
 _CLAUSES: Final = frozenset(
     """WHERE ON USING SET VALUES GROUP ORDER HAVING LIMIT OFFSET FETCH UNION EXCEPT INTERSECT RETURNING INNER LEFT RIGHT
@@ -140,7 +140,7 @@ _LISTED: Final = "(listed)"
 
 
 class _TextReader:
-    """Walks through the names and marks of a text."""
+    """Reads the names and marks of a text in order."""
 
     def __init__(self) -> None:
         self.before = ""
@@ -150,7 +150,7 @@ class _TextReader:
         self.operation = ""
 
     def mark(self, mark: str) -> None:
-        """A comma goes on with a list of tables; a parenthesis opens something else."""
+        """Handle a mark: a comma continues a list of tables; a parenthesis opens something else."""
         if mark == "(":
             self.own_from.append(self.before in _WITH_FROM)
         elif mark == ")" and self.own_from:
@@ -171,7 +171,7 @@ class _TextReader:
         if is_operation:
             self.operation = upper
         self.expecting = upper in _BEFORE_TABLE and self.before not in _NO_OPERATION_AFTER and not self.elsewhere(upper)
-        # An alias stays in the list; a clause ends it.
+        # An alias doesn't end the list; a clause does.
         stays = self.before == _LISTED and upper not in _CLAUSES and upper not in _BEFORE_TABLE
         self.before = _LISTED if stays else upper
         return (upper, True) if is_operation else None
@@ -209,7 +209,7 @@ def _bare(name: str) -> str:
 
 _BINDS: Final = re.compile(r"%\(\w+\)s|%s|(?<!:):\w+|\$\d+|\?")
 _SPACE: Final = re.compile(r"\s+")
-# SQLAlchemy says the type of each value to PostgreSQL: ?::VARCHAR, ?::TIMESTAMP WITH TIME ZONE, ?::"my type"[].
+# SQLAlchemy adds the type of each value for PostgreSQL: ?::VARCHAR, ?::TIMESTAMP WITH TIME ZONE, ?::"my type"[].
 _CAST: Final = (
     r"::(?:\"[^\"]*\"|[\w.])+(?: varying| precision)?(?: ?\([ ?,]*\))?(?: with(?:out)? time zone)?(?:\[\??\])*"
 )
@@ -220,7 +220,7 @@ _ROWS: Final = re.compile(r"\(\?\)(?:\s*,\s*\(\?\))+")
 def fingerprint(statement: str, dialect: str = "") -> str:
     """Return 16 hex digits for the shape of *statement*: literals, bind names and lengths of lists don't count.
 
-    Those of a long text are of its head, without the list that the cut goes through.
+    For a long text, only its beginning counts, without the list in which it was cut off.
     """
     shape = _BINDS.sub("?", mask_literals(head_of(statement), dialect))
     shape = _LIST.sub("(?)", _SPACE.sub(" ", shape).strip())

@@ -1,4 +1,4 @@
-"""What each command does, on one database or none; ``command_line`` reads the words."""
+"""The commands, each on one database or on none; ``command_line`` parses the arguments."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from prefiq_db.migrate.run import OnApply
 from prefiq_db.migrate.scaffold import write_history
 from prefiq_db.migrate.status import status_of
 
-# In config.attributes: how many revisions were applied or taken back on the database.
+# In config.attributes: how many revisions were applied or undone on the database.
 _STEPS: Final = "prefiq_steps"
 
 #: What a command returns: the exit code is 1 when it is False.
@@ -43,7 +43,7 @@ def alembic_config(ini: str | None = None) -> Config:
             raise UsageError(f"{ini}: expected an alembic.ini; python -m prefiq_db.migrate init DIR writes one")
         return Config(ini, stdout=sys.stdout)
     config = Config(stdout=sys.stdout)
-    # A % would begin an interpolation of configparser.
+    # configparser would interpolate a %.
     config.set_main_option("script_location", os.fspath(migrations_directory()).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
     return config
@@ -166,7 +166,7 @@ def init(config: Config, options: argparse.Namespace) -> bool:
 
 
 def _databases(config: Config, options: argparse.Namespace) -> Iterator[str | None]:
-    """Put one database after the other into the config and yield its name; ``None``: the one that env.py chooses."""
+    """Put each database into the config in turn and yield its name; ``None``: the one that env.py chooses."""
     given = {field: getattr(options, field) for field in MigrateOptions.__slots__ if hasattr(options, field)}
     config.attributes["options"] = MigrateOptions(**{key: value for key, value in given.items() if value is not None})
     config.attributes["on_version_apply"] = _tell(config)
@@ -199,7 +199,7 @@ def _tell_if_nothing_was_done(config: Config) -> None:
 
 
 def _check_heard(config: Config, database: str | None) -> None:
-    """Refuse to change a database by an ``env.py`` that opens one of its own, whatever it was asked for."""
+    """Refuse to change a database through an ``env.py`` that ignores the requested one and opens its own."""
     if database is None:
         return
     status_of(config)  # runs the env.py, and changes nothing
@@ -220,7 +220,7 @@ def _drift(config: Config) -> Iterator[str]:
 
 
 class _quiet:  # noqa: N801 - used like a function
-    """Keep Alembic's own words off the standard output."""
+    """Keep Alembic's own output off the standard output."""
 
     def __init__(self, config: Config) -> None:
         self.config = config

@@ -1,4 +1,4 @@
-"""Options for Alembic's ``check`` and ``new``: how to compare, how to write our types, which tables are ours."""
+"""Options for Alembic's ``check`` and ``new``: how to compare, how to render our types, which tables are ours."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ OUR_PREFIX: Final = "prefiq_"
 
 _SPECIAL: Final = frozenset(":%")
 
-#: What Alembic calls to write a part of a revision; ``False`` leaves it to others.
+#: Alembic calls it to render a part of a revision; ``False`` leaves it to others.
 Render = Callable[[str, Any, AutogenContext], str | Literal[False] | None]
-#: What Alembic asks whether an object takes part: the object, its name and kind, reflected?, what it is compared to.
+#: Alembic asks it whether to include an object: the object, its name and kind, reflected?, its counterpart.
 Include = Callable[[Any, str | None, str, bool, Any], bool]
 
-#: Options of ``context.configure`` where ours and the service's both take effect.
+#: Options of ``context.configure`` of which both ours and the service's take effect.
 JOINED: Final = ("render_item", "include_object", "autogenerate_plugins")
 
 _plugin = Plugin(comparators.PLUGIN)
@@ -41,8 +41,8 @@ def autogenerate_options(
 
     Args:
         ours: whether it is prefiq_db's own history, which sees only ``prefiq_*`` tables; a service's sees all others.
-        render_item: your own; asked first, ours writes what it leaves (by returning ``False``).
-        include_object: your own; both must let an object in.
+        render_item: your own; called first, and ours renders what it leaves (by returning ``False``).
+        include_object: your own; both must include an object.
         autogenerate_plugins: yours; prefiq_db's is added to them.
     """
     plugins = [*autogenerate_plugins]
@@ -59,17 +59,17 @@ def autogenerate_options(
 
 
 def include_others(item: Any, name: str | None, type_: str, reflected: bool, compare_to: Any) -> bool:
-    """Say whether a service's history is about this: not when it is a table of prefiq_db."""
+    """Return whether a service's history includes the object: any but prefiq_db's tables."""
     return not _is_ours(item, name, type_)
 
 
 def include_ours(item: Any, name: str | None, type_: str, reflected: bool, compare_to: Any) -> bool:
-    """Say whether prefiq_db's own history is about this: only its own tables."""
+    """Return whether prefiq_db's own history includes the object: only its own tables."""
     return _is_ours(item, name, type_)
 
 
 def _is_ours(item: Any, name: str | None, type_: str) -> bool:
-    # Plugins bring views, functions and more, which have no table.
+    # Plugins add views, functions and more, which have no table.
     table = name if type_ == "table" else getattr(getattr(item, "table", None), "name", None)
     return table is not None and str(table).startswith(OUR_PREFIX)
 
@@ -78,7 +78,7 @@ def _both(first: Include, second: Include) -> Include:
     return lambda *about: first(*about) and second(*about)
 
 
-# --- writing our types into revisions ----------------------------------------------------------------
+# --- rendering our types in revisions ----------------------------------------------------------------
 
 
 def _prefer_theirs(theirs: Render) -> Render:
@@ -90,7 +90,7 @@ def _prefer_theirs(theirs: Render) -> Render:
 
 
 def _render_ours(type_: str, item: Any, context: AutogenContext) -> str | Literal[False] | None:
-    """Write what Alembic would write wrongly; the rest is Alembic's."""
+    """Render what Alembic would render wrongly; leave the rest to Alembic."""
     if type_ == "type":
         return _render_type(item, context)
     if type_ == "server_default":
@@ -99,9 +99,9 @@ def _render_ours(type_: str, item: Any, context: AutogenContext) -> str | Litera
 
 
 def _render_type(item: Any, context: AutogenContext) -> str | Literal[False]:
-    """Write a portable type as ``prefiq_db.types.Money()`` and add the import.
+    """Render a portable type as ``prefiq_db.types.Money()`` and add the import.
 
-    An enum is written by its values: a revision must not change when the enum does.
+    An enum is rendered by its values: a revision must not change when the enum does.
     """
     render = _RENDERED.get(type(item))
     if render is None:
@@ -111,7 +111,7 @@ def _render_type(item: Any, context: AutogenContext) -> str | Literal[False]:
 
 
 def _render_default(item: Any, context: AutogenContext) -> str | Literal[False]:
-    """Write a default so that the revision's ``text()`` makes it again: no bind of ``:word``, and one ``%``."""
+    """Render a default so that the revision's ``text()`` reproduces it: no bind of ``:word``, and one ``%``."""
     assert context.migration_context is not None
     dialect, prefix = context.migration_context.dialect, context.opts["sqlalchemy_module_prefix"] or ""
     if isinstance(item, sa.Computed):

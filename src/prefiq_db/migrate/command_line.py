@@ -1,4 +1,4 @@
-"""``python -m prefiq_db.migrate``: thin over Alembic, for prefiq_db's own tables and for a service's history.
+"""``python -m prefiq_db.migrate``: a thin layer over Alembic, for prefiq_db's own tables and a service's history.
 
 Exit codes: 0 done; 1 the database or a revision failed, or the answer is no; 2 wrong arguments or settings, or a driver
 is not installed.
@@ -123,7 +123,7 @@ def _history() -> argparse.ArgumentParser:
         "-c",
         "--config",
         metavar="FILE",
-        default=argparse.SUPPRESS,  # or the default would win over what stands before the command
+        default=argparse.SUPPRESS,  # otherwise the default would override an option before the command
         help="your alembic.ini (default: prefiq_db's own tables)",
     )
     return parent

@@ -1,8 +1,8 @@
 """Comparisons in place of Alembic's own, so that ``check`` finds all changes and nothing else.
 
-An Alembic plugin, for server defaults, computed columns, fractions of seconds and the CHECKs of enums. Not Alembic's
-``compare_server_default=function``: that is called with an identity column's default too, and ends with an
-AttributeError there.
+An Alembic plugin, for server defaults, computed columns, fractional seconds and the CHECKs of enums. Not Alembic's
+``compare_server_default=function``: Alembic calls that for an identity column's default too, and fails there with an
+AttributeError.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def compare_fractions(
     found: sa.Column[Any],
     wanted: sa.Column[Any],
 ) -> PriorityDispatchResult:
-    """Find MariaDB's DATETIME without fractions where an instant should be; to Alembic it is a DATETIME, too."""
+    """Find MariaDB's DATETIME without fractions where an instant should be; for Alembic both are DATETIME."""
     counts_microseconds = getattr(found.type, "fsp", None) == 6
     if isinstance(wanted.type, UtcDateTime) and isinstance(found.type, mysql.DATETIME) and not counts_microseconds:
         change.existing_type = found.type
@@ -67,14 +67,14 @@ def compare_server_default(
     found: sa.Column[Any],
     wanted: sa.Column[Any],
 ) -> PriorityDispatchResult:
-    """Compare values with values and ask the server about expressions; Alembic compares what is still undecided."""
+    """Compare values with values and ask the server about expressions; leave the undecided to Alembic."""
     assert context.migration_context is not None
     assert context.connection is not None
     if context.migration_context._user_compare_server_default is False:
         return _GO_ON
     dialect = context.migration_context.dialect
     if isinstance(wanted.server_default, sa.Identity) and not dialect.supports_identity_columns:
-        return _DECIDED  # there it is AUTO_INCREMENT or a rowid, and no default
+        return _DECIDED  # there it is AUTO_INCREMENT or a rowid, and not a default
     if isinstance(found.server_default, sa.Computed) or isinstance(wanted.server_default, sa.Computed):
         return _compare_computed(context.connection, change, found, wanted)
     is_now = read_default(found.server_default, wanted.type, dialect)
@@ -105,7 +105,7 @@ def _same(
 
 
 def _without_quotes(wanted: sa.Column[Any], dialect: sa.Dialect) -> Default | None:
-    """Return what Alembic writes into a revision for the text ``"'new'"``: it takes the quotes for SQL's."""
+    """Return the default that Alembic renders for the text ``"'new'"``: it takes the quotes for SQL's."""
     text = getattr(wanted.server_default, "arg", None)
     if not isinstance(text, str) or not text.startswith("'") or not text.endswith("'"):
         return None
@@ -153,7 +153,7 @@ def _make_anew(
 ) -> None:
     old, new = _indexes(found), _indexes(wanted)
     names = {each.name for each in (*old, *new)}
-    # What Alembic found of these indexes is done here: in its place it would meet a column that is not there.
+    # We handle these indexes here: Alembic's own operations would meet a column that doesn't exist then.
     changes.ops = [each for each in changes.ops if _index_name(each) not in names]
     changes.ops += [_drop(each) for each in old]
     changes.ops += [
@@ -164,7 +164,7 @@ def _make_anew(
 
 
 def _indexes(column: sa.Column[Any]) -> list[sa.Index | sa.UniqueConstraint]:
-    """Return the indexes with the column; the database reports a unique constraint as an index, too."""
+    """Return the indexes that contain the column; the database reports a unique constraint as an index, too."""
     uniques = [each for each in column.table.constraints if isinstance(each, sa.UniqueConstraint)]
     all_: list[sa.Index | sa.UniqueConstraint] = [*column.table.indexes, *uniques]
     by_name = {str(each.name): each for each in all_}
@@ -202,7 +202,7 @@ def compare_enum_checks(
     found: sa.Table | None,
     wanted: sa.Table | None,
 ) -> PriorityDispatchResult:
-    """Find an enum whose members are no longer those of its CHECK; Alembic looks at no CHECK by itself."""
+    """Find an enum whose members differ from its CHECK; Alembic compares no CHECK."""
     if found is None or wanted is None or not any(isinstance(column.type, StrEnum) for column in wanted.columns):
         return _GO_ON
     inspector = sa.inspect(context.connection)
@@ -212,7 +212,7 @@ def compare_enum_checks(
         column = _enum_column(check, wanted)
         if column is None or column.name not in found.columns:
             continue  # a new column brings its own
-        name = conv(str(check.name))  # whole already: no convention may add to it
+        name = conv(str(check.name))  # complete already: no convention may add to it
         if name in told and _values(told[name]) == set(column.type.values):
             continue
         if name in told:

@@ -17,7 +17,7 @@ from prefiq_db.products import dialects
 
 _QUOTED: Final = re.compile(r"^[nN]?'((?:[^'\\]|''|\\.)*)'$", re.S)
 _CAST: Final = re.compile(r"""::\s*(?:"[^"]+"|[a-z_]\w*)(?:[\w. ]|\([\d, ]*\))*(?:\[\])?$""", re.I)
-# Digits in the parentheses are those of the second, and always the column's own.
+# The digits in parentheses are fractional digits of seconds, and always the column's own.
 _NOW: Final = re.compile(r"(?:now|current_timestamp|localtimestamp)(?: ?\(\d*\))?")
 _NUMBER: Final = re.compile(r"[+-]?\d+(?:\.\d*)?")
 _TYPED: Final = re.compile(r"^(?:date|time|timestamp)\s*(?=')", re.I)
@@ -30,7 +30,7 @@ _MYSQL: Final = dialects(where=lambda product: product.speaks_mysql)
 _SAME_WORDS: Final = {"curdate()": "current_date", "curtime()": "current_time"}
 _AROUND_SIGNS: Final = re.compile(r" ?([^\w ']) ?")
 _MYSQL_ESCAPES: Final = {"n": "\n", "r": "\r", "t": "\t", "0": "\0", "Z": "\x1a", "b": "\b"}
-#: How a text becomes the column's value, where the server reports values and not the SQL that was written.
+#: How to convert a text to the column's value, where the server reports values and not the SQL that was written.
 _READ: Final[Mapping[type, Callable[[str], object]]] = {
     sa.DateTime: dt.datetime.fromisoformat,
     sa.Date: dt.date.fromisoformat,
@@ -54,13 +54,13 @@ class Expression:
 
 
 Default = Literal | Expression
-NULL: Final = Expression("null")  # the same as none at all
+NULL: Final = Expression("null")  # the same as no default
 
 
 def read_default(clause: Any, type_: TypeEngine[Any], dialect: sa.Dialect) -> Default | None:
-    """Return the default that *clause* (a ``Column.server_default``) says; ``None``: none, or no such kind.
+    """Return the default in *clause* (a ``Column.server_default``); ``None``: none, or another kind.
 
-    Identity and computed columns are no such kind: they are compared otherwise.
+    Identity and computed columns are another kind: they are compared separately.
     """
     if not isinstance(clause, sa.DefaultClause):
         return None
@@ -77,20 +77,20 @@ def default_sql(clause: Any, dialect: sa.Dialect) -> str:
 
 
 def reported_sql(clause: Any) -> str:
-    """Return the SQL as the database reported it; SQLAlchemy makes a ``text()`` of it, where ``:word`` is a bind."""
+    """Return the SQL as the database reported it; SQLAlchemy wraps it in ``text()``, where ``:word`` is a bind."""
     return str(clause.text)
 
 
 def compile_sql(clause: Any, dialect: sa.Dialect) -> str:
-    """Return an expression of the metadata as a CREATE TABLE would have it."""
+    """Return an expression of the metadata as CREATE TABLE would contain it."""
     compiler: Any = dialect.ddl_compiler(dialect, None).sql_compiler  # type: ignore[arg-type]
     text: str = compiler.process(clause, literal_binds=True, include_table=False)
-    # Drivers that format get '%%' for one '%'; the server stores one.
+    # Drivers with format parameters get '%%' for one '%'; the server stores one.
     return text.replace("%%", "%") if dialect.paramstyle in ("format", "pyformat") else text
 
 
 def as_text_clause(sql: str) -> str:
-    """Return *sql* so that ``text()`` makes it again: a colon before a word is no bind, and no backslash is lost."""
+    """Return *sql* escaped for ``text()``: a colon before a word is no bind, and no backslash is lost."""
     return _BINDS.sub(r"\\:", _ESCAPES.sub(r"\\\g<0>", sql))
 
 
@@ -119,7 +119,7 @@ def _make_literal(text: str, type_: TypeEngine[Any], dialect: sa.Dialect) -> Lit
 
 
 def _read(text: str, affinity: Any) -> object:
-    """Return the moment or UUID that the server makes of a text, or the text."""
+    """Return the moment or UUID that the server reads from a text, or the text."""
     read = _READ.get(affinity, str)
     try:
         return read(text)
@@ -170,7 +170,7 @@ def _unquote(text: str, dialect: sa.Dialect) -> str:
 
 
 def _normalize(sql: str, dialect: sa.Dialect) -> str:
-    """Return an expression in small letters with single blanks (outside quotes), and each moment in one word."""
+    """Return an expression in lower case with single blanks (outside quotes), and each moment in one word."""
     parts = re.split(r"('(?:[^']|'')*')", sql)
     lowered = "".join(part if i % 2 else re.sub(r"\s+", " ", part).lower() for i, part in enumerate(parts)).strip()
     if dialect.name in _MYSQL:

@@ -1,4 +1,4 @@
-"""What an ``env.py`` calls: open the configured databases and run the Alembic command on each."""
+"""Functions for an ``env.py``: open the configured databases and run the Alembic command on each."""
 
 from __future__ import annotations
 
@@ -48,20 +48,20 @@ def run(
     version_table_schema: str | None = None,
     **configure: Any,
 ) -> None:
-    """Do what the running Alembic command asks for; this is all that an ``env.py`` has to say.
+    """Run the current Alembic command; this is the only call that an ``env.py`` needs.
 
     Args:
-        target_metadata: the MetaData of your tables, or a list of them: what ``check`` and autogenerate compare with.
-        database: which of the configured databases these tables are in; to ask for another one is then refused.
-            Default: the one that is asked for, or ``main``.
-        version_table: where this history notes its revisions.
+        target_metadata: the MetaData of your tables, or a list of them; ``check`` and autogenerate compare with it.
+        database: the configured database that has these tables; a request for another one is then refused.
+            Default: the requested one, or ``main``.
+        version_table: the table that records this history's revisions.
         version_table_schema: the schema of that table.
-        configure: whatever else Alembic's ``context.configure`` takes.
+        configure: further arguments of Alembic's ``context.configure``.
 
-    Under the ``alembic`` command the database is the one that ``-x db=<name>`` names (default: *database*, or ``main``;
-    ``-x db=all``: every one) in the environment that ``db`` is configured by; further ``-x`` arguments are the fields
-    of :class:`~prefiq_db.migrate.MigrateOptions`. A caller may put ``settings`` and ``database`` (its name),
-    ``options`` and ``on_version_apply`` into ``config.attributes``, or a ``connection``: an engine, an
+    Under the ``alembic`` command, ``-x db=<name>`` names the database (default: *database*, or ``main``; ``-x db=all``:
+    every one); its settings come from the environment, as those of ``db`` do. Further ``-x`` arguments are the fields
+    of :class:`~prefiq_db.migrate.MigrateOptions`. A caller may put ``settings``, ``database`` (its name), ``options``
+    and ``on_version_apply`` into ``config.attributes``, or a ``connection``: an engine, an
     :class:`~sqlalchemy.ext.asyncio.AsyncEngine` where no event loop runs, or an open connection (of an async engine: by
     ``run_sync``). Mode ``async`` makes no difference: a sync engine is used. The ini file configures logging in the
     ``alembic`` command alone.
@@ -84,9 +84,9 @@ def run(
 
 
 def _is_alembic_command() -> bool:
-    """Return whether this process is the ``alembic`` command, whose logging is its own to configure.
+    """Return whether this process is the ``alembic`` command, which may configure logging.
 
-    ``cmd_opts`` doesn't say so: a service has them, too, that calls ``alembic.config.main(argv)`` or Flask-Migrate.
+    ``cmd_opts`` doesn't tell: it is also set in a service that calls ``alembic.config.main(argv)`` or Flask-Migrate.
     """
     program = Path(sys.argv[0])
     return "alembic" in (program.stem, program.stem.removesuffix("-script")) or program.parts[-2:] == _AS_MODULE
@@ -173,7 +173,7 @@ def _on_configured(run: Run, settings: DatabaseSettings) -> None:
     in_file = settings.target.product.is_file and settings.target.database != MEMORY
 
     def work() -> Exception | None:
-        # Before connecting: already that may write, to switch the file to write-ahead logging.
+        # Before connecting, which may already write, to switch the file to write-ahead logging.
         file = FileLock(settings.target.database) if in_file else None
         with _hold_lock(file, run, engine.dialect), border.cross(engine.connect, "connect") as connection:
             return _work(connection, run, server_lock(connection))
@@ -224,7 +224,7 @@ def _open(given: Any) -> Iterator[sa.Connection]:
     if isinstance(given, sa.Connection):
         yield given
         return
-    # An engine, or what stands for one: tests of migrations keep one connection behind it.
+    # An engine, or a stand-in for one: tests of migrations keep one connection behind it.
     with given.connect() if _connects(given) else nullcontext() as connection:
         if not isinstance(connection, sa.Connection):
             raise UsageError(
@@ -239,20 +239,20 @@ def _connects(given: Any) -> bool:
 
 
 def _work(connection: sa.Connection, run: Run, lock: Lock | None) -> Exception | None:
-    """Return an error that isn't the database's (a wrong revision id, a bug in a revision); a border would hide it."""
+    """Return a non-database error (a wrong revision id, a bug in a revision), which a border would hide."""
     try:
         with _hold_lock(lock, run, connection.dialect):
             act: Callable[[sa.Connection, Run], None] = migrate_on if _changes_revisions() else look_on
             act(connection, run)
     except (sa.exc.DBAPIError, sa.exc.TimeoutError, OSError, PrefiqDbError, connection.dialect.loaded_dbapi.Error):
         raise
-    except Exception as error:  # noqa: BLE001 - revisions are anybody's code; raised by the caller
+    except Exception as error:  # noqa: BLE001 - a revision may raise anything; the caller raises it
         return error
     return None
 
 
 def _name_failed_place(run: Run, act: Callable[[], Exception | None]) -> Exception | None:
-    """Run *work*; add to a database error's message where it happened and what it left behind."""
+    """Run *act*; add to a database error's message where it happened and what it left behind."""
     try:
         return act()
     except PrefiqDbError as error:

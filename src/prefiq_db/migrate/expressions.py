@@ -1,8 +1,7 @@
-"""Ask the database whether two expressions are the same to it.
+"""Ask the database whether it treats two expressions as the same.
 
-Each is asked for its plan of a SELECT of both, in which they stand in its own words; no row is read. Texts can't be
-compared: PostgreSQL reports ``interval '1 day'`` as ``'1 day'::interval``, MariaDB ``lower(name)`` as
-``lcase(`name`)``.
+It plans a SELECT of both, and the plan shows them in its own form; no row is read. Texts can't be compared: PostgreSQL
+reports ``interval '1 day'`` as ``'1 day'::interval``, MariaDB ``lower(name)`` as ``lcase(`name`)``.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ _FAILING: Final = dialects(where=lambda product: product.error_fails_transaction
 def same_default(column: sa.Column[Any], found: str, wanted: str, connection: sa.Connection) -> bool | None:
     """Return whether two defaults of a reflected *column* are equal; ``None``: undecided."""
     if connection.dialect.name not in _REWRITING:
-        return None  # the others report the SQL as it was written, or in one other form: see ``defaults``
+        return None  # the others report the SQL as written, or in one other form: see ``defaults``
     cast = _make_caster(column, connection)
     if cast is None:
         return None
@@ -34,7 +33,7 @@ def same_default(column: sa.Column[Any], found: str, wanted: str, connection: sa
         return True
     if _MOVES.search(found) or _MOVES.search(wanted):
         return False
-    # As Alembic asks: 1.0 and 1.00 are equal, and current_date and now()::date.
+    # As Alembic does: 1.0 equals 1.00, and current_date equals now()::date.
     answer = _query(connection, f"SELECT {first} IS NOT DISTINCT FROM {second}")
     return bool(answer and answer[0][0])
 
@@ -101,13 +100,13 @@ _SAME: Final[Mapping[str, Callable[[sa.Connection, str, str, str], bool | None]]
 
 def _query(connection: sa.Connection, *statements: str) -> list[Any] | None:
     """Return the rows of the last of them; ``None`` when the database refuses one."""
-    # Only PostgreSQL fails the transaction with the statement.
+    # Only on PostgreSQL does a failed statement abort the transaction.
     nested = connection.dialect.name in _FAILING and not connection._is_autocommit_isolation()
     savepoint = connection.begin_nested() if nested else None
     rows: list[Any] | None = None
     try:
         for statement in statements:
-            # Whole as it is: a percent sign is no placeholder.
+            # Unformatted: a percent sign is no placeholder.
             result = connection.exec_driver_sql(statement, execution_options={"no_parameters": True})
             rows = [tuple(row) for row in result] if result.returns_rows else []
     except sa.exc.DBAPIError:

@@ -22,7 +22,7 @@ SUFFIX: Final = ".migrate-lock"
 
 
 class FileLock:
-    """An exclusive lock on ``<database file>.migrate-lock``; the system releases it when the process ends, in any way.
+    """An exclusive lock on ``<database file>.migrate-lock``; the system releases it however the process ends.
 
     The file names the lock's holder, and is removed with the lock.
     """
@@ -44,7 +44,7 @@ class FileLock:
                 return False
             if self._is_the_file(descriptor):
                 break
-            # The last holder removed the file between our open and our lock: we locked a file that no longer counts.
+            # The last holder removed the file between our open and our lock, so our lock is on a deleted file.
             os.close(descriptor)
         self._descriptor = descriptor
         os.ftruncate(descriptor, 0)
@@ -59,7 +59,7 @@ class FileLock:
         self._descriptor = None
 
     def holder(self) -> str:
-        """Return the holder, also when we never tried to take the lock."""
+        """Return the holder, even if we never tried to take the lock."""
         if fcntl is None:
             return ""
         try:
@@ -93,8 +93,8 @@ class FileLock:
 
 
 def file_lock(connection: sa.Connection) -> FileLock | None:
-    """Return the lock of the file that *connection* has open; ``None`` for a database in memory."""
-    cursor = connection.connection.cursor()  # the driver's, for a statement of SQLAlchemy would begin a transaction
+    """Return the lock for the file that *connection* has open; ``None`` for an in-memory database."""
+    cursor = connection.connection.cursor()  # the driver's: a statement through SQLAlchemy would begin a transaction
     try:
         cursor.execute("PRAGMA database_list")
         file = next((row[2] for row in cursor.fetchall() if row[1] == "main"), "")

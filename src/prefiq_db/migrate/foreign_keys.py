@@ -23,7 +23,7 @@ Check = Callable[[str], None]
 
 @contextlib.contextmanager
 def foreign_keys_off(connection: sa.Connection, database: str) -> Iterator[Check]:
-    """Switch foreign keys off for a block that begins outside a transaction; gives the check to call before COMMIT.
+    """Switch foreign keys off for a block that begins outside a transaction; yield the check to call before COMMIT.
 
     Inside a transaction they can't be switched off: then a DROP of a table that others refer to is refused.
     """
@@ -85,7 +85,7 @@ def _pragma(connection: sa.Connection, words: str) -> list[Any]:
 
 
 def _ask(connection: sa.Connection, sql: str) -> list[Any]:
-    """Ask the driver directly: through SQLAlchemy the question would begin a transaction."""
+    """Ask the driver directly: through SQLAlchemy the query would begin a transaction."""
     cursor = connection.connection.cursor()
     try:
         cursor.execute(sql)

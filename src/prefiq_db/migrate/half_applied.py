@@ -10,7 +10,7 @@ from prefiq_db.migrate.traits import Traits
 
 
 def describe_half_applied(unfinished: Unfinished, traits: Traits, database: str) -> str:
-    """Return the explanation: the revision, its statements and their states, and the ways out."""
+    """Return the explanation: the revision, its statements and their states, and the options to fix it."""
     step = unfinished.step
     why = (
         f"{traits.title} commits each DDL statement by itself"
@@ -28,7 +28,7 @@ def describe_half_applied(unfinished: Unfinished, traits: Traits, database: str)
 def find_resumption(
     unfinished: Unfinished | None, options: MigrateOptions, traits: Traits, database: str
 ) -> Resumption | None:
-    """Return where to go on; ``None`` when nothing is half applied.
+    """Return where to resume; ``None`` if nothing is half applied.
 
     Raises:
         SchemaError: a revision is half applied, and the options don't say to resume, or it is unknown where.

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from prefiq_db.errors import UsageError
 from prefiq_db.migrate.autogenerate import JOINED, OUR_PREFIX, autogenerate_options
 
-#: prefiq_db's own revisions are noted here; a service's own Alembic keeps ``alembic_version``.
+#: Records prefiq_db's own revisions; a service's own Alembic keeps ``alembic_version``.
 VERSION_TABLE: Final = "prefiq_alembic_version"
 
 
@@ -21,9 +21,9 @@ class History:
 
     Attributes:
         target_metadata: the MetaData of its tables, or a list of them, or ``None``.
-        version_table, version_table_schema: where it notes its revisions.
-        configure: whatever else Alembic's ``context.configure`` takes.
-        database: the name of the database that has its tables; ``None``: whichever is asked for.
+        version_table, version_table_schema: the table that records its revisions.
+        configure: further arguments of Alembic's ``context.configure``.
+        database: the name of the database that has its tables; ``None``: the requested one.
     """
 
     target_metadata: Any
@@ -36,7 +36,7 @@ class History:
         """Return the name of the database to migrate.
 
         Raises:
-            UsageError: another one was asked for than has these tables.
+            UsageError: the requested database is not the one that has these tables.
         """
         if self.database is not None and asked not in (None, self.database):
             raise UsageError(
@@ -62,7 +62,7 @@ class History:
 
 
 def _hide_ours(further: Callable[..., bool] | None) -> Callable[..., bool]:
-    """Hide prefiq_db's tables: autogenerate would drop what a service's metadata doesn't have."""
+    """Hide prefiq_db's tables: autogenerate would drop tables that a service's metadata doesn't have."""
 
     def include_name(name: str | None, type_: str, parent_names: Any) -> bool:
         if type_ == "table" and name is not None and name.startswith(OUR_PREFIX):

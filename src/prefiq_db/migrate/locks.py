@@ -1,7 +1,7 @@
-"""The migration lock: any number of deployers start at once, one works, the others wait for it.
+"""The migration lock: any number of deployers start at once, one migrates, the others wait for it.
 
-One lock per database, whatever history is migrated. Why it belongs to the migrating session on a server, and why it is
-a file beside a SQLite database: docs/decisions/0020-why-the-migrating-session-holds-the-lock.md.
+One lock per database, whatever history is migrated. Why on a server the migrating session holds it, and why for SQLite
+it is a file beside the database: docs/decisions/0020-why-the-migrating-session-holds-the-lock.md.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from prefiq_db.migrate.traits import SessionLock, traits_of
 
 logger = logging.getLogger("prefiq_db.migrate")
 
-# Between two looks: short enough for a deployment, long enough for eight waiters to be no load.
+# Between two attempts: short enough for a deployment, long enough that eight waiters are no load.
 _LOOK_AGAIN_SECONDS: Final = 0.2
 
 _WAY_OUT: Final = (
@@ -32,20 +32,20 @@ _WAY_OUT: Final = (
 
 
 class Lock(Protocol):
-    """Something that one deployer has at a time."""
+    """A lock that one deployer holds at a time."""
 
     def take(self) -> bool:
         """Try to take it, without waiting."""
 
     def release(self) -> None:
-        """Give it back; never raises for a connection that is gone."""
+        """Release it; never raises for a lost connection."""
 
     def holder(self) -> str:
-        """Return the holder, for people to read; ``""`` when it is free."""
+        """Return the holder, for messages; ``""`` if it is free."""
 
 
 class ServerLock:
-    """A lock of the session that migrates: it is lost exactly when the session is."""
+    """A lock of the migrating session: it is lost exactly when the session is."""
 
     def __init__(self, connection: sa.Connection, sql: SessionLock) -> None:
         self.connection = connection
@@ -62,7 +62,7 @@ class ServerLock:
         try:
             self._ask(self.sql.release)
         except sa.exc.SQLAlchemyError:
-            # The pool must not get back a session that still has the lock.
+            # The session still has the lock, so it must not return to the pool.
             self.connection.invalidate()
 
     def holder(self) -> str:
@@ -71,7 +71,7 @@ class ServerLock:
     def _ask(self, sql: str) -> object:
         if self.connection.in_transaction():
             return self.connection.exec_driver_sql(sql).scalar()
-        # Not left open: while one waits, an old snapshot would hold up CREATE INDEX CONCURRENTLY and purging.
+        # Not left open: during the wait, an old snapshot would hold up CREATE INDEX CONCURRENTLY and purging.
         with self.connection.begin():
             return self.connection.exec_driver_sql(sql).scalar()
 

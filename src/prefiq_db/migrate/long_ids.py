@@ -1,4 +1,4 @@
-"""Refuse revision ids that the version table has no room for, before anything is applied."""
+"""Refuse revision ids that are too long for the version table, before anything is applied."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ Steps = Callable[[Any, MigrationContext], Iterable[RevisionStep]]
 
 
 def refuse_long_ids(original: Steps) -> Steps:
-    """Return Alembic's *original* steps, after a look at the ids that they will write.
+    """Return Alembic's *original* steps, after checking the ids that they will write.
 
-    SQLite would take them; the others refuse the id when its revision is done, on MariaDB for good.
+    SQLite would accept them; the others refuse the id when its revision is done, on MariaDB for good.
     """
 
     def steps(heads: Any, ctx: MigrationContext) -> Iterator[RevisionStep]:
@@ -43,7 +43,7 @@ def _check(ids: list[str], ctx: MigrationContext) -> None:
 
 
 def _room(ctx: MigrationContext) -> int | None:
-    """Return how long an id may be in the table as it is: the column may have been widened."""
+    """Return how long an id may be in the existing table: its column may have been widened."""
     table = ctx._version
     length: int | None = table.c.version_num.type.length  # type: ignore[attr-defined]
     if not ctx.as_sql and ctx.connection is not None:

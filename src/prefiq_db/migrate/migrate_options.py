@@ -1,4 +1,4 @@
-"""How one run of migrations behaves."""
+"""Options of one migration run."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ _NO = frozenset({"0", "false", "no", "off"})
 
 @dataclass(frozen=True, slots=True)
 class MigrateOptions:
-    """How one run behaves; under the ``alembic`` command each is an ``-x name=value``, as in ``-x lock_wait=60``.
+    """Options of one run; under the ``alembic`` command each is an ``-x name=value``, as in ``-x lock_wait=60``.
 
     Attributes:
         lock: take the migration lock, so that any number of deployers may run at once. Default yes.
-        lock_wait: seconds to wait for a deployer who is at work. Default 300; worst case: the deployment waits so long
-            and fails; the error names the lock's holder.
-        lock_timeout: seconds that one statement waits for a lock on a table. Default 5: whoever waits for an exclusive
-            lock stops everybody who comes after, so a migration behind a long query gives up soon and is run again.
+        lock_wait: seconds to wait for another deployer. Default 300; worst case: the deployment waits that long and
+            fails; the error names the lock's holder.
+        lock_timeout: seconds that one statement waits for a lock on a table. Default 5: a statement that waits for an
+            exclusive lock blocks all later ones, so a migration behind a long query gives up soon; run it again.
         statement_timeout: seconds that one statement may take. Default 3600: filling a column or building an index is
-            slower than what a service does.
-        resume: go on with a half-applied revision, behind the statements that are recorded as applied. Default no.
-        resume_at: go on at this statement of it (the first is 1), whatever is recorded. Default: not said.
+            slower than a service's statements.
+        resume: go on with a half-applied revision, after the statements that are recorded as applied. Default no.
+        resume_at: go on at this statement of it (the first is 1), whatever is recorded. Default: not set.
     """
 
     lock: bool = True

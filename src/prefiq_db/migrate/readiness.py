@@ -1,4 +1,4 @@
-"""Whether a database is at the head of the code: what ``/readyz`` asks."""
+"""Whether a database has the code's newest revisions, for ``/readyz``."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Revisions:
-    """A history to ask about.
+    """A history to check.
 
     Attributes:
         path: the directory with its ``env.py``, or its ``alembic.ini``.
-        version_table, version_table_schema: where it notes its revisions, as its ``env.py`` says.
+        version_table, version_table_schema: the table that records its revisions, as in its ``env.py``.
     """
 
     path: str | os.PathLike[str]
@@ -39,11 +39,11 @@ class Revisions:
 
 @dataclass(frozen=True, slots=True)
 class HeadReport:
-    """The answer; true when no history is behind.
+    """The result; true if no history is behind.
 
     Attributes:
         database: the name of the database.
-        histories: each history that was asked about.
+        histories: each history that was checked.
     """
 
     database: str
@@ -54,7 +54,7 @@ class HeadReport:
 
     @property
     def reason(self) -> str:
-        """Why not, in a line without secrets; ``""`` when it is at head."""
+        """Why it is not at head, in a line without secrets; ``""`` if it is."""
         return "; ".join(
             f"{each.version_table} is at {', '.join(each.current) or 'base'}, and the code has {each.missing[-1]}"
             for each in self.histories
@@ -63,14 +63,14 @@ class HeadReport:
 
 
 def at_head(db: Database, *histories: str | os.PathLike[str] | Revisions) -> HeadReport:
-    """Return whether *db* has every revision of the code: prefiq_db's own, and of *histories*.
+    """Return whether *db* has every revision of the code: prefiq_db's own, and those of *histories*.
 
-    A database that is ahead (it has a revision that this code doesn't know) is at head: during a rolling deployment the
-    older version goes on. The files are read once, the database is asked each time.
+    A database that is ahead (it has a revision that this code doesn't know) counts as at head: during a rolling
+    deployment the older version goes on. The files are read once, the database is queried each time.
 
     Raises:
-        UsageError: *db* is asynchronous (use ``await at_head_async(db)``), or a history is not there.
-        PrefiqDbError: the database can't be asked.
+        UsageError: *db* is asynchronous (use ``await at_head_async(db)``), or a history does not exist.
+        PrefiqDbError: the query failed.
     """
     _check_world(db, asynchronous=False)
     asked = _all(histories)
@@ -90,7 +90,7 @@ async def at_head_async(db: AsyncDatabase, *histories: str | os.PathLike[str] | 
     asked = _all(histories)
     found = []
     for each in asked:
-        # Reading the files imports every revision, the first time.
+        # The first time, reading the files imports every revision.
         parents = await asyncio.to_thread(_parents, each)
         try:
             rows = await db.fetch_all(each.current())

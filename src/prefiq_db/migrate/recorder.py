@@ -1,7 +1,7 @@
-"""Write each statement of a revision into the run log before it is sent, and skip what an earlier run has applied.
+"""Write each statement of a revision to the run log before it is sent, and skip those that an earlier run has applied.
 
-It listens on the one migrating connection, and only during a run: so it also sees what a revision sends through
-``op.get_bind()``, which Alembic itself does not. (An application's engine gets no such listener, see
+It listens on the one migrating connection, and only during a run: so it also sees statements that a revision sends
+through ``op.get_bind()``, which Alembic itself does not. (An application's engine gets no such listener, see
 docs/decisions/0008-why-do-execute-is-overridden-in-the-dialect.md.)
 """
 
@@ -24,11 +24,11 @@ from prefiq_db.migrate.traits import Traits
 from prefiq_db.translation.statement_names import read_statement
 from prefiq_db.translation.translate import translate
 
-# What only looks, or belongs to the session or transaction: a resumed run needs it again.
+# Statements that only read, or change only the session or transaction: a resumed run sends them again.
 _LOOKS: Final = frozenset({"select", "show", "describe", "desc", "explain", "values"})
 _SESSION: Final = frozenset({"pragma", "set", "use", "begin", "start", "commit", "rollback", "savepoint", "release"})
 _CONCURRENTLY: Final = re.compile(r"\bCONCURRENTLY\b", re.I)
-# Its own name for the index is the server's choice, or that of each index of a table.
+# The server chooses the index's name, or it rebuilds all indexes of a table.
 _NAMES_NO_INDEX: Final = re.compile(
     r"\bindex\s+concurrently\s+on\b|\breindex\s+(?:\(.*?\)\s*)?(?:table|schema|database|system)\b", re.I | re.S
 )
@@ -38,14 +38,14 @@ _FIRST_WORD: Final = re.compile(r"(?:\s|--[^\n]*\n|/\*.*?\*/|\()*(\w*)", re.S)
 
 @dataclass(frozen=True, slots=True)
 class Resumption:
-    """The statement to go on with in a half-applied revision, and the record of that revision."""
+    """The statement to resume at in a half-applied revision, and the record of that revision."""
 
     unfinished: Unfinished
     position: int
 
 
 class Recorder:
-    """The scribe of one run."""
+    """Records the statements of one run."""
 
     def __init__(self, connection: sa.Connection, log: RunLog, traits: Traits, version_table: sa.Table) -> None:
         self.connection = connection
@@ -73,24 +73,24 @@ class Recorder:
                 self.log.forget(step, from_position=resumption.position)
 
     def finish(self) -> None:
-        """Forget the revision, in the transaction that wrote its version."""
+        """End the revision, in the transaction that wrote its version."""
         if self.step is not None and (self._log_is_there or self.resumption is not None):
             with self._unheard():
                 self.log.forget(self.step)
         self.step = None
 
     def place(self) -> str:
-        """Return where the run is, for the message of an error; ``""`` between two revisions."""
+        """Return the position of the run, for an error's message; ``""`` between two revisions."""
         if self.step is None:
             return ""
         statement = f", statement {self.position}: {self.statement}" if self.in_flight else ""
         return f"revision {self.step.revision}, {self.step.direction}{statement}"
 
     def note_failure(self, error: BaseException, database: str) -> list[str]:
-        """Note that the statement in flight failed, if the server itself said so; return what it left, in words.
+        """Note that the statement in flight failed, if the server itself reported it; describe what it left behind.
 
-        What it did the server has undone, except for what ``left_behind`` finds. Where everything was rolled back, the
-        log was as well. After a cut connection nothing can be noted: the statement stays in flight, for it may be
+        The server has undone the statement, except for what ``left_behind`` finds. Where everything was rolled back,
+        the log was as well. After a lost connection nothing can be noted: the statement stays in flight, for it may be
         applied.
         """
         left: list[str] = []
@@ -100,7 +100,7 @@ class Recorder:
         if self.in_flight and isinstance(error, Exception):
             found = translate(error, dialect=self.connection.dialect.name, database=database, apart=True)
             failure = "" if found.classification.connection_lost else f"{found.kind.value}, code {found.code or '-'}"
-        # The failure of a run must not be hidden by the failure of its note.
+        # A failure to write the note must not hide the failure of the run.
         with contextlib.suppress(sa.exc.SQLAlchemyError), self._unheard():
             if not self.connection.in_transaction():
                 with self.connection.begin():
@@ -112,14 +112,14 @@ class Recorder:
         return left
 
     def _left_behind(self) -> Iterator[str]:
-        """Give what is unfinished now and is of this statement; others may be building indexes meanwhile."""
+        """Yield what this statement left unfinished; other sessions may be building indexes, too."""
         written = None
         if self.traits.left_behind and _CONCURRENTLY.search(self._sent):
             written = read_statement(self._sent, None, self.connection.dialect.name)
         if written is None:
             return
         found = self.connection.exec_driver_sql(self.traits.left_behind).all()
-        # REINDEX builds beside the old one, under a name of its own.
+        # REINDEX builds a new index beside the old one, under another name.
         named = [row for row in found if _BESIDE.sub("", row[0]).lower() in written.names]
         if not named and _NAMES_NO_INDEX.search(self._sent):
             named = [row for row in found if row[1].lower() in written.names]
@@ -132,12 +132,12 @@ class Recorder:
             if unfinished.in_flight is not None and failure:
                 self.log.failed(step, unfinished.in_flight.position, f"{failure}{'' if is_clean else LEAVES}")
             if is_clean and all(each.state != DONE and failure for each in unfinished.statements):
-                # The first statement failed: nothing is applied, and the next run may simply try again.
+                # The first statement failed: nothing is applied, so the next run can simply start again.
                 self.log.forget(step)
         self.log.drop_if_empty()
 
     def clean_up(self) -> None:
-        """Remove the log when there is nothing in it."""
+        """Drop the log if it is empty."""
         if self.connection.in_transaction():
             self.log.drop_if_empty()
         else:
@@ -205,7 +205,7 @@ class Recorder:
 
     @contextlib.contextmanager
     def _unheard(self) -> Iterator[None]:
-        """Send statements of our own: they are none of the revision's."""
+        """Send our own statements unrecorded: they are not the revision's."""
         before, self._silent = self._silent, True
         try:
             yield
@@ -214,7 +214,7 @@ class Recorder:
 
 
 def show_statement(statement: str) -> str:
-    """Return a statement as it may be shown and stored: one line, without literals and comments."""
+    """Return a statement in the form to show and store: one line, without literals and comments."""
     return " ".join(mask_literals(statement).split())
 
 

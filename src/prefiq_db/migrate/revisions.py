@@ -1,4 +1,4 @@
-"""The revisions that the code has, compared with those that a database has."""
+"""Compare the revisions of the code with those of a database."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ Parents = Mapping[str, tuple[str, ...]]
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """How a database stands to the code.
+    """The difference between a database and the code.
 
     Attributes:
         version_table: names the history.
         current: the heads of the database.
-        missing: revisions of the code that the database has not, oldest first.
-        unknown: heads of the database that the code does not know: a newer version has migrated it.
+        missing: revisions of the code that the database doesn't have, oldest first.
+        unknown: heads of the database that the code doesn't know: a newer version has migrated it.
     """
 
     version_table: str
@@ -57,7 +57,7 @@ def compare(parents: Parents, current: Collection[str], version_table: str) -> C
 
 
 def parents_in(script: ScriptDirectory) -> Parents:
-    """Return every revision with those that it needs, oldest first."""
+    """Return every revision with those that it depends on, oldest first."""
     newest_first = list(script.walk_revisions())
     return {
         each.revision: to_tuple(each.down_revision, default=()) + to_tuple(each.dependencies, default=())
@@ -69,7 +69,7 @@ def parents_in(script: ScriptDirectory) -> Parents:
 def parents_at(path: str) -> Parents:
     """Return the revisions of the history at *path*, a directory with an ``env.py`` or an ``alembic.ini``.
 
-    Read once: they are code, and a running process has the code that it has.
+    Read once, because the code of a running process doesn't change.
 
     Raises:
         UsageError: there is no history.

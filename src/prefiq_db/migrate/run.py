@@ -1,4 +1,4 @@
-"""One run of migrations on one connection: every road to a migration ends here."""
+"""One run of migrations on one connection; every command ends here."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _UP_AND_DOWN: Final = {True: "up", False: "down"}
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """The work on one database, and for messages: where it failed and what it left behind."""
+    """The work on one database, with the place and remains of a failure for messages."""
 
     history: History
     database: str
@@ -52,9 +52,9 @@ def look_on(connection: sa.Connection, run: Run) -> None:
 def migrate_on(connection: sa.Connection, run: Run) -> None:
     """Run a command that changes revisions; the caller holds the lock.
 
-    Each revision is a transaction with its own version, where the server can do that: PostgreSQL, and SQLite because
-    of its own BEGIN. MariaDB commits at each DDL statement; what is applied by then is in the run log. In a transaction
-    of the caller everything is theirs to commit.
+    Where the server allows it, each revision is one transaction, which also writes its version: PostgreSQL, and SQLite
+    because of its own BEGIN. MariaDB commits at each DDL statement; the run log holds what is applied by then. In a
+    caller's transaction, the caller commits everything.
     """
     traits = traits_of(connection.dialect.name)
     is_theirs = connection.in_transaction()
@@ -62,7 +62,7 @@ def migrate_on(connection: sa.Connection, run: Run) -> None:
         stack.enter_context(_defaults_as_told())
         check: Check | None = None
         if is_theirs and traits.ddl_commits:
-            # Their transaction ends at the first DDL anyway; a fresh one sees what the last deployer did.
+            # The caller's transaction ends at the first DDL anyway; a new one sees what the last deployer did.
             connection.exec_driver_sql(traits.begin)
             stack.callback(_commit, connection)
         if traits.alters_by_rebuild:
@@ -73,7 +73,7 @@ def migrate_on(connection: sa.Connection, run: Run) -> None:
             with recorder.listening(), context.begin_transaction():
                 context.run_migrations()
             if not is_theirs:
-                connection.rollback()  # of what only looked: each revision has committed
+                connection.rollback()  # ends transactions that only read: each revision has committed
             recorder.clean_up()
         except BaseException as error:
             if not is_theirs:
@@ -117,7 +117,7 @@ def _configure(connection: sa.Connection, run: Run, traits: Traits, check: Check
 
 
 def _guard(original: _Steps, run: Run, traits: Traits, recorder: Recorder) -> _Steps:
-    """Return Alembic's steps, after a look at the run log: nothing goes on over a half-applied revision."""
+    """Return Alembic's steps, after checking the run log: nothing runs on top of a half-applied revision."""
 
     def steps(heads: Any, ctx: MigrationContext) -> Iterator[RevisionStep]:
         if "purge" in ctx.opts:  # stamp: the user declares the database's revision
@@ -146,7 +146,7 @@ class _Escaped(str):
 
 @contextmanager
 def _defaults_as_told() -> Iterator[None]:
-    """Let a table that a revision or a rebuild reads from the database be made again: ``:word`` in it is no bind."""
+    """Escape reflected SQL, so that a rebuild can create the table again: ``:word`` in it is no bind."""
 
     def escape(inspector: sa.Inspector, table: sa.Table, column: Any) -> None:
         for place, key in ((column, "default"), (column.get("computed") or {}, "sqltext")):
@@ -162,10 +162,10 @@ def _defaults_as_told() -> Iterator[None]:
 
 @contextmanager
 def _beginning(connection: sa.Connection, traits: Traits) -> Iterator[None]:
-    """Let each transaction of SQLite begin by BEGIN IMMEDIATE.
+    """Begin each transaction of SQLite with BEGIN IMMEDIATE.
 
-    A writer that begins as a reader fails when somebody wrote meanwhile; and Python's own driver sends no BEGIN before
-    DDL, so that a failing revision would leave its half.
+    A writer that begins as a reader fails if another connection wrote in the meantime; and Python's own driver sends no
+    BEGIN before DDL, so that half of a failing revision would stay.
     """
     if isinstance(connection.dialect, PrefiqDialect):
         transaction = connection.dialect.session_of(connection.connection).transaction
@@ -179,7 +179,7 @@ def _beginning(connection: sa.Connection, traits: Traits) -> Iterator[None]:
     def begin(connection: sa.Connection) -> None:
         driver: Any = connection.connection.driver_connection
         if not driver.in_transaction:
-            # By the driver's cursor: this is none of the revision's statements.
+            # Through the driver's cursor, because it is not one of the revision's statements.
             connection.connection.cursor().execute(traits.begin)
 
     event.listen(connection, "begin", begin)
@@ -192,7 +192,7 @@ def _beginning(connection: sa.Connection, traits: Traits) -> Iterator[None]:
 
 
 def _roll_back(connection: sa.Connection) -> None:
-    with suppress(sa.exc.SQLAlchemyError):  # the connection may be what failed
+    with suppress(sa.exc.SQLAlchemyError):  # the connection itself may have failed
         connection.rollback()
 
 

@@ -1,8 +1,8 @@
-"""The run log: what of a revision is applied, where the database commits before the revision is complete.
+"""The run log: which statements of a revision are applied, where the database commits before the revision is complete.
 
-It is written on the migrating connection, in the very transaction of the revision. So it is true by construction:
-what a rollback undoes it forgets, and what a commit keeps, DDL's own commits on MariaDB included, it keeps. The table
-is made by the first statement of a run and dropped when a run ends with nothing unfinished.
+It is written on the migrating connection, in the revision's own transaction. So it is always right: a rollback removes
+an entry together with its statement, and a commit keeps both, even the implicit commits of DDL on MariaDB. The first
+statement of a run creates the table; a run that ends with nothing unfinished drops it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ LOG_TABLE: Final = "prefiq_migration_log"
 
 STARTED, DONE, FAILED = "started", "done", "failed"
 
-#: Noted of a failure that is not undone: an index that is there and isn't used.
+#: Noted for a failure that is not undone: an invalid index exists.
 LEAVES: Final = "; leaves an invalid index"
 
 _STATEMENT_LENGTH: Final = 2000
@@ -99,7 +99,7 @@ class RunLog:
         return sa.inspect(self.connection).has_table(LOG_TABLE, schema=self.schema)
 
     def unfinished(self) -> Unfinished | None:
-        """Return the half-applied revision of this history; there is at most one, for it stops everything."""
+        """Return the half-applied revision of this history; there is at most one, since it blocks all others."""
         if not self.exists():
             return None
         columns = self.table.c
@@ -139,11 +139,11 @@ class RunLog:
         self.connection.execute(self._rows(step, position).values(state=FAILED, error=error[:64]))
 
     def forget(self, step: Step, *, from_position: int = 1) -> None:
-        """Forget a revision, or what comes from a statement on."""
+        """Remove a revision, or its statements from a position on."""
         self.connection.execute(self.table.delete().where(*self._of(step), self.table.c.position >= from_position))
 
     def clear(self) -> None:
-        """Forget everything of this history: the user declared the database's revision."""
+        """Remove everything of this history: the user declared the database's revision."""
         if self.exists():
             self.connection.execute(self.table.delete().where(self.table.c.version_table == self.version_table))
 

@@ -1,4 +1,4 @@
-"""``init``: write what a service needs for a history of its own."""
+"""``init``: write the files of a service's own history."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def write_history(directory: Path, ini: Path) -> Iterator[str]:
     if ini.exists():
         yield f"kept {ini}: see that its script_location is {directory}"
         return
-    # In an ini file a % begins an interpolation.
+    # In an ini file, configparser interpolates a %.
     there = Path(os.path.relpath(directory, ini.parent)).as_posix().replace("%", "%%")
     ini.write_text(_template("alembic.ini").replace("@DIRECTORY@", there), "utf-8")
     yield f"wrote {ini}"

@@ -1,4 +1,4 @@
-"""``--sql``: write what a run would send, without a database."""
+"""``--sql``: write the SQL that a run would send, without a database."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def write_sql(history: History, dialect: sa.Dialect) -> None:
     Run on its database, the script has the same result as the command without ``--sql``.
 
     Raises:
-        UnsupportedError: a revision asks the database, or has a text that can't be written.
+        UnsupportedError: a revision queries the database, or contains a text that can't be written.
     """
     traits = traits_of(dialect.name)
     configured = history.make_configuration(dialect)
@@ -41,7 +41,7 @@ def write_sql(history: History, dialect: sa.Dialect) -> None:
     running._migrations_fn = refuse_long_ids(running._migrations_fn)
     impl = running.impl
     impl._exec = MethodType(_write, impl)
-    # Alembic's own stand-in for a connection would drop the parameters.
+    # Alembic's own replacement for a connection would drop the parameters.
     running.connection._execute_impl = lambda construct, parameters=None: impl._exec(construct, None, parameters)
     for statement in impl.dialect.preamble:
         impl.static_output(f"{statement};")
@@ -63,7 +63,7 @@ def _write(
     multiparams: Any = None,
     params: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write one statement; in place of Alembic's own, which makes four blanks of each tab, in literals too."""
+    """Write one statement; Alembic's own function would replace each tab by four blanks, in literals too."""
     if multiparams or params:
         raise UnsupportedError(
             "offline SQL: a statement with parameters of its own can't be written; put its values into it: "

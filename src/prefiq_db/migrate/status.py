@@ -1,4 +1,4 @@
-"""``status`` and ``check``: where a database stands, what is half applied, who is migrating it."""
+"""``status`` and ``check``: a database's revisions, a half-applied one, and who is migrating it."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from prefiq_db.migrate.traits import Traits, traits_of
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """Where one database stands in one history.
+    """The status of one database in one history.
 
     Attributes:
         database: its name.
         traits: what kind of database it is.
         revisions: the database's revisions and the code's.
         unfinished: the revision that is half applied, or ``None``.
-        lock_holder: who is migrating it now, for people to read; ``""`` for nobody.
+        lock_holder: who is migrating it now, for messages; ``""`` for nobody.
     """
 
     database: str
@@ -44,7 +44,7 @@ class Status:
         return not self.revisions.behind and self.unfinished is None
 
     def lines(self) -> Iterator[str]:
-        """Tell it."""
+        """Yield the lines of the report."""
         found = self.revisions
         where = ", ".join(found.current) or "base"
         if found.unknown:
@@ -63,7 +63,7 @@ class Status:
 def status_of(config: Config) -> Status:
     """Return the status of the database that ``config.attributes`` or its ``env.py`` name, in the history of *config*.
 
-    Its ``env.py`` is run, because that knows the version table; nothing is changed and no lock is taken.
+    Runs its ``env.py``, which knows the version table; changes nothing and takes no lock.
     """
     script = ScriptDirectory.from_config(config)
     found: list[Status] = []

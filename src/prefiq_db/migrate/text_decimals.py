@@ -1,4 +1,4 @@
-"""Turn decimal columns of SQLite, which were texts once, into numbers: for a revision of a service."""
+"""Convert SQLite's decimal columns from texts, their former form, to numbers: for a revision of a service."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from prefiq_db.types.decimals import SQLITE_NAME, check_sql
 _TOKEN: Final = re.compile(
     r"""--[^\n]*|/\*.*?\*/|'(?:[^']|'')*'|"(?:[^"]|"")*"|`(?:[^`]|``)*`|\[[^\]]*\]|[^\W\d][\w$]*|[^\s]""", re.S
 )
-# What follows the type in a column's definition.
+# Words that may follow the type in a column's definition.
 _AFTER_TYPE: Final = frozenset(
     ["constraint", "primary", "not", "null", "unique", "check", "default", "collate", "references", "generated", "as"]
 )
@@ -29,16 +29,16 @@ _WITHOUT_DECIMALS: Final = dialects(where=lambda product: not product.has_decima
 
 
 def decimals_to_numbers(table: str, columns: Mapping[str, ExactDecimal]) -> None:
-    """Make numbers of the texts in *columns* of *table*; on PostgreSQL and MariaDB there is nothing to do.
+    """Convert the texts in *columns* of *table* to numbers; do nothing on PostgreSQL and MariaDB.
 
-    The table is made anew in SQLite's way, with its constraints, indexes and triggers word by word, and its rows. Run
-    it in a revision: ``decimals_to_numbers("payment", {"amount": Money()})``. A column that holds numbers already stays
-    as it is, so that it may be run twice.
+    It rebuilds the table, as SQLite requires, with its rows, and with constraints, indexes and triggers verbatim.
+    Run it in a revision: ``decimals_to_numbers("payment", {"amount": Money()})``. It leaves a column that holds numbers
+    already unchanged, so that it may run twice.
 
     Raises:
-        DataError: when a column holds what its type can't keep on SQLite; nothing was changed.
-        SchemaError: when there is no such table or column.
-        UnsupportedError: when SQL is written for later (``--sql``), with foreign keys switched on, or on an engine that
+        DataError: if a column holds what its type can't keep on SQLite; nothing was changed.
+        SchemaError: if there is no such table or column.
+        UnsupportedError: if SQL is written for later (``--sql``), with foreign keys switched on, or on an engine that
             isn't prefiq_db's.
     """
     context = op.get_context()
@@ -74,7 +74,7 @@ class _Rebuild:
         self.connection.exec_driver_sql(sql)
 
     def check_rows(self) -> None:
-        """Raise if a row holds what the column can't keep as a number, before anything is changed."""
+        """Raise if a row holds a value that the column can't keep as a number, before anything is changed."""
         for name, type_ in self.columns.items():
             column = _name(name)
             found = self.connection.exec_driver_sql(
@@ -117,13 +117,13 @@ class _Rebuild:
         return _name(name) if type_ is None else f"{EXACT}(CAST({_name(name)} AS REAL), {type_.scale})"
 
     def _keep_sequence(self) -> None:
-        """Let AUTOINCREMENT go on where it was; without it there is no such table."""
+        """Let AUTOINCREMENT go on where it was; SQLite has the table for it only if some column uses it."""
         if self._rows("SELECT 1 FROM sqlite_master WHERE name = 'sqlite_sequence'"):
             old = f"SELECT seq FROM sqlite_sequence WHERE name = {_text(self.table)}"
             self._run(f"UPDATE sqlite_sequence SET seq = coalesce(({old}), seq) WHERE name = '{_NEW}'")
 
     def _rename(self) -> None:
-        # Else SQLite checks views and triggers of other tables, and doesn't find the table that is being renamed.
+        # Otherwise SQLite checks other tables' views and triggers, and doesn't find the table that is being renamed.
         legacy = self._rows("PRAGMA legacy_alter_table")
         self._run("PRAGMA legacy_alter_table = ON")
         try:
@@ -134,7 +134,7 @@ class _Rebuild:
 
 
 def rewrite(create: str, new_name: str, columns: Mapping[str, ExactDecimal]) -> str:
-    """Return a CREATE TABLE for *new_name* in which *columns* are decimals, and all else is as it was."""
+    """Return a CREATE TABLE for *new_name* in which *columns* are decimals, and the rest is unchanged."""
     tokens = [token for token in _TOKEN.finditer(create) if not token.group().startswith(("--", "/*"))]
     opens = next(place for place, token in enumerate(tokens) if token.group() == "(")
     changes = [(tokens[opens - 1].span(), new_name)]

@@ -1,4 +1,4 @@
-"""What migrations have to know of each kind of database, as data."""
+"""What migrations need to know of each kind of database, as data."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from prefiq_db.errors import UnsupportedError
 
 @dataclass(frozen=True, slots=True)
 class SessionLock:
-    """The SQL of a lock that belongs to a session, salted with the name of the database.
+    """The SQL of a lock that belongs to a session; its name contains the database's name.
 
     Attributes:
-        take: try to take it, without waiting; gives true or 1.
-        take_for_transaction: likewise, until the open transaction ends; ``""`` where there is no such lock.
-        release: give it back.
-        holder: the holder, for people to read; no row when the lock is free.
+        take: tries to take it, without waiting; returns true or 1.
+        take_for_transaction: the same, until the open transaction ends; ``""`` where there is no such lock.
+        release: releases it.
+        holder: the holder, for messages; no row if the lock is free.
     """
 
     take: str
@@ -31,14 +31,14 @@ class Traits:
     """One kind of database.
 
     Attributes:
-        title: what people call it.
+        title: its name in messages.
         ddl_commits: each DDL statement commits the open transaction, so a revision can be half applied.
         left_behind: the SQL that finds what a failed DDL statement left outside a transaction; ``""`` where it leaves
-            nothing. Gives a name, the name of its table, and the statement that removes it.
-        begin: what begins a transaction.
+            nothing. Returns a name, the name of its table, and the statement that removes it.
+        begin: the statement that begins a transaction.
         nothing: a statement that does nothing, sent in place of one that is skipped.
-        alters_by_rebuild: it has hardly an ALTER TABLE: a changed table is made anew, with foreign keys switched off.
-        widens_texts_in_place: a longer VARCHAR is no work for it.
+        alters_by_rebuild: its ALTER TABLE is so limited that tables are rebuilt, with foreign keys switched off.
+        widens_texts_in_place: it lengthens a VARCHAR without rewriting rows.
         session_lock: how deployers take turns; ``None`` for a file, which has a lock file beside it.
     """
 
@@ -52,10 +52,10 @@ class Traits:
     widens_texts_in_place: bool = False
 
 
-# A key of 64 bits; that the lock is one of this database only, PostgreSQL adds itself.
+# A 64-bit key; PostgreSQL itself limits the lock to this database.
 _PG_KEY: Final = "hashtextextended('prefiq_db.migrate:' || current_database(), 0)"
 
-# Names are the whole server's, and MySQL takes no more than 64 characters.
+# Lock names are shared by the whole server, and MySQL allows no more than 64 characters.
 _MARIADB_NAME: Final = "concat('prefiq_db.migrate:', if(char_length(database()) <= 40, database(), sha1(database())))"
 
 POSTGRESQL: Final = Traits(
@@ -113,10 +113,10 @@ _TRAITS: Final[Mapping[str, Traits]] = {
 
 
 def traits_of(dialect_name: str) -> Traits:
-    """Return what is known of SQLAlchemy's dialect of that name.
+    """Return the traits of the SQLAlchemy dialect with that name.
 
     Raises:
-        UnsupportedError: for a database that prefiq_db doesn't speak.
+        UnsupportedError: for a database that prefiq_db doesn't support.
     """
     if dialect_name in _TRAITS:
         return _TRAITS[dialect_name]

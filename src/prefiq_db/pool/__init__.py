@@ -1,1 +1,1 @@
-"""The connection pool: who waits, who has a connection, and which connections are fit to be handed out."""
+"""The connection pool: waiting callers, current holders, and checks of connections before a checkout."""

@@ -1,9 +1,9 @@
-"""The deadline of the checkout under way, for what SQLAlchemy calls on the way to a connection.
+"""The deadline of the current checkout, for the code that SQLAlchemy calls during it.
 
-``Pool.connect()`` takes no argument, and SQLAlchemy hands none on to the pool's ``_do_get()`` and to the function that
-connects. The pool serves many threads and tasks at once, so it can't keep the deadline itself. A context variable is
-seen by the thread or task that set it alone, and in the greenlets that SQLAlchemy runs for it. It is set here and read
-here: docs/decisions/0102-why-a-checkouts-deadline-is-a-context-variable.md.
+``Pool.connect()`` takes no argument, and SQLAlchemy passes none on to the pool's ``_do_get()`` and to the function that
+connects. The pool serves many threads and tasks at once, so it can't hold the deadline itself. A context variable is
+visible only in the thread or task that set it, and in the greenlets that SQLAlchemy runs for it. Only this module sets
+and reads it: docs/decisions/0102-why-a-checkouts-deadline-is-a-context-variable.md.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ def checkout_by(deadline: Deadline) -> Iterator[None]:
         try:
             _under_way.set(before)
         finally:
-            _under_way.set(before)  # twice: interrupted before the first, the deadline would hold for ever
+            _under_way.set(before)  # twice: after an interruption before the first, the deadline would hold for ever
 
 
 def checkout_deadline(seconds: float, limit_name: str) -> Deadline:
-    """Return the deadline of a limit of *seconds* from now, or that of the checkout under way if it is sooner."""
+    """Return the deadline *seconds* from now, or that of the current checkout if it is sooner."""
     return Deadline.after(seconds, limit_name).sooner_of(_under_way.get())

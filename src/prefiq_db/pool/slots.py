@@ -1,7 +1,7 @@
 """The connections of a pool, counted by the records that are alive.
 
-SQLAlchemy's pool counts up and down, and whatever interrupts it in between (a signal, a job queue's time limit, a
-cancellation) costs a slot for good. Here a slot is its record, and a record without a holder doesn't count.
+SQLAlchemy's pool counts up and down, and an interruption in between (a signal, a job queue's time limit, a
+cancellation) loses a slot for good. Here a slot is its record, and a record without a holder doesn't count.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from prefiq_db.interruptions import is_interruption
 
 
 class Slot(_ConnectionRecord):
-    """A place in the pool, and the connection that is in it, once it is made.
+    """A place in the pool, and its connection, once it is opened.
 
     Attributes:
-        place: what stands for it in the pool's count; ``None`` when it doesn't count.
-        interruption: what came from outside while it was given back, where SQLAlchemy only logs it.
-        going_home: whether putting it back has begun; then only the pool knows whose it is.
+        place: its entry in the pool's count; ``None`` when it doesn't count.
+        interruption: an interruption from outside during the return to the pool, which SQLAlchemy only logs.
+        going_home: whether the return to the pool has begun; then only the pool knows the next holder.
     """
 
     place: weakref.ref[Slot] | None = None
@@ -43,18 +43,18 @@ class Slot(_ConnectionRecord):
         super().invalidate(e, soft)
 
     def __del__(self) -> None:
-        # Only for a slot that an interruption dropped: an ordinary release takes it out of the count first.
+        # Only for a slot that an interruption dropped: a normal release first removes it from the count.
         if self.place is not None and self.pid == os.getpid():
             self.pool.fallen(self)
 
 
 class SlottedPool(QueuePool):
-    """A queue of connections whose count can't go wrong."""
+    """A queue of connections whose count stays right after any interruption."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._places: set[weakref.ref[Slot]] = set()
         super().__init__(*args, **kwargs)
-        # Reentrant: the garbage collector may end up here while this very thread is here.
+        # Reentrant: the garbage collector may call into here in a thread that already holds the lock.
         self._overflow_lock = threading.RLock()  # type: ignore[assignment]
 
     @property
@@ -63,13 +63,13 @@ class SlottedPool(QueuePool):
 
     @_overflow.setter
     def _overflow(self, count: int) -> None:
-        """SQLAlchemy's own counting is without effect."""
+        """Ignore SQLAlchemy's own counting."""
 
     def _is_full(self) -> bool:
         return -1 < self._max_overflow <= self._overflow
 
     def _reserve(self) -> Slot | None:
-        """Return an empty slot, to connect in; ``None`` when there are as many as there may be."""
+        """Return an empty slot to connect in; ``None`` if the pool is full."""
         if self._is_full():
             return None
         slot = Slot(self)
@@ -82,7 +82,7 @@ class SlottedPool(QueuePool):
         return slot
 
     def _retire(self, slot: Any) -> None:
-        """Count *slot* no longer."""
+        """Remove *slot* from the count."""
         place, slot.place = slot.place, None
         self._places.discard(place)
 
@@ -95,10 +95,10 @@ class SlottedPool(QueuePool):
             self._has_room()
 
     def _has_room(self) -> None:
-        """Notify callers who wait that there may be room."""
+        """Notify waiting callers that there may be room."""
 
     def fallen(self, slot: Slot) -> None:
-        """Close the connection of a slot that has no holder and was not given back; it is out of the pool already."""
+        """Close the connection of a slot that lost its holder without being returned; the pool no longer has it."""
         self._retire(slot)
         connection = slot.dbapi_connection
         try:
@@ -110,7 +110,7 @@ class SlottedPool(QueuePool):
             self.logger.debug("closing a connection that nobody held failed: %s", type(error).__name__)
         self._has_room()
 
-    # --- SQLAlchemy's own, one by one ------------------------------------------------------------
+    # --- overrides of SQLAlchemy's methods -------------------------------------------------------
 
     def _return_conn(self, record: Any) -> None:
         record.going_home = False
@@ -125,7 +125,7 @@ class SlottedPool(QueuePool):
             raise interruption
 
     def _do_return_conn(self, record: Any) -> None:
-        # From here on another caller may have it already, whatever interrupts us.
+        # From here on another caller may already hold it, whatever interrupts us.
         record.going_home = True
         try:
             self._pool.put(record, False)
@@ -153,7 +153,7 @@ class SlottedPool(QueuePool):
             raise
 
     def dispose(self) -> None:
-        """Close what is idle; a cancellation or another interruption leaves none of it behind."""
+        """Close the idle connections, all of them even after a cancellation or another interruption."""
         try:
             while (slot := self._idle()) is not None:
                 self._drop_surplus(slot)

@@ -1,7 +1,7 @@
-"""The connection pool: SQLAlchemy's own, with a look at each connection before it is handed out.
+"""The connection pool: SQLAlchemy's own, with a check of each connection at checkout.
 
-A dead idle connection is found by polling its socket (readable or closed means dead: no server speaks first to an idle
-client, except to say goodbye), which costs no round trip; only after long idling a real ping is sent.
+Polling its socket finds a dead idle connection without a round trip: readable or closed means dead, because a server
+sends nothing to an idle client except a final error. Only after long idling we send a real ping.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ if TYPE_CHECKING:
     from prefiq_db.dialects.observers import Watcher
     from prefiq_db.dialects.session import SessionState
 
-# A method of an imported name is made anew for each call, unless it has a name of its own.
+# An imported object's method is created anew for each call, unless it has a name of its own.
 _within_a_verb = border_translates.get
-# Its class has a __getattr__, which makes each plain attribute slow; the slot itself isn't.
+# Its class has a __getattr__, which slows down each plain attribute; the slot itself is fast.
 _record_of: Callable[[Any], Any] = _ConnectionFairy.__dict__["_connection_record"].__get__
 
 # How many uses are noted before they are counted; a reader counts them at once.
 _FOLD_AT = 512
-# Why a connection is thrown away, as ConnectionLost and PoolStats tell it.
+# Reasons for throwing a connection away, as in ConnectionLost and PoolStats.
 _AGE, _DEAD, _NO_ANSWER, INVALIDATED = "age", "dead", "no answer", "invalidated"
 _SESSION_CHANGED = "session changed"
 _NOT_AT_REST = "transaction left open"
@@ -66,10 +66,10 @@ class _VettingPool(SlottedPool):
         self.limits = pool_limits
         self.watcher = pool_watcher
         self._line = WaitingLine(self._is_asyncio, self._free, self._free_again)
-        # Looked up here: an attribute of the class would be searched for in its bases, each time.
+        # Kept on the instance: an attribute of the class would be searched for in its bases, each time.
         self._current_worker: Callable[[], object] = _task if self._is_asyncio else get_ident
-        # SQLAlchemy wrote into __dict__ directly, and CPython 3.11 doesn't remember where attributes are in a dict that
-        # shares its keys; in one of its own it does, and finds them five times as fast.
+        # SQLAlchemy wrote into __dict__ directly, and CPython 3.11 doesn't cache attribute positions in a dict that
+        # shares its keys; in a dict of its own it does, and finds them five times as fast.
         self.__dict__ = dict(self.__dict__)
 
     def recreate(self) -> Any:
@@ -78,7 +78,7 @@ class _VettingPool(SlottedPool):
         return recreated
 
     def connect(self) -> Any:
-        # On the way of every statement: few calls, and names that are looked up once.
+        # Runs for every statement: few calls, and names that are looked up once.
         watcher = self.watcher
         if watcher is None:
             return super().connect()
@@ -92,7 +92,7 @@ class _VettingPool(SlottedPool):
             except KeyError:
                 state = self._prefiq.session_in(info)
             checkout = state.checkout
-            # The vetting looked at the clock when it had the connection, or just now, if it is a new one.
+            # The vetting read the clock when it got the connection, or just now, if it is a new one.
             checkout.checked_out_at = now = state.vetted_at
             checkout.wait_seconds = waited = now - started
             current_worker = self._current_worker
@@ -101,12 +101,12 @@ class _VettingPool(SlottedPool):
             if watcher.wants_checkouts:
                 watcher.checked_out(state)
             if not _within_a_verb():
-                # engine or session(): whoever it is, it is not one of our verbs, which give back what they take
+                # engine or session(): the verbs return what they take, so they need no line in a leak report
                 checkout.line = application_line()
                 self._prefiq.expect_back(proxied, state)
             return proxied
         except BaseException:
-            # Whoever asked for it never got it, so nobody else gives it back.
+            # The caller never got it, so nobody else returns it.
             if proxied is not None:
                 proxied.invalidate()
             raise
@@ -115,7 +115,7 @@ class _VettingPool(SlottedPool):
         record: Any = None
         try:
             try:
-                # Who comes later must not overtake who waits.
+                # New callers must not overtake waiting ones.
                 record = None if self._line.waiters else self._pool.get(False)
             except Empty:
                 record = None
@@ -134,7 +134,7 @@ class _VettingPool(SlottedPool):
             raise
 
     def _made_or_waited_for(self) -> Any:
-        """Return a connection that became free, or an empty slot to make one in."""
+        """Return a connection that became free, or an empty slot to open one in."""
         made = None if self._line.waiters else self._reserve()
         return self._waited_for() if made is None else made
 
@@ -149,7 +149,7 @@ class _VettingPool(SlottedPool):
         raise self._timed_out(seconds)
 
     def _timed_out(self, seconds: float) -> Exception:
-        """Return the error to raise: within a verb SQLAlchemy's, which the border translates, else one of both."""
+        """Return the error to raise: in a verb SQLAlchemy's, which the border translates, else one of both trees."""
         error = sa_exc.TimeoutError(
             f"pool limit of size {self.size()} overflow {self._max_overflow} reached, connection timed out, "
             f"timeout {seconds:0.2f}"
@@ -162,11 +162,11 @@ class _VettingPool(SlottedPool):
         return of_both(failure)
 
     def waiting_count(self) -> int:
-        """Return how many wait for a connection."""
+        """Return how many callers wait for a connection."""
         return len(self._line.waiters)
 
     def _free(self) -> Any:
-        """Return a connection that nobody uses, or a slot to make one in; ``None`` when there is neither."""
+        """Return an idle connection, or a slot to open one in; ``None`` if there is neither."""
         try:
             return self._pool.get(False)
         except Empty:
@@ -179,7 +179,7 @@ class _VettingPool(SlottedPool):
             super()._do_return_conn(given)
 
     def _has_room(self) -> None:
-        # One connection less, after a failed connect for instance: who waits may try.
+        # One connection less, after a failed connect for instance: a waiting caller may try.
         if self._line.waiters:
             self._line.serve()
 
@@ -195,10 +195,10 @@ class _VettingPool(SlottedPool):
                 watcher.checked_in(state, now - since)
             if len(uses) >= _FOLD_AT:
                 watcher.fold()
-        # Also when it was invalidated: then nobody gives it back, and nobody needs to.
+        # Also after an invalidation: then no caller returns the connection, or needs to.
         checkout.fairy_ref = None
         if record.dbapi_connection is not None and (checkout.tainted or not self._is_at_rest(record)):
-            # Somebody changed the session, or left a transaction open; the next user must not inherit that.
+            # The session's settings changed, or a transaction is still open; the next user must not inherit that.
             reason = _SESSION_CHANGED if checkout.tainted else self._why_not_at_rest(record)
             record.invalidate()
             if watcher is not None:
@@ -217,7 +217,7 @@ class _VettingPool(SlottedPool):
         return dialect
 
     def _unfit(self, record: Any) -> str | None:
-        """Return why a connection must not be handed out, or ``None``."""
+        """Return why a connection must not be handed out, or ``None`` if it may be."""
         dialect: Any = self._dialect
         state = record.info.get(SESSION_KEY) or dialect.session_in(record.info)
         now = perf_counter()
@@ -237,7 +237,7 @@ class _VettingPool(SlottedPool):
         return _NO_ANSWER
 
     def _is_at_rest(self, record: Any) -> bool:
-        """Return whether the server's last word was that no transaction is open; a broken connection says nothing."""
+        """Return whether no transaction was open at the server's last reply; ``False`` for a broken connection."""
         dialect: Any = self._dialect
         try:
             return bool(dialect.is_at_rest(record.dbapi_connection))
@@ -250,21 +250,21 @@ class _VettingPool(SlottedPool):
         return _DEAD if self._prefiq.socket_of(record.dbapi_connection) == -1 else _NOT_AT_REST
 
     def _renew(self, record: Any, reason: str) -> None:
-        """Throw the connection away; its slot gets another one at once."""
+        """Throw the connection away and open another one in its slot at once."""
         rest = Deadline.after(self.limits.connect_timeout_seconds / 2, CONNECT_TIMEOUT)
         record.invalidate()
         if self.watcher is not None:
             self.watcher.lost(reason)
         if reason == _NO_ANSWER:
-            # Asking took half of the time for connecting; the other half is for the new connection.
+            # The ping took up to half of the time for connecting; the other half is for the new connection.
             with checkout_by(rest):
                 record.get_connection()
 
     def _answers(self, record: Any, state: SessionState) -> bool:
-        """Ask the server; any of the driver's errors means no, and so does silence."""
+        """Ping the server; return ``False`` on any error of the driver, including a timeout."""
         dialect: Any = self._dialect
         connection = record.dbapi_connection
-        # Half of the time for connecting: if there is no answer, the other half is for doing so.
+        # Half of the time for connecting: without a reply, the other half is for a new connection.
         limit = checkout_deadline(self.limits.connect_timeout_seconds, CONNECT_TIMEOUT)
         dialect.set_patience(connection, limit.left() / 2)
         state.patience_seconds = None
@@ -277,7 +277,7 @@ class _VettingPool(SlottedPool):
 
 
 def _task() -> object:
-    """Return the running task, if there is one; it is named only in a report."""
+    """Return the running task, if there is one; only reports name it."""
     try:
         return asyncio.current_task()
     except RuntimeError:  # no loop runs here

@@ -1,7 +1,7 @@
-"""The line of threads or tasks that wait for a connection, woken one at a time with the connection they get.
+"""The queue of threads or tasks that wait for a connection, woken one at a time with the connection that they get.
 
-SQLAlchemy's queues wake who waited longest, but whoever comes by before that one runs takes the connection; then the
-longest wait begins anew, at the end of the line. Here what becomes free belongs to the first in line at once.
+SQLAlchemy's queues wake the longest waiter, but another caller may take the connection before that one runs; the
+longest waiter then starts again at the end. Here a free connection belongs to the first waiter at once.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class TaskWaiter:
         await_(asyncio.wait([self._awake], timeout=seconds))
 
     def wake(self) -> None:
-        # The garbage collector gives a forgotten connection back in whatever thread it runs.
+        # The garbage collector returns a forgotten connection in whatever thread it runs.
         if asyncio._get_running_loop() is self._loop:
             self._wake()
         else:
@@ -60,11 +60,11 @@ class TaskWaiter:
 
 
 class WaitingLine:
-    """First come, first served.
+    """A queue of waiters: first come, first served.
 
     Args:
-        take: returns something to give away, or ``None`` when there is nothing.
-        put_back: takes back what was given to a waiter that has left.
+        take: returns something to give away, or ``None`` if there is nothing.
+        put_back: takes back the gift of a waiter that has left.
     """
 
     def __init__(self, is_async: bool, take: Callable[[], Any], put_back: Callable[[Any], None]) -> None:
@@ -72,16 +72,16 @@ class WaitingLine:
         self._waiter: type[ThreadWaiter] | type[TaskWaiter] = TaskWaiter if is_async else ThreadWaiter
         self._take = take
         self._put_back = put_back
-        # Reentrant: the garbage collector may give a connection back while this very thread serves.
+        # Reentrant: the garbage collector may return a connection in a thread that already holds the lock.
         self._lock = threading.RLock()
 
     def wait(self, seconds: float) -> Any:
-        """Return what this caller was given, or ``None`` when nothing became free within *seconds*."""
+        """Return what this caller was given, or ``None`` if nothing became free within *seconds*."""
         waiter = self._waiter()
         try:
             with self._lock:
                 self.waiters.append(waiter)
-            # What became free just before we joined was not given to anybody.
+            # What became free just before we joined may not have been given away.
             self.serve()
             if waiter.gift is None:
                 waiter.wait(seconds)
@@ -91,7 +91,7 @@ class WaitingLine:
             raise
 
     def serve(self) -> None:
-        """Give what is free to the waiters, in order. Call it after something became free."""
+        """Give whatever is free to the waiters, in order. Call it after something became free."""
         with self._lock:
             while self.waiters and self._give():
                 pass
@@ -108,7 +108,7 @@ class WaitingLine:
             waiter.gift = gift
             waiter.wake()
             return True
-        except IndexError:  # served meanwhile, by ourselves in a finaliser
+        except IndexError:  # served in the meantime, by this thread in a finaliser
             self._put_back(gift)
             return False
         except BaseException:
@@ -116,7 +116,7 @@ class WaitingLine:
             raise
 
     def _repair(self, gift: Any, waiter: ThreadWaiter | TaskWaiter | None) -> None:
-        """Make sure that no gift is lost, and no waiter is asleep outside the line."""
+        """Ensure that no gift is lost, and no waiter sleeps outside the queue."""
         if waiter is not None and waiter.gift is not None:
             waiter.wake()
             return
@@ -132,7 +132,7 @@ class WaitingLine:
             return waiter.gift
 
     def _forsake(self, waiter: ThreadWaiter | TaskWaiter) -> None:
-        """Take *waiter* out of the line, wherever it was interrupted; what it was given goes to the next."""
+        """Remove *waiter* from the queue, wherever it was interrupted; its gift goes to the next."""
         with self._lock:
             if waiter in self.waiters:
                 self.waiters.remove(waiter)

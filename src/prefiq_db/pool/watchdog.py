@@ -1,4 +1,4 @@
-"""One thread that looks after the connections of all databases; started with the first, gone with the last."""
+"""One thread that checks the connections of all databases; started with the first database, ended with the last."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Final
 from prefiq_db.forks import in_child, renewed
 from prefiq_db.pool.watcher import ConnectionWatcher
 
-# How often to look, as a share of the shortest leak_after_seconds, within these bounds.
+# How often to check, as a share of the shortest leak_after_seconds, within these bounds.
 _SHARE: Final = 0.1
 _BETWEEN_SECONDS: Final = (0.05, 5.0)
 
 
 class Watchdog:
-    """Looks now and then; one thread, however many checkouts there are."""
+    """Checks periodically, in one thread, however many checkouts there are."""
 
     def __init__(self) -> None:
         self._watchers: weakref.WeakSet[ConnectionWatcher] = weakref.WeakSet()
@@ -26,7 +26,7 @@ class Watchdog:
         in_child(self, Watchdog._forget_thread)
 
     def watch(self, watcher: ConnectionWatcher) -> None:
-        """Look after *watcher* from now on."""
+        """Check *watcher* from now on."""
         with self._lock:
             self._watchers.add(watcher)
             if self._thread is None or not self._thread.is_alive():
@@ -35,7 +35,7 @@ class Watchdog:
             self._wake.set()
 
     def forget(self, watcher: ConnectionWatcher) -> None:
-        """Look no longer; without anybody left to look after, the thread ends."""
+        """Stop checking *watcher*; after the last one, the thread ends."""
         with self._lock:
             self._watchers.discard(watcher)
             self._wake.set()
@@ -52,7 +52,7 @@ class Watchdog:
             for watcher in watchers:
                 watcher.look(now)
             shortest = min(watcher.leak_after_seconds for watcher in watchers)
-            del watcher, watchers  # a database that nobody else holds must be able to go
+            del watcher, watchers  # so that a database without other references can be collected
             least, most = _BETWEEN_SECONDS
             wake.wait(min(most, max(least, shortest * _SHARE)))
             wake.clear()

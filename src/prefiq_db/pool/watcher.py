@@ -1,6 +1,6 @@
-"""Watch the pool: waits, uses, what it threw away, and who has a connection for too long.
+"""Watch the pool: waits, uses, closed connections, and connections that are held for too long.
 
-No event of SQLAlchemy's fires while somebody waits for a connection or waits in vain, so the pool itself tells.
+SQLAlchemy fires no event while a caller waits for a connection, or when the wait times out, so the pool itself reports.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ logger = logging.getLogger("prefiq_db.leaks")
 
 
 class ConnectionWatcher:
-    """The connections of one database."""
+    """Watches the connections of one database."""
 
     def __init__(self, database: str, hooks: Hooks, leak_after_seconds: float) -> None:
         self.database = database
@@ -53,7 +53,7 @@ class ConnectionWatcher:
         hooks.on_change(self._look_up)
         in_child(self, ConnectionWatcher._forget_holders)
 
-    # --- told by the pool ------------------------------------------------------------------------
+    # --- called by the pool ----------------------------------------------------------------------
 
     def know(self, state: SessionState) -> None:
         with self._lock:
@@ -79,7 +79,7 @@ class ConnectionWatcher:
             self.hooks.emit(ConnectionLost(self.database, reason))
 
     def _look_up(self) -> None:
-        """Note whether the pool has to call for each checkout: while somebody listens, or nobody was here yet."""
+        """Note whether the pool has to report each checkout: while there are listeners, or until the first checkout."""
         self.wants_checkouts = bool(self.hooks.wanted) or self._on_first_checkout is not None
 
     def start_with(self, start: Callable[[ConnectionWatcher], None]) -> None:
@@ -88,7 +88,7 @@ class ConnectionWatcher:
         self._look_up()
 
     def _forget_holders(self) -> None:
-        """Forget, in a forked child, who has the parent's connections."""
+        """Forget, in a forked child, the holders of the parent's connections."""
         for _, state in self._held():
             state.checkout.checked_out_at = 0.0
 
@@ -107,7 +107,7 @@ class ConnectionWatcher:
             self.hooks.emit(ConnectionCheckedIn(self.database, seconds))
 
     def fold(self) -> None:
-        """Count what the pool noted: noting takes no lock, counting does."""
+        """Count what the pool has noted: noting takes no lock, counting does."""
         with self._lock:
             self._wait.add_all(drained(self.waits))
             self._use.add_all(drained(self.uses))
@@ -115,9 +115,9 @@ class ConnectionWatcher:
     # --- leaks -----------------------------------------------------------------------------------
 
     def look(self, now: float) -> None:
-        """Report every connection that has been out for too long, once.
+        """Report, once each, every connection that has been held for too long.
 
-        Not while a statement runs, which may wait for a lock, and not at once when it has ended: a leak does nothing.
+        Neither while a statement runs, which may wait for a lock, nor right after it: a leaked connection does nothing.
         """
         for since, state in self._held():
             checkout = state.checkout
@@ -174,23 +174,23 @@ class ConnectionWatcher:
     # --- reading ---------------------------------------------------------------------------------
 
     def holders(self) -> tuple[Holder, ...]:
-        """Return who has a connection now, the oldest first."""
+        """Return the current holders of connections, the oldest first."""
         now = time.perf_counter()
         held = sorted(self._held(), key=lambda item: item[0])
         return tuple(self._holder(state, now - since) for since, state in held)
 
     def _held(self) -> list[tuple[float, SessionState]]:
-        """Return the states whose connection somebody has, and since when.
+        """Return the states of the connections that are checked out, and since when.
 
-        Whoever asks looks at all of them; so a checkout needs no more than to note the time. Others check out and in
-        meanwhile, so each time is read once.
+        A reader scans all states, so that a checkout only has to note the time. Checkouts and checkins go on meanwhile,
+        so each time is read once.
         """
         with self._lock:
             states = list(self._states)
         return [(since, state) for state in states if (since := state.checkout.checked_out_at)]
 
     def table(self) -> str:
-        """Return who has the connections, a line each, for the message of a pool timeout."""
+        """Return the holders of the connections, one a line, for the message of a pool timeout."""
         return "\n".join(
             f"  {who.age_seconds:8.1f} s  {who.worker}  {who.summary or 'no statement yet'}  at {who.origin}"
             for who in self.holders()
@@ -226,7 +226,7 @@ class ConnectionWatcher:
 
 
 def _worker_name(worker: Any) -> str:
-    """Return the name of a task, or of the thread that has this number."""
+    """Return the name of a task, or of the thread with this number."""
     if isinstance(worker, int):
         names = (thread.name for thread in threading.enumerate() if thread.ident == worker)
         return f"thread {next(names, worker)}"

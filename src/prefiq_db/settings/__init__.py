@@ -1,8 +1,8 @@
-"""Typed settings of databases and providers: validated, all problems at once, no value ever shown.
+"""Typed settings of databases and namespaces: validated, all problems reported at once, no value ever shown.
 
-:class:`DatabaseSettings` is one database; it never reads the environment. :func:`load_settings` is the one place that
-does: it lays YAML, ``.env``, the environment and arguments over each other and gives :class:`Settings`.
-``docs/settings.md`` has every option, and the rules of the layers.
+:class:`DatabaseSettings` describes one database and never reads the environment. Only :func:`load_settings` does: it
+merges YAML, ``.env``, the environment and arguments, the later over the earlier, and returns :class:`Settings`.
+``docs/settings.md`` lists every option, and how the layers are merged.
 """
 
 from __future__ import annotations

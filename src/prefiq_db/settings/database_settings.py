@@ -44,7 +44,7 @@ from prefiq_db.settings.url_options import find_option_problems
 from prefiq_db.silence import hush
 from prefiq_db.urls import parse_url
 
-# Any other name counts as production: nobody can list what production is called everywhere.
+# Any other name counts as production: no list could cover every name for it.
 _NOT_PRODUCTION: Final = frozenset({"dev", "development", "local", "test", "testing", "ci"})
 
 
@@ -54,10 +54,10 @@ def is_production(environment: str) -> bool:
 
 
 class DatabaseSettings(BaseModel):
-    """Say where one database is and how to treat it. Frozen; ``docs/settings.md`` tells each option's worst case.
+    """Say where one database is and how to treat it. Frozen; ``docs/settings.md`` gives each option's worst case.
 
     Blanks around texts are dropped, an empty text counts as not set. After construction ``engine`` and the ``ssl_``
-    fields hold what the URL says too, and ``target`` is the one parsed form of URL, split fields and defaults.
+    fields also hold the values from the URL, and ``target`` is the parsed form of URL, split fields and defaults.
 
     Raises:
         SettingsError: with every problem, each naming the field; never a value, and never pydantic's own error.
@@ -99,7 +99,7 @@ class DatabaseSettings(BaseModel):
     application_name: Text = "prefiq_db"
     environment: Text = "production"
 
-    _flavor: str = PrivateAttr(default="")  # "mysql" when that was the engine's name: it is normalised away
+    _flavor: str = PrivateAttr(default="")  # "mysql" if that was the engine's name, which is then normalised
 
     def __init__(self, /, **values: Any) -> None:
         try:
@@ -137,7 +137,7 @@ class DatabaseSettings(BaseModel):
             raise
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """Return a copy; *update* is validated, unlike pydantic's own."""
+        """Return a copy with *update*, which is validated, unlike in pydantic's own method."""
         if not update:
             return super().model_copy(deep=deep)
         try:
@@ -146,7 +146,7 @@ class DatabaseSettings(BaseModel):
             del update
             raise
 
-    if not TYPE_CHECKING:  # pydantic's own refusal would carry the value that was to be set
+    if not TYPE_CHECKING:  # pydantic's own error would carry the rejected value
 
         def __setattr__(self, name: str, value: object) -> None:
             if not name.startswith("_"):
@@ -154,7 +154,7 @@ class DatabaseSettings(BaseModel):
             super().__setattr__(name, value)
 
     def _fill(self, values: Mapping[str, Any], names: Names) -> None:
-        """Validate into this instance; *names* gives the words of the messages."""
+        """Validate into this instance; *names* gives the field names for messages."""
         given = drop_unset(values)
         problems, bad = self._validate(given, names)
         if bad:  # validate the rest alone, to report all problems at once
@@ -216,7 +216,7 @@ class DatabaseSettings(BaseModel):
 
 
 def build_settings(values: Mapping[str, Any], names: Names) -> DatabaseSettings:
-    """Return settings; problems call the fields by *names*.
+    """Return settings; problems name the fields by *names*.
 
     Raises:
         SettingsError: like the constructor.

@@ -134,7 +134,7 @@ def check_file(value: object) -> Path:
 
 
 def _replicas(value: object) -> tuple[Secret, ...]:
-    """Accept a list of URLs, a JSON list, or URLs with commas or blanks between (a URL may hold commas itself)."""
+    """Accept a list of URLs, a JSON list, or URLs separated by commas or blanks (a URL may contain commas itself)."""
     if isinstance(value, str) and value.startswith("["):
         value = from_json(value)
     elif isinstance(value, str):
@@ -157,7 +157,7 @@ def check_secret(value: object) -> Secret:
 
 
 class _SecretSchema:
-    """Teach pydantic our ``Secret``: goes in as text, comes out of every dump as ``***``."""
+    """Teach pydantic our ``Secret``: accepts a text, and every dump shows ``***``."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_plain_validator_function(

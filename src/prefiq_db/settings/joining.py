@@ -1,4 +1,4 @@
-"""The layers laid over each other: what becomes of a database that several of them describe."""
+"""Merge the layers: the settings of a database that several of them describe."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from prefiq_db.urls import format_url, parse_url, split_hosts
 def join_databases(
     layers: list[Layer], environment: str, sources: dict[str, str], problems: list[Problem]
 ) -> dict[str, DatabaseSettings]:
-    """Return every database that a layer speaks of, and ``main``; *sources* gets the layer that set each field."""
+    """Return every database that a layer mentions, and ``main``; fill *sources* with the layer that set each field."""
     names = dict.fromkeys(["main", *(name for layer in layers for name in layer.databases)])
     built: dict[str, DatabaseSettings] = {}
     for name in names:
@@ -59,12 +59,12 @@ def _build_database(name: str, entries: Mapping[FieldPath, Entry], environment: 
 
 
 def _overlay(old: dict[FieldPath, Entry], new: dict[FieldPath, Entry]) -> dict[FieldPath, Entry]:
-    """Lay one layer over the earlier ones.
+    """Merge one layer over the earlier ones.
 
-    A URL is shorthand for its parts. In a later layer, a URL replaces all parts of earlier layers, but for a password
-    that stands alone in its layer when the URL has none; a part replaces that part of an earlier URL; another engine
-    drops what earlier layers said about the place, which was another server's. A host without a port keeps the port
-    that an earlier layer said, whether in a URL, beside a host or apart.
+    A URL is shorthand for its parts. In a later layer, a URL replaces all parts of earlier layers, except a password
+    that is set by itself in its layer, if the URL has none; a part replaces that part of an earlier URL; another engine
+    drops the earlier layers' place, which was another server's. A host without a port keeps the port that an earlier
+    layer set, whether in a URL, beside a host or separately.
     """
     changed = {path[0] for path in new} & TARGET_FIELDS
     kept = dict(old)
@@ -94,7 +94,7 @@ def _is_of_another_engine(
 
 
 def _keep_ports(host: Entry, old: Mapping[FieldPath, Entry], new: Mapping[FieldPath, Entry]) -> dict[FieldPath, Entry]:
-    """Return which ports of an earlier layer (``host: db1:5433``) hold where a later one sets a part of the target."""
+    """Return an earlier layer's ports (``host: db1:5433``) that stay if a later one sets a part of the target."""
     named = collect([], split_hosts, host.value, where="") if isinstance(host.value, str) else None
     ports = {port for _, port in named or ()}
     if named is None or ports == {None}:
@@ -102,7 +102,7 @@ def _keep_ports(host: Entry, old: Mapping[FieldPath, Entry], new: Mapping[FieldP
     if ("host",) not in new:
         if ("port",) not in new:
             return {}
-        # The later layer's port is that of all hosts.
+        # The later layer's port applies to all hosts.
         return {("host",): replace(host, value=",".join(f"[{name}]" if ":" in name else name for name, _ in named))}
     kept = len(ports) == 1 and ("port",) not in new and ("port",) not in old
     return {("port",): replace(host, value=ports.pop())} if kept and not _names_ports(new[("host",)].value) else {}
@@ -178,5 +178,5 @@ def _reuse_ports(
     if len(set(ports)) == 1:
         ports = ports[:1] * len(named)
     if len(ports) != len(named):
-        raise SettingsError([])  # the caller leaves the URL as it is, and then the two disagree
+        raise SettingsError([])  # the caller then keeps the URL, and a later check reports that the two disagree
     return [(name, own or before) for (name, own), before in zip(named, ports, strict=True)]

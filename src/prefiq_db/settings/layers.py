@@ -16,7 +16,7 @@ from prefiq_db.settings.problems import describe_unknown_key
 
 FieldPath = tuple[str, ...]
 
-#: The fields any of which says where a database is.
+#: The fields that each can say where a database is.
 SAYS_WHERE: Final = frozenset({"engine", "url", "host", "name"})
 
 LOADED: Final = tuple(name for name in DatabaseSettings.model_fields if name != "environment")
@@ -27,7 +27,7 @@ MAX_SECRET_BYTES: Final = 2**16
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One set value, what the user calls it, and the layer it came from."""
+    """One set value, the user's name for it, and the layer that it came from."""
 
     value: Any = field(repr=False)
     where: str
@@ -41,8 +41,8 @@ class Layer:
     Attributes:
         databases: by name, the fields with their paths: ``("retry", "attempts")``.
         sections: values for the user's models, by namespace.
-        locate: (namespace, path) -> what the user calls it, or ``None`` when this layer doesn't say it.
-        emptied: by database, what the user calls the fields that would say where it is, and are empty.
+        locate: (namespace, path) -> the user's name for it, or ``None`` if this layer doesn't set it.
+        emptied: by database, the user's names for empty fields that would say where it is.
     """
 
     name: str
@@ -53,7 +53,7 @@ class Layer:
 
 
 def put(entries: dict[FieldPath, Entry], path: FieldPath, entry: Entry, problems: list[Problem]) -> None:
-    """Add one value to a layer; two names for one thing may only say the same."""
+    """Add one value to a layer; two names for one field must have the same value."""
     value = asdict(entry.value) if isinstance(entry.value, RetryPolicy) else entry.value
     if path == ("retry",) and isinstance(value, str):
         value = from_json(value)
@@ -74,7 +74,7 @@ def unknown_field(key: str) -> tuple[str, str]:
 
 
 def is_name(name: str) -> bool:
-    """Return whether a database or namespace may be called so: ``__`` would split its variables' names."""
+    """Return whether a database or namespace may have this name: ``__`` would split its variables' names."""
     return re.fullmatch(r"[a-z][a-z0-9_]*", name) is not None and "__" not in name
 
 

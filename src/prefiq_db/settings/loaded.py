@@ -13,12 +13,12 @@ from prefiq_db.settings.database_settings import DatabaseSettings
 
 
 class Settings:
-    """All settings of an application: frozen, and silent about values.
+    """All settings of an application: frozen, and without values in its ``repr``.
 
     ``settings.database`` is the database ``main``, ``settings.databases`` has them all; the typed settings of the
-    namespace ``billing`` are at ``settings.billing`` and ``settings["billing"]``. ``settings.sources`` tells which
-    layer set what: ``{"databases.main.port": "environment", "billing.api_key": ".env"}``. A pickle carries the
-    databases without their secrets, and no namespaces: what is secret in a user's model can't be known from here.
+    namespace ``billing`` are at ``settings.billing`` and ``settings["billing"]``. ``settings.sources`` shows which
+    layer set which field: ``{"databases.main.port": "environment", "billing.api_key": ".env"}``. A pickle contains the
+    databases without their secrets, and no namespaces: we can't know which fields of a user's model are secret.
     """
 
     __slots__ = ("_databases", "_environment", "_namespaces", "_sources")

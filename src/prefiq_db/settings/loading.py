@@ -1,4 +1,4 @@
-"""The one place that reads the environment: find the layers, join them, and report all problems at once."""
+"""The only module that reads the environment: find the layers, merge them, and report all problems at once."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def load_settings(
         return _load(namespaces, os.environ if environ is None else environ, directory, arguments or {})
     except BaseException as error:
         del environ, arguments
-        hush(error)  # what was read is full of secrets, and not only ours
+        hush(error)  # the frames are full of secrets, and not only ours
         raise
 
 
@@ -85,16 +85,16 @@ def _load(
 
 
 def _find_foreign_variables(prefix: str, variables: Mapping[str, str]) -> Iterator[Problem]:
-    """Report variables that tell another program where the database is, when none tells us."""
+    """Report variables that give another program the database's location, if none gives it to us."""
     for name, value in variables.items():
         if value.strip() and name.upper() in _OF_OTHERS:
             yield Problem(prefix + name, "DB_URL, which is what prefiq_db reads", "set DB_URL, to the same if it fits")
 
 
 def _find_holes(layers: Collection[Layer]) -> Iterator[Problem]:
-    """Report an empty setting that would say where a database is, when no other setting does.
+    """Report an empty setting that would say where a database is, if no other setting does.
 
-    It is most likely a template that was not filled in. It is not meant as the file ``app.db`` or as no database.
+    Most likely a template was not filled in. We don't read it as the file ``app.db``, or as no database.
     """
     for database in dict.fromkeys(name for layer in layers for name in layer.emptied):
         if any(path[0] in SAYS_WHERE for layer in layers for path in layer.databases.get(database, {})):
@@ -141,7 +141,7 @@ def _environment_name(
 
 
 def _check_file_of(environment: str, directory: Path, problems: list[Problem]) -> None:
-    """Report a missing file of this environment when there is a file of a similar name, which is not read."""
+    """Report a missing file of this environment if there is a file with a similar name, which is not read."""
     try:
         files = {path.name for path in directory.glob("settings.*.yaml")}
     except OSError:
@@ -157,7 +157,7 @@ def _check_file_of(environment: str, directory: Path, problems: list[Problem]) -
 
 
 def _mean_the_same(one: str, other: str) -> bool:
-    """Return whether two names of environments are one: prod and production, stage and staging, Test and test."""
+    """Return whether two names mean the same environment: prod and production, stage and staging, Test and test."""
     short, long = sorted((one, other), key=len)
     return long == short or (short, long) == ("stage", "staging") or (len(short) > 2 and _is_begun_by(short, long))
 

@@ -30,9 +30,9 @@ from prefiq_db.settings.yaml_text import load_yaml
 
 
 def read_yaml(path: Path, problems: list[Problem]) -> Mapping[Any, Any]:
-    """Return the content of a YAML file; nothing when it is missing, empty or invalid.
+    """Return the content of a YAML file; an empty mapping if it is missing, empty or invalid.
 
-    It is read by YAML 1.2 (docs/settings.md), and a key that a mapping has twice is a problem.
+    It is read as YAML 1.2 (docs/settings.md), and a duplicate key in a mapping is a problem.
     """
     fix = "write it like `database:` with indented `name: value` lines below"
     if not path.is_file():
@@ -125,7 +125,7 @@ class _Reader:
     def database(self, name: str, where: str, content: Mapping[Any, Any]) -> None:
         entries = self.databases.setdefault(name, {})
         said = drop_unset(content)
-        # In a program, None is how one says nothing.
+        # In a program, None means not set.
         empty = [
             key for key in content if key in SAYS_WHERE - said.keys() and (content[key] is not None or self.is_file)
         ]

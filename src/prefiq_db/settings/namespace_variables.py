@@ -1,4 +1,4 @@
-"""What variables say to the user's own models."""
+"""Read the user's own models from variables."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from prefiq_db.settings.namespaces import merge
 
 @dataclass(slots=True)
 class NamespaceVariables:
-    """The variables of one layer, as the user's models read them.
+    """The variables of one layer, for the user's models.
 
     Attributes:
-        prefix: stands before each name when it is told: ``.env:``.
+        prefix: stands before each name in messages: ``.env:``.
         variables: without those that are not set.
-        problems: where problems go.
+        problems: collects the problems.
     """
 
     prefix: str
@@ -33,13 +33,13 @@ class NamespaceVariables:
         self._shown = {name.upper(): name for name in self.variables}
 
     def read(self, namespace: str, model: type[BaseModel]) -> dict[str, Any]:
-        """Return what the variables say to *model*; what can't be read is a problem, and the rest is still there."""
+        """Return the variables' values for *model*; those that can't be read become problems instead."""
         variables = self._with_files(f"{namespace.upper()}_", model)
         section = _read(namespace, model, variables)
         if section is not None:
             return section
         section = {}
-        for name, value in variables.items():  # one by one, to tell which of them is at fault
+        for name, value in variables.items():  # one by one, to find the one that fails
             part = _read(namespace, model, {name: value})
             section = merge(section, part or {})
             if part is None:
@@ -47,7 +47,7 @@ class NamespaceVariables:
         return section
 
     def locate(self, namespace: str, path: FieldPath) -> str | None:
-        """Return what the user calls the variable that sets *path* or something above it."""
+        """Return the user's name for the variable that sets *path* or a parent of it."""
         for length in range(len(path), 0, -1):
             name = f"{namespace}_{'__'.join(path[:length])}".upper()
             if name in self._shown:
@@ -55,7 +55,7 @@ class NamespaceVariables:
         return None
 
     def _with_files(self, stem: str, model: type[BaseModel]) -> dict[str, str]:
-        """Return the variables with the content of each file that a ``*_FILE`` variable of this namespace names."""
+        """Return the variables, with the content of each file that a ``*_FILE`` variable of this namespace names."""
         known = set(_leaves(stem, model))
         variables = {name.upper(): value for name, value in self.variables.items()}
         for name, path in list(variables.items()):
@@ -77,7 +77,7 @@ class NamespaceVariables:
 
 
 class _Source(EnvSettingsSource):
-    """pydantic-settings' reading of variables (nesting, JSON for lists), over a mapping instead of the process's."""
+    """pydantic-settings' reading of variables (nesting, JSON for lists), from a mapping instead of the process's."""
 
     def __init__(self, model: type[BaseModel], prefix: str, variables: Mapping[str, str]) -> None:
         self._variables = {name.lower(): value for name, value in variables.items()}
@@ -88,7 +88,7 @@ class _Source(EnvSettingsSource):
 
 
 def _read(namespace: str, model: type[BaseModel], variables: Mapping[str, str]) -> dict[str, Any] | None:
-    """Return what the variables say to the fields of *model*, or ``None`` when one is not valid JSON."""
+    """Return the variables' values for the fields of *model*, or ``None`` if one is not valid JSON."""
     source = _Source(model, f"{namespace}_", variables)
     section: dict[str, Any] = {}
     for name, info in model.model_fields.items():

@@ -12,7 +12,7 @@ from prefiq_db.errors import Problem
 from prefiq_db.settings.layers import Layer
 from prefiq_db.settings.problems import show_key
 
-# Our own words by the beginning of pydantic's error type: its messages may quote the value.
+# Our own texts by the beginning of pydantic's error type: its messages may quote the value.
 _EXPECTED: Final = {
     "missing": "a value: it is required",
     "extra_forbidden": "a known setting",
@@ -52,7 +52,7 @@ _EXPECTED: Final = {
 def fill_namespaces(
     namespaces: Mapping[str, type[BaseModel]], layers: list[Layer], sources: dict[str, str], problems: list[Problem]
 ) -> dict[str, BaseModel]:
-    """Return each model filled from the layers; *sources* gets the layer that set each of its fields."""
+    """Return each model filled from the layers; fill *sources* with the layer that set each of its fields."""
     filled: dict[str, BaseModel] = {}
     for name, model in namespaces.items():
         values: dict[str, Any] = {}
@@ -69,7 +69,7 @@ def fill_namespaces(
 
 
 def merge(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    """Return *new* laid over *old*, mapping by mapping."""
+    """Return *old* updated with *new*, recursively for mappings."""
     result = dict(old)
     for key, value in new.items():
         earlier = result.get(key)

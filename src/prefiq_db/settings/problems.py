@@ -12,7 +12,7 @@ from pydantic_core import PydanticCustomError
 from prefiq_db.errors import Problem, SettingsError
 
 T = TypeVar("T")
-Names = Callable[[str], str]  # field path ("retry.attempts") -> what the user calls it ("DB_RETRY__ATTEMPTS")
+Names = Callable[[str], str]  # field path ("retry.attempts") -> the user's name for it ("DB_RETRY__ATTEMPTS")
 
 
 Complaint = tuple[str, str, str]  # path below the field, expected, fix
@@ -24,12 +24,12 @@ def field_error(expected: str, fix: str) -> PydanticCustomError:
 
 
 def field_errors(complaints: list[Complaint]) -> PydanticCustomError:
-    """Return an error that carries complaints where pydantic would carry the value."""
+    """Return an error that carries complaints, where pydantic would carry the value."""
     return PydanticCustomError("prefiq_db", "see the context", {"complaints": complaints})
 
 
 def read_complaints(context: Mapping[str, Any] | None) -> list[Complaint]:
-    """Return what an error of :func:`field_errors` carries in its context; nothing for pydantic's own errors."""
+    """Return the complaints in the context of a :func:`field_errors` error; none for pydantic's own errors."""
     found: list[Complaint] = (context or {}).get("complaints", [])
     return found
 
@@ -43,7 +43,7 @@ def collect(problems: list[Problem], function: Callable[..., T], *args: Any, **k
         return None
 
 
-# What other programs call our settings.
+# Other programs' names for our settings.
 _ELSEWHERE: Final = {
     "hostname": "host",
     "server": "host",
@@ -65,7 +65,7 @@ _ELSEWHERE: Final = {
 
 
 def guess_key(key: str, known: Collection[str]) -> list[str]:
-    """Return the known name that *key* stands for elsewhere, or nearly is; nothing when there is none."""
+    """Return our name if *key* is another program's name for it, or nearly ours; else nothing."""
     other = _ELSEWHERE.get(key.lower())
     return [other] if other is not None and other in known else difflib.get_close_matches(key, known, 1, cutoff=0.6)
 
@@ -78,5 +78,5 @@ def describe_unknown_key(key: object, known: Collection[str]) -> tuple[str, str]
 
 
 def show_key(key: object) -> str:
-    """Return a key the user wrote, unless it doesn't look like one: then it may be a value in the wrong place."""
+    """Return a key that the user wrote, unless it doesn't look like one: it may be a value in the wrong place."""
     return str(key) if re.fullmatch(r"[A-Za-z0-9_-]{1,64}", str(key)) else "(a key)"

@@ -1,4 +1,4 @@
-"""Where a database is: worked out of its URL, its separate fields and the defaults."""
+"""Find out where a database is, from its URL, its separate fields and the defaults."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SERVER_FIELDS: Final = ("host", "port", "user", "password")
 
 
 class TargetFields(Protocol):
-    """What the settings of a database say about where it is."""
+    """The settings that say where a database is."""
 
     @property
     def model_fields_set(self) -> set[str]: ...
@@ -37,7 +37,7 @@ def find_target(settings: TargetFields, flavor: str, names: Names) -> Target:
     """Return where the database of *settings* is.
 
     Raises:
-        SettingsError: its fields contradict each other or its URL; the message calls them by *names*.
+        SettingsError: its fields contradict each other or its URL; the message names them by *names*.
     """
     given = settings.model_fields_set
     if settings.url is not None:
@@ -58,7 +58,7 @@ def find_target(settings: TargetFields, flavor: str, names: Names) -> Target:
 
 
 def _choose_product(settings: TargetFields, flavor: str) -> Product:
-    """Return the product that the fields name, or the one that they mean."""
+    """Return the product that the fields name or imply."""
     given = settings.model_fields_set
     if "engine" in given:
         return PRODUCTS[flavor or settings.engine]
@@ -86,7 +86,7 @@ def _read_fields(settings: TargetFields, product: Product, names: Names) -> tupl
 
 
 def _find_contradictions(settings: TargetFields, target: Target, names: Names) -> Iterator[Problem]:
-    """Yield a problem for each field that contradicts the URL. A field may say what the URL leaves out."""
+    """Yield a problem for each field that contradicts the URL. A field may add what the URL leaves out."""
     url = names("url")
     hosts = split_hosts(settings.host, where=names("host")) if settings.host else ()
     same = {
@@ -110,7 +110,7 @@ def _same_hosts(split: tuple[tuple[str, int | None], ...], hosts: tuple[Host, ..
 
 
 def complete(target: Target, other: Target) -> Target:
-    """Return *target* with what it leaves out (user, password, name) taken from *other*."""
+    """Return *target* with its missing parts (user, password, name) taken from *other*."""
     if target.product.is_file:
         return target
     user = target.user or other.user

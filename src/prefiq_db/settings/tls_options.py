@@ -1,4 +1,4 @@
-"""TLS options that stand in a URL, where the drivers' own names are understood."""
+"""TLS options in a URL, under the names that drivers use."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _FIELDS: Final = frozenset(_LIBPQ_NAMES.values())
 
 
 def lift_tls(target: Target) -> tuple[Target, dict[str, str]]:
-    """Return *target* without the TLS options of its URL, and those: name in the URL -> our field."""
+    """Return *target* without the TLS options of its URL, and those options: name in the URL -> our field."""
     spelled = {key: key.lower().replace("-", "_") for key in target.options}
     fields = {key: _LIBPQ_NAMES.get(name, name) for key, name in spelled.items()}
     lifted = {key: field for key, field in fields.items() if field in _FIELDS}

@@ -1,4 +1,4 @@
-"""Which options a URL may carry. One without effect is refused: whoever wrote it relies on it."""
+"""The options that a URL may carry. One without effect is refused, because its author relies on it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from prefiq_db.errors import Problem
 from prefiq_db.settings.problems import Names, show_key
 from prefiq_db.settings.tls_options import lift_tls
 
-# libpq's connection parameters (PQconndefaults of version 18), but for those that the URL's own parts and our settings
-# say.
+# libpq's connection parameters (PQconndefaults of version 18), except those that the URL's own parts and our settings
+# cover.
 _LIBPQ: Final = frozenset(
     """channel_binding client_encoding fallback_application_name gssdelegation gssencmode gsslib hostaddr keepalives
     keepalives_count keepalives_idle keepalives_interval krbsrvname load_balance_hosts max_protocol_version

@@ -32,16 +32,16 @@ _FROM_FILE: Final = frozenset({"url", "host", "user", "password", "name", "repli
 _URL_ALIASES: Final = {"DATABASE_URL": "DB_URL", "DATABASE_URL_FILE": "DB_URL_FILE"}
 _PATHS: Final = frozenset({*((name,) for name in LOADED), *(("retry", name) for name in RETRY_FIELDS)})
 
-# What Kubernetes puts into every pod beside a service: of "db-postgresql" the stem is DB_POSTGRESQL.
+# The variables that Kubernetes sets in every pod for a service: for "db-postgresql" the stem is DB_POSTGRESQL.
 _LINK_ENDS: Final = r"SERVICE_(HOST|PORT)(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?"
 _SERVICE_LINK: Final = re.compile(rf"DATABASES_PORT|(DB|DATABASES)_({_LINK_ENDS})")
 _LINK_URL: Final = re.compile(r"(tcp|udp|sctp)://[^\s]+")
 
 
 def read_dotenv(path: Path, namespaces: Collection[str], problems: list[Problem]) -> dict[str, str]:
-    """Return the variables of a ``.env`` file; ``${NAME}`` stays as it is, for a password may hold it.
+    """Return the variables of a ``.env`` file; ``${NAME}`` stays unchanged, because a password may contain it.
 
-    A name of ours that is there twice must say the same; of other programs' the last counts, as everywhere.
+    A duplicate name of ours must have the same value; of other programs' duplicates the last counts, as usual.
     """
     found: dict[str, tuple[str, int]] = {}
     if not path.is_file():
@@ -61,7 +61,7 @@ def read_dotenv(path: Path, namespaces: Collection[str], problems: list[Problem]
 
 
 def _is_variable(name: str) -> bool:
-    # What can't be a name may be a value, as in a line that says DB_URL:postgres://...
+    # Text that can't be a name may be a value, as in the line DB_URL:postgres://...
     return re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.]*", name) is not None
 
 
@@ -74,7 +74,7 @@ def _is_ours(name: str, namespaces: Collection[str]) -> bool:
 def variables_layer(
     layer: str, raw: Mapping[str, str], namespaces: Mapping[str, type[BaseModel]], problems: list[Problem]
 ) -> Layer:
-    """Return the layer of these variables; of those that begin like ours, only Kubernetes' own may be unknown."""
+    """Return the layer of these variables; an unknown one with our prefix is a problem, unless Kubernetes set it."""
     variables = drop_unset(raw)
     prefix = "" if layer == "environment" else f"{layer}:"
     databases: dict[str, dict[FieldPath, Entry]] = {}
@@ -102,7 +102,7 @@ def variables_layer(
 
 
 def _find_emptied(prefix: str, raw: Mapping[str, str]) -> dict[str, list[str]]:
-    """Return the empty variables that would say where a database is, by its name."""
+    """Return, by database, the empty variables that would say where it is."""
     found: dict[str, list[str]] = {}
     for name, value in raw.items():
         upper = name.upper()
@@ -115,9 +115,9 @@ def _find_emptied(prefix: str, raw: Mapping[str, str]) -> dict[str, list[str]]:
 
 
 def _drop_links(variables: Mapping[str, str]) -> tuple[dict[str, str], re.Pattern[str] | None]:
-    """Return the variables without the URLs of Kubernetes' service links, and what the links' other names look like.
+    """Return the variables without the URLs of Kubernetes' service links, and a pattern of the links' other names.
 
-    A link is known by its two variables that are always there; by one alone, a slip of ours would be taken for one.
+    A link is recognised by two variables that always exist; a single one may be a misspelt name of ours.
     """
     names = {name.upper() for name in variables}
     hosts = (name.removesuffix("_SERVICE_HOST") for name in names if name.endswith("_SERVICE_HOST"))
@@ -133,7 +133,7 @@ def _variable_path(name: str, where: str) -> tuple[str, FieldPath, bool]:
     """Return which database and field a variable sets, and whether it names a file with the value.
 
     Raises:
-        SettingsError: when it begins like ours and is none of ours: most likely a slip of the pen.
+        SettingsError: it has our prefix but is unknown: most likely misspelt.
     """
     database, rest = "main", _URL_ALIASES.get(name, name).removeprefix("DB_")
     if name.startswith("DATABASE__"):
@@ -156,7 +156,7 @@ def _variable_path(name: str, where: str) -> tuple[str, FieldPath, bool]:
 
 
 def _suggest_two_underscores(name: str) -> str:
-    """Return what a name such as ``DATABASES_X_POOL_SIZE`` most likely means."""
+    """Return the likely meaning of a name such as ``DATABASES_X_POOL_SIZE``."""
     rest = name.removeprefix("DATABASES_")
     files = {f"{field}_file" for field in _FROM_FILE}
     for known in sorted({"__".join(path) for path in _PATHS} | files, key=len, reverse=True):

@@ -1,7 +1,7 @@
-"""YAML as people read it: the core schema of YAML 1.2, and each key once.
+"""YAML in the core schema of YAML 1.2, without duplicate keys.
 
-PyYAML follows YAML 1.1, where ``05433`` is octal, ``1:30`` is 90, ``no`` is false and ``2024-01-01`` a date; and of a
-key that is there twice it takes the last, without a word.
+PyYAML follows YAML 1.1, where ``05433`` is octal, ``1:30`` is 90, ``no`` is false and ``2024-01-01`` a date; and of
+duplicate keys it silently takes the last.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _BASES: Final = {"0o": 8, "0x": 16}
 
 
 class Twice(NamedTuple):
-    """A key that one mapping has twice, and the lines of both."""
+    """A duplicate key of one mapping, and the lines of both."""
 
     key: object
     first_line: int
@@ -28,7 +28,7 @@ class Twice(NamedTuple):
 
 
 class _Loader(yaml.SafeLoader):
-    # A table of its own: without it the resolvers below would be added to PyYAML's.
+    # A separate table: without it the resolvers below would be added to PyYAML's.
     yaml_implicit_resolvers: dict[str | None, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 - as PyYAML reads it
 
     def __init__(self, text: str) -> None:
@@ -36,7 +36,7 @@ class _Loader(yaml.SafeLoader):
         self.twice: list[Twice] = []
 
     def compose_mapping_node(self, anchor: Any) -> Any:
-        # Here and not where the mapping is made: by then `<<` has mixed the keys of others into it.
+        # Here and not where the mapping is constructed: by then `<<` has merged other mappings' keys into it.
         node: Any = super().compose_mapping_node(anchor)
         lines: dict[object, int] = {}
         for key_node, _ in node.value:
@@ -75,7 +75,7 @@ for _name, _pattern, _first, _constructor in (
     ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF"), _bool),
     ("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", list("-+0123456789"), _int),
     ("float", rf"{_FLOAT}|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", list("-+.0123456789"), _float),
-    # Not of 1.2, but in many files, and it can't be mistaken.
+    # Not in 1.2, but used in many files, and unambiguous.
     ("merge", r"<<", ["<"], None),
 ):
     _Loader.add_implicit_resolver(f"{_TAG}{_name}", re.compile(f"(?:{_pattern})\\Z"), _first)
@@ -84,11 +84,11 @@ for _name, _pattern, _first, _constructor in (
 
 
 def load_yaml(text: str) -> tuple[Any, list[Twice]]:
-    """Return the content of a YAML text, and the keys that occur twice.
+    """Return the content of a YAML text, and its duplicate keys.
 
     Raises:
-        yaml.YAMLError: it is no YAML.
-        ValueError: a value can't be made, such as a number of more digits than Python reads.
+        yaml.YAMLError: it is not YAML.
+        ValueError: a value can't be constructed, such as a number with more digits than Python reads.
     """
     loader = _Loader(text)
     try:

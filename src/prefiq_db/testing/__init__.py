@@ -1,4 +1,4 @@
-"""Help for tests: private servers, and what goes over the wire.
+"""Help for tests: private servers, and proxies that count or break network traffic.
 
 Importing it needs no driver; starting a server needs the one of its database.
 """

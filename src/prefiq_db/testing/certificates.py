@@ -15,10 +15,10 @@ from prefiq_db.testing.locate import ServerUnavailableError
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """A certificate that is its own authority, for ``localhost`` and 127.0.0.1, good for a day.
+    """A certificate that is its own authority, for ``localhost`` and 127.0.0.1, valid for a day.
 
     Attributes:
-        certificate: PEM; also what a client gives as ``ssl_ca``.
+        certificate: PEM; also the client's ``ssl_ca``.
         key: PEM, readable by its owner only.
     """
 

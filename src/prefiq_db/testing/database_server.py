@@ -20,7 +20,7 @@ from prefiq_db.testing.locate import Search, ServerKind, ServerUnavailableError,
 from prefiq_db.testing.machine import LOOPBACK, free_port, make_folder, server_environment
 from prefiq_db.testing.processes import Account, ChildProcess, account_for_root, wait_until
 
-#: Every database we make is called this way, and we never drop another.
+#: The prefix of every database that we create; we never drop any other.
 DATABASE_PREFIX = "prefiq_test_"
 
 _START_SECONDS = 60.0
@@ -31,20 +31,20 @@ _LOG_TAIL_BYTES = 4000
 class DatabaseServer(ABC):
     """A database server to test against: a private one from local programs, or an existing one by URL.
 
-    A private server listens on 127.0.0.1 only, keeps its data in a temporary folder, and is gone with everything it
-    wrote when it is closed, when the program ends, and also when the program is killed. As root it runs as the
-    user of its package. Use it as a context manager, or call :meth:`start` and :meth:`close`.
+    A private server listens on 127.0.0.1 only and keeps its data in a temporary folder. Closing it removes it with
+    everything it wrote; so does the end of the program, even by a kill. As root it runs as the user of its package.
+    Use it as a context manager, or call :meth:`start` and :meth:`close`.
 
-    An existing server is never stopped, and nothing in it is touched but databases made by :meth:`create_database`.
+    An existing server is never stopped, and only databases made by :meth:`create_database` are touched.
 
     Args:
         durable: keep the server's own guarantees against a power cut. Default: off, which is several times
             faster and still survives :meth:`kill`, because the operating system keeps what was written.
         tls: offer TLS with a self-signed certificate, see :attr:`certificate`.
-        settings: further server settings by their own names; they win over ours.
+        settings: further server settings by their own names; they override ours.
         binaries: the folder of the server's programs. Default: search, see :mod:`prefiq_db.testing.locate`.
-        url: use this existing server; the options above must be left alone then.
-        source: what to call an existing server in reports.
+        url: use this existing server; the options above are not allowed then.
+        source: the name of an existing server in reports.
 
     Raises:
         ServerUnavailableError: if there are no programs; the message says what to install.
@@ -101,7 +101,7 @@ class DatabaseServer(ABC):
     def locate(cls, *, durable: bool = False, tls: bool = False, settings: Mapping[str, str] | None = None) -> Self:
         """Return a server from the environment's URL, from local programs or from Docker Compose, not started yet.
 
-        The options hold for local programs only.
+        The options apply to local programs only.
 
         Raises:
             ServerUnavailableError: if there is none; the message says where we looked and what to install.
@@ -115,7 +115,7 @@ class DatabaseServer(ABC):
             return cls(url=url, source="docker")
         raise search.failure()
 
-    # --- what it is ------------------------------------------------------------------------------
+    # --- identity --------------------------------------------------------------------------------
 
     @property
     def name(self) -> str:
@@ -139,7 +139,7 @@ class DatabaseServer(ABC):
 
     @property
     def is_private(self) -> bool:
-        """Whether it is ours to stop, kill and freeze."""
+        """Whether we may stop, kill and freeze it."""
         return self._external is None
 
     @property
@@ -159,7 +159,7 @@ class DatabaseServer(ABC):
         return path.read_bytes()[-_LOG_TAIL_BYTES:].decode(errors="replace") if path.is_file() else ""
 
     def url(self, database: str | None = None) -> str:
-        """Return the URL of a database; without a name, of the one that is always there. It holds the password."""
+        """Return the URL of a database; without a name, of the one that always exists. It holds the password."""
         database = self._maintenance_database() if database is None else database
         if self._external is not None:
             return self._external._replace(scheme=self.kind.name, path=f"/{database}").geturl()
@@ -169,13 +169,13 @@ class DatabaseServer(ABC):
         state = "running" if self.running else "not running"
         return f"<{type(self).__name__} {self.source} on port {self._port}, {state}>"
 
-    # --- life ------------------------------------------------------------------------------------
+    # --- life cycle ------------------------------------------------------------------------------
 
     def start(self) -> Self:
-        """Start the server and return it when it answers; do nothing when it runs.
+        """Start the server and return it when it answers; do nothing if it runs.
 
         Raises:
-            ServerUnavailableError: if it ends or stays silent instead; the message has the end of its log.
+            ServerUnavailableError: if it ends or doesn't answer; the message has the end of its log.
         """
         if self.running:
             return self
@@ -187,7 +187,7 @@ class DatabaseServer(ABC):
         return self
 
     def stop(self) -> None:
-        """Shut a private server down properly and keep its data for the next :meth:`start`."""
+        """Shut a private server down cleanly and keep its data for the next :meth:`start`."""
         self._own_child("stop").stop(self._stop_signal)
 
     def kill(self) -> None:
@@ -200,7 +200,7 @@ class DatabaseServer(ABC):
         self.start()
 
     def freeze(self) -> None:
-        """Stop all processes of a private server where they are: it accepts connections and never answers."""
+        """Suspend all processes of a private server: it accepts connections and never answers."""
         self._own_child("freeze").freeze()
 
     def thaw(self) -> None:
@@ -208,7 +208,7 @@ class DatabaseServer(ABC):
         self._own_child("thaw").thaw()
 
     def wait_until_ready(self, *, timeout_seconds: float = _START_SECONDS) -> None:
-        """Wait until the server answers: PostgreSQL recovers by itself when one of its processes was killed.
+        """Wait until the server answers: PostgreSQL recovers by itself after one of its processes was killed.
 
         Raises:
             ServerUnavailableError: if it doesn't in that time.
@@ -219,23 +219,23 @@ class DatabaseServer(ABC):
     # --- sessions --------------------------------------------------------------------------------
 
     def sessions(self, database: str) -> list[int]:
-        """Return the ids of the sessions in a database, but for our own: what the server calls pid or thread."""
+        """Return the ids of the sessions in a database, except our own: the server's pid or thread id."""
         return [int(session) for (session,) in self.execute(self._sessions_sql, database)]
 
     def open_transactions(self, database: str) -> int:
-        """Return how many sessions in a database have an open transaction or run a statement, but for our own."""
+        """Return how many sessions in a database, except our own, have an open transaction or run a statement."""
         return int(self.execute(self._open_transactions_sql, database)[0][0])
 
     @abstractmethod
     def kill_session(self, session: int) -> None:
-        """End one session without a word to its client; nothing if it is gone.
+        """End one session without notice to its client; do nothing if it is gone.
 
-        PostgreSQL: ``kill -9`` of its process, a private server's only. The server then ends all other sessions and
-        recovers, see :meth:`wait_until_ready`. MariaDB: ``KILL CONNECTION``, for its sessions are threads.
+        PostgreSQL: ``kill -9`` of its process, on a private server only. The server then ends all other sessions and
+        recovers, see :meth:`wait_until_ready`. MariaDB: ``KILL CONNECTION``, because its sessions are threads.
         """
 
     def freeze_session(self, session: int) -> None:
-        """Stop the process of one session of a private PostgreSQL where it is.
+        """Suspend the process of one session of a private PostgreSQL.
 
         Raises:
             UnsupportedError: on MariaDB, whose sessions are threads of one process.
@@ -243,7 +243,7 @@ class DatabaseServer(ABC):
         self._signal_session(session, signal.SIGSTOP, "freeze a session of")
 
     def thaw_session(self, session: int) -> None:
-        """Let a frozen session go on; :meth:`thaw` lets all of them."""
+        """Let a frozen session go on; :meth:`thaw` does it for all of them."""
         self._signal_session(session, signal.SIGCONT, "thaw a session of")
 
     def close(self) -> None:
@@ -280,19 +280,19 @@ class DatabaseServer(ABC):
         return database
 
     def empty_database(self, database: str) -> None:
-        """Make a database of ours like new: end its sessions and drop what is in it. Cheaper than another database."""
+        """Empty a database of ours: end its sessions and drop what is in it. Cheaper than creating another database."""
         self._empty(_check_ours(database))
 
     def drop_database(self, database: str) -> None:
-        """Drop a database that :meth:`create_database` made, also while somebody is connected to it."""
+        """Drop a database that :meth:`create_database` made, even while a client is connected to it."""
         self._drop(_check_ours(database))
         self._databases.discard(database)
 
     @abstractmethod
     def execute(self, sql: str, database: str | None = None) -> list[tuple[Any, ...]]:
-        """Run one statement as the administrator, in autocommit on a connection of its own; return its rows."""
+        """Run one statement as the administrator, in autocommit on a separate connection; return its rows."""
 
-    # --- what each kind knows --------------------------------------------------------------------
+    # --- per kind of server ----------------------------------------------------------------------
 
     _sessions_sql: ClassVar[str]
     _open_transactions_sql: ClassVar[str]
@@ -321,12 +321,12 @@ class DatabaseServer(ABC):
 
     @abstractmethod
     def _initialise(self) -> None:
-        """Make the data folder."""
+        """Create the data folder."""
 
     @abstractmethod
     def _command(self) -> list[str]: ...
 
-    # --- a private server's start ----------------------------------------------------------------
+    # --- starting a private server ---------------------------------------------------------------
 
     def _start_private(self) -> None:
         if self._child is None:
@@ -335,7 +335,7 @@ class DatabaseServer(ABC):
             self._launch()
             return
         assert self._child is not None
-        # Between choosing a port and listening on it, somebody else may take it; later starts keep the port.
+        # Another program may take the port before the server listens on it; later starts keep the port.
         for _ in range(_PORT_ATTEMPTS):
             self._port = free_port()
             try:

@@ -13,10 +13,10 @@ class End:
         self.socket = connection
         self.connecting = connecting
         self.ended = False  # it will send no more
-        self.gone = False  # its socket is closed, and the link lives on without it
-        self.awaits = False  # more will be written to it later: its peer's end must not be passed on before
-        self.outgoing = bytearray()  # what it has not taken yet
-        self.segment_bytes = 0  # at most so much in one segment; 0: as it comes
+        self.gone = False  # its socket is closed, but the link still exists
+        self.awaits = False  # more will be written to it later, so its peer's end must not be passed on yet
+        self.outgoing = bytearray()  # not yet written to its socket
+        self.segment_bytes = 0  # the maximum in one segment; 0: no limit
         self.interest = 0
 
     @property

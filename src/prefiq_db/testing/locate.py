@@ -1,4 +1,4 @@
-"""Where a server for the tests can come from, and what to say when there is none.
+"""Find a server for the tests, or explain why there is none.
 
 In this order: a URL in the environment, programs on this machine, Docker Compose.
 """
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from prefiq_db.errors import ErrorKind, PrefiqDbError
 
-#: Names in this variable, separated by commas, must be available: what would skip, fails.
+#: Servers named in this variable, separated by commas, are required: their tests fail instead of being skipped.
 REQUIRE_VARIABLE = "PREFIQ_REQUIRE"
 
 _SERVER_FOLDERS = ("/usr/sbin", "/usr/local/sbin", "/usr/local/bin", "/usr/bin", "/opt/homebrew/bin")
@@ -30,18 +30,18 @@ class ServerUnavailableError(PrefiqDbError):
 
 @dataclass(frozen=True, slots=True)
 class ServerKind:
-    """What finding one kind of server needs to know.
+    """How to find one kind of server.
 
     Attributes:
         name: as in marks and in ``PREFIQ_REQUIRE``.
-        title: for people.
-        programs: what has to be there to run a private one.
+        title: its name in messages.
+        programs: the programs that a private server needs.
         folder_variable: names the only folder to look in.
         apt: the Debian packages.
-        pip: a Python package that carries the programs, or nothing.
-        compose_url: how to reach the service of ``compose.yaml``, with ``{port}``.
+        pip: a Python package that contains the programs, or nothing.
+        compose_url: the URL of the service in ``compose.yaml``, with ``{port}``.
         compose_port_variable: changes its port on this machine.
-        compose_port: its port without that.
+        compose_port: its default port.
     """
 
     name: str
@@ -86,7 +86,7 @@ MARIADB = ServerKind(
 
 
 def is_required(name: str, environment: Mapping[str, str] | None = None) -> bool:
-    """Tell whether ``PREFIQ_REQUIRE`` names this server."""
+    """Return whether ``PREFIQ_REQUIRE`` names this server."""
     names = (os.environ if environment is None else environment).get(REQUIRE_VARIABLE, "")
     return name in {part.strip().lower() for part in names.split(",")}
 
@@ -106,9 +106,9 @@ class Search:
         return url or None
 
     def programs(self, folder: str | os.PathLike[str] | None = None) -> dict[str, Path] | None:
-        """Return the path of each program, or ``None`` unless all are there.
+        """Return the path of each program, or ``None`` unless all exist.
 
-        *folder*, or the folder variable, is the only place then: who names a folder means it.
+        If *folder*, or the folder variable, is given, we look nowhere else.
         """
         named = folder or os.environ.get(self.kind.folder_variable)
         if named:
@@ -131,7 +131,7 @@ class Search:
                 "Docker Compose: no docker command" if docker is None else "Docker Compose: no compose.yaml"
             )
             return None
-        # The command may be there without an engine, so ask the engine.
+        # The command may be installed without an engine, so ask the engine.
         if not _succeeds([docker, "info"], timeout_seconds=10):
             self.looked.append("Docker Compose: no engine answers (docker info failed)")
             return None
@@ -148,7 +148,7 @@ class Search:
         return self.kind.compose_url.format(port=port)
 
     def failure(self) -> ServerUnavailableError:
-        """Return the error that lists where we looked, and the exact commands that help."""
+        """Return the error that lists where we looked, and the exact commands to install a server."""
         advice = [f"apt-get install {self.kind.apt}   (or: scripts/install-servers)"]
         if self.kind.pip:
             advice.append(f"pip install {self.kind.pip}")
@@ -166,7 +166,7 @@ class Search:
         )
 
     def _from_folder(self, folder: Path, where: str) -> dict[str, Path] | None:
-        """Take the whole set from one folder: programs of two installations don't fit together."""
+        """Take all programs from one folder: programs of two installations don't fit together."""
         found = {name: folder / name for name in self.kind.programs}
         missing = [name for name, path in found.items() if not os.access(path, os.X_OK)]
         if missing:
@@ -179,7 +179,7 @@ class Search:
             if found := self._from_folder(folder, str(folder)):
                 return found
         for entry in os.environ.get("PATH", "").split(os.pathsep):
-            # Only folders with a part of the set are worth a line in the report.
+            # Report only folders that contain a part of the set.
             present = entry and any((Path(entry) / name).exists() for name in self.kind.programs)
             if present and (found := self._from_folder(Path(entry), entry)):
                 return found
@@ -200,7 +200,7 @@ def find_compose_file() -> Path | None:
 
 
 def remove_compose_service(kind: ServerKind) -> None:
-    """Stop the Compose service and throw its data away."""
+    """Stop the Compose service and delete its data."""
     compose_file, docker = find_compose_file(), shutil.which("docker")
     if compose_file is not None and docker is not None:
         _succeeds([docker, "compose", "-f", str(compose_file), "rm", "-s", "-f", "-v", kind.name], timeout_seconds=60)

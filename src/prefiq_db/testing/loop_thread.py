@@ -1,4 +1,4 @@
-"""A thread that waits for sockets, and runs commands of other threads and timers in between."""
+"""A thread that waits for sockets, and runs timers and other threads' commands in between."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _WAKE_BYTES = 65536
 
 
 class LoopThread:
-    """What subclasses do with sockets, they do in this thread; use it as a context manager.
+    """Base class for handling sockets in one thread; use it as a context manager.
 
     Subclasses override :meth:`_begin`, :meth:`_serve` and :meth:`_end`, and register sockets with ``_selector``.
     """
@@ -38,7 +38,7 @@ class LoopThread:
         self._stopping = False
 
     def _begin(self) -> None:
-        """Prepare, in the thread of whoever starts it."""
+        """Prepare, in the thread that calls :meth:`start`."""
 
     def _serve(self, key: selectors.SelectorKey, events: int) -> None:
         """Serve the events of one socket."""
@@ -47,7 +47,7 @@ class LoopThread:
         """Close what is open."""
 
     def after(self, seconds: float, action: Callable[[], None]) -> None:
-        """Run *action* in that time, unless the thread ends before."""
+        """Run *action* after *seconds*, unless the thread ends before."""
         heapq.heappush(self._timers, (time.monotonic() + seconds, next(self._timer_numbers), action))
 
     def call(self, action: Callable[[], T]) -> T:
@@ -60,7 +60,7 @@ class LoopThread:
         return future.result(_CALL_SECONDS)
 
     def start(self) -> Self:
-        """Begin; nothing if it runs already."""
+        """Start the thread; do nothing if it runs already."""
         if self._thread is None:
             self._stopping = False
             self._selector = selectors.DefaultSelector()
@@ -73,7 +73,7 @@ class LoopThread:
         return self
 
     def stop(self) -> None:
-        """End, and wait until it has."""
+        """Stop the thread, and wait until it has ended."""
         if self._thread is None:
             return
         self._stopping = True
@@ -111,15 +111,15 @@ class LoopThread:
 
     def _run_commands(self) -> None:
         commands = [self._commands.get() for _ in range(self._commands.qsize())]
-        # Whoever calls may just have connected and sent bytes that nobody answers: see them first. A stream never
-        # ends, so there is a limit.
+        # The caller may just have connected and sent bytes that get no answer: handle them first. A continuous stream
+        # never pauses, so there is a limit.
         for _ in range(_MAX_ROUNDS_BEFORE_COMMANDS):
             if not self._move(0):
                 break
         for action, future in commands:
             try:
                 result = action()
-            except Exception as error:  # noqa: BLE001 - it belongs to the caller
+            except Exception as error:  # noqa: BLE001 - raised in the caller's thread
                 future.set_exception(error)
             else:
                 future.set_result(result)

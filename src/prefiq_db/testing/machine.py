@@ -1,4 +1,4 @@
-"""What private servers need of the machine: a free port, a folder, an environment."""
+"""What private servers need from the machine: a free port, a folder, an environment."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ LOOPBACK = "127.0.0.1"
 
 
 def free_port() -> int:
-    """Return a TCP port of 127.0.0.1 that nobody listens on now.
+    """Return a TCP port of 127.0.0.1 that is not in use now.
 
-    Not one of those the system gives to clients (bind to port 0): while the server is down for a test, the
-    reconnecting client itself could be given its port, even connect to itself, and the server could not come back.
+    Not one of those that the system assigns to clients (bind to port 0): while the server is down for a test, the
+    reconnecting client itself could get its port, even connect to itself, and the server could not start again.
     """
     choice = random.SystemRandom()  # tests may seed the global generator
     for _ in range(200):
@@ -34,7 +34,7 @@ def free_port() -> int:
 
 
 def server_environment() -> dict[str, str]:
-    """Return our environment without what would bend a server's programs to another installation."""
+    """Return our environment without variables that would point a server's programs to another installation."""
     return {
         name: value
         for name, value in os.environ.items()
@@ -43,7 +43,7 @@ def server_environment() -> dict[str, str]:
 
 
 def make_folder(name: str) -> Path:
-    """Make a folder that the server's account can reach: as root that rules out private parents."""
+    """Create a folder that the server's account can reach: as root that rules out private parents."""
     base = Path(tempfile.gettempdir())
     if os.geteuid() == 0 and not all(folder.stat().st_mode & stat.S_IXOTH for folder in (base, *base.parents)):
         base = Path("/tmp")

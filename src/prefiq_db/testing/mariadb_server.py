@@ -32,7 +32,7 @@ class MariaDbServer(DatabaseServer):
     _accounts = ("mysql", "root")
     _default_port = 3306
     _stop_signal = signal.SIGTERM
-    _abort_signal = signal.SIGKILL  # a proper stop takes a second, and there is nothing to give back
+    _abort_signal = signal.SIGKILL  # a clean stop takes a second, and there is no shared memory to release
 
     _sessions_sql = (
         "select id from information_schema.processlist where db = database() and id <> connection_id() order by id"
@@ -44,22 +44,22 @@ class MariaDbServer(DatabaseServer):
     )
 
     def execute(self, sql: str, database: str | None = None) -> list[tuple[Any, ...]]:
-        """Run one statement as the administrator, in autocommit on a connection of its own; return its rows."""
+        """Run one statement as the administrator, in autocommit on a separate connection; return its rows."""
         with self._connect(database) as connection, connection.cursor() as cursor:
             cursor.execute(sql)
             return list(cursor.fetchall())
 
     def open_transactions(self, database: str) -> int:
-        """Return how many sessions in a database have an open transaction or run a statement, but for our own.
+        """Return how many sessions in a database, except our own, have an open transaction or run a statement.
 
-        Takes a tenth of a second: the server shows a picture of its transactions, and makes a new one only when nobody
-        looked at the old one for so long.
+        Takes a tenth of a second: the server reports a snapshot of its transactions, and makes a new one only if nobody
+        read the old one for that long.
         """
         time.sleep(_PICTURE_SECONDS)
         return super().open_transactions(database)
 
     def kill_session(self, session: int) -> None:
-        """End one session without a word to its client (``KILL CONNECTION``)."""
+        """End one session without notice to its client (``KILL CONNECTION``)."""
         self._end_session(session)
 
     def _connect(self, database: str | None = None) -> pymysql.Connection[Any]:
@@ -76,7 +76,7 @@ class MariaDbServer(DatabaseServer):
             autocommit=True,
             connect_timeout=_CONNECT_TIMEOUT_SECONDS,
             charset="utf8mb4",
-            # By default PyMySQL loads all authorities of the system each time, to be able to offer TLS: 20 ms.
+            # By default PyMySQL loads all authorities of the system each time, in case it needs TLS: 20 ms.
             ssl_disabled=self.is_private,
         )
 
@@ -105,7 +105,7 @@ class MariaDbServer(DatabaseServer):
         try:
             self.execute(f"kill {session}")
         except pymysql.OperationalError as error:
-            if error.args[0] != _UNKNOWN_SESSION:  # it went by itself meanwhile
+            if error.args[0] != _UNKNOWN_SESSION:  # it ended by itself in the meantime
                 raise
 
     def _answers(self) -> bool:
@@ -118,7 +118,7 @@ class MariaDbServer(DatabaseServer):
         return True
 
     def _initialise(self) -> None:
-        # Our user is made by the server itself when it starts, so nobody ever meets a root without a password.
+        # The server itself creates our user when it starts, so there is never a root without a password.
         users = self._folder / "users.sql"
         users.touch(mode=0o600)
         users.write_text(
@@ -127,7 +127,7 @@ class MariaDbServer(DatabaseServer):
         )
         self._give_to_account(users)
         account = self._account
-        # A server that starts removes the temporary tables that it finds there, also those of another one.
+        # A server that starts removes the temporary tables that it finds there, even those of another server.
         temporary = self._folder / "temporary"
         temporary.mkdir(mode=0o700)
         self._give_to_account(temporary)
@@ -160,7 +160,7 @@ class MariaDbServer(DatabaseServer):
             "innodb-buffer-pool-size": "64M",
             "innodb-log-file-size": "16M",
             "max-connections": "200",
-            # What Debian's and the official image's configuration say, which --no-defaults leaves out.
+            # Settings of Debian's and the official image's configuration, which --no-defaults leaves out.
             "character-set-server": "utf8mb4",
         }
         if not self.durable:

@@ -1,4 +1,4 @@
-"""Two PostgreSQL servers for tests of a failover: a primary, and a standby that has all it confirmed."""
+"""Two PostgreSQL servers for failover tests: a primary, and a standby that has everything it confirmed."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class PostgresPair:
 
     Args:
         durable: as in :class:`PostgresServer`, for both.
-        synchronous: ``False`` lets the primary confirm without the standby, as most servers in the world do; then a
-            failover may lose what was confirmed.
+        synchronous: ``False`` lets the primary confirm without the standby, as most servers do; then a failover may
+            lose what was confirmed.
         settings: further server settings, for both.
 
     Raises:
@@ -49,7 +49,7 @@ class PostgresPair:
         self._stack = ExitStack()
 
     def start(self) -> Self:
-        """Start both and return when the standby follows."""
+        """Start both and return when the standby follows the primary."""
         assert self.standby is not None
         with ExitStack() as stack:
             stack.enter_context(self.primary)
@@ -66,9 +66,9 @@ class PostgresPair:
         return self
 
     def promote(self) -> PostgresServer:
-        """Make the standby the primary and return it when it takes writes; the old primary is left as it is.
+        """Make the standby the primary and return it when it accepts writes; the old primary is left unchanged.
 
-        Stop, kill or freeze that one first: two primaries are two truths.
+        Stop, kill or freeze the old one first: two primaries would accept conflicting writes.
 
         Raises:
             UsageError: if there is no standby any more.
@@ -120,7 +120,7 @@ class _Standby(PostgresServer):
             [
                 *(str(program), "-D", str(self._folder / "data"), "-X", "stream", "-c", "fast", "--no-sync", "-w"),
                 *("-h", self._primary.host, "-p", str(self._primary.port), "-U", self.user),
-                # -R writes how to follow the primary, with the password, into the data folder.
+                # -R writes the connection to the primary, with the password, into the data folder.
                 *("-R", "-C", "-S", _SLOT),
             ],
             capture_output=True,

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _CONNECT_TIMEOUT_SECONDS = 5
 
-# CREATE DATABASE costs 0.1 s and this 0.01 s.
+# CREATE DATABASE takes 0.1 s and this 0.01 s.
 _EMPTY = """
 set lock_timeout = '10s';
 select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid();
@@ -48,8 +48,8 @@ class PostgresServer(DatabaseServer):
     kind = POSTGRESQL
     _accounts = ("postgres", "nobody")
     _default_port = 5432
-    _stop_signal = signal.SIGINT  # "fast": ends sessions, then stops properly
-    _abort_signal = signal.SIGQUIT  # "immediate": no checkpoint, but its shared memory goes back
+    _stop_signal = signal.SIGINT  # "fast": ends sessions, then stops cleanly
+    _abort_signal = signal.SIGQUIT  # "immediate": no checkpoint, but it releases its shared memory
 
     _sessions_sql = (
         "select pid from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid() order by pid"
@@ -60,7 +60,7 @@ class PostgresServer(DatabaseServer):
     )
 
     def execute(self, sql: str, database: str | None = None) -> list[tuple[Any, ...]]:
-        """Run one statement as the administrator, in autocommit on a connection of its own; return its rows."""
+        """Run one statement as the administrator, in autocommit on a separate connection; return its rows."""
         with self._connect(database) as connection:
             cursor = connection.execute(sql.encode())
             return cursor.fetchall() if cursor.description else []
@@ -70,7 +70,7 @@ class PostgresServer(DatabaseServer):
         self._signal_session(session, signal.SIGKILL, "kill a session of")
 
     def _signal_session(self, session: int, number: signal.Signals, verb: str) -> None:
-        # Its number may belong to somebody else by now.
+        # Another process may have the number by now.
         if session in process_tree(self._own_child(verb).pid)[1:]:
             send_signal([session], number)
 
@@ -134,7 +134,7 @@ class PostgresServer(DatabaseServer):
             "listen_addresses": self.host,
             "port": str(self.port),
             "unix_socket_directories": "",
-            # In our folder, so that it goes with it even when the server is killed.
+            # In our folder, so that it is removed with it even when the server is killed.
             "dynamic_shared_memory_type": "mmap",
             "max_connections": "200",
         }
@@ -152,10 +152,10 @@ class PostgresServer(DatabaseServer):
 
 
 def _scram_verifier(password: str) -> str:
-    """Return what PostgreSQL stores of *password* (RFC 5802), made in one iteration.
+    """Return PostgreSQL's stored form of *password* (RFC 5802), made with one iteration.
 
-    The default of 4096 takes the client 3 ms of processor time at each login, against a guesser whom a server for tests
-    doesn't have.
+    The default of 4096 costs the client 3 ms of processor time at each login; it protects against guessing, which a
+    test server doesn't need.
     """
     salt, iterations = secrets.token_bytes(16), 1
     salted = hashlib.pbkdf2_hmac("sha256", password.encode(), salt, iterations)

@@ -1,8 +1,8 @@
 """Child processes that never outlive the program that started them.
 
-Run as a script, this file is the watchdog: it sits at the end of a pipe, and when the pipe closes, because the program
-ended in whatever way, it ends the process it was told of and removes its folder. ``PR_SET_PDEATHSIG`` would do
-without a second process, but it fires when the *thread* that started the child ends.
+Run as a script, this file is the watchdog: it waits at the end of a pipe, which closes however the program ends. Then
+it ends the process that it watches and removes its folder. ``PR_SET_PDEATHSIG`` would do without a second process, but
+it fires when the *thread* that started the child ends.
 
 The script runs by its path with ``python -I -S``, so the module may import the standard library only.
 """
@@ -26,7 +26,7 @@ _POLL_SECONDS = 0.01
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """A user of this machine, to run a server as."""
+    """A user of this machine that a server can run as."""
 
     name: str
     uid: int
@@ -34,7 +34,7 @@ class Account:
 
 
 def account_for_root(*names: str) -> Account | None:
-    """Return the first account of *names* that exists, or ``None`` when we aren't root and so can't change users."""
+    """Return the first existing account of *names*, or ``None`` if we aren't root and so can't change users."""
     if os.geteuid() != 0:
         return None
     import pwd
@@ -47,7 +47,7 @@ def account_for_root(*names: str) -> Account | None:
 
 
 def wait_until(condition: Callable[[], bool], *, timeout_seconds: float, poll_seconds: float = _POLL_SECONDS) -> bool:
-    """Poll *condition* until it is true; return False if that took longer than *timeout_seconds*."""
+    """Poll *condition* until it is true; return False if that takes longer than *timeout_seconds*."""
     deadline = time.monotonic() + timeout_seconds
     while not condition():
         if time.monotonic() > deadline:
@@ -101,7 +101,7 @@ def send_signal(pids: Sequence[int], number: signal.Signals) -> None:
 
 
 def stop_tree(pid: int) -> list[int]:
-    """Stop *pid* and its descendants (SIGSTOP) and return them, *pid* first, when none of them runs any more."""
+    """Stop *pid* and its descendants (SIGSTOP); return them, *pid* first, when none of them runs any more."""
     _stop([pid])  # first, so that it starts no more children while we look
     tree = process_tree(pid)
     _stop(tree[1:])
@@ -114,7 +114,7 @@ def _stop(pids: Sequence[int]) -> None:
 
 
 def _state(pid: int) -> str:
-    """Return the letter that ``ps`` shows; ``Z`` for a process that is gone, ``T`` where the system doesn't tell."""
+    """Return the letter that ``ps`` shows; ``Z`` for a process that is gone, ``T`` if the system doesn't tell."""
     if not Path("/proc/self/stat").exists():
         return "T"
     try:
@@ -124,9 +124,9 @@ def _state(pid: int) -> str:
 
 
 def kill_tree(pid: int) -> None:
-    """Kill *pid* and its descendants, the way a power cut would: none of them gets to say anything.
+    """Kill *pid* and its descendants, like a power cut: none of them can react.
 
-    Returns when the descendants are gone; *pid* itself is its parent's to wait for.
+    Returns when the descendants are gone; the parent of *pid* has to wait for *pid* itself.
     """
     descendants = stop_tree(pid)[1:]  # a stopped parent doesn't notice that its children die
     send_signal(descendants, signal.SIGKILL)
@@ -139,7 +139,7 @@ def _is_gone(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return True
-    return _state(pid) == "Z"  # its new parent may reap it late: a zombie holds nothing any more
+    return _state(pid) == "Z"  # its new parent may reap it late, but a zombie holds no resources
 
 
 # --- one child -----------------------------------------------------------------------------------
@@ -149,8 +149,8 @@ class ChildProcess:
     """One program in a session of its own, guarded by a watchdog.
 
     Args:
-        folder: what belongs to the process; the watchdog removes it when this program ends.
-        abort_signal: asks the program to end at once without saving; it gets a moment before it is killed.
+        folder: the process's files; the watchdog removes it when this program ends.
+        abort_signal: asks the program to end at once without saving; a moment later it is killed.
     """
 
     def __init__(self, folder: Path, *, abort_signal: signal.Signals) -> None:
@@ -200,7 +200,7 @@ class ChildProcess:
         self._tell_watchdog(self._process.pid)
 
     def stop(self, number: signal.Signals, *, timeout_seconds: float = 30.0) -> None:
-        """Send *number* and wait for the end; kill what does not end in time."""
+        """Send *number* and wait for the end; kill the process if it doesn't end in time."""
         if self._process is None:
             return
         if self.running:
@@ -221,7 +221,7 @@ class ChildProcess:
         self._reap()
 
     def freeze(self) -> None:
-        """Stop the process and its children where they are (SIGSTOP): connections stay open and silent."""
+        """Suspend the process and its children (SIGSTOP): connections stay open and silent."""
         if self.running and self._process is not None:
             stop_tree(self._process.pid)
 
@@ -231,7 +231,7 @@ class ChildProcess:
             send_signal(process_tree(self._process.pid), signal.SIGCONT)
 
     def close(self) -> None:
-        """End the process at once, remove its folder and send the watchdog home."""
+        """End the process at once, remove its folder and stop the watchdog."""
         self.stop(self._abort_signal, timeout_seconds=_PATIENCE_SECONDS)
         shutil.rmtree(self._folder, ignore_errors=True)
         if self._watchdog.stdin is not None:
@@ -243,7 +243,7 @@ class ChildProcess:
         if self._process is not None:
             self._process.wait()
             self._process = None
-        self._tell_watchdog(0)  # the number may belong to somebody else from now on
+        self._tell_watchdog(0)  # another process may get the number from now on
 
     def _tell_watchdog(self, pid: int) -> None:
         # The watchdog may have been killed.
@@ -262,7 +262,7 @@ def _watch(folder: str, abort_signal: signal.Signals) -> None:
         pid = int(line)
     if pid and not _is_gone(pid):
         send_signal(process_tree(pid), signal.SIGCONT)
-        send_signal([pid], abort_signal)  # PostgreSQL gives its shared memory back when it is asked, not when killed
+        send_signal([pid], abort_signal)  # PostgreSQL releases its shared memory when it is asked, not when killed
         if not wait_until(lambda: _is_gone(pid), timeout_seconds=_PATIENCE_SECONDS):
             kill_tree(pid)
             wait_until(lambda: _is_gone(pid), timeout_seconds=_PATIENCE_SECONDS)

@@ -1,6 +1,6 @@
-"""A TCP proxy on the loopback that passes bytes on unchanged; subclasses watch them or interfere.
+"""A TCP proxy on the loopback that passes bytes on unchanged; subclasses observe or change them.
 
-One thread moves everything, so what a subclass sees has one order, and no lock is needed.
+One thread moves everything, so a subclass sees events in one order and needs no lock.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from prefiq_db.testing.machine import LOOPBACK, free_port
 
 _CHUNK_BYTES = 65536
 _MAX_BUFFERED_BYTES = 262144
-# Close with a reset instead of a polite end.
+# Close with a reset (RST) instead of FIN.
 _RESET = struct.pack("ii", 1, 0)
 
 
 class TcpProxy(LoopThread):
-    """Pass connections to ``host:port`` on; use it as a context manager.
+    """Pass connections on to ``host:port``; use it as a context manager.
 
     Subclasses override :meth:`client_sent`, :meth:`server_sent`, :meth:`link_restored` and :meth:`link_closed`, which
-    run in the proxy's thread. So do :meth:`after`, :meth:`send`, :meth:`part`, :meth:`silence` and :meth:`reset_link`
-    that they may call; elsewhere: inside :meth:`call`.
+    run in the proxy's thread. There they may call :meth:`after`, :meth:`send`, :meth:`part`, :meth:`silence` and
+    :meth:`reset_link`; other threads must use :meth:`call` for these.
     """
 
     host = LOOPBACK
@@ -44,21 +44,21 @@ class TcpProxy(LoopThread):
     # --- for subclasses --------------------------------------------------------------------------
 
     def client_sent(self, link: Link, data: bytes) -> bytes:
-        """Return what the server gets of *data*."""
+        """Return the bytes that the server gets for *data*."""
         return data
 
     def server_sent(self, link: Link, data: bytes) -> bytes:
-        """Return what the client gets of *data*."""
+        """Return the bytes that the client gets for *data*."""
         return data
 
     def link_closed(self, link: Link) -> None:
-        """Take note that a connection is gone."""
+        """Handle the end of a connection."""
 
     def link_restored(self, link: Link) -> None:
-        """Take note that a connection that was silent may speak again."""
+        """Handle the end of a connection's silence."""
 
     def send(self, end: End, data: bytes) -> None:
-        """Pass *data* on to one end of a link, as soon as it takes it; nothing if it is gone."""
+        """Pass *data* on to one end of a link, as soon as it accepts it; do nothing if it is gone."""
         if not end.gone and end.link.is_open:
             end.outgoing += data
             self._attempt(end, self._flush)
@@ -73,7 +73,7 @@ class TcpProxy(LoopThread):
         if reset:
             self._arm_reset(end)
         else:
-            # A socket that is closed with unread bytes in it resets the connection.
+            # Closing a socket with unread bytes in it resets the connection.
             with contextlib.suppress(OSError):
                 while end.socket.recv(_CHUNK_BYTES):
                     pass
@@ -82,7 +82,7 @@ class TcpProxy(LoopThread):
         self._attempt(end.peer)
 
     def silence(self, link: Link) -> None:
-        """Pass nothing on in either direction, an end neither, until :meth:`restore`."""
+        """Pass nothing on in either direction, not even an end, until :meth:`restore`."""
         link.silent = True
         self._attempt(link.client)
 
@@ -98,32 +98,32 @@ class TcpProxy(LoopThread):
         return self.call(lambda: len(self._links))
 
     def url(self, original: str) -> str:
-        """Return *original* with the proxy in the place of the server."""
+        """Return *original* with the proxy in place of the server."""
         parts = urlsplit(original)
         user, at, _ = parts.netloc.rpartition("@")
         return parts._replace(netloc=f"{user}{at}{self.host}:{self.port}").geturl()
 
     def cut_all(self) -> None:
-        """Reset every open connection, on both sides. New ones are welcome."""
+        """Reset every open connection, on both sides. New ones are accepted."""
         self.call(self._reset_all)
 
     def black_hole(self) -> None:
         """Pass nothing on from now on: sockets stay open, and neither side sees that the other closes.
 
-        New connections are accepted by the system and get no answer.
+        The system accepts new connections, and they get no answer.
         """
         self.call(lambda: self._set_silent(True))
 
     def restore(self) -> None:
-        """End every silence. What was sent meanwhile arrives now, as after a network was repaired; so do the ends."""
+        """End every silence. What was sent in the meantime arrives now, as after a network repair; ends do, too."""
         self.call(lambda: self._set_silent(False))
 
     def refuse(self) -> None:
-        """Refuse new connections, as a closed port does. Open ones live on."""
+        """Refuse new connections, as a closed port does. Open ones stay."""
         self.call(self._close_listener)
 
     def accept(self) -> None:
-        """Take new connections again."""
+        """Accept new connections again."""
         self.call(self._listen)
 
     # --- the loop --------------------------------------------------------------------------------
@@ -152,7 +152,7 @@ class TcpProxy(LoopThread):
             self._attempt(end, self._receive)
 
     def _attempt(self, end: End, *steps: Callable[[End], None]) -> None:
-        """Take steps with one end and ask for what comes next; when one fails, the connection is lost."""
+        """Run *steps* for one end and register for its next events; if one fails, the connection is lost."""
         try:
             for step in steps:
                 if end.link.is_open:
@@ -161,7 +161,7 @@ class TcpProxy(LoopThread):
                 self._settle(end.link)
         except OSError:
             if end is end.link.client and end.peer.awaits:
-                self.part(end)  # what it said before is on its way
+                self.part(end)  # what it sent before is still delivered
             else:
                 self._reset(end.link)
 
@@ -216,7 +216,7 @@ class TcpProxy(LoopThread):
         if end.connecting or end.gone or end.outgoing or self._is_silent(end.link):
             return
         if end.peer.ended and not end.peer.gone and not end.awaits:
-            # The other side closed and everything it said has been passed on. ENOTCONN: this side went meanwhile.
+            # The other side closed, and everything it sent was passed on. ENOTCONN: this side closed in the meantime.
             try:
                 end.socket.shutdown(socket.SHUT_WR)
             except OSError as error:
@@ -224,7 +224,7 @@ class TcpProxy(LoopThread):
                     raise
 
     def _settle(self, link: Link) -> None:
-        """Ask for the events we can use now, and end a link that both sides ended."""
+        """Register for the events that we can use now, and end a link that both sides ended."""
         for end in link.ends:
             self._pass_the_end_on(end)
         if all(end.ended and not end.outgoing and (end.peer.gone or not end.awaits) for end in link.ends):
@@ -287,7 +287,7 @@ class TcpProxy(LoopThread):
             return
         try:
             client, _ = self._listener.accept()
-        except OSError:  # it left while it waited
+        except OSError:  # it closed while it waited
             return
         server = socket.socket()
         link = Link(client, server)

@@ -1,4 +1,4 @@
-"""The servers to test against, by name."""
+"""The test servers, by name."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from prefiq_db.testing.locate import ServerUnavailableError, is_required
 from prefiq_db.testing.mariadb_server import MariaDbServer
 from prefiq_db.testing.postgresql_server import PostgresServer
 
-#: What ``PREFIQ_REQUIRE`` and marks call them.
+#: By their names in ``PREFIQ_REQUIRE`` and in marks.
 SERVERS: dict[str, type[DatabaseServer]] = {"postgresql": PostgresServer, "mariadb": MariaDbServer}
 
 __all__ = [

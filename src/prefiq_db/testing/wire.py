@@ -12,7 +12,7 @@ from prefiq_db.testing.proxy import TcpProxy
 
 @dataclass(slots=True)
 class RoundTripCount:
-    """How many round trips a block cost; complete when the block is left."""
+    """How many round trips a block cost; complete when the block ends."""
 
     round_trips: int = 0
 
@@ -30,8 +30,8 @@ class WireCounter(TcpProxy):
 
     A round trip is a burst of client bytes that follows delivered server bytes of the same connection; the first
     burst of a connection counts too. So a message in many packets counts once, and so do statements that were sent
-    together; no clock is involved. Bytes that nobody answers (a goodbye) count as well: they are seen before any
-    number is read. Traffic must be in clear: with TLS each record still counts, but handshakes do too.
+    together; no clock is involved. Bytes without a reply (such as a final quit message) count as well: they are counted
+    before any number is read. Traffic must be unencrypted: with TLS each record still counts, but handshakes do too.
     """
 
     def __init__(self, host: str, port: int) -> None:
@@ -51,7 +51,7 @@ class WireCounter(TcpProxy):
         return self.call(lambda: self._connections_seen)
 
     def reset(self) -> None:
-        """Begin again at zero. Open connections stay."""
+        """Reset the counters to zero. Open connections stay."""
         self.call(self._reset_counters)
 
     @contextmanager
@@ -73,7 +73,7 @@ class WireCounter(TcpProxy):
         return data
 
     def server_sent(self, link: Link, data: bytes) -> bytes:
-        if link in self._answered:  # MariaDB speaks first
+        if link in self._answered:  # MariaDB's server sends first
             self._answered[link] = True
         return data
 

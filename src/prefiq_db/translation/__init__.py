@@ -1,1 +1,1 @@
-"""Error translation: a driver's exception goes in, one of our errors comes out, without a value in it."""
+"""Error translation: turn a driver's exception into one of our errors, without values."""

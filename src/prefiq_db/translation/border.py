@@ -1,4 +1,4 @@
-"""The border: whatever SQLAlchemy or a driver raises goes in, one of our exceptions comes out, without a value."""
+"""The border: turn whatever SQLAlchemy or a driver raises into one of our exceptions, without values."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class Border:
-    """Translates at one place, knowing the database's name and dialect, and whether a migration runs."""
+    """Translates errors in one place; knows the database's name and dialect, and whether a migration runs."""
 
     def __init__(self, database: str, dialect: str, *, masked: bool = True, migrating: bool = False) -> None:
         self.database = database
@@ -26,15 +26,15 @@ class Border:
         self.migrating = migrating
 
     def _hush(self, error: BaseException) -> None:
-        """Leave no value, and no password, in the frames below: what goes on as it is brings its traceback along."""
+        """Remove values and passwords from the frames of *error*: one that passes unchanged keeps its traceback."""
         if self.masked:
             hush(error)
 
     def _find_interruption(self, error: Exception, phase: Phase) -> BaseException | None:
-        """Return what came from outside and goes on as it is; the road sees to what the driver has swallowed."""
+        """Return the interruption from outside, which passes unchanged, even if the driver swallowed it."""
         judgement = judge(error, self.dialect)
         interruption = None if judgement.is_swallowed else judgement.interruption
-        # Once COMMIT is on its way, what came of it is the question, whatever interrupts; see classify_python().
+        # Once COMMIT was sent, its outcome is what matters, whatever interrupts; see classify_python().
         return None if phase == "commit" and isinstance(interruption, Exception) else interruption
 
     def cross(
@@ -44,11 +44,11 @@ class Border:
     ) -> T:
         """Return what *action* returns.
 
-        The exception is raised after the except block was left: then its ``__cause__`` and ``__context__`` are empty.
+        The exception is raised after the except block has ended: then its ``__cause__`` and ``__context__`` are empty.
         ``raise ... from None`` would keep the driver's exception, and the values in its text, in ``__context__``.
 
         Raises:
-            PrefiqDbError: of the class that fits the kind. What came from outside goes on as it is.
+            PrefiqDbError: of the class that fits the kind. An interruption from outside passes unchanged.
         """
         outside = border_translates.get()
         failure: PrefiqDbError
@@ -80,7 +80,7 @@ class Border:
             try:
                 border_translates.set(outside)
             finally:
-                # Twice: interrupted before the first, nothing would be translated, or masked, in this thread any more.
+                # Twice: an interruption before the first would disable translation and masking in this thread for good.
                 border_translates.set(outside)
         if interruption is not None:
             try:
@@ -90,7 +90,7 @@ class Border:
         if failure.database is None:
             failure.database = self.database
         if not self.masked and failure.original is not None:
-            # Only outside production, and only when masking was switched off: the driver's own words help there.
+            # Only outside production, and only with masking switched off: there the driver's own text helps.
             failure.args = (f"{failure} [{type(failure.original).__name__}: {failure.original}]",)
         try:
             raise failure

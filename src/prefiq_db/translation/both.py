@@ -1,7 +1,7 @@
-"""What leaves a session or a connection of the engine: one error that is of our tree and of SQLAlchemy's.
+"""Errors that leave a session or a connection of the engine: each belongs to our tree and to SQLAlchemy's.
 
-People write ``except sqlalchemy.exc.IntegrityError`` there as well as ``except UniqueViolationError``. A class that
-derives from both is made for each pair that occurs, once, and goes by our name.
+Callers may write ``except sqlalchemy.exc.IntegrityError`` as well as ``except UniqueViolationError``. We create a class
+that derives from both for each pair that occurs, once, under our class's name.
 Why: docs/decisions/0084-why-what-leaves-a-session-is-of-both-trees.md.
 """
 
@@ -14,15 +14,15 @@ from sqlalchemy import exc
 from prefiq_db import errors
 from prefiq_db.errors import PrefiqDbError
 
-# Not in pickles: what SQLAlchemy keeps of the driver's exception and of the parameters, and the notes of who passed by.
+# Left out of pickles: the driver's exception and parameters that SQLAlchemy keeps, and notes that callers added.
 _LEFT_BEHIND: Final = ("orig", "params", "__notes__", "_behind")
 
-# What SQLAlchemy's class is where no driver raised anything; the first that fits counts.
+# SQLAlchemy's class for an error that no driver raised; the first match counts.
 _ALIKE: Final[tuple[tuple[type[PrefiqDbError], type[exc.SQLAlchemyError]], ...]] = (
     (errors.IntegrityError, exc.IntegrityError),
     (errors.DataError, exc.DataError),
     (errors.PoolTimeoutError, exc.TimeoutError),
-    # As psycopg has it, whose server is the one that tells by itself of a transaction that can't go on.
+    # As in psycopg: PostgreSQL is the server that itself reports a transaction that can't go on.
     (errors.TransactionAbortedError, exc.InternalError),
     (errors.InternalServerError, exc.InternalError),
     (errors.StatementSyntaxError, exc.ProgrammingError),
@@ -33,16 +33,16 @@ _ALIKE: Final[tuple[tuple[type[PrefiqDbError], type[exc.SQLAlchemyError]], ...]]
     (PrefiqDbError, exc.InvalidRequestError),
 )
 
-# Where Python itself keeps them.
+# Where Python itself keeps cause and context.
 _CAUSE: Final[Any] = BaseException.__dict__["__cause__"]
 _CONTEXT: Final[Any] = BaseException.__dict__["__context__"]
 
 
 class Both:
-    """Mixed in before our class and SQLAlchemy's; it is no exception by itself.
+    """Mixed in before our class and SQLAlchemy's; not an exception by itself.
 
-    SQLAlchemy raises it from the driver's exception, which stays reachable at ``.orig``, without its values. The chain
-    that log formatters and error trackers follow doesn't lead there: behind it is what the driver met.
+    SQLAlchemy raises it from the driver's exception, which stays at ``.orig``, without its values. The chain that log
+    formatters and error trackers follow doesn't lead there: it leads to the error that the driver ran into.
     """
 
     def __str__(self) -> str:
@@ -85,12 +85,12 @@ def of_both(
     raised: exc.StatementError | None = None,
     behind: BaseException | None = None,
 ) -> PrefiqDbError:
-    """Return *error* as one that is of SQLAlchemy's class *alike* too.
+    """Return *error* as an error that also belongs to SQLAlchemy's class *alike*.
 
     Args:
-        alike: that of *raised*, or the one that fits *error*, where it isn't given.
-        raised: what SQLAlchemy made of it: its statement, parameters and the driver's exception are taken over.
-        behind: what this error will be raised from.
+        alike: by default the class of *raised*, or the one that fits *error*.
+        raised: SQLAlchemy's own exception: its statement, parameters and driver's exception are taken over.
+        behind: the exception that this error will be raised from.
     """
     if isinstance(error, Both):
         return error
@@ -128,7 +128,7 @@ def _class(ours: type[PrefiqDbError], theirs: type[exc.SQLAlchemyError]) -> type
     if made is None:
         fields = {"__module__": ours.__module__, "__qualname__": ours.__qualname__, "__doc__": ours.__doc__}
         made = type(ours.__name__, (Both, ours, theirs), fields)
-        made = _classes.setdefault((ours, theirs), made)  # the same one for every thread
+        made = _classes.setdefault((ours, theirs), made)  # every thread uses the same class
     return made
 
 

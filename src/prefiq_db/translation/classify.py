@@ -1,7 +1,7 @@
-"""Say what an error means, by its code, the phase it came in, and the dialect: never by its text.
+"""Classify an error by its code, its phase and the dialect, never by its text.
 
-The codes are data, in ``codes_*.py``; how a kind is treated, and what the phase changes, is data here. The few cases
-that a code can't tell are in one table in :mod:`prefiq_db.translation.named_exceptions`.
+The codes are data, in ``codes_*.py``; how a kind is treated, and what the phase changes, is data here. The few errors
+that a code can't tell apart are in one table in :mod:`prefiq_db.translation.named_exceptions`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PHASES: Final[tuple[Phase, ...]] = ("connect", "statement", "commit")
 
 @dataclass(frozen=True, slots=True)
 class _Codes:
-    """One dialect's codes: how to read one, what it is, what its family is, and the exceptions to its kind's flags."""
+    """One dialect's codes: how to parse one, its kind, its family's kind, and exceptions to the kind's flags."""
 
     parse: Callable[[str | int], Any]
     kinds: Mapping[Any, ErrorKind]
@@ -47,25 +47,25 @@ DIALECTS: Final[tuple[str, ...]] = tuple(_DIALECTS)
 _TREATMENT: Final[Mapping[ErrorKind, tuple[bool, bool, bool, bool]]] = {
     ErrorKind.SERIALIZATION: (True, False, True, True),
     ErrorKind.DEADLOCK: (True, False, True, True),
-    # A one-shot that waited in vain is rolled back. MariaDB keeps the rest of a transaction open: rolling back is ours.
+    # A one-shot that timed out is rolled back. MariaDB keeps the rest of a transaction open, so we roll it back.
     ErrorKind.LOCK_TIMEOUT: (True, False, True, True),
-    # The same statement would take as long again, at once: transient, but nothing sends it by itself.
+    # The same statement would take as long again: transient, but nothing retries it automatically.
     ErrorKind.STATEMENT_TIMEOUT: (True, False, False, False),
     ErrorKind.TRANSACTION_TIMEOUT: (True, True, False, False),
     ErrorKind.CONNECT_FAILED: (True, True, True, True),
-    # The statement may have been done, its answer lost; the transaction around it can't have been committed.
+    # The statement may have run, its reply lost; the transaction around it can't have been committed.
     ErrorKind.CONNECTION_LOST: (True, True, False, True),
     ErrorKind.SERVER_SHUTDOWN: (True, True, False, True),
     ErrorKind.TOO_MANY_CONNECTIONS: (True, False, True, True),
-    # The caller waited for a connection long enough; another wait makes the queue longer.
+    # The caller has waited long enough for a connection; another wait makes the queue longer.
     ErrorKind.POOL_TIMEOUT: (True, False, False, False),
-    # Refused before anything was done; transient in the sense of failover: another node takes it.
+    # Refused before anything ran; transient because after a failover another node accepts it.
     ErrorKind.READ_ONLY: (True, False, True, True),
     ErrorKind.NOT_READY: (True, True, True, True),
     ErrorKind.OUTCOME_UNKNOWN: (False, True, False, False),
 }
 
-# Kinds that connecting again can't help: somebody must change something first.
+# Kinds that another connection attempt can't fix: somebody must change something first.
 _FINAL_AT_CONNECT: Final = frozenset(
     {
         ErrorKind.AUTHENTICATION,
@@ -80,7 +80,7 @@ _FINAL_AT_CONNECT: Final = frozenset(
     }
 )
 
-# What a kind is called while there is no connection yet to be lost.
+# What a kind becomes before there is a connection that could be lost.
 _AT_CONNECT: Final[Mapping[ErrorKind, ErrorKind]] = {
     ErrorKind.CONNECTION_LOST: ErrorKind.CONNECT_FAILED,
     ErrorKind.STATEMENT_TIMEOUT: ErrorKind.CONNECT_FAILED,
@@ -89,36 +89,36 @@ _AT_CONNECT: Final[Mapping[ErrorKind, ErrorKind]] = {
 
 
 def treatment(kind: ErrorKind) -> ErrorClass:
-    """Return how *kind* is treated while statements run, when nothing more exact is known."""
+    """Return how *kind* is treated while statements run, if nothing more exact is known."""
     return ErrorClass(kind, *_TREATMENT.get(kind, ()))
 
 
-#: Our own clock ended a conversation in which the server had fallen silent.
+#: Our own clock closed the connection because the server didn't answer.
 UNANSWERED: Final = replace(treatment(ErrorKind.STATEMENT_TIMEOUT), connection_lost=True)
 
 
 def leaves_unknown(found: ErrorClass) -> bool:
-    """Return whether a statement that failed like this, and no transaction around it, may have been carried out."""
+    """Return whether a statement that failed like this, outside a transaction, may have run."""
     lost = found.kind in (ErrorKind.CONNECTION_LOST, ErrorKind.SERVER_SHUTDOWN)
-    # When the server itself ends a statement for its time, it says so, and the connection lives.
+    # A server that stops a statement for its timeout reports it, and the connection lives.
     unanswered = found.kind is ErrorKind.STATEMENT_TIMEOUT and found.connection_lost
     return (lost or unanswered) and not found.retry_statement
 
 
 def in_phase(found: ErrorClass, phase: Phase) -> ErrorClass:
-    """Return *found*, a class of the statement phase, as it is to be treated in *phase*."""
+    """Return the treatment in *phase* for *found*, a class of the statement phase."""
     return _PHASE_RULES[phase](found)
 
 
 def _while_connecting(found: ErrorClass) -> ErrorClass:
-    # Nothing was sent, so everything may be tried again that time or another node can mend.
+    # Nothing was sent, so retry whatever may succeed later or on another node.
     kind = _AT_CONNECT.get(found.kind, found.kind)
     again = kind not in _FINAL_AT_CONNECT
     return ErrorClass(kind, transient=again, retry_statement=again, retry_transaction=again)
 
 
 def _while_committing(found: ErrorClass) -> ErrorClass:
-    # COMMIT was sent and no verdict came: it may have happened, and only the claim protocol can tell.
+    # COMMIT was sent and no reply came: it may have succeeded, and only the claim protocol can tell.
     if found.connection_lost:
         return replace(treatment(ErrorKind.OUTCOME_UNKNOWN))
     return replace(found, retry_statement=False)
@@ -144,7 +144,7 @@ def classify_error(dialect: str, code: str | int, *, phase: Phase = "statement")
             such as ``SQLITE_BUSY_SNAPSHOT``.
         phase: ``connect`` until a connection is ready, ``commit`` once COMMIT was sent, else ``statement``.
 
-    A code that no table names falls back to its family (SQLSTATE class, SQLite's primary code, a range of MariaDB's
+    A code that is in no table falls back to its family (SQLSTATE class, SQLite's primary code, a range of MariaDB's
     numbers), then to ``ErrorKind.UNKNOWN``, which nothing retries.
 
     Raises:

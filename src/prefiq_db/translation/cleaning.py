@@ -1,4 +1,4 @@
-"""The driver's exception below SQLAlchemy's wrappers, and what it must lose before somebody keeps it."""
+"""Find the driver's exception below SQLAlchemy's wrappers, and remove from it what nobody should keep."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from sqlalchemy import exc
 _E = TypeVar("_E", bound=BaseException)
 
 
-#: Where an error keeps its judgement while it travels.
+#: The attribute of an error that holds its judgement until the error leaves.
 KEPT: Final = "_prefiq_db_judgement"
 
 
 def unwrap(error: _E) -> _E | Exception:
-    """Return the driver's error out of SQLAlchemy's wrapper and of its emulated DBAPI for async drivers."""
+    """Return the driver's error inside SQLAlchemy's wrapper and its emulated DBAPI for async drivers."""
     inner: Any = error
     if isinstance(inner, exc.StatementError):
         inner = inner.orig
@@ -27,24 +27,24 @@ def unwrap(error: _E) -> _E | Exception:
 
 
 def copy_apart(error: Exception) -> Exception:
-    """Return a copy of *error*, down to the driver's; what can't be copy_apart is returned itself."""
+    """Return a copy of *error*, down to the driver's; an error that can't be copied is returned itself."""
     try:
         made = copy.copy(error)
-    except Exception:  # noqa: BLE001 - an exception's constructor may want anything
+    except Exception:  # noqa: BLE001 - an exception's constructor may need any arguments
         return error
     if isinstance(made, exc.StatementError) and isinstance(made.orig, Exception):
         made.orig = copy_apart(made.orig)
     return made if type(made) is type(error) else error
 
 
-# Where exceptions keep further exceptions, and what else they pin: psycopg a finished connection with its password,
-# PyMySQL a formatted traceback.
+# Where exceptions keep further exceptions, and what else they hold on to: psycopg a finished connection with its
+# password, PyMySQL a formatted traceback.
 _INNER: Final = ("__cause__", "__context__", "original_exception", "driver_exception")
 _PINNED: Final = ("_pgconn", "traceback")
 
 
 def clean(original: _E) -> _E:
-    """Return *original* without tracebacks, causes, contexts and judgement: these pin frames, values, connections."""
+    """Return *original* without tracebacks, chain and judgement, which pin frames, values and connections."""
     pending: list[BaseException] = [original]
     seen: set[int] = set()
     while pending:
@@ -58,7 +58,7 @@ def clean(original: _E) -> _E:
 
 
 def unpin(error: BaseException) -> None:
-    """Drop what *error* itself pins, its judgement too; the errors behind it stay what they are."""
+    """Drop what *error* itself holds on to, its judgement too; the errors behind it stay unchanged."""
     error.__traceback__ = None
     error.__cause__ = None
     error.__context__ = None
@@ -69,7 +69,7 @@ def unpin(error: BaseException) -> None:
 
 
 def forget(error: BaseException) -> None:
-    """Drop the judgement that is kept with *error*: it has left."""
+    """Drop the judgement that *error* holds, once the error has left."""
     with contextlib.suppress(AttributeError):
         delattr(unwrap(error), KEPT)
 

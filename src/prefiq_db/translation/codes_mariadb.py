@@ -20,12 +20,12 @@ _SHARED: Final[dict[ErrorKind, tuple[int, ...]]] = {
     ErrorKind.NOT_NULL: (1048, 1263, 1364, 1423),
     # 4025 is MariaDB's CHECK, 3819 MySQL's; 1369 is a view's WITH CHECK OPTION.
     ErrorKind.CHECK: (1369, 3819, 4025),
-    # 1642-1644 are SIGNAL: a rule written in the database. The rest: no partition takes the row.
+    # 1642-1644 are SIGNAL: a rule written in the database. The rest: no partition accepts the row.
     ErrorKind.INTEGRITY: (1526, 1591, 1642, 1643, 1644, 1737, 1748, 1863),
     # 1020: with innodb_snapshot_isolation (default from MariaDB 11.6.2), the row changed since the snapshot.
     ErrorKind.SERIALIZATION: (1020, 1402, 1964),
     ErrorKind.DEADLOCK: (1213, 1614, 3058),
-    # 1205 is NOWAIT, too, on MariaDB; MySQL says 3572 for that. 1099 and 1223 are one's own LOCK TABLES: USAGE.
+    # MariaDB uses 1205 for NOWAIT, too; MySQL uses 3572. 1099 and 1223 come from the session's own LOCK TABLES: USAGE.
     ErrorKind.LOCK_TIMEOUT: (1015, 1150, 1165, 1205, 1689, 3572),
     ErrorKind.STATEMENT_TIMEOUT: (1969, 3024, 4192),
     ErrorKind.TRANSACTION_TIMEOUT: (1613,),
@@ -58,7 +58,7 @@ _SHARED: Final[dict[ErrorKind, tuple[int, ...]]] = {
         *(1333, 1335, 1337, 1338, 1358, 1413, 1414, 1424, 1444, 1456, 1457, 1460),
     ),
     ErrorKind.SCHEMA: (
-        # what a name stands for: missing, there already, ambiguous, or of the wrong sort
+        # names: missing, already there, ambiguous, or of the wrong sort
         *(1007, 1008, 1046, 1049, 1050, 1051, 1052, 1054, 1060, 1061, 1066, 1072, 1082, 1091, 1106, 1107, 1108, 1109),
         *(1122, 1123, 1125, 1127, 1128, 1133, 1141, 1146, 1147, 1176, 1177, 1191, 1193, 1247, 1268, 1269, 1284, 1286),
         *(1298, 1304, 1305, 1306, 1307, 1318, 1334, 1347, 1356, 1359, 1360, 1361, 1363, 1396, 1403, 1449, 1476, 1477),
@@ -66,7 +66,7 @@ _SHARED: Final[dict[ErrorKind, tuple[int, ...]]] = {
         *(1649, 1735, 1747, 1826, 1831, 1932, 1965, 1968, 1973, 1974, 1975, 1976),
         # settings by name
         *(1228, 1229, 1230, 1231, 1232, 1233, 1238, 1272, 1621),
-        # definitions that can't be
+        # impossible definitions
         *(1059, 1068, 1069, 1070, 1071, 1073, 1074, 1075, 1089, 1090, 1097, 1112, 1113, 1117, 1118, 1121, 1145, 1167),
         *(1168, 1170, 1171, 1173, 1212, 1215, 1239, 1252, 1283, 1291, 1293, 1294, 1391, 1425, 1426, 1427, 1439, 1446),
         *(1447, 1450, 1454, 1551, 1553, 1567, 1628, 1629, 1655, 1688, 1709, 1742, 1860, 1967, 1978),
@@ -93,7 +93,7 @@ _SHARED: Final[dict[ErrorKind, tuple[int, ...]]] = {
         *(1325, 1326, 1336, 1348, 1349, 1350, 1351, 1352, 1353, 1357, 1362, 1368, 1393, 1394, 1395, 1397, 1398, 1399),
         *(1400, 1415, 1420, 1421, 1422, 1428, 1440, 1442, 1443, 1445, 1462, 1471, 1555, 1556, 1568, 1580, 1645, 1706),
         *(1746, 1758, 1765, 1766, 1769, 1838, 1906, 1929, 1930, 1933, 1957),
-        # replication commands and settings where they don't fit
+        # replication commands and settings in the wrong place
         *(1186, 1198, 1199, 1200, 1254, 1255, 1277, 1373, 1378, 1381, 1387),
         # the client library used out of order
         *(2000, 2019, 2028, 2029, 2030, 2031, 2033, 2034, 2035, 2051, 2052, 2053, 2056, 2057, 2058, 2060, 2063, 2069),
@@ -108,7 +108,7 @@ _SHARED: Final[dict[ErrorKind, tuple[int, ...]]] = {
         *(1810, 1811, 1812, 1813, 1814, 1815, 1816, 1817, 1877, 1879, 3000),
         # tables of other servers
         *(1429, 1430, 1431, 1432, 1433, 1434),
-        # replication's own troubles
+        # errors of replication
         *(1188, 1189, 1190, 1201, 1202, 1218, 1219, 1236, 1371, 1375, 1377, 1379, 1380, 1417),
     ),
 }
@@ -130,7 +130,7 @@ _MARIADB: Final[dict[ErrorKind, tuple[int, ...]]] = {
 # MySQL alone, from 3000 on: errorcode.py of mysql-connector-python, generated from the server's message file.
 _MYSQL: Final[dict[ErrorKind, tuple[int, ...]]] = {
     ErrorKind.UNIQUE: (3026,),
-    # Group replication rolls a certified loser back with 3101.
+    # With 3101, group replication rolls back a transaction that lost certification.
     ErrorKind.SERIALIZATION: (3101,),
     ErrorKind.DEADLOCK: (3132,),
     ErrorKind.LOCK_TIMEOUT: (3133,),
@@ -159,7 +159,7 @@ def _invert(*tables: Mapping[ErrorKind, tuple[int, ...]]) -> Mapping[int, ErrorK
 KINDS_MARIADB: Final[Mapping[int, ErrorKind]] = _invert(_SHARED, _MARIADB)
 KINDS_MYSQL: Final[Mapping[int, ErrorKind]] = _invert(_SHARED, _MYSQL)
 
-# Families that lie together, for numbers that no table names: first, last, kind.
+# Ranges of related numbers, for those that no table names: first, last, kind.
 _SHARED_RANGES: Final[tuple[tuple[int, int, ErrorKind], ...]] = (
     (1, 199, ErrorKind.INTERNAL),  # the operating system's and the storage engines' numbers
     (1300, 1338, ErrorKind.SYNTAX),  # stored programs
@@ -193,29 +193,29 @@ _RANGES_MYSQL: Final = (
     (3812, 3818, ErrorKind.SCHEMA),  # CHECK definitions
 )
 
-# The definition changed under a statement that had not begun its work ("please retry transaction").
+# The definition changed before the statement began its work ("please retry transaction").
 _PREPARE_AGAIN: Final = ErrorClass(ErrorKind.SCHEMA, transient=True, retry_statement=True, retry_transaction=True)
 
-#: Codes whose flags differ from what their kind says, by phase.
+#: Codes whose flags differ from those of their kind, by phase.
 EXACT: Final[Mapping[str, Mapping[int, ErrorClass]]] = {
     "statement": {
         # The branch is rolled back, the session lives.
         1613: ErrorClass(ErrorKind.TRANSACTION_TIMEOUT, transient=True),
         1412: _PREPARE_AGAIN,
         1615: _PREPARE_AGAIN,
-        # Memory and locks come back when others are done.
+        # Memory and locks become free when other sessions finish.
         **{code: ErrorClass(ErrorKind.RESOURCE, transient=True) for code in (1037, 1041, 1135, 1206, 3015)},
-        # Too many transactions at a time: this one did not begin to write.
+        # Too many concurrent transactions: this one had not begun to write.
         1637: ErrorClass(ErrorKind.RESOURCE, transient=True, retry_statement=True, retry_transaction=True),
     },
     "connect": {
-        # Somebody has to unblock the host, or to set up TLS, before another try can work.
+        # Somebody has to unblock the host, or set up TLS, before another attempt can work.
         1129: ErrorClass(ErrorKind.CONNECT_FAILED),
         2026: ErrorClass(ErrorKind.CONNECT_FAILED),
         3159: ErrorClass(ErrorKind.CONNECT_FAILED),
     },
     "commit": {
-        # The node refuses the command unread, so this COMMIT never began. (1180 is not so sure: OUTCOME_UNKNOWN.)
+        # The node refuses the command unread, so this COMMIT never began. (1180 isn't certain: OUTCOME_UNKNOWN.)
         1047: ErrorClass(ErrorKind.NOT_READY, transient=True, connection_lost=True, retry_transaction=True),
     },
 }

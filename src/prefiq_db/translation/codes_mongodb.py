@@ -1,7 +1,7 @@
-"""MongoDB's error codes, as far as drivers meet them.
+"""MongoDB's error codes, as far as drivers receive them.
 
 Source: ``src/mongo/base/error_codes.yml`` of the server, and the retryable and "not writable primary" lists of the
-driver specifications (retryable writes, SDAM). A modest table: what isn't listed is UNKNOWN.
+driver specifications (retryable writes, SDAM). A small table: what isn't listed is UNKNOWN.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ _KINDS: Final[dict[ErrorKind, tuple[int, ...]]] = {
 
 KINDS: Final[Mapping[int, ErrorKind]] = {code: kind for kind, codes in _KINDS.items() for code in codes}
 
-#: Codes whose flags differ from what their kind says, by phase.
+#: Codes whose flags differ from those of their kind, by phase.
 EXACT: Final[Mapping[str, Mapping[int, ErrorClass]]] = {
     "statement": {
-        # The write reached the primary, and the wait for its copies failed: the connection is well.
+        # The write reached the primary, but waiting for its copies failed: the connection is fine.
         64: ErrorClass(ErrorKind.OUTCOME_UNKNOWN),
         290: ErrorClass(ErrorKind.TRANSACTION_TIMEOUT, transient=True),
     },
@@ -65,5 +65,5 @@ def parse(code: str | int) -> int | None:
 
 
 def fallback(code: int) -> ErrorKind | None:
-    """Return ``None``: MongoDB's numbers have no ranges that mean something."""
+    """Return ``None``: MongoDB's numbers have no meaningful ranges."""
     return None

@@ -42,7 +42,7 @@ PRIMARY_NAMES: Final[Mapping[str, int]] = {
     "SQLITE_WARNING": 28,
 }
 
-# The n-th word of a line is the extended code with n in its second byte; "-" is a number that SQLite never gave away.
+# The n-th word of a line is the extended code with n in its second byte; "-" is a number that SQLite doesn't use.
 _EXTENDED: Final[dict[str, str]] = {
     "SQLITE_ERROR": "MISSING_COLLSEQ RETRY SNAPSHOT RESERVESIZE KEY UNABLE",
     "SQLITE_ABORT": "- ROLLBACK",
@@ -80,8 +80,8 @@ _KINDS: Final[dict[ErrorKind, str]] = {
     ErrorKind.CHECK: "CONSTRAINT_CHECK",
     # CONSTRAINT_TRIGGER is RAISE(): a rule written in the database, like PostgreSQL's P0001 and MariaDB's 1644.
     ErrorKind.INTEGRITY: "CONSTRAINT",
-    # BUSY_SNAPSHOT: the read snapshot is old, and no waiting makes it new; only the whole transaction, again.
-    # ABORT_ROLLBACK: the transaction was rolled back under a statement that was still being read.
+    # BUSY_SNAPSHOT: the read snapshot is outdated, and waiting doesn't help; retry the whole transaction.
+    # ABORT_ROLLBACK: the transaction was rolled back while a statement in it was still being read.
     ErrorKind.SERIALIZATION: "BUSY_SNAPSHOT ERROR_SNAPSHOT ABORT_ROLLBACK",
     # PROTOCOL is the locking protocol of WAL losing a race, "usually" gone at the next try (rescode.html).
     ErrorKind.LOCK_TIMEOUT: "BUSY LOCKED PROTOCOL IOERR_BLOCKED",
@@ -90,7 +90,7 @@ _KINDS: Final[dict[ErrorKind, str]] = {
     ErrorKind.CONNECT_FAILED: "CANTOPEN",
     ErrorKind.READ_ONLY: "READONLY",
     ErrorKind.PERMISSION: "PERM AUTH",
-    # SQLITE_ERROR covers everything that SQL text can get wrong: translate() tells schema from syntax by its text.
+    # SQLITE_ERROR covers every mistake in SQL text: translate() tells schema from syntax by the message.
     ErrorKind.SYNTAX: "ERROR",
     ErrorKind.SCHEMA: "SCHEMA ERROR_MISSING_COLLSEQ ERROR_RETRY",
     ErrorKind.DATA: "TOOBIG MISMATCH CONSTRAINT_DATATYPE",
@@ -98,7 +98,7 @@ _KINDS: Final[dict[ErrorKind, str]] = {
     ErrorKind.CANCELLED: "ABORT",
     ErrorKind.UNSUPPORTED: "NOTFOUND",
     ErrorKind.USAGE: "MISUSE RANGE",
-    # CORRUPT and NOTADB are INTERNAL, not RESOURCE: the store is damaged, and neither space nor waiting mends it.
+    # CORRUPT and NOTADB are INTERNAL, not RESOURCE: the store is damaged, and neither space nor waiting repairs it.
     ErrorKind.INTERNAL: "INTERNAL IOERR CORRUPT NOTADB FORMAT EMPTY NOTICE WARNING ERROR_UNABLE",
 }
 
@@ -106,10 +106,10 @@ KINDS: Final[Mapping[int, ErrorKind]] = {
     NAMES[f"SQLITE_{name}"]: kind for kind, names in _KINDS.items() for name in names.split()
 }
 
-#: Codes whose flags differ from what their kind says, by phase.
+#: Codes whose flags differ from those of their kind, by phase.
 EXACT: Final[Mapping[str, Mapping[int, ErrorClass]]] = {
     "statement": {
-        # A file's permissions don't fail over: nobody retries his way into them. Extended codes likewise, below.
+        # A file's permissions don't fail over, so a retry can't help. Extended codes likewise, below.
         NAMES["SQLITE_READONLY"]: ErrorClass(ErrorKind.READ_ONLY),
         **{
             code: ErrorClass(ErrorKind.READ_ONLY)
@@ -128,7 +128,7 @@ EXACT: Final[Mapping[str, Mapping[int, ErrorClass]]] = {
         NAMES["SQLITE_READONLY"]: ErrorClass(ErrorKind.READ_ONLY),
     },
     "commit": {
-        # The write-ahead log may hold the commit already when the disk refuses to confirm it.
+        # The write-ahead log may already hold the commit when the disk fails to confirm it.
         code: ErrorClass(ErrorKind.OUTCOME_UNKNOWN, connection_lost=True)
         for name, code in {**EXTENDED_NAMES, "SQLITE_IOERR": NAMES["SQLITE_IOERR"]}.items()
         if name.startswith("SQLITE_IOERR") and name not in ("SQLITE_IOERR_NOMEM", "SQLITE_IOERR_BLOCKED")

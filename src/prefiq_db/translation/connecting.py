@@ -1,4 +1,4 @@
-"""Why no connection could be made, and where to: said of host, port and path, never of user or password."""
+"""Why a connection attempt failed, and where it went: host, port and path, never user or password."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class Connecting:
     """One attempt to connect.
 
     Attributes:
-        place: hosts with their ports, or a socket's or file's path: for people.
+        place: hosts with their ports, or a socket's or file's path, for the message.
         file: the path of SQLite's file, or ``None``.
-        deadline: by when it had to come about; ``None`` for what doesn't wait.
-        read_only: only to read.
+        deadline: when the attempt times out; ``None`` where nothing waits.
+        read_only: whether the connection is only for reading.
     """
 
     place: str
@@ -34,16 +34,16 @@ class Connecting:
 
 
 def note(error: BaseException, connecting: Connecting) -> None:
-    """Keep on *error* what was tried: it goes through SQLAlchemy before somebody tells of it."""
+    """Attach *connecting* to *error*, which passes through SQLAlchemy before the message is written."""
     setattr(error, _NOTED, connecting)
 
 
 def find_noted(*errors: BaseException | None) -> Connecting | None:
-    """Return what was noted on one of *errors*."""
+    """Return the attempt that was attached to one of *errors*."""
     return next((found for error in errors if (found := getattr(error, _NOTED, None)) is not None), None)
 
 
-# Of libpq, the resolvers, the operating systems and Python's drivers. The first that fits counts.
+# Messages of libpq, resolvers, operating systems and Python's drivers. The first match counts.
 _REASONS: Final[tuple[tuple[re.Pattern[str], Words], ...]] = tuple(
     (re.compile(pattern, re.IGNORECASE), words)
     for pattern, words in (
@@ -91,7 +91,7 @@ _REASONS: Final[tuple[tuple[re.Pattern[str], Words], ...]] = tuple(
 
 
 def find_reason(error: BaseException, text: str, connecting: Connecting | None) -> Words | None:
-    """Return what happened, and what to try; ``None`` for what has no words of its own."""
+    """Return what happened, and what to try; ``None`` if there is no specific text for it."""
     if isinstance(error, DeadlinePassed) or (isinstance(error, TimeoutError) and error.errno is None):
         return _explain_lateness(connecting)
     if connecting is not None and connecting.file is not None:

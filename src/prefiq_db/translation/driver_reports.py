@@ -1,4 +1,4 @@
-"""What a driver's exception says: its code, its text, and the names of constraint, table and column."""
+"""Read a driver's exception: its code, its text, and the names of constraint, table and column."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from typing import Any, Final
 
 from prefiq_db.errors import ErrorKind
 
-# Identifiers as people write them. Anything else (blanks, quotes, a name longer than any server allows) could be a
-# value in disguise and is left out.
+# Ordinary identifiers. Anything else (blanks, quotes, a name longer than any server allows) could be a value and is
+# left out.
 IDENTIFIER: Final = re.compile(r"[^\W\d][\w$]{0,63}")
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What one driver's error says. Text and names may be values of the statement: its ``repr`` has neither.
+    """The content of a driver's error. Text and names may be values of the statement, so its ``repr`` has neither.
 
     Attributes:
         code: the server's own code; ``None`` when the driver itself raised the error.
-        text: matched, and shown only of a definition (DDL).
-        names: what the server's own fields, or its templates, call constraint, table and column.
+        text: used for matching; shown only for a definition (DDL).
+        names: constraint, table and column, from the server's own fields or its message templates.
         more: what the server adds: details, and a hint.
-        by_user: somebody wrote the text himself, with RAISE, so it may say anything.
-        driver: whose error it is.
+        by_user: a user wrote the text, with RAISE, so it may say anything.
+        driver: the driver that raised the error.
     """
 
     code: str | int | None
@@ -37,13 +37,13 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Driver:
-    """How one driver's errors are read.
+    """How to read one driver's errors.
 
     Attributes:
-        read: reads one.
-        codeless: what those without a code are, by the name of their class.
-        is_vague: an error without a code says nothing of the connection, which has to be asked.
-        mixes_values: the text is all there is, and what stands for a name in it may be a value.
+        read: reads an error.
+        codeless: the kinds of errors without a code, by the name of their class.
+        is_vague: whether an error without a code leaves open if the connection is lost, so that we have to check it.
+        mixes_values: whether there is only the text, in which a name may be a value.
     """
 
     read: Callable[[Any], Report]
@@ -53,7 +53,7 @@ class Driver:
 
 
 def _identifiers(found: Mapping[str, str | None]) -> dict[str, str]:
-    """Return the names among *found* that are identifiers; several columns stand as ``a, b``."""
+    """Return the names among *found* that are identifiers; several columns are joined as ``a, b``."""
     return {
         noun: text
         for noun, text in found.items()
@@ -61,7 +61,7 @@ def _identifiers(found: Mapping[str, str | None]) -> dict[str, str]:
     }
 
 
-# Where PostgreSQL's procedural languages, and links to other servers, raise what somebody else has written.
+# Functions of PostgreSQL's procedural languages, and of links to other servers, that raise a user's own text.
 _WRITTEN_BY_USERS: Final = re.compile(r"exec_stmt_raise|exec_stmt_assert|PLy_\w*|plperl\w*|pltcl\w*|dblink\w*|pgfdw\w*")
 
 
@@ -75,7 +75,7 @@ def _read_psycopg(error: Any) -> Report:
         "table": diag.table_name,
         "column": diag.column_name,
     }
-    # In a function, it may be the function's own words.
+    # An error inside a function may have the function's own text.
     more = () if diag.context else tuple(filter(None, (diag.message_detail, diag.message_hint)))
     return Report(error.sqlstate, text, _identifiers(names), more, by_user=bool(diag.context))
 
@@ -99,9 +99,9 @@ def _read_pymongo(error: Any) -> Report:
     return Report(getattr(error, "code", None), "", {})
 
 
-# The servers' fixed message templates, matched whole. A value stands before the name where there is one, and is
-# matched greedily, so the name is the server's last word whatever the value contains. Messages in another language
-# don't match, and give no names. Unknown columns are left out on purpose: a forgotten quote makes a value a "column".
+# The servers' fixed message templates, matched as a whole. A value before the name is matched greedily, so that the
+# name is the server's last word whatever the value contains. Messages in another language don't match, and give no
+# names. Unknown columns are left out on purpose: a forgotten quote turns a value into a "column".
 _TICKED: Final = r"`[^`]*`\.`(?P<table>[^`]*)`"
 _ONE_NAME_IN_BRACKETS: Final = rf"\({_TICKED}, CONSTRAINT `(?P<constraint>[^`]*)` FOREIGN KEY \(.*"
 
@@ -114,7 +114,7 @@ _MYSQL_TEMPLATES: Final[Mapping[Any, re.Pattern[str]]] = {
         ((1364,), r"Field '(?P<column>[^']*)' doesn't have a default value"),
         ((1452,), rf"Cannot add or update a child row: a foreign key constraint fails {_ONE_NAME_IN_BRACKETS}"),
         ((1451,), rf"Cannot delete or update a parent row: a foreign key constraint fails {_ONE_NAME_IN_BRACKETS}"),
-        # A column's own CHECK is called table.column
+        # MariaDB names a column's own CHECK table.column
         ((4025,), rf"CONSTRAINT `(?:[^`.]*\.)?(?P<constraint>[^`.]*)` failed for {_TICKED}"),
         ((3819,), r"Check constraint '(?P<constraint>[^']*)' is violated\."),
         ((1264,), r"Out of range value for column '(?P<column>[^']*)' at row \d+"),
@@ -136,7 +136,7 @@ _SQLITE_TEMPLATES: Final[Mapping[Any, re.Pattern[str]]] = {
             r"UNIQUE constraint failed: (?:index '(?P<constraint>[^']*)'|(?P<columns>.*))",
         ),
         ((1299,), r"NOT NULL constraint failed: (?P<columns>.*)"),
-        # An unnamed CHECK shows its expression, which is no identifier unless it is one.
+        # The message for an unnamed CHECK shows its expression, which is left out unless it is an identifier.
         ((275,), r"CHECK constraint failed: (?P<constraint>.*)"),
     )
     for code in codes
@@ -144,7 +144,7 @@ _SQLITE_TEMPLATES: Final[Mapping[Any, re.Pattern[str]]] = {
 
 
 def _cut_names(templates: Mapping[Any, re.Pattern[str]], code: Any, text: str) -> dict[str, str | None]:
-    """Return the names that the template of *code* finds in *text*."""
+    """Return the names that the template of *code* matches in *text*."""
     template = templates.get(code)
     match = template.fullmatch(text) if template else None
     if match is None:
@@ -182,7 +182,7 @@ _MYSQL_DRIVER: Final = Driver(
         "DataError": ErrorKind.DATA,
         "IntegrityError": ErrorKind.INTEGRITY,
         "NotSupportedError": ErrorKind.UNSUPPORTED,
-        # What is left is the line: a packet out of order, "Already closed".
+        # The remaining errors are about the connection: a packet out of order, "Already closed".
         "MySQLError": ErrorKind.CONNECTION_LOST,
     },
     mixes_values=True,
@@ -212,7 +212,7 @@ _PYMONGO_DRIVER: Final = Driver(
     },
 )
 
-# By the package that the error's class, or one it inherits from, lives in: nothing is imported that isn't installed.
+# By the package of the error's class, or of a class that it inherits from, so that no missing driver is imported.
 _DRIVERS: Final[Mapping[str, Driver]] = {
     "psycopg": _PSYCOPG_DRIVER,
     "pymysql": _MYSQL_DRIVER,
@@ -224,7 +224,7 @@ _DRIVERS: Final[Mapping[str, Driver]] = {
 
 
 def read_report(error: BaseException) -> Report | None:
-    """Return what a driver's own exception says, or ``None`` when *error* is no driver's."""
+    """Return the content of a driver's own exception, or ``None`` if *error* is not a driver's."""
     roots = (cls.__module__.partition(".")[0] for cls in type(error).__mro__)
     driver = next((_DRIVERS[root] for root in roots if root in _DRIVERS), None)
     return None if driver is None else replace(driver.read(error), driver=driver)

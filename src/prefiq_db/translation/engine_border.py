@@ -1,9 +1,9 @@
-"""Make what leaves ``engine`` and ``session()`` an error of both trees, ours and SQLAlchemy's, without a value.
+"""Make every error that leaves ``engine`` and ``session()`` part of both trees, ours and SQLAlchemy's, without values.
 
-The verbs translate what is raised. Whoever uses ``engine`` and ``session()`` writes ``except`` clauses for SQLAlchemy's
+The verbs translate their errors. Code that uses ``engine`` and ``session()`` has ``except`` clauses for SQLAlchemy's
 exceptions, and those quote values: in the driver's text, in literals of the statement, in ``params`` and in pickles.
-Classes, codes and names stay. The one place is SQLAlchemy's ``handle_error``, through which whatever its connections
-raise has to go: statements, results, COMMIT, savepoints, connecting.
+Classes, codes and names stay. All of it happens in SQLAlchemy's ``handle_error``, which receives every error of its
+connections: statements, results, COMMIT, savepoints, connecting.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from prefiq_db.translation.python_errors import is_python_error
 from prefiq_db.translation.refused_calls import REFUSAL, is_misfit
 from prefiq_db.translation.translate import translate
 
-# What names things among psycopg's DiagnosticField, by number; the others quote values.
+# The fields among psycopg's DiagnosticField that hold names, by number; the others quote values.
 _NAMING_FIELDS: Final = {
     83: "severity",
     67: "sqlstate",
@@ -40,7 +40,7 @@ _NAMING_FIELDS: Final = {
 
 
 class _Transaction(Protocol):
-    """What is asked of a connection's transaction, and noted in it."""
+    """The attributes of a connection's transaction that are read and set here."""
 
     began: bool
     committing: bool
@@ -56,7 +56,7 @@ class _State(Protocol):
 
 
 def translate_errors(engine: Engine, database: str, *, masked: bool) -> None:
-    """Let every error of *engine* that our border does not translate leave it as one of both trees."""
+    """Translate every error of *engine* that our border doesn't, into one that belongs to both trees."""
 
     @event.listens_for(engine, "handle_error")
     def translate_leaving(context: ExceptionContext) -> PrefiqDbError | None:
@@ -68,7 +68,7 @@ def translate_errors(engine: Engine, database: str, *, masked: bool) -> None:
         interruption = _find_interruption(context, judgement)
         is_broken_off = interruption is not None or (judgement.interruption is not None and not judgement.is_swallowed)
         if is_broken_off or getattr(original, REFUSED, False):
-            context.invalidate_pool_on_disconnect = False  # there is nothing wrong with the others
+            context.invalidate_pool_on_disconnect = False  # the pool's other connections are fine
         if is_broken_off:
             _hang_up(context)
         if interruption is not None:
@@ -78,7 +78,7 @@ def translate_errors(engine: Engine, database: str, *, masked: bool) -> None:
             return None
         failure = _translate(context, judgement, database) if _is_from_database(context, original) else None
         if masked:
-            # SQLAlchemy has the traceback already. Here it would pin frames with values, as what the driver met would.
+            # SQLAlchemy has the traceback already. On the error it would pin frames with values, as causes would.
             for each in (original, unwrap(original)):
                 unpin(each)
             _scrub(context, judgement, failure, database)
@@ -90,7 +90,7 @@ def translate_errors(engine: Engine, database: str, *, masked: bool) -> None:
 
 
 def _note_refusal(context: ExceptionContext) -> None:
-    """Keep why no database takes a value of which a column's type could make nothing; translate() says it."""
+    """Note why no database can store a value that its column's type could not convert, for translate()."""
     raised: Any = context.sqlalchemy_exception
     if not is_misfit(raised, context.original_exception):
         return
@@ -100,7 +100,7 @@ def _note_refusal(context: ExceptionContext) -> None:
     except UsageError as refused:
         setattr(context.original_exception, REFUSAL, str(refused))
     except (ValueError, ArithmeticError):
-        pass  # a date that no calendar has: it doesn't fit, whoever is asked
+        pass  # an impossible date: it doesn't fit any database
 
 
 def _judge(context: ExceptionContext) -> Judgement:
@@ -113,26 +113,26 @@ def _judge(context: ExceptionContext) -> Judgement:
 
 
 def _find_interruption(context: ExceptionContext, judgement: Judgement) -> Any:
-    """Return what came from outside and goes on as it is; ``None`` for a driver's error, and for ours."""
+    """Return the interruption from outside, which passes unchanged; ``None`` for a driver's error, and for ours."""
     if judgement.interruption is None or judgement.interruption is context.original_exception:
         return judgement.interruption
-    # The verbs' border sees to what a driver made of it, and of a COMMIT the outcome is the question.
+    # The verbs' border handles what a driver made of it, and for a COMMIT the outcome is what matters.
     committing = _phase_of(context, _state_of(context)) == "commit"
     return None if border_translates.get() or committing else judgement.interruption
 
 
 def _hang_up(context: ExceptionContext) -> None:
-    """Let nobody use a connection again on which a conversation was broken off."""
+    """Prevent reuse of a connection on which a request was broken off."""
     dialect: Any = context.dialect
     connection: Any = context.connection
     if connection is not None and not connection.invalidated:
-        # Only SQLite in this very thread has ended its statement; aiosqlite's thread may be busy with it still.
+        # Only SQLite in this very thread has ended its statement; in aiosqlite's thread it may still run.
         is_sqlite = dialect.socket_of(connection._dbapi_connection.dbapi_connection) is None
         context.is_disconnect = dialect.is_async or not is_sqlite
 
 
 def _is_from_database(context: ExceptionContext, original: Exception) -> bool:
-    """Return whether the driver reports it, or we do; what a listener or a signal handler raised goes on as it is."""
+    """Return whether the driver or our code raised it; an error of a listener or a signal handler passes unchanged."""
     if context.sqlalchemy_exception is not None or isinstance(original, PrefiqDbError):
         return True
     return context.execution_context is not None and read_report(original) is None and is_python_error(original)
@@ -145,7 +145,7 @@ def _translate(context: ExceptionContext, judgement: Judgement, database: str) -
     if state is not None and not state.transaction.began and context.statement is not None:
         found = judge_outcome(judgement, context.original_exception, dialect.label, phase)
         if leaves_unknown(found):
-            phase = "commit"  # in autocommit: sent, and no answer came
+            phase = "commit"  # in autocommit: sent, and no reply came
     failure = translate(
         context.sqlalchemy_exception or context.original_exception,
         dialect=dialect.label,
@@ -156,7 +156,7 @@ def _translate(context: ExceptionContext, judgement: Judgement, database: str) -
     failure.database = failure.database or database
     if state is not None:
         if isinstance(failure, ReadOnlyError) and state.transaction.began and state.transaction.read_only:
-            # Our own READ ONLY refused it, and so would every other server.
+            # Our own READ ONLY refused it, and every other server would, too.
             failure.classification = ErrorClass(ErrorKind.READ_ONLY)
         state.transaction.failed = failure.classification
     return failure
@@ -196,7 +196,7 @@ def _scrub(context: ExceptionContext, judgement: Judgement, failure: PrefiqDbErr
 
 
 def _may_quote(error: Exception) -> bool:
-    """Return whether *error* may be about the statement's values; a class of somebody else's is his own word."""
+    """Return whether *error* may quote the statement's values; a class that isn't SQLAlchemy's or Python's doesn't."""
     return isinstance(error, SQLAlchemyError) or type(error).__module__ == "builtins"
 
 
@@ -208,7 +208,7 @@ def _scrub_driver(error: Any, code: object, message: str) -> None:
             for field, name in _NAMING_FIELDS.items()
             if (value := getattr(diagnostics, name, None)) is not None
         }
-    # PyMySQL's and asyncmy's errors carry their number first, and SQLAlchemy reads it there.
+    # PyMySQL's and asyncmy's errors have their number first, where SQLAlchemy reads it.
     error.args = (code, message) if isinstance(code, int) and error.args[:1] == (code,) else (message,)
 
 

@@ -1,8 +1,8 @@
 """Judge an error once, where it is caught first, and keep the judgement with it until it leaves.
 
-Whoever asks reads the same judgement: the observer of statements, the pool (is the connection lost?), the transaction
-(can it go on?), and both borders. The phase decides on top of it what it means: the same lost connection is a failed
-statement, or a COMMIT with an unknown outcome.
+All users read the same judgement: the observer of statements, the pool (is the connection lost?), the transaction (can
+it go on?), and both borders. The phase then decides what it means: the same lost connection is a failed statement, or
+a COMMIT with an unknown outcome.
 Why: docs/decisions/0106-why-an-error-is-judged-once.md.
 """
 
@@ -28,13 +28,13 @@ from prefiq_db.translation.named_exceptions import find_named
 from prefiq_db.translation.python_errors import classify_python
 from prefiq_db.translation.refused_calls import refused_kind, refuses_call
 
-#: Set on sqlite3's exception: a transaction that has read was refused to write, and no wait would mend that.
+#: Set on sqlite3's exception: a transaction that has read was refused to write, and waiting doesn't help.
 STALE: Final = "prefiq_db_stale"
 
-# A prepared statement grew old: nothing of it was done, and it is forgotten.
+# A prepared statement became outdated: nothing of it ran, and the driver has forgotten it.
 _PREPARE_AGAIN: Final = ErrorClass(ErrorKind.SCHEMA, transient=True, retry_statement=True, retry_transaction=True)
 
-# Cancels look the same whoever asked for them, and a socket that our watchdog shut looks like a lost one.
+# Cancels look the same whoever sent them, and a socket that our watchdog shut looks like a lost one.
 _CANCELS: Final = frozenset({ErrorKind.STATEMENT_TIMEOUT, ErrorKind.CANCELLED})
 
 
@@ -44,12 +44,12 @@ class Judgement:
 
     Attributes:
         found: its class as a statement's error.
-        by_code: the class that the server's code has in a statement; ``None`` without a code.
-        report: what the driver said; ``None`` when no driver raised it.
-        by_timeout: our own clock stopped the statement (``True``), or somebody else (``False``); ``None``: not known.
-        lost: whether the connection is lost; ``None`` when nobody could ask it.
-        interruption: what came from outside and ended the statement; it goes on as it is.
-        is_swallowed: the driver took the interruption for an order to stop, and the connection is well.
+        by_code: the class of the server's code in a statement; ``None`` without a code.
+        report: the content of the driver's error; ``None`` when no driver raised it.
+        by_timeout: whether our own clock (``True``) or somebody else (``False``) stopped it; ``None``: not known.
+        lost: whether the connection is lost; ``None`` if it could not be checked.
+        interruption: the interruption from outside that ended the statement; it passes unchanged.
+        is_swallowed: the driver only stopped the statement on the interruption, and the connection is fine.
     """
 
     found: ErrorClass
@@ -62,7 +62,7 @@ class Judgement:
 
     @property
     def kind(self) -> ErrorKind:
-        """What the statement's event says, and the caller's error."""
+        """The kind that the statement's event and the caller's error show."""
         return self.found.kind if self.interruption is None else ErrorKind.CANCELLED
 
     @property
@@ -71,7 +71,7 @@ class Judgement:
 
 
 def find_judgement(error: BaseException) -> Judgement | None:
-    """Return the judgement that is kept with *error*, or ``None``."""
+    """Return the judgement that *error* holds, or ``None``."""
     judgement: Judgement | None = getattr(error, KEPT, None) or getattr(unwrap(error), KEPT, None)
     return judgement
 
@@ -84,13 +84,13 @@ def judge(
     swallowed: BaseException | None = None,
     is_lost: Callable[[ErrorClass | None], bool | None] | None = None,
 ) -> Judgement:
-    """Return the judgement of *error*: the one that is kept with it, or a new one, which is kept.
+    """Return the judgement of *error*: the one that it holds, or a new one, which it then holds.
 
     Args:
-        error: the driver's, or what SQLAlchemy made of it.
+        error: the driver's, or SQLAlchemy's wrapper of it.
         by_timeout: what our own clock knows, see :class:`Judgement`.
-        swallowed: what a signal handler raised while the statement ran, and the driver took for an order to stop.
-        is_lost: asks the connection, given the class of the server's code.
+        swallowed: what a signal handler raised while the statement ran, so that the driver only stopped the statement.
+        is_lost: checks the connection, given the class of the server's code.
     """
     judgement = find_judgement(error)
     if judgement is not None:
@@ -100,13 +100,13 @@ def judge(
         return Judgement(replace(original.classification, kind=original.kind), report=Report(original.code))
     judgement = _judge(error, original, dialect, by_timeout, swallowed, is_lost)
     if judgement.interruption is not error:
-        with contextlib.suppress(AttributeError, TypeError):  # a class may take no attributes
+        with contextlib.suppress(AttributeError, TypeError):  # a class may allow no attributes
             setattr(original, KEPT, judgement)
     return judgement
 
 
 def judge_outcome(judgement: Judgement, error: BaseException, dialect: str, phase: Phase) -> ErrorClass:
-    """Return what *judgement* means in *phase*: what became of the connection, of the statement, or of a COMMIT."""
+    """Return what *judgement* means in *phase*, for the connection, the statement, or a COMMIT."""
     if phase == "statement":
         return judgement.found
     return _adjust_to_clock(_classify_in(judgement.report, unwrap(error), dialect, phase), judgement.by_timeout, phase)
@@ -148,7 +148,7 @@ def _judge(
 
 
 def _classify_in(report: Report | None, original: BaseException, dialect: str, phase: Phase) -> ErrorClass:
-    """Return the class of *original* in *phase*, by its own words alone."""
+    """Return the class of *original* in *phase*, by its own content alone."""
     if isinstance(original, DeadlinePassed):
         return in_phase(UNANSWERED, phase)
     if report is not None:
@@ -172,16 +172,16 @@ def _classify_report(report: Report, error: BaseException, dialect: str, phase: 
     names = (cls.__name__ for cls in type(error).__mro__)
     kind = next((codeless[name] for name in names if name in codeless), ErrorKind.UNKNOWN)
     if phase == "commit":
-        # Not the server's word, and only the server knows.
+        # The server didn't report it, and only the server knows the outcome.
         kind = ErrorKind.OUTCOME_UNKNOWN
     return in_phase(treatment(kind), phase)
 
 
 def _adjust_to_connection(found: ErrorClass, report: Report | None, error: BaseException, *, lost: bool) -> ErrorClass:
-    """Return *found* as it is on a connection that was asked, and is *lost*, or as good as before."""
+    """Return *found*, adjusted after the connection was checked: it is *lost*, or as good as before."""
     codeless = report is not None and report.code is None
     if lost and found.kind is not ErrorKind.CONNECTION_LOST:
-        # A driver's word without a code, on a connection that is gone, is about that.
+        # A driver's error without a code, on a lost connection, is about the loss.
         unsaid = found.kind is ErrorKind.UNKNOWN or (codeless and not getattr(error, REFUSED, False))
         return replace(treatment(ErrorKind.CONNECTION_LOST) if unsaid else found, connection_lost=True)
     is_vague = codeless and report is not None and report.driver is not None and report.driver.is_vague
@@ -191,7 +191,7 @@ def _adjust_to_connection(found: ErrorClass, report: Report | None, error: BaseE
 
 
 def _adjust_to_clock(found: ErrorClass, by_timeout: bool | None, phase: Phase) -> ErrorClass:
-    """Return *found* as it is when our own clock stopped the statement, or didn't."""
+    """Return *found*, adjusted by whether our own clock stopped the statement."""
     if by_timeout is None or phase == "connect":
         return found
     if found.kind in _CANCELS:
@@ -202,10 +202,10 @@ def _adjust_to_clock(found: ErrorClass, by_timeout: bool | None, phase: Phase) -
 
 
 def interruption_in(error: BaseException) -> BaseException | None:
-    """Return what came from outside: *error* itself, what SQLAlchemy has wrapped, or what a driver stumbled over.
+    """Return the interruption from outside: *error* itself, what SQLAlchemy wrapped, or what made a driver fail.
 
-    An interrupted driver fails once more on the way out, and that error would hide why. What somebody is still handling
-    (his frame has not ended) when he calls us is his own business.
+    An interrupted driver often fails once more, and that error would hide the cause. An exception that a caller is
+    still handling (its frame has not ended) when calling us doesn't count.
     """
     inner: BaseException | None = error
     while inner is not None:

@@ -1,4 +1,4 @@
-"""The words of an error: what happened and what to try, for each kind, and how a message is put together."""
+"""The text of errors: what happened and what to try, for each kind, and how a message is composed."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ WORDS: Final[Mapping[ErrorKind, tuple[str, str]]] = {
     ),
     ErrorKind.PERMISSION: ("the database user may not do that", "grant it, or connect as another user"),
     ErrorKind.SYNTAX: ("the statement is not valid SQL here", "see .original for the place"),
-    # What has no more exact words, see name_mistakes.py.
+    # For a mistake without a more exact text, see name_mistakes.py.
     ErrorKind.SCHEMA: (
         "a definition in the database is not what the statement expects",
         "see .original for the name and the reason",
@@ -93,7 +93,7 @@ WORDS: Final[Mapping[ErrorKind, tuple[str, str]]] = {
 }
 
 
-# The same kinds before there is a connection, where they mean something more exact.
+# The same kinds before there is a connection, where they have a more exact meaning.
 WORDS_AT_CONNECT: Final[Mapping[ErrorKind, tuple[str, str]]] = {
     ErrorKind.SCHEMA: ("the server has no database of that name", "create it, or check the name in the settings"),
     ErrorKind.PERMISSION: ("the database user may not use that database", "grant it, or connect as another user"),
@@ -102,7 +102,7 @@ WORDS_AT_CONNECT: Final[Mapping[ErrorKind, tuple[str, str]]] = {
 }
 
 
-# Not even the server's own limit was heard of.
+# Not even the server's own timeout error arrived.
 WORDS_UNANSWERED: Final = (
     "the server did not answer in time, and the connection was closed",
     "it, or the network, may be frozen; see statement_timeout_seconds and using(timeout=...)",
@@ -111,15 +111,15 @@ WORDS_UNANSWERED: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Details:
-    """What is said of an error besides its kind.
+    """Details of an error besides its kind.
 
     Attributes:
         names: constraint, table and column, for the error's attributes.
-        facts: what stands in brackets.
+        facts: the facts in parentheses.
         sub_kind: what is wrong with a name.
-        words: what happened and what to try, instead of the kind's own words.
-        sentence: the server's own words, of a definition (DDL); ``""`` otherwise.
-        place: host and port, or a path, of a connection that could not be made.
+        words: what happened and what to try, instead of the kind's own text.
+        sentence: the server's own sentence, for a definition (DDL); ``""`` otherwise.
+        place: host and port, or a path, of a failed connection attempt.
     """
 
     names: Mapping[str, str] = field(default_factory=dict)
@@ -131,7 +131,7 @@ class Details:
 
 
 def say_where(database: str | None, place: str = "") -> str:
-    """Return how a message begins: with the database, and where it is."""
+    """Return the beginning of a message: the database, and where it is."""
     names = [*([f"database '{database}'"] if database else []), *([f"at {place}"] if place else [])]
     return f"{' '.join(names)}: " if names else ""
 
@@ -145,7 +145,7 @@ def say(
     database: str | None,
     statement_seconds: float | None = None,
 ) -> str:
-    """Return the message: where, what happened, the facts, what to try, and the server's sentence of a definition."""
+    """Return the message: where, what happened, the facts, what to try, and the server's sentence on a definition."""
     words = WORDS_AT_CONNECT if phase == "connect" and found.kind in WORDS_AT_CONNECT else WORDS
     what, advice = details.words or words[found.kind]
     if found == UNANSWERED and phase != "connect":

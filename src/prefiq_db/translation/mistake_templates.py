@@ -1,6 +1,6 @@
-"""The sentences in which each server tells a mistake with a name, by code.
+"""The sentences in which each server reports a mistake with a name, by code.
 
-The code tells the mistake in any language. The name is cut out of the message by the server's own template.
+The code identifies the mistake in any language. The server's own template extracts the name from the message.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from prefiq_db.errors import SubKind
 _MISSING, _DUPLICATE, _AMBIGUOUS = SubKind.MISSING, SubKind.DUPLICATE, SubKind.AMBIGUOUS
 _DEPENDENT, _WRONG_TYPE = SubKind.DEPENDENT, SubKind.WRONG_TYPE
 
-#: The noun where a server doesn't say what the name is of.
+#: The noun if a server doesn't say what the name belongs to.
 OBJECT: Final = "object"
-# MariaDB's words for what ALTER TABLE drops; whoever raises an error of his own could write any others.
+# MariaDB's words for what ALTER TABLE drops; an error that a user raises could hold any others.
 _DROPPED: Final = "COLUMN|INDEX|KEY|PRIMARY KEY|FOREIGN KEY|CONSTRAINT|CHECK|PARTITION|PERIOD"
 
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """One sentence of a server; ``None`` as its text stands for every other sentence with that code."""
+    """One sentence of a server; the text ``None`` matches every other sentence with that code."""
 
     sub_kind: SubKind | None
     noun: str
@@ -34,7 +34,7 @@ _Templates = Mapping[Any, tuple[Template, ...]]
 
 
 def _group(*rows: tuple[Any, SubKind | None, str, str | None]) -> _Templates:
-    """Group by code; a row without a text is what the code means when no text fits."""
+    """Group by code; a row without a text gives the code's meaning when no text matches."""
     made: dict[Any, tuple[Template, ...]] = {}
     for codes, sub_kind, noun, text in rows:
         template = Template(sub_kind, noun, None if text is None else re.compile(text, re.DOTALL))
@@ -194,7 +194,7 @@ TEMPLATES: Final[Mapping[str, _Templates]] = {
     "sqlite": _SQLITE,
 }
 
-#: What a server says of a DROP or TRUNCATE as if a row were wrong: other objects depend on the table.
+#: Codes that blame a row for a DROP or TRUNCATE, although other objects depend on the table.
 ROWS_FAULT: Final[Mapping[str, frozenset[int]]] = {
     "mariadb": frozenset({1217, 1451}),
     "mysql": frozenset({1217, 1451, 3730}),

@@ -1,6 +1,6 @@
-"""Mistakes with names: which one it is, in which words it is told, and which names may be told.
+"""Mistakes with names: which mistake it is, its message, and which names may be shown.
 
-A name out of a server's message is only a candidate: the statement itself decides whether it is shown.
+A name from a server's message is only a candidate: the statement itself decides whether it is shown.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from prefiq_db.translation.statement_names import Written, without_values
 _MISSING, _DUPLICATE, _AMBIGUOUS = SubKind.MISSING, SubKind.DUPLICATE, SubKind.AMBIGUOUS
 _DEPENDENT, _WRONG_TYPE = SubKind.DEPENDENT, SubKind.WRONG_TYPE
 
-# What is asked where a table or a column is missing.
+# The question for a missing table or column.
 _MIGRATED: Final = "are all migrations applied?"
 _ARGUMENTS: Final = "check its name, and the number and types of its arguments"
 _UNIQUE_NAME: Final = "choose another name, or drop the one that is there"
@@ -30,13 +30,13 @@ _IN_A_MIGRATION: Final = "check the name, and what the revisions before this one
 
 @dataclass(frozen=True, slots=True)
 class Mistake:
-    """One mistake, as a server's code and text tell it.
+    """One mistake, as a server's code and text report it.
 
     Attributes:
-        noun: what the name is of: ``table``, ``column``, ``function``, ``index``.
-        name: what the server calls it, not yet believed; a qualified name's last part.
-        table: the table that it is of, not yet believed, where the server says it.
-        types: further facts, of types and no names.
+        noun: the sort of object: ``table``, ``column``, ``function``, ``index``.
+        name: the server's name for it, not yet checked; the last part of a qualified name.
+        table: the table that it belongs to, not yet checked, if the server names one.
+        types: further facts, about types and not names.
     """
 
     sub_kind: SubKind | None
@@ -55,7 +55,7 @@ class Mistake:
         return what.format(noun), advice
 
     def fact(self) -> str:
-        """Return the name with its noun, as it stands in brackets."""
+        """Return the name with its noun, as shown in parentheses."""
         return f"{self.noun if self.noun != OBJECT else 'name'} {self.name}"
 
 
@@ -106,7 +106,7 @@ def may_be_mistake(dialect: str, code: str | int | None) -> bool:
 
 
 def find_mistake(dialect: str, code: str | int | None, text: str, written: Written | None) -> Mistake | None:
-    """Return the mistake that *code* and *text* tell, or ``None`` when it is none with a name."""
+    """Return the mistake that *code* and *text* report, or ``None`` if it is none with a name."""
     if written is not None and written.is_ddl and code in ROWS_FAULT.get(dialect, ()):
         return Mistake(_DEPENDENT, "table")
     for template in TEMPLATES.get(dialect, {}).get(code, ()):
@@ -126,12 +126,12 @@ def find_mistake(dialect: str, code: str | int | None, text: str, written: Writt
 def describe_mistake(
     mistake: Mistake, written: Written | None, *, believed: bool, migrating: bool, sentences: tuple[str, ...]
 ) -> Details:
-    """Return what is said of a mistake with a name.
+    """Return the details of a mistake with a name.
 
     Args:
-        believed: these are the server's own words, which nobody can imitate.
+        believed: these are the server's own words, which no user can imitate.
         migrating: a migration runs.
-        sentences: the server's; none when somebody else wrote them.
+        sentences: the server's; empty if a user wrote them.
     """
 
     def is_shown(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""The errors that a code alone can't tell, so that the text has to: all of them, each with its reason."""
+"""All errors that a code alone can't tell apart, so that the text decides, each with its reason."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _MYSQL: Final = ("mariadb", "mysql")
 
 @dataclass(frozen=True, slots=True)
 class NamedException:
-    """One case that a code alone can't tell, so that the text has to.
+    """One error that a code alone can't tell apart, so that the text decides.
 
     Attributes:
-        dialects: whose error it is.
-        code: the code that isn't enough; ``None`` stands for an error without any.
-        phases: the phases in which the text is believed.
-        text: what the error says, matched from its beginning where values could follow.
+        dialects: the databases that report it.
+        code: the ambiguous code; ``None`` stands for an error without one.
+        phases: the phases in which the text counts.
+        text: the error's text, matched from its beginning where values could follow.
         becomes: its class; a kind stands for its usual class in that phase.
     """
 
@@ -50,9 +50,9 @@ _LITE: Final = ("sqlite",)
 
 #: Everything that is classified by text, with the reason. The first match counts.
 NAMED_EXCEPTIONS: Final[tuple[NamedException, ...]] = (
-    # PostgreSQL says 57014 for its own timer and for somebody's cancel. A text in another language stays a timeout.
+    # PostgreSQL uses 57014 for its own timer and for a user's cancel. A text in another language stays a timeout.
     _named(_PG, "57014", _ANY, ErrorKind.CANCELLED, r"^canceling statement due to user request"),
-    # A prepared plan grew old (somebody altered the table): nothing was done, and psycopg prepares it anew.
+    # A prepared plan is outdated (somebody altered the table): nothing ran, and psycopg prepares it again.
     _named(
         _PG,
         "0A000",
@@ -62,8 +62,8 @@ NAMED_EXCEPTIONS: Final[tuple[NamedException, ...]] = (
     ),
     # libpq refuses it before anything is sent.
     _named(_PG, None, _ANY, ErrorKind.RESOURCE, r"number of parameters must be between"),
-    # libpq gives no SQLSTATE for a failed connect, so only the server's text tells. Hosts of a list are tried one by
-    # one and all their texts come together: one that may be well soon counts more than one that refuses for good.
+    # libpq gives no SQLSTATE for a failed connect, so only the server's text tells. It tries the hosts of a list one by
+    # one and joins their texts: a host that may recover soon counts more than one that refuses for good.
     _named(
         _PG,
         None,
@@ -82,7 +82,7 @@ NAMED_EXCEPTIONS: Final[tuple[NamedException, ...]] = (
         r"too many connections for (?:role|database)",
         r"no more connections allowed",  # pgbouncer
     ),
-    # A list of hosts with target_session_attrs=read-write and no writer among them: a failover is under way.
+    # A list of hosts with target_session_attrs=read-write and no writer among them: a failover is in progress.
     _named(_PG, None, _CONNECT, ErrorKind.READ_ONLY, r"session is read-only", r"server is in hot standby mode"),
     _named(
         _PG,
@@ -112,7 +112,7 @@ NAMED_EXCEPTIONS: Final[tuple[NamedException, ...]] = (
         r"root certificate file",
         r"could not (?:load|read|open) .*(?:certificate|private key)",
     ),
-    # 1290 names the option in the way. Only --read-only (and MySQL's --super-read-only) is another node's business.
+    # 1290 names the option that forbids it. Another node helps only for --read-only (and MySQL's --super-read-only).
     _named(
         _MYSQL,
         1290,
@@ -120,11 +120,11 @@ NAMED_EXCEPTIONS: Final[tuple[NamedException, ...]] = (
         ErrorKind.UNSUPPORTED,
         r"^(?!.*read[-_]only)",
     ),
-    # ROLLBACK TO a savepoint that isn't there has the number of a missing procedure.
+    # ROLLBACK TO a missing savepoint has the same number as a missing procedure.
     _named(_MYSQL, 1305, _ANY, ErrorKind.USAGE, r"^SAVEPOINT "),
-    # The definition is wrong (150: of a foreign key, 121: a constraint's name is taken), not the server.
+    # The definition is wrong, not the server (150: a foreign key; 121: a constraint's name is taken).
     _named(_MYSQL, 1005, _ANY, ErrorKind.SCHEMA, r"errno: (?:121|150)\b"),
-    # SQLITE_ERROR is everything that is wrong with the SQL; without one of these texts it is SYNTAX.
+    # SQLITE_ERROR covers every mistake in SQL; without one of these texts it is SYNTAX.
     _named(
         _LITE,
         1,
@@ -165,7 +165,7 @@ NAMED_EXCEPTIONS: Final[tuple[NamedException, ...]] = (
         _ANY,
         ErrorKind.DATA,
         r"^integer overflow",
-        r"^user-defined (?:function|aggregate)",  # ours, of decimals, while rows were fetched
+        r"^user-defined (?:function|aggregate)",  # our decimal functions, while rows were fetched
         r"^malformed JSON",
         r"^(?:bad )?JSON (?:path|cannot|text)",
         r"^string or blob too big",
@@ -182,7 +182,7 @@ NAMED_EXCEPTIONS: Final[tuple[NamedException, ...]] = (
         r"^Expression tree is too large",
         r"^at most \d+ tables in a join",
     ),
-    # The driver knows that the connection is closed and sends nothing, COMMIT neither: connect, and do it again.
+    # The driver knows that the connection is closed and sends nothing, not even COMMIT: connect, and do it again.
     _named(
         _MYSQL,
         None,

@@ -1,4 +1,4 @@
-"""Errors that neither a server nor a driver reports: SQLAlchemy or Python refused a call, or a package is missing."""
+"""Errors that neither server nor driver reports: SQLAlchemy or Python refused a call, or a package is missing."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from prefiq_db.translation.python_errors import classify_python
 
 # --- calls ---------------------------------------------------------------------------------------
 
-# The extra that brings a dialect's drivers.
+# The extra that installs a dialect's drivers.
 _EXTRAS: Final[Mapping[str, str]] = {
     "postgresql": "prefiq-db[postgres]",
     "mariadb": "prefiq-db[mariadb]",
@@ -34,10 +34,10 @@ _EXTRAS: Final[Mapping[str, str]] = {
     "sqlite": "prefiq-db",
 }
 
-# A bind's name stands in the statement; it is no value.
+# A bind's name is part of the statement and not a value.
 _MISSING_BIND: Final = re.compile(r"A value is required for bind parameter '(\w+)'(?:, in parameter group (\d+))?")
 
-# RuntimeErrors that mean something: texts of asyncio, PyMySQL and asyncmy, without values.
+# RuntimeErrors with a known meaning: texts of asyncio, PyMySQL and asyncmy, without values.
 _LOOP: Final = re.compile(r"Event loop is closed|different (?:event )?loop|no running event loop")
 _PACKAGES: Final[Mapping[str, tuple[str, str]]] = {
     "pynacl": ("ed25519", "pynacl"),
@@ -46,7 +46,7 @@ _PACKAGES: Final[Mapping[str, tuple[str, str]]] = {
 
 
 def refuses_call(original: BaseException, phase: Phase) -> bool:
-    """Return whether *original* says that a call was refused, and nothing of what became of a statement."""
+    """Return whether *original* means that a call was refused, not that a statement failed."""
     if isinstance(original, RuntimeError):
         return phase != "commit"
     return isinstance(original, (ImportError, exc.SQLAlchemyError)) or classify_python(original, phase) is None
@@ -55,7 +55,7 @@ def refuses_call(original: BaseException, phase: Phase) -> bool:
 def refused_call_error(original: BaseException, dialect: str, database: str | None) -> PrefiqDbError:
     """Return the error for a call that *original* refused."""
     cls, message = _describe(original, dialect)
-    # It holds the statement and its parameters; what is said of a missing bind says all.
+    # It holds the statement and its parameters; for a missing bind, our message says everything.
     holds_parameters = isinstance(original, exc.StatementError) or _MISSING_BIND.match(_text_of(original))
     return cls(
         f"{say_where(database)}{message}", database=database, original=None if holds_parameters else clean(original)
@@ -87,7 +87,7 @@ def _describe_runtime(text: str) -> tuple[type[PrefiqDbError], str] | None:
 
 
 def _describe_usage(original: BaseException) -> tuple[type[PrefiqDbError], str]:
-    """Say which error it was and where SQLAlchemy explains it; its text may quote values, so it is left out."""
+    """Name the error and SQLAlchemy's page about it; its text may quote values, so it is left out."""
     if missing := _MISSING_BIND.match(_text_of(original)):
         where = f" of rows[{missing[2]}]" if missing[2] else ""
         return UsageError, f"params{where}: no value for the bind {missing[1]!r} of the statement"
@@ -107,15 +107,15 @@ def _text_of(original: BaseException) -> str:
 
 # --- values --------------------------------------------------------------------------------------
 
-#: Set on what a column's type raised: why no database takes such a value, as it is said where no type is asked.
+#: Set on an error of a column's type: why no database can store the value, in the words used without a type.
 REFUSAL: Final = "prefiq_db_refusal"
 
 
 def is_misfit(error: BaseException | None, original: BaseException) -> bool:
-    """Return whether a column's type has raised *original*, of a value that it can make nothing of.
+    """Return whether a column's type raised *original* because it could not convert a value.
 
     Args:
-        error: what SQLAlchemy made of it.
+        error: SQLAlchemy's wrapper of it.
     """
     return (
         isinstance(error, exc.StatementError)
@@ -126,7 +126,7 @@ def is_misfit(error: BaseException | None, original: BaseException) -> bool:
 
 
 def refused_value_error(original: Exception, database: str | None) -> PrefiqDbError:
-    """Return what is said where no type is asked: by us, of what no database takes, or by the server."""
+    """Return the same error as for a value without a column type: our refusal, or else the server's kind, DATA."""
     refusal = getattr(original, REFUSAL, None)
     if refusal is not None:
         return UsageError(f"{say_where(database)}{refusal}", database=database, original=clean(original))
@@ -145,7 +145,7 @@ _POOL: Final = re.compile(r"limit of size (\d+) overflow (-?\d+) reached, connec
 
 
 def pool_timeout_error(error: exc.TimeoutError, database: str | None) -> PrefiqDbError:
-    """Return the error for a connection of the pool that was waited for in vain."""
+    """Return the error for a checkout that timed out."""
     what, advice = WORDS[ErrorKind.POOL_TIMEOUT]
     numbers = _POOL.search(str(error.args[0])) if error.args else None
     if numbers:

@@ -1,7 +1,7 @@
-"""What a statement itself says: which of its words are names, and what in it is, or may be, a value.
+"""Read a statement: which of its words are names, and which are, or may be, values.
 
-A server's message is text, and whoever may write in the database may imitate it (RAISE, SIGNAL). So a name out of a
-message is believed only where the statement, which is shown anyway, says it too, as a name.
+A server's message is text, and whoever may write in the database can imitate it (RAISE, SIGNAL). So a name from a
+message is shown only if the statement, which is shown anyway, contains it as a name.
 Why: docs/decisions/0090-when-is-a-word-of-the-server-a-name.md.
 """
 
@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from prefiq_db.lexis import LEXES, Lexis, end_of_comment
 
-# A longer text is not read again: an error's name is not worth a second of processor time.
+# A longer text is not parsed: a name in an error is not worth a second of processor time.
 _LONGEST: Final = 100_000
 _OPERATORS: Final = frozenset("=<>!+-*/%|~^&#")
 _BEFORE_VALUE: Final = frozenset(
@@ -23,7 +23,7 @@ _BEFORE_VALUE: Final = frozenset(
 )
 _BEFORE_VALUES: Final = frozenset({"in", "value", "values"})
 _BEFORE_ARGUMENTS: Final = frozenset({"call", "execute"})
-# Words that a parenthesis follows without being called by it.
+# Words before a parenthesis that don't call a function.
 _NO_FUNCTIONS: Final = frozenset(
     {"and", "conflict", "exists", "having", "not", "on", "or", "over", "using", "when", "where"}
 )
@@ -34,7 +34,7 @@ _DDL: Final = frozenset({"alter", "comment", "create", "drop", "refresh", "reind
 _DEFINED: Final = frozenset({"index", "sequence", "table", "view"})
 _QUERIES: Final = frozenset({"delete", "select", "update"})
 _EXPRESSIONS: Final = frozenset({"having", "select", "where"})
-# Nobody has to quote such a name.
+# A name that needs no quotes.
 _PLAIN: Final = re.compile(r"[a-z_][a-z0-9_$]*")
 _BEGINS_A_QUERY: Final = frozenset({"select", "with"})
 
@@ -44,11 +44,11 @@ class Written:
     """The words of one statement, in lower case.
 
     Attributes:
-        names: what stands where a name does.
-        doubtful: words where a value would stand, such as behind ``=``: a quote may have been forgotten there.
+        names: words in the place of a name.
+        doubtful: words in the place of a value, such as after ``=``: a quote may have been forgotten there.
         values: the contents of its literals.
         is_ddl: it defines things, and runs no query.
-        defines: what it defines: ``table``, ``index``, ``view``; ``""`` when it doesn't, or it is something rarer.
+        defines: what it defines: ``table``, ``index``, ``view``; ``""`` if nothing, or something rarer.
     """
 
     names: set[str] = field(default_factory=set)
@@ -58,23 +58,23 @@ class Written:
     defines: str = ""
 
     def says(self, name: str) -> bool:
-        """Return whether *name* stands in the statement as a name, and is no value of it."""
+        """Return whether the statement contains *name* as a name, and not as a value."""
         lowered = name.lower()
         return lowered in self.names and lowered not in self.values
 
     def quotes(self, name: str) -> bool:
-        """Return whether *name* is one of the statement's values, or stands in one between quotes."""
+        """Return whether *name* is one of the statement's values, or quoted inside one."""
         lowered = name.lower()
         quoted = (f"'{lowered}'", f'"{lowered}"')
         return any(lowered == value.strip() or quoted[0] in value or quoted[1] in value for value in self.values)
 
     def doubts(self, name: str) -> bool:
-        """Return whether *name* stands only where a value would."""
+        """Return whether *name* appears only in the place of a value."""
         return name.lower() in self.doubtful - self.names
 
 
 def read_statement(sql: str | None, params: object, dialect: str) -> Written | None:
-    """Return what *sql* says; ``None`` when there is no text, or it is too long to be read for an error's sake.
+    """Return the words of *sql*; ``None`` if there is no text, or it is too long to parse for an error message.
 
     Args:
         params: SQLAlchemy's parameters: one set, or a list of them.
@@ -96,7 +96,7 @@ def read_statement(sql: str | None, params: object, dialect: str) -> Written | N
 
 
 def texts_in(params: object) -> Iterator[str]:
-    """Give every text among parameters, however deep; bytes count as texts."""
+    """Yield every text among the parameters, at any depth; bytes count as texts."""
     if isinstance(params, str):
         yield params
     elif isinstance(params, (bytes, bytearray)):
@@ -107,7 +107,7 @@ def texts_in(params: object) -> Iterator[str]:
 
 
 def _pieces(sql: str, lexis: Lexis) -> Iterator[tuple[str, bool]]:
-    """Give each piece that isn't a comment, and whether it is quoted; ``?`` stands for a bind."""
+    """Yield each piece that isn't a comment, and whether it is quoted; ``?`` stands for a bind."""
     place, end = 0, len(sql)
     while place < end:
         found: Any = lexis.token.match(sql, place)
@@ -125,7 +125,7 @@ def _pieces(sql: str, lexis: Lexis) -> Iterator[tuple[str, bool]]:
 
 @dataclass(frozen=True, slots=True)
 class _Parenthesis:
-    """What stands in it: values; a row of VALUES; the arguments of a function in a query."""
+    """The content of a parenthesis: values; a row of VALUES; the arguments of a function in a query."""
 
     for_values: bool = False
     is_row: bool = False
@@ -134,11 +134,11 @@ class _Parenthesis:
 
 @dataclass(slots=True)
 class _Scope:
-    """What belongs to one SELECT, or to none: without a table of its own no column can stand in it.
+    """The scope of one SELECT, or of none; in a SELECT without a table there can be no column.
 
     Attributes:
         depth: how many parentheses are open around it.
-        words: what stands where a name does.
+        words: words in the place of a name.
     """
 
     depth: int = 0
@@ -147,22 +147,22 @@ class _Scope:
 
 
 class _Reader:
-    """Walks through the pieces and knows whether a value would stand at the next place."""
+    """Reads the pieces in order and knows whether the next one is in the place of a value."""
 
     def __init__(self, written: Written, dialect: str) -> None:
         self.written = written
         self.dialect = dialect
         self.before = ""
-        self.word_for_value = False  # the last word stands where a value would
+        self.word_for_value = False  # the last word is in the place of a value
         self.between: str | None = None  # "between" until its AND, then "and" for one word
-        self.closed_row = False  # the last parenthesis held a row of VALUES
+        self.closed_row = False  # the last parenthesis was a row of VALUES
         self.open: list[_Parenthesis] = []
         self.in_query = False
         self.in_expressions = False
         self.scopes = [_Scope(has_tables=True)]
         self.called: set[str] = set()
-        self.takes_arguments = False  # CALL and its likes
-        self.chain: list[str] = []  # a qualified name, as far as it is read
+        self.takes_arguments = False  # after CALL and the like
+        self.chain: list[str] = []  # the parts of a qualified name read so far
         self.doubtful_chains: list[list[str]] = []
 
     def read(self, text: str, following: str, is_quoted: bool) -> None:
@@ -185,7 +185,7 @@ class _Reader:
         return _Parenthesis(is_row or for_values or (self.takes_arguments and not self.open), is_row, is_call)
 
     def finish(self) -> None:
-        """Judge the qualified names in a value's place: they are names if the statement knows the first part."""
+        """Judge the qualified names in the place of a value: they are names if the statement knows the first part."""
         self._close_scopes(-1)
         for chain in self.doubtful_chains:
             known = len(chain) > 1 and chain[0] in self.written.names
@@ -201,7 +201,7 @@ class _Reader:
     def _note_scope(self, word: str) -> None:
         depth = len(self.open)
         if word == "select":
-            if len(self.scopes) > 1:  # what UNION joins is another one; the first is nobody's SELECT
+            if len(self.scopes) > 1:  # UNION begins another SELECT; the outermost scope belongs to none
                 self._close_scopes(depth - 1)
             self.scopes = self.scopes or [_Scope(has_tables=True)]
             self.scopes.append(_Scope(depth))
@@ -255,11 +255,11 @@ class _Reader:
             self._named(inside, following)
 
     def _is_a_name(self, following: str) -> bool:
-        """Return whether ``"x"`` stands where nobody means a string."""
+        """Return whether ``"x"`` is in a place where no string is possible."""
         return self.before == "." or following == "." or self.before in _BEFORE_TABLE
 
     def _may_be_a_string(self, exact: str) -> bool:
-        """Return whether ``"x"`` may be meant as a string, as MariaDB reads it, and SQLite if no column is called x."""
+        """Return whether ``"x"`` may be a string, as MariaDB reads it, and SQLite if there is no column x."""
         needless = self.in_expressions and _PLAIN.fullmatch(exact) is not None
         return self.dialect == "sqlite" or needless or bool(self.open and self.open[-1].is_call)
 
@@ -282,7 +282,7 @@ _LONG_NUMBER: Final = re.compile(r"(?<![\w.])\d{5,}(?!\w)")
 
 
 def without_values(sentence: str, written: Written) -> str:
-    """Return a server's *sentence* about a definition, with ``?`` for what is, or may be, a value of the statement."""
+    """Return a server's *sentence* about a definition, with ``?`` for each value or possible value of the statement."""
     lowered = sentence.lower()
     hidden = [value for value in written.values | (written.doubtful - written.names) if value and value in lowered]
     for value in sorted(hidden, key=len, reverse=True):

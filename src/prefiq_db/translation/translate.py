@@ -1,6 +1,6 @@
-"""Turn what SQLAlchemy, a driver or the network raised into one error of ours, without a value in it.
+"""Turn an exception of SQLAlchemy, a driver or the network into one of our errors, without values.
 
-How the border is to be written, so that nothing of the driver is printed with our error::
+Write a border like this, so that our error doesn't print anything of the driver's::
 
     failure: PrefiqDbError | None = None
     try:
@@ -50,26 +50,26 @@ def translate(
     apart: bool = False,
     migrating: bool = False,
 ) -> PrefiqDbError:
-    """Return *error* as one of ours, to be raised outside any ``except`` block.
+    """Return *error* as one of our errors; raise it outside any ``except`` block.
 
     Args:
-        error: what SQLAlchemy, a driver, asyncio or the operating system raised. One of ours comes back unchanged.
+        error: an exception of SQLAlchemy, a driver, asyncio or the operating system. One of ours is returned unchanged.
         dialect: ``postgresql``, ``mariadb``, ``mysql``, ``sqlite`` or ``mongodb``.
         phase: ``connect`` until a connection is ready, ``commit`` once COMMIT was sent, else ``statement``.
         database: the name of the ``Database``, for the message.
-        cancelled_by_timeout: who stopped the statement, where the server can't tell (57014, 1317, SQLITE_INTERRUPT, a
-            socket shut by a watchdog): our timer (``True``), not our timer (``False``), not known (``None``).
-        statement_seconds: how long the statement was allowed to take, for the message.
-        migrating: a migration runs: what is missing isn't mended by applying the migrations.
-        apart: *error* goes on its way too, so ``.original`` is a copy of the driver's exception.
+        cancelled_by_timeout: whether our timer stopped the statement, where the server can't tell (57014, 1317,
+            SQLITE_INTERRUPT, a socket shut by a watchdog): ``True``, ``False``, or ``None`` if not known.
+        statement_seconds: the statement's time limit, for the message.
+        migrating: whether a migration runs: then the advice isn't to apply the migrations.
+        apart: whether *error* is raised on as well, so that ``.original`` must be a copy of the driver's exception.
 
     The message holds kind, database, code and names of constraints, tables and columns, never a value. The driver's
     own exception is at ``.original``, cleaned; SQLAlchemy's wrapper, which holds the statement and its parameters, is
-    not kept. This function changes the driver's exception: its traceback and its chain are gone.
+    not kept. This function changes the driver's exception: it removes its traceback and its chain.
 
     Raises:
         TypeError: for ``CancelledError``, ``KeyboardInterrupt`` and other exceptions that are not errors: they belong
-            to the caller and must go on as they are.
+            to the caller and must pass unchanged.
     """
     if isinstance(error, PrefiqDbError):
         return error
@@ -108,12 +108,12 @@ def translate(
     )
 
 
-# Whose errors a driver's are, where nobody says it.
+# The dialect of a driver's errors, if the caller names none.
 _DIALECT_OF: Final[Mapping[str, str]] = {"psycopg": "postgresql", "sqlite3": "sqlite", "pymongo": "mongodb"}
 
 
 def _read_foreign(error: BaseException, dialect: str | None, database: str | None) -> PrefiqDbError | None:
-    """Return what :func:`prefiq_db.errors.as_prefiq_error` does; ``None`` for what is no database's."""
+    """Do the work of :func:`prefiq_db.errors.as_prefiq_error`; return ``None`` if no database raised *error*."""
     if isinstance(error, PrefiqDbError) or not isinstance(error, Exception):
         return error if isinstance(error, PrefiqDbError) else None
     inner = unwrap(error)

@@ -2,7 +2,7 @@
 
 SQLAlchemy's own types suffice for text, integers, bytes and booleans. The others don't: ``DateTime(timezone=True)``
 loses the offset on MariaDB and SQLite (and on MariaDB the microseconds), which makes it another instant; ``Numeric``
-goes through a float on SQLite; ``JSON`` makes ``None`` of JSON's null and SQL's; ``Enum`` is another thing on each.
+goes through a float on SQLite; ``JSON`` returns ``None`` for JSON's null and for SQL's; ``Enum`` differs on each.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = [
     "numeric_order",
 ]
 
-# People, revisions and the recorded API know them by this address; the modules below are how they are filed.
+# Callers, revisions and the recorded API use this address; the modules below are an internal matter.
 for _public in (ExactDecimal, Json, Money, StrEnum, UtcDateTime, Uuid, misfit_names, numeric_order):
     _public.__module__ = __name__
 del _public

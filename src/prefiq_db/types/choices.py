@@ -1,4 +1,4 @@
-"""Choices: one of a few texts, and the database refuses all others."""
+"""A choice of a few texts; the database refuses all others."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ _COLLATIONS: Final = {product.dialect: product.exact_collation for product in PR
 class StrEnum(TypeDecorator[Any]):
     """A member of an :class:`enum.StrEnum`: a ``VARCHAR`` with a named CHECK on the table, no ``ENUM`` of the server.
 
-    ``StrEnum(Status)`` gives members; ``StrEnum(("new", "paid"))`` gives plain texts and is what a revision says,
+    ``StrEnum(Status)`` returns members; ``StrEnum(("new", "paid"))`` returns plain texts and is the form for revisions,
     because a revision must not change when the enum does. A new member changes only the CHECK, and autogenerate finds
-    it. Upper and lower case differ everywhere; the order in SQL is that of the texts' bytes, not of the members.
+    it. Upper and lower case differ on every database; SQL sorts by the texts' bytes, not by the order of members.
 
     Args:
         members: the enum, or its values.
-        length: of the column. A change of it is a change of type, so it has room to grow: default 32.
-        name: what the CHECK is called; default: ``ck_<table>_<column>``, or what the naming convention makes of
-            the column's name.
+        length: of the column. Changing it changes the column's type, so leave room to grow: default 32.
+        name: the name of the CHECK; default: ``ck_<table>_<column>``, or the naming convention's name for the column.
 
     Raises:
-        UsageError: for what is no member; in a declaration: a value that is empty, too long or ends in a blank.
-        DataError: when the database holds a text that is no member of the enum.
+        UsageError: for a value that is not a member; in a declaration: a value that is empty, too long or ends in a
+            blank.
+        DataError: if the database holds a text that is not a member of the enum.
     """
 
     impl = sa.String
@@ -60,7 +60,7 @@ class StrEnum(TypeDecorator[Any]):
 
     def load_dialect_impl(self, dialect: sa.Dialect) -> TypeEngine[Any]:
         if dialect.name in _WITH_CHARSETS:
-            # Its usual collations say that 'PAID' is 'paid', and so is 'paid ' unless they are NOPAD.
+            # Under the usual collations 'PAID' equals 'paid', and so does 'paid ' unless they are NOPAD.
             collation = "utf8mb4_nopad_bin" if dialect.is_mariadb else "utf8mb4_bin"  # type: ignore[attr-defined]
             return dialect.type_descriptor(mysql.VARCHAR(self.length, charset="utf8mb4", collation=collation))
         return dialect.type_descriptor(sa.String(self.length, collation=_COLLATIONS.get(dialect.name)))
@@ -85,7 +85,7 @@ class StrEnum(TypeDecorator[Any]):
         return self.members(value)
 
     def _show_values(self) -> str:
-        # The members are the program's own words, not data.
+        # The members come from the program, so they are no data to mask.
         return self.members.__name__ if isinstance(self.members, type) else ", ".join(self.values)
 
     # --- the CHECK ---------------------------------------------------------------------------------------------
@@ -101,8 +101,8 @@ class StrEnum(TypeDecorator[Any]):
         name = self.name or column.name
         if "ck" not in table.metadata.naming_convention and self.name is None:
             name = fit_name(f"ck_{table.name}_{column.name}")
-        # On the table: MariaDB takes no name for a CHECK on a column. Bound to the type: who copies the table or
-        # renders it gets the CHECK with the column, and must not make a second one.
+        # On the table: MariaDB takes no name for a CHECK on a column. Bound to the type: copying or rendering the table
+        # includes the CHECK with the column, and must not create a second one.
         check = sa.CheckConstraint(self.check_sql(column.name), name=name, _type_bound=True)
         check.info[CHECKS_COLUMN] = column.name
         table.append_constraint(check)

@@ -1,8 +1,8 @@
-"""What SQL calculates with exact decimals: of which scale the result is.
+"""The scale of results when SQL calculates with exact decimals.
 
 Comparing and sorting need nothing: equal numbers are equal, and smaller ones smaller, on every database. ``+``, ``-``
-and ``*`` give a decimal with as many digits after the point as the exact result has; how SQLite is brought to that is
-told in ``dialects/sqlite_decimals.py``.
+and ``*`` give a decimal with as many digits after the point as the exact result has; ``dialects/sqlite_decimals.py``
+makes SQLite do the same.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from prefiq_db.errors import UsageError
 
 _SUMS: Final = frozenset({operators.add, operators.sub})
 CALCULATES: Final = _SUMS | {operators.mul}
-#: Their results have digits without end, and each database stops somewhere else.
+#: Their results may have infinitely many digits, and each database stops after another number of them.
 DIVIDES: Final = frozenset({operators.truediv, operators.floordiv, operators.mod})
 
 
 def numeric_order(column: ColumnElement[Any]) -> ColumnElement[Any]:
-    """Return *column*, a column of an exact decimal type, which sorts as numbers on every database by itself.
+    """Return *column*, a column of an exact decimal type, which already sorts as numbers on every database.
 
-    Of use only while SQLite kept decimals as texts; ``order_by(column)`` says the same.
+    Only needed while SQLite kept decimals as texts; ``order_by(column)`` does the same.
 
     Raises:
-        UsageError: for what is no decimal.
+        UsageError: if *column* is not a decimal.
     """
     if scale_of(column) is None:
         raise UsageError("numeric_order: expected a column of an exact decimal type")
@@ -38,7 +38,7 @@ def numeric_order(column: ColumnElement[Any]) -> ColumnElement[Any]:
 
 
 def scale_of(expression: Any) -> int | None:
-    """Return how many digits after the point an operand has; ``None`` when its type doesn't say."""
+    """Return how many digits after the point an operand has; ``None`` if its type doesn't say."""
     type_ = expression.type
     if isinstance(type_, sa.Integer):
         return 0

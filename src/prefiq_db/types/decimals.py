@@ -1,4 +1,4 @@
-"""Decimal numbers: not a digit is lost, and none is rounded in silence."""
+"""Decimal numbers that lose no digit and are never rounded silently."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from prefiq_db.products import dialects
 from prefiq_db.types.decimal_arithmetic import ExactComparator
 from prefiq_db.types.decimal_floats import MAX_DIGITS, DecimalFloat, decimal_of, fits, float_of, limit
 
-# What MariaDB's DECIMAL takes at most (and MySQL, whose scale ends at 30); PostgreSQL takes more.
+# The maximum of MariaDB's DECIMAL (and MySQL's, whose scale ends at 30); PostgreSQL takes more.
 MAX_PRECISION: Final = 65
 MAX_SCALE: Final = 30
 
 _WITHOUT_DECIMALS: Final = dialects(where=lambda product: not product.has_decimals)
 
-#: What a decimal column is called in SQLite. By "REAL" in its name SQLite makes floats of what is written to it, a
-#: text's number and an integer too, so that ``/`` never divides integers.
+#: The type name of a decimal column in SQLite. Because it contains "REAL", SQLite converts what is written to it to
+#: floats, even a text's number and an integer, so that ``/`` never divides integers.
 SQLITE_NAME: Final = "DECIMAL_REAL"
 
 
 class DecimalReal(Float[Any]):
-    """SQLite's column of an exact decimal."""
+    """SQLite's column type for an exact decimal."""
 
     __visit_name__ = "decimal_real"
 
@@ -54,14 +54,14 @@ class ExactDecimal(TypeDecorator[Decimal]):
     """A decimal number of *precision* digits, *scale* of them after the point, kept to the last digit.
 
     ``NUMERIC(precision, scale)`` on PostgreSQL and MariaDB. SQLite has no decimals: there it is a float of at most 15
-    digits, which are exact, in a column that refuses what isn't (``DECIMAL_REAL``, with a CHECK). SQL compares and
-    sorts as numbers on all three; ``+``, ``-``, ``*`` and ``sum`` of Core are exact, ``/`` isn't offered on SQLite.
+    digits, which are exact, in a column that refuses any other (``DECIMAL_REAL``, with a CHECK). SQL compares and sorts
+    them as numbers on all three; Core's ``+``, ``-``, ``*`` and ``sum`` are exact, ``/`` isn't offered on SQLite.
 
     Raises:
-        UsageError: for a float, or a number with more digits than the column has; it is never rounded in silence. On
+        UsageError: for a float, or a number with more digits than the column has; it is never rounded silently. On
             SQLite also for one of more than 15 digits in all: 99999999999.9999 is the largest ``Money`` there.
-        UnsupportedError: when SQLite calculated a number that has more than 15 digits, or is to divide.
-        SchemaError: when a column of SQLite holds texts still, as it did before this type kept numbers.
+        UnsupportedError: if SQLite calculated a number that has more than 15 digits, or is to divide.
+        SchemaError: if a column of SQLite still holds texts, as it did before this type stored numbers.
     """
 
     impl = Numeric
@@ -87,7 +87,7 @@ class ExactDecimal(TypeDecorator[Decimal]):
         return dialect.type_descriptor(Numeric(self.precision, self.scale, asdecimal=True))
 
     def coerce_compared_value(self, op: Any, value: Any) -> Any:
-        # Whether 1.5 is less than 1.55555 is a fair question to a column of four digits, and so is 1.5 times it.
+        # A column of four digits may be compared with 1.55555 or multiplied by it, so the operand keeps its own scale.
         return Operand(_digits_after(value)) if isinstance(value, (Decimal, int)) else self
 
     def _calculated_type(self, scale: int | None) -> ExactDecimal:
@@ -111,7 +111,7 @@ class ExactDecimal(TypeDecorator[Decimal]):
         """Return *value* with exactly *scale* digits after the point.
 
         Raises:
-            UsageError: it is no decimal number, or doesn't fit without rounding.
+            UsageError: it is not a decimal number, or doesn't fit without rounding.
         """
         number = self._number(value)
         me = type(self).__name__
@@ -119,7 +119,7 @@ class ExactDecimal(TypeDecorator[Decimal]):
             return Decimal(0).scaleb(-self.scale)  # also for -0, which equals 0
         if number.adjusted() >= self.precision - self.scale:
             raise UsageError(f"{me}: more than {self.precision - self.scale} digits before the point")
-        # A context of our own: the default one has 28 digits and rounds, or refuses, beyond them.
+        # A separate context: the default one has 28 digits and rounds, or raises, beyond them.
         context = Context(prec=self.precision + len(number.as_tuple().digits) + self.scale)
         exact = number.quantize(Decimal(1).scaleb(-self.scale), context=context)
         if exact != number:
@@ -222,10 +222,10 @@ class Money(ExactDecimal):
 
 
 def check_sql(column: str, scale: int) -> str:
-    """Return the CHECK that keeps in *column*, an SQL name, only floats that stand for decimals of that scale.
+    """Return the CHECK that allows in *column*, an SQL name, only floats that stand for decimals of that scale.
 
-    By multiplying and dividing, which every SQLite does alike, and not by its round(x, n), which goes through texts and
-    misses some numbers of 15 digits.
+    It multiplies and divides, which every SQLite version does alike; SQLite's round(x, n) goes through texts and misses
+    some numbers of 15 digits.
     """
     unit = f"{10**scale}.0"
     return f"CHECK (abs({column}) < {limit(scale):f} AND {column} = round({column} * {unit}) / {unit})"

@@ -16,7 +16,7 @@ from sqlalchemy.types import TypeDecorator, TypeEngine
 from prefiq_db.errors import UsageError
 from prefiq_db.products import dialects
 
-# MariaDB's JSON_VALID, which its CHECK calls, says no beyond that.
+# The limit of MariaDB's JSON_VALID, which its CHECK calls.
 MAX_DEPTH: Final = 31
 
 _WITHOUT_JSON: Final = dialects(where=lambda product: not product.has_json)
@@ -43,13 +43,13 @@ class Json(TypeDecorator[Any]):
     """A JSON document: dict, list, str, int, float, bool, ``None`` inside them, and :data:`JSON_NULL` alone.
 
     ``JSON`` on PostgreSQL and MariaDB (there it is ``LONGTEXT`` with ``CHECK (json_valid(...))``), ``TEXT`` on SQLite.
-    It is not PostgreSQL's ``JSONB``, which writes numbers anew: 1e23 comes back as another one. ``None`` is SQL's NULL,
-    both ways; the document ``null`` is :data:`JSON_NULL`. A tuple comes back as a list. ``column["key"].as_string()``
-    and its like work as with SQLAlchemy's type; documents as a whole can't be compared or sorted in SQL.
+    Not PostgreSQL's ``JSONB``, which rewrites numbers: 1e23 comes back as another one. ``None`` is SQL's NULL, both
+    ways; the document ``null`` is :data:`JSON_NULL`. A tuple comes back as a list. ``column["key"].as_string()`` and
+    the like work as with SQLAlchemy's type; whole documents can't be compared or sorted in SQL.
 
     Raises:
-        UsageError: for NaN and infinities, keys that are no text, more than 31 levels, half a surrogate pair, and
-            whatever JSON has no word for: dates, decimals, sets.
+        UsageError: for NaN and infinities, keys that are not text, more than 31 levels, half a surrogate pair, and
+            types that JSON can't express: dates, decimals, sets.
     """
 
     impl = sa.JSON
@@ -61,10 +61,10 @@ class Json(TypeDecorator[Any]):
         super().__init__(none_as_null=True)
 
     def load_dialect_impl(self, dialect: sa.Dialect) -> TypeEngine[Any]:
-        # To SQLite a column called JSON is numeric: it would make a number of the document 123, and a float of 2**70.
+        # SQLite treats a type called JSON as numeric: it would make the document 123 a number, and 2**70 a float.
         return dialect.type_descriptor(sa.Text() if dialect.name in _WITHOUT_JSON else sa.JSON(none_as_null=True))
 
-    # Not process_bind_param: the drivers' own JSON types would encode and decode once more, and lose null on the way.
+    # Not process_bind_param: the drivers' own JSON types would encode and decode once more, and lose null.
     def bind_processor(self, dialect: sa.Dialect) -> Callable[[Any], str | None]:
         return _encode
 
@@ -85,7 +85,7 @@ class Json(TypeDecorator[Any]):
 
 
 class _Document(ColumnElement[Any]):
-    """A selected document: as bytes on PostgreSQL, whose driver would make ``None`` of both nulls."""
+    """A selected document: as bytes on PostgreSQL, whose driver would return ``None`` for both nulls."""
 
     inherit_cache = True
     _traverse_internals = [("column", sa.sql.visitors.InternalTraversal.dp_clauseelement)]  # noqa: RUF012 - as SQLAlchemy reads it
@@ -137,12 +137,12 @@ def _decode(value: Any) -> Any:
 
 
 def _decode_bytes(value: Any) -> Any:
-    # Under text().columns(...) the driver was not asked for bytes and has decoded already.
+    # Under text().columns(...) the driver was not asked for bytes and has already decoded the document.
     return _decode(value) if isinstance(value, bytes) else value
 
 
 def _problem(value: Any, depth: int) -> str | None:
-    """Return the type of what in *value* isn't JSON; never a value or a key."""
+    """Return the type of the first part of *value* that isn't JSON; never a value or a key."""
     if value is None or isinstance(value, (str, int)):
         return None
     if isinstance(value, float):

@@ -1,4 +1,4 @@
-"""Identifiers: UUIDs as the database keeps them best."""
+"""Identifiers: UUIDs in each database's best type."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from prefiq_db.errors import UsageError
 class Uuid(TypeDecorator[uuid.UUID]):
     """A :class:`uuid.UUID`: ``UUID`` on PostgreSQL and MariaDB (10.7 and later), else ``CHAR(32)``.
 
-    Equal is equal everywhere. Order is not promised: MariaDB sorts versions 1 to 5 by other bytes than the rest of the
-    world; version 7 sorts by its time on all of them.
+    Equality is the same everywhere, order isn't: MariaDB sorts versions 1 to 5 by other bytes than the other databases;
+    all of them sort version 7 by its time.
 
     Raises:
-        UsageError: for what is no UUID, a text too: ``uuid.UUID(text)`` checks it.
+        UsageError: for any other type, even a text: ``uuid.UUID(text)`` checks it.
     """
 
     impl = sa.Uuid

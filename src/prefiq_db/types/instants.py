@@ -1,4 +1,4 @@
-"""Instants: the same moment comes back, whatever zone it was written in."""
+"""Instants: the same moment comes back, whatever time zone it was written in."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from sqlalchemy.types import TypeDecorator, TypeEngine
 from prefiq_db.errors import DataError, UsageError
 from prefiq_db.products import dialects
 
-# DATETIME has no fraction of a second where the type doesn't say one.
+# DATETIME has no fractional seconds unless the type asks for them.
 _WITH_DIGITS: Final = dialects(where=lambda product: product.speaks_mysql)
 _WITH_ZONES: Final = dialects(where=lambda product: product.keeps_zones)
 
 
 class UtcDateTime(TypeDecorator[dt.datetime]):
-    """An instant: aware datetimes in, UTC datetimes out, microseconds kept.
+    """An instant: takes aware datetimes, returns UTC datetimes, keeps microseconds.
 
     PostgreSQL ``TIMESTAMP WITH TIME ZONE``, MariaDB ``DATETIME(6)`` and SQLite ``DATETIME`` in UTC. Compares and sorts
-    in time everywhere. Adding a ``timedelta`` in SQL is refused: calculate in Python, or in the database's own words.
+    by time everywhere. Adding a ``timedelta`` in SQL is refused: calculate in Python, or in the database's own SQL.
 
     Raises:
-        UsageError: for a naive datetime: nobody knows which instant it means; for what is no datetime; for an instant
-            outside the years 1 to 9999 in UTC.
+        UsageError: for a naive datetime, whose instant is unknown; for any other type; for an instant outside the years
+            1 to 9999 in UTC.
     """
 
     impl = DateTime(timezone=True)
@@ -47,14 +47,14 @@ class UtcDateTime(TypeDecorator[dt.datetime]):
             utc = value.astimezone(dt.UTC)
         except OverflowError:
             utc = None
-        if utc is None:  # outside the except block: the driver's or Python's error must not hang on ours
+        if utc is None:  # outside the except block, so that our error doesn't carry the driver's or Python's
             raise UsageError("UtcDateTime: expected an instant within the years 1 to 9999 in UTC")
         return utc if dialect.name in _WITH_ZONES else utc.replace(tzinfo=None)
 
     def process_result_value(self, value: dt.datetime | str | None, dialect: Dialect) -> dt.datetime | None:
         if value is None:
             return None
-        if isinstance(value, str):  # of a literal, and on MariaDB of COALESCE(instant, :p), too: its driver binds texts
+        if isinstance(value, str):  # a literal, or on MariaDB COALESCE(instant, :p), whose driver binds texts
             value = _read(value)
         return value.replace(tzinfo=dt.UTC) if value.tzinfo is None else value.astimezone(dt.UTC)
 

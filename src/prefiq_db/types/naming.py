@@ -1,4 +1,4 @@
-"""Names of constraints and indexes that are the same, and fit, on every database."""
+"""Names of constraints and indexes that are the same, and short enough, on every database."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-#: PostgreSQL cuts names at 63 bytes, MariaDB refuses more than 64 characters, SQLite takes any.
+#: PostgreSQL truncates names at 63 bytes, MariaDB refuses more than 64 characters, SQLite takes any.
 MAX_NAME_BYTES: Final = 63
 _HASH_DIGITS: Final = 8
 
 
 def fit_name(name: str) -> str:
-    """Return *name*, or when it is too long its beginning and a hash of all of it: the same on every database."""
+    """Return *name*, or if it is too long its beginning and a hash of all of it: the same on every database."""
     encoded = name.encode()
     if len(encoded) <= MAX_NAME_BYTES:
         return name
@@ -65,7 +65,7 @@ naming_convention: Final[Mapping[str, Any]] = {
     "fitted_uq": _by_columns("uq"),
     "fitted_ix": _by_columns("ix"),
     "fitted_fk": _foreign_key,
-    # By "constraint_name" in a token SQLAlchemy knows that it has to ask for explicit names, too.
+    # Because "constraint_name" is in the token, SQLAlchemy requires explicit names for it, too.
     "fitted_constraint_name": _check,
     "pk": "%(fitted_pk)s",
     "uq": "%(fitted_uq)s",
@@ -76,9 +76,9 @@ naming_convention: Final[Mapping[str, Any]] = {
 
 
 def misfit_names(metadata: sa.MetaData) -> list[str]:
-    """Return what in *metadata* has a name that doesn't fit every database, or none at all; for a test of yours.
+    """Return what in *metadata* has a name that doesn't fit every database, or has none; for your own tests.
 
-    A CHECK, unique constraint or foreign key without a name can't be dropped by the same words on all of them.
+    A CHECK, unique constraint or foreign key without a name can't be dropped by the same SQL on all of them.
     """
     return sorted(misfit for table in metadata.tables.values() for misfit in _misfits(table))
 
@@ -107,5 +107,5 @@ def _names(table: sa.Table) -> Iterable[tuple[str, str | None]]:
 
 
 def _named_later(constraint: Any, table: sa.Table) -> bool:
-    """Return whether it is the CHECK of a Boolean or Enum, which the convention names when DDL is written."""
+    """Return whether it is the CHECK of a Boolean or Enum, which the convention names when DDL is compiled."""
     return bool(getattr(constraint, "_type_bound", False)) and "ck" in table.metadata.naming_convention

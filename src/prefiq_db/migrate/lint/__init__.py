@@ -1,8 +1,7 @@
-"""Name what is unsafe in a history of revisions, per database, before it is run anywhere.
+"""Report the unsafe operations in a history of revisions, per database, before it is run anywhere.
 
-Each revision's ``upgrade()`` runs without a database, and its operations are looked at: what Alembic would do, not what
-the file looks like. ``# prefiq: safe <reason>`` on an operation's line, or on the line above, says that somebody
-thought about it.
+We run each revision's ``upgrade()`` without a database and examine its operations: what Alembic would do, not what the
+file looks like. ``# prefiq: safe <reason>`` on an operation's line, or on the line above, waives the finding.
 """
 
 from __future__ import annotations
@@ -43,12 +42,12 @@ def lint(
     dialects: Sequence[str] = DIALECTS,
     revisions: str | None = None,
 ) -> list[Finding]:
-    """Return what is unsafe in the revisions of *script*, in the order in which they run.
+    """Return the unsafe operations in the revisions of *script*, in the order in which they run.
 
     Args:
         script: an Alembic script directory, or its path.
-        dialects: the databases to think of.
-        revisions: only these: ``a1b2``, ``a1b2:head`` (without the first, as Alembic means it), ``a1b2:c3d4``.
+        dialects: the databases to check for.
+        revisions: only these: ``a1b2``, ``a1b2:head`` (without the first, as in Alembic), ``a1b2:c3d4``.
 
     Raises:
         UsageError: for a database that prefiq_db doesn't know.
@@ -60,7 +59,7 @@ def lint(
     chosen = _chosen(script, revisions)
     findings: list[Finding] = []
     references_of = {name: References() for name in dialects}
-    # All are read, also those before the chosen ones: they say which tables refer to which.
+    # Read all, also those before the chosen ones: they show which tables refer to which.
     for revision in reversed(list(script.walk_revisions())):
         waivers = Waivers.of_file(revision.path)
         found = [

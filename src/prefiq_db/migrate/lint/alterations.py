@@ -1,4 +1,4 @@
-"""What a revision's own ALTER TABLE does, clause by clause."""
+"""Parse the ALTER TABLE text of a revision, clause by clause."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ _KINDS: Final = tuple(
 
 @dataclass(frozen=True, slots=True)
 class Clause:
-    """One of the things that an ALTER TABLE does.
+    """One change in an ALTER TABLE.
 
     Attributes:
-        kind: as in ``_KINDS``; empty for what no rule is about.
+        kind: as in ``_KINDS``; empty if no rule is about it.
         column: the column it changes, if that is known.
-        sql: its words; what stands in parentheses is left out.
+        sql: its text; what stands in parentheses is left out.
         renames: whether a ``CHANGE`` gives another name.
     """
 
@@ -61,7 +61,7 @@ class Clause:
 
 
 def clauses_of(step: Step) -> Iterator[Clause]:
-    """Yield the clauses of an ALTER TABLE that a revision has as text."""
+    """Yield the clauses of an ALTER TABLE that a revision contains as text."""
     if not isinstance(step.operation, ops.ExecuteSQLOp):
         return
     for sql in step.sql:

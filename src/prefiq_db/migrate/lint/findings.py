@@ -1,4 +1,4 @@
-"""What the linter found."""
+"""The linter's findings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class Finding:
 
     Attributes:
         revision, file, line: where.
-        dialect: on which database; empty when it is about the file itself.
+        dialect: on which database; empty if it is about the file itself.
         rule: its name, as in ``docs/layering-alembic.md``.
         message: what would happen.
         safe_way: what to do instead.

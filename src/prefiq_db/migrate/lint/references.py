@@ -1,4 +1,4 @@
-"""Which tables refer to which, learnt from the revisions before."""
+"""Which tables refer to which, from the foreign keys in earlier revisions."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from prefiq_db.migrate.lint.sql import changed_table, created_tables, is_ddl, re
 
 @dataclass(slots=True)
 class References:
-    """The foreign keys between tables of the revisions so far."""
+    """The foreign keys between tables, in the revisions so far."""
 
     referrers: dict[str, set[str]] = field(default_factory=dict)
 
     def learn(self, reading: Reading) -> None:
-        """Remember the foreign keys that a revision makes."""
+        """Remember the foreign keys that a revision creates."""
         for child, parent in _references(reading):
             self.referrers.setdefault(parent, set()).add(child)
 
     def children_of(self, table: str, reading: Reading) -> list[str]:
-        """Return the tables that refer to *table*, by earlier revisions or by this one."""
+        """Return the tables that refer to *table*, from earlier revisions or this one."""
         own = {child for child, parent in _references(reading) if parent == table}
         return sorted((self.referrers.get(table, set()) | own) - {table})
 
 
 def on_existing(reading: Reading) -> Iterator[Step]:
-    """Yield the steps on tables that this revision doesn't make itself: those have rows, and code that uses them."""
+    """Yield the steps on tables that this revision doesn't create: those have rows, and code that uses them."""
     made: set[str] = set()
     for step in reading.steps:
         if table_of(step) not in made:

@@ -1,8 +1,8 @@
-"""Run a revision's ``upgrade()`` without a database and note each operation: what it is, where, what it would send.
+"""Run a revision's ``upgrade()`` without a database and record each operation: what it is, where, and its SQL.
 
-Alembic's own offline mode writes the SQL. Two things it can't do there are stood in for: a rebuild of a SQLite table
-(``batch_alter_table`` would reflect it), whose operations are noted only, and ``op.get_bind()``, which notes statements
-and finds no rows.
+Alembic's own offline mode writes the SQL. Two things that it can't do are replaced: a rebuild of a SQLite table
+(``batch_alter_table`` would reflect it), whose operations are only recorded, and ``op.get_bind()``, which records
+statements and returns no rows.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ class Step:
     """One operation.
 
     Attributes:
-        operation: Alembic's object; what goes through ``op.get_bind()`` is an ``ExecuteSQLOp``, too.
+        operation: Alembic's object; a statement through ``op.get_bind()`` is an ``ExecuteSQLOp``, too.
         lines: where it is called in the file: the innermost line first, then those of helpers' callers.
-        sql: the statements that it would send; none for the inside of a SQLite batch. Of a text of the revision's own:
-            one, in the form that :func:`~prefiq_db.migrate.lint.texts.statements` gives.
+        sql: the statements that it would send; none inside a SQLite batch. For the revision's own text: one, in the
+            form that :func:`~prefiq_db.migrate.lint.texts.statements` returns.
         batch: the batch that it is in.
         autocommit: whether it is in an ``autocommit_block()``.
-        refusal: why Alembic can't write it, in the class of its exception.
+        refusal: why Alembic can't write it, as the class of its exception.
     """
 
     operation: ops.MigrateOperation
@@ -65,7 +65,7 @@ class Reading:
     """What a revision does on one kind of database, as far as it could be read.
 
     Attributes:
-        problem: what stopped the reading, by its type, and its line.
+        problem: the type of the exception that stopped the reading, and its line.
     """
 
     dialect: str
@@ -95,7 +95,7 @@ class _Reader:
 
     def run(self, upgrade: Any) -> None:
         with Operations.context(self.context) as operations:
-            # The module alembic.op calls this very object, so its attributes are what a revision gets.
+            # The module alembic.op calls this very object, so a revision gets its attributes.
             replaced: Any = operations
             replaced.invoke = lambda operation: self.invoke(operations, operation)
             replaced.get_bind = lambda: Bind(self.note_executed, self.context.dialect)
@@ -104,14 +104,14 @@ class _Reader:
             replaced_context.autocommit_block = self.begin_autocommit
             try:
                 upgrade()
-            except Exception as error:  # noqa: BLE001 - a revision is anybody's code; that it fails is a finding
+            except Exception as error:  # noqa: BLE001 - a revision may raise anything; its failure is a finding
                 lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if self._is_ours(frame)]
                 self.reading.problem = (type(error).__name__, lines[-1] or 1 if lines else 1)
 
     def _is_ours(self, frame: traceback.FrameSummary) -> bool:
         return frame.filename == self.path
 
-    # --- what a revision calls -------------------------------------------------------------------
+    # --- called by a revision --------------------------------------------------------------------
 
     def invoke(self, operations: Operations, operation: ops.MigrateOperation) -> Any:
         lines = self._lines()
@@ -166,7 +166,7 @@ class _Reader:
             self.reading.steps.append(Step(operation, lines, each, self.batch, self.autocommit, refusal))
 
     def _lines(self) -> tuple[int, ...]:
-        """Return where in the revision's file we are called from, the innermost line first."""
+        """Return the lines of the revision's file that called us, the innermost first."""
         lines = []
         frame: FrameType | None = sys._getframe(1)
         while frame is not None:

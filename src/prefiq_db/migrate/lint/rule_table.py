@@ -1,4 +1,4 @@
-"""The rules as a table: name, databases, who looks, what would happen, and what to do instead."""
+"""The rules as a table: name, databases, check, consequence, and what to do instead."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Rule:
     """One hazard.
 
     Attributes:
-        check: yields the operations concerned, and what to put into *message*.
-        message: what would happen; ``{}`` is what it is about.
+        check: yields the operations concerned, and the text for *message*.
+        message: what would happen; ``{}`` stands for that text.
         safe_way: what to do instead.
     """
 

@@ -1,4 +1,4 @@
-"""What stops everybody for a while: locks that last as long as a table is large."""
+"""Hazards that block all other sessions: locks that last longer the larger a table is."""
 
 from __future__ import annotations
 

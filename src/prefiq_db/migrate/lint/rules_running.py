@@ -1,4 +1,4 @@
-"""What stops the code that is running while a revision is applied: it knows the tables as they were."""
+"""Hazards for the code that runs while a revision is applied: it still expects the old tables."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def type_change(reading: Reading, references: References) -> Iterator[tuple[Step
         yield from _found(step, "type|modify|change")
         if not isinstance(operation, ops.AlterColumnOp) or operation.modify_type is None:
             continue
-        # Room for longer texts may be made without a look at the rows.
+        # Some databases can lengthen a text column without reading the rows.
         if not traits_of(reading.dialect).widens_texts_in_place or not _only_longer(operation):
             yield step, _column(operation)
 
@@ -84,12 +84,12 @@ def _only_longer(operation: ops.AlterColumnOp) -> bool:
 
 
 def _found(step: Step, kinds: str, when: Callable[[Clause], bool] = lambda clause: True) -> Iterator[tuple[Step, str]]:
-    """Find clauses of those kinds in SQL that the revision brings itself."""
+    """Yield clauses of those kinds in SQL that the revision contains as text."""
     return ((step, each.subject) for each in clauses_of(step) if each.kind in kinds.split("|") and when(each))
 
 
 def _written(step: Step, pattern: re.Pattern[str]) -> Iterator[tuple[Step, str]]:
-    """Find it in SQL that the revision brings itself."""
+    """Yield a match of *pattern* in SQL that the revision contains as text."""
     if isinstance(step.operation, ops.ExecuteSQLOp):
         for sql in step.sql:
             if pattern.match(sql):

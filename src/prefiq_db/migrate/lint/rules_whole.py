@@ -1,4 +1,4 @@
-"""Hazards of a revision as a whole: a part of it stays when the rest fails, or SQLite can't do it."""
+"""Hazards of a revision as a whole: part of it stays when the rest fails, or SQLite can't do it."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ def cannot_alter(reading: Reading, references: References) -> Iterator[tuple[Ste
         if step.batch is None and (step.refusal or alters or (constrains and not step.sql)):
             yield step, getattr(operation, "table_name", None) or "a table"
         clauses = list(clauses_of(step))
-        # It does one thing at a time, and few things.
+        # SQLite's ALTER TABLE takes one clause, of a few kinds.
         if clauses[1:] or any(each.kind not in ("add-column", "drop-column", "rename") for each in clauses):
             yield step, clauses[0].table
 
 
 def _rebuilds(step: Step) -> bool:
-    """Return whether Alembic writes the table anew; ``auto`` leaves that to the operation."""
+    """Return whether Alembic rebuilds the table; ``auto`` leaves that to the operation."""
     assert step.batch is not None
     if step.batch.recreate != "auto":
         return step.batch.recreate == "always"

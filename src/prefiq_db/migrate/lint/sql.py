@@ -1,4 +1,4 @@
-"""What a statement or operation is about: DDL or rows, and of which table."""
+"""What a statement or operation changes: DDL or rows, and which table."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def referred_tables(sql: str) -> list[str]:
 
 
 def table_of(step: Step) -> str | None:
-    """Return the table that an operation is about."""
+    """Return the table that an operation changes."""
     operation: Any = step.operation
     if isinstance(operation, ops.ExecuteSQLOp):
         table = getattr(operation.sqltext, "table", None)
@@ -68,7 +68,7 @@ def table_of(step: Step) -> str | None:
 
 
 def created_tables(step: Step) -> set[str]:
-    """Return the tables that an operation makes."""
+    """Return the tables that an operation creates."""
     if isinstance(step.operation, ops.CreateTableOp):
         return {step.operation.table_name}
     return {

@@ -1,4 +1,4 @@
-"""What a revision gets in place of a database while it is read."""
+"""Replacements for the database while a revision is read."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def bare(sql: str) -> str:
 
 
 class Statements:
-    """Where Alembic's offline mode writes: one call, one statement."""
+    """The output of Alembic's offline mode: one call, one statement."""
 
     def __init__(self) -> None:
         self.texts: list[str] = []
@@ -30,11 +30,11 @@ class Statements:
             self.texts.append(statement)
 
     def flush(self) -> None:
-        """Nothing is held back."""
+        """Do nothing: there is no buffer."""
 
 
 class _NoRows(IteratorResult[Any]):
-    """The answer to every question that a revision asks."""
+    """The result of every query that a revision sends."""
 
     rowcount = 0
     inserted_primary_key = ()
@@ -44,7 +44,7 @@ class _NoRows(IteratorResult[Any]):
 
 
 class Bind:
-    """Stands for the connection that ``op.get_bind()`` gives."""
+    """Replaces the connection that ``op.get_bind()`` returns."""
 
     def __init__(self, note: Callable[[Any], None], dialect: sa.Dialect) -> None:
         self._note = note
@@ -73,7 +73,7 @@ class Bind:
 
 
 class BatchImpl:
-    """What a batch's operations ask for their table's name; the rest is the database's."""
+    """Adds the table's name for a batch's operations; the rest is the database's own impl."""
 
     def __init__(self, impl: Any, table: str, schema: str | None) -> None:
         self._impl, self.table_name, self.schema = impl, table, schema

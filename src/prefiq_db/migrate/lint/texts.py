@@ -1,4 +1,4 @@
-"""SQL that a revision brings as text, in a form that the rules can read."""
+"""SQL that a revision contains as text, in a form that the rules can read."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def split_statements(sql: str, dialect: str) -> list[str]:
     pieces = list(_split_pieces(sql, dialect))
     whole = _join(pieces)
     if _ROUTINE.match(whole):
-        return [whole]  # its semicolons are its own
+        return [whole]  # the semicolons inside belong to it
     return [text for part in split(pieces, ";") if (text := _join(part))]
 
 
@@ -30,7 +30,7 @@ def _split_pieces(sql: str, dialect: str) -> Iterator[str]:
         piece = sql[start:stop]
         if text == QUOTED and _is_string(piece, dialect):
             piece = "''"
-        # Names of a schema, numbers and signs are one piece again.
+        # Join names with their schema, numbers and signs into one piece again.
         glued = end == start and not re.match(r"[(),;]", piece)
         yield f"\0{piece}" if glued else piece
         end = -1 if re.fullmatch(r"[(),;]", piece) else stop
@@ -45,7 +45,7 @@ def _join(pieces: Sequence[str]) -> str:
 
 
 def split(pieces: Sequence[str], mark: str) -> Iterator[list[str]]:
-    """Split at each *mark* that stands in no parentheses."""
+    """Split at each *mark* outside parentheses."""
     depth = 0
     part: list[str] = []
     for piece in pieces:

@@ -1,4 +1,4 @@
-"""``# prefiq: safe <reason>``: a person looked at an operation and gives the reason why it may run."""
+"""``# prefiq: safe <reason>``: a person reviewed an operation and gives the reason why it may run."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Faults on purpose: prove that your own code survives what prefiq_db survives.
+"""Deliberate faults: prove that your own code survives what prefiq_db survives.
 
-A proxy that knows the databases' protocols and breaks connections at chosen messages, and workloads that find out
+A proxy that knows the databases' protocols and breaks connections at chosen messages, and workloads that detect
 whether anything was lost or done twice. See docs/testing.md.
 """
 

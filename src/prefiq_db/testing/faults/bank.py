@@ -25,7 +25,7 @@ _MAX_AMOUNT = 5
 
 _TABLES = (
     "create table bank_account (id integer not null primary key, balance integer not null)",
-    # The number isn't unique on purpose: what happens twice must be seen, not prevented.
+    # The number isn't unique on purpose: a transfer that happens twice must be detected, not prevented.
     "create table bank_ledger (transfer integer not null, source integer not null, target integer not null,"
     " amount integer not null)",
 )
@@ -36,7 +36,7 @@ _NOTE = "insert into bank_ledger (transfer, source, target, amount) values (:tra
 
 @dataclass(frozen=True, slots=True)
 class Transfer:
-    """Move *amount* from one account to another; *number* is its own, over all runs of a bank."""
+    """Move *amount* from one account to another; *number* is unique over all runs of a bank."""
 
     number: int
     source: int
@@ -50,15 +50,15 @@ class Told(enum.StrEnum):
     COMMITTED = "committed"
     NOT_COMMITTED = "not committed"
     UNKNOWN = "unknown"
-    CANCELLED = "cancelled"  # and not a word on the outcome
+    CANCELLED = "cancelled"  # without any outcome
 
 
 class InsufficientFundsError(Exception):
-    """The source hasn't got the amount: the transfer must leave nothing behind."""
+    """The source doesn't have the amount: the transfer must leave nothing behind."""
 
 
 class Bank:
-    """Accounts, a ledger with one row per transfer, and a check whether the two and what was told agree.
+    """Accounts, a ledger with one row per transfer, and a check that both agree with the reported outcomes.
 
     ::
 
@@ -74,11 +74,11 @@ class Bank:
     other ways (``bank.apply`` for a ``Transaction``, ``bank.apply_async`` for an ``AsyncTransaction``).
 
     Args:
-        where: a server, or the path of a SQLite file; the check asks it directly, past every proxy.
+        where: a server, or the path of a SQLite file; the check queries it directly, past every proxy.
         database: the server's database.
-        accounts: fewer accounts are more contention.
-        balance: what each account begins with; little of it, and transfers are refused now and then.
-        seed: which transfers come.
+        accounts: fewer accounts cause more contention.
+        balance: the initial balance of each account; if it is small, some transfers are refused.
+        seed: determines the transfers.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class Bank:
         self._seconds = 0.0
 
     def create(self) -> None:
-        """Make the tables ``bank_account`` and ``bank_ledger``."""
+        """Create the tables ``bank_account`` and ``bank_ledger``."""
         for statement in _TABLES:
             self._direct.execute(statement)
         rows = ", ".join(f"({account}, {self._balance})" for account in range(self._accounts))
@@ -117,7 +117,7 @@ class Bank:
         """Do a transfer in a transaction and return its number.
 
         Raises:
-            InsufficientFundsError: if the source hasn't got the amount.
+            InsufficientFundsError: if the source doesn't have the amount.
         """
         parameters = self._begin(transfer)
         for statement, names in _statements(transfer):
@@ -148,7 +148,7 @@ class Bank:
     def run(
         self, db: Any, transfers: int, *, workers: int = 8, transfer: Callable[[Any, Transfer], Any] | None = None
     ) -> None:
-        """Run so many transfers in so many threads, each by ``transfer(db, transfer)``; keep the reported outcomes."""
+        """Run that many transfers in *workers* threads, each by ``transfer(db, transfer)``; keep the outcomes."""
         do = transfer or (lambda db, each: db.run_in_transaction(self.apply, each, exactly_once=True))
         orders = self._orders(transfers)
 
@@ -166,9 +166,9 @@ class Bank:
     async def run_async(
         self, db: Any, transfers: int, *, workers: int = 8, transfer: Callable[[Any, Transfer], Any] | None = None
     ) -> None:
-        """Run so many transfers in so many tasks; see :meth:`run`.
+        """Run that many transfers in *workers* tasks; see :meth:`run`.
 
-        A transfer that ends by ``CancelledError`` is kept with the outcome that the error carries.
+        A transfer that ends with ``CancelledError`` is kept with the outcome that the error carries.
         """
         do = transfer or (lambda db, each: db.run_in_transaction(self.apply_async, each, exactly_once=True))
         orders = self._orders(transfers)
@@ -216,7 +216,7 @@ class Bank:
     # --- unknown outcomes ------------------------------------------------------------------------
 
     def resolve(self, db: Any) -> None:
-        """Ask *db* for each transfer whose outcome was unknown and came with a token, and keep the answers."""
+        """Ask *db* about each transfer whose unknown outcome came with a token, and keep the answers."""
         for number, token in sorted(self._tokens.items()):
             self._note_resolution(number, db.resolve_outcome(token))
 
@@ -238,7 +238,7 @@ class Bank:
         It waits until no transaction is open; with a proxy, call :meth:`FaultProxy.wait` before.
 
         Raises:
-            TimeoutError: if transactions stay open, so that there is nothing to compare with.
+            TimeoutError: if transactions stay open, so that the database has no final state.
         """
         self._direct.wait_until_quiet(_QUIET_SECONDS)
         balances = dict(self._direct.execute("select id, balance from bank_account"))
@@ -269,9 +269,9 @@ class Bank:
 
 
 def _statements(transfer: Transfer) -> tuple[tuple[str, tuple[str, ...]], ...]:
-    """Return the statements and their binds, in the order of the accounts: two transfers wait, and not for ever.
+    """Return the statements and their binds, in the order of the accounts, so that two transfers can't deadlock.
 
-    The note is in the middle: half of a transfer leaves ledger and balances disagreeing.
+    The ledger row is in the middle, so that half of a transfer makes ledger and balances disagree.
     """
     take, give = (_TAKE, ("source", "amount")), (_GIVE, ("target", "amount"))
     first, last = (take, give) if transfer.source < transfer.target else (give, take)

@@ -1,4 +1,4 @@
-"""What a bank's check found."""
+"""The result of a bank's check."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ class BankReport:
     Attributes:
         transfers: how many were begun.
         committed, not_committed, unknown, cancelled: reported outcomes; the last: cancelled without an outcome.
-        lost: reported as committed, and not there.
-        doubled: there more than once.
-        phantom: reported as not committed, and there.
-        wrong_answers: answered with the number of another transfer.
-        torn: accounts whose balance isn't what the ledger makes of it: half of a transfer happened.
+        lost: reported as committed, but missing.
+        doubled: present more than once.
+        phantom: reported as not committed, but present.
+        wrong_answers: returned the number of another transfer.
+        torn: accounts whose balance doesn't match the ledger: half of a transfer happened.
         negative: accounts below zero.
-        sum_difference: what all accounts together have too much.
+        sum_difference: how much the sum of all accounts is too high.
         attempts: how often the body of a transfer began.
         seconds: how long the runs took.
-        errors: what was raised, by name and count.
+        errors: the errors raised, by name and count.
     """
 
     transfers: int
@@ -45,12 +45,12 @@ class BankReport:
 
     @property
     def is_right(self) -> bool:
-        """Whether nothing is lost, doubled, half-done or other than reported; unknown outcomes are allowed."""
+        """Whether nothing is lost, doubled, half-done or unlike its report; unknown outcomes are allowed."""
         return not self._problems()
 
     @property
     def is_exact(self) -> bool:
-        """Whether, beyond that, no outcome is unknown."""
+        """Whether the report is right and no outcome is unknown."""
         return self.is_right and not self.unknown and not self.cancelled
 
     def _problems(self) -> list[str]:
@@ -67,7 +67,7 @@ class BankReport:
 
 
 def bank_table(reports: Mapping[str, BankReport]) -> str:
-    """Return a table of reports, a line each by its name, to be printed."""
+    """Return a table of reports for printing, one a line by its name."""
     width = max(map(len, reports), default=0)
     heads = [name.replace("_", " ") for name in _COLUMNS]
     lines = [" ".join([" " * width, *(f"{head:>13}" for head in heads), f"{'seconds':>9}", " verdict"])]

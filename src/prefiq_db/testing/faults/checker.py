@@ -1,7 +1,7 @@
 """Find anomalies in a history of appends and reads.
 
-A list remembers who wrote before whom, which a plain value doesn't: from the longest read of a key follows the order of
-its versions, and from that which transaction depends on which (Kingsbury and Alvaro, "Elle", 2020).
+A list shows who wrote before whom, which a plain value doesn't: the longest read of a key gives the order of its
+versions, and that order shows which transaction depends on which (Kingsbury and Alvaro, "Elle", 2020).
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ def check_history(
     """Return the anomalies of a history.
 
     Args:
-        history: every attempt, whatever became of it.
-        final: the lists as they are when all has ended; without them a lost append can't be seen.
-        seconds: only handed on.
+        history: every attempt, whatever its outcome.
+        final: the lists after all transactions have ended; without them a lost append can't be detected.
+        seconds: copied to the report.
 
     Raises:
         UsageError: if two appends have the same value, or two attempts the same number.
@@ -41,7 +41,7 @@ class _History:
         if len(self._transactions) != len(history) or _AT_THE_END in self._transactions:
             raise UsageError("each attempt needs a number of its own, from 1")
         self._writer: dict[tuple[int, int], int] = {}
-        self._last_append: dict[tuple[int, int], int] = {}  # of a transaction to a key
+        self._last_append: dict[tuple[int, int], int] = {}  # a transaction's last append to a key
         for transaction in history:
             for operation in transaction.operations:
                 if isinstance(operation, Append):
@@ -123,7 +123,7 @@ class _History:
         return read.values[: len(read.values) - own] if own else read.values
 
     def _lost_updates(self) -> Iterator[Anomaly]:
-        """Two that read the same version of a list, and both appended to it."""
+        """Yield two transactions that read the same version of a list, and both appended to it."""
         readers: dict[tuple[int, tuple[int, ...]], set[int]] = defaultdict(set)
         for reader, read, own in self._reads:
             if not own and (reader, read.key) in self._last_append:

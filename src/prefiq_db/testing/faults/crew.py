@@ -1,4 +1,4 @@
-"""Workers that do the same until there is nothing left to do."""
+"""Workers that repeat the same work until nothing is left to do."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 
 
 def run_threads(work: Callable[[], None], count: int) -> None:
-    """Run *work* in so many threads and wait for all."""
+    """Run *work* in *count* threads and wait for all."""
     threads = [threading.Thread(target=work, name=f"prefiq-crew-{number}") for number in range(count)]
     for thread in threads:
         thread.start()
@@ -17,7 +17,7 @@ def run_threads(work: Callable[[], None], count: int) -> None:
 
 
 async def run_tasks(work: Callable[[], Awaitable[None]], count: int) -> None:
-    """Run *work* in so many tasks and wait for all; cancel all when this one is cancelled."""
+    """Run *work* in *count* tasks and wait for all; cancel all if this task is cancelled."""
 
     async def task() -> None:
         await work()

@@ -14,7 +14,7 @@ Step = tuple[int, Kind, int]
 
 
 class Dependencies:
-    """Which transaction has to come before which."""
+    """Which transaction must precede which."""
 
     def __init__(self) -> None:
         self._edges: dict[int, dict[int, set[Kind]]] = {}
@@ -35,13 +35,13 @@ class Dependencies:
         yield from self._with_several_rw()
 
     def _name_anomalies(self, name: AnomalyName, kinds: set[Kind], closing: Kind) -> Iterator[Anomaly]:
-        """Yield cycles of one closing edge and a way back by *kinds*."""
+        """Yield cycles of one closing edge and a path back by *kinds*."""
         for component in self._components(kinds | {closing}):
             for before, after in self._inside(component, closing):
                 way = self._way(after, before, component, kinds, apart=False)
                 if way is not None:
                     yield _anomaly(name, [(before, closing, after), *way])
-                    break  # one for each component is enough to see, and the rest is much of the same
+                    break  # one for each component is enough, since the others are similar
 
     def _with_several_rw(self) -> Iterator[Anomaly]:
         every: set[Kind] = {"ww", "wr", "rw"}
@@ -74,7 +74,7 @@ class Dependencies:
                     yield before, after
 
     def _way(self, start: int, end: int, within: set[int], kinds: set[Kind], *, apart: bool) -> list[Step] | None:
-        """Return the shortest way; *apart*: with no two ``rw`` in a row, the one before its start included."""
+        """Return the shortest path; *apart*: without two ``rw`` in a row, counting the edge before its start."""
         first = (start, apart)  # where, and whether the last step was an rw
         came: dict[tuple[int, bool], tuple[tuple[int, bool], Step] | None] = {first: None}
         waiting = deque([first])
@@ -92,7 +92,7 @@ class Dependencies:
         return None
 
     def _components(self, kinds: set[Kind]) -> Iterator[set[int]]:
-        """Yield the sets of transactions that all reach each other by *kinds* (Tarjan, without recursion)."""
+        """Yield the sets of transactions that reach each other by *kinds* (Tarjan, without recursion)."""
         index: dict[int, int] = {}
         low: dict[int, int] = {}
         stack: list[int] = []

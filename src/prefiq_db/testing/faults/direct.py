@@ -15,10 +15,10 @@ _LOCK_SECONDS = 30.0
 
 
 class Direct(Protocol):
-    """One database, asked directly."""
+    """One database, queried directly."""
 
     def execute(self, sql: str) -> list[tuple[Any, ...]]:
-        """Run one statement in autocommit on a connection of its own; return its rows."""
+        """Run one statement in autocommit on a separate connection; return its rows."""
 
     def wait_until_quiet(self, timeout_seconds: float) -> None:
         """Wait until no session has an open transaction."""
@@ -53,7 +53,7 @@ class SqliteFile:
             return connection.execute(sql).fetchall()
 
     def wait_until_quiet(self, timeout_seconds: float) -> None:
-        # A lock of its own is what every writer has to give back first.
+        # The writer's lock is free only when every other writer has ended its transaction.
         with closing(sqlite3.connect(self._path, timeout=timeout_seconds, isolation_level=None)) as connection:
             connection.execute("begin immediate")
             connection.execute("rollback")

@@ -1,4 +1,4 @@
-"""The network between a client and its server, with faults on purpose."""
+"""The network between a client and its server, with deliberate faults."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ _FRAMINGS: dict[str, type[Framing]] = {
 
 @dataclass(frozen=True, slots=True)
 class FaultRecord:
-    """Something that the proxy did.
+    """One action of the proxy.
 
     Attributes:
         link: the number of the connection, from 1.
-        message: what was hit, in a word without values: ``COMMIT``, ``claim``, ``UPDATE``, ``login``.
+        message: the message concerned, as a word without values: ``COMMIT``, ``claim``, ``UPDATE``, ``login``.
         fault: the name of the fault.
-        step: ``hit``; ``delivered`` when a message that was held goes to the server; ``answered`` when the server has
-            answered one whose client was to be cut.
+        step: ``hit``; ``delivered`` when a delayed message goes to the server; ``answered`` when the server has
+            answered a message whose client was to be cut.
         at: when, by ``time.monotonic()``.
     """
 
@@ -56,8 +56,8 @@ class FaultProxy(TcpProxy):
                 ...
             assert plan.hits
 
-    It follows the protocol's messages, so the connection must be in clear: clients are told that the server offers no
-    TLS and no compression.
+    It parses the protocol's messages, so the connection must not be encrypted: the proxy tells clients that the server
+    offers no TLS and no compression.
 
     Args:
         server: a server that was started, or the name of a host.
@@ -65,7 +65,7 @@ class FaultProxy(TcpProxy):
         protocol: ``postgresql`` or ``mariadb`` (``mysql`` is the same); left out for a server.
 
     Raises:
-        UsageError: for SQLite, which has no wire, and for a server that was never started.
+        UsageError: for SQLite, which has no network protocol, and for a server that was never started.
     """
 
     def __init__(self, server: DatabaseServer | str, port: int = 0, protocol: str = "") -> None:
@@ -99,15 +99,15 @@ class FaultProxy(TcpProxy):
         times: int | None = None,
         seed: int = 0,
     ) -> FaultPlan:
-        """Plan a fault, from now until its ``with`` block ends. Of several plans the first that wants a message hits.
+        """Plan a fault, from now until its ``with`` block ends. If several plans want a message, the first one hits.
 
         Args:
             on: which messages: ``COMMIT``, ``CLAIM``, ``STATEMENT``, ``ANY``, or a function of a :class:`Message`
                 (``lambda message: "account" in message.sql``); it runs in the proxy's thread.
-            probability: of those that are left by *every*, hit so many; drawn from a generator of the plan's own.
+            probability: the share of the messages selected by *every* to hit; drawn from the plan's own generator.
             every: consider each n-th message only.
-            times: stop after so many hits.
-            seed: the same seed hits the same of the messages, by their order of arrival.
+            times: stop after that many hits.
+            seed: the same seed hits the same messages, by their order of arrival.
         """
         plan = FaultPlan(self, fault, on, probability=probability, every=every, times=times, seed=seed)
         self.call(lambda: self._plans.append(plan))
@@ -115,20 +115,20 @@ class FaultProxy(TcpProxy):
 
     @property
     def records(self) -> tuple[FaultRecord, ...]:
-        """What the proxy did so far, in order."""
+        """The proxy's actions so far, in order."""
         return self.call(lambda: tuple(self._records))
 
     def counts(self) -> Counter[tuple[str, str, str]]:
-        """Return how often it did what: ``counts()["CutReply", "COMMIT", "hit"]``."""
+        """Return how often each action happened: ``counts()["CutReply", "COMMIT", "hit"]``."""
         return Counter((record.fault, record.message, record.step) for record in self.records)
 
     @property
     def pending(self) -> int:
-        """How many connections have something to come: a late delivery, a delay, a server's side to be closed."""
+        """How many connections still wait for a late delivery, a delay, or the closing of the server's side."""
         return self.call(lambda: sum(link.is_busy for link in self._faulty.values()))
 
     def wait(self, *, timeout_seconds: float = 30.0) -> None:
-        """Wait until nothing is pending: before one looks whether all is well.
+        """Wait until nothing is pending. Call it before checking the results.
 
         Raises:
             TimeoutError: if that takes longer.
@@ -159,7 +159,7 @@ class FaultProxy(TcpProxy):
         return self._faulty[link]
 
     def decide(self, link: FaultyLink, message: Message) -> None:
-        """Pass a message on, or let a fault strike it."""
+        """Pass a message on, or apply a fault to it."""
         plan = None
         if message.is_request and not link.is_doomed:
             plan = next((plan for plan in self._plans if plan.wants(message)), None)
@@ -173,10 +173,10 @@ class FaultProxy(TcpProxy):
         plan.fault.strike(link, message)
 
     def note(self, link: FaultyLink, message: Message, step: str) -> None:
-        """Record what was done."""
+        """Record an action."""
         self._records.append(FaultRecord(link.number, message.word, link.fault, step, time.monotonic()))
 
     def forget(self, plan: FaultPlan) -> None:
-        """Hit nothing more by *plan*."""
+        """Remove *plan*, so that it hits nothing more."""
         if plan in self._plans:
             self._plans.remove(plan)

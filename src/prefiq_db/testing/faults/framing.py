@@ -1,4 +1,4 @@
-"""The messages of a connection; its bytes may come in any pieces."""
+"""Split the bytes of a connection, which arrive in any pieces, into messages."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from prefiq_db.testing.faults.sql_words import Protocol
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Message:
-    """What a client sends in one piece of its protocol.
+    """One message of a client's protocol.
 
     Attributes:
-        command: what the protocol calls it: ``Query``, ``Execute``, ``COM_QUERY``, ``COM_PING``, ``login``.
-        sql: the statement that it runs, also when that was prepared before; empty where there is none. Never printed.
+        command: the protocol's name for it: ``Query``, ``Execute``, ``COM_QUERY``, ``COM_PING``, ``login``.
+        sql: the statement that it runs, even if that was prepared before; empty if there is none. Never printed.
         raw: its bytes. Never printed.
-        is_request: whether the server answers it as a whole, so that a fault can be aimed at it.
+        is_request: whether the server answers it as a whole, so that it can be the target of a fault.
         protocol: ``postgresql`` or ``mariadb``.
-        parameters: what was bound to the statement, as bytes. Never printed.
-        in_transaction: no, if the server has said that no transaction is open, and has been sent nothing since.
+        parameters: the values bound to the statement, as bytes. Never printed.
+        in_transaction: false if the server's last reply said that no transaction is open, and nothing was sent since.
     """
 
     command: str
@@ -36,7 +36,7 @@ class Message:
 
     @property
     def is_commit(self) -> bool:
-        """Whether it commits something; asyncmy says COMMIT to each new connection, and that commits nothing."""
+        """Whether it commits something; asyncmy sends COMMIT on each new connection, and that commits nothing."""
         return bool(self.sql) and sql_words.commits(self.sql, self.protocol, in_transaction=self.in_transaction)
 
     @property
@@ -46,7 +46,7 @@ class Message:
 
     @property
     def word(self) -> str:
-        """What it is in one word that holds no value: ``COMMIT``, ``claim``, ``UPDATE``, ``login``, ``COM_PING``."""
+        """A word for it that holds no value: ``COMMIT``, ``claim``, ``UPDATE``, ``login``, ``COM_PING``."""
         if not self.sql:
             return self.command
         if self.is_commit:
@@ -56,11 +56,11 @@ class Message:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Reply:
-    """What a server sends in one piece of its protocol.
+    """One message of a server's protocol.
 
     Attributes:
         raw: its bytes.
-        request: the message that it answers; ``None`` where the server speaks unasked.
+        request: the message that it answers; ``None`` for a message that the server sends unasked.
         is_last: whether it is the end of that answer.
     """
 
@@ -72,8 +72,8 @@ class Reply:
 class Framing(ABC):
     """Both directions of one connection.
 
-    Feed :meth:`client_said` and :meth:`server_said`; take :meth:`next_message` and :meth:`next_reply` until there is
-    none. Report each message that goes to the server to :meth:`forwarded`, or answers can't be matched.
+    Feed :meth:`client_said` and :meth:`server_said`; take :meth:`next_message` and :meth:`next_reply` until they return
+    ``None``. Report each message that goes to the server to :meth:`forwarded`, or answers can't be matched.
     """
 
     protocol: ClassVar[Protocol]
@@ -82,8 +82,8 @@ class Framing(ABC):
         self._from_client = bytearray()
         self._from_server = bytearray()
         self._unanswered: deque[Message] = deque()
-        self._idle = False  # by the server's last word
-        self.said_instead: bytes = b""  # what the proxy has to answer in the place of the server
+        self._idle = False  # by the server's last reply
+        self.said_instead: bytes = b""  # the proxy's reply to the client in place of the server's
 
     def client_said(self, data: bytes) -> None:
         self._from_client += data
@@ -114,7 +114,7 @@ class Framing(ABC):
         """Expect the answer to *message*."""
 
     def rest_of_flight(self) -> bytes:
-        """Return what the server needs to answer what it has, when the client can't send it any more."""
+        """Return the bytes that the server needs to complete its answer, if the client can't send them any more."""
         return b""
 
     @property

@@ -1,4 +1,4 @@
-"""MariaDB's and MySQL's packets: three bytes of length, one of sequence. In clear, without compression."""
+"""MariaDB's and MySQL's packets: three bytes of length, one of sequence. Unencrypted, without compression."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from prefiq_db.testing.faults.framing import Framing, Message, Reply
 _HEADER_BYTES = 4
 _MAX_PAYLOAD = 0xFFFFFF
 
-# Capabilities that would hide from us what is said, or say it in another form; the client learns that the server has
-# none of them.
+# Capabilities that would hide the content, or change its form; the proxy removes them from the server's greeting.
 _COMPRESS, _SSL, _DEPRECATE_EOF, _ZSTD = 1 << 5, 1 << 11, 1 << 24, 1 << 26
 _HIDING = _COMPRESS | _SSL | _DEPRECATE_EOF | _ZSTD
-_LONG_PASSWORD = 1  # a server without it is a MariaDB, and has capabilities of its own where MySQL has zeros
+_LONG_PASSWORD = 1  # MariaDB doesn't set it, and has capabilities of its own where MySQL has zeros
 
 _OK, _LOCAL_INFILE, _ERROR = 0x00, 0xFB, 0xFF
 _MAX_EOF_PAYLOAD = 9
@@ -124,14 +123,14 @@ class MariaDbFraming(Framing):
         if is_last:
             self._answer = None
             self._unanswered.popleft()
-        # Only the client can go on with a login, so nothing more comes from the server.
+        # Only the client can continue a login, so nothing more comes from the server.
         return Reply(raw, request, is_last or not self._logged_in)
 
     def _listen(self, request: Message) -> Generator[bool, bytes, None]:
-        """Get one packet of an answer after the other; say of each whether it was the last."""
+        """Receive an answer packet by packet; yield for each whether it was the last."""
         payload = yield False
         if not self._logged_in:
-            while payload[:1] not in (b"\x00", b"\xff"):  # more to be asked about the password
+            while payload[:1] not in (b"\x00", b"\xff"):  # further steps of the authentication
                 payload = yield False
             self._logged_in = True
             self._note_status_of_ok(payload)
@@ -178,7 +177,7 @@ class MariaDbFraming(Framing):
         statement, columns, parameters = struct.unpack_from("<IHH", payload, 1)
         self._prepared[statement] = request.sql
         self._last_prepared = statement
-        for _ in range(sum(count + 1 for count in (parameters, columns) if count)):  # definitions, and an EOF behind
+        for _ in range(sum(count + 1 for count in (parameters, columns) if count)):  # definitions, then an EOF
             yield False
         yield True
 
@@ -208,12 +207,12 @@ def _status_of_ok(payload: bytes) -> int:
 
 
 def _after_number(payload: bytes, position: int) -> int:
-    """Return where a length-encoded number ends."""
+    """Return the position after a length-encoded number."""
     return position + {0xFC: 3, 0xFD: 4, 0xFE: 9}.get(payload[position], 1)
 
 
 def _without_hiding(raw: bytes) -> bytes:
-    """Return the server's greeting without the capabilities that would hide what is said."""
+    """Return the server's greeting without the capabilities that would hide the content."""
     greeting = bytearray(raw)
     if greeting[_HEADER_BYTES] == _ERROR:  # too many connections
         return raw

@@ -1,4 +1,4 @@
-"""PostgreSQL's messages: a type byte and a length, but for the first one. Protocol 3.x, in clear."""
+"""PostgreSQL's messages: a type byte and a length, except the first one. Protocol 3.x, unencrypted."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import struct
 from prefiq_db.testing.faults.framing import Framing, Message, Reply
 
 _PROTOCOL_MAJOR = 3
-# Asked before the first message; the answer is a byte. We say no in the server's place, or we would see nothing.
+# Sent before the first message; the answer is a byte. We refuse in the server's place, or we couldn't read the traffic.
 _ENCRYPTION_REQUESTS = {80877103, 80877104}
 _CANCEL_REQUEST = 80877102
 _LENGTH_BYTES = 4
@@ -16,7 +16,7 @@ _NAMES = {
     **{b"H": "Flush", b"X": "Terminate", b"F": "FunctionCall", b"p": "password"},
     **{b"d": "CopyData", b"c": "CopyDone", b"f": "CopyFail"},
 }
-# What the server may send at any time.
+# Messages that the server may send at any time.
 _UNASKED = {b"N", b"A"}
 _ENDS_AN_EXECUTE = {b"C", b"I", b"s", b"E"}
 
@@ -24,7 +24,7 @@ _ENDS_AN_EXECUTE = {b"C", b"I", b"s", b"E"}
 class PostgresFraming(Framing):
     """A request is a ``Query``, an ``Execute`` of the extended protocol, a ``FunctionCall`` or the login.
 
-    An ``Execute`` has the statement of its portal, so a COMMIT is found that was prepared long before.
+    An ``Execute`` has the statement of its portal, so a COMMIT that was prepared long before is recognised.
     """
 
     protocol = "postgresql"
@@ -85,7 +85,7 @@ class PostgresFraming(Framing):
             self._unanswered.append(message)
 
     def rest_of_flight(self) -> bytes:
-        # A server that was asked by Execute answers when it gets a Sync.
+        # After Execute, the server answers when it gets a Sync.
         waiting = self._unanswered[-1].command if self._unanswered else ""
         return b"S\0\0\0\x04" if waiting == "Execute" else b""
 
@@ -109,17 +109,17 @@ class PostgresFraming(Framing):
             self._ready()
             return Reply(raw, request, is_last=True)
         if request.command == "login":
-            # Only the client can go on with a login, so nothing more comes from the server.
+            # Only the client can continue a login, so nothing more comes from the server.
             return Reply(raw, request, is_last=True)
         if request.command == "Execute" and kind in _ENDS_AN_EXECUTE:
-            # After an error the server skips to the next Sync: all that waits until then is answered by its reply.
+            # After an error the server skips to the next Sync: its reply answers all requests until then.
             if kind != b"E":
                 self._unanswered.popleft()
             return Reply(raw, request, is_last=True)
         return Reply(raw, request)
 
     def _ready(self) -> None:
-        """Forget what is answered: everything to the Sync, the Query or the login that this ReadyForQuery is for."""
+        """Drop the answered requests: everything to the Sync, the Query or the login that this ReadyForQuery is for."""
         while self._unanswered:
             if self._unanswered.popleft().command != "Execute":
                 return

@@ -1,4 +1,4 @@
-"""What transactions read and appended: the history that a checker looks for anomalies in."""
+"""The reads and appends of transactions: the history in which a checker looks for anomalies."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Append:
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """Read the list of *key*, and find *values*."""
+    """Read the list of *key*; the result was *values*."""
 
     key: int
     values: tuple[int, ...]
@@ -76,9 +76,9 @@ class HistoryTransaction:
     """One attempt of a transaction.
 
     Attributes:
-        number: its own, from 1; 0 is the look at the end.
-        operations: what it did, in order.
-        committed: ``None`` if nobody knows.
+        number: unique, from 1; 0 is the final read.
+        operations: its operations, in order.
+        committed: ``None`` if unknown.
     """
 
     number: int
@@ -88,15 +88,15 @@ class HistoryTransaction:
 
 @dataclass(frozen=True, slots=True)
 class Anomaly:
-    """Something that should not be.
+    """A violation of isolation or of the data.
 
     Attributes:
         name: Adya's name of it (``G0`` to ``G2-item``; ``G-nonadjacent``: a cycle that a snapshot rules out, too), or
             what is wrong with the data itself: ``internal`` (its own append isn't what it reads last),
             ``incompatible order`` (two reads of which neither continues the other), ``doubled append``,
             ``lost append``, ``unknown value``.
-        transactions: who is in it; of a cycle, in its order.
-        key: the list, where there is one.
+        transactions: its transactions; for a cycle, in the cycle's order.
+        key: the list, if there is one.
         explanation: the cycle, as ``1 -wr-> 2 -rw-> 1``, or a sentence.
     """
 
@@ -108,11 +108,11 @@ class Anomaly:
 
 @dataclass(frozen=True, slots=True)
 class HistoryReport:
-    """What a checker found in a history.
+    """The result of checking a history.
 
     Attributes:
-        committed, aborted, unknown: how many attempts ended so.
-        anomalies: what is not serializable in it; of cycles among the same transactions one of each name.
+        committed, aborted, unknown: how many attempts ended with that outcome.
+        anomalies: what isn't serializable; for cycles among the same transactions, one of each name.
         seconds: how long the runs took.
     """
 

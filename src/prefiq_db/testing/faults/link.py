@@ -1,4 +1,4 @@
-"""One connection through the proxy, as faults see it."""
+"""One connection through the proxy, with the operations that faults use."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class LinkProxy(Protocol):
 
 
 class FaultyLink:
-    """The tools of a fault on one connection; all of it runs in the proxy's thread.
+    """The operations of a fault on one connection; all of them run in the proxy's thread.
 
     Attributes:
         number: counts the proxy's connections, from 1.
-        fault: the name of the last one that hit here.
+        fault: the name of the last fault that hit here.
     """
 
     def __init__(self, proxy: LinkProxy, link: Link, number: int, framing: Framing) -> None:
@@ -44,10 +44,10 @@ class FaultyLink:
         self.fault = ""
         self._answered: tuple[Message, Callable[[], None]] | None = None
 
-    # --- what a fault can do ---------------------------------------------------------------------
+    # --- operations of faults --------------------------------------------------------------------
 
     def forward(self, message: Message, *, after_seconds: float = 0.0) -> None:
-        """Pass a message on to the server; what the client says behind it waits until then."""
+        """Pass a message on to the server; the client's later messages wait until then."""
         if after_seconds:
             self._hold(message)
             self._later(after_seconds, self._release_message)
@@ -56,11 +56,11 @@ class FaultyLink:
         self._proxy.send(self._link.server, message.raw)
 
     def delay_reply(self, message: Message, seconds: float) -> None:
-        """Hold the answer to *message*, and what comes behind it, from its first byte on."""
+        """Hold the answer to *message*, and everything after it, from its first byte on."""
         self._delayed = message, seconds
 
     def drop_reply(self, message: Message, *, after_bytes: int = 0) -> None:
-        """Keep the answer to *message*, and what comes behind it, from the client, but for its first bytes."""
+        """Drop the answer to *message*, and everything after it, except the first *after_bytes*."""
         self._dropped, self._bytes_left = message, after_bytes
 
     def when_answered(self, message: Message, action: Callable[[], None]) -> None:
@@ -68,7 +68,7 @@ class FaultyLink:
         self._answered = message, action
 
     def cut_client(self, *, polite: bool = False) -> None:
-        """Reset the client's connection, or end it politely; the server isn't told."""
+        """Reset the client's connection, or close it with FIN (*polite*); the server isn't notified."""
         self._proxy.part(self._link.client, reset=not polite)
 
     def close_server(self, *, after_seconds: float = 0.0) -> None:
@@ -83,27 +83,27 @@ class FaultyLink:
         self._proxy.reset_link(self._link)
 
     def silence(self, message: Message | None = None) -> None:
-        """Let nothing pass, until the network is restored; *message* is the first that waits for that."""
+        """Pass nothing on until the network is restored; *message* is the first one to wait."""
         if message is not None:
             self._hold(message)
         self._silent = True
         self._proxy.silence(self._link)
 
     def slice(self, size_bytes: int) -> None:
-        """Send in pieces of that size, both ways, until a message comes that no fault hits; 0: no more."""
+        """Send in pieces of *size_bytes*, both ways, until a message comes that no fault hits; 0: send whole again."""
         for end in self._link.ends:
             end.segment_bytes = size_bytes
 
-    # --- what the proxy does ---------------------------------------------------------------------
+    # --- called by the proxy ---------------------------------------------------------------------
 
     @property
     def is_busy(self) -> bool:
-        """Whether something is still to happen here by itself."""
+        """Whether a scheduled action is still to come."""
         return self._link.client.gone or self._answered is not None or (self._is_holding and not self._silent)
 
     @property
     def is_doomed(self) -> bool:
-        """Whether its client is cut, or about to be: one fault is enough."""
+        """Whether its client is cut, or about to be: then no further fault hits it."""
         return self._link.client.gone or self._answered is not None
 
     def client_sent(self, data: bytes) -> None:
@@ -170,7 +170,7 @@ class FaultyLink:
         self._take_messages()
         if self._link.client.gone:
             self._proxy.send(self._link.server, self._framing.rest_of_flight())
-            if self._answered is None:  # it left while it was delayed
+            if self._answered is None:  # the client left during the delay
                 self.close_server()
         self._end_what_waited(self._link.server)
 
@@ -183,7 +183,7 @@ class FaultyLink:
         self._end_what_waited(self._link.client)
 
     def _end_what_waited(self, end: End) -> None:
-        """Let the proxy look again: the other side may have ended while this one was held."""
+        """Make the proxy check again whether the other side has ended while this one was held."""
         self._proxy.send(end, b"")
 
     def _later(self, seconds: float, action: Callable[[], None]) -> None:

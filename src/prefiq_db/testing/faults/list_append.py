@@ -22,12 +22,12 @@ from prefiq_db.testing.faults.direct import direct
 from prefiq_db.testing.faults.histories import Append, HistoryReport, HistoryTransaction, Read
 
 _QUIET_SECONDS = 30.0
-# Lists that grow without end make each read cost more than the one before, so we move on to new ones.
+# Growing lists make each read slower than the one before, so we move on to new ones.
 _TRANSACTIONS_PER_KEYS = 100
 
 _TABLE = sa.table("append_list", sa.column("id", sa.Integer), sa.column("numbers", sa.Text))
 _READ = sa.select(_TABLE.c.numbers).where(_TABLE.c.id == sa.bindparam("key"))
-# In the statement itself, so that a database may lose nobody's append, and only reads betray who saw what.
+# The append is in the statement itself, so that a database can lose none, and only reads show who saw what.
 _APPEND = (
     sa.update(_TABLE)
     .where(_TABLE.c.id == sa.bindparam("key"))
@@ -38,7 +38,7 @@ _Plan = list[tuple[str, int]]
 
 
 class _Attempts:
-    """One transaction: what it is to do, and the attempts that its body made."""
+    """One transaction: its planned operations, and the attempts of its body."""
 
     def __init__(self, plan: _Plan) -> None:
         self.plan = plan
@@ -46,7 +46,7 @@ class _Attempts:
 
 
 class ListAppend:
-    """Lists in a table, transactions that append to a few of them and read a few, and a checker of what they saw.
+    """Lists in a table, transactions that append to some of them and read some, and a checker of their reads.
 
     ::
 
@@ -55,14 +55,14 @@ class ListAppend:
         lists.run(db, 500, workers=8, run=lambda db, body: db.run_in_transaction(body, isolation="SERIALIZABLE"))
         assert not lists.check().beyond("SERIALIZABLE")
 
-    Each attempt of a transaction appends values of its own, so that what is read tells who had written.
+    Each attempt of a transaction appends unique values, so that a read shows which attempts had written.
 
     Args:
-        where: a server, or the path of a SQLite file; the look at the end asks it directly, past every proxy.
+        where: a server, or the path of a SQLite file; the final read queries it directly, past every proxy.
         database: the server's database.
-        keys: how many lists are in use at a time; fewer are more contention.
-        max_operations: of one transaction, at most.
-        seed: which transactions come.
+        keys: how many lists are in use at a time; fewer cause more contention.
+        max_operations: the maximum per transaction.
+        seed: determines the transactions.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class ListAppend:
         self._seconds = 0.0
 
     def create(self) -> None:
-        """Make the table ``append_list``."""
+        """Create the table ``append_list``."""
         self._direct.execute("create table append_list (id integer not null primary key, numbers text not null)")
 
     # --- runs ------------------------------------------------------------------------------------
@@ -97,7 +97,7 @@ class ListAppend:
     def run(
         self, db: Any, transactions: int, *, workers: int = 8, run: Callable[[Any, Any], Any] | None = None
     ) -> None:
-        """Run so many transactions in so many threads, each by ``run(db, body)`` with ``body(tx)``.
+        """Run that many transactions in *workers* threads, each by ``run(db, body)`` with ``body(tx)``.
 
         Default: ``db.run_in_transaction(body)``.
         """
@@ -121,7 +121,7 @@ class ListAppend:
     async def run_async(
         self, db: Any, transactions: int, *, workers: int = 8, run: Callable[[Any, Any], Any] | None = None
     ) -> None:
-        """Run so many transactions in so many tasks; see :meth:`run`."""
+        """Run that many transactions in *workers* tasks; see :meth:`run`."""
         do = run or (lambda db, body: db.run_in_transaction(body))
         self._make_lists(transactions)
         last = self._begun + transactions
@@ -213,10 +213,10 @@ class ListAppend:
         return tuple(sorted(self._history, key=lambda transaction: transaction.number))
 
     def check(self) -> HistoryReport:
-        """Look for anomalies in all runs so far, and in the lists as they are now.
+        """Check all runs so far, and the present lists, for anomalies.
 
         Raises:
-            TimeoutError: if transactions stay open, so that there is no end to look at.
+            TimeoutError: if transactions stay open, so that there is no final state.
         """
         self._direct.wait_until_quiet(_QUIET_SECONDS)
         final = {int(key): _numbers(text) for key, text in self._direct.execute("select id, numbers from append_list")}

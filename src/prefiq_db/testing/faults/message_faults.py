@@ -1,6 +1,6 @@
-"""What can go wrong with a message: one frozen dataclass each.
+"""Faults for a message: one frozen dataclass each.
 
-A fault of one's own is any object with such a ``strike``; :class:`FaultyLink` has the tools.
+Any object with such a ``strike`` method is a fault; :class:`FaultyLink` has the operations for it.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from prefiq_db.testing.faults.link import FaultyLink
 
 
 class Fault(Protocol):
-    """Something that can happen to a message and its connection."""
+    """A fault that hits a message and its connection."""
 
     def strike(self, link: FaultyLink, message: Message) -> None:
-        """Do it; *message* has not been passed on yet. Runs in the proxy's thread and must not wait."""
+        """Apply the fault; *message* has not been passed on yet. Runs in the proxy's thread and must not wait."""
 
 
 class _Checked:
@@ -49,10 +49,10 @@ class CutRequest(_Checked):
 
 @dataclass(frozen=True, slots=True)
 class CutReply(_Checked):
-    """The message reaches the server, its reply is dropped, and the client's connection is cut when the server is done.
+    """The message reaches the server, its reply is dropped, and the client's connection is cut when it is complete.
 
     Attributes:
-        after_bytes: so many bytes of the reply arrive before.
+        after_bytes: how many bytes of the reply arrive before.
         polite: end the client's connection (FIN) instead of resetting it (RST).
         zombie_seconds: how long the server's side stays open after its reply. Default: it is closed at once.
     """
@@ -73,7 +73,7 @@ class CutReply(_Checked):
 
 @dataclass(frozen=True, slots=True)
 class Reset:
-    """The message goes to the server and both sides are reset at once: whether the server still does it is open."""
+    """The message goes to the server and both sides are reset at once: the server may or may not run it."""
 
     def strike(self, link: FaultyLink, message: Message) -> None:
         link.forward(message)
@@ -82,7 +82,7 @@ class Reset:
 
 @dataclass(frozen=True, slots=True)
 class Delay(_Checked):
-    """The message, or its reply, comes late, and everything behind it, too."""
+    """The message, or its reply, comes late, and so does everything after it."""
 
     request_seconds: float = 0.0
     reply_seconds: float = 0.0
@@ -95,9 +95,9 @@ class Delay(_Checked):
 
 @dataclass(frozen=True, slots=True)
 class BlackHole:
-    """From this message on nothing passes, in neither direction, and the sockets stay open.
+    """From this message on nothing passes, in either direction, and the sockets stay open.
 
-    :meth:`FaultProxy.restore` brings the network back: what was sent meanwhile, this message too, arrives then.
+    :meth:`FaultProxy.restore` restores the network: what was sent in the meantime, this message too, arrives then.
 
     Attributes:
         delivered: the message itself still reaches the server; its reply doesn't come back.
@@ -135,7 +135,7 @@ class DeliverLate(_Checked):
 
 @dataclass(frozen=True, slots=True)
 class Slice(_Checked):
-    """The message and its reply come in pieces of *size_bytes*, each in a segment of its own."""
+    """The message and its reply come in pieces of *size_bytes*, each in a separate segment."""
 
     size_bytes: int = 1
 

@@ -25,7 +25,7 @@ class PlanHolder(Protocol):
 
 
 class _Kind:
-    """A kind of messages, by its name."""
+    """A named kind of message."""
 
     def __init__(self, name: str, holds: Target) -> None:
         self._name = name
@@ -38,20 +38,20 @@ class _Kind:
         return self._name
 
 
-#: A COMMIT, in whatever spelling, alone or one of several statements, also when it was prepared before.
+#: A COMMIT, however written, alone or one of several statements, even if it was prepared before.
 COMMIT: Target = _Kind("COMMIT", lambda message: message.is_commit)
-#: The claim of a commit token: the INSERT that finds out what became of a COMMIT.
+#: The claim of a commit token: the INSERT that determines the outcome of a COMMIT.
 CLAIM: Target = _Kind("CLAIM", lambda message: message.is_claim)
 #: Any message with SQL that runs.
 STATEMENT: Target = _Kind("STATEMENT", lambda message: bool(message.sql))
-#: Whatever the server answers: logins and pings, too.
+#: Any message that the server answers: logins and pings, too.
 ANY: Target = _Kind("ANY", lambda message: True)
 
 
 class FaultPlan:
     """A fault, the messages it is for, and how many of them it hits; made by :meth:`FaultProxy.fault`.
 
-    It holds until the end of its ``with`` block, or until :meth:`stop`.
+    It is active until the end of its ``with`` block, or until :meth:`stop`.
     """
 
     def __init__(
@@ -82,16 +82,16 @@ class FaultPlan:
 
     @property
     def seen(self) -> int:
-        """How many messages were of the kind so far."""
+        """How many messages have matched so far."""
         return self._proxy.call(lambda: self._seen)
 
     @property
     def hits(self) -> int:
-        """How many of them were hit."""
+        """How many messages were hit."""
         return self._proxy.call(lambda: self._hits)
 
     def wait(self, hits: int = 1, *, timeout_seconds: float = 10.0) -> None:
-        """Wait until so many messages were hit.
+        """Wait until *hits* messages were hit.
 
         Raises:
             TimeoutError: if that takes longer.
@@ -100,10 +100,10 @@ class FaultPlan:
             raise TimeoutError(f"{type(self.fault).__name__}: {self.hits} of {hits} hits in {timeout_seconds:g} s")
 
     def stop(self) -> None:
-        """Hit nothing more. Faults that have begun run to their end.
+        """Stop hitting messages. Faults that have begun run to their end.
 
         Raises:
-            UsageError: if the function that chooses the messages failed; its error's type is named.
+            UsageError: if the function that chooses the messages failed; the message names its error's type.
         """
         self._proxy.call(lambda: self._proxy.forget(self))
         if self._problem is not None:
@@ -122,7 +122,7 @@ class FaultPlan:
         try:
             if self._problem is not None or not self._on(message):
                 return False
-        except Exception as problem:  # noqa: BLE001 - the proxy goes on, and stop() tells
+        except Exception as problem:  # noqa: BLE001 - the proxy goes on, and stop() reports it
             self._problem = problem
             return False
         self._seen += 1

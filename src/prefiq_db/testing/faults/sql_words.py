@@ -1,4 +1,4 @@
-"""Classify a statement as far as faults need it; nothing here keeps a value of it."""
+"""Classify a statement as far as faults need it, without keeping any of its values."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _HIDDEN: dict[Protocol, re.Pattern[str]] = {
     "mariadb": re.compile(_COMMENTS.format(hash=r"|\#[^\n]*") + "|" + _QUOTED.format(literals=_MARIADB_LITERALS), re.S),
 }
 _COMMIT: dict[Protocol, re.Pattern[str]] = {
-    # In MariaDB an END closes a compound statement, as our BEGIN is one.
+    # In MariaDB an END closes a compound statement, such as our BEGIN.
     "postgresql": re.compile(
         r"(?:commit|end)(?:\s+(?:work|transaction))?(?:\s+and\s+(?:no\s+)?chain)?", re.I | re.ASCII
     ),
@@ -26,7 +26,7 @@ _COMMIT: dict[Protocol, re.Pattern[str]] = {
 _CLAIM = re.compile(rb"\binsert\b.*\binto\b.*\bprefiq_commit_token\b.*abandoned", re.I | re.S)
 _BEGINNING = 2000
 _WORD = re.compile(r"[a-z]+\b", re.I | re.ASCII)
-# Only these are shown: other text could hold values.
+# Only these are shown, because other text could be a value.
 _KEYWORDS = re.compile(
     "alter|analyze|begin|call|commit|copy|create|declare|deallocate|delete|discard|do|drop|end|execute|explain|fetch"
     "|grant|insert|kill|listen|load|lock|merge|notify|prepare|release|replace|reset|revoke|rollback|savepoint|select"
@@ -38,7 +38,7 @@ _KEYWORDS = re.compile(
 def commits(sql: str, protocol: Protocol, *, in_transaction: bool = True) -> bool:
     """Return whether one of the statements in *sql* is a COMMIT, however it is written and commented.
 
-    Outside a transaction it counts only behind another statement, which may have begun one.
+    Outside a transaction it counts only after another statement, which may have begun one.
     """
     lowered = sql.lower()
     if "commit" not in lowered and "end" not in lowered:
@@ -49,16 +49,16 @@ def commits(sql: str, protocol: Protocol, *, in_transaction: bool = True) -> boo
 
 
 def claims(raw: bytes) -> bool:
-    """Return whether a message claims a commit token as abandoned; the word may travel as a parameter."""
+    """Return whether a message claims a commit token as abandoned; the word for it may be a parameter."""
     return b"prefiq_commit_token" in raw.lower() and _CLAIM.search(raw) is not None
 
 
 def summary_word(sql: str, protocol: Protocol) -> str:
-    """Return the first keyword of a statement in capitals, ``?`` if there is none."""
+    """Return the first keyword of a statement in upper case, ``?`` if there is none."""
     found = _WORD.match(_bare(sql[:_BEGINNING], protocol).lstrip(" \t\r\n;("))
     return found[0].upper() if found and _KEYWORDS.fullmatch(found[0]) else "?"
 
 
 def _bare(sql: str, protocol: Protocol) -> str:
-    """Return *sql* without comments and with ``''`` for whatever is quoted."""
+    """Return *sql* without comments and with ``''`` for quoted text."""
     return _HIDDEN[protocol].sub(lambda match: " " if match["comment"] else "''", sql)
