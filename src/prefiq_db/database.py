@@ -18,12 +18,12 @@ from prefiq_db.core import (
     QuietSession,
     assemble,
     begin_attempts,
-    joined,
+    join_options,
     not_yet,
     unpicklable,
     wraps_without_tx,
 )
-from prefiq_db.deprecations import renamed_seconds
+from prefiq_db.deprecations import accept_old_name
 from prefiq_db.execution.mapping import Into
 from prefiq_db.faces.attempts_sync import AttemptLoop
 from prefiq_db.faces.transaction_sync import Transaction
@@ -273,7 +273,7 @@ class Database:
         the settings or ``using(read_only=True)`` rule out writes; ``HealthCheck`` judges the same way.
         ``timeout_seconds`` is the old name of *timeout*.
         """
-        return self._core.health(renamed_seconds("health", "timeout_seconds", "timeout", timeout, timeout_seconds))
+        return self._core.health(accept_old_name("health", "timeout_seconds", "timeout", timeout, timeout_seconds))
 
     def stats(self) -> DatabaseStats:
         """Return the current state of the pool and the counters."""
@@ -304,7 +304,7 @@ class Database:
         scope = self._core.pinned()
         if scope is None:
             return QuietSession(self._core.instance.engine, **options)
-        return QuietSession(scope.connection, join_transaction_mode="create_savepoint", **joined(options))
+        return QuietSession(scope.connection, join_transaction_mode="create_savepoint", **join_options(options))
 
     # --- what comes later ------------------------------------------------------------------------
 

@@ -16,13 +16,13 @@ from prefiq_db.core import (
     Params,
     assemble,
     begin_attempts,
-    joined,
+    join_options,
     not_yet,
     quiet,
     unpicklable,
     wraps_without_tx,
 )
-from prefiq_db.deprecations import renamed_seconds
+from prefiq_db.deprecations import accept_old_name
 from prefiq_db.execution.mapping import Into
 from prefiq_db.faces.attempts_async import AsyncAttemptLoop
 from prefiq_db.faces.transaction_async import AsyncTransaction
@@ -282,7 +282,7 @@ class AsyncDatabase:
         the settings or ``using(read_only=True)`` rule out writes; ``HealthCheck`` judges the same way.
         ``timeout_seconds`` is the old name of *timeout*.
         """
-        limit = renamed_seconds("health", "timeout_seconds", "timeout", timeout, timeout_seconds)
+        limit = accept_old_name("health", "timeout_seconds", "timeout", timeout, timeout_seconds)
         return await spawn(self._core.health, limit)
 
     def stats(self) -> DatabaseStats:
@@ -315,7 +315,7 @@ class AsyncDatabase:
         if scope is None:
             return AsyncSession(self._engine, **quiet(options))
         connection = AsyncConnection(self._engine, scope.connection)
-        return AsyncSession(connection, join_transaction_mode="create_savepoint", **quiet(joined(options)))
+        return AsyncSession(connection, join_transaction_mode="create_savepoint", **quiet(join_options(options)))
 
     # --- what comes later ------------------------------------------------------------------------
 

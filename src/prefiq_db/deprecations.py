@@ -12,7 +12,7 @@ def warn_renamed(old: str, new: str, *, stacklevel: int = 2) -> None:
     warnings.warn(f"{old} is deprecated: write {new}", DeprecationWarning, stacklevel=stacklevel + 1)
 
 
-def renamed_seconds(call: str, old: str, new: str, value: float | None, old_value: float | None) -> float | None:
+def accept_old_name(call: str, old: str, new: str, value: float | None, old_value: float | None) -> float | None:
     """Return the argument *new* of the function *call*, given under its new or old name.
 
     Raises:

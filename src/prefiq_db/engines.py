@@ -80,7 +80,7 @@ def _make(
         read_only=settings.read_only,
     )
     engine = create(
-        _shown_url(driver, target),
+        _describe_url(driver, target),
         connector=connector_for(settings, target, is_async),
         limits=limits,
         observer=observer,
@@ -143,7 +143,7 @@ def _driver_for(target: Target, is_async: bool) -> Driver:
     return driver
 
 
-def _shown_url(driver: Driver, target: Target) -> URL:
+def _describe_url(driver: Driver, target: Target) -> URL:
     """Return the URL that the engine shows: without password and options, so its ``repr`` is safe."""
     first = target.hosts[0] if target.hosts else None
     return URL.create(

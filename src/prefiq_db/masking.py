@@ -59,7 +59,7 @@ class Secret:
         return None
 
     def __reduce__(self) -> tuple[object, ...]:
-        return (_pickled_secret, ())
+        return (_unpickle_secret, ())
 
     def __copy__(self) -> Secret:
         return self
@@ -68,7 +68,7 @@ class Secret:
         return self
 
 
-def _pickled_secret() -> Secret:
+def _unpickle_secret() -> Secret:
     secret = Secret("")
     secret._value = None
     return secret

@@ -29,7 +29,7 @@ class OverrideOptions(TypedDict, total=False):
     tags: Mapping[str, str] | None
 
 
-def checked_overrides(given: Mapping[str, Any]) -> Overrides:
+def check_overrides(given: Mapping[str, Any]) -> Overrides:
     """Return the overrides given as keywords, validated.
 
     Raises:
@@ -72,7 +72,7 @@ _NOTHING: Mapping[object, _Held | None] = MappingProxyType({})
 _scoped: ContextVar[Mapping[object, _Held | None]] = ContextVar("prefiq_db_overrides", default=_NOTHING)
 
 
-def scoped(key: object) -> Overrides:
+def overrides_in_scope(key: object) -> Overrides:
     """Return the overrides in force here for the database *key*, including inherited ones.
 
     A task, or a thread with a copy of the context, that was started inside a scope keeps the scope's overrides even

@@ -96,7 +96,7 @@ class Retrier:
     def _again(self, attempt: Callable[[], T], first: Exception, started: float) -> T:
         plan = Plan(self.policy, self.repeatable, started, self.note, self.budget)
         retrying = tenacity.Retrying(sleep=self.sleep, **plan.options())
-        result: T = retrying(_resumed(attempt, first))
+        result: T = retrying(_resume_attempts(attempt, first))
         return result
 
     def note(self, event: AttemptFailed) -> None:
@@ -195,7 +195,7 @@ def note_attempt(database: str | None, event: AttemptFailed) -> None:
     )
 
 
-def _resumed(attempt: Callable[[], T], first: Exception) -> Callable[[], T]:
+def _resume_attempts(attempt: Callable[[], T], first: Exception) -> Callable[[], T]:
     """Return a function whose first call raises *first*; later calls run *attempt*."""
     pending = [first]
 
@@ -213,7 +213,7 @@ def _resumed(attempt: Callable[[], T], first: Exception) -> Callable[[], T]:
 def _repeatable_on(on: On | tuple[On, ...] | None) -> Repeatable:
     if on is None:
         return worth_repeating
-    choices = tuple(map(_checked_choice, on if isinstance(on, tuple) else (on,)))
+    choices = tuple(map(_check_choice, on if isinstance(on, tuple) else (on,)))
 
     def repeatable(error: BaseException) -> bool:
         return any(_matches(choice, error) for choice in choices)
@@ -221,7 +221,7 @@ def _repeatable_on(on: On | tuple[On, ...] | None) -> Repeatable:
     return repeatable
 
 
-def _checked_choice(choice: On) -> On:
+def _check_choice(choice: On) -> On:
     if isinstance(choice, str) and choice in set(ErrorKind):
         return ErrorKind(choice)
     if callable(choice):

@@ -127,7 +127,7 @@ async def test_a_commit_that_finds_a_reader(
 ) -> None:
     """SQLITE_BUSY at COMMIT leaves the transaction open, and a second COMMIT would succeed behind everybody's back."""
     # With a rollback journal, as other programs may have set it, a reader keeps a writer from committing.
-    monkeypatch.setattr("prefiq_db.dialects.sqlite._use_wal", lambda connection: None)
+    monkeypatch.setattr("prefiq_db.dialects.sqlite_connection._use_wal", lambda connection: None)
     path = backend.url.removeprefix("sqlite:///")
     await shop.close()
     with sqlite3.connect(path) as setup:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from prefiq_db.dialects.sqlite import SqliteConnection, connection_factory
+from prefiq_db.dialects.sqlite_connection import SqliteConnection, connection_factory
 
 _SLOW = "with recursive t(n) as (select 1 union all select n + 1 from t where n < 400000000) select count(*) from t"
 

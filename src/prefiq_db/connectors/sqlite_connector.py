@@ -13,7 +13,7 @@ from urllib.parse import quote
 from prefiq_db.config import Target
 from prefiq_db.connectors.connector import Connect, Connector
 from prefiq_db.deadline import Deadline
-from prefiq_db.dialects.sqlite import connection_factory
+from prefiq_db.dialects.sqlite_connection import connection_factory
 from prefiq_db.settings import DatabaseSettings
 from prefiq_db.translation.connecting import Connecting
 

@@ -6,7 +6,7 @@ from prefiq_db.core.assembly import assemble
 from prefiq_db.core.attempts import AttemptCore, Attempts, begin_attempts
 from prefiq_db.core.database_core import DatabaseCore
 from prefiq_db.core.quiet_session import QuietSession, quiet
-from prefiq_db.core.sessions import joined
+from prefiq_db.core.sessions import join_options
 from prefiq_db.core.signatures import wraps_without_tx
 from prefiq_db.core.transaction_core import TransactionCore
 from prefiq_db.core.unsupported import not_yet, unpicklable
@@ -22,7 +22,7 @@ __all__ = [
     "TransactionCore",
     "assemble",
     "begin_attempts",
-    "joined",
+    "join_options",
     "not_yet",
     "quiet",
     "unpicklable",

@@ -30,10 +30,10 @@ def assemble(settings: DatabaseSettings | str, fields: Mapping[str, Any], name: 
         SettingsError: if the settings are wrong; the message lists every problem, without values.
         MissingDriverError: if the driver isn't installed; the message names the extra to install.
     """
-    return DatabaseCore(_assembled(_as_settings(settings, fields), name, runtime))
+    return DatabaseCore(_assemble_instance(_as_settings(settings, fields), name, runtime))
 
 
-def _assembled(settings: DatabaseSettings, name: str, runtime: Runtime) -> Instance:
+def _assemble_instance(settings: DatabaseSettings, name: str, runtime: Runtime) -> Instance:
     hooks = Hooks(name)
     observer = StatementObserver(
         name, _label(settings), hooks, masked=settings.masked, slow_seconds=settings.slow_query_seconds

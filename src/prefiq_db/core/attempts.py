@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from prefiq_db.config import RetryPolicy
 from prefiq_db.core.database_core import DatabaseCore
-from prefiq_db.core.sessions import judged
+from prefiq_db.core.sessions import judge_session_error
 from prefiq_db.core.transactions import transaction_repeatable
 from prefiq_db.deadline import Deadline, own_deadline, sooner
 from prefiq_db.errors import PrefiqDbError, UsageError
@@ -131,7 +131,7 @@ class AttemptCore:
 
     def _end(self, error: BaseException | None) -> bool:
         assert self.tx is not None
-        failed = None if error is None else judged(self.tx, error)
+        failed = None if error is None else judge_session_error(self.tx, error)
         try:
             self.tx.end(error)
         except PrefiqDbError as failure:

@@ -14,7 +14,7 @@ from prefiq_db.translation.both import of_both
 from prefiq_db.translation.classify import treatment
 
 
-def joined(options: Mapping[str, Any]) -> dict[str, Any]:
+def join_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options of a session that joins our transaction.
 
     Its objects don't expire on commit: it only releases a savepoint, and after the block there is no connection to
@@ -23,7 +23,7 @@ def joined(options: Mapping[str, Any]) -> dict[str, Any]:
     return {"expire_on_commit": False, **options}
 
 
-def judged(tx: Block, error: BaseException) -> PrefiqDbError | None:
+def judge_session_error(tx: Block, error: BaseException) -> PrefiqDbError | None:
     """Return the PrefiqDbError for *error*, raised in the body of *tx*, if it is the ORM's; else ``None``.
 
     Call it before *tx* ends.

@@ -20,7 +20,7 @@ from prefiq_db.errors import (
     PrefiqDbError,
     StatementRefusedError,
 )
-from prefiq_db.execution.binds import bound, bound_rows, checked_params, checked_rows
+from prefiq_db.execution.binds import bind_params, bind_rows, check_params, checked_rows
 from prefiq_db.execution.refused_statements import refuse_one_shot
 from prefiq_db.execution.shapes import ALL_ROWS, ONE_VALUE, ROW_COUNT
 from prefiq_db.execution.statement_facts import as_executable, facts_of, facts_of_call
@@ -44,7 +44,7 @@ class Statements(Transactions, CoreVerbs):
             PrefiqDbError: if the call can't or must not be carried out.
         """
         given = self.admit()
-        executable = bound(as_executable(statement), checked_params(params), self.road.dialect.label)
+        executable = bind_params(as_executable(statement), check_params(params), self.road.dialect.label)
         call = Call(verb, executable, params, shape, given)
         self._choose_way(call, block)
         return call
@@ -57,7 +57,7 @@ class Statements(Transactions, CoreVerbs):
         executable, checked = as_executable(statement), checked_rows(rows)
         if not checked:
             return None
-        bound_rows(executable, checked, self.road.dialect.label)
+        bind_rows(executable, checked, self.road.dialect.label)
         call = Call(verb, executable, checked, ROW_COUNT, given)
         self._choose_way(call, block)
         return call

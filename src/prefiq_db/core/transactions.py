@@ -8,11 +8,11 @@ from dataclasses import replace
 from typing import Any
 
 from prefiq_db.config import RetryPolicy
-from prefiq_db.core.sessions import judged
+from prefiq_db.core.sessions import judge_session_error
 from prefiq_db.core.view import View
 from prefiq_db.deadline import Deadline, own_deadline
 from prefiq_db.errors import ErrorKind, PrefiqDbError, UnsupportedError
-from prefiq_db.exactly_once import checked_token
+from prefiq_db.exactly_once import check_token
 from prefiq_db.retry import worth_repeating
 from prefiq_db.transaction import Block, Outcome, RootBlock, Savepoint, Scope, TransactionOptions, ambient
 
@@ -102,7 +102,7 @@ class Transactions(View):
             try:
                 result = body(tx)
             except BaseException as error:
-                failure = judged(tx, error)
+                failure = judge_session_error(tx, error)
                 tx.end(error)
                 if failure is None:
                     raise
@@ -118,7 +118,7 @@ class Transactions(View):
 
     def resolve_outcome(self, token: Any) -> Outcome:
         """Return the outcome of the transaction with *token*."""
-        checked = checked_token(token)
+        checked = check_token(token)
         self.check_usable()
         if self.settings.read_only:
             raise self._needs_to_write("resolve_outcome", "its question")

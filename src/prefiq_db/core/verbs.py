@@ -9,7 +9,7 @@ from typing import Any
 from prefiq_db.call import Call, Shape
 from prefiq_db.execution.mapping import Into
 from prefiq_db.execution.shapes import ALL_ROWS, ONE_ROW, ONE_VALUE, OUTCOME, all_rows, one_row, one_value
-from prefiq_db.execution.typed import Types, typed
+from prefiq_db.execution.typed import Types, with_types
 from prefiq_db.reports import ExecuteResult
 
 Params = Mapping[str, Any] | None
@@ -37,20 +37,20 @@ class CoreVerbs(ABC):
     def fetch_all(self, statement: Any, params: Params, into: Into | None, types: Types | None = None) -> list[Any]:
         shape = ALL_ROWS if into is None else all_rows(into)
         if types is not None:
-            statement, shape = typed(statement, types, shape)
+            statement, shape = with_types(statement, types, shape)
         rows: list[Any] = self.carry_out(self.prepare("fetch_all", statement, params, shape))
         return rows
 
     def fetch_one(self, statement: Any, params: Params, into: Into | None, types: Types | None = None) -> Any:
         shape = ONE_ROW if into is None else one_row(into)
         if types is not None:
-            statement, shape = typed(statement, types, shape)
+            statement, shape = with_types(statement, types, shape)
         return self.carry_out(self.prepare("fetch_one", statement, params, shape))
 
     def fetch_value(self, statement: Any, params: Params, into: Into | None, types: Types | None = None) -> Any:
         shape = ONE_VALUE if into is None else one_value(into)
         if types is not None:
-            statement, shape = typed(statement, types, shape)
+            statement, shape = with_types(statement, types, shape)
         return self.carry_out(self.prepare("fetch_value", statement, params, shape))
 
     def execute(self, statement: Any, params: Params) -> ExecuteResult:

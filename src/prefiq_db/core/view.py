@@ -15,7 +15,7 @@ from prefiq_db.events import AttemptFailed
 from prefiq_db.execution.standard import StandardRoad
 from prefiq_db.hooks.registry import Hooks
 from prefiq_db.instance import Instance
-from prefiq_db.overrides import OverrideScope, checked_overrides, scoped
+from prefiq_db.overrides import OverrideScope, check_overrides, overrides_in_scope
 from prefiq_db.retry import Retrier
 from prefiq_db.settings import DatabaseSettings
 from prefiq_db.silence import hush
@@ -53,7 +53,7 @@ class View:
     def admit(self) -> Overrides:
         """Return the overrides in force, or raise if the database is closed or belongs to another event loop."""
         self.check_usable()
-        here = scoped(self.instance)  # same as overrides(); inlined because every call runs it
+        here = overrides_in_scope(self.instance)  # same as overrides(); inlined because every call runs it
         return self.view if here is NO_OVERRIDES else self.view.over(here)
 
     # --- overrides -------------------------------------------------------------------------------
@@ -61,14 +61,14 @@ class View:
     def using(self, given: Mapping[str, Any]) -> Self:
         """Return the same database with other defaults."""
         other = copy.copy(self)
-        other.view = checked_overrides(given).over(self.view)
+        other.view = check_overrides(given).over(self.view)
         return other
 
     def override(self, given: Mapping[str, Any]) -> OverrideScope:
-        return OverrideScope(self.instance, checked_overrides(given))
+        return OverrideScope(self.instance, check_overrides(given))
 
     def overrides(self) -> Overrides:
-        here = scoped(self.instance)
+        here = overrides_in_scope(self.instance)
         return self.view if here is NO_OVERRIDES else self.view.over(here)
 
     # --- retries ---------------------------------------------------------------------------------

@@ -169,7 +169,7 @@ class _MySQLFamily(MysqlTokens, PrefiqDialect):
 
     def _send(self, send: Any, cursor: Any, statement: Any, parameters: Any, context: Any, batch_size: int) -> None:
         if context is not None and kind_of(statement) is not Kind.PLAIN:
-            send = self._sent_with_care(send)
+            send = self._send_with_care(send)
             if kind_of(statement) is Kind.LOCK:
                 self._check_lock(self.session_of(context.root_connection._dbapi_connection))
         super()._send(send, cursor, statement, parameters, context, batch_size)
@@ -185,7 +185,7 @@ class _MySQLFamily(MysqlTokens, PrefiqDialect):
             )
         state.checkout.tainted = True
 
-    def _sent_with_care(self, send: Callable[..., None]) -> Callable[..., None]:
+    def _send_with_care(self, send: Callable[..., None]) -> Callable[..., None]:
         """Return *send* for a statement that may end the open transaction, or begin one, and fail after that.
 
         An error reply doesn't say whether the transaction is open. A savepoint does: every COMMIT and ROLLBACK removes

@@ -142,7 +142,7 @@ class _Postgresql(PrefiqDialect):
             f"; SET LOCAL application_name = '{_CLAIM}{token}'"
             f"; {self.token_sql(token, ABANDONED)} ON CONFLICT (token) DO NOTHING"
             "; SELECT pg_logical_emit_message(true, 'prefiq_db', 'claim')"
-            f"; {self.written_as_sql(token)}"
+            f"; {self.write_as_sql(token)}"
             "; COMMIT",
         )
         return first_word(rows)
@@ -160,7 +160,7 @@ class _Postgresql(PrefiqDialect):
             f" WHERE claim.application_name = '{_CLAIM}{token}' AND claim.wait_event = 'transactionid'"
             f" AND holder.application_name NOT LIKE '{_CLAIM}%'"
             " AND holder.wait_event IS DISTINCT FROM 'SyncRep'"
-            f" AND NOT EXISTS ({self.written_as_sql(token)})",
+            f" AND NOT EXISTS ({self.write_as_sql(token)})",
         )
         return bool(rows)
 

@@ -67,7 +67,7 @@ class StatementDialect(TransactionDialect):
         if self.commenter is not None:
             call = state.statement.call
             if call is not None and call.tags:
-                send = self._commented(send, call.tags)
+                send = self._send_with_comment(send, call.tags)
         failure: Exception | None = None
         try:
             if self.observer is None:
@@ -97,7 +97,7 @@ class StatementDialect(TransactionDialect):
             transaction.cause = self.judge(error, proxied).by_code
         return transaction.aborted == ENDED
 
-    def _commented(self, send: Callable[..., None], tags: Mapping[str, str]) -> Callable[..., None]:
+    def _send_with_comment(self, send: Callable[..., None], tags: Mapping[str, str]) -> Callable[..., None]:
         """Return *send* that appends *tags* as a comment to the text; observers see the text without it."""
         commenter: Any = self.commenter
         percent = "%%" if self.paramstyle in ("format", "pyformat") else "%"  # type: ignore[attr-defined]

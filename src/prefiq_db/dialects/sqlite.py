@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import re
 import sqlite3
-import time
-from collections import Counter
-from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, Final
 
@@ -20,11 +16,12 @@ from prefiq_db.bridge import await_, can_await
 from prefiq_db.dialects.base import PrefiqDialect
 from prefiq_db.dialects.characteristics import characteristics
 from prefiq_db.dialects.session import GONE, SessionState, TransactionState
-from prefiq_db.dialects.sqlite_decimals import DecimalSqlite, add_functions, keeps_texts, text_column
+from prefiq_db.dialects.sqlite_connection import SqliteConnection
+from prefiq_db.dialects.sqlite_decimals import DecimalSqlite, keeps_texts, text_column
 from prefiq_db.dialects.sqlite_rebuilds import check_drop, is_migrating, orphaned, orphans
 from prefiq_db.dialects.token_sql import ABANDONED, TABLE, first_word
 from prefiq_db.dialects.values import SQLITE
-from prefiq_db.errors import ErrorKind, PrefiqDbError
+from prefiq_db.errors import ErrorKind
 from prefiq_db.translation.judging import STALE
 
 # Statements that change nothing, or whose changes SQLite's total_changes counts. Neither DDL nor a PRAGMA that sets.
@@ -37,115 +34,6 @@ _COUNTED: Final = re.compile(
 _UNCOUNTED: Final = -1
 # A transaction that the application begins with SQL text.
 _BEGIN: Final = re.compile(r"\s*BEGIN(?:\s+(?:DEFERRED|IMMEDIATE|EXCLUSIVE))?(?:\s+TRANSACTION)?\s*;?\s*\Z", re.I)
-# How many steps of SQLite's virtual machine pass between two looks at the clock: well under a millisecond of work.
-_STEPS_BETWEEN_CLOCK_LOOKS = 10_000
-
-
-class SqliteConnection(sqlite3.Connection):
-    """A connection that stops a statement at its deadline; SQLite has no statement timeout of its own."""
-
-    timeout_seconds: float = 0.0
-    lock_wait_seconds: float = 0.0
-    #: when the running statement is stopped, on the monotonic clock; ``None`` while none is running
-    ends_at: float | None = None
-    timed_out: bool = False
-    #: the exception of a signal handler while a statement ran (Ctrl-C); sqlite3 reports only "interrupted"
-    interruption: BaseException | None = None
-    #: whether a statement succeeded in the open transaction of a session or a connection of the engine; ``None``: no
-    #: such transaction, or one of transaction(), which takes the writer's lock first
-    ran: bool | None = None
-    #: the connection's count of changed rows when that transaction began
-    changes_before: int = 0
-    #: while a migration runs without foreign keys: the rows whose reference was broken before
-    orphans: Counter[tuple[str, str]] | None = None
-    #: what one of our SQL functions raised while a statement ran; sqlite3 doesn't report it
-    refusal: PrefiqDbError | None = None
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        #: tables and columns of exact decimals that are known to hold numbers
-        self.decimal_columns: set[tuple[str, str]] = set()
-
-    def start_clock(self) -> None:
-        self.timed_out = False
-        self.interruption = self.refusal = None
-        self.ends_at = time.monotonic() + self.timeout_seconds
-
-    def stop_clock(self) -> None:
-        self.ends_at = None
-
-    def stop_now(self) -> None:
-        """Stop the statement that another thread runs on this connection.
-
-        interrupt() would also hit a ROLLBACK after it, as long as another cursor isn't read to its end.
-        """
-        self.ends_at = 0.0
-
-    def close(self) -> None:
-        """Close, and roll back the open transaction.
-
-        SQLite's own close waits until the last statement is finished. A cursor that a traceback still holds would keep
-        the transaction open until then, and with it the writer's lock.
-        """
-        self.stop_clock()
-        with contextlib.suppress(sqlite3.Error):  # closed already, or broken: there is nothing to roll back
-            if self.in_transaction:
-                self.rollback()
-        super().close()
-
-    def looks_at_clock(self) -> Iterator[int]:
-        """Yield 0 to go on and 1 to stop, once per check.
-
-        A generator, because Python runs signal handlers where a function begins: their exception would be outside every
-        try block of a function, but is inside this one.
-        """
-        stop = 0
-        while True:
-            try:
-                yield stop
-                stop = 0
-                if self.ends_at is not None and time.monotonic() >= self.ends_at:
-                    self.timed_out = True
-                    stop = 1
-            except GeneratorExit:
-                return
-            except BaseException as error:  # noqa: BLE001 - sqlite3 would swallow it; the dialect raises it again
-                self.interruption = error
-                stop = 1
-
-
-def connection_factory(
-    timeout_seconds: float, durable_wal: bool, read_only: bool = False
-) -> Callable[..., SqliteConnection]:
-    """Return a factory for ``sqlite3.connect(factory=)``: it sets up each connection before anyone uses it."""
-
-    def connect(*args: Any, **kwargs: Any) -> SqliteConnection:
-        connection = SqliteConnection(*args, **kwargs)
-        try:
-            connection.timeout_seconds = timeout_seconds
-            connection.lock_wait_seconds = kwargs["timeout"]
-            connection.execute("PRAGMA foreign_keys = ON").close()
-            add_functions(connection)
-            if read_only:
-                connection.execute("PRAGMA query_only = ON").close()
-            elif durable_wal:
-                _use_wal(connection)
-            looks = connection.looks_at_clock()
-            next(looks)
-            connection.set_progress_handler(looks.__next__, _STEPS_BETWEEN_CLOCK_LOOKS)
-        except BaseException:
-            connection.close()
-            raise
-        return connection
-
-    return connect
-
-
-def _use_wal(connection: sqlite3.Connection) -> None:
-    """Switch the file to write-ahead logging once, so that readers and the one writer don't block each other."""
-    (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
-    if mode != "wal":
-        connection.execute("PRAGMA journal_mode = WAL").fetchone()
 
 
 class _Sqlite(DecimalSqlite, PrefiqDialect):
@@ -354,7 +242,7 @@ class _Sqlite(DecimalSqlite, PrefiqDialect):
             f"INSERT OR IGNORE {self.token_sql(token, ABANDONED).removeprefix('INSERT ')}",
         ):
             self.control(dbapi_connection, sql)
-        word = first_word(self.ask(dbapi_connection, self.written_as_sql(token)))
+        word = first_word(self.ask(dbapi_connection, self.write_as_sql(token)))
         self.control(dbapi_connection, "COMMIT")
         return word
 

@@ -31,7 +31,7 @@ class TokenDialect:
         """Return the INSERT of a token."""
         return f"INSERT INTO {TABLE} (token, written_as) VALUES ('{token}', '{written_as}')"
 
-    def written_as_sql(self, token: str) -> str:
+    def write_as_sql(self, token: str) -> str:
         """Return the SELECT that shows what a token was written as."""
         return f"SELECT written_as FROM {TABLE} WHERE token = '{token}'"
 

@@ -41,7 +41,7 @@ class MysqlTokens(TokenDialect):
                 raise
         else:
             return ABANDONED
-        return first_word(self.ask(dbapi_connection, self.written_as_sql(token)))
+        return first_word(self.ask(dbapi_connection, self.write_as_sql(token)))
 
     def end_holder(self, dbapi_connection: Any, token: str) -> bool:
         # READ UNCOMMITTED shows an uncommitted row as long as its transaction is open. A row from before the server's
@@ -62,7 +62,7 @@ class MysqlTokens(TokenDialect):
         # A row that READ COMMITTED shows as well isn't held any more: its session serves another caller by now, and the
         # claim waits for another lock.
         self.control(dbapi_connection, "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
-        if rows and self.ask(dbapi_connection, self.written_as_sql(token)):
+        if rows and self.ask(dbapi_connection, self.write_as_sql(token)):
             return False
         for (number,) in rows:
             self.control(dbapi_connection, f"KILL CONNECTION {int(number):d}")

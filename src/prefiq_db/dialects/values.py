@@ -263,7 +263,7 @@ class _Row:
 
     def _value(self, value: Any, place: Any) -> Any:
         try:
-            return self._converted(value, place)
+            return self._convert_value(value, place)
         except _RefusedError as refused:
             reason, kind = str(refused), refused.kind or type(value)
         raise UsageError(
@@ -271,7 +271,7 @@ class _Row:
             f"{self.values.title}: {reason}"
         )
 
-    def _converted(self, value: Any, place: Any) -> Any:
+    def _convert_value(self, value: Any, place: Any) -> Any:
         kind, values = type(value), self.values
         if kind in PLAIN:
             return value
@@ -284,12 +284,12 @@ class _Row:
             # An array; psycopg would make a composite row of a tuple, which is equal to none of its elements.
             return [self._element(item, place) for item in value]
         if isinstance(value, enum.Enum):
-            return self._converted(_member(value), place)
+            return self._convert_value(_member(value), place)
         return self._unknown(value, kind, place)
 
     def _element(self, item: Any, place: Any) -> Any:
         try:
-            return self._converted(item, place)
+            return self._convert_value(item, place)
         except _RefusedError as refused:
             refused.kind = refused.kind or type(item)
             raise
@@ -298,7 +298,7 @@ class _Row:
         """Return the conversion of a subclass of a known type, or of a foreign number type; refuse the rest."""
         for base in kind.__mro__[1:]:  # OrderedDict is handled as dict, pendulum.DateTime as datetime
             if base in _BASES:
-                return self._converted(_BASES[base](value), place)
+                return self._convert_value(_BASES[base](value), place)
             if base in self.values.table:
                 return self.values.table[base](value)
         if self.knows(self.context, kind):
@@ -306,7 +306,7 @@ class _Row:
         number = _number_of(value)
         if number is None:
             _refuse(_advice(value))
-        return self._converted(number, place)
+        return self._convert_value(number, place)
 
 
 def _number_of(value: Any) -> int | float | bool | None:

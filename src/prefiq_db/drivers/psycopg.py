@@ -127,7 +127,7 @@ class _Hurried:
     def _hurrying(cls, deadline: Deadline, arguments: dict[str, Any]) -> None:
         _shares.set(Shares(deadline, arguments["host"].count(",") + 1))
 
-    def _hurried(self, deadline: Deadline) -> Any:
+    def _hurry(self, deadline: Deadline) -> Any:
         """Return the connection; SQLAlchemy's first queries get the rest of the time for connecting."""
         self.patience_seconds = deadline.left(at_least=0.01)
         return self
@@ -199,7 +199,7 @@ class Connection(_Hurried, psycopg.Connection[Any]):
     def _connect_once(cls, deadline: Deadline, arguments: dict[str, Any]) -> Any:
         cls._hurrying(deadline, arguments)
         try:
-            return cls.connect(**arguments)._hurried(deadline)
+            return cls.connect(**arguments)._hurry(deadline)
         finally:
             _shares.set(None)
 
@@ -274,7 +274,7 @@ class AsyncConnection(_Hurried, psycopg.AsyncConnection[Any]):
     async def _connect_once(cls, deadline: Deadline, arguments: dict[str, Any]) -> Any:
         cls._hurrying(deadline, arguments)
         try:
-            return (await cls.connect(**arguments))._hurried(deadline)
+            return (await cls.connect(**arguments))._hurry(deadline)
         finally:
             _shares.set(None)
 

@@ -107,7 +107,7 @@ class Connection(pymysql.connections.Connection):
         # The sockets keep the deadline; PyMySQL would start its timeouts anew with each packet.
         self._read_timeout = self._write_timeout = None
         try:
-            self.connect(self._dialled(deadline))
+            self.connect(self._dial(deadline))
         except OSError as error:
             failure: Exception = error
         except pymysql.err.OperationalError as error:
@@ -147,7 +147,7 @@ class Connection(pymysql.connections.Connection):
     def _is_overheard(self) -> bool:
         return bool(self.password) and not (self._secure or self.may_tell)
 
-    def _dialled(self, deadline: Deadline) -> socket.socket:
+    def _dial(self, deadline: Deadline) -> socket.socket:
         """Return a socket that is connected to the first of the host's addresses that answers."""
         addresses = addresses_of(self.host, self.port, deadline)
         shares = Shares(deadline, len(addresses))

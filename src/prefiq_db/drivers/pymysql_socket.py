@@ -11,7 +11,7 @@ from prefiq_db.drivers.pymysql import Connection, _Socket
 class SocketConnection(Connection):
     """A connection whose server is on this machine, at ``unix_socket``."""
 
-    def _dialled(self, deadline: Deadline) -> socket.socket:
+    def _dial(self, deadline: Deadline) -> socket.socket:
         assert self.unix_socket is not None, "the connector says it"
         dialled = _Socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:

@@ -13,14 +13,14 @@ from __future__ import annotations
 from prefiq_db.exactly_once.claims import Claimer
 from prefiq_db.exactly_once.pruning import Pruner
 from prefiq_db.exactly_once.resolver import Resolver
-from prefiq_db.exactly_once.tokens import checked_token, new_token
+from prefiq_db.exactly_once.tokens import check_token, new_token
 from prefiq_db.exactly_once.words import forbidden_table, missing_table, never_committed, still_unknown
 
 __all__ = [
     "Claimer",
     "Pruner",
     "Resolver",
-    "checked_token",
+    "check_token",
     "forbidden_table",
     "missing_table",
     "never_committed",

@@ -36,7 +36,7 @@ def is_kept(token: str, now: float) -> bool:
     return now - issued_at(token) <= RETENTION_SECONDS
 
 
-def checked_token(token: Any) -> str:
+def check_token(token: Any) -> str:
     """Return *token* in canonical form.
 
     Raises:

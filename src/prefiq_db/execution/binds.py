@@ -20,7 +20,7 @@ _NO_LISTS: Final = (str, bytes, bytearray, memoryview)
 _NONE: Final[Mapping[str, Any]] = {}
 
 
-def checked_params(params: Any) -> Mapping[str, Any] | None:
+def check_params(params: Any) -> Mapping[str, Any] | None:
     """Return *params*, or raise if they aren't a mapping from bind name to value."""
     if params is None or type(params) is dict or isinstance(params, Mapping):
         return params
@@ -41,7 +41,7 @@ def checked_rows(rows: Iterable[Mapping[str, Any]]) -> Sequence[Mapping[str, Any
     return made
 
 
-def bound(statement: Executable, params: Mapping[str, Any] | None, dialect: str) -> Executable:
+def bind_params(statement: Executable, params: Mapping[str, Any] | None, dialect: str) -> Executable:
     """Return *statement* ready for *params*: a list or tuple in ``IN :name`` or ``IN (:name)`` is expanded.
 
     Raises:
@@ -49,7 +49,7 @@ def bound(statement: Executable, params: Mapping[str, Any] | None, dialect: str)
     """
     if not (type(statement) is TextClause or type(statement) is LongText):
         if isinstance(statement, TextualSelect):
-            return _bound_select(statement, params, dialect)
+            return _bind_select(statement, params, dialect)
         check_core(statement, params)
         return statement
     given = _NONE if params is None else params
@@ -57,12 +57,12 @@ def bound(statement: Executable, params: Mapping[str, Any] | None, dialect: str)
         _check_names(statement._bindparams, given, "params")
     if _SCALARS.issuperset(map(type, given.values())):
         return statement
-    return _expanded(statement, given, dialect)
+    return _expand_lists(statement, given, dialect)
 
 
-def _bound_select(statement: TextualSelect, params: Mapping[str, Any] | None, dialect: str) -> Executable:
+def _bind_select(statement: TextualSelect, params: Mapping[str, Any] | None, dialect: str) -> Executable:
     inner: Any = statement.element
-    made = bound(inner, params, dialect)
+    made = bind_params(inner, params, dialect)
     if made is inner:
         return statement
     copied: Any = statement._generate()
@@ -70,7 +70,7 @@ def _bound_select(statement: TextualSelect, params: Mapping[str, Any] | None, di
     return copied  # type: ignore[no-any-return]
 
 
-def bound_rows(statement: Executable, rows: Sequence[Mapping[str, Any]], dialect: str) -> None:
+def bind_rows(statement: Executable, rows: Sequence[Mapping[str, Any]], dialect: str) -> None:
     """Check that all *rows* have exactly the names of *statement*'s binds, and lists only where allowed.
 
     Raises:
@@ -92,7 +92,7 @@ def bound_rows(statement: Executable, rows: Sequence[Mapping[str, Any]], dialect
 
 
 def _differing(number: int, row: Mapping[str, Any], first: Mapping[str, Any]) -> str:
-    more, less = _listed(row.keys() - first.keys()), _listed(first.keys() - row.keys())
+    more, less = _list_places(row.keys() - first.keys()), _list_places(first.keys() - row.keys())
     parts = [f"has {more}, which rows[0] lacks"] if more else []
     parts += [f"lacks {less}, which rows[0] has"] if less else []
     return f"rows[{number}]: {' and '.join(parts)}; all rows of a batch need the same keys (give None for NULL)"
@@ -101,13 +101,13 @@ def _differing(number: int, row: Mapping[str, Any], first: Mapping[str, Any]) ->
 def _check_names(binds: Mapping[str, BindParameter[Any]], given: Mapping[str, Any], what: str) -> None:
     unknown = given.keys() - binds.keys()
     if unknown:
-        raise UsageError(f"{what}: the statement has no bind called {_listed(unknown)}")
+        raise UsageError(f"{what}: the statement has no bind called {_list_places(unknown)}")
     missing = {name for name in binds.keys() - given.keys() if binds[name].required}
     if missing:
-        raise UsageError(f"{what}: no value for {_listed(missing)}")
+        raise UsageError(f"{what}: no value for {_list_places(missing)}")
 
 
-def _listed(names: Iterable[Any]) -> str:
+def _list_places(names: Iterable[Any]) -> str:
     return ", ".join(sorted(name if isinstance(name, str) else f"<{type(name).__name__}>" for name in names))
 
 
@@ -145,7 +145,7 @@ class _ExpandingText(TextClause):
     __visit_name__ = "textclause"
 
 
-def _expanded(statement: TextClause, given: Mapping[str, Any], dialect: str) -> Executable:
+def _expand_lists(statement: TextClause, given: Mapping[str, Any], dialect: str) -> Executable:
     places = _places(statement.text, dialect)
     lists = frozenset(
         name

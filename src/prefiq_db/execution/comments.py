@@ -28,7 +28,7 @@ def comment(sql: str, tags: Mapping[str, str], *, percent: str = "%") -> str:
     Raises:
         UsageError: if a key or value is not a string, has half a surrogate pair, or contains ``*/`` or ``/*``.
     """
-    encoded = sorted((_encoded(key), _encoded(value)) for key, value in tags.items())
+    encoded = sorted((_percent_encode(key), _percent_encode(value)) for key, value in tags.items())
     pairs = [f"{key}='{value}'" for key, value in encoded if key and value]
     if not pairs or any(mark in sql for mark in _COMMENT_MARKS):
         return sql
@@ -40,7 +40,7 @@ def comment(sql: str, tags: Mapping[str, str], *, percent: str = "%") -> str:
     return f"{statement} /*{','.join(pairs).replace('%', percent)}*/{rest}"
 
 
-def _encoded(text: object) -> str:
+def _percent_encode(text: object) -> str:
     if not isinstance(text, str):
         raise UsageError(f"tags: expected texts, not {type(text).__name__}")
     try:

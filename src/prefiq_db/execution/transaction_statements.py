@@ -70,14 +70,14 @@ def inner_statement(tokens: Tokens, sql: str, words: list[str]) -> str | None:
         return None
     start, end = tokens.spans[place]
     quote = sql[start]
-    return _ESCAPE.sub(_unescaped, sql[start + 1 : end - 1]) if quote in "'\"" else None
+    return _ESCAPE.sub(_unescape, sql[start + 1 : end - 1]) if quote in "'\"" else None
 
 
 _ESCAPE: Final = re.compile(r"\\(.)|''|\"\"", re.S)
 _ESCAPED: Final = {"n": "\n", "t": "\t", "r": "\r", "0": "\0", "b": "\b", "Z": "\x1a"}
 
 
-def _unescaped(match: re.Match[str]) -> str:
+def _unescape(match: re.Match[str]) -> str:
     escaped = match[1]
     return match.group()[0] if escaped is None else _ESCAPED.get(escaped, escaped)
 

@@ -17,7 +17,7 @@ from prefiq_db.memory import Memory
 Types = Mapping[str, Any]
 
 
-def typed(statement: Any, types: Types | None, shape: Shape) -> tuple[Any, Shape]:
+def with_types(statement: Any, types: Types | None, shape: Shape) -> tuple[Any, Shape]:
     """Return a text *statement* with column *types*, and *shape* extended to check that all these columns exist.
 
     Raises:

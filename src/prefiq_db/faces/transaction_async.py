@@ -9,7 +9,7 @@ from typing import Any, Self, TypeVar
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 
 from prefiq_db.bridge import spawn
-from prefiq_db.core import DatabaseCore, TransactionCore, joined, quiet
+from prefiq_db.core import DatabaseCore, TransactionCore, join_options, quiet
 from prefiq_db.errors import PrefiqDbError
 from prefiq_db.faces.verbs_async import AsyncVerbs
 from prefiq_db.transaction import Block, Outcome, TransactionOptions
@@ -80,7 +80,7 @@ class AsyncTransaction:
 
     def session(self, **options: Any) -> AsyncSession:
         """Return an ORM session that works in a savepoint of this transaction; its objects don't expire on commit."""
-        return AsyncSession(self.connection, join_transaction_mode="create_savepoint", **quiet(joined(options)))
+        return AsyncSession(self.connection, join_transaction_mode="create_savepoint", **quiet(join_options(options)))
 
     def bind(self) -> AbstractContextManager[None]:
         """Return a block in which the database's own verbs use this transaction, in the running task."""

@@ -9,7 +9,7 @@ from typing import Any, Self, TypeVar
 from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 
-from prefiq_db.core import DatabaseCore, QuietSession, TransactionCore, joined
+from prefiq_db.core import DatabaseCore, QuietSession, TransactionCore, join_options
 from prefiq_db.faces.verbs_sync import Verbs
 from prefiq_db.leaving import surely
 from prefiq_db.transaction import Block, Outcome, TransactionOptions
@@ -86,7 +86,7 @@ class Transaction:
 
     def session(self, **options: Any) -> Session:
         """Return an ORM session that works in a savepoint of this transaction; its objects don't expire on commit."""
-        return QuietSession(self.connection, join_transaction_mode="create_savepoint", **joined(options))
+        return QuietSession(self.connection, join_transaction_mode="create_savepoint", **join_options(options))
 
     def bind(self) -> AbstractContextManager[None]:
         """Return a block in which the database's own verbs use this transaction, in the running thread or task."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from prefiq_db.deprecations import renamed_seconds
+from prefiq_db.deprecations import accept_old_name
 from prefiq_db.errors import UsageError
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def is_healthy(db: Database, *, timeout: float | None = None, timeout_seconds: f
     """
     if _is_async(db):
         raise UsageError("this database is asynchronous: use await is_healthy_async(db)")
-    limit = renamed_seconds("is_healthy", "timeout_seconds", "timeout", timeout, timeout_seconds)
+    limit = accept_old_name("is_healthy", "timeout_seconds", "timeout", timeout, timeout_seconds)
     return db.health(limit).healthy
 
 
@@ -39,7 +39,7 @@ async def is_healthy_async(
     """
     if not _is_async(db):
         raise UsageError("this database is synchronous: use is_healthy(db)")
-    limit = renamed_seconds("is_healthy_async", "timeout_seconds", "timeout", timeout, timeout_seconds)
+    limit = accept_old_name("is_healthy_async", "timeout_seconds", "timeout", timeout, timeout_seconds)
     return (await db.health(limit)).healthy
 
 

@@ -196,7 +196,7 @@ class StatementObserver:
         return {
             "database": self.database,
             "statement": known.shown,
-            "parameters": self._shown_parameters(parameters),
+            "parameters": self._describe_parameters(parameters),
             "batch_size": batch_size,
             "operation": known.description.operation,
             "summary": known.description.summary,
@@ -210,15 +210,15 @@ class StatementObserver:
             "tags": {} if call is None else call.tags,
         }
 
-    def _shown_parameters(self, parameters: Any) -> Mapping[str, str]:
+    def _describe_parameters(self, parameters: Any) -> Mapping[str, str]:
         if not parameters:
             return {}
         if isinstance(parameters, list):
             parameters = parameters[0]
         named = parameters.items() if isinstance(parameters, Mapping) else enumerate(parameters, 1)
-        return {str(name): self._shown_value(str(name), value) for name, value in named}
+        return {str(name): self._describe_parameter(str(name), value) for name, value in named}
 
-    def _shown_value(self, name: str, value: object) -> str:
+    def _describe_parameter(self, name: str, value: object) -> str:
         if is_secret_key(name):
             return MASK
         return describe_value(value) if self.masked else repr(value)

@@ -115,7 +115,7 @@ class StatementStatistics:
                 self._entries[description.fingerprint] = entry
         return entry
 
-    def _folded(self) -> list[StatementEntry]:
+    def _fold_entries(self) -> list[StatementEntry]:
         with self.lock:
             entries = list(self._entries.values())
         for entry in entries:
@@ -124,7 +124,7 @@ class StatementStatistics:
 
     @property
     def statement_count(self) -> int:
-        return sum(entry.calls for entry in self._folded())
+        return sum(entry.calls for entry in self._fold_entries())
 
     def note_retry(self, kind: ErrorKind | None) -> None:
         with self.lock:
@@ -135,7 +135,7 @@ class StatementStatistics:
     def durations(self) -> dict[str, HistogramStats]:
         """Return the durations by summary: the most frequent ones, and all others together."""
         merged: dict[str, Histogram] = {}
-        for entry in sorted(self._folded(), key=lambda entry: entry.calls, reverse=True):
+        for entry in sorted(self._fold_entries(), key=lambda entry: entry.calls, reverse=True):
             summary = entry.summary or OTHER
             if summary not in merged and len(merged) >= MOST_SUMMARIES:
                 summary = OTHER
@@ -144,7 +144,7 @@ class StatementStatistics:
 
     def top(self, most: int = 50) -> tuple[StatementStats, ...]:
         """Return the statements with the highest total time, the highest first."""
-        entries = [entry.read() for entry in self._folded()]
+        entries = [entry.read() for entry in self._fold_entries()]
         entries.sort(key=lambda entry: entry.total_seconds, reverse=True)
         return tuple(entries[:most])
 

@@ -10,7 +10,7 @@ from alembic.autogenerate.api import AutogenContext
 from alembic.runtime.plugins import Plugin
 
 from prefiq_db.migrate import comparators
-from prefiq_db.migrate.defaults import as_text_clause, compile_sql, default_sql, reported_sql
+from prefiq_db.migrate.defaults import as_text_clause, compile_sql, default_sql, read_reported_sql
 from prefiq_db.types import ExactDecimal, Json, Money, StrEnum, UtcDateTime, Uuid
 from prefiq_db.types.choices import DEFAULT_LENGTH
 
@@ -116,7 +116,7 @@ def _render_default(item: Any, context: AutogenContext) -> str | Literal[False]:
     dialect, prefix = context.migration_context.dialect, context.opts["sqlalchemy_module_prefix"] or ""
     if isinstance(item, sa.Computed):
         read_back = isinstance(item.sqltext, sa.TextClause) and bool(item.sqltext._bindparams)
-        sql = reported_sql(item.sqltext) if read_back else compile_sql(item.sqltext, dialect)
+        sql = read_reported_sql(item.sqltext) if read_back else compile_sql(item.sqltext, dialect)
         stored = "" if item.persisted is None else f", persisted={item.persisted}"
         return f"{prefix}Computed({as_text_clause(sql)!r}{stored})" if _SPECIAL & {*sql} else False
     if not isinstance(item, sa.DefaultClause) or isinstance(item.arg, str):

@@ -18,7 +18,7 @@ from alembic.util import DispatchPriority, PriorityDispatchResult
 from sqlalchemy.dialects import mysql
 from sqlalchemy.sql.elements import conv
 
-from prefiq_db.migrate.defaults import NULL, Default, Literal, compile_sql, default_sql, read_default, reported_sql
+from prefiq_db.migrate.defaults import NULL, Default, Literal, compile_sql, default_sql, read_default, read_reported_sql
 from prefiq_db.migrate.expressions import same_default, same_expression
 from prefiq_db.types import StrEnum, UtcDateTime
 from prefiq_db.types.choices import CHECKS_COLUMN
@@ -121,7 +121,7 @@ def _compare_computed(
     is_now, should_be = found.server_default, wanted.server_default
     if isinstance(is_now, sa.Computed) and isinstance(should_be, sa.Computed):
         stored = {each.persisted for each in (is_now, should_be)} - {None}
-        expressions = reported_sql(is_now.sqltext), compile_sql(should_be.sqltext, connection.dialect)
+        expressions = read_reported_sql(is_now.sqltext), compile_sql(should_be.sqltext, connection.dialect)
         same = len(stored) < 2 and same_expression(found, *expressions, connection)
         if same is None:
             return _GO_ON  # Alembic compares the texts, and warns

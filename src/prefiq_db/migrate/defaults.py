@@ -73,10 +73,10 @@ def default_sql(clause: Any, dialect: sa.Dialect) -> str:
     """Return the SQL behind DEFAULT."""
     if isinstance(clause.arg, str):
         return "'" + clause.arg.replace("'", "''") + "'"
-    return reported_sql(clause.arg) if clause.reflected else compile_sql(clause.arg, dialect)
+    return read_reported_sql(clause.arg) if clause.reflected else compile_sql(clause.arg, dialect)
 
 
-def reported_sql(clause: Any) -> str:
+def read_reported_sql(clause: Any) -> str:
     """Return the SQL as the database reported it; SQLAlchemy wraps it in ``text()``, where ``:word`` is a bind."""
     return str(clause.text)
 

@@ -34,7 +34,7 @@ def foreign_keys_off(connection: sa.Connection, database: str) -> Iterator[Check
     def check(revision: str) -> None:
         new = _violations(connection) - known
         if new:
-            raise _violated(new, revision, database)
+            raise _find_violations(new, revision, database)
 
     try:
         if _pragma(connection, "foreign_keys") == [(1,)]:
@@ -51,7 +51,7 @@ def _violations(connection: sa.Connection) -> Counter[tuple[str, str]]:
     return orphans(partial(_ask, connection))
 
 
-def _violated(rows: Counter[tuple[str, str]], revision: str, database: str) -> ForeignKeyViolationError:
+def _find_violations(rows: Counter[tuple[str, str]], revision: str, database: str) -> ForeignKeyViolationError:
     return ForeignKeyViolationError(
         f"database {database}: revision {revision} would leave rows whose foreign key leads nowhere: {told(rows)}; "
         "nothing of it was applied",

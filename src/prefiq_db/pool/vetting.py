@@ -120,7 +120,7 @@ class _VettingPool(SlottedPool):
             except Empty:
                 record = None
             if record is None:
-                record = self._made_or_waited_for()
+                record = self._make_or_wait()
             if record.dbapi_connection is None:
                 record.get_connection()
             else:
@@ -133,12 +133,12 @@ class _VettingPool(SlottedPool):
                 self._drop(record)
             raise
 
-    def _made_or_waited_for(self) -> Any:
+    def _make_or_wait(self) -> Any:
         """Return a connection that became free, or an empty slot to open one in."""
         made = None if self._line.waiters else self._reserve()
-        return self._waited_for() if made is None else made
+        return self._wait_in_line() if made is None else made
 
-    def _waited_for(self) -> Any:
+    def _wait_in_line(self) -> Any:
         watcher, started = self.watcher, perf_counter()
         seconds = checkout_deadline(self._timeout, "pool_timeout_seconds").left()
         given = self._line.wait(seconds)

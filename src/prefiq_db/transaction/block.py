@@ -162,16 +162,16 @@ class Block(ABC):
     def on_commit(self, fn: Callable[[], Any]) -> Callable[[], Any]:
         """Call *fn* after the outermost COMMIT, unless this block or one around it is rolled back."""
         self._check_active()
-        self.commit_functions.append(self._checked_callable(fn, "on_commit"))
+        self.commit_functions.append(self._check_callable(fn, "on_commit"))
         return fn
 
     def on_rollback(self, fn: Callable[[], Any]) -> Callable[[], Any]:
         """Call *fn* after this block, or one around it, was rolled back."""
         self._check_active()
-        self.rollback_functions.append(self._checked_callable(fn, "on_rollback"))
+        self.rollback_functions.append(self._check_callable(fn, "on_rollback"))
         return fn
 
-    def _checked_callable(self, fn: Callable[[], Any], name: str) -> Callable[[], Any]:
+    def _check_callable(self, fn: Callable[[], Any], name: str) -> Callable[[], Any]:
         if not callable(fn):
             raise UsageError(f"{name}: expected a function without arguments")
         refuse_generator_function(fn, name)

@@ -209,7 +209,7 @@ class RootBlock(Block):
         self._roll_back(Outcome.UNKNOWN)
         if self.token is None:
             raise lost
-        outcome = self._asked_for(self.token)
+        outcome = self._ask_for_outcome(self.token)
         if outcome is Outcome.COMMITTED:
             self._committed()
             return
@@ -219,7 +219,7 @@ class RootBlock(Block):
             raise never_committed(self.instance.name, RUN_AGAIN)
         raise still_unknown(lost, self.token, self.instance.name)
 
-    def _asked_for(self, token: str) -> Outcome:
+    def _ask_for_outcome(self, token: str) -> Outcome:
         try:
             return self.instance.resolver.resolve(token, self._deadline_of_a_step(), transaction_id=self.id)
         except SchemaError:

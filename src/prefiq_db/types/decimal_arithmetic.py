@@ -52,12 +52,12 @@ class ExactComparator(TypeDecorator.Comparator[Decimal]):
     """Operators whose results have the right scale."""
 
     def operate(self, op: Any, *other: Any, **kwargs: Any) -> Any:
-        return self._scaled(op, super().operate(op, *other, **kwargs))
+        return self._scale_result(op, super().operate(op, *other, **kwargs))
 
     def reverse_operate(self, op: Any, other: Any, **kwargs: Any) -> Any:
-        return self._scaled(op, super().reverse_operate(op, other, **kwargs))
+        return self._scale_result(op, super().reverse_operate(op, other, **kwargs))
 
-    def _scaled(self, op: Any, result: Any) -> Any:
+    def _scale_result(self, op: Any, result: Any) -> Any:
         if op in CALCULATES | DIVIDES and isinstance(result, OperatorExpression):
             result.type = self.type._calculated_type(calculated_scale(op, operands(result)))  # type: ignore[attr-defined]
         return result

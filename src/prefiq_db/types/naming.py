@@ -101,11 +101,11 @@ def _names(table: sa.Table) -> Iterable[tuple[str, str | None]]:
         if constraint is table.primary_key:
             if table.primary_key.name is not None:
                 yield "primary key", str(table.primary_key.name)
-        elif isinstance(constraint.name, str) or not _named_later(constraint, table):
+        elif isinstance(constraint.name, str) or not _name_later(constraint, table):
             name = constraint.name
             yield type(constraint).__name__, name if isinstance(name, str) else None
 
 
-def _named_later(constraint: Any, table: sa.Table) -> bool:
+def _name_later(constraint: Any, table: sa.Table) -> bool:
     """Return whether it is the CHECK of a Boolean or Enum, which the convention names when DDL is compiled."""
     return bool(getattr(constraint, "_type_bound", False)) and "ck" in table.metadata.naming_convention

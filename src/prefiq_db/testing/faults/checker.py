@@ -53,10 +53,10 @@ class _History:
         if final is not None:
             look = tuple(Read(key, tuple(values)) for key, values in final.items())
             self._transactions[_AT_THE_END] = HistoryTransaction(_AT_THE_END, look)
-        self._reads = list(self._committed_reads())
+        self._reads = list(self._find_committed_reads())
         self._order = self._version_order()
 
-    def _committed_reads(self) -> Iterator[tuple[int, Read, int]]:
+    def _find_committed_reads(self) -> Iterator[tuple[int, Read, int]]:
         """Yield reader, read, and how many of its last values are the reader's own."""
         for transaction in self._transactions.values():
             if not transaction.committed:
