@@ -34,6 +34,5 @@ def add(db: Database, name: str, kind: Kind, price: Decimal, details: Any = None
 
 def price_list(db: Database, at_most: Decimal) -> Sequence[Line]:
     """Return the products that cost *at_most* that much, the cheapest first."""
-    # .asc(): SQLite has no decimals, and the bare column would be sorted as a text.
     lines = select(product.c.name, product.c.kind, product.c.price).where(product.c.price <= at_most)
     return db.fetch_all(lines.order_by(product.c.price.asc(), product.c.name), into=Line)
