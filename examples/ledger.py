@@ -1,7 +1,7 @@
-"""The ledger's tables, statements and report: what its two programs, sync and async, have in common.
+"""Tables, statements and report of the ledger, shared by its sync and async programs.
 
-A small shop sells tea. Goods are received in the warehouse, some are moved to the shop, orders take them from there.
-The words are SQLAlchemy Core and the same on SQLite, PostgreSQL and MariaDB.
+A small shop sells tea. It receives goods in the warehouse, moves some to the shop, and sells them from there.
+The statements are SQLAlchemy Core, the same on SQLite, PostgreSQL and MariaDB.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from prefiq_db.types import ExactDecimal, UtcDateTime
 
 # --- tables --------------------------------------------------------------------------------------
 
-# A prefix of each run's own: on a shared server it touches nobody's tables, and what it makes it can drop.
+# Each run has its own prefix, so that on a shared server it touches no other tables and can drop its own.
 _PREFIX = f"ledger_example_{secrets.token_hex(3)}"
 
 metadata = MetaData()
@@ -65,7 +65,7 @@ order_line = Table(
     Column("placed_at", UtcDateTime, nullable=False),
 )
 
-# --- the story's data ----------------------------------------------------------------------------
+# --- data ----------------------------------------------------------------------------------------
 
 ITEMS = [
     {"sku": "TEA", "name": "Green tea, 100 g", "price": Decimal("4.90")},
@@ -81,14 +81,14 @@ SHOP = [{"place": "shop", "sku": entry["sku"], "on_hand": 0} for entry in ITEMS]
 MOVES = [("TEA", 15), ("CUP", 12), ("POT", 2)]
 ORDERS = {
     "Ada": [("TEA", 2), ("POT", 1)],
-    "Ben": [("TEA", 5), ("CUP", 500)],  # too many: nothing of this order may remain, the tea neither
+    "Ben": [("TEA", 5), ("CUP", 500)],  # too many cups: the whole order is rolled back, the tea too
     "Eve": [("CUP", 4)],
 }
 
 
 @dataclass(frozen=True)
 class StockLine:
-    """How much of an item is at each place."""
+    """How much of an item is at one place."""
 
     name: str
     place: str
@@ -120,9 +120,9 @@ RECEIVE_STOCK = insert(stock)
 
 
 def take(place: str, sku: str, quantity: int) -> Update:
-    """Take goods from a place, if enough are there; when there are too few, the row count is 0.
+    """Take goods from a place if enough are there; if not, the row count is 0.
 
-    The check and the change are one statement, so nobody comes between them.
+    Check and change are one statement, so no other transaction can change the row in between.
     """
     return (
         update(stock)
@@ -132,7 +132,7 @@ def take(place: str, sku: str, quantity: int) -> Update:
 
 
 def put(place: str, sku: str, quantity: int) -> Update:
-    """Put goods to a place."""
+    """Add goods to a place."""
     return update(stock).where(stock.c.place == place, stock.c.sku == sku).values(on_hand=stock.c.on_hand + quantity)
 
 
@@ -142,7 +142,7 @@ def price_of(sku: str) -> Select[Decimal]:
 
 
 def sell(customer: str, sku: str, quantity: int, price: Decimal) -> Insert:
-    """Write down one sold item."""
+    """Record one sold item."""
     return insert(order_line).values(
         customer=customer, sku=sku, quantity=quantity, amount=price * quantity, placed_at=datetime.now(UTC)
     )
@@ -176,9 +176,9 @@ def report(stock_lines: Iterable[StockLine], order_lines: Sequence[OrderLine]) -
 
 
 def place_for(folder: str) -> dict[str, str]:
-    """Return where the ledger's database is when the settings don't say: a SQLite file in *folder*.
+    """Return settings for a SQLite file in *folder*, or none if the user's settings name a database.
 
-    Left alone, prefiq_db takes ``app.db`` in the working directory; an example should leave nothing behind.
+    By default prefiq_db uses ``app.db`` in the working directory, but an example should leave no file behind.
     """
     settings = load_settings().database
     if settings.engine != "sqlite" or settings.url is not None or settings.name is not None:

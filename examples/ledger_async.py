@@ -1,4 +1,4 @@
-"""The order and stock ledger, from create to report. ``ledger_sync.py`` tells the same story without ``await``.
+"""The order and stock ledger, from creating tables to the report. ``ledger_sync.py`` does the same without ``await``.
 
 On embedded SQLite, in a temporary folder: ``make run-async-example``.
 On a server: ``DB_URL=postgres://user:password@host/name make run-async-example``, or ``mariadb://...``.
@@ -49,7 +49,7 @@ async def run(db: AsyncDatabase) -> None:
 
 
 async def create(db: AsyncDatabase) -> None:
-    # Outside a transaction: MariaDB would commit it at each of these.
+    # Not in a transaction: MariaDB commits at each CREATE TABLE.
     for table in ledger.metadata.sorted_tables:
         await db.execute(CreateTable(table))
 
@@ -60,7 +60,7 @@ async def drop(db: AsyncDatabase) -> None:
 
 
 async def receive(db: AsyncDatabase) -> None:
-    async with db.transaction():  # both or neither; in here db itself speaks on the transaction's connection
+    async with db.transaction():  # both or neither; inside, db uses the transaction's connection
         await db.execute_many(ledger.RECEIVE_ITEMS, ledger.ITEMS)
         count = await db.execute_many(ledger.RECEIVE_STOCK, ledger.RECEIVED + ledger.SHOP)
     print(f"received    {len(ledger.RECEIVED)} items, {count} places on the shelves")
@@ -78,7 +78,7 @@ async def order(db: AsyncDatabase, customer: str, lines: list[tuple[str, int]]) 
     """Sell all lines of an order, or none."""
     try:
         async with db.transaction() as tx:
-            # Only what is committed may be told to the world.
+            # Tell the customer only after the commit.
             tx.on_commit(lambda: print(f"ordered     by {customer}, the receipt is on its way"))
             for sku, quantity in lines:
                 if (await tx.execute(ledger.take("shop", sku, quantity))).rowcount == 0:

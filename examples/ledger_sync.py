@@ -1,4 +1,4 @@
-"""The order and stock ledger, from create to report. ``ledger_async.py`` tells the same story with ``await``.
+"""The order and stock ledger, from creating tables to the report. ``ledger_async.py`` does the same with ``await``.
 
 On embedded SQLite, in a temporary folder: ``make run-sync-example``.
 On a server: ``DB_URL=postgres://user:password@host/name make run-sync-example``, or ``mariadb://...``.
@@ -48,7 +48,7 @@ def run(db: Database) -> None:
 
 
 def create(db: Database) -> None:
-    # Outside a transaction: MariaDB would commit it at each of these.
+    # Not in a transaction: MariaDB commits at each CREATE TABLE.
     for table in ledger.metadata.sorted_tables:
         db.execute(CreateTable(table))
 
@@ -59,7 +59,7 @@ def drop(db: Database) -> None:
 
 
 def receive(db: Database) -> None:
-    with db.transaction():  # both or neither; in here db itself speaks on the transaction's connection
+    with db.transaction():  # both or neither; inside, db uses the transaction's connection
         db.execute_many(ledger.RECEIVE_ITEMS, ledger.ITEMS)
         count = db.execute_many(ledger.RECEIVE_STOCK, ledger.RECEIVED + ledger.SHOP)
     print(f"received    {len(ledger.RECEIVED)} items, {count} places on the shelves")
@@ -77,7 +77,7 @@ def order(db: Database, customer: str, lines: list[tuple[str, int]]) -> None:
     """Sell all lines of an order, or none."""
     try:
         with db.transaction() as tx:
-            # Only what is committed may be told to the world.
+            # Tell the customer only after the commit.
             tx.on_commit(lambda: print(f"ordered     by {customer}, the receipt is on its way"))
             for sku, quantity in lines:
                 if tx.execute(ledger.take("shop", sku, quantity)).rowcount == 0:

@@ -1,7 +1,7 @@
-"""A stock service in FastAPI: a hook of its own, endpoints for Kubernetes, and the page ``/db``.
+"""A stock service in FastAPI with a hook, health endpoints for Kubernetes, and the status page ``/db``.
 
-Run it with any ASGI server: ``uvicorn --app-dir examples --factory service_fastapi:make_app``, then look at
-``/healthz``, ``/readyz`` and ``/db``. ``DB_URL`` takes it to a server.
+Run it with any ASGI server: ``uvicorn --app-dir examples --factory service_fastapi:make_app``, then open
+``/healthz``, ``/readyz`` and ``/db``. Set ``DB_URL`` to use a server instead of SQLite.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from prefiq_db.integrations.starlette import mount_health
 
 
 def make_app(database: dict[str, Any] | None = None, **health: Any) -> FastAPI:
-    """Return the service; *database* are settings, *health* options of its health endpoints."""
+    """Return the service; *database* has settings, *health* options of the health endpoints."""
     operations: Counter[str] = Counter()
 
     @asynccontextmanager

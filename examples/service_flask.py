@@ -1,7 +1,7 @@
-"""A stock service in Flask: a hook of its own, endpoints for Kubernetes, and the page ``/db``.
+"""A stock service in Flask with a hook, health endpoints for Kubernetes, and the status page ``/db``.
 
-Run it with any WSGI server: ``flask --app examples/service_flask.py run``, then look at ``/healthz``, ``/readyz`` and
-``/db``. ``DB_URL`` takes it to a server.
+Run it with any WSGI server: ``flask --app examples/service_flask.py run``, then open ``/healthz``, ``/readyz`` and
+``/db``. Set ``DB_URL`` to use a server instead of SQLite.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from prefiq_db.integrations.flask import mount_health
 
 
 def make_app(database: dict[str, Any] | None = None, **health: Any) -> Flask:
-    """Return the service; *database* are settings, *health* options of its health endpoints."""
+    """Return the service; *database* has settings, *health* options of the health endpoints."""
     container = bootstrap(arguments={"database": database or {}})
     atexit.register(container.shutdown)
     db = container.resolve("db", Database)

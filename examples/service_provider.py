@@ -1,4 +1,4 @@
-"""A provider of one's own: typed settings, a service in the container, and a hook on every statement.
+"""Your own provider: typed settings, a service in the container, and a listener for every statement.
 
 Try it with ``AUDIT_KEEP=2 python examples/service_provider.py``.
 """
@@ -16,14 +16,14 @@ from prefiq_db.events import Listener, StatementFailed, StatementFinished
 
 
 class AuditSettings(BaseModel):
-    """What ``AUDIT_KEEP`` and ``AUDIT_ENABLED`` set, or ``audit: {keep: 100}`` in settings.yaml."""
+    """Settings from ``AUDIT_KEEP`` and ``AUDIT_ENABLED``, or ``audit: {keep: 100}`` in settings.yaml."""
 
     enabled: bool = True
     keep: PositiveInt = 100
 
 
 class Audit(Listener):
-    """Remembers the last statements; events tell types and lengths in place of values, so nothing has to be hidden."""
+    """Keeps the last statements; events hold types and lengths instead of values, so nothing has to be masked."""
 
     def __init__(self, keep: int) -> None:
         self.entries: deque[str] = deque(maxlen=keep)
@@ -37,7 +37,7 @@ class Audit(Listener):
 
 @register_provider
 class AuditProvider(BaseProvider):
-    """Binds ``audit`` and lets it listen to the database ``db``."""
+    """Binds ``audit`` and registers it as a listener of the database ``db``."""
 
     requires = ("db",)
     schema_namespace = "audit"

@@ -1,4 +1,4 @@
-"""What the shop asks its database."""
+"""The shop's statements."""
 
 from __future__ import annotations
 
@@ -33,7 +33,6 @@ def add(db: Database, name: str, kind: Kind, price: Decimal, details: Any = None
 
 
 def price_list(db: Database, at_most: Decimal) -> Sequence[Line]:
-    """Return what costs no more than that, the cheapest first."""
-    # .asc(): SQLite has no decimals, and the bare column would be sorted as a text.
+    """Return the products that cost *at_most* that much, the cheapest first."""
     lines = select(product.c.name, product.c.kind, product.c.price).where(product.c.price <= at_most)
     return db.fetch_all(lines.order_by(product.c.price.asc(), product.c.name), into=Line)

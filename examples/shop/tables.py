@@ -1,4 +1,4 @@
-"""The shop's tables, as release 3 knows them."""
+"""The shop's tables in release 3."""
 
 from __future__ import annotations
 

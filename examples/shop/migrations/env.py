@@ -1,4 +1,4 @@
-"""Alembic runs this for each command; the database is the one that the environment configures."""
+"""Alembic runs this file for each command; settings in the environment name the database."""
 
 from prefiq_db.migrate import run
 from shop.tables import metadata

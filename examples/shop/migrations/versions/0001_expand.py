@@ -1,9 +1,9 @@
-"""Expand: the new column beside the old one.
+"""Expand: add the new column beside the old one.
 
-This is also where an empty database begins, so it makes the table. Where release 1 made it already, the same step is
-one ``op.add_column("product", Column("price", Money(), nullable=False, server_default="0.0000"))``.
+This is the first revision, so it creates the table. If release 1 had created it already, this step would be a single
+``op.add_column("product", Column("price", Money(), nullable=False, server_default="0.0000"))``.
 
-Both columns have a default: release 1 doesn't know ``price``, and release 3 no longer knows ``price_cents``.
+Both columns have a default, because release 1 doesn't write ``price``, and release 3 doesn't write ``price_cents``.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Backfill: fill the new column while release 2 writes both.
 
-In steps, so that no lock lasts, and so that it may stop anywhere and run again: it looks for what isn't filled yet.
+It works in steps, so that locks are short, and selects only unfilled rows, so that it can be stopped and run again.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ depends_on = None
 
 STEP = 500
 
-# As this revision knows the table, whatever becomes of shop.tables.
+# The table as it is at this revision, independent of later changes to shop.tables.
 product = sa.table(
     "product",
     sa.column("id", prefiq_db.types.Uuid()),
@@ -31,7 +31,7 @@ price, cents = product.c.price, product.c.price_cents
 
 def upgrade() -> None:
     if op.get_context().as_sql and op.get_context().dialect.name != "sqlite":
-        # Written into a file (--sql) there is nobody to ask; the two servers calculate this exactly, SQLite does not.
+        # Offline (--sql) no rows can be read. The two servers calculate this exactly, SQLite doesn't.
         op.execute(sa.update(product).where(price == 0, cents != 0).values(price=sa.text("price_cents / 100.0")))
         return
     unfilled = sa.select(product.c.id, cents).where(price == 0, cents != 0).limit(STEP)
@@ -44,5 +44,5 @@ def downgrade() -> None:
     unfilled = sa.select(product.c.id, price).where(cents == 0, price != 0).limit(STEP)
     fill = sa.update(product).where(product.c.id == sa.bindparam("key")).values(price_cents=sa.bindparam("value"))
     while rows := op.get_bind().execute(unfilled).all():
-        # At least a cent, or a smaller price would be looked for again and again.
+        # At least a cent: 0 cents would be selected again, and the loop would never end.
         op.get_bind().execute(fill, [{"key": row.id, "value": int(row.price * 100) or 1} for row in rows])

@@ -1,4 +1,4 @@
-"""Contract: the old column goes, when only release 3 runs."""
+"""Contract: drop the old column when only release 3 runs."""
 
 from __future__ import annotations
 
