@@ -7,14 +7,16 @@ import contextvars
 import gc
 import os
 import sys
+import threading
 import traceback
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from prefiq_db import AsyncDatabase, Database, ErrorKind
+from prefiq_db import AsyncDatabase, Database, ErrorKind, RetryPolicy
 from prefiq_db.dialects.session import SessionState
 from prefiq_db.errors import (
     ClosedError,
@@ -23,6 +25,7 @@ from prefiq_db.errors import (
     ForkError,
     OutcomeUnknownError,
     PoolTimeoutError,
+    PrefiqDbError,
 )
 from prefiq_db.testing.wire import WireCounter
 from tests.conftest import Backend
@@ -45,6 +48,39 @@ def _kill(backend: Backend, session: int) -> None:
         backend.server.execute(f"select pg_terminate_backend({session}, 5000)")
     else:
         backend.server.execute(f"kill {session}")
+
+
+class _Word(str):
+    """A value that tells whether somebody keeps it."""
+
+
+@on_servers
+@pytest.mark.parametrize("way", ["one-shot", "transaction"])
+async def test_a_lost_connection_keeps_nothing_of_its_last_call(make_db: Any, backend: Backend, way: str) -> None:
+    """Its slot may stay empty for long: neither a parameter nor a function of the caller stays in it."""
+    db = make_db(pool_size=1, max_overflow=0, retry=RetryPolicy(attempts=1))
+    await db.open()
+    statement = {"postgresql": "select pg_sleep(20), :word", "mariadb": "select sleep(20), :word"}[backend.name]
+    session = await db.fetch_value(_MY_ID[backend.name])
+
+    async def lose(words: list[weakref.ref[_Word]]) -> None:
+        word = _Word("kept?")
+        words.append(weakref.ref(word))
+        killer = threading.Timer(0.3, _kill, (backend, session))
+        killer.start()
+        with pytest.raises(PrefiqDbError):
+            if way == "one-shot":
+                await db.fetch_one(statement, {"word": word})
+            else:
+                async with db.transaction() as tx:
+                    tx.on_rollback(lambda: str(word))
+                    await tx.fetch_one(statement, {"word": word})
+        killer.join()
+
+    words: list[weakref.ref[_Word]] = []
+    await lose(words)
+    gc.collect()
+    assert words[0]() is None
 
 
 async def test_open_fills_the_pool(make_db: Any) -> None:

@@ -60,6 +60,16 @@ def test_an_open_transaction_keeps_nothing_that_its_last_call_was_given(ambient:
         assert kept() is None
 
 
+def test_a_transaction_asks_nothing_of_its_database_when_there_is_no_row() -> None:
+    """Not even whether the statement is one; the database itself is asked first whether it is open."""
+    with Database("sqlite:///:memory:") as db:
+        with db.transaction() as tx:
+            nothing: Any = 5
+            assert tx.execute_many(nothing, []) == 0
+        with pytest.raises(PrefiqDbError, match="statement"):
+            db.execute_many(nothing, [])
+
+
 class Calls(Listener):
     def __init__(self) -> None:
         self.seen: list[tuple[Any, ...]] = []

@@ -53,8 +53,12 @@ class Statements(Transactions, CoreVerbs):
         self, verb: str, statement: Any, rows: Iterable[Mapping[str, Any]], block: Block | None = None
     ) -> Call | None:
         """Return a call that runs *statement* once per row; ``None`` if there are no rows."""
+        checked = None if block is None else checked_rows(rows)
+        if checked is not None and not checked:
+            return None  # a transaction asks nothing of its database when there is no row
         given = self.admit()
-        executable, checked = as_executable(statement), checked_rows(rows)
+        executable = as_executable(statement)
+        checked = checked_rows(rows) if checked is None else checked
         if not checked:
             return None
         bind_rows(executable, checked, self.road.dialect.label)
@@ -104,14 +108,17 @@ class Statements(Transactions, CoreVerbs):
         return tell_call(self.hooks, self.name, call, self._carry_out)
 
     def _carry_out(self, call: Call) -> Any:
-        if call.block is not None:
-            try:
+        try:
+            if call.block is not None:
                 return call.block.run(call, explicit=call.way is Way.EXPLICIT)
-            finally:
-                # The connection keeps its last call until the next one, and must not keep that call's arguments.
-                del call.statement, call.params
-        if call.way is Way.OWN_TRANSACTION:
-            return self._run_in_own_transaction(call)
+            if call.way is Way.OWN_TRANSACTION:
+                return self._run_in_own_transaction(call)
+            return self._run_one_shot(call)
+        finally:
+            # The connection knows its last call until the next one, and must not keep what the caller gave it.
+            del call.statement, call.params, call.block
+
+    def _run_one_shot(self, call: Call) -> Any:
         try:
             fetched = self._one_shot(call)
         except PrefiqDbError as error:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import select
+import time
 from collections.abc import Callable
 from threading import get_ident
 from time import perf_counter
@@ -207,6 +208,8 @@ class _VettingPool(SlottedPool):
         if record.dbapi_connection is not None:
             state.forget()
             state.last_used = now
+        else:
+            state.statement.reset()  # the call has what its caller gave it, and the slot may stay empty for long
         super()._do_return_conn(record)
         if self._line.waiters:
             self._line.serve()
@@ -251,7 +254,8 @@ class _VettingPool(SlottedPool):
 
     def _renew(self, record: Any, reason: str) -> None:
         """Throw the connection away and open another one in its slot at once."""
-        rest = Deadline.after(self.limits.connect_timeout_seconds / 2, CONNECT_TIMEOUT)
+        limit = self.limits.connect_timeout_seconds
+        rest = Deadline(time.monotonic() + limit / 2, limit, CONNECT_TIMEOUT)
         record.invalidate()
         if self.watcher is not None:
             self.watcher.lost(reason)
@@ -287,9 +291,13 @@ def _task() -> object:
 class PrefiqPool(_VettingPool):
     """The pool of sync engines."""
 
+    __module__ = "prefiq_db.pool"  # SQLAlchemy names the pool's logger by it
+
 
 class AsyncPrefiqPool(_VettingPool, AsyncAdaptedQueuePool):
     """The pool of async engines."""
+
+    __module__ = "prefiq_db.pool"
 
 
 def _has_something_to_read(descriptor: int) -> bool:
