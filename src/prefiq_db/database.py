@@ -25,8 +25,10 @@ from prefiq_db.core import (
 )
 from prefiq_db.deprecations import accept_old_name
 from prefiq_db.execution.mapping import Into
+from prefiq_db.faces.attempts_sync import Attempt as Attempt
 from prefiq_db.faces.attempts_sync import AttemptLoop
 from prefiq_db.faces.transaction_sync import Transaction
+from prefiq_db.faces.verb_names import takes_verbs_of
 from prefiq_db.faces.verbs_sync import Verbs
 from prefiq_db.hooks.registry import Hooks
 from prefiq_db.insight.statement_budgets import StatementBudget
@@ -41,6 +43,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
+@takes_verbs_of(Verbs)
 class Database:
     """One database for threads: queries, transactions, retries, health.
 

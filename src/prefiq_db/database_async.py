@@ -24,8 +24,10 @@ from prefiq_db.core import (
 )
 from prefiq_db.deprecations import accept_old_name
 from prefiq_db.execution.mapping import Into
+from prefiq_db.faces.attempts_async import AsyncAttempt as AsyncAttempt
 from prefiq_db.faces.attempts_async import AsyncAttemptLoop
 from prefiq_db.faces.transaction_async import AsyncTransaction
+from prefiq_db.faces.verb_names import takes_verbs_of
 from prefiq_db.faces.verbs_async import AsyncVerbs
 from prefiq_db.hooks.registry import Hooks
 from prefiq_db.insight.statement_budgets import StatementBudget
@@ -40,6 +42,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
+@takes_verbs_of(AsyncVerbs)
 class AsyncDatabase:
     """One database for the tasks of one event loop: queries, transactions, retries, health.
 

@@ -59,7 +59,7 @@ class Secret:
         return None
 
     def __reduce__(self) -> tuple[object, ...]:
-        return (_unpickle_secret, ())
+        return (_pickled_secret, ())
 
     def __copy__(self) -> Secret:
         return self
@@ -68,7 +68,7 @@ class Secret:
         return self
 
 
-def _unpickle_secret() -> Secret:
+def _pickled_secret() -> Secret:  # pickles name it, so the name stays
     secret = Secret("")
     secret._value = None
     return secret

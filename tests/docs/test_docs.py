@@ -13,6 +13,8 @@ from prefiq_db import ErrorKind
 from tests.docs.pages import PAGES, ROOT, page_id, prose
 
 DECISIONS = sorted((ROOT / "docs" / "decisions").glob("*.md"))
+_FOLDERS = ("benchmarks", "examples", "migrations", "src", "tests")
+_FILES = [path.as_posix() for folder in _FOLDERS for path in (ROOT / folder).rglob("*.py")]
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 
 
@@ -34,6 +36,13 @@ def test_every_kind_of_error_has_its_entry() -> None:
 def test_the_links_of_a_page_lead_somewhere(page: Path) -> None:
     broken = [link for link in _LINK.findall(prose(page)) if not _resolves(page, link)]
     assert broken == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_the_python_files_that_a_page_names_exist(page: Path) -> None:
+    """With or without the folders that they are in."""
+    named = re.findall(r"(?<![\w./-])([\w-]+(?:/[\w-]+)*\.py)\b(?!\.)", page.read_text("utf-8"))
+    assert [name for name in named if not any(f"/{path}".endswith(f"/{name}") for path in _FILES)] == []
 
 
 def _resolves(page: Path, link: str) -> bool:

@@ -183,6 +183,34 @@ async def test_what_does_not_fit_its_column_is_told_alike(store: Any) -> None:
     assert await store.fetch_value("select count(*) from crate") == 0
 
 
+class _Stubborn(sa.types.TypeDecorator[int]):
+    """A column's type that raises one and the same error for every value."""
+
+    impl = sa.Integer
+    cache_ok = True
+    error = ValueError("no such number")
+
+    def process_bind_param(self, value: object, dialect: object) -> int:
+        raise self.error
+
+
+async def test_an_error_that_a_type_raises_again_is_judged_by_the_value_of_this_call(store: Any) -> None:
+    insert = sa.insert(sa.table("crate", sa.column("id"), sa.column("value", _Stubborn())))
+    for value, expected in ((Thing(), UsageError), (5, DataError), (Thing(), UsageError)):
+        for road in ("execute", "transaction", "session"):
+
+            async def call(road: str = road, row: dict[str, Any] = {"id": 1, "value": value}) -> None:  # noqa: B006
+                if road == "execute":
+                    await store.execute(insert, row)
+                    return
+                async with store.transaction() if road == "transaction" else store.session() as inner:
+                    await inner.execute(insert, row)
+
+            error = await _error(call)
+            assert isinstance(error, expected), (road, value)
+    assert vars(_Stubborn.error) == {}
+
+
 async def test_a_document_that_is_no_json_is_refused_alike(store: Any) -> None:
     """Also in SQLAlchemy's own JSON, of which SQLite kept NaN, and MariaDB said that a CHECK was violated."""
     for value in (float("nan"), {"a": float("inf")}, {"planted": {1}}, [dt.date.min], Thing()):

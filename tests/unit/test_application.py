@@ -549,6 +549,86 @@ async def test_a_provider_of_ones_own_may_know_the_old_name_only() -> None:
     assert log == ["shutdown"]
 
 
+async def test_the_async_shutdown_of_a_mixin_counts_under_both_names() -> None:
+    log: list[str] = []
+
+    class OldMixin:
+        async def shutdown_async(self) -> None:
+            log.append("old mixin")
+            await super().shutdown_async()  # type: ignore[misc]
+
+    class NewMixin:
+        async def ashutdown(self) -> None:
+            log.append("new mixin")
+
+    with pytest.warns(DeprecationWarning, match=r"Mixed\.shutdown_async is deprecated: write ashutdown") as warned:
+
+        class Mixed(OldMixin, BaseProvider):
+            def boot(self) -> None:
+                log.append("boot")
+
+    assert warned[0].filename == __file__
+
+    class Child(Mixed):
+        async def ashutdown(self) -> None:
+            log.append("child")
+            await super().ashutdown()
+
+    class New(NewMixin, BaseProvider):
+        pass
+
+    assert Mixed().async_only() == "it has ashutdown() and no shutdown()"
+    app = application()
+    app.register(Mixed)
+    app.register(Child)
+    app.register(New)
+    with pytest.raises(UsageError, match="'mixed': it has ashutdown"):
+        app.boot()
+    with pytest.warns(DeprecationWarning, match="shutdown_async"):
+        async with app:
+            await app.boot_async()
+    assert log == ["boot", "boot", "new mixin", "child", "old mixin", "old mixin"]
+    with pytest.warns(DeprecationWarning, match="shutdown_async"):
+        await New().shutdown_async()
+    assert log[6:] == ["new mixin"]
+
+
+async def test_an_async_shutdown_under_the_old_name_may_come_later_than_the_class() -> None:
+    log: list[str] = []
+
+    class Own(BaseProvider):
+        def __init__(self) -> None:
+            async def close() -> None:
+                log.append("own")
+
+            self.shutdown_async = close  # type: ignore[method-assign]
+
+    class Assigned(BaseProvider):
+        pass
+
+    async def close(self: BaseProvider) -> None:
+        log.append(self.name)
+
+    with pytest.warns(DeprecationWarning, match="Replaced"):
+
+        class Replaced(BaseProvider):
+            async def shutdown_async(self) -> None:
+                log.append("not this one")
+
+    Assigned.shutdown_async = Replaced.shutdown_async = close  # type: ignore[method-assign]
+    assert Assigned().async_only() == "it has shutdown_async() and no shutdown()"
+    app = application()
+    with pytest.warns(DeprecationWarning, match=r"Own\.shutdown_async is deprecated: write ashutdown") as warned:
+        app.register(Own)
+    assert warned[0].filename == __file__
+    with pytest.warns(DeprecationWarning, match=r"Assigned\.shutdown_async is deprecated"):
+        app.register(Assigned)
+    app.register(Replaced)
+    async with app:
+        await app.boot_async()
+    assert log == ["replaced", "assigned", "own"]
+
+
 def test_an_async_provider_can_not_be_booted_synchronously() -> None:
     class Loop(BaseProvider):
         async def boot_async(self) -> None:

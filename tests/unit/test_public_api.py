@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import importlib
 import inspect
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pydantic
+import pytest
 
 import prefiq_db
 from prefiq_db import errors, events, health, reports, testing, types
@@ -48,6 +50,23 @@ def test_bootstrap_is_the_function_whatever_is_imported() -> None:
 
 def test_the_public_api_is_the_recorded_one() -> None:
     assert SNAPSHOT.read_text("utf-8") == snapshot(), f"the public API changed; if that is meant: {HOW}"
+
+
+@pytest.mark.parametrize(("module", "prefix"), [("database", ""), ("database_async", "Async")])
+def test_the_classes_of_a_world_are_importable_from_its_module(module: str, prefix: str) -> None:
+    found = importlib.import_module(f"prefiq_db.{module}")
+    for name in ("Database", "Transaction", "AttemptLoop", "Attempt"):
+        assert getattr(found, prefix + name).__name__ == prefix + name
+
+
+@pytest.mark.parametrize(
+    "cls", [prefiq_db.Database, prefiq_db.AsyncDatabase, prefiq_db.Transaction, prefiq_db.AsyncTransaction]
+)
+def test_a_wrong_call_of_a_verb_is_named_by_its_class(cls: Any) -> None:
+    for verb in ("fetch_all", "fetch_one", "fetch_value", "execute", "execute_many"):
+        with pytest.raises(TypeError, match=rf"^{cls.__name__}\.{verb}\(\) missing"):
+            getattr(cls, verb)(object())
+        assert inspect.iscoroutinefunction(getattr(cls, verb)) is cls.__name__.startswith("Async")
 
 
 # --- the snapshot --------------------------------------------------------------------------------

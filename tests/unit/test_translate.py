@@ -567,6 +567,33 @@ def test_a_bind_processor_that_fails_is_a_value_that_does_not_fit() -> None:
     assert_no_value(translated)
 
 
+class Stubborn(sa.types.TypeDecorator[int]):
+    """A column's type that raises one and the same error for every value."""
+
+    impl = sa.Integer
+    cache_ok = True
+    error = ValueError("no such number")
+
+    def process_bind_param(self, value: object, dialect: object) -> int:
+        raise self.error
+
+
+def test_a_value_that_no_database_stores_is_refused_each_time_anew() -> None:
+    """On a foreign engine, too; and the error, which belongs to the application, keeps nothing of the refusal."""
+    table = sa.table("t", sa.column("a", Stubborn()))
+    engine = sa.create_engine("sqlite://")
+
+    def read(value: object) -> PrefiqDbError:
+        with engine.connect() as connection:
+            return errors.as_prefiq_error(raised(lambda: connection.execute(sa.insert(table), {"a": value})))
+
+    for value, kind in ((object(), K.USAGE), (5, K.DATA), (object(), K.USAGE), (5, K.DATA)):
+        translated = read(value)
+        assert translated.kind is kind
+        assert ("bind 'a': a value of type object can't be passed" in str(translated)) is (kind is K.USAGE)
+    assert vars(Stubborn.error) == {}
+
+
 def test_the_pool_is_named_with_its_numbers() -> None:
     """And is not retried by itself: whoever waited would only wait again."""
     engine = sa.create_engine("sqlite://", poolclass=QueuePool, pool_size=1, max_overflow=0, pool_timeout=0.01)

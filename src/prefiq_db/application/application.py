@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Any, Literal, Protocol, Self, TypeVar, overload
 
+from prefiq_db.application.async_stop import async_stop, name_of_stop
 from prefiq_db.application.bindings import Bindings, unknown_name
 from prefiq_db.application.failures import attempt, attempt_async, failed_error, provider_error, raise_collected
 from prefiq_db.application.order import Ordered, requirements, start_order
@@ -76,7 +76,7 @@ class Application(Bindings):
                     f"two providers are called {instance.name!r}: {_class_name(other)} and {_class_name(instance)};"
                     " give one of them another `name`"
                 )
-        if not hasattr(instance, "ashutdown"):  # it isn't a BaseProvider
+        if name_of_stop(instance) == "shutdown_async":  # BaseProvider warned where a class defined it
             warn_renamed(f"{type(instance).__qualname__}.shutdown_async", "ashutdown")
         instance.attach(self)
         self._providers.append(instance)
@@ -216,7 +216,7 @@ class Application(Bindings):
         interrupt: BaseException | None = None
         for provider in reversed(booted):
             try:
-                failure = await attempt_async(_async_stop(provider))
+                failure = await attempt_async(async_stop(provider))
             except BaseException as error:  # noqa: BLE001 - a cancellation must not leave the others open; raised below
                 interrupt = interrupt or error
                 continue
@@ -252,12 +252,6 @@ class Application(Bindings):
             if error is None:
                 raise
             logger.error("%s", failure)
-
-
-def _async_stop(provider: Any) -> Callable[[], Awaitable[None]]:
-    """Return the async method that stops *provider*; the one with the old name if it has no other."""
-    stop: Callable[[], Awaitable[None]] = getattr(provider, "ashutdown", None) or provider.shutdown_async
-    return stop
 
 
 def _class_name(instance: object) -> str:

@@ -25,6 +25,7 @@ from sqlalchemy.sql.selectable import TextualSelect
 
 from prefiq_db.dialects.sqlite_places import right_places
 from prefiq_db.errors import UsageError
+from prefiq_db.translation.refused_calls import REFUSERS
 from prefiq_db.types import JSON_NULL
 from prefiq_db.types.decimal_floats import DecimalFloat, float_of
 
@@ -392,3 +393,6 @@ def _sqlite_decimal(value: Any, statement: str, place: Any, width: int, text: bo
 SQLITE: Final = Values("SQLite", _SQLITE, decimals=_sqlite_decimal, floats=_is_a_number)
 MARIADB: Final = Values("MariaDB", _MARIADB, floats=math.isfinite)
 POSTGRESQL: Final = Values("PostgreSQL", _POSTGRESQL, lists=True)
+
+REFUSERS.update(sqlite=SQLITE.refuse_unknown, mariadb=MARIADB.refuse_unknown, postgresql=POSTGRESQL.refuse_unknown)
+REFUSERS["mysql"] = MARIADB.refuse_unknown

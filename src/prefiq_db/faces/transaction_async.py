@@ -11,12 +11,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 from prefiq_db.bridge import spawn
 from prefiq_db.core import DatabaseCore, TransactionCore, join_options, quiet
 from prefiq_db.errors import PrefiqDbError
+from prefiq_db.faces.verb_names import takes_verbs_of
 from prefiq_db.faces.verbs_async import AsyncVerbs
 from prefiq_db.transaction import Block, Outcome, TransactionOptions
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+@takes_verbs_of(AsyncVerbs)
 class AsyncTransaction:
     """A transaction, or a savepoint in one; every verb of :class:`AsyncDatabase` runs on its connection."""
 

@@ -10,6 +10,7 @@ from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 
 from prefiq_db.core import DatabaseCore, QuietSession, TransactionCore, join_options
+from prefiq_db.faces.verb_names import takes_verbs_of
 from prefiq_db.faces.verbs_sync import Verbs
 from prefiq_db.leaving import surely
 from prefiq_db.transaction import Block, Outcome, TransactionOptions
@@ -17,6 +18,7 @@ from prefiq_db.transaction import Block, Outcome, TransactionOptions
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+@takes_verbs_of(Verbs)
 class Transaction:
     """A transaction, or a savepoint in one; every verb of :class:`Database` runs on its connection."""
 

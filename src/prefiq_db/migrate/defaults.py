@@ -128,7 +128,7 @@ def _read(text: str, affinity: Any) -> object:
 
 
 def _counts(type_: TypeEngine[Any], dialect: sa.Dialect) -> bool:
-    """Return whether the column holds numbers; an exact decimal of SQLite is a text, and '0' isn't '0.00' there."""
+    """Return whether *dialect* stores numbers in the column; then the defaults '0' and '0.00' are equal."""
     affinity = type_.dialect_impl(dialect)._type_affinity
     implementation = getattr(type_.dialect_impl(dialect), "impl_instance", None)
     if implementation is not None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from prefiq_db.application import Application
+from prefiq_db.application.async_stop import FORWARDS, STOP_NAMES, find_stop
 from prefiq_db.deprecations import warn_renamed
 from prefiq_db.errors import UsageError
 
@@ -19,16 +20,37 @@ _ADVICE: Final = {
     "boot": "call it boot_async()",
     "shutdown": "call it ashutdown()",
 }
-_AsyncStep = Callable[[Any], Coroutine[Any, Any, None]]
 
 
-def _deprecated_name(step: _AsyncStep) -> _AsyncStep:
+def _deprecated_name(owner: type | None) -> Callable[[Any], Coroutine[Any, Any, None]]:
+    """Return ``shutdown_async`` for *owner*, which has ``ashutdown``; ``None`` stands for BaseProvider."""
+
     async def shutdown_async(self: Any) -> None:
         """Stop, in an event loop. Deprecated: renamed to :meth:`ashutdown`, like the application's method."""
         warn_renamed("shutdown_async", "ashutdown")
-        await step(self)
+        await _bind("ashutdown", owner or BaseProvider, self)()
 
+    vars(shutdown_async)[FORWARDS] = True
     return shutdown_async
+
+
+def _new_name(owner: type) -> Callable[[Any], Coroutine[Any, Any, None]]:
+    """Return ``ashutdown`` for *owner*, which has ``shutdown_async``: its own or a mixin's."""
+
+    async def ashutdown(self: Any) -> None:
+        """Stop, in an event loop."""
+        await _bind("shutdown_async", owner, self)()
+
+    return ashutdown
+
+
+def _bind(name: str, owner: type, instance: Any) -> Callable[[], Coroutine[Any, Any, None]]:
+    """Return the method *name* that *owner* has now, for *instance*; a subclass's method doesn't count."""
+    found = next(each.__dict__[name] for each in owner.__mro__ if name in each.__dict__)
+    bound: Callable[[], Coroutine[Any, Any, None]] = (
+        found.__get__(instance, type(instance)) if hasattr(type(found), "__get__") else found
+    )
+    return bound
 
 
 class BaseProvider:
@@ -67,13 +89,15 @@ class BaseProvider:
 
     @classmethod
     def _join_names(cls) -> None:
-        """Make a method that this class overrides available under both its old and its new name."""
-        old, new = cls.__dict__.get("shutdown_async"), cls.__dict__.get("ashutdown")
-        if new is not None and old is None:
-            cls.shutdown_async = _deprecated_name(new)
-        elif old is not None and new is None:
+        """Make a method that this class overrides, itself or by a mixin, available under its old and its new name."""
+        name, owner = find_stop(cls) or ("", BaseProvider)
+        if all(each in owner.__dict__ for each in STOP_NAMES):
+            return
+        if name == "ashutdown":
+            cls.shutdown_async = _deprecated_name(cls)
+        else:
             warn_renamed(f"{cls.__qualname__}.shutdown_async", "ashutdown", stacklevel=3)
-            cls.ashutdown = old  # type: ignore[method-assign]
+            cls.ashutdown = _new_name(cls)  # type: ignore[method-assign,assignment]
 
     # --- what a provider overrides ---------------------------------------------------------------
 
@@ -94,15 +118,16 @@ class BaseProvider:
         """Stop, in an event loop. Calls :meth:`shutdown` unless overridden."""
         self.shutdown()
 
-    shutdown_async = _deprecated_name(ashutdown)
+    shutdown_async = _deprecated_name(None)
 
     def async_only(self) -> str:
         """Return why this provider needs an event loop; empty when it does not.
 
         By default it does if an async method is overridden and its synchronous twin is not.
         """
-        for step, twin in (("boot", "boot_async"), ("shutdown", "ashutdown")):
-            if self._overrides(twin) and not self._overrides(step):
+        for step, *twins in (("boot", "boot_async"), ("shutdown", *STOP_NAMES)):
+            twin = next(filter(self._overrides, twins), None)
+            if twin is not None and not self._overrides(step):
                 return f"it has {twin}() and no {step}()"
         return ""
 

@@ -8,6 +8,7 @@ merges YAML, ``.env``, the environment and arguments, the later over the earlier
 from __future__ import annotations
 
 from prefiq_db.settings.database_settings import DatabaseSettings
+from prefiq_db.settings.database_settings import _new_settings as _new_settings
 from prefiq_db.settings.loaded import Settings
 from prefiq_db.settings.loading import load_settings
 

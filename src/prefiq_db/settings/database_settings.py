@@ -136,6 +136,10 @@ class DatabaseSettings(BaseModel):
             del changes
             raise
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        made = super().__reduce_ex__(protocol)
+        return (_new_settings, (), *made[2:]) if type(self) is DatabaseSettings else made
+
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """Return a copy with *update*, which is validated, unlike in pydantic's own method."""
         if not update:
@@ -240,3 +244,11 @@ def _field_problems(detail: ErrorDetails, names: Names) -> list[Problem]:
         return [Problem(names(show_key(name)), *describe_unknown_key(name, DatabaseSettings.model_fields))]
     found = read_complaints(detail.get("ctx")) or [("", "another kind of value", "see docs/settings.md")]
     return [Problem(names(f"{name}.{sub}" if sub else name), expected, fix) for sub, expected, fix in found]
+
+
+def _new_settings() -> DatabaseSettings:
+    """Return settings whose fields are still to be set, for a pickle."""
+    return DatabaseSettings.__new__(DatabaseSettings)
+
+
+_new_settings.__module__ = "prefiq_db.settings"  # pickles name it, whatever file holds it

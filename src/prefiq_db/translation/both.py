@@ -147,3 +147,6 @@ def _rebuild(
     error.__dict__.update(state)
     error._original = None
     return error
+
+
+_rebuild.__module__ = "prefiq_db.dialects.both"  # pickles name it; see there

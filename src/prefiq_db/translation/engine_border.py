@@ -15,7 +15,7 @@ from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import SQLAlchemyError, StatementError
 
 from prefiq_db.drivers.halfway import REFUSED
-from prefiq_db.errors import ErrorClass, ErrorKind, PrefiqDbError, ReadOnlyError, UsageError
+from prefiq_db.errors import ErrorClass, ErrorKind, PrefiqDbError, ReadOnlyError
 from prefiq_db.masking import border_translates, mask_statement
 from prefiq_db.silence import hush
 from prefiq_db.translation.both import Both, of_both
@@ -24,7 +24,6 @@ from prefiq_db.translation.cleaning import forget, unpin, unwrap
 from prefiq_db.translation.driver_reports import read_report
 from prefiq_db.translation.judging import Judgement, judge_outcome
 from prefiq_db.translation.python_errors import is_python_error
-from prefiq_db.translation.refused_calls import REFUSAL, is_misfit
 from prefiq_db.translation.translate import translate
 
 # The fields among psycopg's DiagnosticField that hold names, by number; the others quote values.
@@ -61,7 +60,6 @@ def translate_errors(engine: Engine, database: str, *, masked: bool) -> None:
     @event.listens_for(engine, "handle_error")
     def translate_leaving(context: ExceptionContext) -> PrefiqDbError | None:
         original = context.original_exception
-        _note_refusal(context)
         if masked and not border_translates.get():
             hush(original)
         judgement = _judge(context)
@@ -87,20 +85,6 @@ def translate_errors(engine: Engine, database: str, *, masked: bool) -> None:
         forget(original)
         raised = context.sqlalchemy_exception
         return None if failure is None else of_both(failure, raised=raised, behind=original)
-
-
-def _note_refusal(context: ExceptionContext) -> None:
-    """Note why no database can store a value that its column's type could not convert, for translate()."""
-    raised: Any = context.sqlalchemy_exception
-    if not is_misfit(raised, context.original_exception):
-        return
-    dialect: Any = context.dialect
-    try:
-        dialect.values.refuse_unknown(raised.params)
-    except UsageError as refused:
-        setattr(context.original_exception, REFUSAL, str(refused))
-    except (ValueError, ArithmeticError):
-        pass  # an impossible date: it doesn't fit any database
 
 
 def _judge(context: ExceptionContext) -> Judgement:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 
 from sqlalchemy import exc
 
@@ -107,29 +107,36 @@ def _text_of(original: BaseException) -> str:
 
 # --- values --------------------------------------------------------------------------------------
 
-#: Set on an error of a column's type: why no database can store the value, in the words used without a type.
-REFUSAL: Final = "prefiq_db_refusal"
+#: For each dialect, raises UsageError for parameters that no database can store. ``dialects.values`` fills it.
+REFUSERS: Final[dict[str, Callable[[Any], None]]] = {}
 
 
-def is_misfit(error: BaseException | None, original: BaseException) -> bool:
+def is_misfit(error: exc.StatementError, original: BaseException) -> bool:
     """Return whether a column's type raised *original* because it could not convert a value.
 
     Args:
         error: SQLAlchemy's wrapper of it.
     """
     return (
-        isinstance(error, exc.StatementError)
-        and not isinstance(error, exc.DBAPIError)
+        not isinstance(error, exc.DBAPIError)
         and isinstance(original, (TypeError, ValueError, ArithmeticError, AttributeError, LookupError))
         and not isinstance(original, exc.SQLAlchemyError)
     )
 
 
-def refused_value_error(original: Exception, database: str | None) -> PrefiqDbError:
+def refused_value_error(
+    error: exc.StatementError, original: Exception, dialect: str, database: str | None
+) -> PrefiqDbError:
     """Return the same error as for a value without a column type: our refusal, or else the server's kind, DATA."""
-    refusal = getattr(original, REFUSAL, None)
-    if refusal is not None:
-        return UsageError(f"{say_where(database)}{refusal}", database=database, original=clean(original))
+    refused: UsageError | None = None
+    try:
+        REFUSERS[dialect](error.params)
+    except UsageError as found:
+        refused = UsageError(f"{say_where(database)}{found}", database=database, original=clean(original))
+    except (KeyError, ValueError, ArithmeticError):
+        pass  # a database without refusals, or an impossible date: it doesn't fit any database
+    if refused is not None:
+        return refused
     what, advice = WORDS[ErrorKind.DATA]
     return error_type(ErrorKind.DATA)(
         f"{say_where(database)}{what}: {advice}",

@@ -82,8 +82,8 @@ def translate(
     original = unwrap(error)
     if isinstance(original, PrefiqDbError):
         return original
-    if is_misfit(error, original):
-        return refused_value_error(original, database)
+    if isinstance(error, exc.StatementError) and is_misfit(error, original):
+        return refused_value_error(error, original, dialect, database)
     judgement = judge(error, dialect, by_timeout=cancelled_by_timeout)
     if judgement.report is None and refuses_call(original, phase):
         return refused_call_error(original, dialect, database)
