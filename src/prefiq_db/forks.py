@@ -48,10 +48,16 @@ def in_child(owner: Any, renew: _Renewal) -> None:
 
 
 def _renew_all() -> None:
+    failure: BaseException | None = None
     for reference, renew in list(_renewals.items()):
         owner = reference()
         if owner is not None:
-            renew(owner)
+            try:
+                renew(owner)
+            except BaseException as error:  # noqa: BLE001 - raised below: the others must not keep the parent's parts
+                failure = failure or error
+    if failure is not None:
+        raise failure
 
 
 if hasattr(os, "register_at_fork"):

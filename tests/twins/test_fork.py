@@ -252,23 +252,43 @@ def test_there_is_one_registry_of_what_a_child_renews() -> None:
     assert found == [source / "forks.py"]
 
 
-def test_what_is_gone_is_not_renewed() -> None:
+def test_what_is_gone_is_not_renewed(monkeypatch: pytest.MonkeyPatch) -> None:
     """An entry goes with its owner; who registers more than one thing gets all of them, in order."""
 
     class Owner:
         pass
 
+    # Not the process's own: that would take the pools of databases that others use here.
+    monkeypatch.setattr(forks, "_renewals", {})
     owner = Owner()
-    before = len(forks._renewals)
     lock = forks.renewed(owner, "lock", threading.RLock)
     calls: list[str] = []
     forks.in_child(owner, lambda found: calls.append(type(found).__name__))
     forks._renew_all()
     assert owner.lock is not lock  # type: ignore[attr-defined]
     assert calls == ["Owner"]
-    assert len(forks._renewals) == before + 2
+    assert len(forks._renewals) == 2
     del owner
-    assert len(forks._renewals) <= before
+    assert forks._renewals == {}
+
+
+def test_a_part_that_can_not_be_renewed_keeps_no_other_from_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a child would go on with the parent's connections."""
+
+    class Owner:
+        pass
+
+    def fail(found: Owner) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(forks, "_renewals", {})
+    first, second = Owner(), Owner()
+    calls: list[Owner] = []
+    forks.in_child(first, fail)
+    forks.in_child(second, calls.append)
+    with pytest.raises(ZeroDivisionError):
+        forks._renew_all()
+    assert calls == [second]
 
 
 _inherited: Database | None = None
