@@ -24,6 +24,7 @@ from prefiq_db.insight.summary import Description, describe
 from prefiq_db.masking import MASK, describe_value, head_of, is_secret_key, mask_statement
 from prefiq_db.memory import Memory
 from prefiq_db.origin import application_line, readable
+from prefiq_db.translation.cleaning import drop_chain
 from prefiq_db.translation.judging import Judgement, judge
 
 logger = logging.getLogger("prefiq_db.statements")
@@ -179,9 +180,13 @@ class StatementObserver:
 
     def _judge(self, error: BaseException, context: Any) -> Judgement:
         """Return the judgement that the caller's error will use, so that both agree."""
+        judgement: Judgement
         if context is None:
-            return judge(error, self.dialect)
-        judgement: Judgement = context.dialect.judge(error, context.root_connection._dbapi_connection)
+            judgement = judge(error, self.dialect)
+        else:
+            judgement = context.dialect.judge(error, context.root_connection._dbapi_connection)
+        if judgement.interruption is None:
+            drop_chain(error)  # frames and values hang on it, and it has told what it can
         return judgement
 
     # --- events ----------------------------------------------------------------------------------
