@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.util import await_only
 
 from prefiq_db import ErrorKind, PrefiqDbError, RetryPolicy
-from prefiq_db.errors import ConnectFailedError, UniqueViolationError
+from prefiq_db.errors import ConnectFailedError, ConnectionLostError, UniqueViolationError
 from prefiq_db.events import StatementFailed
 from prefiq_db.insight.statement_observer import StatementObserver
 from prefiq_db.translation import judging
@@ -128,6 +128,31 @@ async def test_a_timeout_is_judged_once(make_db: Any, backend: Backend, judged: 
     await db.ping()
     error, event = await failing(db, way, slow_read(backend))
     assert [judgement.kind for _, judgement in judged] == [event.kind] == [error.kind] == [K.STATEMENT_TIMEOUT]
+
+
+async def test_the_clock_of_an_earlier_statement_judges_no_later_error(
+    make_db: Any, backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A connection that is lost in BEGIN is a lost connection, whatever timed out on it before."""
+    if backend.server is not None:
+        pytest.skip("the server knows which statement timed out")
+    items = await with_items(make_db)
+    with pytest.raises(PrefiqDbError):
+        await items.using(timeout=0.2).fetch_value(slow_read(backend))
+    dialect = type(items.engine.dialect)
+    control, failing_once = dialect.control, [ConnectionResetError(104, "gone")]
+
+    def lose(self: Any, dbapi_connection: Any, sql: str) -> Any:
+        if failing_once and sql.startswith("BEGIN"):
+            raise failing_once.pop()
+        return control(self, dbapi_connection, sql)
+
+    monkeypatch.setattr(dialect, "control", lose)
+    with pytest.raises(ConnectionLostError):
+        async with items.transaction():
+            raise AssertionError("it never began")
+    async with items.transaction() as tx:
+        assert await tx.fetch_value("select count(*) from item") == 1
 
 
 # --- what a driver stumbles over -----------------------------------------------------------------
