@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.util import await_only
 
 from prefiq_db import ErrorKind, PrefiqDbError, RetryPolicy
-from prefiq_db.errors import ConnectFailedError, ConnectionLostError, UniqueViolationError
+from prefiq_db.errors import ConnectFailedError, ConnectionLostError, OutcomeUnknownError, UniqueViolationError
 from prefiq_db.events import StatementFailed
 from prefiq_db.insight.statement_observer import StatementObserver
 from prefiq_db.translation import judging
@@ -153,6 +153,22 @@ async def test_the_clock_of_an_earlier_statement_judges_no_later_error(
             raise AssertionError("it never began")
     async with items.transaction() as tx:
         assert await tx.fetch_value("select count(*) from item") == 1
+
+
+async def test_pythons_own_timeout_is_no_cancellation(make_db: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What gave up is not known, and whether a write was carried out neither."""
+    items = await with_items(make_db)
+    observe = StatementObserver.observe
+
+    def give_up(cursor: Any, statement: str, parameters: Any, context: Any) -> None:
+        raise TimeoutError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(StatementObserver, "observe", lambda self, send, *args: observe(self, give_up, *args))
+        error, event = await failing(items, in_transaction, "select 1")
+        assert error.kind is event.kind is K.STATEMENT_TIMEOUT
+        with pytest.raises(OutcomeUnknownError):
+            await items.execute("insert into item (id) values (2)")
 
 
 # --- what a driver stumbles over -----------------------------------------------------------------

@@ -209,7 +209,7 @@ def _adjust_to_clock(found: ErrorClass, by_timeout: bool | None, phase: Phase) -
     """Return *found*, adjusted by whether our own clock stopped the statement."""
     if by_timeout is None or phase == "connect":
         return found
-    if found.kind in _CANCELS:
+    if found.kind in _CANCELS and found != UNANSWERED:
         return treatment(ErrorKind.STATEMENT_TIMEOUT if by_timeout else ErrorKind.CANCELLED)
     if by_timeout and found.kind is ErrorKind.CONNECTION_LOST:
         return UNANSWERED
