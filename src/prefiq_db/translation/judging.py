@@ -87,8 +87,11 @@ class Judgement:
 
 def find_judgement(error: BaseException) -> Judgement | None:
     """Return the judgement that *error* holds, or ``None``."""
-    judgement: Judgement | None = getattr(error, KEPT, None) or getattr(unwrap(error), KEPT, None)
-    return judgement
+    for each in (error, unwrap(error)):
+        kept = getattr(each, KEPT, None)
+        if isinstance(kept, Judgement):  # an application's class may answer to any name
+            return kept
+    return None
 
 
 def judge(
