@@ -171,6 +171,32 @@ async def test_pythons_own_timeout_is_no_cancellation(make_db: Any, monkeypatch:
             await items.execute("insert into item (id) values (2)")
 
 
+async def test_an_error_that_was_raised_before_is_judged_anew(
+    make_db: Any, backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without SQLAlchemy's error events nothing takes the judgement off it."""
+    if backend.server is not None:
+        pytest.skip("one driver is enough")
+    items = await with_items(make_db)
+    observe = StatementObserver.observe
+    error = sqlite3.OperationalError("the same")
+
+    def fail(cursor: Any, statement: str, parameters: Any, context: Any) -> None:
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr(StatementObserver, "observe", lambda self, send, *args: observe(self, fail, *args))
+        error.sqlite_errorcode = sqlite3.SQLITE_FULL
+        async with items.session() as session:
+            await session.connection(execution_options={"skip_user_error_events": True})
+            with pytest.raises(sa.exc.OperationalError) as caught:
+                await session.execute(sa.text("select 1"))
+        assert type(caught.value) is sa.exc.OperationalError
+        error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+        _, event = await failing(items, by_verb, "select 1")
+    assert event.code == sqlite3.SQLITE_CORRUPT
+
+
 # --- what a driver stumbles over -----------------------------------------------------------------
 
 

@@ -31,7 +31,7 @@ def test_it_is_made_once_and_read_by_whoever_asks() -> None:
     assert translate(error, dialect="mariadb").kind is ErrorKind.STATEMENT_TIMEOUT
 
 
-class Obliging(Exception):
+class ObligingError(Exception):
     """Has every attribute."""
 
     def __getattr__(self, name: str) -> object:
@@ -40,8 +40,8 @@ class Obliging(Exception):
 
 def test_it_is_ours() -> None:
     """An application's exception may answer to any name."""
-    assert find_judgement(Obliging()) is None
-    assert judge(Obliging(), "sqlite").kind is ErrorKind.USAGE
+    assert find_judgement(ObligingError()) is None
+    assert judge(ObligingError(), "sqlite").kind is ErrorKind.USAGE
 
 
 def test_it_leaves_with_the_error() -> None:

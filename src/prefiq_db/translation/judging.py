@@ -12,6 +12,7 @@ import contextlib
 from asyncio import CancelledError, current_task
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from time import perf_counter
 from typing import Final
 
 from sqlalchemy import exc
@@ -65,6 +66,7 @@ class Judgement:
         lost: whether the connection is lost; ``None`` if it could not be checked.
         interruption: the interruption from outside that ended the statement; it passes unchanged.
         is_swallowed: the driver only stopped the statement on the interruption, and the connection is fine.
+        made_at: when it was made, on the clock of the observer.
     """
 
     found: ErrorClass
@@ -74,6 +76,7 @@ class Judgement:
     lost: bool | None = None
     interruption: BaseException | None = field(default=None, repr=False)
     is_swallowed: bool = False
+    made_at: float = field(default_factory=perf_counter, repr=False, compare=False)
 
     @property
     def kind(self) -> ErrorKind:
