@@ -240,15 +240,47 @@ async def test_an_interruption_over_which_the_driver_stumbles_goes_on(
 
 
 @pytest.mark.parametrize("way", [by_verb, in_transaction, in_session])
-async def test_what_the_caller_is_handling_is_his_own_business(make_db: Any, way: Way) -> None:
-    """A clean-up after an interruption fails like any other statement."""
+@pytest.mark.parametrize("traced", [True, False])
+async def test_what_the_caller_is_handling_is_his_own_business(make_db: Any, way: Way, traced: bool) -> None:
+    """A clean-up after an interruption fails like any other statement, also when he dropped its traceback."""
     items = await with_items(make_db)
     try:
         raise Halt
-    except Halt:
+    except Halt as halt:
+        if not traced:
+            halt.__traceback__ = None
         error, event = await failing(items, way, "insert into item (id) values (1)")
     assert isinstance(error, UniqueViolationError)
     assert event.kind is K.UNIQUE
+
+
+@pytest.mark.sync
+@pytest.mark.parametrize("world", ["sync"], indirect=True)
+async def test_a_rollback_that_fails_hides_no_interruption(
+    make_db: Any, backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLAlchemy rolls back while it handles the interruption, and both errors go on."""
+    if backend.server is not None:
+        pytest.skip("an interrupted connection to a server is closed")
+    items = await with_items(make_db)
+    halt = Halt()
+    observe = StatementObserver.observe
+    sent: list[str] = []
+
+    def be_halted(cursor: Any, statement: str, parameters: Any, context: Any) -> None:
+        sent.append(statement)
+        raise halt
+
+    def fail(self: Any, dbapi_connection: Any) -> None:
+        raise sqlite3.ProgrammingError("Cannot operate on a closed database.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(StatementObserver, "observe", lambda self, send, *args: observe(self, be_halted, *args))
+        patched.setattr(type(items.engine.dialect), "do_rollback", fail)
+        with pytest.raises(Halt) as caught:
+            await items.using(retry=RetryPolicy()).fetch_value("select 1")
+    assert caught.value is halt
+    assert len(sent) == 1
 
 
 def quit_over_it() -> None:
