@@ -184,7 +184,20 @@ class SyncSessionFacade(SyncFacade):
     """An ORM ``Session`` with the face of an ``AsyncSession``."""
 
     awaited = frozenset(
-        {"execute", "scalar", "scalars", "get", "flush", "commit", "rollback", "refresh", "delete", "merge", "close"}
+        {
+            "execute",
+            "scalar",
+            "scalars",
+            "get",
+            "flush",
+            "commit",
+            "rollback",
+            "refresh",
+            "delete",
+            "merge",
+            "close",
+            "connection",
+        }
     )
     plain = frozenset({"add", "add_all", "expunge", "new", "dirty", "deleted", "in_transaction"})
     scopes = frozenset({"begin", "begin_nested"})

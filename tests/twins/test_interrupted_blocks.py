@@ -360,7 +360,7 @@ def _counting_up_and_down(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _interruptions_are_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(judging, "interruption_in", lambda error: None)
+    monkeypatch.setattr(judging, "is_interruption", lambda error: False)
 
 
 @pytest.mark.sqlite

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import asyncio
+import sqlite3
+from collections.abc import Awaitable, Callable, Generator
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.util import await_only
 
 from prefiq_db import ErrorKind, PrefiqDbError, RetryPolicy
-from prefiq_db.errors import ConnectFailedError, UniqueViolationError
+from prefiq_db.errors import ConnectFailedError, ConnectionLostError, OutcomeUnknownError, UniqueViolationError
 from prefiq_db.events import StatementFailed
 from prefiq_db.insight.statement_observer import StatementObserver
 from prefiq_db.translation import judging
@@ -127,7 +130,90 @@ async def test_a_timeout_is_judged_once(make_db: Any, backend: Backend, judged: 
     assert [judgement.kind for _, judgement in judged] == [event.kind] == [error.kind] == [K.STATEMENT_TIMEOUT]
 
 
+async def test_the_clock_of_an_earlier_statement_judges_no_later_error(
+    make_db: Any, backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A connection that is lost in BEGIN is a lost connection, whatever timed out on it before."""
+    if backend.server is not None:
+        pytest.skip("the server knows which statement timed out")
+    items = await with_items(make_db)
+    with pytest.raises(PrefiqDbError):
+        await items.using(timeout=0.2).fetch_value(slow_read(backend))
+    dialect = type(items.engine.dialect)
+    control, failing_once = dialect.control, [ConnectionResetError(104, "gone")]
+
+    def lose(self: Any, dbapi_connection: Any, sql: str) -> Any:
+        if failing_once and sql.startswith("BEGIN"):
+            raise failing_once.pop()
+        return control(self, dbapi_connection, sql)
+
+    monkeypatch.setattr(dialect, "control", lose)
+    with pytest.raises(ConnectionLostError):
+        async with items.transaction():
+            raise AssertionError("it never began")
+    async with items.transaction() as tx:
+        assert await tx.fetch_value("select count(*) from item") == 1
+
+
+async def test_pythons_own_timeout_is_no_cancellation(make_db: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What gave up is not known, and whether a write was carried out neither."""
+    items = await with_items(make_db)
+    observe = StatementObserver.observe
+
+    def give_up(cursor: Any, statement: str, parameters: Any, context: Any) -> None:
+        raise TimeoutError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(StatementObserver, "observe", lambda self, send, *args: observe(self, give_up, *args))
+        error, event = await failing(items, in_transaction, "select 1")
+        assert error.kind is event.kind is K.STATEMENT_TIMEOUT
+        with pytest.raises(OutcomeUnknownError):
+            await items.execute("insert into item (id) values (2)")
+
+
+async def test_an_error_that_was_raised_before_is_judged_anew(
+    make_db: Any, backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without SQLAlchemy's error events nothing takes the judgement off it."""
+    if backend.server is not None:
+        pytest.skip("one driver is enough")
+    items = await with_items(make_db)
+    observe = StatementObserver.observe
+    error = sqlite3.OperationalError("the same")
+
+    def fail(cursor: Any, statement: str, parameters: Any, context: Any) -> None:
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr(StatementObserver, "observe", lambda self, send, *args: observe(self, fail, *args))
+        error.sqlite_errorcode = sqlite3.SQLITE_FULL
+        async with items.session() as session:
+            await session.connection(execution_options={"skip_user_error_events": True})
+            with pytest.raises(sa.exc.OperationalError) as caught:
+                await session.execute(sa.text("select 1"))
+        assert type(caught.value) is sa.exc.OperationalError
+        error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+        _, event = await failing(items, by_verb, "select 1")
+    assert event.code == sqlite3.SQLITE_CORRUPT
+
+
 # --- what a driver stumbles over -----------------------------------------------------------------
+
+
+_OF_A_DRIVER = """
+def stumble(met, error):
+    try:
+        raise met
+    except BaseException:
+        raise error from None
+"""
+
+
+def stumble(met: BaseException, error: Exception) -> None:
+    """Meet *met* in the code of a driver, which then fails with *error*."""
+    driver: dict[str, Any] = {"__name__": "pymysql.connections"}
+    exec(_OF_A_DRIVER, driver)
+    driver["stumble"](met, error)
 
 
 @pytest.mark.parametrize("way", [by_verb, in_transaction, in_session])
@@ -141,14 +227,11 @@ async def test_an_interruption_over_which_the_driver_stumbles_goes_on(
     halt = Halt()
     observe = StatementObserver.observe
 
-    def stumble(cursor: Any, statement: str, parameters: Any, context: Any) -> None:
-        try:
-            raise halt
-        except Halt:
-            raise context.dialect.loaded_dbapi.OperationalError("stumbled") from None
+    def send_stumbling(cursor: Any, statement: str, parameters: Any, context: Any) -> None:
+        stumble(halt, context.dialect.loaded_dbapi.OperationalError("stumbled"))
 
     with monkeypatch.context() as patched:
-        patched.setattr(StatementObserver, "observe", lambda self, send, *args: observe(self, stumble, *args))
+        patched.setattr(StatementObserver, "observe", lambda self, send, *args: observe(self, send_stumbling, *args))
         with pytest.raises(Halt) as caught:
             await way(items, "select 1", None)
     assert caught.value is halt
@@ -157,15 +240,169 @@ async def test_an_interruption_over_which_the_driver_stumbles_goes_on(
 
 
 @pytest.mark.parametrize("way", [by_verb, in_transaction, in_session])
-async def test_what_the_caller_is_handling_is_his_own_business(make_db: Any, way: Way) -> None:
-    """A clean-up after an interruption fails like any other statement."""
+@pytest.mark.parametrize("traced", [True, False])
+async def test_what_the_caller_is_handling_is_his_own_business(make_db: Any, way: Way, traced: bool) -> None:
+    """A clean-up after an interruption fails like any other statement, also when he dropped its traceback."""
     items = await with_items(make_db)
     try:
         raise Halt
-    except Halt:
+    except Halt as halt:
+        if not traced:
+            halt.__traceback__ = None
         error, event = await failing(items, way, "insert into item (id) values (1)")
     assert isinstance(error, UniqueViolationError)
     assert event.kind is K.UNIQUE
+
+
+@pytest.mark.sync
+@pytest.mark.parametrize("world", ["sync"], indirect=True)
+async def test_a_rollback_that_fails_hides_no_interruption(
+    make_db: Any, backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLAlchemy rolls back while it handles the interruption, and both errors go on."""
+    if backend.server is not None:
+        pytest.skip("an interrupted connection to a server is closed")
+    items = await with_items(make_db)
+    halt = Halt()
+    observe = StatementObserver.observe
+    sent: list[str] = []
+
+    def be_halted(cursor: Any, statement: str, parameters: Any, context: Any) -> None:
+        sent.append(statement)
+        raise halt
+
+    def fail(self: Any, dbapi_connection: Any) -> None:
+        raise sqlite3.ProgrammingError("Cannot operate on a closed database.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(StatementObserver, "observe", lambda self, send, *args: observe(self, be_halted, *args))
+        patched.setattr(type(items.engine.dialect), "do_rollback", fail)
+        with pytest.raises(Halt) as caught:
+            await items.using(retry=RetryPolicy()).fetch_value("select 1")
+    assert caught.value is halt
+    assert len(sent) == 1
+
+
+def quit_over_it() -> None:
+    try:
+        raise SystemExit(3)
+    except SystemExit:
+        raise ValueError("the tool failed")  # noqa: B904 - what it says goes
+
+
+def fail_while_closed() -> None:
+    def rows() -> Generator[None, None, None]:
+        try:
+            yield
+        except GeneratorExit:
+            raise ValueError("closing")  # noqa: B904 - likewise
+
+    generator = rows()
+    next(generator)
+    generator.close()
+
+
+def halt_over_it() -> None:
+    try:
+        raise Halt
+    except Halt as halt:
+        raise sqlite3.IntegrityError("the driver's class, not its code") from halt
+
+
+class Encrypted(sa.TypeDecorator[str]):
+    """A column's type that runs code of its own."""
+
+    impl = sa.String
+    cache_ok = True
+
+    def __init__(self, encrypt: Callable[[], Any]) -> None:
+        super().__init__()
+        self.encrypt = encrypt
+
+    def process_bind_param(self, value: str | None, dialect: Any) -> str:
+        self.encrypt()
+        raise AssertionError("it fails")
+
+
+def insert_with(encrypt: Callable[[], Any]) -> sa.Insert:
+    return sa.table("item", sa.column("name", Encrypted(encrypt))).insert().values(name="x")
+
+
+async def insert_by_verb(db: Any, statement: sa.Insert) -> None:
+    await db.execute(statement)
+
+
+async def insert_in_transaction(db: Any, statement: sa.Insert) -> None:
+    async with db.transaction() as tx:
+        await tx.execute(statement)
+
+
+async def insert_in_session(db: Any, statement: sa.Insert) -> None:
+    async with db.session() as session:
+        await session.execute(statement)
+
+
+ours = pytest.mark.parametrize("way", [insert_by_verb, insert_in_transaction, insert_in_session])
+
+
+@pytest.mark.parametrize("encrypt", [quit_over_it, fail_while_closed, halt_over_it])
+@pytest.mark.parametrize("way", [insert_in_session])
+async def test_what_a_columns_type_caught_is_its_own_business(make_db: Any, way: Any, encrypt: Any) -> None:
+    """It turned an interruption into an error: the error is what it wants to say."""
+    items = await with_items(make_db)
+    with pytest.raises(PrefiqDbError):
+        await way(items, insert_with(encrypt))
+
+
+@ours
+async def test_a_time_limit_in_a_columns_type_is_no_cancellation(make_db: Any, world: str, way: Any) -> None:
+    """Asyncio makes its TimeoutError from a cancellation, but nobody cancelled the task."""
+    if world == "sync":
+        pytest.skip("asyncio's limits are for coroutines")
+    items = await with_items(make_db)
+    limited = insert_with(lambda: await_only(asyncio.wait_for(asyncio.sleep(9), 0.01)))
+    with pytest.raises((PrefiqDbError, TimeoutError)):
+        await way(items, limited)
+
+
+@ours
+async def test_nor_is_one_that_a_listener_keeps(make_db: Any, world: str, way: Any) -> None:
+    """The same where the driver is called."""
+    if world == "sync":
+        pytest.skip("asyncio's limits are for coroutines")
+    items = await with_items(make_db)
+
+    def limited(*_: Any) -> None:
+        await_only(asyncio.wait_for(asyncio.sleep(9), 0.01))
+
+    plain = sa.table("item", sa.column("id")).insert().values(id=2)
+    sa.event.listen(items.engine.sync_engine, "before_cursor_execute", limited)
+    with pytest.raises((PrefiqDbError, TimeoutError)):
+        await way(items, plain)
+    sa.event.remove(items.engine.sync_engine, "before_cursor_execute", limited)
+
+
+def test_a_cancellation_counts_only_while_the_task_is_being_cancelled() -> None:
+    """A driver may stumble over it; its own time limits end with one, too."""
+
+    async def stumbled() -> Any:
+        with pytest.raises(sqlite3.OperationalError) as caught:
+            stumble(asyncio.CancelledError(), sqlite3.OperationalError("stumbled"))
+        return judging.judge(caught.value, "sqlite").interruption
+
+    async def cancelled() -> Any:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        try:
+            await asyncio.sleep(9)
+        except asyncio.CancelledError:
+            found = await stumbled()
+        task.uncancel()
+        return found
+
+    assert asyncio.run(stumbled()) is None
+    assert isinstance(asyncio.run(cancelled()), asyncio.CancelledError)
 
 
 async def test_nor_is_it_what_kept_us_from_connecting(backend: Backend, world: str) -> None:

@@ -12,7 +12,7 @@ from sqlalchemy import exc
 from prefiq_db import ErrorKind
 from prefiq_db.errors import UniqueViolationError
 from prefiq_db.translation.cleaning import KEPT
-from prefiq_db.translation.judging import interruption_in, judge, judge_outcome
+from prefiq_db.translation.judging import find_judgement, interruption_in, judge, judge_outcome
 from prefiq_db.translation.translate import translate
 
 VALUE = "hunter2canary"
@@ -29,6 +29,19 @@ def test_it_is_made_once_and_read_by_whoever_asks() -> None:
     assert first.kind is ErrorKind.STATEMENT_TIMEOUT
     assert judge(exc.DBAPIError("select", {}, error), "mariadb", by_timeout=False) is first
     assert translate(error, dialect="mariadb").kind is ErrorKind.STATEMENT_TIMEOUT
+
+
+class ObligingError(Exception):
+    """Has every attribute."""
+
+    def __getattr__(self, name: str) -> object:
+        return lambda: name
+
+
+def test_it_is_ours() -> None:
+    """An application's exception may answer to any name."""
+    assert find_judgement(ObligingError()) is None
+    assert judge(ObligingError(), "sqlite").kind is ErrorKind.USAGE
 
 
 def test_it_leaves_with_the_error() -> None:

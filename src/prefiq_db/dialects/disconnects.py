@@ -22,11 +22,13 @@ class JudgingDialect(ClockDialect):
         if judgement is not None:
             return judgement
         raw = getattr(proxied, "dbapi_connection", proxied)
+        by_timeout = self.timed_out(raw)
         return judge(
             error,
             self.label,
-            by_timeout=self.timed_out(raw),
-            swallowed=self.interruption_of(raw),
+            by_timeout=by_timeout,
+            # Like the clock's, it belongs to an earlier statement unless the clock runs.
+            swallowed=None if by_timeout is None else self.interruption_of(raw),
             is_lost=lambda by_code: self._is_lost(error, by_code, proxied, raw),
         )
 

@@ -174,6 +174,9 @@ class _Sqlite(DecimalSqlite, PrefiqDialect):
         try:
             PrefiqDialect._send(self, send, cursor, statement, parameters, context, batch_size)
         except Exception:
+            if connection.timed_out:  # the error is judged; the next one may be about something else
+                connection.timed_out = False
+                connection.stop_clock()
             if connection.refusal is None:
                 raise
         else:
@@ -255,7 +258,8 @@ class _Sqlite(DecimalSqlite, PrefiqDialect):
 
     def timed_out(self, dbapi_connection: Any) -> bool | None:
         connection = self._open_one(dbapi_connection)
-        return None if connection is None else connection.timed_out
+        # While the clock is stopped, as in BEGIN and COMMIT, it knows only of an earlier statement.
+        return None if connection is None or connection.ends_at is None else connection.timed_out
 
     def interruption_of(self, dbapi_connection: Any) -> BaseException | None:
         connection = self._open_one(dbapi_connection)

@@ -24,7 +24,8 @@ from prefiq_db.insight.summary import Description, describe
 from prefiq_db.masking import MASK, describe_value, head_of, is_secret_key, mask_statement
 from prefiq_db.memory import Memory
 from prefiq_db.origin import application_line, readable
-from prefiq_db.translation.judging import Judgement, judge
+from prefiq_db.translation.cleaning import drop_chain, forget
+from prefiq_db.translation.judging import Judgement, find_judgement, judge
 
 logger = logging.getLogger("prefiq_db.statements")
 
@@ -90,7 +91,7 @@ class StatementObserver:
             send(cursor, statement, parameters, context)
         except BaseException as error:
             note.sent_at = 0.0
-            self._failed(known, error, perf_counter() - started, parameters, context, batch_size, state)
+            self._failed(known, error, started, parameters, context, batch_size, state)
             raise
         duration = perf_counter() - started
         note.sent_at = 0.0
@@ -157,13 +158,14 @@ class StatementObserver:
         self,
         known: _Known,
         error: BaseException,
-        duration: float,
+        started: float,
         parameters: Any,
         context: Any,
         batch_size: int,
         state: SessionState,
     ) -> None:
-        judgement = self._judge(error, context)
+        duration = perf_counter() - started
+        judgement = self._judge(error, context, started)
         kind, code = judgement.kind, judgement.code
         known.durations.append(duration)
         with self.statistics.lock:
@@ -177,11 +179,18 @@ class StatementObserver:
             fields = self._event_fields(known, parameters, context, batch_size, state)
             self.hooks.emit(StatementFailed(**fields, duration_seconds=duration, kind=kind, code=code))
 
-    def _judge(self, error: BaseException, context: Any) -> Judgement:
+    def _judge(self, error: BaseException, context: Any, started: float) -> Judgement:
         """Return the judgement that the caller's error will use, so that both agree."""
+        judgement: Judgement
+        kept = find_judgement(error)
+        if kept is not None and kept.made_at < started:
+            forget(error)  # an earlier statement raised it, too
         if context is None:
-            return judge(error, self.dialect)
-        judgement: Judgement = context.dialect.judge(error, context.root_connection._dbapi_connection)
+            judgement = judge(error, self.dialect)
+        else:
+            judgement = context.dialect.judge(error, context.root_connection._dbapi_connection)
+        if judgement.interruption is None:
+            drop_chain(error)  # frames and values hang on it, and it has told what it can
         return judgement
 
     # --- events ----------------------------------------------------------------------------------

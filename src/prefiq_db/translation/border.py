@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -10,7 +11,7 @@ from prefiq_db.masking import border_translates
 from prefiq_db.silence import hush
 from prefiq_db.translation.classify import Phase
 from prefiq_db.translation.cleaning import forget
-from prefiq_db.translation.judging import judge
+from prefiq_db.translation.judging import interruption_in, judge
 from prefiq_db.translation.translate import translate
 
 T = TypeVar("T")
@@ -30,10 +31,10 @@ class Border:
         if self.masked:
             hush(error)
 
-    def _find_interruption(self, error: Exception, phase: Phase) -> BaseException | None:
+    def _find_interruption(self, error: Exception, phase: Phase, handled: BaseException | None) -> BaseException | None:
         """Return the interruption from outside, which passes unchanged, even if the driver swallowed it."""
         judgement = judge(error, self.dialect)
-        interruption = None if judgement.is_swallowed else judgement.interruption
+        interruption = None if judgement.is_swallowed else judgement.interruption or interruption_in(error, handled)
         # Once COMMIT was sent, its outcome is what matters, whatever interrupts; see classify_python().
         return None if phase == "commit" and isinstance(interruption, Exception) else interruption
 
@@ -53,6 +54,7 @@ class Border:
         outside = border_translates.get()
         failure: PrefiqDbError
         interruption: BaseException | None = None
+        handled = sys.exc_info()[1]
         try:
             border_translates.set(True)
             return action()
@@ -61,7 +63,7 @@ class Border:
             self._hush(error)
         except Exception as error:  # noqa: BLE001 - this is the border: everything is translated and raised
             where = phase if isinstance(phase, str) else phase()
-            interruption = self._find_interruption(error, where)
+            interruption = self._find_interruption(error, where, handled)
             if interruption is None:
                 failure = translate(
                     error,
@@ -82,6 +84,7 @@ class Border:
             finally:
                 # Twice: an interruption before the first would disable translation and masking in this thread for good.
                 border_translates.set(outside)
+            del handled
         if interruption is not None:
             try:
                 raise interruption

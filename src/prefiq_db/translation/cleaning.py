@@ -68,6 +68,14 @@ def unpin(error: BaseException) -> None:
     forget(error)
 
 
+def drop_chain(error: BaseException) -> None:
+    """Drop the errors behind *error*, and the frames of the driver; the judgement stays."""
+    for each in (error, unwrap(error)):
+        each.__traceback__ = None
+        each.__cause__ = None
+        each.__context__ = None
+
+
 def forget(error: BaseException) -> None:
     """Drop the judgement that *error* holds, once the error has left."""
     with contextlib.suppress(AttributeError):

@@ -9,8 +9,10 @@ Why: docs/decisions/0106-why-an-error-is-judged-once.md.
 from __future__ import annotations
 
 import contextlib
+from asyncio import CancelledError, current_task
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from time import perf_counter
 from typing import Final
 
 from sqlalchemy import exc
@@ -37,6 +39,20 @@ _PREPARE_AGAIN: Final = ErrorClass(ErrorKind.SCHEMA, transient=True, retry_state
 # Cancels look the same whoever sent them, and a socket that our watchdog shut looks like a lost one.
 _CANCELS: Final = frozenset({ErrorKind.STATEMENT_TIMEOUT, ErrorKind.CANCELLED})
 
+# The modules that talk to a server: the drivers, and the code that adapts them.
+_DRIVERS: Final = (
+    "psycopg.",
+    "psycopg_binary.",
+    "psycopg_c.",
+    "pymysql.",
+    "asyncmy.",
+    "aiosqlite.",
+    "sqlite3.",
+    "sqlalchemy.dialects.",
+    "sqlalchemy.connectors.",
+    "prefiq_db.drivers.",
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
@@ -50,6 +66,7 @@ class Judgement:
         lost: whether the connection is lost; ``None`` if it could not be checked.
         interruption: the interruption from outside that ended the statement; it passes unchanged.
         is_swallowed: the driver only stopped the statement on the interruption, and the connection is fine.
+        made_at: when it was made, on the clock of the observer.
     """
 
     found: ErrorClass
@@ -59,6 +76,7 @@ class Judgement:
     lost: bool | None = None
     interruption: BaseException | None = field(default=None, repr=False)
     is_swallowed: bool = False
+    made_at: float = field(default_factory=perf_counter, repr=False, compare=False)
 
     @property
     def kind(self) -> ErrorKind:
@@ -72,8 +90,11 @@ class Judgement:
 
 def find_judgement(error: BaseException) -> Judgement | None:
     """Return the judgement that *error* holds, or ``None``."""
-    judgement: Judgement | None = getattr(error, KEPT, None) or getattr(unwrap(error), KEPT, None)
-    return judgement
+    for each in (error, unwrap(error)):
+        kept = getattr(each, KEPT, None)
+        if isinstance(kept, Judgement):  # an application's class may answer to any name
+            return kept
+    return None
 
 
 def judge(
@@ -120,7 +141,7 @@ def _judge(
     swallowed: BaseException | None,
     is_lost: Callable[[ErrorClass | None], bool | None] | None,
 ) -> Judgement:
-    interruption = interruption_in(error)
+    interruption = original if is_interruption(original) else _stumbled_over(original)
     if not isinstance(original, Exception):
         return Judgement(treatment(ErrorKind.CANCELLED), interruption=interruption)
     is_silence = isinstance(original, DeadlinePassed)
@@ -194,25 +215,62 @@ def _adjust_to_clock(found: ErrorClass, by_timeout: bool | None, phase: Phase) -
     """Return *found*, adjusted by whether our own clock stopped the statement."""
     if by_timeout is None or phase == "connect":
         return found
-    if found.kind in _CANCELS:
+    if found.kind in _CANCELS and found != UNANSWERED:
         return treatment(ErrorKind.STATEMENT_TIMEOUT if by_timeout else ErrorKind.CANCELLED)
     if by_timeout and found.kind is ErrorKind.CONNECTION_LOST:
         return UNANSWERED
     return found
 
 
-def interruption_in(error: BaseException) -> BaseException | None:
+def interruption_in(error: BaseException, handled: BaseException | None = None) -> BaseException | None:
     """Return the interruption from outside: *error* itself, what SQLAlchemy wrapped, or what made a driver fail.
 
     An interrupted driver often fails once more, and that error would hide the cause. An exception that a caller is
-    still handling (its frame has not ended) when calling us doesn't count.
+    still handling when calling us doesn't count: *handled*, or one whose frame has not ended.
     """
     inner: BaseException | None = error
-    while inner is not None:
+    while inner is not None and inner is not handled:
         found = unwrap(inner)
         if is_interruption(found):
-            return found
-        inner = inner.__context__
+            return found if inner is error or _goes_on(found) else None
+        caught = inner.__context__
+        if isinstance(caught, CancelledError) and inner.__cause__ is caught:
+            return None  # a time limit: asyncio makes it from its own cancellation
+        inner = caught
         if inner is not None and inner.__traceback__ is not None and not has_ended(inner.__traceback__.tb_frame):
             return None
     return None
+
+
+def _stumbled_over(error: BaseException) -> BaseException | None:
+    """Return the interruption that a driver's code caught before it raised *error*.
+
+    What other code catches, such as a column's type or a listener, is that code's own business: there, *error* is what
+    it wants to say.
+    """
+    inner: BaseException | None = error.__context__
+    while inner is not None and _caught_in_driver(inner):
+        found = unwrap(inner)
+        if is_interruption(found):
+            return found if _goes_on(found) else None
+        inner = inner.__context__
+    return None
+
+
+def _caught_in_driver(error: BaseException) -> bool:
+    """Return whether the frame that caught *error* is a driver's and has ended."""
+    if error.__traceback__ is None:
+        return False
+    frame = error.__traceback__.tb_frame
+    return f"{frame.f_globals.get('__name__', '')}.".startswith(_DRIVERS) and has_ended(frame)
+
+
+def _goes_on(interruption: BaseException) -> bool:
+    """Return whether *interruption*, which some code caught, is still to be raised."""
+    if isinstance(interruption, CancelledError):
+        try:
+            task = current_task()
+        except RuntimeError:  # no event loop
+            return False
+        return task is not None and task.cancelling() > 0
+    return not isinstance(interruption, GeneratorExit)
