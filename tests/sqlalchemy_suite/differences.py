@@ -51,25 +51,26 @@ _SERVER_SIDE: Final = (
 # Titles with more than one entry.
 _STREAMED: Final = (
     "Rows are streamed statement by statement",
-    "The deprecated option `server_side_cursors` of `create_engine()` isn't there; `stream()` and the execution "
-    "option `stream_results` are.",
+    "The deprecated option `server_side_cursors` of `create_engine()` isn't supported; `stream()` and the"
+    " execution option `stream_results` are.",
 )
 _OF_THE_CHECKOUT: Final = (
     "The isolation level belongs to the checkout",
-    "It is said with each BEGIN and forgotten when the connection comes back; `dialect.reset_isolation_level()` of a "
-    "driver's connection does nothing.",
+    "It is sent with each BEGIN and dropped at checkin; `dialect.reset_isolation_level()` of a driver's "
+    "connection does nothing.",
 )
 _NO_VALUES: Final = (
-    "Errors say no values",
-    "A bad isolation level isn't repeated, and the words of SQLAlchemy and the server, which may hold values, are in "
-    "`.original` of our error only.",
+    "Errors hold no values",
+    "An error about a bad isolation level doesn't quote it, and the messages of SQLAlchemy and the "
+    "server, which may hold values, are only in `.original` of our error.",
 )
 
 DIFFERENCES: tuple[Difference, ...] = (
     Difference(
         "Engines are made from settings",
-        "Options of `create_engine()` have no say, such as `isolation_level`, `json_serializer` and "
-        "`skip_autocommit_rollback`: give the isolation level to `transaction()` or to `execution_options()`.",
+        "Options of `create_engine()`, such as `isolation_level`, `json_serializer` and "
+        "`skip_autocommit_rollback`, don't apply: pass the isolation level to `transaction()` or to "
+        "`execution_options()`.",
         "NoSuchOptionError: no setting is: ",
         (
             "AutocommitIsolationTest.test_autocommit_block[block_rollback-engine]",
@@ -96,8 +97,9 @@ DIFFERENCES: tuple[Difference, ...] = (
         worlds=("async",),
     ),
     Difference(
-        "Nothing is rolled back where nothing is open",
-        "A connection that comes back without an open transaction costs no ROLLBACK, which is a round trip.",
+        "No ROLLBACK without a transaction",
+        "A connection that is returned to the pool without an open transaction is not rolled back, which "
+        "saves a round trip.",
         "[] != [call()]",
         (
             "AutocommitIsolationTest.test_autocommit_block[not_block_rollback-false]",
@@ -117,7 +119,7 @@ DIFFERENCES: tuple[Difference, ...] = (
     ),
     Difference(
         "SQLite is always SERIALIZABLE",
-        "Every level is accepted there, and is that one.",
+        "Every level is accepted there, and means SERIALIZABLE.",
         "'SERIALIZABLE' != 'READ UNCOMMITTED'",
         ("IsolationLevelTest.test_all_levels", "IsolationLevelTest.test_non_default_isolation_level"),
         databases=("sqlite",),
@@ -133,10 +135,10 @@ DIFFERENCES: tuple[Difference, ...] = (
         ("ReturningGuardsTest.test_delete_many", "ReturningGuardsTest.test_update_many"),
     ),
     Difference(
-        "Prepared statements outlive a ROLLBACK",
-        "On PostgreSQL they would have to be prepared anew after each, at a round trip for every text. When a table "
-        "was made anew with other types, the first transaction that uses such a statement fails; `run_in_transaction` "
-        "repeats it.",
+        "Prepared statements survive a ROLLBACK",
+        "Otherwise PostgreSQL would have to prepare each text again after every ROLLBACK, at a round trip "
+        "each. If a table was recreated with other types, the first transaction that uses such a statement "
+        "fails; `run_in_transaction` repeats it.",
         "code 0A000",
         (
             "NumericTest",
@@ -147,7 +149,8 @@ DIFFERENCES: tuple[Difference, ...] = (
     ),
     Difference(
         "Decimals are exact on SQLite, or refused",
-        "A Decimal is not compared with a number in JSON, nor added to a `Float`, which SQLite calculates in floats.",
+        "A Decimal can't be compared with a number in JSON, nor added to a `Float`, because SQLite calculates"
+        " these in floats.",
         "a value of type Decimal can't be passed to SQLite",
         (
             "JSONTest.test_index_typed_comparison[_decimal0]",
@@ -166,9 +169,9 @@ DIFFERENCES: tuple[Difference, ...] = (
         databases=("sqlite",),
     ),
     Difference(
-        "Foreign keys hold on SQLite",
-        "They are switched on for each connection, so a foreign key to a column that isn't unique, or isn't there, "
-        "is an error.",
+        "Foreign keys are enforced on SQLite",
+        "They are switched on for each connection, so a foreign key to a column that isn't unique or doesn't "
+        "exist is an error.",
         "SchemaError: ",
         (
             "UnicodeSchemaTest.test_col_targeting",
