@@ -113,25 +113,22 @@ class Statements(Transactions, CoreVerbs):
                 return call.block.run(call, explicit=call.way is Way.EXPLICIT)
             if call.way is Way.OWN_TRANSACTION:
                 return self._run_in_own_transaction(call)
-            return self._run_one_shot(call)
+            try:
+                fetched = self._one_shot(call)
+            except PrefiqDbError as error:
+                first = error
+            else:
+                instance = self.instance
+                instance.retry_budget.successes += 1
+                if instance.explainer is not None:
+                    self._explain_if_slow(call)
+                finish = call.shape.finish
+                return fetched if finish is None else finish(fetched)
+            fetched = self._one_shot_again(first, call)
+            return fetched if call.shape.finish is None else call.shape.finish(fetched)
         finally:
             # The connection knows its last call until the next one, and must not keep what the caller gave it.
             del call.statement, call.params, call.block
-
-    def _run_one_shot(self, call: Call) -> Any:
-        try:
-            fetched = self._one_shot(call)
-        except PrefiqDbError as error:
-            first = error
-        else:
-            instance = self.instance
-            instance.retry_budget.successes += 1
-            if instance.explainer is not None:
-                self._explain_if_slow(call)
-            finish = call.shape.finish
-            return fetched if finish is None else finish(fetched)
-        fetched = self._one_shot_again(first, call)
-        return fetched if call.shape.finish is None else call.shape.finish(fetched)
 
     def _run_in_own_transaction(self, call: Call) -> Any:
         if call.shape is ROW_COUNT:
