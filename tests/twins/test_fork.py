@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import multiprocessing
 import os
 import re
 import signal
 import sys
+import tempfile
 import threading
 import traceback
 from collections.abc import Callable, Iterator
@@ -29,6 +31,7 @@ SESSION = {"postgresql": "select pg_backend_pid()", "mariadb": "select connectio
 
 def in_child(work: Callable[[], None]) -> Callable[[], None]:
     """Fork and run *work* in the child, ended by an alarm if it hangs; return what waits for its success."""
+    stacks = tempfile.TemporaryFile()  # noqa: SIM115 - it is read when the child has ended
     child = os.fork()
     if child == 0:
         code = 1
@@ -36,6 +39,7 @@ def in_child(work: Callable[[], None]) -> Callable[[], None]:
             # The handler of a test runner would wait for a bytecode that never comes.
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
             signal.alarm(PATIENCE_SECONDS)
+            faulthandler.dump_traceback_later(PATIENCE_SECONDS - 5, file=stacks)
             work()
             code = 0
         except BaseException:
@@ -45,7 +49,10 @@ def in_child(work: Callable[[], None]) -> Callable[[], None]:
 
     def wait() -> None:
         _, status = os.waitpid(child, 0)
-        assert os.waitstatus_to_exitcode(status) == 0, "the child failed, or hung until its alarm"
+        with stacks:
+            stacks.seek(0)
+            where = stacks.read().decode()
+        assert os.waitstatus_to_exitcode(status) == 0, f"the child failed, or hung until its alarm: {where}"
 
     return wait
 
