@@ -79,9 +79,10 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """Check types."""
+    """Check types, with the two checkers that users have."""
     install(session, "test", "lint")
     session.run("mypy", *session.posargs)
+    session.run("pyright", "--pythonpath", f"{session.bin}/python")
 
 
 @nox.session

@@ -53,10 +53,12 @@ class Shape:
         fetch: reads the result while the connection is held; its exceptions are the database's errors.
         finish: converts what was read to the answer, after the connection was returned; its exceptions are the
             caller's own (``into=``). ``None``: what was read is the answer.
+        typed: the answer, or ``into=``, gets rows or values as the statement's types promise them.
     """
 
     fetch: Callable[[CursorResult[Any]], Any]
     finish: Callable[[Any], Any] | None = None
+    typed: bool = False
 
 
 class Way(Enum):

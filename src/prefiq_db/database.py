@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable
-from typing import Any, Concatenate, NoReturn, ParamSpec, Self, TypeVar, Unpack, overload
+from typing import Any, Concatenate, NoReturn, ParamSpec, Self, TypeAlias, TypeVar, Unpack, overload
 from uuid import UUID
 
 from sqlalchemy import Engine
@@ -41,6 +41,9 @@ from prefiq_db.unrun import refuse_coroutine_function, refuse_generator_function
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+#: What runs in a transaction.
+Body: TypeAlias = Callable[Concatenate[Transaction, P], R]
 
 
 @takes_verbs_of(Verbs)
@@ -114,6 +117,7 @@ class Database:
 
     fetch_all = Verbs.fetch_all
     fetch_one = Verbs.fetch_one
+    fetch_exactly_one = Verbs.fetch_exactly_one
     fetch_value = Verbs.fetch_value
     execute = Verbs.execute
     execute_many = Verbs.execute_many
@@ -148,7 +152,16 @@ class Database:
         options = TransactionOptions(isolation, read_only, durable, timeout, exactly_once)
         return Transaction(self._core, self._core.transaction(options))
 
-    def run_in_transaction(
+    # A ParamSpec allows no options beside its own, so where one is given, checkers know the result, not the arguments.
+    @overload
+    def run_in_transaction(self, fn: Body[..., R], *args: Any, exactly_once: bool, **kwargs: Any) -> R: ...
+    @overload
+    def run_in_transaction(self, fn: Body[..., R], *args: Any, retry: RetryPolicy | None, **kwargs: Any) -> R: ...
+    @overload
+    def run_in_transaction(self, fn: Body[..., R], *args: Any, isolation: str | None, **kwargs: Any) -> R: ...
+    @overload
+    def run_in_transaction(self, fn: Body[P, R], *args: P.args, **kwargs: P.kwargs) -> R: ...
+    def run_in_transaction(  # type: ignore[misc] # to mypy, P might have the names of our options
         self,
         fn: Callable[..., Any],
         *args: Any,
@@ -180,7 +193,7 @@ class Database:
             raise
 
     @overload
-    def transactional(self, fn: Callable[Concatenate[Transaction, P], R]) -> Callable[P, R]: ...
+    def transactional(self, fn: Body[P, R]) -> Callable[P, R]: ...
     @overload
     def transactional(
         self,
@@ -189,7 +202,7 @@ class Database:
         exactly_once: bool = False,
         retry: RetryPolicy | None = None,
         isolation: str | None = None,
-    ) -> Callable[[Callable[Concatenate[Transaction, P], R]], Callable[P, R]]: ...
+    ) -> Callable[[Body[P, R]], Callable[P, R]]: ...
     def transactional(
         self,
         fn: Callable[..., Any] | None = None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
-from typing import Any, Concatenate, NoReturn, ParamSpec, Self, TypeVar, Unpack, overload
+from typing import Any, Concatenate, NoReturn, ParamSpec, Protocol, Self, TypeAlias, TypeVar, Unpack, overload
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
@@ -40,6 +40,19 @@ from prefiq_db.unrun import refuse_generator_function, refuse_uncallable
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+#: What runs in a transaction: a coroutine function, or a plain one.
+Body: TypeAlias = Callable[Concatenate[AsyncTransaction, P], Awaitable[R]]
+PlainBody: TypeAlias = Callable[Concatenate[AsyncTransaction, P], R]
+
+
+class TransactionalDecorator(Protocol):
+    """What ``transactional(...)`` with options returns."""
+
+    @overload
+    def __call__(self, fn: Body[P, R], /) -> Callable[P, Coroutine[Any, Any, R]]: ...
+    @overload
+    def __call__(self, fn: PlainBody[P, R], /) -> Callable[P, Coroutine[Any, Any, R]]: ...
 
 
 @takes_verbs_of(AsyncVerbs)
@@ -116,6 +129,7 @@ class AsyncDatabase:
 
     fetch_all = AsyncVerbs.fetch_all
     fetch_one = AsyncVerbs.fetch_one
+    fetch_exactly_one = AsyncVerbs.fetch_exactly_one
     fetch_value = AsyncVerbs.fetch_value
     execute = AsyncVerbs.execute
     execute_many = AsyncVerbs.execute_many
@@ -150,7 +164,28 @@ class AsyncDatabase:
         options = TransactionOptions(isolation, read_only, durable, timeout, exactly_once)
         return AsyncTransaction(self._core, self._engine, self._core.transaction(options))
 
+    # A ParamSpec allows no options beside its own, so where one is given, checkers know the result, not the arguments.
+    @overload
+    async def run_in_transaction(self, fn: Body[..., R], *args: Any, exactly_once: bool, **kwargs: Any) -> R: ...
+    @overload
+    async def run_in_transaction(self, fn: Body[..., R], *args: Any, retry: RetryPolicy | None, **kwargs: Any) -> R: ...
+    @overload
+    async def run_in_transaction(self, fn: Body[..., R], *args: Any, isolation: str | None, **kwargs: Any) -> R: ...
+    @overload
+    async def run_in_transaction(self, fn: Body[P, R], *args: P.args, **kwargs: P.kwargs) -> R: ...
+    @overload
+    async def run_in_transaction(self, fn: PlainBody[..., R], *args: Any, exactly_once: bool, **kwargs: Any) -> R: ...
+    @overload
     async def run_in_transaction(
+        self, fn: PlainBody[..., R], *args: Any, retry: RetryPolicy | None, **kwargs: Any
+    ) -> R: ...
+    @overload
+    async def run_in_transaction(
+        self, fn: PlainBody[..., R], *args: Any, isolation: str | None, **kwargs: Any
+    ) -> R: ...
+    @overload
+    async def run_in_transaction(self, fn: PlainBody[P, R], *args: P.args, **kwargs: P.kwargs) -> R: ...
+    async def run_in_transaction(  # type: ignore[misc] # to mypy, P might have the names of our options
         self,
         fn: Callable[..., Any],
         *args: Any,
@@ -182,9 +217,9 @@ class AsyncDatabase:
             raise
 
     @overload
-    def transactional(
-        self, fn: Callable[Concatenate[AsyncTransaction, P], Awaitable[R]]
-    ) -> Callable[P, Coroutine[Any, Any, R]]: ...
+    def transactional(self, fn: Body[P, R]) -> Callable[P, Coroutine[Any, Any, R]]: ...
+    @overload
+    def transactional(self, fn: PlainBody[P, R]) -> Callable[P, Coroutine[Any, Any, R]]: ...
     @overload
     def transactional(
         self,
@@ -193,7 +228,7 @@ class AsyncDatabase:
         exactly_once: bool = False,
         retry: RetryPolicy | None = None,
         isolation: str | None = None,
-    ) -> Callable[[Callable[Concatenate[AsyncTransaction, P], Awaitable[R]]], Callable[P, Coroutine[Any, Any, R]]]: ...
+    ) -> TransactionalDecorator: ...
     def transactional(
         self,
         fn: Callable[..., Any] | None = None,

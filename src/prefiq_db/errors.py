@@ -39,6 +39,7 @@ class ErrorKind(StrEnum):
     SYNTAX = "syntax"
     SCHEMA = "schema"
     DATA = "data"
+    NOT_FOUND = "not_found"
     RESOURCE = "resource"
     CANCELLED = "cancelled"
     UNSUPPORTED = "unsupported"
@@ -203,6 +204,18 @@ class MappingError(UsageError):
     """A row could not be converted to what ``into=`` asks for."""
 
     default_kind = ErrorKind.DATA
+
+
+class TooManyRowsError(UsageError):
+    """``fetch_exactly_one`` found a second row: the statement doesn't single one out."""
+
+    default_kind = ErrorKind.DATA
+
+
+class RowNotFoundError(PrefiqDbError):
+    """``fetch_exactly_one`` found no row."""
+
+    default_kind = ErrorKind.NOT_FOUND
 
 
 # --- configuration and container -----------------------------------------------------------------

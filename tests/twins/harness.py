@@ -138,7 +138,17 @@ class SyncAttempts:
 
 
 _VERBS = frozenset(
-    {"fetch_all", "fetch_one", "fetch_value", "execute", "execute_many", "batch", "bulk_insert", "upsert"}
+    {
+        "fetch_all",
+        "fetch_one",
+        "fetch_exactly_one",
+        "fetch_value",
+        "execute",
+        "execute_many",
+        "batch",
+        "bulk_insert",
+        "upsert",
+    }
 )
 
 

@@ -118,6 +118,8 @@ VERBS: dict[str, Verb] = {
     "literals": lambda db: db.execute(with_literals(INSERT)),
     "fetch_all": lambda db: db.fetch_all(f"{INSERT} returning word", ROW),
     "fetch_one": lambda db: db.fetch_one(f"{INSERT} returning word", ROW),
+    "fetch_exactly_one": lambda db: db.fetch_exactly_one(f"{INSERT} returning word", ROW),
+    "no row": lambda db: db.fetch_exactly_one("select word from kept where word = :word", {"word": VALUE + VALUE}),
     "fetch_value": lambda db: db.fetch_value(f"{INSERT} returning word", ROW),
     "execute_many": lambda db: db.execute_many(INSERT, [ROW, ROW]),
     "using": lambda db: db.using(timeout=5, tags={"a": "b"}).execute(INSERT, ROW),

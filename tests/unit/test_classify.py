@@ -177,9 +177,9 @@ def test_the_same_mistake_has_the_same_kind(kind: ErrorKind, dialect: str, code:
     assert classify_error(dialect, code).kind is kind
 
 
-def test_the_table_above_knows_every_kind_but_the_pools() -> None:
+def test_the_table_above_knows_every_kind_but_our_own() -> None:
     """So that a new kind is thought of here."""
-    assert {kind for kind, _ in SAME} == set(ErrorKind) - {K.POOL_TIMEOUT}
+    assert {kind for kind, _ in SAME} == set(ErrorKind) - {K.POOL_TIMEOUT, K.NOT_FOUND}
 
 
 def test_4031_is_two_things() -> None:

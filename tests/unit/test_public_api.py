@@ -63,7 +63,7 @@ def test_the_classes_of_a_world_are_importable_from_its_module(module: str, pref
     "cls", [prefiq_db.Database, prefiq_db.AsyncDatabase, prefiq_db.Transaction, prefiq_db.AsyncTransaction]
 )
 def test_a_wrong_call_of_a_verb_is_named_by_its_class(cls: Any) -> None:
-    for verb in ("fetch_all", "fetch_one", "fetch_value", "execute", "execute_many"):
+    for verb in ("fetch_all", "fetch_one", "fetch_exactly_one", "fetch_value", "execute", "execute_many"):
         with pytest.raises(TypeError, match=rf"^{cls.__name__}\.{verb}\(\) missing"):
             getattr(cls, verb)(object())
         assert inspect.iscoroutinefunction(getattr(cls, verb)) is cls.__name__.startswith("Async")

@@ -14,18 +14,49 @@ PAIRS = [(Database, AsyncDatabase), (Transaction, AsyncTransaction)]
 
 # What talks to the database, in both worlds.
 AWAITED = {
-    *("fetch_all", "fetch_one", "fetch_value", "execute", "execute_many", "batch", "bulk_insert", "upsert"),
+    *(
+        "fetch_all",
+        "fetch_one",
+        "fetch_exactly_one",
+        "fetch_value",
+        "execute",
+        "execute_many",
+        "batch",
+        "bulk_insert",
+        "upsert",
+    ),
     *("run_in_transaction", "test_connection", "ping", "health", "open", "close"),
 }
 
 # DESIGN section 2.
 DATABASE_VERBS = {
-    *("fetch_all", "fetch_one", "fetch_value", "execute", "execute_many", "stream", "batch", "bulk_insert", "upsert"),
+    *(
+        "fetch_all",
+        "fetch_one",
+        "fetch_exactly_one",
+        "fetch_value",
+        "execute",
+        "execute_many",
+        "stream",
+        "batch",
+        "bulk_insert",
+        "upsert",
+    ),
     *("transaction", "run_in_transaction", "transactional", "attempts", "using", "override"),
     *("test_connection", "ping", "health", "hooks", "stats", "engine", "session", "open", "close"),
 }
 TRANSACTION_VERBS = {
-    *("fetch_all", "fetch_one", "fetch_value", "execute", "execute_many", "transaction", "session", "connection"),
+    *(
+        "fetch_all",
+        "fetch_one",
+        "fetch_exactly_one",
+        "fetch_value",
+        "execute",
+        "execute_many",
+        "transaction",
+        "session",
+        "connection",
+    ),
     *("on_commit", "on_rollback", "bind", "outcome", "callback_errors"),
 }
 
@@ -78,7 +109,7 @@ def test_every_verb_of_a_transaction_exists(cls: type) -> None:
 
 def test_transactions_have_the_verbs_of_their_database() -> None:
     """A verb of both takes the same parameters on tx as on db."""
-    for name in ("fetch_all", "fetch_one", "fetch_value", "execute", "execute_many"):
+    for name in ("fetch_all", "fetch_one", "fetch_exactly_one", "fetch_value", "execute", "execute_many"):
         assert parameters(getattr(Transaction, name)) == parameters(getattr(Database, name)), name
 
 

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from sqlalchemy import TextClause
+
 from prefiq_db.call import Call, Overrides, Shape, Way
 from prefiq_db.core.doubt import Doubt, fate_unknown
 from prefiq_db.core.transactions import Transactions
@@ -21,6 +23,7 @@ from prefiq_db.errors import (
     StatementRefusedError,
 )
 from prefiq_db.execution.binds import bind_params, bind_rows, check_params, checked_rows
+from prefiq_db.execution.entities import refuse_entities
 from prefiq_db.execution.refused_statements import refuse_one_shot
 from prefiq_db.execution.shapes import ALL_ROWS, ONE_VALUE, ROW_COUNT
 from prefiq_db.execution.statement_facts import as_executable, facts_of, facts_of_call
@@ -45,6 +48,8 @@ class Statements(Transactions, CoreVerbs):
         """
         given = self.admit()
         executable = bind_params(as_executable(statement), check_params(params), self.road.dialect.label)
+        if type(executable) is not TextClause and shape.typed and getattr(executable, "_propagate_attrs", None):
+            refuse_entities(executable)
         call = Call(verb, executable, params, shape, given)
         self._choose_way(call, block)
         return call

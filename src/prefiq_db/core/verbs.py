@@ -8,7 +8,17 @@ from typing import Any
 
 from prefiq_db.call import Call, Shape
 from prefiq_db.execution.mapping import Into
-from prefiq_db.execution.shapes import ALL_ROWS, ONE_ROW, ONE_VALUE, OUTCOME, all_rows, one_row, one_value
+from prefiq_db.execution.shapes import (
+    ALL_ROWS,
+    EXACTLY_ONE_ROW,
+    ONE_ROW,
+    ONE_VALUE,
+    OUTCOME,
+    all_rows,
+    exactly_one_row,
+    one_row,
+    one_value,
+)
 from prefiq_db.execution.typed import Types, with_types
 from prefiq_db.reports import ExecuteResult
 
@@ -46,6 +56,12 @@ class CoreVerbs(ABC):
         if types is not None:
             statement, shape = with_types(statement, types, shape)
         return self.carry_out(self.prepare("fetch_one", statement, params, shape))
+
+    def fetch_exactly_one(self, statement: Any, params: Params, into: Into | None, types: Types | None = None) -> Any:
+        shape = EXACTLY_ONE_ROW if into is None else exactly_one_row(into)
+        if types is not None:
+            statement, shape = with_types(statement, types, shape)
+        return self.carry_out(self.prepare("fetch_exactly_one", statement, params, shape))
 
     def fetch_value(self, statement: Any, params: Params, into: Into | None, types: Types | None = None) -> Any:
         shape = ONE_VALUE if into is None else one_value(into)

@@ -18,7 +18,7 @@ from prefiq_db.dialects.session import AUTOCOMMIT, HALF, TransactionState
 from prefiq_db.dialects.token_sql import ABANDONED, TABLE, first_word
 from prefiq_db.dialects.values import POSTGRESQL
 from prefiq_db.drivers.halfway import close_if_halfway
-from prefiq_db.drivers.prepared import is_outdated, is_repeatable, names_of
+from prefiq_db.drivers.prepared import is_outdated, is_repeatable, names_of, unprepared
 from prefiq_db.errors import ErrorKind, UnsupportedError, UsageError
 
 # psycopg.pq.TransactionStatus, by number: the dialect must import without the driver.
@@ -226,8 +226,13 @@ class _PreparedAnew:
     """
 
     def do_execute(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
+        has_lists = context is not None and getattr(context.compiled, "post_compile_params", None)
         try:
-            cursor.execute(statement, parameters)
+            if not has_lists:
+                cursor.execute(statement, parameters)
+            else:
+                with unprepared(self._driver_cursor(cursor)):
+                    cursor.execute(statement, parameters)
         except Exception as error:
             close_if_halfway(self._driver_cursor(cursor)._conn, error)
             if not self._prepares_anew(cursor, error, statement, parameters):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+import sqlite3
+from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Final
 
@@ -34,6 +37,7 @@ class Rules:
         session_variables: the ``@@x`` variables that describe the statement before.
         in_nothing: how to write ``IN`` and ``NOT IN`` with an empty list, for an expression of any type before it.
         counts_weighted: what makes the server's row count differ from the number of rows.
+        most_binds: returns how many binds a statement may have; ``None``: as many as its text has room for.
     """
 
     lexis: Lexis
@@ -50,6 +54,7 @@ class Rules:
     user_variables: bool = False
     session_variables: frozenset[str] = frozenset()
     counts_weighted: frozenset[str] = frozenset()
+    most_binds: Callable[[], int] | None = None
 
     def commits_by_itself(self, words: list[str]) -> bool:
         """Return whether a statement of these words commits the open transaction implicitly, on this database."""
@@ -79,6 +84,14 @@ _COMMITS: Final[Mapping[str, frozenset[str]]] = {
 # Refused by name on every database; some would report only a mistake in the SQL.
 _TIES: Final = _words("declare listen unlisten prepare deallocate fetch attach detach")
 
+
+@functools.cache
+def _most_binds_of_sqlite() -> int:
+    """Return what the library was built with: 32,766 by default, 250,000 on Debian."""
+    with closing(sqlite3.connect(":memory:")) as connection:
+        return connection.getlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER)
+
+
 _MARIADB: Final = Rules(
     LEXES["mariadb"],
     FUNCTIONS["mariadb"],
@@ -103,6 +116,7 @@ RULES: Final[Mapping[str, Rules]] = {
         in_nothing=("= ANY ('{}')", "<> ALL ('{}')"),  # a subquery would need the type
         table_locks_last=False,
         body_begins="atomic",
+        most_binds=lambda: 65_535,  # the protocol has two bytes for their number
     ),
     "sqlite": Rules(
         LEXES["sqlite"],
@@ -111,6 +125,7 @@ RULES: Final[Mapping[str, Rules]] = {
         lasting_ties=_words("attach detach"),
         passing_sets=frozenset(),
         in_nothing=("IN ()", "NOT IN ()"),
+        most_binds=_most_binds_of_sqlite,
     ),
     "mariadb": _MARIADB,
     "mysql": _MARIADB,

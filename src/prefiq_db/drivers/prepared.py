@@ -7,6 +7,8 @@ ALTER of its own. So a pooled connection that only ever commits would fail with 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 # Set on psycopg's exception, for translate(): nothing of the statement ran, and prepared again it may work.
@@ -27,6 +29,20 @@ _MAY_COMMIT: Final = re.compile(r"\bcall\b|\bdo\b(?!\s+(?:nothing|update)\b)", r
 def names_of(cursor: Any) -> tuple[Any, ...]:
     """Return the keys of the statements that are prepared now; each key begins with the text."""
     return tuple(cursor._conn._prepared._names)
+
+
+@contextmanager
+def unprepared(cursor: Any) -> Iterator[None]:
+    """Return a block in which psycopg neither prepares nor counts: each length of a list is another text.
+
+    They would drive other statements out of the hundred that a connection remembers.
+    """
+    manager = cursor._conn._prepared
+    threshold, manager.prepare_threshold = manager.prepare_threshold, None
+    try:
+        yield
+    finally:
+        manager.prepare_threshold = threshold
 
 
 def is_outdated(cursor: Any, error: Any, statement: str, parameters: Any, names: tuple[Any, ...]) -> bool:

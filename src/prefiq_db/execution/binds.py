@@ -9,7 +9,7 @@ from typing import Any, Final
 from sqlalchemy import BindParameter, Executable, TextClause, TextualSelect, bindparam
 
 from prefiq_db.dialects.rules import RULES
-from prefiq_db.errors import UsageError
+from prefiq_db.errors import ResourceError, UsageError
 from prefiq_db.execution.core_binds import check_core
 from prefiq_db.execution.sql_tokens import scan
 from prefiq_db.execution.statement_facts import LONGEST_COMPILED, LongText
@@ -157,6 +157,7 @@ def _expand_lists(statement: TextClause, given: Mapping[str, Any], dialect: str)
     for name in lists:
         if _ELSEWHERE in places[name]:
             raise UsageError(f"params: {name} stands in IN :{name} and elsewhere too; give the list a name of its own")
+    _check_number(lists, given, dialect)
     empty = frozenset(name for name in lists if not given[name])
     plain = all(bind.required and bind.type._isnull for bind in statement._bindparams.values())
     if plain:
@@ -173,6 +174,28 @@ def _is_list(name: str, value: Any, places: Sequence[Place]) -> bool:
         raise UsageError(f"params: {name} stands in IN :{name}: expected a list or tuple, not {type(value).__name__}")
     return False
 
+
+def _check_number(lists: frozenset[str], given: Mapping[str, Any], dialect: str) -> None:
+    """Raise if the lists become more binds than *dialect* has room for, before anything is sent."""
+    numbers = {name: _number_of_binds(given[name]) for name in lists}
+    total = len(given) - len(lists) + sum(numbers.values())
+    most = RULES[dialect].most_binds
+    if total < _MANY or most is None or total <= most():
+        return
+    longest = max(numbers, key=numbers.__getitem__)
+    raise ResourceError(
+        f"params: {longest} has {len(given[longest])} elements, {total} binds with all others, and this database takes "
+        f"at most {most()} in a statement; send it in parts, or put them into a table and join it"
+    )
+
+
+def _number_of_binds(values: Sequence[Any]) -> int:
+    is_rows = bool(values) and isinstance(values[0], (list, tuple))
+    return sum(map(len, values)) if is_rows else len(values)
+
+
+#: Every database takes fewer: SQLite's least limit.
+_MANY: Final = 1000
 
 _plain_expansions: Final[Memory[TextClause]] = Memory(512)
 

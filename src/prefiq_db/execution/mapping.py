@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_origin
 
 import pydantic
 from sqlalchemy import Row
@@ -18,18 +18,19 @@ Into = Callable[..., Any]
 def mapper(into: Into) -> Callable[[Row[Any]], Any]:
     """Return a function from row to result.
 
-    A dataclass and a pydantic model get the columns as keywords, ``dict`` gets them as items, any other callable gets
-    the row itself.
+    A dataclass and a pydantic model get the columns as keywords, ``dict`` gets them as items, any other callable is
+    returned as it is: it gets the row itself. A class with its parameters, as ``dict[str, Any]``, counts as the class.
 
     Raises:
         UsageError: if *into* is not callable.
     """
-    if into is dict:
+    cls = get_origin(into) or into
+    if cls is dict:
         return lambda row: _columns(row, "dict")
-    if isinstance(into, type) and dataclasses.is_dataclass(into):
-        return _dataclass_mapper(into)
-    if isinstance(into, type) and issubclass(into, pydantic.BaseModel):
-        return _model_mapper(into)
+    if isinstance(cls, type) and dataclasses.is_dataclass(cls):
+        return _dataclass_mapper(cls)
+    if isinstance(cls, type) and issubclass(cls, pydantic.BaseModel):
+        return _model_mapper(cls)
     if not callable(into):
         raise UsageError("into: expected a dataclass, a pydantic model, dict or a callable that takes a row")
     return into

@@ -9,7 +9,7 @@ from sqlalchemy import CursorResult, Insert, UpdateBase
 from sqlalchemy.engine.result import IteratorResult, SimpleResultMetaData
 
 from prefiq_db.call import Shape
-from prefiq_db.errors import UsageError
+from prefiq_db.errors import RowNotFoundError, TooManyRowsError, UsageError
 from prefiq_db.execution.mapping import Into, mapper
 from prefiq_db.execution.statement_facts import COUNTED, facts_sent
 from prefiq_db.reports import ExecuteResult
@@ -18,13 +18,19 @@ from prefiq_db.reports import ExecuteResult
 def all_rows(into: Into) -> Shape:
     """Every row, each converted by *into*, as a list; empty for a statement that returns no rows."""
     make = mapper(into)
-    return Shape(_fetch_all, lambda rows: [make(row) for row in rows])
+    return Shape(_fetch_all, lambda rows: [make(row) for row in rows], typed=make is into)
 
 
 def one_row(into: Into) -> Shape:
     """The first row, converted by *into*, or ``None``."""
     make = mapper(into)
-    return Shape(_fetch_first, lambda row: None if row is None else make(row))
+    return Shape(_fetch_first, lambda row: None if row is None else make(row), typed=make is into)
+
+
+def exactly_one_row(into: Into) -> Shape:
+    """The only row, converted by *into*."""
+    make = mapper(into)
+    return Shape(_fetch_two, lambda rows: make(_only(rows)), typed=make is into)
 
 
 def one_value(into: Callable[[Any], Any]) -> Shape:
@@ -35,7 +41,7 @@ def one_value(into: Callable[[Any], Any]) -> Shape:
     """
     if not callable(into):
         raise UsageError(f"into: expected a callable that takes a value, not {type(into).__name__}")
-    return Shape(_fetch_value, lambda value: None if value is None else into(value))
+    return Shape(_fetch_value, lambda value: None if value is None else into(value), typed=True)
 
 
 def _fetch_all(result: CursorResult[Any]) -> list[Any]:
@@ -44,6 +50,25 @@ def _fetch_all(result: CursorResult[Any]) -> list[Any]:
 
 def _fetch_first(result: CursorResult[Any]) -> Any:
     return result.first() if result.returns_rows else None
+
+
+def _fetch_two(result: CursorResult[Any]) -> Sequence[Any]:
+    if not result.returns_rows:
+        return ()
+    rows = result.fetchmany(2)
+    result.close()  # there may be more
+    return rows
+
+
+def _only(rows: Sequence[Any]) -> Any:
+    if not rows:
+        raise RowNotFoundError("fetch_exactly_one: the statement gave no row; where that may be, use fetch_one")
+    if len(rows) > 1:
+        raise TooManyRowsError(
+            "fetch_exactly_one: the statement gave more than one row; its condition must single one out, or use "
+            "fetch_one for the first"
+        )
+    return rows[0]
 
 
 def _fetch_value(result: CursorResult[Any]) -> Any:
@@ -119,11 +144,13 @@ def _primary_key(result: CursorResult[Any]) -> tuple[Any, ...] | None:
 
 
 #: every row, as a list; an empty one for a statement that returns no rows
-ALL_ROWS: Final = Shape(_fetch_all)
+ALL_ROWS: Final = Shape(_fetch_all, typed=True)
 #: the first row, or ``None``
-ONE_ROW: Final = Shape(_fetch_first)
+ONE_ROW: Final = Shape(_fetch_first, typed=True)
+#: the only row
+EXACTLY_ONE_ROW: Final = Shape(_fetch_two, _only, typed=True)
 #: the first column of the first row, or ``None``
-ONE_VALUE: Final = Shape(_fetch_value)
+ONE_VALUE: Final = Shape(_fetch_value, typed=True)
 #: the :class:`~prefiq_db.reports.ExecuteResult`
 OUTCOME: Final = Shape(_fetch_outcome)
 #: how many rows were changed; ``None`` if unknown

@@ -62,6 +62,7 @@ class AsyncTransaction:
 
     fetch_all = AsyncVerbs.fetch_all
     fetch_one = AsyncVerbs.fetch_one
+    fetch_exactly_one = AsyncVerbs.fetch_exactly_one
     fetch_value = AsyncVerbs.fetch_value
     execute = AsyncVerbs.execute
     execute_many = AsyncVerbs.execute_many

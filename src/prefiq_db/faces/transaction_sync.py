@@ -68,6 +68,7 @@ class Transaction:
 
     fetch_all = Verbs.fetch_all
     fetch_one = Verbs.fetch_one
+    fetch_exactly_one = Verbs.fetch_exactly_one
     fetch_value = Verbs.fetch_value
     execute = Verbs.execute
     execute_many = Verbs.execute_many

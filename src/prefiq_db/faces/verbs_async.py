@@ -2,25 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol, overload
+
+from sqlalchemy import Row
+from sqlalchemy.sql.selectable import TypedReturnsRows as Typed
 
 from prefiq_db.bridge import spawn
 from prefiq_db.core import CoreVerbs, Params
 from prefiq_db.execution.mapping import Into
 from prefiq_db.execution.typed import Types
+from prefiq_db.faces.statements import AnyRow, Statement, T, Ts, Untyped, V
 from prefiq_db.reports import ExecuteResult
 
 
 class AsyncVerbs(Protocol):
     """A class whose core carries out calls; each class lists the verbs that it has.
 
-    A verb deletes its arguments before it raises: error trackers record the local variables of every frame.
+    A verb deletes its arguments before it raises: error trackers record the local variables of every frame. The
+    overloads say what a type checker knows of its result.
     """
 
     @property
     def _core(self) -> CoreVerbs: ...
 
+    @overload
+    async def fetch_all(
+        self, statement: Typed[*Ts], params: Params = None, *, into: None = None, types: Types | None = None
+    ) -> list[Row[*Ts]]: ...
+    @overload
+    async def fetch_all(
+        self, statement: Statement, params: Params = None, *, into: None = None, types: Types | None = None
+    ) -> list[AnyRow]: ...
+    @overload
+    async def fetch_all(
+        self, statement: Statement, params: Params = None, *, into: type[dict[str, Any]], types: Types | None = None
+    ) -> list[dict[str, Any]]: ...
+    @overload
+    async def fetch_all(
+        self, statement: Statement, params: Params = None, *, into: type[T], types: Types | None = None
+    ) -> list[T]: ...
+    @overload
+    async def fetch_all(
+        self, statement: Typed[*Ts], params: Params = None, *, into: Callable[[Row[*Ts]], T], types: Types | None = None
+    ) -> list[T]: ...
+    @overload
+    async def fetch_all(
+        self, statement: Untyped, params: Params = None, *, into: Callable[[AnyRow], T], types: Types | None = None
+    ) -> list[T]: ...
     async def fetch_all(
         self, statement: Any, params: Params = None, *, into: Into | None = None, types: Types | None = None
     ) -> list[Any]:
@@ -35,6 +64,30 @@ class AsyncVerbs(Protocol):
             self._core.hush(error)
             raise
 
+    @overload
+    async def fetch_one(
+        self, statement: Typed[*Ts], params: Params = None, *, into: None = None, types: Types | None = None
+    ) -> Row[*Ts] | None: ...
+    @overload
+    async def fetch_one(
+        self, statement: Statement, params: Params = None, *, into: None = None, types: Types | None = None
+    ) -> AnyRow | None: ...
+    @overload
+    async def fetch_one(
+        self, statement: Statement, params: Params = None, *, into: type[dict[str, Any]], types: Types | None = None
+    ) -> dict[str, Any] | None: ...
+    @overload
+    async def fetch_one(
+        self, statement: Statement, params: Params = None, *, into: type[T], types: Types | None = None
+    ) -> T | None: ...
+    @overload
+    async def fetch_one(
+        self, statement: Typed[*Ts], params: Params = None, *, into: Callable[[Row[*Ts]], T], types: Types | None = None
+    ) -> T | None: ...
+    @overload
+    async def fetch_one(
+        self, statement: Untyped, params: Params = None, *, into: Callable[[AnyRow], T], types: Types | None = None
+    ) -> T | None: ...
     async def fetch_one(
         self, statement: Any, params: Params = None, *, into: Into | None = None, types: Types | None = None
     ) -> Any:
@@ -46,6 +99,62 @@ class AsyncVerbs(Protocol):
             self._core.hush(error)
             raise
 
+    @overload
+    async def fetch_exactly_one(
+        self, statement: Typed[*Ts], params: Params = None, *, into: None = None, types: Types | None = None
+    ) -> Row[*Ts]: ...
+    @overload
+    async def fetch_exactly_one(
+        self, statement: Statement, params: Params = None, *, into: None = None, types: Types | None = None
+    ) -> AnyRow: ...
+    @overload
+    async def fetch_exactly_one(
+        self, statement: Statement, params: Params = None, *, into: type[dict[str, Any]], types: Types | None = None
+    ) -> dict[str, Any]: ...
+    @overload
+    async def fetch_exactly_one(
+        self, statement: Statement, params: Params = None, *, into: type[T], types: Types | None = None
+    ) -> T: ...
+    @overload
+    async def fetch_exactly_one(
+        self, statement: Typed[*Ts], params: Params = None, *, into: Callable[[Row[*Ts]], T], types: Types | None = None
+    ) -> T: ...
+    @overload
+    async def fetch_exactly_one(
+        self, statement: Untyped, params: Params = None, *, into: Callable[[AnyRow], T], types: Types | None = None
+    ) -> T: ...
+    async def fetch_exactly_one(
+        self, statement: Any, params: Params = None, *, into: Into | None = None, types: Types | None = None
+    ) -> Any:
+        """Return the only row.
+
+        Raises:
+            RowNotFoundError: if there is none.
+            TooManyRowsError: if there is more than one.
+        """
+        try:
+            return await spawn(self._core.fetch_exactly_one, statement, params, into, types)
+        except BaseException as error:
+            del statement, params
+            self._core.hush(error)
+            raise
+
+    @overload
+    async def fetch_value(
+        self, statement: Typed[V, *Ts], params: Params = None, *, into: None = None, types: Types | None = None
+    ) -> V | None: ...
+    @overload
+    async def fetch_value(
+        self, statement: Statement, params: Params = None, *, into: None = None, types: Types | None = None
+    ) -> Any: ...
+    @overload
+    async def fetch_value(
+        self, statement: Typed[V, *Ts], params: Params = None, *, into: Callable[[V], T], types: Types | None = None
+    ) -> T | None: ...
+    @overload
+    async def fetch_value(
+        self, statement: Untyped, params: Params = None, *, into: Callable[[Any], T], types: Types | None = None
+    ) -> T | None: ...
     async def fetch_value(
         self, statement: Any, params: Params = None, *, into: Into | None = None, types: Types | None = None
     ) -> Any:

@@ -20,7 +20,7 @@ from prefiq_db.hooks.registry import Hooks
 from prefiq_db.insight.slow_log import SlowLog
 from prefiq_db.insight.statement_budgets import NO_BUDGETS, note_in_budgets, open_budgets
 from prefiq_db.insight.statistics import FOLD_AT, StatementEntry, StatementStatistics
-from prefiq_db.insight.summary import Description, describe
+from prefiq_db.insight.summary import Description, collapse_lists, describe
 from prefiq_db.masking import MASK, describe_value, head_of, is_secret_key, mask_statement
 from prefiq_db.memory import Memory
 from prefiq_db.origin import application_line, readable
@@ -134,12 +134,18 @@ class StatementObserver:
     # --- counting --------------------------------------------------------------------------------
 
     def _learn(self, statement: str, context: Any) -> _Known:
-        head = head_of(statement)
+        compiled: Any = None if context is None else context.compiled
+        # Each length of a list is another text, and all of them are one statement.
+        has_lists = bool(getattr(compiled, "post_compile_params", None))
+        head = head_of(compiled.string if has_lists else statement)
         known = None if head is statement else self._known.get(head)
         if known is not None:
             return known
-        description = describe(statement, None if context is None else context.compiled, self.dialect)
-        text = mask_statement(statement, self.dialect, masked=self.masked)
+        shown = statement
+        if has_lists:
+            statement, shown = collapse_lists(compiled, "?"), collapse_lists(compiled, "?, ...")
+        description = describe(statement, compiled, self.dialect)
+        text = mask_statement(shown, self.dialect, masked=self.masked)
         entry = self.statistics.entry(description, text)
         entry.line = application_line()
         known = _Known(description, description.summary, text, entry, entry.durations, entry.rows)

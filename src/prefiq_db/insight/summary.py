@@ -42,6 +42,17 @@ class Description:
     fingerprint: str
 
 
+_EXPANDED: Final = re.compile(r"__\[POSTCOMPILE_\S+?(?:~~.+?~~)?\]")  # SQLAlchemy's own pattern
+
+
+def collapse_lists(compiled: Any, marks: str) -> str:
+    """Return *compiled*'s text with *marks* for the binds of each list: the same text for every length.
+
+    SQLAlchemy writes an expanding bind into it, and makes the statement of it that is sent.
+    """
+    return _EXPANDED.sub(marks, compiled.string)
+
+
 def describe(statement: str, compiled: Any, dialect: str = "") -> Description:
     """Return the description of *statement*; *compiled* is SQLAlchemy's, or ``None`` for a driver's text.
 

@@ -1,0 +1,142 @@
+"""Lists in ``IN :name``: what they find is what Core's ``in_()`` finds, and every length is one statement."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from psycopg._preparing import PrepareManager
+
+from prefiq_db.dialects import postgresql
+from prefiq_db.dialects.rules import RULES
+from prefiq_db.errors import ErrorKind, ResourceError
+from tests.conftest import Backend
+from tests.twins.support import assert_silent
+
+stock = sa.Table(
+    "stock",
+    sa.MetaData(),
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("word", sa.String(20)),
+    sa.Column("size", sa.Integer),
+)
+WORDS = ["a", "it's", "100%", ":x", "%(y)s", "back\\slash", "é", "", '"', "?"]
+
+words = st.sampled_from([*WORDS, "other", None])
+numbers = st.one_of(st.integers(-2, 12), st.none())
+
+
+async def filled(db: Any) -> Any:
+    await db.execute(sa.schema.CreateTable(stock))
+    rows = [{"id": n, "word": word, "size": n % 4 or None} for n, word in enumerate([*WORDS, None])]
+    await db.execute_many(sa.insert(stock), rows)
+    return db
+
+
+async def test_a_text_finds_what_core_finds(db: Any) -> None:
+    """``in`` and ``not in``, with and without parentheses, two at once, beside strings and comments like them."""
+    await filled(db)
+
+    @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+    @given(st.lists(words, max_size=4), st.lists(numbers, max_size=4).map(tuple), st.booleans(), st.booleans())
+    def choose(some: list[Any], others: tuple[Any, ...], negated: bool, bare: bool) -> None:
+        examples.append((some, others, negated, bare))
+
+    examples: list[tuple[list[Any], tuple[Any, ...], bool, bool]] = []
+    choose()
+    for some, others, negated, bare in examples:
+        word, size = ("not in", stock.c.word.not_in) if negated else ("in", stock.c.word.in_)
+        first, second = (":some", ":others") if bare else ("(:some)", "( :others )")
+        beside = r"/* in \:some */ 'x' <> 'in \:some'"
+        sql = f"select id from stock where (word {word} {first} or size in {second}) and {beside}"
+        found = await db.fetch_all(f"{sql} order by id", {"some": some, "others": others})
+        condition = sa.or_(size(some), stock.c.size.in_(others))
+        expected = await db.fetch_all(sa.select(stock.c.id).where(condition).order_by(stock.c.id))
+        assert found == expected, (some, others, negated)
+
+
+async def test_every_length_is_one_statement(db: Any) -> None:
+    """In statistics, events and the caches of texts; text and Core alike. Only an empty list is a text of its own."""
+    await filled(db)
+    told: list[Any] = []
+    db.hooks.after(told.append)
+    core = sa.select(stock.c.id).where(stock.c.id.in_(sa.bindparam("ids", expanding=True)))
+    instance = getattr(db, "_wrapped", db)._core.instance
+    cache, observer = instance.engine._compiled_cache, instance.observer
+    for statement in ("select id from stock where id in :ids and size > :least", core):
+        more = {} if statement is core else {"least": 0}
+        before, remembered = len(cache), None
+        for length in (1, 2, 3, 40, 900):
+            await db.fetch_all(statement, {"ids": list(range(length)), **more})
+            count = len(observer._known)
+            assert count == (remembered or count)
+            remembered = count
+        assert len(cache) == before + 1
+        assert len({event.fingerprint for event in told}) == 1
+        assert len({event.statement for event in told}) == 1
+        assert "(?, ...)" in told[0].statement
+        (entry,) = (each for each in db.stats().statements if each.fingerprint == told[0].fingerprint)
+        assert entry.calls == 5
+        told.clear()
+    literals = "select id from stock where id in (1, 2) and size > 0"
+    await db.fetch_all(literals)
+    await db.fetch_all("select id from stock where id in :ids and size > 0", {"ids": [1]})
+    assert len({event.fingerprint for event in told}) == 1
+
+
+async def test_a_list_that_is_too_long_is_refused_before_it_is_sent(db: Any, backend: Backend, world: str) -> None:
+    """The bind and the limit are named, and no element; a list of exactly that many goes through."""
+    await filled(db)
+    most = RULES[backend.name].most_binds
+    sql = "select count(*) from stock where id in :ids and word in :words"
+    if most is None:
+        assert await db.fetch_value(sql, {"ids": range_of(70_000), "words": ["a"]}) == 1
+        return
+    before = db.stats().statement_count
+    for verb in (db.fetch_value, db.execute):
+        with pytest.raises(
+            ResourceError, match=rf"^params: ids has {most()} elements, .* at most {most()} in"
+        ) as failure:
+            await verb(sql, {"ids": range_of(most()), "words": ["planted"]})
+        assert failure.value.kind is ErrorKind.RESOURCE
+        assert not failure.value.is_transient
+        assert_silent(failure.value, "planted")
+    pairs = [(n, "planted") for n in range_of(most() // 2 + 1)]
+    with pytest.raises(ResourceError, match="params: pairs has"):
+        await db.fetch_all("select id from stock where (id, word) in :pairs", {"pairs": pairs})
+    async with db.transaction() as tx:
+        with pytest.raises(ResourceError, match="params: ids has"):
+            await tx.fetch_value(sql, {"ids": range_of(most()), "words": ["a"]})
+        assert await tx.fetch_value("select count(*) from stock") == 11
+    assert db.stats().statement_count == before + 1
+    if world == "sync":
+        assert await db.fetch_value("select count(*) from stock where id in :ids", {"ids": range_of(most())}) == 11
+
+
+def range_of(length: int) -> list[int]:
+    return list(range(length))
+
+
+@pytest.mark.parametrize("backend", [pytest.param("postgresql", marks=pytest.mark.postgresql)], indirect=True)
+@pytest.mark.parametrize("prepares_lists", [False, True], ids=["", "control"])
+async def test_lists_leave_prepared_statements_alone(
+    make_db: Any, monkeypatch: pytest.MonkeyPatch, prepares_lists: bool
+) -> None:
+    """More lengths than psycopg remembers, and a statement beside them is prepared after five times, as always."""
+    monkeypatch.setattr(PrepareManager, "prepared_max", 8)
+    if prepares_lists:
+        monkeypatch.setattr(postgresql, "unprepared", lambda cursor: nullcontext())
+    db = make_db(pool_size=1, max_overflow=0)
+    await db.execute("create table stock (id integer primary key)")
+    for _ in range(7):
+        for length in range(1, 11):
+            await db.fetch_all("select id from stock where id in :ids", {"ids": range_of(length)})
+        await db.fetch_all("select id from stock where id = :id", {"id": 1})
+    prepared = [row.statement for row in await db.fetch_all("select statement from pg_prepared_statements")]
+    assert any("id = $1" in text for text in prepared) is not prepares_lists
+    if not prepares_lists:
+        assert not [text for text in prepared if " IN (" in text or " in (" in text]
