@@ -31,6 +31,7 @@ class BurstBlock(RootBlock):
 
     _is_sent = False
     _burst: Burst
+    _state: SessionState
 
     def run_batch(self, batch: Batch, *, repeatable: bool) -> list[Any]:
         """Begin, run all statements and commit; return their results.
@@ -58,18 +59,13 @@ class BurstBlock(RootBlock):
             self._prune()
         return results
 
-    @property
-    def _state(self) -> SessionState:
-        assert self._pinned is not None
-        return self.instance.road.state(self._pinned)
-
     def _gather(self, batch: Batch) -> None:
         """Check out a connection, and prepare all statements on it."""
         self._started = time.perf_counter()
         road, given = self.instance.road, batch.given
         deadline = self._deadline_of_a_step()
         self._pinned = connection = road.checkout(deadline)
-        state = road.state(connection)
+        state = self._state = road.state(connection)
         self.line = state.checkout.line
         state.checkout.one_shot = True  # SQLAlchemy begins nothing: BEGIN is part of the message
         state.begin_with(
