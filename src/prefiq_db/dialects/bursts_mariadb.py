@@ -19,6 +19,7 @@ from sqlalchemy import BindParameter
 from prefiq_db.bridge import await_
 from prefiq_db.dialects.burst_control import BEGIN, Burst, BurstDialect, CannotTravelError, Pending
 from prefiq_db.dialects.session import TransactionState
+from prefiq_db.interruptions import is_interruption
 
 # In bytes. The server closes the connection at a longer message than max_allowed_packet, which is at least 1 MB.
 _LONGEST_BLOCK: Final = 500_000
@@ -134,7 +135,11 @@ class MariadbBursts(BurstDialect):
     def _note_burst_failure(self, proxied: Any, burst: Burst, replies: Replies, error: Exception) -> None:
         if replies.committed:
             return
-        said = not self.is_disconnect(error, proxied, None)  # type: ignore[attr-defined]
+        if is_interruption(error):  # of a signal handler; the session was ended for it
+            burst.fail(error, burst.answered, said=False)
+            return
+        judgement = self.judge(error, proxied)  # type: ignore[attr-defined]
+        said = judgement.by_code is not None and not judgement.lost
         if said and not (replies.begun or replies.rolled_back):
             # The server could not read the block, and began nothing of it.
             burst.unread = True

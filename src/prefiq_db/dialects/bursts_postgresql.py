@@ -13,6 +13,7 @@ from typing import Any
 from prefiq_db.bridge import await_
 from prefiq_db.dialects.burst_control import BEGIN, Burst, BurstDialect, Pending
 from prefiq_db.dialects.session import TransactionState
+from prefiq_db.interruptions import is_interruption
 
 
 class PostgresqlBursts(BurstDialect):
@@ -55,8 +56,11 @@ class PostgresqlBursts(BurstDialect):
         replies: list[list[Any]] = []
         try:
             self._wait_for_all(connection, pipeline.exchange(pgconn, requests, replies, len(requests)))
-        except Exception as error:  # noqa: BLE001 - judged where the outcome is
-            self._note_replies(burst, cursors, replies)
+        except Exception as error:
+            is_foreign = is_interruption(error)  # of a signal handler; the statement was stopped for it
+            self._note_replies(burst, cursors, replies, interrupted=is_foreign)
+            if is_foreign and burst.surely_failed:
+                raise
             burst.fail(error, burst.answered, said=False)
         except BaseException:
             self._note_replies(burst, cursors, replies, interrupted=True)
