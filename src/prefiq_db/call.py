@@ -136,3 +136,24 @@ class Call:
 
     def __repr__(self) -> str:
         return f"<Call {self.id}: {self.verb}>"
+
+
+class Batch(Call):
+    """One call of ``batch()``.
+
+    Attributes:
+        items: a call for each statement, with the batch's own number; what runs is these.
+        exactly_once: whether a token shows if it was committed.
+        one_by_one: whether it has to travel statement by statement; found out when it is first tried.
+    """
+
+    __slots__ = ("exactly_once", "items", "one_by_one")
+
+    def __init__(self, items: list[Call], given: Overrides, *, exactly_once: bool) -> None:
+        first = items[0]
+        super().__init__("batch", first.statement, None, first.shape, given)
+        self.items = items
+        self.exactly_once = exactly_once
+        self.one_by_one = False
+        for each in items:
+            each.id = self.id

@@ -121,6 +121,7 @@ class Database:
     fetch_value = Verbs.fetch_value
     execute = Verbs.execute
     execute_many = Verbs.execute_many
+    batch = Verbs.batch
 
     # --- transactions ----------------------------------------------------------------------------
 
@@ -329,10 +330,6 @@ class Database:
     ) -> NoReturn:
         """Not supported yet."""
         not_yet("stream")
-
-    def batch(self, statements: Iterable[Any]) -> NoReturn:
-        """Not supported yet."""
-        not_yet("batch")
 
     def bulk_insert(
         self, table: Any, rows: Iterable[Any], *, columns: Any = None, on_conflict: str = "error", progress: Any = None

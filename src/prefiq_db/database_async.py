@@ -133,6 +133,7 @@ class AsyncDatabase:
     fetch_value = AsyncVerbs.fetch_value
     execute = AsyncVerbs.execute
     execute_many = AsyncVerbs.execute_many
+    batch = AsyncVerbs.batch
 
     # --- transactions ----------------------------------------------------------------------------
 
@@ -362,10 +363,6 @@ class AsyncDatabase:
     ) -> NoReturn:
         """Not supported yet."""
         not_yet("stream")
-
-    async def batch(self, statements: Iterable[Any]) -> NoReturn:
-        """Not supported yet."""
-        not_yet("batch")
 
     async def bulk_insert(
         self, table: Any, rows: Iterable[Any], *, columns: Any = None, on_conflict: str = "error", progress: Any = None

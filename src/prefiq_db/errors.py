@@ -89,10 +89,12 @@ class PrefiqDbError(Exception):
         database: the name of the :class:`~prefiq_db.Database` (``main``, ``analytics``), or ``None``.
         constraint, table, column: names from the server's structured error fields, where it sends them.
         classification: the whole :class:`ErrorClass`.
+        statement_index: of ``batch()``: which of its statements failed, counted from 0; else ``None``.
         original: the driver's exception (without its traceback), or ``None``. It holds values: don't log it.
     """
 
     default_kind: ClassVar[ErrorKind] = ErrorKind.INTERNAL
+    statement_index: int | None = None
 
     __slots__ = ("_original",)
 
@@ -432,6 +434,15 @@ class TransactionEndedError(OutcomeUnknownError):
 
 class NotCommittedError(DatabaseError):
     """The transaction did not commit and never will."""
+
+    default_kind = ErrorKind.CONNECTION_LOST
+
+
+class ResultsLostError(DatabaseError):
+    """The batch is committed, and its results can't be had: they were lost with the reply, or can't be read.
+
+    Nothing of it may be repeated. What it wrote can be read from the database.
+    """
 
     default_kind = ErrorKind.CONNECTION_LOST
 

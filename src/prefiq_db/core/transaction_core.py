@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
-from prefiq_db.call import Call, Shape
+from prefiq_db.call import Batch, Call, Shape
 from prefiq_db.core.database_core import DatabaseCore
 from prefiq_db.core.verbs import CoreVerbs
 from prefiq_db.transaction import Binding, Block, Savepoint, TransactionOptions
@@ -38,8 +38,14 @@ class TransactionCore(CoreVerbs):
     def prepare_many(self, verb: str, statement: Any, rows: Iterable[Mapping[str, Any]]) -> Call | None:
         return self.database.prepare_many(verb, statement, rows, self.tx)
 
+    def prepare_batch(self, statements: Iterable[Any], exactly_once: bool) -> Batch | None:
+        return self.database.prepare_batch(statements, exactly_once, self.tx)
+
     def carry_out(self, call: Call) -> Any:
         return self.database.carry_out(call)
+
+    def carry_out_batch(self, batch: Batch) -> Any:
+        return self.database.carry_out_batch(batch)
 
     def hush(self, error: BaseException) -> None:
         self.database.hush(error)

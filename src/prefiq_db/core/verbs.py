@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from prefiq_db.call import Call, Shape
+from prefiq_db.call import Batch, Call, Shape
 from prefiq_db.execution.mapping import Into
 from prefiq_db.execution.shapes import (
     ALL_ROWS,
@@ -39,6 +39,14 @@ class CoreVerbs(ABC):
     @abstractmethod
     def carry_out(self, call: Call) -> Any:
         """Return the result of a prepared call."""
+
+    @abstractmethod
+    def prepare_batch(self, statements: Iterable[Any], exactly_once: bool) -> Batch | None:
+        """Return a call of ``batch``, ready to be carried out; ``None`` if there are no statements."""
+
+    @abstractmethod
+    def carry_out_batch(self, batch: Batch) -> Any:
+        """Return the results of a prepared batch."""
 
     @abstractmethod
     def hush(self, error: BaseException) -> None:
@@ -77,3 +85,8 @@ class CoreVerbs(ABC):
         call = self.prepare_many("execute_many", statement, rows)
         count: int | None = 0 if call is None else self.carry_out(call)
         return count
+
+    def batch(self, statements: Iterable[Any], exactly_once: bool) -> list[ExecuteResult]:
+        call = self.prepare_batch(statements, exactly_once)
+        results: list[ExecuteResult] = [] if call is None else self.carry_out_batch(call)
+        return results

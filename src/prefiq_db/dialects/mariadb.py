@@ -16,6 +16,7 @@ from sqlalchemy.sql.sqltypes import _Binary
 from prefiq_db.config import ANY_HOST, READER
 from prefiq_db.dialects.base import PrefiqDialect
 from prefiq_db.dialects.binary import Bytes
+from prefiq_db.dialects.bursts_mariadb import AsyncMariadbBursts, MariadbBursts
 from prefiq_db.dialects.characteristics import characteristics
 from prefiq_db.dialects.enums import QuietMysqlEnum
 from prefiq_db.dialects.session import ENDED, GONE, HALF, SessionState, TransactionState
@@ -337,13 +338,13 @@ class PrefiqMysqlAsync(_Asyncmy, MySQLDialect_asyncmy):
     supports_statement_cache = True
 
 
-class PrefiqMariadb(_PyMySQL, MariaDBDialect, MySQLDialect_pymysql):
+class PrefiqMariadb(MariadbBursts, _PyMySQL, MariaDBDialect, MySQLDialect_pymysql):
     label = "mariadb"
     supports_statement_cache = True
     health_sql = MARIADB_HEALTH
 
 
-class PrefiqMariadbAsync(_Asyncmy, MariaDBDialect, MySQLDialect_asyncmy):
+class PrefiqMariadbAsync(AsyncMariadbBursts, _Asyncmy, MariaDBDialect, MySQLDialect_asyncmy):
     label = "mariadb"
     supports_statement_cache = True
     health_sql = MARIADB_HEALTH

@@ -12,6 +12,7 @@ from sqlalchemy.sql.sqltypes import _Binary
 from prefiq_db.bridge import await_
 from prefiq_db.dialects.base import PrefiqDialect
 from prefiq_db.dialects.binary import Bytes
+from prefiq_db.dialects.bursts_postgresql import AsyncPostgresqlBursts, PostgresqlBursts
 from prefiq_db.dialects.characteristics import Remembered, characteristics
 from prefiq_db.dialects.enums import QuietPostgresqlEnum
 from prefiq_db.dialects.session import AUTOCOMMIT, HALF, TransactionState
@@ -264,7 +265,7 @@ class _PreparedAnew:
         return cursor
 
 
-class PrefiqPostgresql(_Postgresql, _PreparedAnew, PGDialect_psycopg):
+class PrefiqPostgresql(PostgresqlBursts, _Postgresql, _PreparedAnew, PGDialect_psycopg):
     supports_statement_cache = True
 
     def control(self, dbapi_connection: Any, sql: str) -> str | None:
@@ -282,7 +283,7 @@ class PrefiqPostgresql(_Postgresql, _PreparedAnew, PGDialect_psycopg):
                 return rows
 
 
-class PrefiqPostgresqlAsync(_Postgresql, _PreparedAnew, PGDialectAsync_psycopg):
+class PrefiqPostgresqlAsync(AsyncPostgresqlBursts, _Postgresql, _PreparedAnew, PGDialectAsync_psycopg):
     supports_statement_cache = True
 
     def control(self, dbapi_connection: Any, sql: str) -> str | None:

@@ -94,7 +94,7 @@ class TransactionState:
 class StatementState:
     """The statement that is running, or else the last one; shown in events, leaks and the table of holders."""
 
-    __slots__ = ("call", "sent_at", "summary")
+    __slots__ = ("call", "sent_at", "spent", "summary")
 
     def __init__(self) -> None:
         self.reset()
@@ -105,6 +105,8 @@ class StatementState:
         self.call: Any = None
         #: on the clock of perf_counter; 0.0 while none is running
         self.sent_at = 0.0
+        #: seconds that it took before it was observed, in a message that it shared with others
+        self.spent = 0.0
         self.summary = ""
 
 

@@ -66,6 +66,7 @@ class AsyncTransaction:
     fetch_value = AsyncVerbs.fetch_value
     execute = AsyncVerbs.execute
     execute_many = AsyncVerbs.execute_many
+    batch = AsyncVerbs.batch
 
     # --- savepoints, sessions and what follows the end -----------------------------------------------
 

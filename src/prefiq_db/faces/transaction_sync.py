@@ -72,6 +72,7 @@ class Transaction:
     fetch_value = Verbs.fetch_value
     execute = Verbs.execute
     execute_many = Verbs.execute_many
+    batch = Verbs.batch
 
     # --- savepoints, sessions and what follows the end -----------------------------------------------
 

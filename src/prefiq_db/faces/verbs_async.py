@@ -183,3 +183,25 @@ class AsyncVerbs(Protocol):
             del statement, rows
             self._core.hush(error)
             raise
+
+    async def batch(self, statements: Iterable[Any], *, exactly_once: bool = False) -> list[ExecuteResult]:
+        """Run statements that don't need each other's results, all or nothing; return the result of each.
+
+        A statement is a text, a Core construct, or a pair of one and its params. PostgreSQL and MariaDB get all of
+        them, BEGIN and COMMIT in one message. In a transaction they run in a savepoint. The time limit of a statement
+        is the limit of all of them together.
+
+        Args:
+            exactly_once: find out whether a batch without a reply was committed, and run it again only if it wasn't.
+
+        Raises:
+            PrefiqDbError: nothing was changed; ``statement_index`` is the number of the statement that failed.
+            OutcomeUnknownError: no reply came: it may be committed.
+            ResultsLostError: it is committed, but its results can't be had.
+        """
+        try:
+            return await spawn(self._core.batch, statements, exactly_once)
+        except BaseException as error:
+            del statements
+            self._core.hush(error)
+            raise

@@ -93,7 +93,7 @@ class StatementObserver:
             note.sent_at = 0.0
             self._failed(known, error, started, parameters, context, batch_size, state)
             raise
-        duration = perf_counter() - started
+        duration = perf_counter() - started + note.spent
         note.sent_at = 0.0
         durations = known.durations
         durations.append(duration)
@@ -170,7 +170,7 @@ class StatementObserver:
         batch_size: int,
         state: SessionState,
     ) -> None:
-        duration = perf_counter() - started
+        duration = perf_counter() - started + state.statement.spent
         judgement = self._judge(error, context, started)
         kind, code = judgement.kind, judgement.code
         known.durations.append(duration)

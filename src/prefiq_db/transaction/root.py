@@ -69,13 +69,14 @@ class RootBlock(Block):
         else:
             return
         if self.token is not None:
-            # BEGIN uses no table but that of the tokens: that one is missing, outdated, or we lack the permission.
-            database = self.instance.name
-            if isinstance(failure, PermissionDeniedError):
-                failure = forbidden_table(failure, database)
-            else:
-                failure = missing_table(failure, database)
+            failure = self._name_token_table(failure)
         raise failure
+
+    def _name_token_table(self, failure: SchemaError | PermissionDeniedError) -> SchemaError | PermissionDeniedError:
+        """Return *failure* of BEGIN, which uses no table but that of the tokens: it is missing, outdated, forbidden."""
+        if isinstance(failure, PermissionDeniedError):
+            return forbidden_table(failure, self.instance.name)
+        return missing_table(failure, self.instance.name)
 
     def _deadline_of_a_step(self) -> Deadline | None:
         """Return the deadline of the next step: the checkout, or finding out the outcome of COMMIT."""

@@ -1,0 +1,135 @@
+"""``batch()``: statements that don't need each other's results, all or nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from prefiq_db.call import Batch, Call, Way
+from prefiq_db.core.statements import Statements, check_read_only
+from prefiq_db.core.transactions import transaction_repeatable
+from prefiq_db.deadline import own_deadline
+from prefiq_db.dialects.burst_control import CannotTravelError
+from prefiq_db.errors import PrefiqDbError
+from prefiq_db.execution.batch_items import items_of, name_statement
+from prefiq_db.execution.statement_facts import Facts, facts_of_call
+from prefiq_db.hooks.calls import CALL_EVENTS, tell_call, tell_refused_call
+from prefiq_db.transaction import Block, BurstBlock, Savepoint, TransactionOptions, ambient
+
+
+class Batches(Statements):
+    """A database that runs batches."""
+
+    def prepare_batch(self, statements: Iterable[Any], exactly_once: bool, block: Block | None = None) -> Batch | None:
+        """Return a call of ``batch``, with its arguments checked; ``None`` if there are no statements."""
+        given = self.admit()
+        options = TransactionOptions(exactly_once=exactly_once)  # checks it
+        items = items_of(statements, given, self.road.dialect.label)
+        if not items:
+            return None
+        batch = Batch(items, given, exactly_once=options.exactly_once)
+        try:
+            scope = ambient(self.instance) if block is None else None
+            if scope is not None:
+                self._check_items(items, scope.blocks[0].options)
+                batch.way, batch.block = Way.AMBIENT, scope.blocks[-1]
+            elif block is not None:
+                self._check_items(items, block.root.options)
+                batch.way, batch.block = Way.EXPLICIT, block
+            else:
+                batch.way = Way.OWN_TRANSACTION
+        except BaseException as error:
+            if not self.hooks.wanted.isdisjoint(CALL_EVENTS):
+                tell_refused_call(self.hooks, self.name, batch, error)
+            raise
+        return batch
+
+    def _check_items(self, items: list[Call], options: TransactionOptions) -> None:
+        for number, each in enumerate(items):
+            with _numbered(number):
+                check_read_only(each, options, self.road.dialect)
+
+    def carry_out_batch(self, batch: Batch) -> Any:
+        """Return the results of a prepared batch, after as many attempts as needed."""
+        if self.hooks.wanted.isdisjoint(CALL_EVENTS):
+            return self._carry_out_batch(batch)
+        return tell_call(self.hooks, self.name, batch, lambda _: self._carry_out_batch(batch))
+
+    def _carry_out_batch(self, batch: Batch) -> list[Any]:
+        try:
+            return self._run_in_block(batch) if batch.block is not None else self._run_alone(batch)
+        finally:
+            # The connection knows its last call until the next one, and must not keep what the caller gave it.
+            for each in (batch, *batch.items):
+                del each.statement, each.params, each.block
+
+    # --- in the caller's transaction ---------------------------------------------------------------
+
+    def _run_in_block(self, batch: Batch) -> list[Any]:
+        block: Any = batch.block
+        scope = block.root.scope
+        if batch.way is Way.EXPLICIT:
+            scope.explicit_uses += 1
+        options = TransactionOptions(exactly_once=batch.exactly_once)
+        savepoint = Savepoint(self.instance, options, scope)
+        batch.attempts += 1
+        results: list[Any] = self._attempt(savepoint, lambda tx: _one_by_one(tx, batch))
+        return results
+
+    # --- in a transaction of its own ---------------------------------------------------------------
+
+    def _run_alone(self, batch: Batch) -> list[Any]:
+        options = TransactionOptions(read_only=bool(batch.given.read_only), exactly_once=batch.exactly_once)
+        shown = self.with_overrides(options)
+        deadline = own_deadline(batch.given.timeout, batch.started)
+        retrier = self.retrier(batch.given, lambda error: transaction_repeatable(error, shown))
+        numbers = itertools.count()
+
+        def attempt() -> list[Any]:
+            batch.attempts += 1
+            number = next(numbers)
+            if not batch.one_by_one:
+                burst = BurstBlock(self.instance, shown, deadline)
+                burst.retry_number = number
+                try:
+                    return burst.run_batch(batch, repeatable=self._may_repeat(batch, shown))
+                except CannotTravelError:
+                    batch.one_by_one = True
+            tx = self._block(options, None, deadline)
+            tx.retry_number = number
+            results: list[Any] = self._attempt(tx, lambda tx: _one_by_one(tx, batch))
+            return results
+
+        results = retrier.run(attempt)
+        self.instance.retry_budget.successes += 1
+        return results
+
+    def _may_repeat(self, batch: Batch, options: TransactionOptions) -> bool:
+        """Return whether the batch may be sent again without knowing what became of it."""
+        if batch.given.idempotent or options.read_only:
+            return True
+        return all(_surely_reads(facts_of_call(each, self.road.dialect)) for each in batch.items)
+
+
+def _surely_reads(facts: Facts) -> bool:
+    return facts.reads_only and not facts.takable
+
+
+def _one_by_one(tx: Block, batch: Batch) -> list[Any]:
+    results = []
+    for number, each in enumerate(batch.items):
+        with _numbered(number):
+            results.append(tx.run(each, explicit=True))
+    return results
+
+
+@contextlib.contextmanager
+def _numbered(number: int) -> Iterator[None]:
+    """Name statement *number* in an error that leaves the block."""
+    try:
+        yield
+    except PrefiqDbError as error:
+        name_statement(error, number)
+        raise

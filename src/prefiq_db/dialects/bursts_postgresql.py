@@ -1,0 +1,120 @@
+"""A burst on PostgreSQL: one pipeline of BEGIN and the statements, and behind a synchronization point, COMMIT.
+
+When a statement fails, the server skips all others up to that point; the COMMIT behind it then rolls back, as every
+COMMIT of a failed transaction does. So a batch costs one round trip, and leaves nothing open, whether it fails or not.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+from prefiq_db.bridge import await_
+from prefiq_db.dialects.burst_control import BEGIN, Burst, BurstDialect, Pending
+from prefiq_db.dialects.session import TransactionState
+from prefiq_db.interruptions import is_interruption
+
+
+class PostgresqlBursts(BurstDialect):
+    """Mixed into PostgreSQL's dialects."""
+
+    has_bursts = True
+
+    def burst_statement(self, pending: Pending) -> None:
+        """Accept every statement: one that can't run in a transaction fails here as it does there."""
+
+    def burst_begin(self, transaction: TransactionState) -> Sequence[str]:
+        message: str = self.begin_sql(transaction)  # type: ignore[attr-defined]
+        return message.split("; ")  # our own words: no string in them holds a semicolon
+
+    def bound_burst(self, connection: Any, seconds: float, deadline: Any = None) -> None:
+        proxied = connection._dbapi_connection
+        state = self.session_of(proxied)  # type: ignore[attr-defined]
+        if state.session_timeout != seconds or not self.limits.session_settings:  # type: ignore[attr-defined]
+            state.transaction.local_timeout = seconds  # it travels with BEGIN
+        left = seconds if deadline is None else min(seconds, deadline.left())
+        self.bound_wait(state, proxied.dbapi_connection, left)  # type: ignore[attr-defined]
+
+    def send_burst(self, proxied: Any, burst: Burst) -> None:
+        from prefiq_db.drivers import psycopg_bursts as pipeline
+
+        connection = self._driver(proxied.dbapi_connection)  # type: ignore[attr-defined]
+        pgconn = connection.pgconn
+        cursors = [self._driver_cursor(each.cursor) for each in burst.pending]  # type: ignore[attr-defined]
+        begin = [pipeline.command(pgconn, sql) for sql in burst.begin]
+        try:
+            statements = [
+                pipeline.request_of(cursor, self.commented(each), each.parameters)
+                for cursor, each in zip(cursors, burst.pending, strict=True)
+            ]
+        except Exception:  # noqa: BLE001 - a value that psycopg can't convert: sent one by one it fails in its turn
+            burst.unread = burst.at_rest = True
+            return
+        sync = pgconn.pipeline_sync
+        requests = deque([*begin, *statements, sync, pipeline.command(pgconn, "COMMIT"), sync])
+        replies: list[list[Any]] = []
+        try:
+            self._wait_for_all(connection, pipeline.exchange(pgconn, requests, replies, len(requests)))
+        except Exception as error:
+            is_foreign = is_interruption(error)  # of a signal handler; the statement was stopped for it
+            self._note_replies(burst, cursors, replies, interrupted=is_foreign)
+            if is_foreign and burst.surely_failed:
+                raise
+            burst.fail(error, burst.answered, said=False)
+        except BaseException:
+            self._note_replies(burst, cursors, replies, interrupted=True)
+            raise
+        else:
+            self._note_replies(burst, cursors, replies)
+            burst.at_rest = self.is_at_rest(proxied.dbapi_connection)  # type: ignore[attr-defined]
+
+    def _wait_for_all(self, connection: Any, exchange: Any) -> None:
+        with connection.lock:
+            connection.wait(exchange)
+
+    def _note_replies(
+        self, burst: Burst, cursors: list[Any], replies: list[list[Any]], *, interrupted: bool = False
+    ) -> None:
+        from prefiq_db.drivers import psycopg_bursts as pipeline
+
+        first = len(burst.begin)
+        last = first + len(cursors)
+        for place, reply in enumerate(replies):
+            number = place - first
+            if pipeline.is_error(reply):
+                # The one of COMMIT stands at its own place, or at that of the synchronization point after it.
+                where = BEGIN if number < 0 else min(number, len(cursors))
+                burst.fail(pipeline.error_of(cursors[0], reply), where, said=True)
+            elif 0 <= number < len(cursors) and not pipeline.is_skipped(reply):
+                burst.answered += burst.failure is None
+                burst.pending[number].hand_over = self._hands_over(burst.pending[number].cursor, cursors[number], reply)
+            elif place == last + 1 and burst.failure is None and not interrupted:
+                burst.committed = reply[0].command_status == b"COMMIT"
+
+    def _hands_over(self, cursor: Any, driver: Any, reply: list[Any]) -> Any:
+        def hand_over() -> None:
+            driver._check_results(reply)
+            driver._set_results(reply)
+            self._fill(cursor, driver)
+
+        return hand_over
+
+    def _fill(self, cursor: Any, driver: Any) -> None:
+        """Do what SQLAlchemy's cursor does after executing, beyond psycopg's own."""
+
+
+class AsyncPostgresqlBursts(PostgresqlBursts):
+    """Mixed into PostgreSQL's async dialect."""
+
+    def _wait_for_all(self, connection: Any, exchange: Any) -> None:
+        async def wait() -> None:
+            async with connection.lock:
+                await connection.wait(exchange)
+
+        await_(wait())
+
+    def _fill(self, cursor: Any, driver: Any) -> None:
+        if driver.description is not None:
+            result = driver.pgresult
+            cursor._rows = deque(driver._tx.load_rows(0, result.ntuples, driver._make_row))

@@ -1,0 +1,237 @@
+"""A transaction whose BEGIN, statements and COMMIT travel in one message."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from prefiq_db.call import Batch
+from prefiq_db.dialects.burst_control import BEGIN, Burst, CannotTravelError
+from prefiq_db.dialects.session import SessionState
+from prefiq_db.errors import (
+    ErrorClass,
+    ErrorKind,
+    OutcomeUnknownError,
+    PermissionDeniedError,
+    PrefiqDbError,
+    ResultsLostError,
+    SchemaError,
+)
+from prefiq_db.execution.batch_items import name_statement
+from prefiq_db.execution.bursts import deliver, gather
+from prefiq_db.reports import Outcome
+from prefiq_db.transaction.root import RootBlock
+from prefiq_db.transaction.scope import Scope
+from prefiq_db.translation.classify import Phase
+
+
+class BurstBlock(RootBlock):
+    """A transaction of statements that are known beforehand; no code of the caller runs in it."""
+
+    _is_sent = False
+    _burst: Burst
+    _state: SessionState
+
+    def run_batch(self, batch: Batch, *, repeatable: bool) -> list[Any]:
+        """Begin, run all statements and commit; return their results.
+
+        Args:
+            repeatable: it may be sent again when no reply came, without knowing what became of it.
+
+        Raises:
+            CannotTravelError: its statements have to be sent one by one; nothing was done.
+        """
+        self.check_new()
+        if not self.instance.road.dialect.has_bursts:
+            raise CannotTravelError
+        try:
+            self._gather(batch)
+            self._send(batch)
+            results = self._settle(repeatable)
+        finally:
+            try:
+                self.abandon()
+            finally:
+                if self._is_sent:
+                    self._tell()
+        if self.token is not None:
+            self._prune()
+        return results
+
+    def _gather(self, batch: Batch) -> None:
+        """Check out a connection, and prepare all statements on it."""
+        self._started = time.perf_counter()
+        road, given = self.instance.road, batch.given
+        deadline = self._deadline_of_a_step()
+        self._pinned = connection = road.checkout(deadline)
+        state = self._state = road.state(connection)
+        self.line = state.checkout.line
+        state.checkout.one_shot = True  # SQLAlchemy begins nothing: BEGIN is part of the message
+        state.begin_with(
+            id=self.id,
+            retry_number=self.retry_number,
+            isolation=None,
+            read_only=self.options.read_only,
+            token=self.token,
+            statement_timeout=None,
+            control_timeout=None,
+        )
+        try:
+            pending = gather(connection, state, batch.items)
+        except CannotTravelError:
+            connection.close()
+            raise
+        seconds = self.instance.statement_timeout_seconds if given.timeout is None else given.timeout
+        road.border.cross(lambda: road.dialect.bound_burst(connection, seconds, self.deadline))
+        self._burst = Burst(road.dialect.burst_begin(state.transaction), pending)
+
+    # --- send, and judge the reply -----------------------------------------------------------------
+
+    def _send(self, batch: Batch) -> None:
+        road, connection, burst, state = self.instance.road, self._pinned, self._burst, self._state
+        assert connection is not None
+        scope = self._scope = Scope(self.instance, connection)
+        scope.blocks.append(self)
+        self._handle = _Handle(lambda: road.dialect.do_rollback(connection.connection))
+        started = time.perf_counter()
+        try:
+            with scope.used():
+                # Until the reply to COMMIT is read the outcome is unknown, and a ROLLBACK is owed.
+                self.outcome = Outcome.UNKNOWN
+                self._is_sent = True
+                state.transaction.began = True
+                state.statement.call, state.statement.sent_at = batch, started
+                state.statement.summary = f"batch of {len(burst.pending)}"
+                road.border.cross(lambda: road.dialect.send_burst(connection._dbapi_connection, burst))
+        except BaseException as interruption:
+            self._judge_interrupted(interruption)
+            raise
+        finally:
+            state.statement.sent_at = 0.0
+        if burst.unread:
+            self._is_sent = False
+            self._undo()
+            raise CannotTravelError
+        told = min(burst.answered + (burst.failure is not None), len(burst.pending))
+        state.statement.spent = (time.perf_counter() - started) / max(1, told)
+
+    def _judge_interrupted(self, interruption: BaseException) -> None:
+        """Note, after a cancellation or another interruption, what became of the batch."""
+        token = self.token
+        self.scope.doubt()
+        if self._burst.surely_failed:
+            self.outcome = Outcome.NOT_COMMITTED
+        elif token is not None:
+            self.instance.runtime.shielded(lambda: self._note_outcome(token), self.instance.commit_budget_seconds)
+        interruption.transaction_outcome = self.outcome  # type: ignore[attr-defined]
+
+    def _note_outcome(self, token: str) -> None:
+        self.outcome = self._ask_for_outcome(token)
+
+    def _settle(self, repeatable: bool) -> list[Any]:
+        burst = self._burst
+        if burst.committed:
+            self.outcome = Outcome.COMMITTED
+            return self._deliver_committed()
+        if burst.surely_failed or (repeatable and not burst.said):
+            return self._fail()
+        return self._fail_unsure()
+
+    def _deliver_committed(self) -> list[Any]:
+        try:
+            results = [self._deliver(number) for number in range(len(self._burst.pending))]
+        except PrefiqDbError as error:
+            failure = self._results_lost(error, "a result can't be read")
+        except BaseException as interruption:
+            interruption.transaction_outcome = self.outcome  # type: ignore[attr-defined]
+            raise
+        else:
+            self._end_state()
+            self.scope.blocks.clear()
+            self._committed()
+            return results
+        raise failure
+
+    def _deliver(self, number: int, failure: Exception | None = None, phase: Phase = "statement") -> Any:
+        road, connection, burst = self.instance.road, self.scope.connection, self._burst
+        state, pending = self._state, burst.pending[number]
+        try:
+            return road.border.cross(lambda: deliver(connection, state, pending, failure), phase)
+        except PrefiqDbError as error:
+            if failure is None or burst.said:
+                name_statement(error, number)
+            raise
+
+    def _fail(self) -> NoReturn:
+        """Raise the error of a batch of which nothing was committed."""
+        self.outcome = Outcome.ACTIVE
+        try:
+            self._raise_failure("statement")
+        finally:
+            self._undo()
+
+    def _fail_unsure(self) -> NoReturn:
+        """Raise the error of a batch whose COMMIT failed, or got no reply."""
+        try:
+            self._raise_failure("commit")
+        except OutcomeUnknownError as error:
+            lost = error
+        except PrefiqDbError:
+            self.outcome = Outcome.ACTIVE
+            self._undo()
+            raise
+        self._unanswered(lost)
+        raise self._results_lost(lost, "its reply was lost")
+
+    def _raise_failure(self, phase: Phase) -> NoReturn:
+        burst, failure = self._burst, self._burst.failure
+        assert failure is not None
+        for number in range(burst.answered):
+            self._deliver(number)
+        if 0 <= burst.failed_at < len(burst.pending):
+            self._deliver(burst.failed_at, failure, phase)
+        try:
+            self.instance.road.border.cross(_raising(failure), phase)
+        except (SchemaError, PermissionDeniedError) as error:
+            refused: SchemaError | PermissionDeniedError = error
+        if self.token is not None and burst.failed_at == BEGIN:
+            refused = self._name_token_table(refused)
+        raise refused
+
+    def _results_lost(self, error: PrefiqDbError, why: str) -> ResultsLostError:
+        failure = ResultsLostError(
+            f"the batch on database {self.instance.name} is committed, but {why}: don't run it again; read what it "
+            "wrote from the database",
+            code=error.code,
+            database=self.instance.name,
+            classification=ErrorClass(ErrorKind.CONNECTION_LOST, connection_lost=True),
+            original=error.original,
+        )
+        failure.statement_index = error.statement_index
+        return failure
+
+    def _undo(self) -> None:
+        """Roll back, unless the server has; return the connection."""
+        self._end_state()
+        self._roll_back()
+
+    def _end_state(self) -> None:
+        """Note that no transaction is open any more, if the server said so."""
+        if self._burst.at_rest:
+            self._state.transaction.end()
+        self._state.statement.spent = 0.0
+
+
+class _Handle:
+    """SQLAlchemy's transaction, as the end of a block uses it; COMMIT was part of the message."""
+
+    def __init__(self, rollback: Callable[[], None]) -> None:
+        self.rollback = rollback
+
+
+def _raising(failure: Exception) -> Callable[[], NoReturn]:
+    def fail() -> NoReturn:
+        raise failure
+
+    return fail
