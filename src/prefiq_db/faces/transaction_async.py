@@ -63,6 +63,7 @@ class AsyncTransaction:
     fetch_all = AsyncVerbs.fetch_all
     fetch_one = AsyncVerbs.fetch_one
     fetch_value = AsyncVerbs.fetch_value
+    stream = AsyncVerbs.stream
     execute = AsyncVerbs.execute
     execute_many = AsyncVerbs.execute_many
 

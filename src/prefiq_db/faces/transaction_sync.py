@@ -69,6 +69,7 @@ class Transaction:
     fetch_all = Verbs.fetch_all
     fetch_one = Verbs.fetch_one
     fetch_value = Verbs.fetch_value
+    stream = Verbs.stream
     execute = Verbs.execute
     execute_many = Verbs.execute_many
 
