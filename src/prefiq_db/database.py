@@ -14,7 +14,6 @@ from prefiq_db.bridge import SyncRuntime
 from prefiq_db.config import RetryPolicy
 from prefiq_db.core import (
     DatabaseCore,
-    Params,
     QuietSession,
     assemble,
     begin_attempts,
@@ -24,7 +23,6 @@ from prefiq_db.core import (
     wraps_without_tx,
 )
 from prefiq_db.deprecations import accept_old_name
-from prefiq_db.execution.mapping import Into
 from prefiq_db.faces.attempts_sync import Attempt as Attempt
 from prefiq_db.faces.attempts_sync import AttemptLoop
 from prefiq_db.faces.transaction_sync import Transaction
@@ -119,6 +117,7 @@ class Database:
     fetch_one = Verbs.fetch_one
     fetch_exactly_one = Verbs.fetch_exactly_one
     fetch_value = Verbs.fetch_value
+    stream = Verbs.stream
     execute = Verbs.execute
     execute_many = Verbs.execute_many
     batch = Verbs.batch
@@ -324,12 +323,6 @@ class Database:
         return QuietSession(scope.connection, join_transaction_mode="create_savepoint", **join_options(options))
 
     # --- what comes later ------------------------------------------------------------------------
-
-    def stream(
-        self, statement: Any, params: Params = None, *, batch_size: int = 1000, into: Into | None = None
-    ) -> NoReturn:
-        """Not supported yet."""
-        not_yet("stream")
 
     def bulk_insert(
         self, table: Any, rows: Iterable[Any], *, columns: Any = None, on_conflict: str = "error", progress: Any = None

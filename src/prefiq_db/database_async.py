@@ -13,7 +13,6 @@ from prefiq_db.bridge import AsyncRuntime, spawn
 from prefiq_db.config import RetryPolicy
 from prefiq_db.core import (
     DatabaseCore,
-    Params,
     assemble,
     begin_attempts,
     join_options,
@@ -23,7 +22,6 @@ from prefiq_db.core import (
     wraps_without_tx,
 )
 from prefiq_db.deprecations import accept_old_name
-from prefiq_db.execution.mapping import Into
 from prefiq_db.faces.attempts_async import AsyncAttempt as AsyncAttempt
 from prefiq_db.faces.attempts_async import AsyncAttemptLoop
 from prefiq_db.faces.transaction_async import AsyncTransaction
@@ -131,6 +129,7 @@ class AsyncDatabase:
     fetch_one = AsyncVerbs.fetch_one
     fetch_exactly_one = AsyncVerbs.fetch_exactly_one
     fetch_value = AsyncVerbs.fetch_value
+    stream = AsyncVerbs.stream
     execute = AsyncVerbs.execute
     execute_many = AsyncVerbs.execute_many
     batch = AsyncVerbs.batch
@@ -357,12 +356,6 @@ class AsyncDatabase:
         return AsyncSession(connection, join_transaction_mode="create_savepoint", **quiet(join_options(options)))
 
     # --- what comes later ------------------------------------------------------------------------
-
-    def stream(
-        self, statement: Any, params: Params = None, *, batch_size: int = 1000, into: Into | None = None
-    ) -> NoReturn:
-        """Not supported yet."""
-        not_yet("stream")
 
     async def bulk_insert(
         self, table: Any, rows: Iterable[Any], *, columns: Any = None, on_conflict: str = "error", progress: Any = None

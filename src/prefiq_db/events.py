@@ -90,6 +90,29 @@ class StatementFailed(StatementEvent):
 
 
 @dataclass(frozen=True, slots=True)
+class StreamFinished(StatementEvent):
+    """A stream ended, in whatever way; its statement was reported before, when its cursor was opened.
+
+    Attributes:
+        duration_seconds: from opening to closing, the consumer's own work included.
+        first_row_seconds: from sending the statement to the first batch of rows.
+        slowest_seconds: the longest wait for one batch.
+        rows: how many rows were read.
+        batches: in how many batches.
+        complete: all rows were read; false if the stream was left early.
+        kind: why it failed; ``None`` when it didn't. The consumer's own error doesn't count.
+    """
+
+    duration_seconds: float = 0.0
+    first_row_seconds: float = 0.0
+    slowest_seconds: float = 0.0
+    rows: int = 0
+    batches: int = 0
+    complete: bool = False
+    kind: ErrorKind | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class CallStarted:
     """A call of a verb begins: one event for all its attempts.
 
@@ -268,6 +291,9 @@ class Listener:
 
     def statement_failed(self, event: StatementFailed) -> None:
         """A statement failed."""
+
+    def stream_finished(self, event: StreamFinished) -> None:
+        """A stream ended."""
 
     def call_started(self, event: CallStarted) -> None:
         """A verb begins."""

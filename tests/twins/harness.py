@@ -190,6 +190,22 @@ class SyncTransactionFacade(SyncFacade):
         return fn
 
 
+class SyncStreamFacade(SyncFacade):
+    """A ``Stream`` with the face of an ``AsyncStream``."""
+
+    def __aiter__(self) -> SyncStreamFacade:
+        return self
+
+    async def __anext__(self) -> Any:
+        for row in self._wrapped:
+            return row
+        raise StopAsyncIteration
+
+    async def batches(self) -> AsyncIterator[list[Any]]:
+        for batch in self._wrapped.batches():
+            yield batch
+
+
 class SyncSessionFacade(SyncFacade):
     """An ORM ``Session`` with the face of an ``AsyncSession``."""
 
@@ -222,10 +238,12 @@ def _wrapper(value: Any) -> type[SyncFacade] | None:
     from sqlalchemy.orm import Session
 
     from prefiq_db import Database, Transaction
+    from prefiq_db.faces.stream_sync import Stream
 
     for kind, wrapper in (
         (Database, SyncDatabaseFacade),
         (Transaction, SyncTransactionFacade),
+        (Stream, SyncStreamFacade),
         (Session, SyncSessionFacade),
     ):
         if isinstance(value, kind):

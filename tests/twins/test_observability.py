@@ -82,6 +82,7 @@ class Recorder(Listener):
     statement_started = statement_finished = statement_failed = _keep
     call_started = call_finished = attempt_failed = transaction_finished = _keep
     connection_opened = connection_lost = connection_checked_out = connection_checked_in = _keep
+    stream_finished = _keep
     pool_timed_out = connection_leaked = connection_unleaked = _keep
 
 

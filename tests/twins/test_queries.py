@@ -491,7 +491,6 @@ async def test_what_comes_later_says_so(db: Any) -> None:
         with pytest.raises(UnsupportedError, match="not supported yet"):
             await call()
     at_once: list[Callable[[], Any]] = [
-        lambda: db.stream("select 1"),
         lambda: db.using(replica="x"),
         lambda: db.using(schema="x"),
         lambda: db.override(schema="b"),

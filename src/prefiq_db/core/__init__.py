@@ -8,6 +8,7 @@ from prefiq_db.core.database_core import DatabaseCore
 from prefiq_db.core.quiet_session import QuietSession, quiet
 from prefiq_db.core.sessions import join_options
 from prefiq_db.core.signatures import wraps_without_tx
+from prefiq_db.core.streams import StreamCore
 from prefiq_db.core.transaction_core import TransactionCore
 from prefiq_db.core.unsupported import not_yet, unpicklable
 from prefiq_db.core.verbs import CoreVerbs, Params
@@ -19,6 +20,7 @@ __all__ = [
     "DatabaseCore",
     "Params",
     "QuietSession",
+    "StreamCore",
     "TransactionCore",
     "assemble",
     "begin_attempts",

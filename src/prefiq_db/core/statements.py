@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +12,7 @@ from sqlalchemy import TextClause
 
 from prefiq_db.call import Call, Overrides, Shape, Way
 from prefiq_db.core.doubt import Doubt, fate_unknown
+from prefiq_db.core.streams import StreamCore
 from prefiq_db.core.transactions import Transactions
 from prefiq_db.core.verbs import CoreVerbs
 from prefiq_db.dialects.functions import taken_sql
@@ -25,6 +26,7 @@ from prefiq_db.errors import (
 from prefiq_db.execution.binds import bind_params, bind_rows, check_params, checked_rows
 from prefiq_db.execution.entities import refuse_entities
 from prefiq_db.execution.refused_statements import refuse_one_shot
+from prefiq_db.execution.row_batches import BatchReader, streamed
 from prefiq_db.execution.shapes import ALL_ROWS, ONE_VALUE, ROW_COUNT
 from prefiq_db.execution.statement_facts import as_executable, facts_of, facts_of_call
 from prefiq_db.hooks.calls import CALL_EVENTS, tell_call, tell_refused_call
@@ -70,6 +72,38 @@ class Statements(Transactions, CoreVerbs):
         call = Call(verb, executable, checked, ROW_COUNT, given)
         self._choose_way(call, block)
         return call
+
+    def prepare_stream(
+        self,
+        statement: Any,
+        params: Any,
+        reader: BatchReader,
+        shape: Shape,
+        make: Callable[[Any], Any] | None,
+        block: Block | None = None,
+    ) -> StreamCore:
+        """Return a stream that isn't open yet; where it reads is decided when it is opened."""
+        given, label = self.admit(), self.road.dialect.label
+        executable = bind_params(streamed(as_executable(statement), label), check_params(params), label)
+        return StreamCore(
+            self, Call("stream", executable, params, shape, given), reader, make, lambda call: self._place(call, block)
+        )
+
+    def _place(self, call: Call, block: Block | None) -> Block | None:
+        """Return the block that a stream reads in; ``None``: it needs a transaction of its own."""
+        if block is not None:
+            if call.given.read_only:
+                check_read_only(call, block.root.options, self.road.dialect)
+            call.way = Way.EXPLICIT
+            return block
+        scope = ambient(self.instance)
+        if scope is not None:
+            check_read_only(call, scope.blocks[0].options, self.road.dialect)
+            call.way = Way.AMBIENT
+            return scope.blocks[-1]
+        refuse_one_shot(facts_of(call.statement, self.road.dialect.label))
+        call.way = Way.OWN_TRANSACTION
+        return None
 
     def _choose_way(self, call: Call, block: Block | None) -> None:
         if block is not None:

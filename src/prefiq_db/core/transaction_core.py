@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 from prefiq_db.call import Batch, Call, Shape
 from prefiq_db.core.database_core import DatabaseCore
+from prefiq_db.core.streams import StreamCore
 from prefiq_db.core.verbs import CoreVerbs
+from prefiq_db.execution.row_batches import BatchReader
 from prefiq_db.transaction import Binding, Block, Savepoint, TransactionOptions
 
 T = TypeVar("T")
@@ -40,6 +42,11 @@ class TransactionCore(CoreVerbs):
 
     def prepare_batch(self, statements: Iterable[Any], exactly_once: bool) -> Batch | None:
         return self.database.prepare_batch(statements, exactly_once, self.tx)
+
+    def prepare_stream(
+        self, statement: Any, params: Any, reader: BatchReader, shape: Shape, make: Callable[[Any], Any] | None
+    ) -> StreamCore:
+        return self.database.prepare_stream(statement, params, reader, shape, make, self.tx)
 
     def carry_out(self, call: Call) -> Any:
         return self.database.carry_out(call)

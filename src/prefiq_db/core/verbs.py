@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from prefiq_db.call import Batch, Call, Shape
-from prefiq_db.execution.mapping import Into
+from prefiq_db.core.streams import StreamCore
+from prefiq_db.execution.mapping import Into, mapper
+from prefiq_db.execution.row_batches import BatchReader, check_batch_size
 from prefiq_db.execution.shapes import (
     ALL_ROWS,
     EXACTLY_ONE_ROW,
@@ -35,6 +37,12 @@ class CoreVerbs(ABC):
     @abstractmethod
     def prepare_many(self, verb: str, statement: Any, rows: Iterable[Mapping[str, Any]]) -> Call | None:
         """Return a call that runs *statement* once per row; ``None`` if there are no rows."""
+
+    @abstractmethod
+    def prepare_stream(
+        self, statement: Any, params: Params, reader: BatchReader, shape: Shape, make: Callable[[Any], Any] | None
+    ) -> StreamCore:
+        """Return a stream that isn't open yet, with its arguments checked; never waits."""
 
     @abstractmethod
     def carry_out(self, call: Call) -> Any:
@@ -76,6 +84,16 @@ class CoreVerbs(ABC):
         if types is not None:
             statement, shape = with_types(statement, types, shape)
         return self.carry_out(self.prepare("fetch_value", statement, params, shape))
+
+    def stream(
+        self, statement: Any, params: Params, batch_size: int, into: Into | None, types: Types | None = None
+    ) -> StreamCore:
+        reader = BatchReader(check_batch_size(batch_size))
+        make = None if into is None else mapper(into)
+        shape = reader.shape
+        if types is not None:
+            statement, shape = with_types(statement, types, shape)
+        return self.prepare_stream(statement, params, reader, shape, make)
 
     def execute(self, statement: Any, params: Params) -> ExecuteResult:
         result: ExecuteResult = self.carry_out(self.prepare("execute", statement, params, OUTCOME))

@@ -7,10 +7,11 @@ from typing import Any, ClassVar
 from prefiq_db.dialects.burst_control import BurstDialect
 from prefiq_db.dialects.opening import ConnectingDialect
 from prefiq_db.dialects.sending import StatementDialect
+from prefiq_db.dialects.streams import StreamDialect
 from prefiq_db.errors import ErrorKind
 
 
-class PrefiqDialect(StatementDialect, BurstDialect, ConnectingDialect):
+class PrefiqDialect(StatementDialect, BurstDialect, StreamDialect, ConnectingDialect):
     """Mixed in before a SQLAlchemy dialect."""
 
     #: the prefix that makes a server return a statement's plan instead of running it

@@ -116,17 +116,17 @@ class MariadbBursts(BurstDialect):
         try:
             self._read_all(raw, block, replies)
         except Exception as error:  # noqa: BLE001 - judged where the outcome is
-            self._note(burst, replies)
+            self._note_replies(burst, replies)
             self._note_burst_failure(proxied, burst, replies, error)
         except BaseException:
-            self._note(burst, replies)
+            self._note_replies(burst, replies)
             burst.committed = False  # the session was ended meanwhile
             raise
         else:
-            self._note(burst, replies)
+            self._note_replies(burst, replies)
             burst.at_rest = self.is_at_rest(raw)  # type: ignore[attr-defined]
 
-    def _note(self, burst: Burst, replies: Replies) -> None:
+    def _note_replies(self, burst: Burst, replies: Replies) -> None:
         for pending, result, counts in zip(burst.pending, replies.rows_of, replies.counts, strict=False):
             pending.hand_over = self._hands_over(pending.cursor, result, *counts)
         burst.answered = len(replies.counts)

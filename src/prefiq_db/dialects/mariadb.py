@@ -19,6 +19,7 @@ from prefiq_db.dialects.binary import Bytes
 from prefiq_db.dialects.bursts_mariadb import AsyncMariadbBursts, MariadbBursts
 from prefiq_db.dialects.characteristics import characteristics
 from prefiq_db.dialects.enums import QuietMysqlEnum
+from prefiq_db.dialects.mysql_streams import MysqlStreams
 from prefiq_db.dialects.session import ENDED, GONE, HALF, SessionState, TransactionState
 from prefiq_db.dialects.token_sql_mariadb import MysqlTokens
 from prefiq_db.dialects.values import MARIADB
@@ -130,7 +131,7 @@ def misfit(wanted: str, row: Any) -> ErrorKind | None:
     return ailment
 
 
-class _MySQLFamily(MysqlTokens, PrefiqDialect):
+class _MySQLFamily(MysqlStreams, MysqlTokens, PrefiqDialect):
     connection_characteristics: Any = characteristics()
     values = MARIADB
     colspecs: ClassVar[Any] = {**MariaDBDialect.colspecs, _Binary: Bytes, sa.Enum: QuietMysqlEnum}
@@ -169,6 +170,8 @@ class _MySQLFamily(MysqlTokens, PrefiqDialect):
         return kind_of(statement) is Kind.DEFINITION
 
     def _send(self, send: Any, cursor: Any, statement: Any, parameters: Any, context: Any, batch_size: int) -> None:
+        if context is not None:
+            self.check_not_streaming(context.root_connection._dbapi_connection.dbapi_connection)
         if context is not None and kind_of(statement) is not Kind.PLAIN:
             send = self._send_with_care(send)
             if kind_of(statement) is Kind.LOCK:
@@ -270,6 +273,9 @@ class _MySQLFamily(MysqlTokens, PrefiqDialect):
             self.control(proxied.dbapi_connection, f"SET SESSION max_execution_time = {max(1, round(seconds * 1000))}")
         state.session_timeout = seconds
 
+    def unlimited_sql(self) -> str:
+        return "max_statement_time = 0" if self.is_mariadb else "max_execution_time = 0"
+
     health_sql = MYSQL_HEALTH
 
     def ailment_of(self, row: Any) -> ErrorKind | None:
@@ -295,6 +301,10 @@ class _PyMySQL(_MySQLFamily):
         # A server-side cursor reads rows on demand.
         return [] if isinstance(cursor, self._sscursor) else read_other_results(cursor)
 
+    def has_unread_rows(self, dbapi_connection: Any) -> bool:
+        result = dbapi_connection._result
+        return result is not None and bool(result.unbuffered_active)
+
     def socket_of(self, dbapi_connection: Any) -> int | None:
         sock = dbapi_connection._sock
         return -1 if sock is None else int(sock.fileno())
@@ -318,6 +328,10 @@ class _Asyncmy(_MySQLFamily):
 
     def clock_of(self, dbapi_connection: Any) -> Any:
         return dbapi_connection._execute_mutex
+
+    def has_unread_rows(self, dbapi_connection: Any) -> bool:
+        result = dbapi_connection._connection._result
+        return result is not None and bool(result.unbuffered_active)
 
     def socket_of(self, dbapi_connection: Any) -> int | None:
         connection = dbapi_connection._connection

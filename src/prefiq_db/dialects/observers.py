@@ -6,6 +6,14 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from prefiq_db.dialects.session import SessionState
+from prefiq_db.errors import ErrorKind
+
+
+class StreamNote(Protocol):
+    """Records the end of one stream."""
+
+    def ended(self, *, slowest_seconds: float, kind: ErrorKind | None, rows: int, **figures: Any) -> None:
+        """Record how the stream ended; *figures* are further fields of its event."""
 
 
 class Observer(Protocol):
@@ -22,6 +30,9 @@ class Observer(Protocol):
         state: SessionState,
     ) -> None:
         """Call ``send(cursor, statement, parameters, context)`` and record the result."""
+
+    def stream_opened(self, context: Any, state: SessionState) -> StreamNote:
+        """Return an object that records the end of a stream, whose statement was just sent."""
 
 
 class Watcher(Protocol):

@@ -185,6 +185,12 @@ class _Postgresql(PrefiqDialect):
             count += max(0, cursor.rowcount)
         context.inserted_row_count = count
 
+    def close_stream(self, connection: Any, result: Any, seconds: float, *, is_last: bool) -> None:
+        if is_last and result.cursor is not None:
+            # The end of the transaction closes it at the server, too; CLOSE would be a round trip more.
+            self._driver_cursor(result.cursor)._close()
+        super().close_stream(connection, result, seconds, is_last=is_last)
+
     def clock_of(self, dbapi_connection: Any) -> Any:
         return self._driver(dbapi_connection)
 
@@ -194,6 +200,9 @@ class _Postgresql(PrefiqDialect):
 
     def _driver(self, dbapi_connection: Any) -> Any:
         return dbapi_connection
+
+    def _driver_cursor(self, cursor: Any) -> Any:
+        return cursor
 
     def knows(self, context: Any, kind: type) -> bool:
         from psycopg import ProgrammingError
@@ -262,7 +271,7 @@ class _PreparedAnew:
         return outdated and is_repeatable(driver, statement)
 
     def _driver_cursor(self, cursor: Any) -> Any:
-        return cursor
+        raise NotImplementedError
 
 
 class PrefiqPostgresql(PostgresqlBursts, _Postgresql, _PreparedAnew, PGDialect_psycopg):

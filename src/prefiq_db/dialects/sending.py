@@ -84,6 +84,11 @@ class StatementDialect(TransactionDialect):
         if transaction.began:
             self._note_ending(transaction, proxied)
 
+    def note_failed_fetch(self, error: Exception, context: Any) -> None:
+        """Note what *error*, met while rows were fetched, did to the open transaction."""
+        proxied = context.root_connection._dbapi_connection
+        self._note_failure(error, self.session_of(proxied).transaction, proxied, context)
+
     def _note_failure(self, error: Exception, transaction: TransactionState, proxied: Any, context: Any) -> bool:
         """Note what *error* did to the open transaction; return whether the statement had already ended it."""
         if not transaction.began:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import re
 import sqlite3
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -13,6 +14,7 @@ from sqlalchemy.dialects.sqlite.aiosqlite import SQLiteDialect_aiosqlite
 from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 
 from prefiq_db.bridge import await_, can_await
+from prefiq_db.deadline import Deadline
 from prefiq_db.dialects.base import PrefiqDialect
 from prefiq_db.dialects.characteristics import characteristics
 from prefiq_db.dialects.session import GONE, SessionState, TransactionState
@@ -182,6 +184,25 @@ class _Sqlite(DecimalSqlite, PrefiqDialect):
         else:
             return
         raise connection.refusal
+
+    def fetch_batch(
+        self, connection: Any, result: Any, size: int, seconds: float, deadline: Deadline | None = None
+    ) -> Sequence[Any]:
+        proxied = connection._dbapi_connection
+        sqlite = self._sqlite(proxied.dbapi_connection)
+        self.set_statement_timeout(proxied, seconds if deadline is None else min(seconds, deadline.left()))
+        sqlite.start_clock()
+        try:
+            rows: Sequence[Any] = result.fetchmany(size)
+        except Exception:
+            sqlite.timed_out = False  # the error is judged, as in _send
+            if sqlite.refusal is None:
+                raise
+        else:
+            return rows
+        finally:
+            sqlite.stop_clock()
+        raise sqlite.refusal
 
     def _in_deferred(self, send: Any, connection: SqliteConnection) -> Any:
         """Return *send* for a transaction whose BEGIN took no lock, as in a session or a connection of the engine."""

@@ -40,6 +40,9 @@ _ROWS_PER_CLOCK: Final = 500
 # The attributes of a cursor that the next result replaces.
 _OF_ONE_RESULT: Final = ("_result", "_rows", "rowcount", "rownumber", "lastrowid", "description")
 
+# asyncmy's row count of a result whose rows are read one by one.
+_UNKNOWN_COUNT: Final = 2**64 - 1
+
 ResultSet = tuple[Any, Any]
 
 # COM_QUIT, with its header.
@@ -211,6 +214,7 @@ class Clock(asyncio.Lock):
         patience_seconds: the longest that a request may take.
         end_session: ends a session from another connection, by its number and its client's port.
         is_committing: COMMIT is running: a caller who stops waiting for it must let it go on.
+        is_streaming: the rows of a stream are not read to their end; every other statement is refused meanwhile.
     """
 
     def __init__(self, connection: Any) -> None:
@@ -218,6 +222,7 @@ class Clock(asyncio.Lock):
         self.patience_seconds: float = UNBOUNDED_SECONDS
         self.end_session: Callable[[int, int | None], None] | None = None
         self.is_committing = False
+        self.is_streaming = False
         self._connection = connection
         # Read now, because a closed transport doesn't give its address on every platform.
         self._port = port_of(connection._transport.get_extra_info("sockname"))
@@ -245,6 +250,16 @@ class Clock(asyncio.Lock):
         if self.end_session is None or self.is_committing:
             return None
         return beside(partial(self.end_session, self._connection.thread_id(), self._port))
+
+    def stop_unread(self) -> None:
+        """Close the connection although the server is sending rows, and end its session there."""
+        self._session_ended()
+        if self._connection._transport is not None:
+            self._connection._transport.abort()
+        result = self._connection._result
+        if result is not None:
+            result.unbuffered_active = False
+            result.connection = None
 
     def _break_off(self) -> None:
         self._passed = True
@@ -300,6 +315,11 @@ class _ServerSideCursor(AsyncAdapt_asyncmy_ss_cursor):
     __slots__ = ("other_results",)
 
     _cursor: Any
+
+    @property
+    def rowcount(self) -> int:
+        count: int = self._cursor.rowcount
+        return -1 if count == _UNKNOWN_COUNT else count
 
     def fetchone(self) -> Any:
         return self._fetched(self._cursor.fetchone())

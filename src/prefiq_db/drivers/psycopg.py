@@ -21,6 +21,7 @@ from prefiq_db.deadline import Deadline, Shares
 from prefiq_db.drivers.addresses import addresses_of, is_name
 from prefiq_db.drivers.challenges import in_tls, is_refused, refusal
 from prefiq_db.drivers.deadlines import DeadlinePassed
+from prefiq_db.drivers.psycopg_cursors import AsyncServerCursor, ServerCursor
 from prefiq_db.drivers.stopping import STOP_SECONDS, beside, tell
 from prefiq_db.interruptions import is_interruption
 
@@ -97,10 +98,12 @@ class _Hurried:
     patience_seconds: float | None = None
     #: COMMIT is running: a caller who stops waiting for it must let it go on
     is_committing = False
+    _server_cursor_type: Any
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._prepared: PrepareManager = _Preparing()
+        self.server_cursor_factory = self._server_cursor_type
 
     @classmethod
     def _connect_gen(cls, conninfo: str = "") -> Any:
@@ -178,6 +181,8 @@ class _Hurried:
 class Connection(_Hurried, psycopg.Connection[Any]):
     """A connection whose requests time out after ``patience_seconds``, which closes the connection."""
 
+    _server_cursor_type = ServerCursor
+
     @classmethod
     def connect_by(cls, deadline: Deadline, **arguments: Any) -> Any:
         """Connect by *deadline*; that includes all hosts and looking up their names."""
@@ -252,6 +257,8 @@ class Connection(_Hurried, psycopg.Connection[Any]):
 
 class AsyncConnection(_Hurried, psycopg.AsyncConnection[Any]):
     """The asyncio counterpart of :class:`Connection`."""
+
+    _server_cursor_type = AsyncServerCursor
 
     @classmethod
     async def connect_by(cls, deadline: Deadline, **arguments: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy import Connection, Engine, NullPool, RootTransaction, TextClause
@@ -138,6 +139,10 @@ class StandardRoad:
             self.dialect.bound_statements(connection, timeout_seconds, deadline)
             return call.shape.fetch(connection.execute(call.statement, call.params))
 
+        return self.crossed(connection, send)
+
+    def crossed(self, connection: Connection, send: Callable[[], Any]) -> Any:
+        """Return what *send* returns, which runs a statement in the transaction on *connection*."""
         try:
             return self.border.cross(send)
         except ReadOnlyError as error:

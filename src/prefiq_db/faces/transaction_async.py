@@ -64,6 +64,7 @@ class AsyncTransaction:
     fetch_one = AsyncVerbs.fetch_one
     fetch_exactly_one = AsyncVerbs.fetch_exactly_one
     fetch_value = AsyncVerbs.fetch_value
+    stream = AsyncVerbs.stream
     execute = AsyncVerbs.execute
     execute_many = AsyncVerbs.execute_many
     batch = AsyncVerbs.batch

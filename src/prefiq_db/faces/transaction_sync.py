@@ -70,6 +70,7 @@ class Transaction:
     fetch_one = Verbs.fetch_one
     fetch_exactly_one = Verbs.fetch_exactly_one
     fetch_value = Verbs.fetch_value
+    stream = Verbs.stream
     execute = Verbs.execute
     execute_many = Verbs.execute_many
     batch = Verbs.batch

@@ -12,6 +12,7 @@ from prefiq_db.core import CoreVerbs, Params
 from prefiq_db.execution.mapping import Into
 from prefiq_db.execution.typed import Types
 from prefiq_db.faces.statements import AnyRow, Statement, T, Ts, Untyped, V
+from prefiq_db.faces.stream_sync import Stream
 from prefiq_db.reports import ExecuteResult
 
 
@@ -160,6 +161,27 @@ class Verbs(Protocol):
         """Return the first column of the first row, or ``None``."""
         try:
             return self._core.fetch_value(statement, params, into, types)
+        except BaseException as error:
+            del statement, params
+            self._core.hush(error)
+            raise
+
+    def stream(
+        self,
+        statement: Any,
+        params: Params = None,
+        *,
+        batch_size: int = 1000,
+        into: Into | None = None,
+        types: Types | None = None,
+    ) -> Stream:
+        """Return a stream of the rows of a query, for any number of them; use it as a block.
+
+        At most *batch_size* rows are in memory at a time. Outside a transaction the stream has a read-only one of its
+        own. A time limit is one for each batch.
+        """
+        try:
+            return Stream(self._core.stream(statement, params, batch_size, into, types))
         except BaseException as error:
             del statement, params
             self._core.hush(error)

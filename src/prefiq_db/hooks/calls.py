@@ -17,38 +17,43 @@ T = TypeVar("T")
 #: calls are reported while there is a listener for one of these
 CALL_EVENTS: Final[frozenset[type]] = frozenset({CallStarted, CallFinished})
 
-_Failed = tuple[ErrorKind | None, str | int | None]
+Failed = tuple[ErrorKind | None, str | int | None]
+
+SUCCEEDED: Final[Failed] = (None, None)
 
 
 def tell_call(hooks: Hooks, database: str, call: Call, work: Callable[[Call], T]) -> T:
     """Return the result of *work* for *call*; notify the listeners of the beginning and the end."""
-    _tell_start(hooks, database, call)
+    tell_start(hooks, database, call)
     started = time.perf_counter()
-    failed: _Failed = (None, None)
+    failed = SUCCEEDED
     try:
         return work(call)
     except BaseException as error:
-        failed = _judge(error)
+        failed = judged(error)
         raise
     finally:
-        _tell_end(hooks, database, call, time.perf_counter() - started, failed)
+        tell_end(hooks, database, call, time.perf_counter() - started, failed)
 
 
 def tell_refused_call(hooks: Hooks, database: str, call: Call, error: BaseException) -> None:
     """Notify the listeners of a call that failed with *error* before anything of it ran."""
-    _tell_start(hooks, database, call)
-    _tell_end(hooks, database, call, time.monotonic() - call.started, _judge(error))
+    tell_start(hooks, database, call)
+    tell_end(hooks, database, call, time.monotonic() - call.started, judged(error))
 
 
-def _judge(error: BaseException) -> _Failed:
+def judged(error: BaseException) -> Failed:
+    """Return the kind and code of *error*, as :func:`tell_end` takes them."""
     if isinstance(error, PrefiqDbError):
         return error.kind, error.code
     return (ErrorKind.UNKNOWN if isinstance(error, Exception) else ErrorKind.CANCELLED), None
 
 
-def _tell_start(hooks: Hooks, database: str, call: Call) -> None:
+def tell_start(hooks: Hooks, database: str, call: Call) -> None:
+    """Notify the listeners that *call* begins."""
     hooks.emit(CallStarted(database, call.id, call.verb, readable(application_line()), call.tags))
 
 
-def _tell_end(hooks: Hooks, database: str, call: Call, duration_seconds: float, failed: _Failed) -> None:
+def tell_end(hooks: Hooks, database: str, call: Call, duration_seconds: float, failed: Failed = SUCCEEDED) -> None:
+    """Notify the listeners that *call* ended, after all of its attempts."""
     hooks.emit(CallFinished(database, call.id, call.verb, duration_seconds, max(1, call.attempts), *failed))

@@ -22,6 +22,7 @@ _METHODS: dict[type, str] = {
     StatementStarted: "statement_started",
     StatementFinished: "statement_finished",
     StatementFailed: "statement_failed",
+    events.StreamFinished: "stream_finished",
     events.CallStarted: "call_started",
     events.CallFinished: "call_finished",
     events.AttemptFailed: "attempt_failed",

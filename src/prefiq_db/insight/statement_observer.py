@@ -15,11 +15,12 @@ from time import perf_counter
 from typing import Any, Final
 
 from prefiq_db.dialects.session import SessionState
-from prefiq_db.events import StatementFailed, StatementFinished, StatementStarted
+from prefiq_db.events import StatementFailed, StatementFinished, StatementStarted, StreamFinished
 from prefiq_db.hooks.registry import Hooks
 from prefiq_db.insight.slow_log import SlowLog
 from prefiq_db.insight.statement_budgets import NO_BUDGETS, note_in_budgets, open_budgets
 from prefiq_db.insight.statistics import FOLD_AT, StatementEntry, StatementStatistics
+from prefiq_db.insight.stream_note import StreamNote
 from prefiq_db.insight.summary import Description, collapse_lists, describe
 from prefiq_db.masking import MASK, describe_value, head_of, is_secret_key, mask_statement
 from prefiq_db.memory import Memory
@@ -116,6 +117,12 @@ class StatementObserver:
         if debug and logger.isEnabledFor(_DEBUG):
             self._log(known, duration, rows, state)
         checkout.wait_seconds = 0.0
+
+    def stream_opened(self, context: Any, state: SessionState) -> StreamNote:
+        known = self._known.get(context.statement) or self._learn(context.statement, context)
+        wanted = StreamFinished in self.hooks.wanted
+        fields = self._event_fields(known, None, context, 1, state) if wanted else None
+        return StreamNote(self.hooks, self.statistics, self.slow, known, fields, state)
 
     def expect_budgets(self) -> None:
         """Check for open budgets from now on."""

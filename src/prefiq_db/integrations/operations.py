@@ -19,6 +19,7 @@ from prefiq_db.events import (
     StatementEvent,
     StatementFailed,
     StatementFinished,
+    StreamFinished,
 )
 
 # Operations whose row count is the number of rows returned; for the others it is the number of rows changed.
@@ -96,6 +97,11 @@ class OperationListener(Listener):
         if not operation.verb:
             operation.ended(event.duration_seconds, event.kind, event.code)
             self._ended(operation)
+
+    def stream_finished(self, event: StreamFinished) -> None:
+        operation = None if event.call_id is None else self._calls.get(event.call_id)
+        if operation is not None:
+            operation.rows = event.rows
 
     def call_finished(self, event: CallFinished) -> None:
         operation = self._calls.pop(event.call_id, None)

@@ -7,6 +7,7 @@ from prefiq_db.transaction.block import RUN_AGAIN, Block
 from prefiq_db.transaction.burst_block import BurstBlock
 from prefiq_db.transaction.options import TransactionOptions, check_timeout
 from prefiq_db.transaction.ownership import Binding, ambient
+from prefiq_db.transaction.reading import ReadBlock
 from prefiq_db.transaction.root import RootBlock
 from prefiq_db.transaction.savepoint import Savepoint
 from prefiq_db.transaction.scope import Scope
@@ -17,6 +18,7 @@ __all__ = [
     "Block",
     "BurstBlock",
     "Outcome",
+    "ReadBlock",
     "RootBlock",
     "Savepoint",
     "Scope",

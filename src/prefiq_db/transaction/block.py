@@ -6,7 +6,7 @@ import itertools
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from sqlalchemy import Connection
 
@@ -31,6 +31,15 @@ logger = logging.getLogger("prefiq_db.transaction")
 
 _ids = itertools.count(1)
 
+T = TypeVar("T")
+
+
+class OpenStream(Protocol):
+    """A stream that reads in a block."""
+
+    def cut_off(self, error: BaseException | None) -> None:
+        """Close it, because the block ends; with *error* if that is leaving the block."""
+
 
 class Block(ABC):
     """One block of a transaction: the outermost one is the transaction itself, the others are savepoints.
@@ -53,6 +62,8 @@ class Block(ABC):
         self.token: str | None = None
         self.commit_functions: list[Callable[[], Any]] = []
         self.rollback_functions: list[Callable[[], Any]] = []
+        #: streams that read in this block, and end with it at the latest
+        self.open_streams: list[OpenStream] = []
         self._scope = scope
         self._handle: Any = None
         self.deadline: Deadline | None = None
@@ -105,6 +116,12 @@ class Block(ABC):
 
     def run(self, call: Call, *, explicit: bool) -> Any:
         """Carry out *call* in this transaction; *explicit* if the caller used its ``tx``."""
+        fetched = self.use(call, self.instance.road.run, explicit=explicit)
+        finish = call.shape.finish
+        return fetched if finish is None else finish(fetched)
+
+    def use(self, call: Call, work: Callable[..., T], *, explicit: bool) -> T:
+        """Return ``work(connection, call, seconds, deadline)``, which does a part of *call* on the connection."""
         self._check_active()
         scope = self.scope
         if explicit:
@@ -113,9 +130,7 @@ class Block(ABC):
             if scope.connection.invalidated:
                 raise self._lost()
             seconds, deadline = self._limits(call)
-            fetched = self.instance.road.run(scope.connection, call, seconds, deadline)
-        finish = call.shape.finish
-        return fetched if finish is None else finish(fetched)
+            return work(scope.connection, call, seconds, deadline)
 
     def _limits(self, call: Call) -> tuple[float, Deadline | None]:
         """Return how long the statement may take, and the deadline of the whole transaction or block.
@@ -185,9 +200,14 @@ class Block(ABC):
         """Commit, or roll back if *error* is leaving the block."""
         self._check_active()
         try:
+            self._close_streams(error)
             self._end(error)
         finally:
             self.abandon()
+
+    def _close_streams(self, error: BaseException | None) -> None:
+        while self.open_streams:
+            self.open_streams.pop().cut_off(error)
 
     @abstractmethod
     def _end(self, error: BaseException | None) -> None: ...

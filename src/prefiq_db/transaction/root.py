@@ -103,7 +103,10 @@ class RootBlock(Block):
             raise
         self._scope = Scope(self.instance, connection)
         state.checkout.guard = self._scope.refuse_ending
-        enter(self._scope)
+        self._become_ambient()
+
+    def _become_ambient(self) -> None:
+        enter(self.scope)
 
     # --- end -------------------------------------------------------------------------------------
 

@@ -1,0 +1,283 @@
+"""A stream: opened once, read batch by batch, closed once. One state machine for both worlds."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+from prefiq_db.call import Call, Way
+from prefiq_db.core.transactions import Transactions, transaction_repeatable
+from prefiq_db.errors import ClosedError, PrefiqDbError, TransactionBusyError, UsageError
+from prefiq_db.execution.row_batches import BatchReader
+from prefiq_db.hooks.calls import CALL_EVENTS, SUCCEEDED, judged, tell_end, tell_start
+from prefiq_db.transaction import Block, Outcome, ReadBlock, TransactionOptions
+
+logger = logging.getLogger("prefiq_db.database")
+
+_READ_ONLY: Final = TransactionOptions(read_only=True)
+
+_NEW: Final = "the stream is not open: use it as `with db.stream(...) as rows:`"
+_LEFT: Final = "the stream is closed: its block has ended"
+_CUT_OFF: Final = "the stream is closed: the transaction or savepoint that it read in has ended"
+_FAILED: Final = "the stream has ended with an error, and gives no more rows"
+
+
+class StreamCore:
+    """One stream of *call*, whose rows *reader* reads.
+
+    Args:
+        make: converts each row; ``None`` gives the rows themselves.
+        place: returns the block to read in, or ``None`` to begin a transaction; asked when the stream is opened.
+    """
+
+    def __init__(
+        self,
+        database: Transactions,
+        call: Call,
+        reader: BatchReader,
+        make: Callable[[Any], Any] | None,
+        place: Callable[[Call], Block | None],
+    ) -> None:
+        self._database = database
+        self._call = call
+        self._reader = reader
+        self._make = make
+        self._place = place
+        self._block: Block | None = None
+        self._owns_block = False
+        #: fetched, and not handed out yet
+        self._ready: list[Any] | None = None
+        self._refusal: str | None = _NEW
+        self._is_open = self._was_opened = self._told = False
+        self._users: dict[None, object] = {}
+        self._started = 0.0
+
+    def hush(self, error: BaseException) -> None:
+        self._database.hush(error)
+
+    @property
+    def is_begun(self) -> bool:
+        return self._was_opened
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it holds nothing any more."""
+        return not self._is_open
+
+    # --- open ------------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Send the statement and fetch the first batch; where the stream has its own transaction, begin that first.
+
+        Until a row was handed out, its own transaction is tried again after an error that may pass.
+        """
+        if self._was_opened:
+            raise UsageError("a stream is opened once; call stream() again for another one")
+        self._was_opened, self._refusal = True, _FAILED
+        database, call = self._database, self._call
+        self._started = time.perf_counter()
+        if not database.hooks.wanted.isdisjoint(CALL_EVENTS):
+            self._told = True
+            tell_start(database.hooks, database.name, call)
+        try:
+            with self._alone():
+                database.check_usable()
+                rows = self._begin(self._place(call))
+                self._took(rows)
+        except BaseException as error:
+            self._finish(error)
+            raise
+        finally:
+            # As after every call: the connection knows its last one, and must not keep what the caller gave it.
+            del call.statement, call.params
+
+    def _begin(self, block: Block | None) -> list[Any]:
+        if block is not None:
+            self._call.attempts += 1
+            begin = self._reader.begin(block.instance.road)
+            return self._read_in(block, block.use(self._call, begin, explicit=self._is_explicit))
+        database, given = self._database, self._call.given
+        options = database.with_overrides(_READ_ONLY)
+        numbers = itertools.count()
+        retrier = database.retrier(given, lambda error: transaction_repeatable(error, options))
+        rows: list[Any] = retrier.run(lambda: self._attempt(options, next(numbers)))
+        database.instance.retry_budget.successes += 1
+        return rows
+
+    def _attempt(self, options: TransactionOptions, number: int) -> list[Any]:
+        self._call.attempts += 1
+        block = ReadBlock(self._database.instance, options)
+        block.retry_number = number
+        kept = False
+        try:
+            block.begin()
+            try:
+                rows = block.use(self._call, self._reader.begin(block.instance.road), explicit=True)
+            except BaseException as error:
+                if block.outcome is Outcome.ACTIVE:
+                    block.end(error)
+                raise
+            self._owns_block = kept = True
+            return self._read_in(block, rows)
+        finally:
+            if not kept:
+                block.abandon()
+
+    def _read_in(self, block: Block, rows: list[Any]) -> list[Any]:
+        self._block = block
+        self._is_open = True
+        if not self._owns_block:
+            block.open_streams.append(self)
+        return rows
+
+    @property
+    def _is_explicit(self) -> bool:
+        return self._call.way is not Way.AMBIENT
+
+    # --- read ------------------------------------------------------------------------------------
+
+    def next_batch(self) -> list[Any]:
+        """Return the next rows; none at the end.
+
+        Raises:
+            UsageError: before the stream was opened.
+            ClosedError: after it was closed, or after an error.
+            TransactionBusyError: while another task or thread reads from it.
+        """
+        with self._alone():
+            if self._refusal is not None:
+                raise (UsageError if self._refusal is _NEW else ClosedError)(self._refusal)
+            rows, self._ready = self._ready, None
+            if rows is None and self._is_open:
+                rows = self._fetch()
+            return rows or [] if self._make is None else self._converted(rows or [])
+
+    def _fetch(self) -> list[Any]:
+        assert self._block is not None
+        try:
+            rows = self._block.use(self._call, self._reader.next, explicit=self._is_explicit)
+            self._took(rows)
+        except BaseException as error:
+            self._finish(error)
+            raise
+        self._ready = None
+        return rows
+
+    def _converted(self, rows: list[Any]) -> list[Any]:
+        """Convert *rows*: the caller's own code, whose errors are the caller's own."""
+        make = self._make
+        assert make is not None
+        try:
+            return [make(row) for row in rows]
+        except BaseException as error:
+            self._finish(error, of_ours=False)
+            raise
+
+    def _took(self, rows: list[Any]) -> None:
+        self._ready, self._refusal = rows, None
+        if self._reader.is_complete:
+            # The connection is free while the consumer works on the last batch.
+            self._finish(None)
+
+    # --- close -----------------------------------------------------------------------------------
+
+    def close(self, error: BaseException | None = None) -> None:
+        """Close the cursor, and end the stream's own transaction; *error* is leaving the block, if any."""
+        self._shut(error, _LEFT)
+
+    def cut_off(self, error: BaseException | None) -> None:
+        """Close the cursor, because the block that it reads in ends."""
+        self._shut(error, _CUT_OFF)
+
+    def _shut(self, error: BaseException | None, refusal: str) -> None:
+        try:
+            with self._alone():
+                self._finish(error, of_ours=False)
+        except TransactionBusyError:
+            if self._owns_block:
+                self.abandon()
+            raise
+        finally:
+            self._ready = None
+            if self._refusal is not _CUT_OFF:
+                self._refusal = refusal
+
+    def abandon(self) -> None:
+        """Clean up after an interruption of :meth:`open` or :meth:`close`; does nothing if that has ended normally."""
+        block, self._is_open = self._block, False
+        if block is None:
+            return
+        if self in block.open_streams:
+            block.open_streams.remove(self)
+        if self._owns_block:
+            block.abandon()
+        elif not block.is_over:
+            block.scope.doubt()  # its cursor may be in the middle of a reply
+
+    def _finish(self, error: BaseException | None, *, of_ours: bool = True) -> None:
+        """Give everything back and report the end, once; *of_ours* if *error* is from the database."""
+        if error is not None:
+            self._refusal, self._ready = _FAILED, None
+        met = error if of_ours else None
+        try:
+            if self._is_open:
+                self._release(error)
+        except BaseException as failure:
+            met = met or failure
+            raise
+        finally:
+            if self._is_open:  # the release was interrupted
+                self.abandon()
+            self._tell(met)
+
+    def _release(self, error: BaseException | None) -> None:
+        block, owns = self._block, self._owns_block
+        assert block is not None
+        active = block.outcome is Outcome.ACTIVE
+        if active:
+            seconds = block.instance.statement_timeout_seconds
+            try:
+                if owns:
+                    self._reader.close(seconds, is_last=True)
+                else:
+                    with block.scope.used():
+                        self._reader.close(seconds, is_last=False)
+            except PrefiqDbError as failure:
+                # What it means for the transaction, the next statement or COMMIT will say.
+                logger.info(
+                    "closing a stream on database %s failed (%s)",
+                    block.instance.name,
+                    failure.kind.value,
+                    extra={"database": block.instance.name, "error_kind": failure.kind.value},
+                )
+        if self in block.open_streams:
+            block.open_streams.remove(self)
+        if owns and active:
+            block.end(error)
+        self._is_open = False
+
+    def _tell(self, error: BaseException | None) -> None:
+        database, duration = self._database, time.perf_counter() - self._started
+        failed = SUCCEEDED if error is None else judged(error)
+        self._reader.told(duration, failed[0])
+        if self._told:
+            self._told = False
+            tell_end(database.hooks, database.name, self._call, duration, failed)
+
+    # --- one user at a time ----------------------------------------------------------------------
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        mine = object()
+        if self._users.setdefault(None, mine) is not mine:
+            raise TransactionBusyError(
+                "two tasks or threads used one stream at the same moment; let one of them read it, and hand its rows on"
+            )
+        try:
+            yield
+        finally:
+            del self._users[None]

@@ -1,0 +1,98 @@
+"""A stream of rows for tasks; twin: ``stream_sync``."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from operator import length_hint
+from typing import Any, Self
+
+from prefiq_db.bridge import spawn
+from prefiq_db.core import StreamCore
+
+
+class AsyncStream:
+    """The rows of one query, read in batches: ``async with db.stream("select ...") as rows:``, then ``async for``.
+
+    It gives each row once, to whoever asks. One task at a time may use it.
+    """
+
+    def __init__(self, core: StreamCore) -> None:
+        self._core = core
+        # The rows of the current batch, and the iterator that hands them out.
+        self._batch: list[Any] = []
+        self._rows: Iterator[Any] = iter(self._batch)
+
+    async def __aenter__(self) -> Self:
+        try:
+            await spawn(self._core.open)
+        except BaseException as error:
+            await self._clean_up()
+            self._core.hush(error)
+            raise
+        return self
+
+    async def __aexit__(self, exc_type: object, exc: BaseException | None, traceback: object) -> None:
+        self._batch.clear()
+        try:
+            await spawn(self._core.close, exc)
+        except BaseException:
+            await self._clean_up()
+            raise
+
+    async def _clean_up(self) -> None:
+        if not self._core.is_over:  # interrupted before its first line
+            await spawn(self._core.abandon)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Any:
+        for row in self._rows:
+            return row
+        if await self._fetch():
+            return next(self._rows)
+        raise StopAsyncIteration
+
+    def batches(self) -> AsyncIterator[list[Any]]:
+        """Return an iterator over lists of rows; only the last one may have fewer than ``batch_size``."""
+        return _Batches(self)
+
+    async def _next_batch(self) -> list[Any] | None:
+        if length_hint(self._rows) or await self._fetch():
+            return self._rest()
+        return None
+
+    def _rest(self) -> list[Any]:
+        """Return what is left of the batch, which is no longer ours."""
+        batch, rows = self._batch, self._rows
+        self._batch = []
+        self._rows = iter(self._batch)
+        return batch if length_hint(rows) == len(batch) else list(rows)
+
+    async def _fetch(self) -> bool:
+        """Fetch the next batch; return whether there was one."""
+        self._batch = []  # before the wait: the rows that were handed out need not be kept until it is over
+        self._rows = iter(self._batch)
+        try:
+            self._batch = await spawn(self._core.next_batch)
+        except BaseException as error:
+            self._core.hush(error)
+            raise
+        self._rows = iter(self._batch)
+        return bool(self._batch)
+
+
+class _Batches:
+    """An iterator that needs no end of its own, as an async generator would."""
+
+    def __init__(self, stream: AsyncStream) -> None:
+        self._stream = stream
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> list[Any]:
+        batch = await self._stream._next_batch()
+        if batch is None:
+            raise StopAsyncIteration
+        return batch

@@ -1,0 +1,86 @@
+"""A stream of rows for threads; twin: ``stream_async``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from operator import length_hint
+from typing import Any, Self
+
+from prefiq_db.core import StreamCore
+from prefiq_db.leaving import surely
+
+
+class Stream:
+    """The rows of one query, read in batches: ``with db.stream("select ...") as rows: for row in rows: ...``.
+
+    It gives each row once, to whoever asks. One thread or task at a time may use it.
+    """
+
+    _watch: object = None
+
+    def __init__(self, core: StreamCore) -> None:
+        self._core = core
+        # The rows of the current batch, and the iterator that hands them out.
+        self._batch: list[Any] = []
+        self._rows: Iterator[Any] = iter(self._batch)
+
+    def __enter__(self) -> Self:
+        try:
+            self._core.open()
+        except BaseException as error:
+            self._core.hush(error)
+            raise
+        return self
+
+    @surely
+    def __exit__(self, exc_type: object, exc: BaseException | None, traceback: object) -> None:
+        # An iterator over it may still be in use: it ends here, too.
+        self._batch.clear()
+        try:
+            self._core.close(exc)
+        finally:
+            self._watch = None if self._core.is_over else self._watch
+
+    @property
+    def _is_begun(self) -> bool:
+        return self._core.is_begun
+
+    def _finish(self) -> None:
+        self._core.abandon()
+
+    def __iter__(self) -> Iterator[Any]:
+        while True:
+            yield from self._rows
+            if not self._fetch():
+                return
+
+    def __next__(self) -> Any:
+        for row in self._rows:
+            return row
+        if self._fetch():
+            return next(self._rows)
+        raise StopIteration
+
+    def batches(self) -> Iterator[list[Any]]:
+        """Return an iterator over lists of rows; only the last one may have fewer than ``batch_size``."""
+        while length_hint(self._rows) or self._fetch():
+            yield self._rest()
+
+    def _rest(self) -> list[Any]:
+        """Return what is left of the batch, which is no longer ours."""
+        batch, rows = self._batch, self._rows
+        self._batch = []
+        self._rows = iter(self._batch)
+        return batch if length_hint(rows) == len(batch) else list(rows)
+
+    def _fetch(self) -> bool:
+        """Fetch the next batch; return whether there was one."""
+        self._batch = []  # before the wait: the rows that were handed out need not be kept until it is over
+        self._rows = iter(self._batch)
+        try:
+            self._batch = self._core.next_batch()
+        except BaseException as error:
+            self._core.hush(error)
+            raise
+        self._rows = iter(self._batch)
+        return bool(self._batch)
