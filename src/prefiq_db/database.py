@@ -117,6 +117,7 @@ class Database:
     fetch_value = Verbs.fetch_value
     execute = Verbs.execute
     execute_many = Verbs.execute_many
+    bulk_insert = Verbs.bulk_insert
 
     # --- transactions ----------------------------------------------------------------------------
 
@@ -320,12 +321,6 @@ class Database:
     def batch(self, statements: Iterable[Any]) -> NoReturn:
         """Not supported yet."""
         not_yet("batch")
-
-    def bulk_insert(
-        self, table: Any, rows: Iterable[Any], *, columns: Any = None, on_conflict: str = "error", progress: Any = None
-    ) -> NoReturn:
-        """Not supported yet."""
-        not_yet("bulk_insert")
 
     def upsert(
         self, table: Any, rows: Iterable[Any], *, key: Any, update: Any = None, returning: Any = None

@@ -119,6 +119,7 @@ class AsyncDatabase:
     fetch_value = AsyncVerbs.fetch_value
     execute = AsyncVerbs.execute
     execute_many = AsyncVerbs.execute_many
+    bulk_insert = AsyncVerbs.bulk_insert
 
     # --- transactions ----------------------------------------------------------------------------
 
@@ -331,12 +332,6 @@ class AsyncDatabase:
     async def batch(self, statements: Iterable[Any]) -> NoReturn:
         """Not supported yet."""
         not_yet("batch")
-
-    async def bulk_insert(
-        self, table: Any, rows: Iterable[Any], *, columns: Any = None, on_conflict: str = "error", progress: Any = None
-    ) -> NoReturn:
-        """Not supported yet."""
-        not_yet("bulk_insert")
 
     async def upsert(
         self, table: Any, rows: Iterable[Any], *, key: Any, update: Any = None, returning: Any = None

@@ -6,8 +6,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 from prefiq_db.call import Call, Shape
+from prefiq_db.core.bulk_insert import Request
 from prefiq_db.core.database_core import DatabaseCore
 from prefiq_db.core.verbs import CoreVerbs
+from prefiq_db.reports import BulkResult
 from prefiq_db.transaction import Binding, Block, Savepoint, TransactionOptions
 
 T = TypeVar("T")
@@ -40,6 +42,9 @@ class TransactionCore(CoreVerbs):
 
     def carry_out(self, call: Call) -> Any:
         return self.database.carry_out(call)
+
+    def bulk_insert(self, request: Request) -> BulkResult:
+        return self.database.bulk_insert(request, self.tx)
 
     def hush(self, error: BaseException) -> None:
         self.database.hush(error)

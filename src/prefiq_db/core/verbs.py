@@ -7,10 +7,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from prefiq_db.call import Call, Shape
+from prefiq_db.core.bulk_insert import Request
 from prefiq_db.execution.mapping import Into
 from prefiq_db.execution.shapes import ALL_ROWS, ONE_ROW, ONE_VALUE, OUTCOME, all_rows, one_row, one_value
 from prefiq_db.execution.typed import Types, with_types
-from prefiq_db.reports import ExecuteResult
+from prefiq_db.reports import BulkResult, ExecuteResult
 
 Params = Mapping[str, Any] | None
 
@@ -29,6 +30,10 @@ class CoreVerbs(ABC):
     @abstractmethod
     def carry_out(self, call: Call) -> Any:
         """Return the result of a prepared call."""
+
+    @abstractmethod
+    def bulk_insert(self, request: Request) -> BulkResult:
+        """Insert many rows."""
 
     @abstractmethod
     def hush(self, error: BaseException) -> None:

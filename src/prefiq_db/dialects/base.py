@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from prefiq_db.dialects.bulk import BulkDialect
 from prefiq_db.dialects.opening import ConnectingDialect
 from prefiq_db.dialects.sending import StatementDialect
 from prefiq_db.errors import ErrorKind
 
 
-class PrefiqDialect(StatementDialect, ConnectingDialect):
+class PrefiqDialect(StatementDialect, ConnectingDialect, BulkDialect):
     """Mixed in before a SQLAlchemy dialect."""
 
     #: the prefix that makes a server return a statement's plan instead of running it

@@ -12,6 +12,7 @@ from sqlalchemy.sql.sqltypes import _Binary
 from prefiq_db.bridge import await_
 from prefiq_db.dialects.base import PrefiqDialect
 from prefiq_db.dialects.binary import Bytes
+from prefiq_db.dialects.bulk_postgresql import AsyncCopy, PostgresqlBulk, SyncCopy
 from prefiq_db.dialects.characteristics import Remembered, characteristics
 from prefiq_db.dialects.enums import QuietPostgresqlEnum
 from prefiq_db.dialects.session import AUTOCOMMIT, HALF, TransactionState
@@ -33,7 +34,7 @@ _NAMES_OF_UTC: Final = frozenset(
 )
 
 
-class _Postgresql(PrefiqDialect):
+class _Postgresql(PostgresqlBulk, PrefiqDialect):
     label = "postgresql"
     connection_characteristics: Any = characteristics(
         postgresql_readonly=Remembered("read_only"),
@@ -259,7 +260,7 @@ class _PreparedAnew:
         return cursor
 
 
-class PrefiqPostgresql(_Postgresql, _PreparedAnew, PGDialect_psycopg):
+class PrefiqPostgresql(SyncCopy, _Postgresql, _PreparedAnew, PGDialect_psycopg):
     supports_statement_cache = True
 
     def control(self, dbapi_connection: Any, sql: str) -> str | None:
@@ -277,7 +278,7 @@ class PrefiqPostgresql(_Postgresql, _PreparedAnew, PGDialect_psycopg):
                 return rows
 
 
-class PrefiqPostgresqlAsync(_Postgresql, _PreparedAnew, PGDialectAsync_psycopg):
+class PrefiqPostgresqlAsync(AsyncCopy, _Postgresql, _PreparedAnew, PGDialectAsync_psycopg):
     supports_statement_cache = True
 
     def control(self, dbapi_connection: Any, sql: str) -> str | None:

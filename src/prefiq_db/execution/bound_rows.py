@@ -25,6 +25,7 @@ class BoundInsert:
         compiled: what SQLAlchemy compiled it to, with a bind for each of *columns*.
         columns: the columns that get a value from Python, given or by default, in the table's order.
         keys: their keys.
+        given_keys: the keys of the columns that the caller gave, in the caller's order.
         is_plain: each column's value is sent as it is bound. Otherwise SQL makes some of them (a default that is a
             sequence or an expression, a type with an expression), and only SQLAlchemy's own ``insert()`` knows how.
         failed_at: after an error of ``complete()`` or ``bind()``: index of the row in the chunk, and the column.
@@ -45,7 +46,7 @@ class BoundInsert:
         if self._defaults:
             self.compiled = statement.compile(dialect=dialect, column_keys=list(self.keys), for_executemany=True)
         self._reorder = _reordering(tuple(keys), self.keys)
-        self._given_keys = tuple(keys)
+        self.given_keys = tuple(keys)
         processors = self.compiled._bind_processors
         self._processors: list[tuple[int, Callable[[Any], Any]]] = [
             (place, processors[key]) for place, key in enumerate(self.keys) if key in processors
@@ -79,7 +80,7 @@ class BoundInsert:
         complete: list[Values] = []
         for row in rows:
             params = dict(empty)
-            params.update(zip(self._given_keys, row, strict=True))
+            params.update(zip(self.given_keys, row, strict=True))
             context.current_parameters = params
             for column, value, is_scalar in self._defaults:
                 context.current_column = column
