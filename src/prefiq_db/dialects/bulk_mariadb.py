@@ -23,7 +23,7 @@ _NO_LOAD: Final = frozenset({1148, 3948, 4166, REFUSED})
 _LARGEST_STATEMENT: Final = 2**20
 _INFO: Final = re.compile(r"Records: (\d+)\s+Duplicates: (\d+)")
 # The binds of one row, in either of the two styles that the drivers have.
-_BINDS: Final = re.compile(r"(?<=\) )VALUES \((?:%s|%\(\w+\)s)(?:, (?:%s|%\(\w+\)s))*\)")
+_BINDS: Final = re.compile(r"(?<=\) )VALUES \((?:%s|%\([^)]*\)s)(?:, (?:%s|%\([^)]*\)s))*\)")
 _ESCAPES: Final = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\0": "\\0"})
 
 
