@@ -121,6 +121,7 @@ class Database:
     execute = Verbs.execute
     execute_many = Verbs.execute_many
     batch = Verbs.batch
+    bulk_insert = Verbs.bulk_insert
 
     # --- transactions ----------------------------------------------------------------------------
 
@@ -323,12 +324,6 @@ class Database:
         return QuietSession(scope.connection, join_transaction_mode="create_savepoint", **join_options(options))
 
     # --- what comes later ------------------------------------------------------------------------
-
-    def bulk_insert(
-        self, table: Any, rows: Iterable[Any], *, columns: Any = None, on_conflict: str = "error", progress: Any = None
-    ) -> NoReturn:
-        """Not supported yet."""
-        not_yet("bulk_insert")
 
     def upsert(
         self, table: Any, rows: Iterable[Any], *, key: Any, update: Any = None, returning: Any = None

@@ -133,6 +133,7 @@ class AsyncDatabase:
     execute = AsyncVerbs.execute
     execute_many = AsyncVerbs.execute_many
     batch = AsyncVerbs.batch
+    bulk_insert = AsyncVerbs.bulk_insert
 
     # --- transactions ----------------------------------------------------------------------------
 
@@ -356,12 +357,6 @@ class AsyncDatabase:
         return AsyncSession(connection, join_transaction_mode="create_savepoint", **quiet(join_options(options)))
 
     # --- what comes later ------------------------------------------------------------------------
-
-    async def bulk_insert(
-        self, table: Any, rows: Iterable[Any], *, columns: Any = None, on_conflict: str = "error", progress: Any = None
-    ) -> NoReturn:
-        """Not supported yet."""
-        not_yet("bulk_insert")
 
     async def upsert(
         self, table: Any, rows: Iterable[Any], *, key: Any, update: Any = None, returning: Any = None

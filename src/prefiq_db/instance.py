@@ -13,6 +13,7 @@ from sqlalchemy import Engine
 from prefiq_db.bridge import Runtime
 from prefiq_db.exactly_once import Pruner, Resolver
 from prefiq_db.execution.standard import StandardRoad
+from prefiq_db.execution.target_tables import TargetTables
 from prefiq_db.forks import in_child
 from prefiq_db.hooks.registry import Hooks
 from prefiq_db.insight.explainer import Explainer
@@ -37,6 +38,7 @@ class Instance:
         commit_budget_seconds: how long COMMIT, the resolution of its outcome and the ``on_commit`` functions may
             continue after a cancellation.
         closing: whether closing was begun and interrupted; ``close()`` continues it.
+        tables: the tables that verbs were given by name, as the database describes them.
         needs_tokens: whether ``exactly_once`` was requested, so that the token table has to exist.
     """
 
@@ -58,6 +60,7 @@ class Instance:
     closed: bool = field(default=False, init=False)
     closing: bool = field(default=False, init=False)
     needs_tokens: bool = field(default=False, init=False)
+    tables: TargetTables = field(default_factory=TargetTables, init=False)
 
     def __post_init__(self) -> None:
         settings = self.settings

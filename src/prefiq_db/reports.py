@@ -1,4 +1,4 @@
-"""Results, counters and health reports as plain dataclasses; only :class:`ExecuteResult` holds values."""
+"""Results, counters and health reports as plain dataclasses; only ``rows`` of a result hold values."""
 
 from __future__ import annotations
 
@@ -36,6 +36,42 @@ class ExecuteResult:
     inserted_primary_key: tuple[Any, ...] | None = None
     rows: Sequence[Any] = ()
     other_rows: Sequence[Sequence[Any]] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class BulkResult:
+    """The result of ``bulk_insert()``.
+
+    Attributes:
+        row_count: rows that were given.
+        inserted: rows that are new in the table.
+        updated: rows that were there, with ``on_conflict="update"``; ``None`` if the database can't tell.
+        ignored: rows that were left out, with ``on_conflict="ignore"``; ``None`` if the database can't tell.
+        seconds: how long it took, the waiting for the given rows included.
+    """
+
+    row_count: int
+    inserted: int | None
+    updated: int | None
+    ignored: int | None
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class UpsertResult:
+    """The result of ``upsert()``.
+
+    Attributes:
+        row_count: rows that were given.
+        inserted: rows that are new in the table; ``None`` if the database can't tell.
+        updated: rows that were there; ``None`` if the database can't tell.
+        rows: the columns of ``returning``, in the order of the given rows.
+    """
+
+    row_count: int
+    inserted: int | None
+    updated: int | None
+    rows: Sequence[Any] = ()
 
 
 @dataclass(frozen=True, slots=True)

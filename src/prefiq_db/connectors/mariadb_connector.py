@@ -12,6 +12,7 @@ from prefiq_db.connectors.ssl_context import ssl_context
 from prefiq_db.deadline import Deadline, Shares
 from prefiq_db.dialects import mariadb
 from prefiq_db.drivers.deadlines import DeadlinePassed
+from prefiq_db.drivers.local_stream import LOCAL_FILES
 from prefiq_db.drivers.mysql_literals import conversions
 from prefiq_db.drivers.stopping import STOP_SECONDS
 from prefiq_db.errors import ErrorKind, NotReadyError, PrefiqDbError, ReadOnlyError
@@ -64,7 +65,8 @@ class _MySQLConnector(Connector):
 
     def client_flag(self, cparams: dict[str, Any]) -> int:
         # FOUND_ROWS, set by SQLAlchemy: an UPDATE counts the rows it matched, as on the other databases.
-        return int(cparams.get("client_flag", 0))
+        # LOCAL_FILES: bulk_insert() streams rows that way; our drivers refuse a request for anything else.
+        return int(cparams.get("client_flag", 0)) | LOCAL_FILES
 
     def connected(self, connect: Connect, cparams: dict[str, Any], login: Mapping[str, Any], deadline: Deadline) -> Any:
         last: Exception | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from prefiq_db.core.assembly import assemble
 from prefiq_db.core.attempts import AttemptCore, Attempts, begin_attempts
+from prefiq_db.core.bulk_insert import Progress, Request
 from prefiq_db.core.database_core import DatabaseCore
 from prefiq_db.core.quiet_session import QuietSession, quiet
 from prefiq_db.core.sessions import join_options
@@ -19,7 +20,9 @@ __all__ = [
     "CoreVerbs",
     "DatabaseCore",
     "Params",
+    "Progress",
     "QuietSession",
+    "Request",
     "StreamCore",
     "TransactionCore",
     "assemble",

@@ -75,7 +75,7 @@ class Batches(Statements):
         options = TransactionOptions(exactly_once=batch.exactly_once)
         savepoint = Savepoint(self.instance, options, scope)
         batch.attempts += 1
-        results: list[Any] = self._attempt(savepoint, lambda tx: _one_by_one(tx, batch))
+        results: list[Any] = self.attempt(savepoint, lambda tx: _one_by_one(tx, batch))
         return results
 
     # --- in a transaction of its own ---------------------------------------------------------------
@@ -99,7 +99,7 @@ class Batches(Statements):
                     batch.one_by_one = True
             tx = self._block(options, None, deadline)
             tx.retry_number = number
-            results: list[Any] = self._attempt(tx, lambda tx: _one_by_one(tx, batch))
+            results: list[Any] = self.attempt(tx, lambda tx: _one_by_one(tx, batch))
             return results
 
         results = retrier.run(attempt)

@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import TextClause
 
 from prefiq_db.call import Call, Overrides, Shape, Way
+from prefiq_db.core.bulk_insert import Request, bulk_insert
 from prefiq_db.core.doubt import Doubt, fate_unknown
 from prefiq_db.core.streams import StreamCore
 from prefiq_db.core.transactions import Transactions
@@ -32,6 +33,7 @@ from prefiq_db.execution.statement_facts import as_executable, facts_of, facts_o
 from prefiq_db.hooks.calls import CALL_EVENTS, tell_call, tell_refused_call
 from prefiq_db.insight.explainer import LIMIT_SECONDS, Explain
 from prefiq_db.insight.summary import fingerprint
+from prefiq_db.reports import BulkResult
 from prefiq_db.transaction import Block, TransactionOptions, ambient
 
 logger = logging.getLogger("prefiq_db.database")
@@ -104,6 +106,10 @@ class Statements(Transactions, CoreVerbs):
         refuse_one_shot(facts_of(call.statement, self.road.dialect.label))
         call.way = Way.OWN_TRANSACTION
         return None
+
+    def bulk_insert(self, request: Request, block: Block | None = None) -> BulkResult:
+        """Insert many rows; in *block*, if the caller named one."""
+        return bulk_insert(self, block, request)
 
     def _choose_way(self, call: Call, block: Block | None) -> None:
         if block is not None:

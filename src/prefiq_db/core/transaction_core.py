@@ -6,10 +6,12 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 from prefiq_db.call import Batch, Call, Shape
+from prefiq_db.core.bulk_insert import Request
 from prefiq_db.core.database_core import DatabaseCore
 from prefiq_db.core.streams import StreamCore
 from prefiq_db.core.verbs import CoreVerbs
 from prefiq_db.execution.row_batches import BatchReader
+from prefiq_db.reports import BulkResult
 from prefiq_db.transaction import Binding, Block, Savepoint, TransactionOptions
 
 T = TypeVar("T")
@@ -53,6 +55,9 @@ class TransactionCore(CoreVerbs):
 
     def carry_out_batch(self, batch: Batch) -> Any:
         return self.database.carry_out_batch(batch)
+
+    def bulk_insert(self, request: Request) -> BulkResult:
+        return self.database.bulk_insert(request, self.tx)
 
     def hush(self, error: BaseException) -> None:
         self.database.hush(error)

@@ -72,8 +72,15 @@ class Transactions(View):
         body: Callable[[Block], Any],
         options: TransactionOptions | None = None,
         retry: RetryPolicy | None = None,
+        *,
+        may_repeat: Callable[[], bool] | None = None,
+        by_deadline: bool = True,
     ) -> Any:
         """Run *body* in a transaction; run all of it again if a transient error rolled it back.
+
+        Args:
+            may_repeat: asked before it runs again, after any error.
+            by_deadline: whether the ``timeout`` of ``using()`` limits the whole transaction, too.
 
         Inside another transaction it runs once, in a savepoint: only the outermost block may run again.
         """
@@ -81,22 +88,27 @@ class Transactions(View):
         chosen = options or TransactionOptions()
         parent = ambient(self.instance)
         if parent is not None:
-            return self._attempt(self._block(chosen, parent), body)
+            return self.attempt(self._block(chosen, parent), body)
         given, shown = self.overrides(), self.with_overrides(chosen)
-        deadline = own_deadline(given.timeout)
-        retrier = self.retrier(given, lambda error: transaction_repeatable(error, shown), retry)
+        deadline = own_deadline(given.timeout) if by_deadline else None
+
+        def repeatable(error: BaseException) -> bool:
+            return transaction_repeatable(error, shown) and (may_repeat is None or may_repeat())
+
+        retrier = self.retrier(given, repeatable, retry)
         numbers = itertools.count()
 
         def attempt() -> Any:
             tx = self._block(chosen, None, deadline)
             tx.retry_number = next(numbers)
-            return self._attempt(tx, body)
+            return self.attempt(tx, body)
 
         result = retrier.run(attempt)
         self.instance.retry_budget.successes += 1
         return result
 
-    def _attempt(self, tx: Block, body: Callable[[Block], Any]) -> Any:
+    def attempt(self, tx: Block, body: Callable[[Block], Any]) -> Any:
+        """Run *body* once, in *tx*, which begins and ends here."""
         try:
             self._begin(tx, tx.begin)
             try:

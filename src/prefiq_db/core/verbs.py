@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from prefiq_db.call import Batch, Call, Shape
+from prefiq_db.core.bulk_insert import Request
 from prefiq_db.core.streams import StreamCore
 from prefiq_db.execution.mapping import Into, mapper
 from prefiq_db.execution.row_batches import BatchReader, check_batch_size
@@ -22,7 +23,7 @@ from prefiq_db.execution.shapes import (
     one_value,
 )
 from prefiq_db.execution.typed import Types, with_types
-from prefiq_db.reports import ExecuteResult
+from prefiq_db.reports import BulkResult, ExecuteResult
 
 Params = Mapping[str, Any] | None
 
@@ -55,6 +56,10 @@ class CoreVerbs(ABC):
     @abstractmethod
     def carry_out_batch(self, batch: Batch) -> Any:
         """Return the results of a prepared batch."""
+
+    @abstractmethod
+    def bulk_insert(self, request: Request) -> BulkResult:
+        """Insert many rows."""
 
     @abstractmethod
     def hush(self, error: BaseException) -> None:

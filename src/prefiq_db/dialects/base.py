@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from prefiq_db.dialects.bulk import BulkDialect
 from prefiq_db.dialects.burst_control import BurstDialect
 from prefiq_db.dialects.opening import ConnectingDialect
 from prefiq_db.dialects.sending import StatementDialect
@@ -11,7 +12,7 @@ from prefiq_db.dialects.streams import StreamDialect
 from prefiq_db.errors import ErrorKind
 
 
-class PrefiqDialect(StatementDialect, BurstDialect, StreamDialect, ConnectingDialect):
+class PrefiqDialect(StatementDialect, BurstDialect, StreamDialect, ConnectingDialect, BulkDialect):
     """Mixed in before a SQLAlchemy dialect."""
 
     #: the prefix that makes a server return a statement's plan instead of running it

@@ -16,6 +16,7 @@ from sqlalchemy.sql.sqltypes import _Binary
 from prefiq_db.config import ANY_HOST, READER
 from prefiq_db.dialects.base import PrefiqDialect
 from prefiq_db.dialects.binary import Bytes
+from prefiq_db.dialects.bulk_mariadb import AsyncmyBulk, MariadbBulk, PyMySQLBulk
 from prefiq_db.dialects.bursts_mariadb import AsyncMariadbBursts, MariadbBursts
 from prefiq_db.dialects.characteristics import characteristics
 from prefiq_db.dialects.enums import QuietMysqlEnum
@@ -131,7 +132,7 @@ def misfit(wanted: str, row: Any) -> ErrorKind | None:
     return ailment
 
 
-class _MySQLFamily(MysqlStreams, MysqlTokens, PrefiqDialect):
+class _MySQLFamily(MysqlStreams, MariadbBulk, MysqlTokens, PrefiqDialect):
     connection_characteristics: Any = characteristics()
     values = MARIADB
     colspecs: ClassVar[Any] = {**MariaDBDialect.colspecs, _Binary: Bytes, sa.Enum: QuietMysqlEnum}
@@ -172,7 +173,7 @@ class _MySQLFamily(MysqlStreams, MysqlTokens, PrefiqDialect):
     def _send(self, send: Any, cursor: Any, statement: Any, parameters: Any, context: Any, batch_size: int) -> None:
         if context is not None:
             self.check_not_streaming(context.root_connection._dbapi_connection.dbapi_connection)
-        if context is not None and kind_of(statement) is not Kind.PLAIN:
+        if context is not None and kind_of(statement) is not Kind.PLAIN and not hasattr(context, "carrier"):
             send = self._send_with_care(send)
             if kind_of(statement) is Kind.LOCK:
                 self._check_lock(self.session_of(context.root_connection._dbapi_connection))
@@ -282,7 +283,7 @@ class _MySQLFamily(MysqlStreams, MysqlTokens, PrefiqDialect):
         return ailment_of(row)
 
 
-class _PyMySQL(_MySQLFamily):
+class _PyMySQL(PyMySQLBulk, _MySQLFamily):
     # SQLAlchemy finds this out by importing the driver; our driver supports them.
     supports_server_side_cursors: Any = True
 
@@ -310,7 +311,7 @@ class _PyMySQL(_MySQLFamily):
         return -1 if sock is None else int(sock.fileno())
 
 
-class _Asyncmy(_MySQLFamily):
+class _Asyncmy(AsyncmyBulk, _MySQLFamily):
     @classmethod
     def import_dbapi(cls) -> Any:
         import asyncmy

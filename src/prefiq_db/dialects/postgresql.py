@@ -12,6 +12,7 @@ from sqlalchemy.sql.sqltypes import _Binary
 from prefiq_db.bridge import await_
 from prefiq_db.dialects.base import PrefiqDialect
 from prefiq_db.dialects.binary import Bytes
+from prefiq_db.dialects.bulk_postgresql import AsyncCopy, PostgresqlBulk, SyncCopy
 from prefiq_db.dialects.bursts_postgresql import AsyncPostgresqlBursts, PostgresqlBursts
 from prefiq_db.dialects.characteristics import Remembered, characteristics
 from prefiq_db.dialects.enums import QuietPostgresqlEnum
@@ -34,7 +35,7 @@ _NAMES_OF_UTC: Final = frozenset(
 )
 
 
-class _Postgresql(PrefiqDialect):
+class _Postgresql(PostgresqlBulk, PrefiqDialect):
     label = "postgresql"
     connection_characteristics: Any = characteristics(
         postgresql_readonly=Remembered("read_only"),
@@ -274,7 +275,7 @@ class _PreparedAnew:
         raise NotImplementedError
 
 
-class PrefiqPostgresql(PostgresqlBursts, _Postgresql, _PreparedAnew, PGDialect_psycopg):
+class PrefiqPostgresql(PostgresqlBursts, SyncCopy, _Postgresql, _PreparedAnew, PGDialect_psycopg):
     supports_statement_cache = True
 
     def control(self, dbapi_connection: Any, sql: str) -> str | None:
@@ -292,7 +293,7 @@ class PrefiqPostgresql(PostgresqlBursts, _Postgresql, _PreparedAnew, PGDialect_p
                 return rows
 
 
-class PrefiqPostgresqlAsync(AsyncPostgresqlBursts, _Postgresql, _PreparedAnew, PGDialectAsync_psycopg):
+class PrefiqPostgresqlAsync(AsyncPostgresqlBursts, AsyncCopy, _Postgresql, _PreparedAnew, PGDialectAsync_psycopg):
     supports_statement_cache = True
 
     def control(self, dbapi_connection: Any, sql: str) -> str | None:

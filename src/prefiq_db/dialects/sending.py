@@ -33,6 +33,10 @@ class StatementDialect(TransactionDialect):
         self._send(self._execute, cursor, statement, parameters, context, 1)
 
     def do_executemany(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
+        carrier = getattr(context, "carrier", None)
+        if carrier is not None:  # bulk_insert(): its rows are converted already
+            self._send(carrier.send, cursor, statement, parameters, context, len(parameters))
+            return
         parameters = self.values.many(parameters, statement, context, self.knows)
         self._send(super().do_executemany, cursor, statement, parameters, context, len(parameters))  # type: ignore[misc]
 

@@ -16,6 +16,7 @@ from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 from prefiq_db.bridge import await_, can_await
 from prefiq_db.deadline import Deadline
 from prefiq_db.dialects.base import PrefiqDialect
+from prefiq_db.dialects.bulk_sqlite import SqliteBulk
 from prefiq_db.dialects.characteristics import characteristics
 from prefiq_db.dialects.session import GONE, SessionState, TransactionState
 from prefiq_db.dialects.sqlite_connection import SqliteConnection
@@ -38,7 +39,7 @@ _UNCOUNTED: Final = -1
 _BEGIN: Final = re.compile(r"\s*BEGIN(?:\s+(?:DEFERRED|IMMEDIATE|EXCLUSIVE))?(?:\s+TRANSACTION)?\s*;?\s*\Z", re.I)
 
 
-class _Sqlite(DecimalSqlite, PrefiqDialect):
+class _Sqlite(SqliteBulk, DecimalSqlite, PrefiqDialect):
     label = "sqlite"
     explain_words = "EXPLAIN QUERY PLAN"
     connection_characteristics: Any = characteristics()

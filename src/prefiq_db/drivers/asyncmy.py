@@ -17,7 +17,7 @@ from asyncmy.connection import Connection as _AsyncmyConnection
 from asyncmy.connection import MySQLResult
 from asyncmy.constants.CLIENT import MULTI_STATEMENTS, SSL
 from asyncmy.constants.CR import CR_SSL_CONNECTION_ERROR
-from asyncmy.protocol import EOFPacketWrapper
+from asyncmy.protocol import EOFPacketWrapper, LoadLocalPacketWrapper
 from sqlalchemy.dialects.mysql.asyncmy import (
     AsyncAdapt_asyncmy_connection,
     AsyncAdapt_asyncmy_cursor,
@@ -30,6 +30,8 @@ from prefiq_db.deadline import Deadline
 from prefiq_db.drivers.challenges import CHALLENGES, refusal
 from prefiq_db.drivers.deadlines import UNBOUNDED_SECONDS, DeadlinePassed
 from prefiq_db.drivers.garbled import as_garbled
+from prefiq_db.drivers.local_stream import LocalStream, asked_for
+from prefiq_db.drivers.local_stream import refusal as file_refusal
 from prefiq_db.drivers.stopping import STOP_SECONDS, beside, port_of
 from prefiq_db.drivers.too_long_statements import LastWords, ends_conversation, sequence_of_refusal
 
@@ -55,6 +57,18 @@ class AsyncmyDeadlinePassed(asyncmy.errors.OperationalError, DeadlinePassed):
 
 class _Result(MySQLResult):
     """A reply that keeps its last packet's status, also while streaming and with the old end-of-rows packet."""
+
+    async def _read_load_local_packet(self, first_packet: Any) -> None:
+        connection = self.connection
+        stream = connection.local_stream
+        if not asked_for(stream, LoadLocalPacketWrapper(first_packet).filename):
+            connection._hang_up()
+            raise file_refusal(asyncmy.errors.OperationalError)
+        for block in stream.blocks():
+            connection.write_packet(block)
+            await connection._proto.drain()
+        connection.write_packet(b"")
+        self._read_ok_packet(await connection.read_packet())  # type: ignore[attr-defined]  # asyncmy's own
 
     def _check_packet_is_eof(self, packet: Any) -> bool:
         connection = self.connection
@@ -90,6 +104,9 @@ class Connection(_AsyncmyConnection):
     _secure: bool
     _ssl_context: Any
     server_capabilities: int
+
+    #: what the server may read now, if it asks for it
+    local_stream: LocalStream | None = None
 
     def __init__(self, *, tls_required: bool, may_tell: bool, **arguments: Any) -> None:
         self._tls_required, self._may_tell = tls_required, may_tell

@@ -15,13 +15,15 @@ import pymysql
 from pymysql.connections import MySQLResult
 from pymysql.constants import CR
 from pymysql.cursors import SSCursor
-from pymysql.protocol import EOFPacketWrapper, MysqlPacket
+from pymysql.protocol import EOFPacketWrapper, LoadLocalPacketWrapper, MysqlPacket
 
 from prefiq_db.deadline import Deadline, Shares
 from prefiq_db.drivers.addresses import addresses_of
 from prefiq_db.drivers.challenges import CHALLENGES, refusal
 from prefiq_db.drivers.deadlines import UNBOUNDED_SECONDS, DeadlinePassed
 from prefiq_db.drivers.garbled import as_garbled
+from prefiq_db.drivers.local_stream import LocalStream, asked_for
+from prefiq_db.drivers.local_stream import refusal as file_refusal
 from prefiq_db.drivers.stopping import STOP_SECONDS, beside, port_of
 from prefiq_db.drivers.too_long_statements import ERROR, ends_conversation, sequence_of_refusal
 from prefiq_db.interruptions import is_interruption
@@ -78,6 +80,18 @@ class _Result(MySQLResult):
         self.unbuffered_active = False
         self.connection = None
 
+    def _read_load_local_packet(self, first_packet: Any) -> None:
+        connection = self.connection
+        stream = connection.local_stream
+        if not asked_for(stream, LoadLocalPacketWrapper(first_packet).filename):
+            connection._force_close()
+            connection.server_status = 0
+            raise file_refusal(pymysql.err.OperationalError)
+        for block in stream.blocks():
+            connection.write_packet(block)
+        connection.write_packet(b"")
+        self._read_ok_packet(connection._read_packet())  # type: ignore[attr-defined]  # PyMySQL's own
+
     def _check_packet_is_eof(self, packet: Any) -> bool:
         if not packet.is_eof_packet():
             return False
@@ -103,6 +117,8 @@ class Connection(pymysql.connections.Connection):
     password: Any
 
     patience_seconds: float = UNBOUNDED_SECONDS
+    #: what the server may read now, if it asks for it
+    local_stream: LocalStream | None = None
     #: ends a session from another connection, by its number and its client's port
     end_session: Callable[[int, int | None], None] | None = None
     #: COMMIT is running: a caller who stops waiting for it must let it go on

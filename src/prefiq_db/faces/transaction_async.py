@@ -68,6 +68,7 @@ class AsyncTransaction:
     execute = AsyncVerbs.execute
     execute_many = AsyncVerbs.execute_many
     batch = AsyncVerbs.batch
+    bulk_insert = AsyncVerbs.bulk_insert
 
     # --- savepoints, sessions and what follows the end -----------------------------------------------
 

@@ -74,6 +74,7 @@ class Transaction:
     execute = Verbs.execute
     execute_many = Verbs.execute_many
     batch = Verbs.batch
+    bulk_insert = Verbs.bulk_insert
 
     # --- savepoints, sessions and what follows the end -----------------------------------------------
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Protocol, overload
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal, Protocol, overload
 
 from sqlalchemy import Row
 from sqlalchemy.sql.selectable import TypedReturnsRows as Typed
 
 from prefiq_db.bridge import spawn
-from prefiq_db.core import CoreVerbs, Params
+from prefiq_db.core import CoreVerbs, Params, Progress, Request
 from prefiq_db.execution.mapping import Into
 from prefiq_db.execution.typed import Types
 from prefiq_db.faces.statements import AnyRow, Statement, T, Ts, Untyped, V
 from prefiq_db.faces.stream_async import AsyncStream
-from prefiq_db.reports import ExecuteResult
+from prefiq_db.reports import BulkResult, ExecuteResult
 
 
 class AsyncVerbs(Protocol):
@@ -225,5 +225,37 @@ class AsyncVerbs(Protocol):
             return await spawn(self._core.batch, statements, exactly_once)
         except BaseException as error:
             del statements
+            self._core.hush(error)
+            raise
+
+    async def bulk_insert(
+        self,
+        table: Any,
+        rows: Iterable[Any] | AsyncIterable[Any],
+        *,
+        columns: Sequence[Any] | None = None,
+        on_conflict: Literal["error", "ignore", "update"] = "error",
+        progress: Progress | None = None,
+    ) -> BulkResult:
+        """Insert many rows, all or nothing, the fastest way that the database has; see docs/usage.md.
+
+        Args:
+            table: a ``Table``, an ORM class, or a name such as ``"item"`` or ``"sales.item"``.
+            rows: any iterable or async iterable of mappings, dataclasses, pydantic models, or with *columns* of tuples.
+                They are taken in chunks; the whole is never in memory. An error it raises comes out unchanged.
+            columns: the columns, in the order of each tuple's values; of other rows, those to take.
+            on_conflict: what happens to a row whose unique key is there already: ``"error"``, ``"ignore"`` (it is left
+                out), or ``"update"`` (its other columns replace the old ones).
+            progress: called with the number of rows done, at most about ten times a second, and at the end.
+
+        Raises:
+            PrefiqDbError: nothing was inserted. For a bad row the message has its index, as in ``rows[3]``, and the
+                column where it is known; never a value.
+            OutcomeUnknownError: the connection was lost at COMMIT.
+        """
+        try:
+            return await spawn(self._core.bulk_insert, Request(table, rows, columns, on_conflict, progress))
+        except BaseException as error:
+            del rows
             self._core.hush(error)
             raise

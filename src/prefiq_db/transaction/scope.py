@@ -38,6 +38,8 @@ class Scope(Generic[B]):
 
         A statement whose effect on the connection outlives COMMIT marks it: the pool won't reuse it.
         """
+        if getattr(context, "carrier", None) is not None:
+            return  # our own statement, made for bulk_insert()
         dialect = self.instance.road.dialect
         facts = facts_sent(context, statement, dialect.label)
         refuse_everywhere(facts)

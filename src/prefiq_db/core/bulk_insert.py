@@ -1,0 +1,391 @@
+"""``bulk_insert()``: take the given rows chunk by chunk, and send each the fastest way that is as good as ``insert()``.
+
+A chunk is one statement with its own time limit; while rows are waited for, nothing runs. What the fast way refuses is
+undone and sent as INSERTs, which decide: they either store the rows or name the one that can't be stored.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final, get_args
+
+from sqlalchemy import Table
+from sqlalchemy import insert as plain_insert
+from sqlalchemy.exc import NoSuchTableError
+
+from prefiq_db.call import Call, Shape, Way
+from prefiq_db.core.transactions import Transactions
+from prefiq_db.deadline import own_deadline
+from prefiq_db.dialects.bulk import BulkInsert, Carrier, OnConflict
+from prefiq_db.errors import ErrorKind, PrefiqDbError, StatementRefusedError, UsageError
+from prefiq_db.execution.bound_rows import BoundInsert, in_place, locate
+from prefiq_db.execution.given_rows import GivenRows, Values
+from prefiq_db.execution.row_chunks import CARRIER, RowChunk, SendChunk
+from prefiq_db.execution.shapes import ROW_COUNT
+from prefiq_db.execution.target_tables import Target, reflect_on
+from prefiq_db.hooks.calls import CALL_EVENTS, tell_call
+from prefiq_db.reports import BulkResult
+from prefiq_db.transaction import Block, Savepoint, TransactionOptions, ambient
+
+Progress = Callable[[int], Any]
+
+# Often enough for a progress bar.
+_TELL_AFTER_SECONDS: Final = 0.1
+
+#: Errors that one row has and another may not have.
+_OF_ROWS: Final = frozenset(
+    {
+        *(ErrorKind.UNIQUE, ErrorKind.FOREIGN_KEY, ErrorKind.NOT_NULL, ErrorKind.CHECK, ErrorKind.EXCLUSION),
+        *(ErrorKind.INTEGRITY, ErrorKind.DATA, ErrorKind.USAGE),
+    }
+)
+#: Errors that INSERTs may not have, or tell better.
+_ANOTHER_WAY: Final = _OF_ROWS | {
+    *(ErrorKind.UNSUPPORTED, ErrorKind.SYNTAX, ErrorKind.SCHEMA, ErrorKind.PERMISSION, ErrorKind.UNKNOWN),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """The arguments of one ``bulk_insert()``. Its ``repr`` shows none of them."""
+
+    table: Any
+    rows: Any
+    columns: Any = None
+    on_conflict: Any = "error"
+    progress: Progress | None = None
+
+    def __repr__(self) -> str:
+        return "<bulk_insert>"
+
+
+def bulk_insert(database: Transactions, block: Block | None, request: Request) -> BulkResult:
+    """Insert the rows of *request* in *block*, in the ambient transaction, or in one of its own."""
+    started = time.perf_counter()
+    given = database.admit()
+    if request.on_conflict not in get_args(OnConflict):
+        raise UsageError("on_conflict: expected 'error', 'ignore' or 'update'")
+    if request.progress is not None and not callable(request.progress):
+        raise UsageError("progress: expected a function that takes the number of rows done")
+    call = Call("bulk_insert", plain_insert, None, ROW_COUNT, given)  # type: ignore[arg-type]  # replaced before use
+    if block is None:
+        scope = ambient(database.instance)
+        call.way, block = (Way.OWN_TRANSACTION, None) if scope is None else (Way.AMBIENT, scope.blocks[-1])
+    else:
+        call.way = Way.EXPLICIT
+    if block is not None and given.read_only and not block.root.options.read_only:
+        raise StatementRefusedError(
+            "read_only: bulk_insert writes, and the server would let it: the open transaction isn't read-only; run it "
+            "outside the read-only scope"
+        )
+    work = _Work(database, call, block, request, started)
+    try:
+        if database.hooks.wanted.isdisjoint(CALL_EVENTS):
+            return work.run(call)
+        return tell_call(database.hooks, database.name, call, work.run)
+    finally:
+        # The connection knows its last call until the next one.
+        call.statement = call.params = call.block = None  # type: ignore[assignment]  # nobody sends it again
+
+
+class _Work:
+    """One call, with all its attempts."""
+
+    def __init__(
+        self, database: Transactions, call: Call, block: Block | None, request: Request, started: float
+    ) -> None:
+        self.database = database
+        self.call = call
+        self.outer = block
+        self.request = request
+        self.started = started
+
+    def run(self, call: Call) -> BulkResult:
+        database, request = self.database, self.request
+        target = self._target()
+        source = _Source(lambda: GivenRows(request.rows, request.columns, target, database.runtime))
+        call.attempts += 1
+        if not source.has_rows:
+            self._tell(0)
+            return BulkResult(0, 0, 0, 0, time.perf_counter() - self.started)
+        job = _Job(database, call, target, source, request.on_conflict)
+
+        def attempt(tx: Block) -> BulkResult:
+            return self._insert(tx, job)
+
+        if self.outer is None:
+            return database.in_transaction(attempt, may_repeat=source.may_repeat, by_deadline=False)  # type: ignore[no-any-return]  # it returns what attempt() does
+        inner = Savepoint(database.instance, TransactionOptions(), self.outer.root.scope)
+        return database.attempt(inner, attempt)  # type: ignore[no-any-return]  # likewise
+
+    def _target(self) -> Target:
+        database, table = self.database, self.request.table
+        tables = database.instance.tables
+
+        def resolve(tx: Block) -> Target:
+            return tables.resolve(table, lambda schema, name: _reflected(database, tx, schema, name))
+
+        if self.outer is not None:
+            return resolve(self.outer)
+        if not isinstance(table, str):
+            return tables.resolve(table, _nothing_to_look_up)
+        found: Target = database.in_transaction(resolve, TransactionOptions(read_only=True))
+        return found
+
+    def _insert(self, tx: Block, job: _Job) -> BulkResult:
+        counts = _Counts()
+        told_at = time.monotonic()
+        done = 0
+        for chunk in job.chunks():
+            counts.add(job.send(tx, chunk))
+            done = chunk.first_row + len(chunk)
+            if (now := time.monotonic()) - told_at >= _TELL_AFTER_SECONDS:
+                told_at = now
+                self._tell(done)
+        self._tell(done)
+        return BulkResult(done, counts.inserted, counts.updated, counts.ignored, time.perf_counter() - self.started)
+
+    def _tell(self, done: int) -> None:
+        if self.request.progress is not None:
+            self.database.runtime.call(self.request.progress, done)
+
+
+class _Counts:
+    """What happened to the rows so far; a count that one chunk doesn't know, nobody knows."""
+
+    def __init__(self) -> None:
+        self.inserted: int | None = 0
+        self.updated: int | None = 0
+        self.ignored: int | None = 0
+
+    def add(self, carrier: Carrier | _Sent) -> None:
+        for name in ("inserted", "updated", "ignored"):
+            before, more = getattr(self, name), getattr(carrier, name)
+            setattr(self, name, None if before is None or more is None else before + more)
+
+
+@dataclass(frozen=True, slots=True)
+class _Hint:
+    """The row of a chunk that was refused, by its index in it, and the column; ``None``: unknown."""
+
+    row: int | None = None
+    column: str | None = None
+
+
+_NO_HINT: Final = _Hint()
+
+
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    inserted: int | None
+    updated: int | None
+    ignored: int | None
+
+
+class _Source:
+    """The given rows by chunks, and whether they can be had again for another attempt.
+
+    The first chunk is kept until the second one is taken, so a connection that turns out to be dead costs nothing.
+    After that, only a sequence can be gone through again: what a generator has given is gone.
+    """
+
+    def __init__(self, make: Callable[[], GivenRows]) -> None:
+        self._make = make
+        self.rows = make()
+        self._head: list[Values] | None = self.rows.next_chunk()
+        self.has_rows = bool(self._head)
+        self.keys = self.rows.keys
+
+    def may_repeat(self) -> bool:
+        return self._head is not None or self.rows.is_sequence
+
+    def chunks(self) -> Iterator[tuple[int, list[Values]]]:
+        """Yield the index of each chunk's first row, and its rows."""
+        if self._head is None:
+            self.rows = self._make()
+            self._head = self.rows.next_chunk()
+        yield 0, self._head
+        while True:
+            first = self.rows.taken
+            chunk = self.rows.next_chunk()
+            self._head = None
+            if not chunk:
+                return
+            yield first, chunk
+
+
+class _Job:
+    """Sends the chunks of one call."""
+
+    def __init__(
+        self, database: Transactions, call: Call, target: Target, source: _Source, on_conflict: OnConflict
+    ) -> None:
+        self.database = database
+        self.call = call
+        self.source = source
+        self.dialect: Any = database.road.dialect
+        given = [target.table.c[key] for key in source.keys]
+        statement: Any = target.table.insert()
+        key: tuple[Any, ...] = ()
+        if on_conflict != "error":
+            key = _conflict_key(target, source.keys) if on_conflict == "update" else ()
+            updated = [column for column in given if column not in key]
+            statement = self.dialect.conflicting(target.table, on_conflict, updated, key)
+        self.bound = BoundInsert(statement, source.keys, self.dialect)
+        #: what the last failure told of its row, and whether its error names the row already
+        self.hint, self.is_located = _NO_HINT, False
+        self.insert = BulkInsert(
+            table=target.table,
+            columns=self.bound.columns,
+            on_conflict=on_conflict,
+            key=key,
+            compiled=self.bound.compiled,
+            number=call.id,
+        )
+
+    def chunks(self) -> Iterator[RowChunk]:
+        for first, rows in self.source.chunks():
+            yield RowChunk(self.bound, rows, first)
+
+    def send(self, tx: Block, chunk: RowChunk) -> Carrier | _Sent:
+        """Insert *chunk*, or raise the error of its first bad row, with the row's index."""
+        if not self.bound.is_plain:
+            return self._surely(tx, chunk, self._as_insert)
+        if not self.dialect.chunks_need_savepoints:
+            return self._run(tx, chunk, self._insert_carrier)
+        try:
+            sent: Carrier = self._behind_savepoint(tx, lambda block: self._quickly(block, chunk))
+            return sent
+        except _DoubtError:
+            hint = _NO_HINT
+        except PrefiqDbError as error:
+            if error.kind not in _ANOTHER_WAY or self.is_located:
+                raise
+            hint = self.hint
+        return self._surely(tx, chunk, self._as_inserts, hint)
+
+    def _quickly(self, block: Block, chunk: RowChunk) -> Carrier:
+        carrier = self._run(block, chunk, self._fast_carrier)
+        if carrier.is_in_doubt:
+            raise _DoubtError("bulk_insert: the server had something to say about a row")
+        return carrier
+
+    def _surely(
+        self, tx: Block, chunk: RowChunk, send: Callable[[Block, RowChunk], Carrier | _Sent], hint: _Hint = _NO_HINT
+    ) -> Carrier | _Sent:
+        """Send *chunk* by INSERTs; when that fails, send ever smaller parts of it until the bad row is alone.
+
+        *hint* is a row that another way refused, and its column.
+        """
+        if hint.row is None:
+            try:
+                sent: Carrier | _Sent = self._behind_savepoint(tx, lambda block: send(block, chunk))
+                return sent
+            except PrefiqDbError as error:
+                if error.kind not in _OF_ROWS or self.is_located:
+                    raise
+                failure = error
+            if len(chunk) == 1:
+                raise in_place(failure, chunk.first_row, hint.column)
+        middle = len(chunk) // 2 if hint.row is None else hint.row
+        counts = _Counts()
+        parts = [(0, middle), (middle, len(chunk))]
+        if hint.row is not None:
+            parts = [(0, middle), (middle, middle + 1), (middle + 1, len(chunk))]
+        for start, end in parts:
+            if start < end:
+                column = hint.column if (start, end) == (hint.row, middle + 1) else None
+                counts.add(self._surely(tx, chunk.part(start, end), send, _Hint(None, column)))
+        return _Sent(counts.inserted, counts.updated, counts.ignored)
+
+    def _behind_savepoint(self, tx: Block, body: Callable[[Block], Any]) -> Any:
+        return self.database.attempt(Savepoint(tx.instance, TransactionOptions(), tx.root.scope), body)
+
+    # --- statements ------------------------------------------------------------------------------
+
+    def _fast_carrier(self, rows: Any, context: Any) -> Carrier:
+        fast: Carrier | None = self.dialect.fast_carrier(self.insert, rows, context)
+        return self._insert_carrier(rows, context) if fast is None else fast
+
+    def _insert_carrier(self, rows: Any, context: Any) -> Carrier:
+        carrier: Carrier = self.dialect.insert_carrier(self.insert)
+        return carrier
+
+    def _as_inserts(self, block: Block, chunk: RowChunk) -> Carrier:
+        return self._run(block, chunk, self._insert_carrier)
+
+    def _as_insert(self, block: Block, chunk: RowChunk) -> _Sent:
+        """Let SQLAlchemy's own ``insert()`` send the rows."""
+        count = self._send(block, self.bound.statement, chunk.as_params(), ROW_COUNT)
+        on_conflict, rows = self.insert.on_conflict, len(chunk)
+        if on_conflict == "error":
+            return _Sent(rows, 0, 0)
+        if on_conflict == "ignore" and self.dialect.counts_what_it_ignores and count is not None:
+            return _Sent(count, 0, rows - count)
+        return _Sent(None, None, None)
+
+    def _run(self, block: Block, chunk: RowChunk, choose: Any) -> Carrier:
+        sending = SendChunk(chunk, choose)
+        try:
+            carrier: Carrier = self._send(block, sending, None, CARRIER)
+        except PrefiqDbError as error:
+            if self.bound.failed_at is not None:
+                self.is_located = True
+                locate(self.bound, error, chunk.first_row)
+            elif sending.carrier is not None and sending.carrier.failed_at is not None:
+                self.hint = _Hint(sending.carrier.failed_at, sending.carrier.failed_column)
+                if sending.carrier.is_sure:
+                    self.is_located = True
+                    in_place(error, chunk.first_row + sending.carrier.failed_at, sending.carrier.failed_column)
+            raise
+        return carrier
+
+    def _send(self, block: Block, statement: Any, params: Any, shape: Shape) -> Any:
+        self.hint, self.is_located = _NO_HINT, False
+        call = self.call
+        call.statement, call.params, call.shape = statement, params, shape
+        if call.given.timeout is not None:  # for each chunk anew
+            call.deadline = own_deadline(call.given.timeout)
+        return block.run(call, explicit=True)
+
+
+class _DoubtError(UsageError):
+    """The rows went in, but perhaps not as ``insert()`` stores them; undone, and never seen by a caller."""
+
+
+def _reflected(database: Transactions, tx: Block, schema: str | None, name: str) -> Table:
+    """Read a table on the connection of *tx*, which sees what this transaction has created."""
+    reflect = reflect_on(tx.connection)
+
+    def look() -> Table | None:
+        try:
+            return reflect(schema, name)
+        except NoSuchTableError:
+            return None
+
+    with tx.scope.used():
+        table = database.road.border.cross(look)
+    if table is None:
+        raise NoSuchTableError(name)
+    return table
+
+
+def _nothing_to_look_up(schema: str | None, name: str) -> Table:
+    raise AssertionError("only a name is looked up")
+
+
+def _conflict_key(target: Target, keys: tuple[str, ...]) -> tuple[Any, ...]:
+    """Return the columns that find the row to update: the primary key, or else the one unique key that is given."""
+    whole = [key for key in target.unique_keys() if set(key.columns) <= set(keys)]
+    if len(whole) > 1 and not whole[0].is_primary:
+        named = "; ".join(", ".join(key.columns) for key in whole)
+        raise UsageError(f"on_conflict='update': several unique keys are given ({named}); use upsert(key=...)")
+    if not whole:
+        exist = "; ".join(", ".join(key.columns) for key in target.unique_keys()) or "none"
+        raise UsageError(
+            "on_conflict='update': the rows need all columns of the primary key or of a unique key; "
+            f"{target.table.name} has: {exist}"
+        )
+    return tuple(target.table.c[name] for name in whole[0].columns)

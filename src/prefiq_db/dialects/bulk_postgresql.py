@@ -1,0 +1,216 @@
+"""Many rows into PostgreSQL: COPY, where its texts mean the same as the parameters of ``insert()``, else INSERTs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy import Column, Insert, Table
+from sqlalchemy.dialects.postgresql import insert as postgresql_insert
+from sqlalchemy.sql.sqltypes import _AbstractInterval
+
+from prefiq_db.bridge import await_
+from prefiq_db.dialects.bulk import BulkDialect, BulkInsert, Carrier, OnConflict, Rows
+
+_LINE: Final = re.compile(r"^COPY .*, line (\d+)(?:, column (.+?))?(?::|$)", re.S)
+
+
+class Copy(Carrier):
+    """COPY straight into the table, or into a temporary one from where INSERT ... ON CONFLICT takes the rows."""
+
+    def __init__(self, insert: BulkInsert, dialect: Any) -> None:
+        quote = dialect.identifier_preparer
+        self.dialect = dialect
+        self.names = [quote.format_column(column) for column in insert.columns]
+        self.table = quote.format_table(insert.table)
+        if insert.on_conflict == "error":
+            self.staged = ""
+            into, names = self.table, self.names
+        else:
+            self.staged = into = f"pg_temp.prefiq_bulk_{insert.number}"
+            names = [*self.names, "prefiq_place"]
+        super().__init__(insert, f"COPY {into} ({', '.join(names)}) FROM STDIN")
+
+    def send(self, cursor: Any, statement: str, rows: Rows, context: Any) -> None:
+        driver = self.dialect._driver_cursor(cursor)
+        try:
+            if self.staged:
+                self._run(driver, self._staging())
+                self.dialect.copy_rows(driver, statement, [(*row, place) for place, row in enumerate(rows)])
+                self._take_over(driver, len(rows))
+                self._run(driver, f"DROP TABLE {self.staged}")
+            else:
+                self.dialect.copy_rows(driver, statement, rows)
+                self.count(len(rows), None)
+        except Exception as error:
+            found = _LINE.match(str(getattr(getattr(error, "diag", None), "context", None) or ""))
+            if found is not None:
+                self.failed_at, self.failed_column = int(found[1]) - 1, found[2]
+            raise
+
+    def _run(self, driver: Any, sql: str) -> Any:
+        return self.dialect.finished(driver.connection.execute(sql, prepare=False))
+
+    def _staging(self) -> str:
+        names = ", ".join(self.names)
+        return (
+            f"CREATE TEMPORARY TABLE {self.staged.partition('.')[2]} ON COMMIT DROP AS"
+            f" SELECT {names}, 0 AS prefiq_place FROM {self.table} WITH NO DATA"
+        )
+
+    def _take_over(self, driver: Any, row_count: int) -> None:
+        """Insert the staged rows; of several with one key the last one counts, as if they came one after the other."""
+        insert, names = self.insert, ", ".join(self.names)
+        format_column = self.dialect.identifier_preparer.format_column
+        if insert.on_conflict == "ignore" or not insert.updated:
+            source = f"SELECT {names} FROM {self.staged} ORDER BY prefiq_place"
+            clause = "ON CONFLICT DO NOTHING"
+        else:
+            key = [format_column(column) for column in insert.key]
+            missing = " OR ".join(f"{name} IS NULL" for name in key)
+            source = (
+                f"SELECT {names} FROM (SELECT DISTINCT ON ({', '.join(key)}, CASE WHEN {missing} THEN prefiq_place END)"
+                f" * FROM {self.staged} ORDER BY {', '.join(key)}, CASE WHEN {missing} THEN prefiq_place END,"
+                f" prefiq_place DESC) AS last ORDER BY prefiq_place"
+            )
+            changes = ", ".join(f"{name} = excluded.{name}" for name in map(format_column, insert.updated))
+            clause = f"ON CONFLICT ({', '.join(key)}) DO UPDATE SET {changes}"
+        cursor = self._run(
+            driver,
+            f"WITH done AS (INSERT INTO {self.table} ({names}) {source} {clause} RETURNING xmax = 0 AS fresh)"
+            " SELECT count(*) FILTER (WHERE fresh) FROM done",
+        )
+        ((inserted,),) = self.dialect.finished(cursor.fetchall())
+        self.count(row_count, inserted)
+        if insert.on_conflict == "update":
+            self.inserted, self.updated = inserted, row_count - inserted
+            if not insert.updated:  # there is nothing to change
+                self.updated, self.ignored = 0, row_count - inserted
+
+
+class Inserts(Carrier):
+    """psycopg's executemany, in a pipeline."""
+
+    def __init__(self, insert: BulkInsert, dialect: Any) -> None:
+        super().__init__(insert, insert.compiled.string)
+        names = insert.compiled.escaped_bind_names or {}
+        self.keys = [names.get(column.key, column.key) for column in insert.columns]
+
+    def send(self, cursor: Any, statement: str, rows: Rows, context: Any) -> None:
+        cursor.executemany(statement, [dict(zip(self.keys, row, strict=True)) for row in rows])
+        self.count(len(rows), cursor.rowcount)
+
+
+class PostgresqlBulk(BulkDialect):
+    def conflicting(self, table: Table, on_conflict: OnConflict, columns: Any, key: Any) -> Insert:
+        insert = postgresql_insert(table)
+        if on_conflict == "ignore" or not columns:
+            return insert.on_conflict_do_nothing()
+        return insert.on_conflict_do_update(
+            index_elements=list(key), set_={column.name: insert.excluded[column.key] for column in columns}
+        )
+
+    def fast_carrier(self, insert: BulkInsert, rows: Rows, context: Any) -> Carrier | None:
+        if insert.notes.get("no copy"):
+            return None
+        checks = insert.notes.get("checks")
+        if checks is None:
+            checks = insert.notes["checks"] = [same_in_copy(column, self) for column in insert.columns]
+        for check, values in zip(checks, zip(*rows, strict=True), strict=True):
+            if check is None or not check(values):
+                return None
+        return Copy(insert, self)
+
+    def insert_carrier(self, insert: BulkInsert) -> Carrier:
+        return Inserts(insert, self)
+
+    def copy_rows(self, driver: Any, statement: str, rows: Rows) -> None:
+        """Send *rows* with COPY."""
+        raise NotImplementedError
+
+    def finished(self, result: Any) -> Any:
+        """Return *result* of the driver; in async mode it is awaited."""
+        raise NotImplementedError
+
+
+class SyncCopy:
+    """Mixed into the sync dialect."""
+
+    def copy_rows(self, driver: Any, statement: str, rows: Rows) -> None:
+        with driver.copy(statement) as copy:
+            write_row = copy.write_row
+            for row in rows:
+                write_row(row)
+
+    def finished(self, result: Any) -> Any:
+        return result
+
+
+class AsyncCopy:
+    """Mixed into the async dialect."""
+
+    def copy_rows(self, driver: Any, statement: str, rows: Rows) -> None:
+        async def send() -> None:
+            async with driver.copy(statement) as copy:
+                write_row = copy.write_row
+                for row in rows:
+                    await write_row(row)
+
+        await_(send())
+
+    def finished(self, result: Any) -> Any:
+        return await_(result)
+
+
+# --- which values COPY reads as INSERT does ------------------------------------------------------
+
+_Check = Callable[[Sequence[Any]], bool]
+_NONE: Final = type(None)
+
+
+def _of(*kinds: type) -> _Check:
+    allowed = frozenset({*kinds, _NONE})
+    return lambda values: allowed.issuperset(map(type, values))
+
+
+def _naive(kind: type) -> _Check:
+    """Only without a time zone: COPY would drop it, where a parameter is converted."""
+    allowed = _of(kind)
+    return lambda values: allowed(values) and all(value is None or value.tzinfo is None for value in values)
+
+
+def same_in_copy(column: Column[Any], dialect: Any) -> _Check | None:
+    """Return a check whether COPY stores values of *column* exactly as INSERT does; ``None`` if we can't tell."""
+    import datetime as dt
+    import decimal
+    import uuid
+
+    from psycopg.types.json import Json, Jsonb
+
+    kind: Any = column.type._unwrapped_dialect_impl(dialect)
+    if isinstance(kind, sa.Integer):
+        return _of(int)
+    if isinstance(kind, (sa.Enum, sa.String)):
+        return _of(str)
+    if isinstance(kind, sa.Boolean):
+        return _of(bool)
+    if isinstance(kind, sa.Float):
+        # A REAL is rounded twice on one way and once on the other.
+        return None if isinstance(kind, sa.REAL) or (kind.precision or 53) < 25 else _of(float, int)
+    if isinstance(kind, sa.Numeric):
+        return _of(decimal.Decimal, int)
+    if isinstance(kind, sa.DateTime):
+        return _of(dt.datetime) if kind.timezone else _naive(dt.datetime)
+    if isinstance(kind, sa.Date):
+        return _of(dt.date)
+    if isinstance(kind, sa.Time):
+        return None if kind.timezone else _naive(dt.time)
+    if isinstance(kind, _AbstractInterval):
+        return _of(dt.timedelta)
+    if isinstance(kind, sa.LargeBinary):
+        return _of(bytes)
+    if isinstance(kind, sa.Uuid):
+        return _of(uuid.UUID)
+    return _of(str, Json, Jsonb) if isinstance(kind, sa.JSON) else None
