@@ -117,6 +117,7 @@ class Database:
     fetch_value = Verbs.fetch_value
     execute = Verbs.execute
     execute_many = Verbs.execute_many
+    upsert = Verbs.upsert
 
     # --- transactions ----------------------------------------------------------------------------
 
@@ -326,9 +327,3 @@ class Database:
     ) -> NoReturn:
         """Not supported yet."""
         not_yet("bulk_insert")
-
-    def upsert(
-        self, table: Any, rows: Iterable[Any], *, key: Any, update: Any = None, returning: Any = None
-    ) -> NoReturn:
-        """Not supported yet."""
-        not_yet("upsert")

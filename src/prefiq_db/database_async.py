@@ -119,6 +119,7 @@ class AsyncDatabase:
     fetch_value = AsyncVerbs.fetch_value
     execute = AsyncVerbs.execute
     execute_many = AsyncVerbs.execute_many
+    upsert = AsyncVerbs.upsert
 
     # --- transactions ----------------------------------------------------------------------------
 
@@ -337,9 +338,3 @@ class AsyncDatabase:
     ) -> NoReturn:
         """Not supported yet."""
         not_yet("bulk_insert")
-
-    async def upsert(
-        self, table: Any, rows: Iterable[Any], *, key: Any, update: Any = None, returning: Any = None
-    ) -> NoReturn:
-        """Not supported yet."""
-        not_yet("upsert")

@@ -13,10 +13,12 @@ from sqlalchemy import Engine
 from prefiq_db.bridge import Runtime
 from prefiq_db.exactly_once import Pruner, Resolver
 from prefiq_db.execution.standard import StandardRoad
+from prefiq_db.execution.target_tables import TargetTables
 from prefiq_db.forks import in_child
 from prefiq_db.hooks.registry import Hooks
 from prefiq_db.insight.explainer import Explainer
 from prefiq_db.insight.statement_observer import StatementObserver
+from prefiq_db.memory import Memory
 from prefiq_db.pool.watchdog import watchdog
 from prefiq_db.pool.watcher import ConnectionWatcher
 from prefiq_db.retry_budget import RetryBudget
@@ -38,6 +40,7 @@ class Instance:
             continue after a cancellation.
         closing: whether closing was begun and interrupted; ``close()`` continues it.
         needs_tokens: whether ``exactly_once`` was requested, so that the token table has to exist.
+        tells_inserted: by a table's name, whether the server tells an inserted row from an updated one.
     """
 
     settings: DatabaseSettings
@@ -58,6 +61,8 @@ class Instance:
     closed: bool = field(default=False, init=False)
     closing: bool = field(default=False, init=False)
     needs_tokens: bool = field(default=False, init=False)
+    tables: TargetTables = field(default_factory=TargetTables, init=False)
+    tells_inserted: Memory[bool] = field(default_factory=lambda: Memory(256), init=False)
 
     def __post_init__(self) -> None:
         settings = self.settings

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any, Final
 
-from prefiq_db.core.statements import Statements
+from prefiq_db.core.upserts import Upserts
 from prefiq_db.errors import ErrorKind, PrefiqDbError
 from prefiq_db.execution.shapes import ONE_ROW, ONE_VALUE
 from prefiq_db.insight.statement_budgets import StatementBudget
@@ -14,7 +14,7 @@ from prefiq_db.reports import DatabaseStats, HealthReport
 _PING: Final = "SELECT 1"
 
 
-class Diagnosis(Statements):
+class Diagnosis(Upserts):
     """A database with health checks and statistics."""
 
     def ping(self) -> float:

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from prefiq_db.call import Call, Shape
 from prefiq_db.core.database_core import DatabaseCore
 from prefiq_db.core.verbs import CoreVerbs
+from prefiq_db.reports import UpsertResult
 from prefiq_db.transaction import Binding, Block, Savepoint, TransactionOptions
 
 T = TypeVar("T")
@@ -37,6 +38,9 @@ class TransactionCore(CoreVerbs):
 
     def prepare_many(self, verb: str, statement: Any, rows: Iterable[Mapping[str, Any]]) -> Call | None:
         return self.database.prepare_many(verb, statement, rows, self.tx)
+
+    def upsert(self, table: Any, rows: Any, key: Any, update: Any, returning: Any) -> UpsertResult:
+        return self.database.upsert(table, rows, key, update, returning, self.tx)
 
     def carry_out(self, call: Call) -> Any:
         return self.database.carry_out(call)

@@ -10,7 +10,7 @@ from prefiq_db.call import Call, Shape
 from prefiq_db.execution.mapping import Into
 from prefiq_db.execution.shapes import ALL_ROWS, ONE_ROW, ONE_VALUE, OUTCOME, all_rows, one_row, one_value
 from prefiq_db.execution.typed import Types, with_types
-from prefiq_db.reports import ExecuteResult
+from prefiq_db.reports import ExecuteResult, UpsertResult
 
 Params = Mapping[str, Any] | None
 
@@ -29,6 +29,10 @@ class CoreVerbs(ABC):
     @abstractmethod
     def carry_out(self, call: Call) -> Any:
         """Return the result of a prepared call."""
+
+    @abstractmethod
+    def upsert(self, table: Any, rows: Any, key: Any, update: Any, returning: Any) -> UpsertResult:
+        """Insert *rows*, and update those that are there."""
 
     @abstractmethod
     def hush(self, error: BaseException) -> None:

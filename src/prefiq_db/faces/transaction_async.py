@@ -65,6 +65,7 @@ class AsyncTransaction:
     fetch_value = AsyncVerbs.fetch_value
     execute = AsyncVerbs.execute
     execute_many = AsyncVerbs.execute_many
+    upsert = AsyncVerbs.upsert
 
     # --- savepoints, sessions and what follows the end -----------------------------------------------
 

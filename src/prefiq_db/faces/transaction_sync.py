@@ -71,6 +71,7 @@ class Transaction:
     fetch_value = Verbs.fetch_value
     execute = Verbs.execute
     execute_many = Verbs.execute_many
+    upsert = Verbs.upsert
 
     # --- savepoints, sessions and what follows the end -----------------------------------------------
 
