@@ -17,6 +17,7 @@ from prefiq_db.execution.target_tables import Target, reflect_on
 from prefiq_db.execution.upsert_request import request_of
 from prefiq_db.hooks.calls import CALL_EVENTS, tell_call
 from prefiq_db.reports import UpsertResult
+from prefiq_db.retry import affordable, attempt_failed, note_attempt
 from prefiq_db.transaction import Block, Savepoint, TransactionOptions, ambient
 
 
@@ -119,8 +120,14 @@ class _Work:
             return self.steps.run(self._send_alone)
         except ConcurrencyError as error:
             # The server undid the statement, which was all there was: it may run again, and in a transaction it does.
-            if not error.classification.retry_transaction or self.core.policy(self.call.given).attempts == 1:
+            core = self.core
+            if not error.classification.retry_transaction or core.policy(self.call.given).attempts == 1:
                 raise
+            if not affordable(core.instance.retry_budget, error):
+                raise
+            event = attempt_failed(error, self.call.attempts, 0.0)
+        note_attempt(core.name, event)
+        core.note_retry(event)
         return self._in_own_transaction()
 
     def _in_own_transaction(self) -> UpsertResult:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import random
+import itertools
+import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -217,7 +218,11 @@ def _mark_bind() -> Any:
 
 
 def _new_mark() -> int:
-    return random.getrandbits(62) + 1  # not secret
+    return next(_marks)
+
+
+# Not of the module random, which an application may seed: then two executions would have the same number.
+_marks: Final = itertools.count((secrets.randbits(30) << 32) + 1)
 
 
 def _fails() -> Any:
