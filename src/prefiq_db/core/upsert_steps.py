@@ -41,7 +41,7 @@ class UpsertSteps:
         updates = bool(wanted.update)
         self._looks = updates and sql.looks_first
         # One statement would take both rows without a word, the second as an update of the first.
-        self._checks = several and updates and (self._looks or (not sql.refuses_same and request.may_have_same_keys()))
+        self._checks = several and updates and not sql.refuses_same and request.may_have_same_keys()
         returns_all = self._returns and (updates or sql.returns_all)
         self._reads_back = bool(wanted.returning) and not returns_all
         self.is_one_statement = len(self.chunks) == 1 and not (self._looks or self._checks or self._reads_back)

@@ -28,6 +28,16 @@ _kept: Final[WeakKeyDictionary[sa.Table, dict[Hashable, Any]]] = WeakKeyDictiona
 _MOST_KEPT: Final = 32
 
 
+def _keep(table: sa.Table, asked: Hashable, make: Callable[[], Any]) -> Any:
+    kept = _kept.setdefault(table, {})
+    known = kept.get(asked)
+    if known is None:
+        if len(kept) >= _MOST_KEPT:
+            kept.clear()
+        known = kept[asked] = make()
+    return known
+
+
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """One upsert, without its rows.
@@ -75,14 +85,8 @@ class UpsertSql(ABC):
         """
         if wanted.signature is None:
             return self._statement(wanted, returns, tells)
-        kept = _kept.setdefault(wanted.table, {})
         asked = (type(self), wanted.signature, wanted.returning, returns, tells)
-        known = kept.get(asked)
-        if known is None:
-            if len(kept) >= _MOST_KEPT:
-                kept.clear()
-            known = kept[asked] = self._statement(wanted, returns, tells)
-        return known
+        return _keep(wanted.table, asked, lambda: self._statement(wanted, returns, tells))
 
     def _statement(self, wanted: Wanted, returns: bool, tells: bool) -> Any:
         made = self._insert(wanted, tells=returns and tells)
@@ -293,9 +297,13 @@ def _with_keys(wanted: Wanted) -> Any:
 
 def count_of_keys(wanted: Wanted) -> Any:
     """Return the SELECT for how many rows have the keys in the bind :data:`KEYS`."""
-    # Locked, or MariaDB would count what the transaction saw when it began to read.
-    counted = sa.select(sa.func.count()).select_from(wanted.table)
-    return counted.where(_with_keys(wanted)).with_for_update(read=True)
+
+    def make() -> Any:
+        # Locked, or MariaDB would count what the transaction saw when it began to read.
+        counted = sa.select(sa.func.count()).select_from(wanted.table)
+        return counted.where(_with_keys(wanted)).with_for_update(read=True)
+
+    return _keep(wanted.table, ("count", wanted.key), make)
 
 
 def rows_of_keys(wanted: Wanted) -> Any:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
+from decimal import Decimal
 from typing import Any, Final
+from uuid import UUID
 
 import sqlalchemy as sa
 from pydantic import BaseModel
@@ -20,6 +23,8 @@ from prefiq_db.execution.target_tables import Target, UniqueKey
 MOST_ROWS: Final = 1000
 MOST_BYTES: Final = 1_000_000
 _OTHER_BYTES: Final = 32
+_TEXTS: Final = frozenset({str, bytes, type(None)})
+_SHORT: Final = frozenset({int, float, bool, Decimal, UUID, dt.date, dt.datetime, dt.time, type(None)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,22 +46,41 @@ class UpsertRequest:
         width = widths(self.rows[0], self.wanted.table)
         # A few binds more may stand in the update.
         most = MOST_ROWS if not most_binds else max(1, min(MOST_ROWS, (most_binds - 100) // width))
-        chunks, start, size = [], 0, 0
-        for number, row in enumerate(self.rows):
-            own = sum(map(_bytes_of, row.values()))
-            if number > start and (number - start >= most or size + own > MOST_BYTES):
-                chunks.append(range(start, number))
+        chunks = []
+        for start in range(0, len(self.rows), most):
+            chunk = range(start, min(start + most, len(self.rows)))
+            chunks += [chunk] if self._fits(chunk) else self._cut(chunk)
+        return chunks
+
+    def _fits(self, chunk: range) -> bool:
+        """Return whether the rows are short enough for one statement; fast, for most of them are."""
+        size = 0
+        for column in zip(*(row.values() for row in self.rows[chunk.start : chunk.stop]), strict=True):
+            kinds = set(map(type, column))
+            if kinds <= _TEXTS:
+                size += 2 * sum(map(len, filter(None, column))) + 2 * len(column)
+            else:
+                size += _OTHER_BYTES * len(column) if kinds <= _SHORT else sum(map(_bytes_of, column))
+        return size <= MOST_BYTES
+
+    def _cut(self, chunk: range) -> list[range]:
+        cut, start, size = [], chunk.start, 0
+        for number in chunk:
+            own = sum(map(_bytes_of, self.rows[number].values()))
+            if number > start and size + own > MOST_BYTES:
+                cut.append(range(start, number))
                 start, size = number, 0
             size += own
-        return [*chunks, range(start, len(self.rows))]
+        return [*cut, range(start, chunk.stop)]
 
     def may_have_same_keys(self) -> bool:
         """Return whether a database may take two different keys for the same one, by its collation or rounding."""
+        texts = [isinstance(column.type, sa.String) for column in self.wanted.key_columns]
         seen: set[tuple[Any, ...]] = set()
         kinds: set[tuple[type, ...]] = set()
         for key in self.keys:
             kinds.add(tuple(map(type, key)))
-            if len(kinds) > 1 or not all(map(_is_plain, key)):
+            if len(kinds) > 1 or not all(map(_is_plain, key, texts)):
                 return True
             seen.add(tuple([part.casefold().rstrip() if isinstance(part, str) else part for part in key]))
         return len(seen) < len(self.keys)
@@ -69,10 +93,10 @@ def _bytes_of(value: Any) -> int:
     return len(repr(value)) if isinstance(value, (dict, list)) else _OTHER_BYTES
 
 
-def _is_plain(part: Any) -> bool:
+def _is_plain(part: Any, is_text: bool) -> bool:
     """Return whether *part* is the same as another value only if Python says so, but for letters' case and blanks."""
     if isinstance(part, str):
-        return part.isascii() and part.isprintable()
+        return is_text and part.isascii() and part.isprintable()
     return isinstance(part, int)
 
 
@@ -95,7 +119,8 @@ def request_of(
         if name not in given.keys:
             raise UsageError(f"rows: the key column {name} has to be given in each row", column=name)
     rows_by_key = [dict(zip(given.keys, row, strict=True)) for row in values]
-    keys = [tuple([row[name] for name in names]) for row in rows_by_key]
+    places = [given.keys.index(name) for name in names]
+    keys = [tuple([row[place] for place in places]) for row in values]
     _check_keys(keys, names)
     new = _new_values(update, target, names, given.keys)
     signature = None if isinstance(update, Mapping) else (names, tuple(new))
@@ -155,6 +180,11 @@ def _described(key: UniqueKey) -> str:
 
 
 def _check_keys(keys: Sequence[tuple[Any, ...]], names: Sequence[str]) -> None:
+    try:
+        if len(set(keys)) == len(keys) and not any(None in column for column in zip(*keys, strict=True)):
+            return
+    except TypeError:
+        pass  # a value that has no hash: it is looked at one by one
     seen: dict[tuple[Any, ...], int] = {}
     for number, key in enumerate(keys):
         for name, part in zip(names, key, strict=True):
