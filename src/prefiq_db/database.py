@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, Concatenate, NoReturn, ParamSpec, Self, TypeAlias, TypeVar, Unpack, overload
 from uuid import UUID
 
@@ -18,7 +18,6 @@ from prefiq_db.core import (
     assemble,
     begin_attempts,
     join_options,
-    not_yet,
     unpicklable,
     wraps_without_tx,
 )
@@ -122,6 +121,7 @@ class Database:
     execute_many = Verbs.execute_many
     batch = Verbs.batch
     bulk_insert = Verbs.bulk_insert
+    upsert = Verbs.upsert
 
     # --- transactions ----------------------------------------------------------------------------
 
@@ -322,11 +322,3 @@ class Database:
         if scope is None:
             return QuietSession(self._core.instance.engine, **options)
         return QuietSession(scope.connection, join_transaction_mode="create_savepoint", **join_options(options))
-
-    # --- what comes later ------------------------------------------------------------------------
-
-    def upsert(
-        self, table: Any, rows: Iterable[Any], *, key: Any, update: Any = None, returning: Any = None
-    ) -> NoReturn:
-        """Not supported yet."""
-        not_yet("upsert")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Concatenate, NoReturn, ParamSpec, Protocol, Self, TypeAlias, TypeVar, Unpack, overload
 from uuid import UUID
 
@@ -16,7 +16,6 @@ from prefiq_db.core import (
     assemble,
     begin_attempts,
     join_options,
-    not_yet,
     quiet,
     unpicklable,
     wraps_without_tx,
@@ -134,6 +133,7 @@ class AsyncDatabase:
     execute_many = AsyncVerbs.execute_many
     batch = AsyncVerbs.batch
     bulk_insert = AsyncVerbs.bulk_insert
+    upsert = AsyncVerbs.upsert
 
     # --- transactions ----------------------------------------------------------------------------
 
@@ -355,11 +355,3 @@ class AsyncDatabase:
             return AsyncSession(self._engine, **quiet(options))
         connection = AsyncConnection(self._engine, scope.connection)
         return AsyncSession(connection, join_transaction_mode="create_savepoint", **quiet(join_options(options)))
-
-    # --- what comes later ------------------------------------------------------------------------
-
-    async def upsert(
-        self, table: Any, rows: Iterable[Any], *, key: Any, update: Any = None, returning: Any = None
-    ) -> NoReturn:
-        """Not supported yet."""
-        not_yet("upsert")

@@ -18,6 +18,7 @@ from prefiq_db.forks import in_child
 from prefiq_db.hooks.registry import Hooks
 from prefiq_db.insight.explainer import Explainer
 from prefiq_db.insight.statement_observer import StatementObserver
+from prefiq_db.memory import Memory
 from prefiq_db.pool.watchdog import watchdog
 from prefiq_db.pool.watcher import ConnectionWatcher
 from prefiq_db.retry_budget import RetryBudget
@@ -40,6 +41,7 @@ class Instance:
         closing: whether closing was begun and interrupted; ``close()`` continues it.
         tables: the tables that verbs were given by name, as the database describes them.
         needs_tokens: whether ``exactly_once`` was requested, so that the token table has to exist.
+        tells_inserted: by a table's name, whether the server tells an inserted row from an updated one.
     """
 
     settings: DatabaseSettings
@@ -61,6 +63,7 @@ class Instance:
     closing: bool = field(default=False, init=False)
     needs_tokens: bool = field(default=False, init=False)
     tables: TargetTables = field(default_factory=TargetTables, init=False)
+    tells_inserted: Memory[bool] = field(default_factory=lambda: Memory(256), init=False)
 
     def __post_init__(self) -> None:
         settings = self.settings

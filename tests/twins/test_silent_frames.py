@@ -38,6 +38,10 @@ from tests.twins.test_canary import NUMBER, SECRET, VALUE
 
 OURS = ("prefiq_db",)
 ALL = ("prefiq_db", "sqlalchemy", "tenacity", "psycopg", "psycopg_binary", "pymysql", "asyncmy", "aiosqlite", "sqlite3")
+KEPT, LACKING = (
+    sa.Table(name, sa.MetaData(), sa.Column("word", sa.String(60), primary_key=True), sa.Column("number", sa.Integer))
+    for name in ("kept", "lacking")
+)
 INSERT = "insert into kept (word, number) values (:word, :number)"
 ROW = {"word": VALUE, "number": NUMBER}
 ONCE = RetryPolicy(attempts=1)
@@ -125,6 +129,9 @@ VERBS: dict[str, Verb] = {
     "using": lambda db: db.using(timeout=5, tags={"a": "b"}).execute(INSERT, ROW),
     "read only": lambda db: db.using(read_only=True).execute(INSERT, ROW),
     "missing bind": lambda db: db.execute(INSERT, {"word": VALUE}),
+    "upsert": lambda db: db.upsert(KEPT, [ROW, {"word": f"other {VALUE}", "number": object()}], key="word"),
+    "upsert twice": lambda db: db.upsert(KEPT, [ROW, ROW], key="word", update={"number": NUMBER}),
+    "tx.upsert": lambda db: in_transaction(db, lambda tx: tx.upsert(LACKING, ROW, key="word", returning="number")),
     "wrong shape": lambda db: db.execute_many(INSERT, [ROW, [VALUE]]),
     "no such table": lambda db: db.fetch_all("select word from nowhere where word = :word", {"word": VALUE}),
     "mapping": lambda db: db.fetch_all("select word, number from kept where word = :word", ROW | {}, into=Model),

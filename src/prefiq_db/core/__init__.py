@@ -11,7 +11,7 @@ from prefiq_db.core.sessions import join_options
 from prefiq_db.core.signatures import wraps_without_tx
 from prefiq_db.core.streams import StreamCore
 from prefiq_db.core.transaction_core import TransactionCore
-from prefiq_db.core.unsupported import not_yet, unpicklable
+from prefiq_db.core.unsupported import unpicklable
 from prefiq_db.core.verbs import CoreVerbs, Params
 
 __all__ = [
@@ -28,7 +28,6 @@ __all__ = [
     "assemble",
     "begin_attempts",
     "join_options",
-    "not_yet",
     "quiet",
     "unpicklable",
     "wraps_without_tx",

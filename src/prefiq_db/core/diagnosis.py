@@ -6,6 +6,7 @@ import time
 from typing import Any, Final
 
 from prefiq_db.core.batches import Batches
+from prefiq_db.core.upserts import Upserts
 from prefiq_db.errors import ErrorKind, PrefiqDbError
 from prefiq_db.execution.shapes import ONE_ROW, ONE_VALUE
 from prefiq_db.insight.statement_budgets import StatementBudget
@@ -14,7 +15,7 @@ from prefiq_db.reports import DatabaseStats, HealthReport
 _PING: Final = "SELECT 1"
 
 
-class Diagnosis(Batches):
+class Diagnosis(Batches, Upserts):
     """A database with health checks and statistics."""
 
     def ping(self) -> float:

@@ -11,7 +11,7 @@ from prefiq_db.core.database_core import DatabaseCore
 from prefiq_db.core.streams import StreamCore
 from prefiq_db.core.verbs import CoreVerbs
 from prefiq_db.execution.row_batches import BatchReader
-from prefiq_db.reports import BulkResult
+from prefiq_db.reports import BulkResult, UpsertResult
 from prefiq_db.transaction import Binding, Block, Savepoint, TransactionOptions
 
 T = TypeVar("T")
@@ -49,6 +49,9 @@ class TransactionCore(CoreVerbs):
         self, statement: Any, params: Any, reader: BatchReader, shape: Shape, make: Callable[[Any], Any] | None
     ) -> StreamCore:
         return self.database.prepare_stream(statement, params, reader, shape, make, self.tx)
+
+    def upsert(self, table: Any, rows: Any, key: Any, update: Any, returning: Any) -> UpsertResult:
+        return self.database.upsert(table, rows, key, update, returning, self.tx)
 
     def carry_out(self, call: Call) -> Any:
         return self.database.carry_out(call)

@@ -1,15 +1,10 @@
-"""Errors for operations that a database can't do, or can't do yet."""
+"""Errors for what nobody can do with a database object."""
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
+from typing import Any
 
-from prefiq_db.errors import UnsupportedError, UsageError
-
-
-def not_yet(verb: str) -> NoReturn:
-    """Raise for a planned verb that is not implemented yet."""
-    raise UnsupportedError(f"{verb}: not supported yet in this version of prefiq_db")
+from prefiq_db.errors import UsageError
 
 
 def unpicklable(database: Any) -> UsageError:

@@ -23,7 +23,7 @@ from prefiq_db.execution.shapes import (
     one_value,
 )
 from prefiq_db.execution.typed import Types, with_types
-from prefiq_db.reports import BulkResult, ExecuteResult
+from prefiq_db.reports import BulkResult, ExecuteResult, UpsertResult
 
 Params = Mapping[str, Any] | None
 
@@ -60,6 +60,10 @@ class CoreVerbs(ABC):
     @abstractmethod
     def bulk_insert(self, request: Request) -> BulkResult:
         """Insert many rows."""
+
+    @abstractmethod
+    def upsert(self, table: Any, rows: Any, key: Any, update: Any, returning: Any) -> UpsertResult:
+        """Insert *rows*, and update those that are there."""
 
     @abstractmethod
     def hush(self, error: BaseException) -> None:

@@ -9,6 +9,7 @@ from prefiq_db.dialects.burst_control import BurstDialect
 from prefiq_db.dialects.opening import ConnectingDialect
 from prefiq_db.dialects.sending import StatementDialect
 from prefiq_db.dialects.streams import StreamDialect
+from prefiq_db.dialects.upsert_sql import UpsertSql
 from prefiq_db.errors import ErrorKind
 
 
@@ -17,6 +18,8 @@ class PrefiqDialect(StatementDialect, BurstDialect, StreamDialect, ConnectingDia
 
     #: the prefix that makes a server return a statement's plan instead of running it
     explain_words: ClassVar[str] = "EXPLAIN"
+    #: how this database words an upsert
+    upserts: ClassVar[UpsertSql]
 
     @classmethod
     def get_async_dialect_cls(cls, url: Any) -> type:

@@ -23,6 +23,7 @@ from prefiq_db.dialects.enums import QuietMysqlEnum
 from prefiq_db.dialects.mysql_streams import MysqlStreams
 from prefiq_db.dialects.session import ENDED, GONE, HALF, SessionState, TransactionState
 from prefiq_db.dialects.token_sql_mariadb import MysqlTokens
+from prefiq_db.dialects.upsert_sql import MariadbUpsert
 from prefiq_db.dialects.values import MARIADB
 from prefiq_db.drivers.statuses import AT_REST_OF, AUTOCOMMIT, IN_TRANSACTION
 from prefiq_db.errors import ErrorKind, StatementRefusedError
@@ -135,6 +136,7 @@ def misfit(wanted: str, row: Any) -> ErrorKind | None:
 class _MySQLFamily(MysqlStreams, MariadbBulk, MysqlTokens, PrefiqDialect):
     connection_characteristics: Any = characteristics()
     values = MARIADB
+    upserts = MariadbUpsert()
     colspecs: ClassVar[Any] = {**MariaDBDialect.colspecs, _Binary: Bytes, sa.Enum: QuietMysqlEnum}
     login_arguments = frozenset({"user", "password", "database"})
     # A deadlock or a snapshot conflict rolls the whole transaction back; later statements would then commit one by

@@ -18,6 +18,7 @@ from prefiq_db.dialects.characteristics import Remembered, characteristics
 from prefiq_db.dialects.enums import QuietPostgresqlEnum
 from prefiq_db.dialects.session import AUTOCOMMIT, HALF, TransactionState
 from prefiq_db.dialects.token_sql import ABANDONED, TABLE, first_word
+from prefiq_db.dialects.upsert_sql import PostgresqlUpsert
 from prefiq_db.dialects.values import POSTGRESQL
 from prefiq_db.drivers.halfway import close_if_halfway
 from prefiq_db.drivers.prepared import is_outdated, is_repeatable, names_of, unprepared
@@ -42,6 +43,7 @@ class _Postgresql(PostgresqlBulk, PrefiqDialect):
         postgresql_deferrable=Remembered("deferrable"),
     )
     values = POSTGRESQL
+    upserts = PostgresqlUpsert()
     colspecs: ClassVar[Any] = {**PGDialect_psycopg.colspecs, _Binary: Bytes, sa.Enum: QuietPostgresqlEnum}
     login_arguments = frozenset({"user", "password", "dbname"})
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from sqlalchemy.pool.base import _AdhocProxiedConnection
 
@@ -11,6 +11,10 @@ from prefiq_db.dialects.session import ENDED, HALF, TransactionState
 from prefiq_db.dialects.transaction_control import TransactionDialect
 from prefiq_db.dialects.transaction_errors import cannot_go_on
 from prefiq_db.dialects.values import Values
+
+#: The execution option of an INSERT of many rows that is sent as one statement, so that its failure undoes all of it,
+#: and that depends on nothing that its connection did before.
+ONE_STATEMENT: Final = "prefiq_one_statement"
 
 
 class StatementDialect(TransactionDialect):
@@ -99,7 +103,8 @@ class StatementDialect(TransactionDialect):
             return False
         if transaction.aborted is None:
             transaction.aborted = self.effect_of(error, proxied)
-        if transaction.aborted is None and context.executemany:
+        in_parts = context.executemany and not context.execution_options.get(ONE_STATEMENT)
+        if transaction.aborted is None and in_parts:
             # Where a failed row doesn't end the transaction, some rows before it are stored, and we can't tell which.
             transaction.aborted = HALF
         if transaction.aborted is not None:

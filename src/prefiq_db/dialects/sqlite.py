@@ -23,6 +23,7 @@ from prefiq_db.dialects.sqlite_connection import SqliteConnection
 from prefiq_db.dialects.sqlite_decimals import DecimalSqlite, keeps_texts, text_column
 from prefiq_db.dialects.sqlite_rebuilds import check_drop, is_migrating, orphaned, orphans
 from prefiq_db.dialects.token_sql import ABANDONED, TABLE, first_word
+from prefiq_db.dialects.upsert_sql import SqliteUpsert
 from prefiq_db.dialects.values import SQLITE
 from prefiq_db.errors import ErrorKind
 from prefiq_db.translation.judging import STALE
@@ -45,6 +46,7 @@ class _Sqlite(SqliteBulk, DecimalSqlite, PrefiqDialect):
     connection_characteristics: Any = characteristics()
     server_side_timeout = False
     values = SQLITE
+    upserts = SqliteUpsert()
     twophase_refused = "SQLite has none"
 
     def chosen_isolation(self, state: SessionState) -> str | None:

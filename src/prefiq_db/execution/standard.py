@@ -11,6 +11,7 @@ from sqlalchemy.engine import NestedTransaction
 from prefiq_db.call import Call
 from prefiq_db.deadline import Deadline
 from prefiq_db.dialects.base import PrefiqDialect
+from prefiq_db.dialects.sending import ONE_STATEMENT
 from prefiq_db.dialects.session import SessionState
 from prefiq_db.engine_class import checked_out
 from prefiq_db.errors import (
@@ -163,7 +164,8 @@ class StandardRoad:
 
     def refuse_untied(self, statement: str, context: Any) -> None:
         """Raise if a Core construct, in its compiled form, makes no sense outside a transaction."""
-        refuse_one_shot(facts_sent(context, statement, self.dialect.label))
+        if not context.execution_options.get(ONE_STATEMENT):
+            refuse_one_shot(facts_sent(context, statement, self.dialect.label))
 
     def connect_without_begin(self) -> Connection:
         """Return a connection without SQLAlchemy's autobegin, for a statement outside any transaction."""

@@ -69,6 +69,7 @@ class AsyncTransaction:
     execute_many = AsyncVerbs.execute_many
     batch = AsyncVerbs.batch
     bulk_insert = AsyncVerbs.bulk_insert
+    upsert = AsyncVerbs.upsert
 
     # --- savepoints, sessions and what follows the end -----------------------------------------------
 

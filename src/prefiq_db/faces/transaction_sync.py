@@ -75,6 +75,7 @@ class Transaction:
     execute_many = Verbs.execute_many
     batch = Verbs.batch
     bulk_insert = Verbs.bulk_insert
+    upsert = Verbs.upsert
 
     # --- savepoints, sessions and what follows the end -----------------------------------------------
 

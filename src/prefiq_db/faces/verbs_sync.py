@@ -13,7 +13,7 @@ from prefiq_db.execution.mapping import Into
 from prefiq_db.execution.typed import Types
 from prefiq_db.faces.statements import AnyRow, Statement, T, Ts, Untyped, V
 from prefiq_db.faces.stream_sync import Stream
-from prefiq_db.reports import BulkResult, ExecuteResult
+from prefiq_db.reports import BulkResult, ExecuteResult, UpsertResult
 
 
 class Verbs(Protocol):
@@ -256,5 +256,29 @@ class Verbs(Protocol):
             return self._core.bulk_insert(Request(table, rows, columns, on_conflict, progress))
         except BaseException as error:
             del rows
+            self._core.hush(error)
+            raise
+
+    def upsert(self, table: Any, rows: Any, *, key: Any, update: Any = None, returning: Any = None) -> UpsertResult:
+        """Insert *rows*, and update those that are there; all or nothing.
+
+        Args:
+            table: a ``Table``, an ORM class, or a table's name.
+            rows: one row or many: mappings, dataclasses or pydantic models, all with the same columns.
+            key: the columns that may conflict: a primary key, or the columns of a unique constraint or index.
+            update: what to update in a row that is there. Default: all given columns but the key. Columns to set to
+                the given values; a mapping of columns to values, expressions or functions of the stored and the given
+                row (``{"qty": lambda stored, given: stored.qty + given.qty}``); or ``()``: nothing.
+            returning: columns to return, in the order of *rows*.
+
+        Raises:
+            UsageError: before anything is sent: *key* is no unique key, two rows have the same key, a key is None.
+            UniqueViolationError: a row meets another row by another unique key; nothing was changed.
+            OutcomeUnknownError: the connection was lost and the rows may be stored; it isn't repeated on a guess.
+        """
+        try:
+            return self._core.upsert(table, rows, key, update, returning)
+        except BaseException as error:
+            del rows, update
             self._core.hush(error)
             raise
