@@ -148,7 +148,7 @@ class _Work:
         core, steps = self.core, self.steps
         savepoint = Savepoint(core.instance, TransactionOptions(), inner.root.scope)
         self._learn(inner)
-        result: UpsertResult = core._attempt(savepoint, lambda tx: steps.run(self._sender(tx)))
+        result: UpsertResult = core.attempt(savepoint, lambda tx: steps.run(self._sender(tx)))
         return result
 
     # --- statements ------------------------------------------------------------------------------
