@@ -264,7 +264,7 @@ def _calls(db: Any) -> Iterator[tuple[str, Callable[[], Any], str]]:
             yield f"{verb}({text!a})", lambda verb=verb, text=text: getattr(db, verb)(text), _STATEMENT + reason  # type: ignore[misc]
         yield f"execute_many({text!a})", lambda text=text: db.execute_many(text, [{}]), _STATEMENT + reason  # type: ignore[misc]
     for statement in (None, 5, b"select 1", ["select 1"], Thing(), Thing, crate, crate.c.id):
-        said = "statement: expected SQL text or a SQLAlchemy Core construct, not "
+        said = "statement: expected SQL text, a template string or a SQLAlchemy Core construct, not "
         yield f"execute({type(statement)})", lambda statement=statement: db.execute(statement), said  # type: ignore[misc]
     for params in ([1], (1,), "a", 5, {1}, Thing()):
         said = "params: expected a mapping of bind names to values, not "

@@ -11,7 +11,7 @@ import pytest
 from prefiq_db.dialects.mariadb import _kind_of
 from prefiq_db.dialects.rules import RULES
 from prefiq_db.dialects.sqlite_places import _found as _decimal_places
-from prefiq_db.execution.binds import _find_places
+from prefiq_db.execution.in_places import find_places
 from prefiq_db.execution.sql_tokens import scan
 from prefiq_db.execution.statement_facts import _judged, facts_of_text
 from prefiq_db.insight.summary import describe, fingerprint
@@ -79,7 +79,7 @@ _A_SQUARE = 25_000_000
 def _readers(dialect: str) -> dict[str, Callable[[str], object]]:
     readers: dict[str, Callable[[str], object]] = {
         "facts": lambda sql: _judged(sql, dialect),
-        "binds": lambda sql: _find_places(sql, dialect),
+        "binds": lambda sql: find_places(sql, dialect),
         "mask": lambda sql: mask_literals(sql, dialect),
         "mask for tables": lambda sql: mask_for_tables(sql, dialect),
         "describe": lambda sql: describe(sql, None, dialect),

@@ -70,7 +70,7 @@ class Statements(Transactions, CoreVerbs):
         checked = checked_rows(rows) if checked is None else checked
         if not checked:
             return None
-        bind_rows(executable, checked, self.road.dialect.label)
+        executable = bind_rows(executable, checked, self.road.dialect.label)
         call = Call(verb, executable, checked, ROW_COUNT, given)
         self._choose_way(call, block)
         return call

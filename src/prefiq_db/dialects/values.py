@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Final, NoReturn
 
-from sqlalchemy import TextClause
+from sqlalchemy import TextClause, TString
 from sqlalchemy.sql.selectable import TextualSelect
 
 from prefiq_db.dialects.sqlite_places import right_places
@@ -365,7 +365,7 @@ def _positions(context: Any) -> list[str]:
 def is_text(context: Any) -> bool:
     """Return whether the statement is text written by hand, so that no compiler handled its decimals."""
     compiled = None if context is None else context.compiled
-    return compiled is None or isinstance(compiled.statement, (TextClause, TextualSelect))
+    return compiled is None or isinstance(compiled.statement, (TextClause, TString, TextualSelect))
 
 
 # --- SQLite's decimals -------------------------------------------------------------------------------

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import BindParameter, Executable, TextClause, TextualSelect, bindparam
+from sqlalchemy import BindParameter, Executable, TextClause, TextualSelect, TString, bindparam
 
-from prefiq_db.dialects.rules import RULES
-from prefiq_db.errors import ResourceError, UsageError
+from prefiq_db.errors import UsageError
 from prefiq_db.execution.core_binds import check_core
-from prefiq_db.execution.sql_tokens import scan
+from prefiq_db.execution.in_places import ELSEWHERE, check_number, expand, is_list, places_of
 from prefiq_db.execution.statement_facts import LONGEST_COMPILED, LongText
+from prefiq_db.execution.templates import bind_template
 from prefiq_db.memory import Memory
 
 _SCALARS: Final = frozenset({str, int, float, bool, bytes, type(None)})
-_NO_LISTS: Final = (str, bytes, bytearray, memoryview)
 _NONE: Final[Mapping[str, Any]] = {}
 
 
@@ -51,7 +49,7 @@ def bind_params(statement: Executable, params: Mapping[str, Any] | None, dialect
         if isinstance(statement, TextualSelect):
             return _bind_select(statement, params, dialect)
         check_core(statement, params)
-        return statement
+        return bind_template(statement, dialect) if isinstance(statement, TString) else statement
     given = _NONE if params is None else params
     if given.keys() != statement._bindparams.keys():
         _check_names(statement._bindparams, given, "params")
@@ -70,8 +68,8 @@ def _bind_select(statement: TextualSelect, params: Mapping[str, Any] | None, dia
     return copied  # type: ignore[no-any-return]
 
 
-def bind_rows(statement: Executable, rows: Sequence[Mapping[str, Any]], dialect: str) -> None:
-    """Check that all *rows* have exactly the names of *statement*'s binds, and lists only where allowed.
+def bind_rows(statement: Executable, rows: Sequence[Mapping[str, Any]], dialect: str) -> Executable:
+    """Return *statement*; check that all *rows* have exactly the names of its binds, and lists only where allowed.
 
     Raises:
         UsageError: the message has the row's number and the names.
@@ -82,13 +80,14 @@ def bind_rows(statement: Executable, rows: Sequence[Mapping[str, Any]], dialect:
             raise UsageError(_differing(number, row, rows[0]))
     if not isinstance(statement, TextClause):
         check_core(statement, rows[0], "rows[0]")
-        return
+        return bind_template(statement, dialect) if isinstance(statement, TString) else statement
     if first != statement._bindparams.keys():
         _check_names(statement._bindparams, rows[0], "rows[0]")
-    for name in _places(statement.text, dialect):
+    for name in places_of(statement.text, dialect):
         for number, row in enumerate(rows):
             if isinstance(row[name], (list, tuple)):
                 raise UsageError(f"rows[{number}]: a list for IN :{name} works for one statement; use execute for each")
+    return statement
 
 
 def _differing(number: int, row: Mapping[str, Any], first: Mapping[str, Any]) -> str:
@@ -114,26 +113,6 @@ def _list_places(names: Iterable[Any]) -> str:
 # --- lists ------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """One ``[NOT] IN :name`` or ``[NOT] IN (:name)``.
-
-    Attributes:
-        start, end: the span of ``:name`` with its parentheses.
-        operator_start: where NOT IN or IN begins.
-        row_start: where the row before it begins, as in ``(a, b) IN :pairs``; ``None`` for a single expression.
-        negated: it is NOT IN.
-        bare: it has no parentheses, so only a list makes sense.
-    """
-
-    start: int
-    end: int
-    operator_start: int
-    row_start: int | None
-    negated: bool
-    bare: bool = False
-
-
 class _ExpandingText(TextClause):
     """A text with an expanded list.
 
@@ -146,56 +125,24 @@ class _ExpandingText(TextClause):
 
 
 def _expand_lists(statement: TextClause, given: Mapping[str, Any], dialect: str) -> Executable:
-    places = _places(statement.text, dialect)
+    places = places_of(statement.text, dialect)
     lists = frozenset(
         name
         for name, value in given.items()
-        if name in places and not statement._bindparams[name].literal_execute and _is_list(name, value, places[name])
+        if name in places and not statement._bindparams[name].literal_execute and is_list(name, value, places[name])
     )
     if not lists:
         return statement
     for name in lists:
-        if _ELSEWHERE in places[name]:
+        if ELSEWHERE in places[name]:
             raise UsageError(f"params: {name} stands in IN :{name} and elsewhere too; give the list a name of its own")
-    _check_number(lists, given, dialect)
+    check_number(lists, given, dialect)
     empty = frozenset(name for name in lists if not given[name])
     plain = all(bind.required and bind.type._isnull for bind in statement._bindparams.values())
     if plain:
         return _plain_expansion(statement.text, dialect, lists, empty)
     return _expansion(statement.text, dialect, lists, empty, statement._bindparams)
 
-
-def _is_list(name: str, value: Any, places: Sequence[Place]) -> bool:
-    if isinstance(value, (list, tuple)):
-        return True
-    if any(place.bare for place in places):
-        raise UsageError(f"params: {name} stands in IN :{name}: expected a list or tuple, not {type(value).__name__}")
-    if isinstance(value, Iterable) and not isinstance(value, _NO_LISTS):
-        raise UsageError(f"params: {name} stands in IN :{name}: expected a list or tuple, not {type(value).__name__}")
-    return False
-
-
-def _check_number(lists: frozenset[str], given: Mapping[str, Any], dialect: str) -> None:
-    """Raise if the lists become more binds than *dialect* has room for, before anything is sent."""
-    numbers = {name: _number_of_binds(given[name]) for name in lists}
-    total = len(given) - len(lists) + sum(numbers.values())
-    most = RULES[dialect].most_binds
-    if total < _MANY or most is None or total <= most():
-        return
-    longest = max(numbers, key=numbers.__getitem__)
-    raise ResourceError(
-        f"params: {longest} has {len(given[longest])} elements, {total} binds with all others, and this database takes "
-        f"at most {most()} in a statement; send it in parts, or put them into a table and join it"
-    )
-
-
-def _number_of_binds(values: Sequence[Any]) -> int:
-    is_rows = bool(values) and isinstance(values[0], (list, tuple))
-    return sum(map(len, values)) if is_rows else len(values)
-
-
-#: Every database takes fewer: SQLite's least limit.
-_MANY: Final = 1000
 
 _plain_expansions: Final[Memory[TextClause]] = Memory(512)
 
@@ -212,80 +159,9 @@ def _plain_expansion(sql: str, dialect: str, lists: frozenset[str], empty: froze
 def _expansion(
     sql: str, dialect: str, lists: frozenset[str], empty: frozenset[str], binds: Mapping[str, BindParameter[Any]]
 ) -> TextClause:
-    rules, parts, place = RULES[dialect], [], 0
-    found = _places(sql, dialect)
-    inside = [(each, name) for name in lists for each in found[name]]
-    for each, name in sorted(inside, key=lambda pair: pair[0].start):
-        if name not in empty:
-            start, written = each.start, f":{name}"
-        elif each.row_start is None:
-            start, written = each.operator_start, rules.in_nothing[each.negated]
-        else:  # the types of its columns are unknown here
-            start, written = each.row_start, "(1 = 1)" if each.negated else "(1 = 0)"
-        parts += [sql[place : max(place, start)], written]
-        place = each.end
-    made = (_ExpandingText if len(sql) <= LONGEST_COMPILED else LongText)("".join([*parts, sql[place:]]))
+    expanded = expand(sql, dialect, lists, empty)
+    made = (_ExpandingText if len(sql) <= LONGEST_COMPILED else LongText)(expanded)
     given = {name: bind for name, bind in binds.items() if name in made._bindparams and name not in lists}
     types = {name: binds[name].type for name in lists if name in binds}
     expanding = [bindparam(name, expanding=True, type_=types.get(name)) for name in lists - empty]
     return made.bindparams(*given.values(), *expanding)
-
-
-def _places(sql: str, dialect: str) -> Mapping[str, list[Place]]:
-    """Return the places of binds after IN, by name."""
-    known = _known_places.kept.get((sql, dialect))
-    return _known_places.keep((sql, dialect), _find_places(sql, dialect), sql) if known is None else known
-
-
-def _find_places(sql: str, dialect: str) -> Mapping[str, list[Place]]:
-    tokens = scan(sql, RULES[dialect].lexis)
-    texts, spans = tokens.texts, tokens.spans
-    places: dict[str, list[Place]] = {}
-    elsewhere = set()
-    rows = _rows(texts)
-    for number, each in enumerate(texts):
-        if len(each) < 2 or each[0] != ":" or each in ("::", ":="):
-            continue
-        in_parentheses = texts[number - 1 : number] == ["("] and texts[number + 1 : number + 2] == [")"]
-        operator = number - 2 if in_parentheses else number - 1
-        if operator < 0 or texts[operator] != "in":
-            elsewhere.add(each[1:])
-            continue
-        first, last = (number - 1, number + 1) if in_parentheses else (number, number)
-        negated = texts[operator - 1 : operator] == ["not"]
-        operator -= negated
-        row = rows.get(operator - 1)
-        row_start = None if row is None else spans[row][0]
-        place = Place(spans[first][0], spans[last][1], spans[operator][0], row_start, negated, not in_parentheses)
-        places.setdefault(each[1:], []).append(place)
-    for name in places.keys() & elsewhere:
-        places[name].append(_ELSEWHERE)
-    return places
-
-
-_known_places: Final[Memory[Mapping[str, list[Place]]]] = Memory(1024)
-_ELSEWHERE: Final = Place(-1, -1, -1, None, False)
-
-
-def _rows(texts: list[str]) -> Mapping[int, int]:
-    """Return the start of each ``(a, b)``, by its end."""
-    rows: dict[int, int] = {}
-    opened: list[tuple[int, int]] = []
-    commas = 0
-    for number, text in enumerate(texts):
-        if text == "(":
-            opened.append((number, commas))
-            commas = 0
-        elif text == "," and opened:
-            commas += 1
-        elif text == ")" and opened:
-            start, outer = opened.pop()
-            before = texts[start - 1] if start else ""
-            is_call = before and (before[0].isalpha() or before[0] in "_'") and before not in _BEFORE_ROW
-            if commas and not is_call:
-                rows[number] = start
-            commas = outer
-    return rows
-
-
-_BEFORE_ROW: Final = frozenset({"where", "and", "or", "not", "on", "having", "when", "then", "else", "select", "("})

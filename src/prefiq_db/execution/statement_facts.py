@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from sqlalchemy import Executable, TextClause, TextualSelect, text
+from sqlalchemy import Executable, TextClause, TextualSelect, TString, text
 from sqlalchemy import exc as sa_exc
 from sqlalchemy.sql.selectable import CompoundSelect, Select
 
@@ -20,6 +20,7 @@ from prefiq_db.errors import UsageError
 from prefiq_db.execution.proven_reads import DATA_CHANGING, reading
 from prefiq_db.execution.sql_tokens import Tokens, scan
 from prefiq_db.execution.statement_splitting import carries_rows, is_routine, statements_in
+from prefiq_db.execution.templates import Template, as_tstring
 from prefiq_db.execution.tied_statements import LOCK_REASON, tie_of
 from prefiq_db.execution.transaction_statements import (
     committing_word,
@@ -82,7 +83,7 @@ class Facts:
 
 
 def as_executable(statement: Any) -> Executable:
-    """Return *statement*, a text or a Core construct, as an object that SQLAlchemy executes.
+    """Return *statement*, a text, a template or a Core construct, as an object that SQLAlchemy executes.
 
     Raises:
         UsageError: if it is neither.
@@ -92,7 +93,10 @@ def as_executable(statement: Any) -> Executable:
         return _text(statement) if known is None else known
     if isinstance(statement, Executable):
         return statement
-    raise UsageError(f"statement: expected SQL text or a SQLAlchemy Core construct, not {type(statement).__name__}")
+    if isinstance(statement, Template):
+        return as_tstring(statement, LONGEST_COMPILED)
+    kind = type(statement).__name__
+    raise UsageError(f"statement: expected SQL text, a template string or a SQLAlchemy Core construct, not {kind}")
 
 
 # One text() per SQL string keeps SQLAlchemy from parsing the bind names again on every call.
@@ -137,7 +141,9 @@ def facts_sent(context: Any, statement: str, dialect: str) -> Facts:
 def reading_facts(statement: Executable, dialect: Any) -> Facts:
     """Return the complete facts of *statement* for SQLAlchemy's *dialect*; compiles a Core construct."""
     known = facts_of(statement, dialect.label)
-    if not isinstance(statement, (Select, CompoundSelect)):
+    if isinstance(statement, TextualSelect) and isinstance(statement.element, TString):
+        statement = statement.element
+    if not isinstance(statement, (Select, CompoundSelect, TString)):
         return known
     try:
         compiled = statement.compile(dialect=dialect)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from sqlalchemy import CursorResult, TextClause
+from sqlalchemy import CursorResult, TextClause, TString
 from sqlalchemy.sql.selectable import TextualSelect
 from sqlalchemy.types import TypeEngine, to_instance
 
@@ -26,10 +26,12 @@ def with_types(statement: Any, types: Types | None, shape: Shape) -> tuple[Any, 
     if types is None:
         return statement, shape
     text = as_executable(statement)
-    if not isinstance(text, TextClause):
+    if not isinstance(text, (TextClause, TString)):
         raise UsageError("types: only for text; a Core construct knows its columns' types")
     if not isinstance(types, Mapping):
         raise UsageError(f"types: expected a mapping of column names to types, not {type(types).__name__}")
+    if isinstance(text, TString):
+        return _made(text, tuple(types.items())), _checked(shape, tuple(types))  # it holds values: not to be kept
     return _with_columns(text, tuple(types.items())), _checked(shape, tuple(types))
 
 
@@ -45,7 +47,7 @@ def _with_columns(text: TextClause, types: tuple[tuple[str, Any], ...]) -> Textu
     return known
 
 
-def _made(text: TextClause, types: tuple[tuple[str, Any], ...]) -> TextualSelect:
+def _made(text: TextClause | TString, types: tuple[tuple[str, Any], ...]) -> TextualSelect:
     for name, type_ in types:
         if not isinstance(type_, TypeEngine) and not (isinstance(type_, type) and issubclass(type_, TypeEngine)):
             raise UsageError(f"types[{name!r}]: expected a type of SQLAlchemy or prefiq_db.types, such as Money")

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Delete, Insert, Select, TableClause, TextClause, Update
+from sqlalchemy import Delete, Insert, Select, TableClause, TextClause, TString, Update
 from sqlalchemy.schema import ExecutableDDLElement
 from sqlalchemy.sql import visitors
 from sqlalchemy.sql.selectable import CompoundSelect, TextualSelect
@@ -60,7 +60,7 @@ def describe(statement: str, compiled: Any, dialect: str = "") -> Description:
     """
     statement = head_of(statement)
     construct = None if compiled is None else compiled.statement
-    is_text = construct is None or isinstance(construct, (TextClause, TextualSelect))
+    is_text = construct is None or isinstance(construct, (TextClause, TString, TextualSelect))
     words = list(_of_text(statement, dialect) if is_text else _of_core(construct))
     operations = [word for word, is_operation in words if is_operation]
     tables = tuple(dict.fromkeys(word for word, is_operation in words if not is_operation))
