@@ -297,10 +297,16 @@ async def _session(db: Any) -> None:
         await session.execute(text("select 1"))
 
 
+async def _stream(db: Any) -> None:
+    async with db.stream("select 1"):
+        pass
+
+
 VERBS: dict[str, tuple[Callable[[Any], Awaitable[Any]], type[Exception]]] = {
     "fetch_all": (lambda db: db.fetch_all("select 1"), StatementTimeoutError),
     "fetch_one": (lambda db: db.fetch_one("select 1"), StatementTimeoutError),
     "fetch_value": (lambda db: db.fetch_value("select 1"), StatementTimeoutError),
+    "stream": (_stream, StatementTimeoutError),
     "execute": (lambda db: db.execute(INSERT, {"id": 1}), OutcomeUnknownError),
     "execute_many": (lambda db: db.execute_many(INSERT, [{"id": 1}, {"id": 2}]), StatementTimeoutError),
     "transaction": (_begin, StatementTimeoutError),
@@ -685,6 +691,33 @@ async def test_a_long_pause_between_two_rows_of_a_stream_is_the_callers(make: Ca
     else:
         with engine.connect() as connection:
             assert read(connection) == 50_000
+
+
+@pytest.mark.parametrize("hole", ["frozen", "silent"], indirect=True)
+async def test_a_batch_of_a_stream_comes_in_time_or_not_at_all(
+    make: Callable[..., Any], hole: Hole, harness: Harness
+) -> None:
+    """The rows given so far are given; the next batch is StatementTimeoutError in its time, and the pool is whole."""
+    db = await ready(make)
+    await db.using(timeout=10).execute_many(INSERT, [{"id": number} for number in range(700)])
+    seen = 0
+
+    async def read() -> None:
+        nonlocal seen
+        # More rows than the network holds for a reader who doesn't read: the rest can't be there already.
+        async with db.stream("select a.id from item a, item b", batch_size=100) as rows:
+            async for _ in rows:
+                if not seen:
+                    hole.fall_silent()
+                seen += 1
+
+    try:
+        error = await within(10 + STATEMENT, read())
+    finally:
+        hole.recover()
+    assert isinstance(error, StatementTimeoutError), repr(error)
+    assert 100 <= seen < 490_000
+    await serves_again(db, hole, harness)
 
 
 async def test_the_pool_is_waited_for_in_time(make: Callable[..., Any], hole: Hole, harness: Harness) -> None:
