@@ -285,3 +285,35 @@ async def test_a_signal_in_a_batch_leaves_nothing(stock: Any, backend: Backend, 
 def _interrupt_when_it_runs(backend: Backend) -> None:
     wait_until(lambda: drive(_runs(backend)), timeout_seconds=20)
     os.kill(os.getpid(), signal.SIGALRM)  # Python runs the handler in the main thread
+
+
+async def test_a_batch_that_is_lost_in_a_transaction_loses_the_transaction(
+    distant: Any, stock: Any, proxy: FaultProxy
+) -> None:
+    """Nothing of it is committed, so all of it runs again."""
+
+    async def body(tx: Any) -> None:
+        await tx.execute("update stock set quantity = quantity + 10 where id = 1")
+        await tx.batch([ADD_ONE, "select quantity from stock"])
+
+    with proxy.fault(CutReply(), on=lambda message: "where id = 2" in message.sql, times=1) as plan:
+        await distant.run_in_transaction(body)
+    assert plan.hits == 1
+    assert await applied(stock) == [1, 1]
+
+
+async def test_a_deadlock_in_a_batch_ends_the_transaction_around_it(stock: Any, backend: Backend) -> None:
+    """MariaDB has undone the transaction by then, so nothing more may run in it; all of it runs again."""
+    for sql in _CONFLICT_ONCE[backend.name]:
+        await stock.execute(sql)
+
+    async def body(tx: Any) -> None:
+        await tx.execute("insert into stock (id, quantity) values (3, 0)")
+        await tx.batch([ADD_TEN, ADD_ONE])
+
+    await stock.run_in_transaction(body)
+    assert (await applied_to_all(stock)) == [10, 1, 0]
+
+
+async def applied_to_all(db: Any) -> list[int]:
+    return [row[0] for row in await db.fetch_all(READ)]

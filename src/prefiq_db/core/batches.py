@@ -16,7 +16,7 @@ from prefiq_db.errors import PrefiqDbError
 from prefiq_db.execution.batch_items import items_of, name_statement
 from prefiq_db.execution.statement_facts import Facts, facts_of_call
 from prefiq_db.hooks.calls import CALL_EVENTS, tell_call, tell_refused_call
-from prefiq_db.transaction import Block, BurstBlock, Savepoint, TransactionOptions, ambient
+from prefiq_db.transaction import Block, BurstBlock, BurstSavepoint, Savepoint, TransactionOptions, ambient
 
 
 class Batches(Statements):
@@ -73,8 +73,11 @@ class Batches(Statements):
         if batch.way is Way.EXPLICIT:
             scope.explicit_uses += 1
         options = TransactionOptions(exactly_once=batch.exactly_once)
-        savepoint = Savepoint(self.instance, options, scope)
         batch.attempts += 1
+        try:
+            return BurstSavepoint(self.instance, options, scope).run_batch(batch)
+        except CannotTravelError:
+            savepoint = Savepoint(self.instance, options, scope)
         results: list[Any] = self._attempt(savepoint, lambda tx: _one_by_one(tx, batch))
         return results
 

@@ -192,7 +192,7 @@ class BurstBlock(RootBlock):
         if 0 <= burst.failed_at < len(burst.pending):
             self._deliver(burst.failed_at, failure, phase)
         try:
-            self.instance.road.border.cross(_raising(failure), phase)
+            self.instance.road.border.cross(raising(failure), phase)
         except (SchemaError, PermissionDeniedError) as error:
             refused: SchemaError | PermissionDeniedError = error
         if self.token is not None and burst.failed_at == BEGIN:
@@ -230,7 +230,7 @@ class _Handle:
         self.rollback = rollback
 
 
-def _raising(failure: Exception) -> Callable[[], NoReturn]:
+def raising(failure: Exception) -> Callable[[], NoReturn]:
     def fail() -> NoReturn:
         raise failure
 
