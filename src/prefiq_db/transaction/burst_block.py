@@ -79,12 +79,13 @@ class BurstBlock(RootBlock):
         )
         try:
             pending = gather(connection, state, batch.items)
+            begin = road.dialect.burst_begin(state.transaction)
         except CannotTravelError:
             connection.close()
             raise
         seconds = self.instance.statement_timeout_seconds if given.timeout is None else given.timeout
         road.border.cross(lambda: road.dialect.bound_burst(connection, seconds, self.deadline))
-        self._burst = Burst(road.dialect.burst_begin(state.transaction), pending)
+        self._burst = Burst(begin, pending)
 
     # --- send, and judge the reply -----------------------------------------------------------------
 
@@ -122,6 +123,8 @@ class BurstBlock(RootBlock):
         self.scope.doubt()
         if self._burst.surely_failed:
             self.outcome = Outcome.NOT_COMMITTED
+        elif self._burst.committed:
+            self.outcome = Outcome.COMMITTED
         elif token is not None:
             self.instance.runtime.shielded(lambda: self._note_outcome(token), self.instance.commit_budget_seconds)
         interruption.transaction_outcome = self.outcome  # type: ignore[attr-defined]
