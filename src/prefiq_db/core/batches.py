@@ -84,10 +84,13 @@ class Batches(Statements):
     # --- in a transaction of its own ---------------------------------------------------------------
 
     def _run_alone(self, batch: Batch) -> list[Any]:
-        options = TransactionOptions(read_only=bool(batch.given.read_only), exactly_once=batch.exactly_once)
+        given = batch.given
+        options = TransactionOptions(
+            read_only=bool(given.read_only), timeout_seconds=given.timeout, exactly_once=batch.exactly_once
+        )
         shown = self.with_overrides(options)
-        deadline = own_deadline(batch.given.timeout, batch.started)
-        retrier = self.retrier(batch.given, lambda error: transaction_repeatable(error, shown))
+        deadline = own_deadline(given.timeout, batch.started)
+        retrier = self.retrier(given, lambda error: transaction_repeatable(error, shown))
         numbers = itertools.count()
 
         def attempt() -> list[Any]:
@@ -97,7 +100,7 @@ class Batches(Statements):
                 burst = BurstBlock(self.instance, shown, deadline)
                 burst.retry_number = number
                 try:
-                    return burst.run_batch(batch, repeatable=self._may_repeat(batch, shown))
+                    return burst.run_batch(batch, may_repeat=lambda: self._may_repeat(batch, shown))
                 except CannotTravelError:
                     batch.one_by_one = True
             tx = self._block(options, None, deadline)

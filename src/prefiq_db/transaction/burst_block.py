@@ -33,11 +33,11 @@ class BurstBlock(RootBlock):
     _burst: Burst
     _state: SessionState
 
-    def run_batch(self, batch: Batch, *, repeatable: bool) -> list[Any]:
+    def run_batch(self, batch: Batch, *, may_repeat: Callable[[], bool]) -> list[Any]:
         """Begin, run all statements and commit; return their results.
 
         Args:
-            repeatable: it may be sent again when no reply came, without knowing what became of it.
+            may_repeat: whether it may be sent again when no reply came, without knowing what became of it.
 
         Raises:
             CannotTravelError: its statements have to be sent one by one; nothing was done.
@@ -48,7 +48,7 @@ class BurstBlock(RootBlock):
         try:
             self._gather(batch)
             self._send(batch)
-            results = self._settle(repeatable)
+            results = self._settle(may_repeat)
         finally:
             try:
                 self.abandon()
@@ -132,12 +132,12 @@ class BurstBlock(RootBlock):
     def _note_outcome(self, token: str) -> None:
         self.outcome = self._ask_for_outcome(token)
 
-    def _settle(self, repeatable: bool) -> list[Any]:
+    def _settle(self, may_repeat: Callable[[], bool]) -> list[Any]:
         burst = self._burst
         if burst.committed:
             self.outcome = Outcome.COMMITTED
             return self._deliver_committed()
-        if burst.surely_failed or (repeatable and not burst.said):
+        if burst.surely_failed or (not burst.said and may_repeat()):
             return self._fail()
         return self._fail_unsure()
 
