@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
+import sqlite3
 from typing import Any
 
+import aiosqlite
 import pytest
 import sqlalchemy as sa
 
-from prefiq_db.errors import ErrorKind, NestingError, PrefiqDbError, UniqueViolationError, UsageError
+from prefiq_db import RetryPolicy
+from prefiq_db.errors import (
+    ErrorKind,
+    LockTimeoutError,
+    NestingError,
+    PrefiqDbError,
+    StatementTimeoutError,
+    UniqueViolationError,
+    UsageError,
+)
 from prefiq_db.events import CallFinished, Listener, StatementFinished, StatementStarted, TransactionFinished
+from tests.conftest import Backend
+from tests.twins.support import slow_read, upgrade_schema
 
 METADATA = sa.MetaData()
 ITEM = sa.Table(
@@ -228,3 +242,65 @@ async def test_no_value_leaves_with_an_error(db: Any, caplog: pytest.LogCaptureF
     assert frames
     told = [str(caught.value), repr(caught.value), str(caught.value.__dict__), caplog.text, *frames]
     assert not [each for each in told if canary in each]
+
+
+@pytest.mark.parametrize("backend", [pytest.param("sqlite", marks=pytest.mark.sqlite)], indirect=True)
+async def test_on_sqlite_the_clock_stops_a_batch(db: Any, backend: Backend) -> None:
+    """The statement that takes too long is named, and nothing stays; also when the writer's lock isn't to be had."""
+    await _make_table(db)
+    insert = ("insert into item (sku, qty) values (:sku, 1)", {"sku": "A"})
+    with pytest.raises(StatementTimeoutError) as caught:
+        await db.using(timeout=0.2).batch([insert, slow_read(backend), "update item set qty = 2"])
+    assert caught.value.statement_index == 1
+    with sqlite3.connect(backend.url.removeprefix("sqlite:///"), isolation_level=None) as other:
+        other.execute("begin immediate")
+        with pytest.raises(LockTimeoutError) as locked:
+            await db.using(timeout=0.1, retry=RetryPolicy(attempts=1)).batch([insert])
+        other.execute("rollback")
+    other.close()
+    assert locked.value.statement_index is None
+    assert await db.fetch_value("select count(*) from item") == 0
+
+
+@pytest.mark.parametrize("backend", [pytest.param("sqlite", marks=pytest.mark.sqlite)], indirect=True)
+@pytest.mark.parametrize("world", [pytest.param("async", marks=getattr(pytest.mark, "async"))], indirect=True)
+async def test_on_sqlite_a_cancelled_batch_is_stopped(db: Any, backend: Backend) -> None:
+    await _make_table(db)
+    insert = ("insert into item (sku, qty) values (:sku, 1)", {"sku": "A"})
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.1):
+            await db.batch([insert, slow_read(backend)])
+    assert await db.fetch_value("select count(*) from item") == 0
+    assert (await db.batch([insert]))[0].rowcount == 1
+
+
+@pytest.mark.parametrize("backend", [pytest.param("sqlite", marks=pytest.mark.sqlite)], indirect=True)
+@pytest.mark.parametrize("world", [pytest.param("async", marks=getattr(pytest.mark, "async"))], indirect=True)
+async def test_on_sqlite_a_batch_waits_once_for_the_drivers_thread(db: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    await _make_table(db)
+    hops: list[Any] = []
+    execute = aiosqlite.Connection._execute
+
+    async def counted(self: Any, fn: Any, *args: Any, **kwargs: Any) -> Any:
+        hops.append(fn)
+        return await execute(self, fn, *args, **kwargs)
+
+    monkeypatch.setattr(aiosqlite.Connection, "_execute", counted)
+    insert = ("insert into item (sku, qty) values (:sku, 1)", {"sku": "A"})
+    await db.batch([insert, "select * from item", "update item set qty = 2"])
+    assert len(hops) == 1
+    with pytest.raises(UniqueViolationError):
+        await db.batch(["update item set qty = 2", insert])
+    assert len(hops) == 2
+
+
+async def test_exactly_once_leaves_a_token(db: Any, backend: Backend) -> None:
+    """One for each batch that was committed, with its own work; a failed one leaves none."""
+    upgrade_schema(backend)
+    await _make_table(db)
+    insert = ("insert into item (sku, qty) values (:sku, 1)", {"sku": "A"})
+    await db.batch([insert, "update item set qty = 2"], exactly_once=True)
+    with pytest.raises(UniqueViolationError):
+        await db.batch(["update item set qty = 3", insert], exactly_once=True)
+    assert await db.fetch_all("select written_as from prefiq_commit_token", into=lambda row: row[0]) == ["work"]
+    assert await db.fetch_value("select qty from item") == 2

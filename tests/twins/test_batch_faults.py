@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -21,6 +24,7 @@ from prefiq_db.testing.faults import (
     FaultProxy,
     Message,
 )
+from prefiq_db.testing.processes import wait_until
 from tests.conftest import Backend
 from tests.twins.harness import Harness, drive, make_database
 from tests.twins.support import slow_read, upgrade_schema
@@ -222,3 +226,94 @@ async def test_control_a_blind_retry_doubles(distant: Any, stock: Any, proxy: Fa
         await distant.batch([ADD_TEN, ADD_ONE])
     await distant.batch([ADD_TEN, ADD_ONE])
     assert await applied(stock) == [2, 2]
+
+
+# --- conflicts and interruptions -----------------------------------------------------------------
+
+_CONFLICT_ONCE = {
+    "postgresql": [
+        "create sequence tries",
+        "create function conflict_once() returns trigger language plpgsql as $$ begin if nextval('tries') = 1 then"
+        " raise exception 'again' using errcode = '40001'; end if; return new; end $$",
+        "create trigger conflict before update on stock for each row execute function conflict_once()",
+    ],
+    "mariadb": [
+        "create sequence tries nocache",
+        "create trigger conflict before update on stock for each row if nextval(tries) = 1 then"
+        " signal sqlstate '40001' set mysql_errno = 1213, message_text = 'again'; end if",
+    ],
+}
+
+
+async def test_a_conflict_runs_the_batch_again(stock: Any, backend: Backend) -> None:
+    """The server has undone it, and said so; nobody's code ran in it."""
+    for sql in _CONFLICT_ONCE[backend.name]:
+        await stock.execute(sql)
+    results = await stock.batch([ADD_TEN, ADD_ONE])
+    assert [each.rowcount for each in results] == [1, 1]
+    assert await applied(stock) == [1, 1]
+    assert stock.stats().retry_count == 1
+
+
+class _TimeIsUp(Exception):  # noqa: N818 - as job queues name theirs
+    pass
+
+
+@pytest.mark.parametrize("world", [pytest.param("sync", marks=pytest.mark.sync)], indirect=True)
+@pytest.mark.parametrize("kind", [_TimeIsUp, KeyboardInterrupt])
+async def test_a_signal_in_a_batch_leaves_nothing(stock: Any, backend: Backend, kind: type[BaseException]) -> None:
+    """Whatever the handler raises: nothing stays, and what is raised doesn't say more than is known."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise kind
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    watch = threading.Thread(target=_interrupt_when_it_runs, args=(backend,))
+    watch.start()
+    try:
+        with pytest.raises((kind, OutcomeUnknownError)) as caught:
+            await stock.batch([ADD_TEN, slow_read(backend), ADD_ONE])
+    finally:
+        watch.join()
+        signal.signal(signal.SIGALRM, before)
+    if isinstance(caught.value, kind):
+        assert getattr(caught.value, "transaction_outcome", None) in ("not committed", "unknown")
+    assert await applied(stock) == [0, 0]
+    assert stock.stats().pool.checked_out == 0
+
+
+def _interrupt_when_it_runs(backend: Backend) -> None:
+    wait_until(lambda: drive(_runs(backend)), timeout_seconds=20)
+    os.kill(os.getpid(), signal.SIGALRM)  # Python runs the handler in the main thread
+
+
+async def test_a_batch_that_is_lost_in_a_transaction_loses_the_transaction(
+    distant: Any, stock: Any, proxy: FaultProxy
+) -> None:
+    """Nothing of it is committed, so all of it runs again."""
+
+    async def body(tx: Any) -> None:
+        await tx.execute("update stock set quantity = quantity + 10 where id = 1")
+        await tx.batch([ADD_ONE, "select quantity from stock"])
+
+    with proxy.fault(CutReply(), on=lambda message: "where id = 2" in message.sql, times=1) as plan:
+        await distant.run_in_transaction(body)
+    assert plan.hits == 1
+    assert await applied(stock) == [1, 1]
+
+
+async def test_a_deadlock_in_a_batch_ends_the_transaction_around_it(stock: Any, backend: Backend) -> None:
+    """MariaDB has undone the transaction by then, so nothing more may run in it; all of it runs again."""
+    for sql in _CONFLICT_ONCE[backend.name]:
+        await stock.execute(sql)
+
+    async def body(tx: Any) -> None:
+        await tx.execute("insert into stock (id, quantity) values (3, 0)")
+        await tx.batch([ADD_TEN, ADD_ONE])
+
+    await stock.run_in_transaction(body)
+    assert (await applied_to_all(stock)) == [10, 1, 0]
+
+
+async def applied_to_all(db: Any) -> list[int]:
+    return [row[0] for row in await db.fetch_all(READ)]

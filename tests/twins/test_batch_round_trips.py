@@ -65,3 +65,20 @@ async def test_a_batch_that_fails_costs_one_round_trip(counted: Any, wire: WireC
     with wire.count() as next_one:
         assert await counted.fetch_value("select count(*) from item") == 0
     assert next_one.round_trips == 1
+
+
+async def test_in_a_transaction_a_batch_costs_one_round_trip(counted: Any, wire: WireCounter) -> None:
+    """The savepoint and its release are part of the message; rolling back to it costs one more on PostgreSQL."""
+    good = [(INSERT, {"id": number, "qty": 1}) for number in (1, 2)]
+    async with counted.transaction() as tx:
+        with wire.count() as done:
+            results = await tx.batch([*good, "select count(*) from item"])
+        with wire.count() as failed, pytest.raises(UniqueViolationError) as caught:
+            await tx.batch([(INSERT, {"id": 3, "qty": 1}), good[0]])
+        assert await tx.fetch_value("select count(*) from item") == 2
+        await tx.batch([(INSERT, {"id": 4, "qty": 1}), "update item set qty = 5 where id = 4"])
+    assert done.round_trips == 1
+    assert results[2].rows[0][0] == 2
+    assert caught.value.statement_index == 1
+    assert failed.round_trips <= 2
+    assert await counted.fetch_value("select sum(qty) from item") == 7

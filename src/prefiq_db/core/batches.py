@@ -16,7 +16,7 @@ from prefiq_db.errors import PrefiqDbError
 from prefiq_db.execution.batch_items import items_of, name_statement
 from prefiq_db.execution.statement_facts import Facts, facts_of_call
 from prefiq_db.hooks.calls import CALL_EVENTS, tell_call, tell_refused_call
-from prefiq_db.transaction import Block, BurstBlock, Savepoint, TransactionOptions, ambient
+from prefiq_db.transaction import Block, BurstBlock, BurstSavepoint, Savepoint, TransactionOptions, ambient
 
 
 class Batches(Statements):
@@ -73,18 +73,24 @@ class Batches(Statements):
         if batch.way is Way.EXPLICIT:
             scope.explicit_uses += 1
         options = TransactionOptions(exactly_once=batch.exactly_once)
-        savepoint = Savepoint(self.instance, options, scope)
         batch.attempts += 1
+        try:
+            return BurstSavepoint(self.instance, options, scope).run_batch(batch)
+        except CannotTravelError:
+            savepoint = Savepoint(self.instance, options, scope)
         results: list[Any] = self.attempt(savepoint, lambda tx: _one_by_one(tx, batch))
         return results
 
     # --- in a transaction of its own ---------------------------------------------------------------
 
     def _run_alone(self, batch: Batch) -> list[Any]:
-        options = TransactionOptions(read_only=bool(batch.given.read_only), exactly_once=batch.exactly_once)
+        given = batch.given
+        options = TransactionOptions(
+            read_only=bool(given.read_only), timeout_seconds=given.timeout, exactly_once=batch.exactly_once
+        )
         shown = self.with_overrides(options)
-        deadline = own_deadline(batch.given.timeout, batch.started)
-        retrier = self.retrier(batch.given, lambda error: transaction_repeatable(error, shown))
+        deadline = own_deadline(given.timeout, batch.started)
+        retrier = self.retrier(given, lambda error: transaction_repeatable(error, shown))
         numbers = itertools.count()
 
         def attempt() -> list[Any]:
@@ -94,7 +100,7 @@ class Batches(Statements):
                 burst = BurstBlock(self.instance, shown, deadline)
                 burst.retry_number = number
                 try:
-                    return burst.run_batch(batch, repeatable=self._may_repeat(batch, shown))
+                    return burst.run_batch(batch, may_repeat=lambda: self._may_repeat(batch, shown))
                 except CannotTravelError:
                     batch.one_by_one = True
             tx = self._block(options, None, deadline)

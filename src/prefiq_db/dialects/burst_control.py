@@ -44,17 +44,19 @@ class Burst:
     Attributes:
         begin: the statements that begin, in order.
         pending: the statements of the caller.
+        savepoint: its name, if the burst is a part of a transaction; it then ends with its release instead of COMMIT.
         answered: how many of them were answered without an error.
         failure: the driver's error, or ``None``.
-        failed_at: whose error it is: the number of a statement, ``BEGIN``, or the number after the last one: COMMIT.
+        failed_at: whose error it is: the number of a statement, ``BEGIN``, or the number after the last one: the end.
         said: whether the server itself reported the failure; else no reply came.
-        committed: whether the server confirmed COMMIT.
-        at_rest: whether the server confirmed that no transaction is open any more.
+        committed: whether the server confirmed the end: COMMIT, or the release of the savepoint.
+        at_rest: whether the server confirmed that what the burst began is no longer open.
         unread: the server could not read the message as a whole, and did nothing of it.
     """
 
     begin: Sequence[str]
     pending: Sequence[Pending]
+    savepoint: str = ""
     answered: int = 0
     failure: Exception | None = field(default=None, repr=False)
     failed_at: int = 0
@@ -62,6 +64,10 @@ class Burst:
     committed: bool = False
     at_rest: bool = False
     unread: bool = False
+
+    @property
+    def end(self) -> str:
+        return f"RELEASE SAVEPOINT {self.savepoint}" if self.savepoint else "COMMIT"
 
     @property
     def surely_failed(self) -> bool:

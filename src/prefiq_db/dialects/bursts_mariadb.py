@@ -59,15 +59,19 @@ class Replies:
             setattr(self, what, True)
 
 
-def block_of(begin: Sequence[str], statements: Sequence[tuple[str, bool]], mark: str) -> str:
+def block_of(burst: Burst, statements: Sequence[tuple[str, bool]], mark: str) -> str:
     """Return the block that begins, runs *statements* and commits; each says whether its generated key is needed."""
-    return "\n".join(_lines(begin, statements, mark))
+    return "\n".join(_lines(burst, statements, mark))
 
 
-def _lines(begin: Sequence[str], statements: Sequence[tuple[str, bool]], mark: str) -> Iterator[str]:
+def _lines(burst: Burst, statements: Sequence[tuple[str, bool]], mark: str) -> Iterator[str]:
+    undo = "ROLLBACK;"
+    if burst.savepoint:
+        # After a deadlock there is no savepoint any more, and its own error is the one to tell.
+        undo = f"BEGIN DECLARE CONTINUE HANDLER FOR 1305 BEGIN END; ROLLBACK TO SAVEPOINT {burst.savepoint}; END;"
     yield "BEGIN NOT ATOMIC"
-    yield f"DECLARE EXIT HANDLER FOR SQLEXCEPTION BEGIN ROLLBACK; SELECT 1 AS {mark}rolled_back; RESIGNAL; END;"
-    for sql in begin:
+    yield f"DECLARE EXIT HANDLER FOR SQLEXCEPTION BEGIN {undo} SELECT 1 AS {mark}rolled_back; RESIGNAL; END;"
+    for sql in burst.begin:
         yield f"{sql};"
     yield f"SELECT 1 AS {mark}begun;"
     for sql, wants_key in statements:
@@ -75,7 +79,7 @@ def _lines(begin: Sequence[str], statements: Sequence[tuple[str, bool]], mark: s
             yield "DO LAST_INSERT_ID(0);"
         yield sql  # a comment at its end is over with the line
         yield f"; SELECT ROW_COUNT() AS {mark}count, LAST_INSERT_ID() AS {mark}key;"
-    yield f"COMMIT; SELECT 1 AS {mark}committed;"
+    yield f"{burst.end}; SELECT 1 AS {mark}committed;"
     yield "END"
 
 
@@ -109,7 +113,7 @@ class MariadbBursts(BurstDialect):
         except Exception:  # noqa: BLE001 - a value that the driver can't convert: sent by itself it fails in its turn
             burst.unread = burst.at_rest = True
             return
-        block = block_of(burst.begin, statements, replies.mark)
+        block = block_of(burst, statements, replies.mark)
         if len(block) * 4 > _LONGEST_BLOCK and len(block.encode()) > _LONGEST_BLOCK:
             burst.unread = burst.at_rest = True
             return
@@ -124,7 +128,7 @@ class MariadbBursts(BurstDialect):
             raise
         else:
             self._note_replies(burst, replies)
-            burst.at_rest = self.is_at_rest(raw)  # type: ignore[attr-defined]
+            burst.at_rest = True if burst.savepoint else self.is_at_rest(raw)  # type: ignore[attr-defined]
 
     def _note_replies(self, burst: Burst, replies: Replies) -> None:
         for pending, result, counts in zip(burst.pending, replies.rows_of, replies.counts, strict=False):

@@ -52,7 +52,9 @@ class PostgresqlBursts(BurstDialect):
             burst.unread = burst.at_rest = True
             return
         sync = pgconn.pipeline_sync
-        requests = deque([*begin, *statements, sync, pipeline.command(pgconn, "COMMIT"), sync])
+        end = pipeline.command(pgconn, burst.end)
+        # A savepoint that failed has to be rolled back to; releasing it behind the first synchronization would fail.
+        requests = deque([*begin, *statements, *([] if burst.savepoint else [sync]), end, sync])
         replies: list[list[Any]] = []
         try:
             self._wait_for_all(connection, pipeline.exchange(pgconn, requests, replies, len(requests)))
@@ -67,7 +69,8 @@ class PostgresqlBursts(BurstDialect):
             raise
         else:
             self._note_replies(burst, cursors, replies)
-            burst.at_rest = self.is_at_rest(proxied.dbapi_connection)  # type: ignore[attr-defined]
+            raw = proxied.dbapi_connection
+            burst.at_rest = burst.committed if burst.savepoint else self.is_at_rest(raw)  # type: ignore[attr-defined]
 
     def _wait_for_all(self, connection: Any, exchange: Any) -> None:
         with connection.lock:
@@ -79,7 +82,7 @@ class PostgresqlBursts(BurstDialect):
         from prefiq_db.drivers import psycopg_bursts as pipeline
 
         first = len(burst.begin)
-        last = first + len(cursors)
+        end = first + len(cursors) + (not burst.savepoint)
         for place, reply in enumerate(replies):
             number = place - first
             if pipeline.is_error(reply):
@@ -89,8 +92,8 @@ class PostgresqlBursts(BurstDialect):
             elif 0 <= number < len(cursors) and not pipeline.is_skipped(reply):
                 burst.answered += burst.failure is None
                 burst.pending[number].hand_over = self._hands_over(burst.pending[number].cursor, cursors[number], reply)
-            elif place == last + 1 and burst.failure is None and not interrupted:
-                burst.committed = reply[0].command_status == b"COMMIT"
+            elif place == end and burst.failure is None and not interrupted:
+                burst.committed = reply[0].command_status == (b"RELEASE" if burst.savepoint else b"COMMIT")
 
     def _hands_over(self, cursor: Any, driver: Any, reply: list[Any]) -> Any:
         def hand_over() -> None:

@@ -118,6 +118,7 @@ class CheckoutState:
         "driver_begins",
         "excused_at",
         "fairy_ref",
+        "gathers",
         "guard",
         "habits",
         "leaked",
@@ -148,6 +149,8 @@ class CheckoutState:
         self.one_shot = False
         #: judges each statement before it is sent
         self.guard: Callable[[str, Any], None] | None = None
+        #: statements are compiled now, and sent together later
+        self.gathers = False
         self.retry_number = 0
         #: whether the connection must not be handed to another user
         self.tainted = False

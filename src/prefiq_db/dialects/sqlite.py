@@ -17,6 +17,7 @@ from prefiq_db.bridge import await_, can_await
 from prefiq_db.deadline import Deadline
 from prefiq_db.dialects.base import PrefiqDialect
 from prefiq_db.dialects.bulk_sqlite import SqliteBulk
+from prefiq_db.dialects.bursts_sqlite import AsyncSqliteBursts, ContextOfBursts
 from prefiq_db.dialects.characteristics import characteristics
 from prefiq_db.dialects.session import GONE, SessionState, TransactionState
 from prefiq_db.dialects.sqlite_connection import SqliteConnection
@@ -320,8 +321,9 @@ class PrefiqSqlite(_Sqlite, SQLiteDialect_pysqlite):
     supports_statement_cache = True
 
 
-class PrefiqSqliteAsync(_Sqlite, SQLiteDialect_aiosqlite):
+class PrefiqSqliteAsync(AsyncSqliteBursts, _Sqlite, SQLiteDialect_aiosqlite):
     supports_statement_cache = True
+    execution_ctx_cls = ContextOfBursts
 
     def _sqlite(self, dbapi_connection: Any) -> SqliteConnection:
         connection: SqliteConnection = dbapi_connection._connection._conn

@@ -30,7 +30,8 @@ def gather(connection: Connection, state: SessionState, calls: Sequence[Call]) -
 
     taken: Any = connection
     taken._exec_single_context = _keep
-    state.checkout.guard = refuse
+    usual, state.checkout.guard = state.checkout.guard, refuse
+    state.checkout.gathers = True
     try:
         return [_gathered(taken, each) for each in calls]
     except CannotTravelError:
@@ -38,7 +39,7 @@ def gather(connection: Connection, state: SessionState, calls: Sequence[Call]) -
     except Exception:  # noqa: BLE001 - sent one by one it fails again, and in its turn
         raise CannotTravelError from None
     finally:
-        state.checkout.guard = None
+        state.checkout.guard, state.checkout.gathers = usual, False
         del taken._exec_single_context
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from prefiq_db.reports import Outcome
 from prefiq_db.transaction.block import RUN_AGAIN, Block
 from prefiq_db.transaction.burst_block import BurstBlock
+from prefiq_db.transaction.burst_savepoint import BurstSavepoint
 from prefiq_db.transaction.options import TransactionOptions, check_timeout
 from prefiq_db.transaction.ownership import Binding, ambient
 from prefiq_db.transaction.reading import ReadBlock
@@ -17,6 +18,7 @@ __all__ = [
     "Binding",
     "Block",
     "BurstBlock",
+    "BurstSavepoint",
     "Outcome",
     "ReadBlock",
     "RootBlock",

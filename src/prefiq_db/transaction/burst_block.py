@@ -33,11 +33,11 @@ class BurstBlock(RootBlock):
     _burst: Burst
     _state: SessionState
 
-    def run_batch(self, batch: Batch, *, repeatable: bool) -> list[Any]:
+    def run_batch(self, batch: Batch, *, may_repeat: Callable[[], bool]) -> list[Any]:
         """Begin, run all statements and commit; return their results.
 
         Args:
-            repeatable: it may be sent again when no reply came, without knowing what became of it.
+            may_repeat: whether it may be sent again when no reply came, without knowing what became of it.
 
         Raises:
             CannotTravelError: its statements have to be sent one by one; nothing was done.
@@ -48,7 +48,7 @@ class BurstBlock(RootBlock):
         try:
             self._gather(batch)
             self._send(batch)
-            results = self._settle(repeatable)
+            results = self._settle(may_repeat)
         finally:
             try:
                 self.abandon()
@@ -79,12 +79,13 @@ class BurstBlock(RootBlock):
         )
         try:
             pending = gather(connection, state, batch.items)
+            begin = road.dialect.burst_begin(state.transaction)
         except CannotTravelError:
             connection.close()
             raise
         seconds = self.instance.statement_timeout_seconds if given.timeout is None else given.timeout
         road.border.cross(lambda: road.dialect.bound_burst(connection, seconds, self.deadline))
-        self._burst = Burst(road.dialect.burst_begin(state.transaction), pending)
+        self._burst = Burst(begin, pending)
 
     # --- send, and judge the reply -----------------------------------------------------------------
 
@@ -122,6 +123,8 @@ class BurstBlock(RootBlock):
         self.scope.doubt()
         if self._burst.surely_failed:
             self.outcome = Outcome.NOT_COMMITTED
+        elif self._burst.committed:
+            self.outcome = Outcome.COMMITTED
         elif token is not None:
             self.instance.runtime.shielded(lambda: self._note_outcome(token), self.instance.commit_budget_seconds)
         interruption.transaction_outcome = self.outcome  # type: ignore[attr-defined]
@@ -129,12 +132,12 @@ class BurstBlock(RootBlock):
     def _note_outcome(self, token: str) -> None:
         self.outcome = self._ask_for_outcome(token)
 
-    def _settle(self, repeatable: bool) -> list[Any]:
+    def _settle(self, may_repeat: Callable[[], bool]) -> list[Any]:
         burst = self._burst
         if burst.committed:
             self.outcome = Outcome.COMMITTED
             return self._deliver_committed()
-        if burst.surely_failed or (repeatable and not burst.said):
+        if burst.surely_failed or (not burst.said and may_repeat()):
             return self._fail()
         return self._fail_unsure()
 
@@ -192,7 +195,7 @@ class BurstBlock(RootBlock):
         if 0 <= burst.failed_at < len(burst.pending):
             self._deliver(burst.failed_at, failure, phase)
         try:
-            self.instance.road.border.cross(_raising(failure), phase)
+            self.instance.road.border.cross(raising(failure), phase)
         except (SchemaError, PermissionDeniedError) as error:
             refused: SchemaError | PermissionDeniedError = error
         if self.token is not None and burst.failed_at == BEGIN:
@@ -230,7 +233,7 @@ class _Handle:
         self.rollback = rollback
 
 
-def _raising(failure: Exception) -> Callable[[], NoReturn]:
+def raising(failure: Exception) -> Callable[[], NoReturn]:
     def fail() -> NoReturn:
         raise failure
 
