@@ -484,7 +484,6 @@ async def test_what_comes_later_says_so(db: Any) -> None:
     """Verbs and options of a later version raise UnsupportedError that says so."""
     later: list[Callable[[], Any]] = [
         lambda: db.batch(["select 1"]),
-        lambda: db.bulk_insert("items", [{"sku": "X"}]),
         lambda: db.upsert("items", [{"sku": "X"}], key=["sku"]),
     ]
     for call in later:
