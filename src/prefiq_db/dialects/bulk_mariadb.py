@@ -24,6 +24,11 @@ _LARGEST_STATEMENT: Final = 2**20
 _INFO: Final = re.compile(r"Records: (\d+)\s+Duplicates: (\d+)")
 # The binds of one row, in either of the two styles that the drivers have.
 _BINDS: Final = re.compile(r"(?<=\) )VALUES \((?:%s|%\([^)]*\)s)(?:, (?:%s|%\([^)]*\)s))*\)")
+_UPDATE: Final = "ON DUPLICATE KEY UPDATE "
+_DUPLICATE: Final = 1062
+# An error where nobody expects one: a subquery with two rows where one is needed, evaluated only if it is reached.
+_GUARD: Final = "(SELECT 1 UNION SELECT 2)"
+_GUARD_CODE: Final = 1242
 _ESCAPES: Final = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\0": "\\0"})
 
 
@@ -65,6 +70,7 @@ class LongInserts(Carrier):
         self.dialect = dialect
         head, tail = _BINDS.split(self.text, maxsplit=1)
         self.head, self.tail = head.replace("%%", "%"), tail.replace("%%", "%")
+        self.unchanged = dialect.identifier_preparer.format_column(_unchanged_in(insert.table)).replace("%%", "%")
 
     def send(self, cursor: Any, statement: str, rows: Rows, context: Any) -> None:
         tail = statement.removeprefix(self.text).replace("%%", "%") if statement.startswith(self.text) else ""
@@ -77,9 +83,7 @@ class LongInserts(Carrier):
         start = 0
         while start < len(texts):
             end = _end_of_packet(texts, start, most)
-            self._send_part(cursor, texts[start:end], tail)
-            found = _INFO.search(_text(self.dialect.driver_of(cursor)._result.message))
-            duplicates += int(found[2]) if found else 0
+            duplicates += self._send_part(cursor, texts[start:end], tail)
             start = end
         self.dialect.note_count(cursor, len(rows) - duplicates if self.insert.on_conflict == "ignore" else len(rows))
         self.count(len(rows), len(rows) - duplicates)
@@ -88,13 +92,28 @@ class LongInserts(Carrier):
             if not self.insert.updated:  # there is nothing to change
                 self.updated, self.ignored = 0, duplicates
 
-    def _send_part(self, cursor: Any, texts: list[str], tail: str) -> None:
-        if len(texts) == 1 and self.insert.on_conflict != "error":
-            # Of a single row in VALUES the server doesn't say whether it was there.
-            source = f"SELECT {texts[0]} FROM DUAL WHERE TRUE"
+    def _send_part(self, cursor: Any, texts: list[str], tail: str) -> int:
+        """Send one INSERT; return how many of its rows were there already."""
+        sql = f"{self.head}VALUES ({'), ('.join(texts)}){self.tail}{tail}"
+        is_one = len(texts) == 1 and self.insert.on_conflict != "error"
+        if is_one:
+            # Of a single row the server doesn't say whether it was there.
+            cursor.execute("SET @prefiq_there = 0")
+            name = self.unchanged
+            sql = sql.replace(_UPDATE, f"{_UPDATE}{name} = IF(@prefiq_there := 1, {name}, {name}), ", 1)
+        try:
+            cursor.execute(sql)
+        except Exception as error:
+            if code_of(error) != _GUARD_CODE:
+                raise
         else:
-            source = f"VALUES ({'), ('.join(texts)})"
-        cursor.execute(f"{self.head}{source}{self.tail}{tail}")
+            if is_one:
+                cursor.execute("SELECT @prefiq_there")
+                ((there,),) = cursor.fetchall()
+                return int(there)
+            found = _INFO.search(_text(self.dialect.driver_of(cursor)._result.message))
+            return int(found[2]) if found else 0
+        raise self.dialect.loaded_dbapi.IntegrityError(_DUPLICATE, "Duplicate entry for another unique key")
 
 
 class MariadbBulk(BulkDialect):
@@ -107,9 +126,13 @@ class MariadbBulk(BulkDialect):
         insert = mysql_insert(table)
         if on_conflict == "ignore" or not columns:
             # Not INSERT IGNORE, which ignores bad values, too. This changes nothing in the row that is there.
-            unchanged = next(iter(table.primary_key.columns), next(iter(table.c)))
+            unchanged = _unchanged_in(table)
             return insert.on_duplicate_key_update({unchanged.name: unchanged})
-        return insert.on_duplicate_key_update({column.name: insert.inserted[column.key] for column in columns})
+        changes = {column.name: insert.inserted[column.key] for column in columns}
+        # Any unique key may be the one in conflict: then the update must not happen to that other row.
+        is_ours = sa.and_(*[column.op("<=>")(insert.inserted[column.key]) for column in key])
+        changes[columns[0].name] = sa.func.IF(is_ours, changes[columns[0].name], sa.text(_GUARD))
+        return insert.on_duplicate_key_update(changes)
 
     def fast_carrier(self, insert: BulkInsert, rows: Rows, context: Any) -> Carrier | None:
         if not self.loads_data or insert.on_conflict != "error":
@@ -185,6 +208,11 @@ class AsyncmyBulk:
 
     def literal_of(self, cursor: Any) -> Callable[[Any], str]:
         return cursor._connection.literal  # type: ignore[no-any-return]
+
+
+def _unchanged_in(table: Table) -> Column[Any]:
+    """Return a column that an update may set to itself."""
+    return next(iter(table.primary_key.columns), next(iter(table.c)))
 
 
 # --- texts ---------------------------------------------------------------------------------------
