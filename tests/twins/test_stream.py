@@ -213,7 +213,7 @@ async def test_control_an_unread_reply_is_noticed(full: Any, monkeypatch: pytest
     monkeypatch.setattr(
         MysqlStreams, "close_stream", lambda self, connection, result, seconds, *, is_last: kept.append(result)
     )
-    monkeypatch.setattr(MysqlStreams, "_note", lambda self, dbapi_connection: None)
+    monkeypatch.setattr(MysqlStreams, "_note_open_stream", lambda self, dbapi_connection: None)
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         await _left_early(db, "select id from stock where id < 100")
