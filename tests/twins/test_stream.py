@@ -28,6 +28,7 @@ from prefiq_db.errors import (
     UsageError,
 )
 from prefiq_db.events import CallFinished, CallStarted, StatementFinished, StreamFinished, TransactionFinished
+from prefiq_db.integrations.operations import Operation, OperationListener
 from prefiq_db.transaction import Outcome
 from prefiq_db.types import Money
 from tests.conftest import Backend
@@ -57,6 +58,8 @@ FILL = (
     f" from (select {_NUMBER} as n from ({_DIGITS}) a cross join ({_DIGITS}) b cross join ({_DIGITS}) c"
     f" cross join ({_DIGITS}) e) as numbers where n < :rows"
 )
+# Little of it is on its way when the server stops sending.
+WIDE = "repeat('x', 4000) as wide"
 COUNT = "select count(*) from stock"
 ONCE = RetryPolicy(attempts=1)
 
@@ -443,7 +446,7 @@ async def test_a_connection_lost_in_the_middle_is_an_error(full: Any, backend: B
     seen: list[int] = []
     sql = {"postgresql": "select pg_backend_pid() as me", "mariadb": "select connection_id() as me"}[backend.name]
     with pytest.raises(AvailabilityError):
-        async with db.stream(f"{sql}, a.id from stock a, stock b", batch_size=100) as rows:
+        async with db.stream(f"{sql}, a.id, {WIDE} from stock a, stock b", batch_size=100) as rows:
             async for row in rows:
                 if not seen:
                     kill_session(backend, row.me)
@@ -475,7 +478,7 @@ async def test_a_transaction_that_loses_its_connection_in_a_stream_is_not_commit
     with pytest.raises(NotCommittedError):
         async with db.transaction() as tx:
             session = await session_id(tx, backend)
-            async with tx.stream(ENDLESS, batch_size=10) as rows:
+            async with tx.stream(f"select {WIDE} from stock a, stock b", batch_size=100) as rows:
                 await anext(rows)
                 kill_session(backend, session)
                 with pytest.raises(PrefiqDbError):
@@ -548,6 +551,8 @@ async def test_a_stream_tells_its_story(full: Any) -> None:
     """One call, one statement, one transaction, and at the end how many rows it was; statistics count them."""
     db = await full()
     recorder = db.hooks.add(Recorder())
+    operations: list[Operation] = []
+    db.hooks.add(OperationListener(operations.append, lambda: None))
     async with db.using(tags={"route": "/export"}).stream(IN_ORDER, batch_size=1000) as rows:
         assert [len(batch) async for batch in rows.batches()] == [1000, 1000, 500]
     told = recorder.of(CallStarted, StatementFinished, TransactionFinished, StreamFinished, CallFinished)
@@ -564,6 +569,8 @@ async def test_a_stream_tells_its_story(full: Any) -> None:
     assert 0 < finished.first_row_seconds <= finished.slowest_seconds <= finished.duration_seconds
     for each in (started, sent, finished):
         assert Path(each.origin.file).name == Path(__file__).name
+    (operation,) = operations  # what a span is made of
+    assert (operation.verb, operation.rows, operation.kind) == ("stream", ROWS, None)
     (entry,) = [each for each in db.stats().statements if each.summary == "SELECT stock"]
     assert (entry.calls, entry.rows) == (1, ROWS)
 
@@ -581,6 +588,22 @@ async def test_a_stream_that_is_held_too_long_names_its_line(full: Any) -> None:
         assert holder.leaked
         assert Path(str(holder.origin).partition(":")[0]).name == Path(__file__).name
     assert db.stats().leak_count == 1
+    assert await is_whole(db)
+
+
+async def test_a_column_that_is_not_there_leaves_everything_whole(full: Any) -> None:
+    """``types=`` is checked when the statement is sent already: its rows are unread by then."""
+    db = await full()
+    with pytest.raises(UsageError, match="'cost'"):
+        async with db.stream(IN_ORDER, types={"cost": Money}):
+            pass
+    assert await is_whole(db)
+    async with db.transaction() as tx:
+        with pytest.raises(UsageError, match="'cost'"):
+            async with tx.stream(IN_ORDER, types={"cost": Money}):
+                pass
+        await tx.execute("update stock set sku = 'after' where id = 0")
+    assert await db.fetch_value("select sku from stock where id = 0") == "after"
     assert await is_whole(db)
 
 
