@@ -705,7 +705,7 @@ async def test_a_batch_of_a_stream_comes_in_time_or_not_at_all(
     async def read() -> None:
         nonlocal seen
         # More rows than the network holds for a reader who doesn't read: the rest can't be there already.
-        async with db.stream("select a.id from item a, item b", batch_size=100) as rows:
+        async with db.stream("select repeat('x', 4000) from item a, item b", batch_size=100) as rows:
             async for _ in rows:
                 if not seen:
                     hole.fall_silent()

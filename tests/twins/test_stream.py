@@ -28,6 +28,7 @@ from prefiq_db.errors import (
     UsageError,
 )
 from prefiq_db.events import CallFinished, CallStarted, StatementFinished, StreamFinished, TransactionFinished
+from prefiq_db.integrations.operations import Operation, OperationListener
 from prefiq_db.transaction import Outcome
 from prefiq_db.types import Money
 from tests.conftest import Backend
@@ -57,6 +58,8 @@ FILL = (
     f" from (select {_NUMBER} as n from ({_DIGITS}) a cross join ({_DIGITS}) b cross join ({_DIGITS}) c"
     f" cross join ({_DIGITS}) e) as numbers where n < :rows"
 )
+# Little of it is on its way when the server stops sending.
+WIDE = "repeat('x', 4000) as wide"
 COUNT = "select count(*) from stock"
 ONCE = RetryPolicy(attempts=1)
 
@@ -101,19 +104,25 @@ async def is_whole(db: Any) -> bool:
 async def test_a_stream_gives_what_fetch_all_gives(full: Any) -> None:
     """Text and Core, Rows by name, ``types=`` and ``into=``: the same rows, in the same types."""
     db = await full()
+    text = "select id, sku, price from stock where id < 900 order by id"
+    core = sa.select(stock).where(stock.c.id < 900).order_by(stock.c.id)
     ways: list[tuple[Any, dict[str, Any]]] = [
-        (IN_ORDER, {}),
-        (sa.select(stock).order_by(stock.c.id), {}),
-        (IN_ORDER, {"types": {"price": Money}}),
-        (IN_ORDER, {"into": dict}),
-        (sa.select(stock).order_by(stock.c.id), {"into": Item}),
-        (IN_ORDER, {"types": {"price": Money}, "into": Item}),
+        (text, {}),
+        (core, {}),
+        (text, {"types": {"price": Money}}),
+        (text, {"into": dict}),
+        (core, {"into": Item}),
+        (text, {"types": {"price": Money}, "into": Item}),
     ]
     for statement, options in ways:
-        async with db.stream(statement, batch_size=700, **options) as rows:
+        async with db.stream(statement, batch_size=400, **options) as rows:
             got = [row async for row in rows]
-        assert got == await db.fetch_all(statement, **options)
-        assert type(got[0]) is type((await db.fetch_all(statement, **options))[0])
+        expected = await db.fetch_all(statement, **options)
+        assert got == expected
+        assert len(got) == 900
+        assert type(got[0]) is type(expected[0])
+        if "into" not in options:
+            assert list(map(type, got[0])) == list(map(type, expected[0]))
     async with db.stream("select id, sku from stock where id = :id", {"id": 7}) as rows:
         assert [(row.id, row.sku) async for row in rows] == [(7, "A7")]
     assert await is_whole(db)
@@ -443,7 +452,7 @@ async def test_a_connection_lost_in_the_middle_is_an_error(full: Any, backend: B
     seen: list[int] = []
     sql = {"postgresql": "select pg_backend_pid() as me", "mariadb": "select connection_id() as me"}[backend.name]
     with pytest.raises(AvailabilityError):
-        async with db.stream(f"{sql}, a.id from stock a, stock b", batch_size=100) as rows:
+        async with db.stream(f"{sql}, a.id, {WIDE} from stock a, stock b", batch_size=100) as rows:
             async for row in rows:
                 if not seen:
                     kill_session(backend, row.me)
@@ -475,7 +484,7 @@ async def test_a_transaction_that_loses_its_connection_in_a_stream_is_not_commit
     with pytest.raises(NotCommittedError):
         async with db.transaction() as tx:
             session = await session_id(tx, backend)
-            async with tx.stream(ENDLESS, batch_size=10) as rows:
+            async with tx.stream(f"select {WIDE} from stock a, stock b", batch_size=100) as rows:
                 await anext(rows)
                 kill_session(backend, session)
                 with pytest.raises(PrefiqDbError):
@@ -548,6 +557,8 @@ async def test_a_stream_tells_its_story(full: Any) -> None:
     """One call, one statement, one transaction, and at the end how many rows it was; statistics count them."""
     db = await full()
     recorder = db.hooks.add(Recorder())
+    operations: list[Operation] = []
+    db.hooks.add(OperationListener(operations.append, lambda: None))
     async with db.using(tags={"route": "/export"}).stream(IN_ORDER, batch_size=1000) as rows:
         assert [len(batch) async for batch in rows.batches()] == [1000, 1000, 500]
     told = recorder.of(CallStarted, StatementFinished, TransactionFinished, StreamFinished, CallFinished)
@@ -564,6 +575,8 @@ async def test_a_stream_tells_its_story(full: Any) -> None:
     assert 0 < finished.first_row_seconds <= finished.slowest_seconds <= finished.duration_seconds
     for each in (started, sent, finished):
         assert Path(each.origin.file).name == Path(__file__).name
+    (operation,) = operations  # what a span is made of
+    assert (operation.verb, operation.rows, operation.kind) == ("stream", ROWS, None)
     (entry,) = [each for each in db.stats().statements if each.summary == "SELECT stock"]
     assert (entry.calls, entry.rows) == (1, ROWS)
 
@@ -581,6 +594,22 @@ async def test_a_stream_that_is_held_too_long_names_its_line(full: Any) -> None:
         assert holder.leaked
         assert Path(str(holder.origin).partition(":")[0]).name == Path(__file__).name
     assert db.stats().leak_count == 1
+    assert await is_whole(db)
+
+
+async def test_a_column_that_is_not_there_leaves_everything_whole(full: Any) -> None:
+    """``types=`` is checked when the statement is sent already: its rows are unread by then."""
+    db = await full()
+    with pytest.raises(UsageError, match="'cost'"):
+        async with db.stream(IN_ORDER, types={"cost": Money}):
+            pass
+    assert await is_whole(db)
+    async with db.transaction() as tx:
+        with pytest.raises(UsageError, match="'cost'"):
+            async with tx.stream(IN_ORDER, types={"cost": Money}):
+                pass
+        await tx.execute("update stock set sku = 'after' where id = 0")
+    assert await db.fetch_value("select sku from stock where id = 0") == "after"
     assert await is_whole(db)
 
 

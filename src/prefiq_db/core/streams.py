@@ -98,8 +98,7 @@ class StreamCore:
     def _begin(self, block: Block | None) -> list[Any]:
         if block is not None:
             self._call.attempts += 1
-            begin = self._reader.begin(block.instance.road)
-            return self._read_in(block, block.use(self._call, begin, explicit=self._is_explicit))
+            return self._read_in(block, self._first_batch(block, is_own=False))
         database, given = self._database, self._call.given
         options = database.with_overrides(_READ_ONLY)
         numbers = itertools.count()
@@ -116,7 +115,7 @@ class StreamCore:
         try:
             block.begin()
             try:
-                rows = block.use(self._call, self._reader.begin(block.instance.road), explicit=True)
+                rows = self._first_batch(block, is_own=True)
             except BaseException as error:
                 if block.outcome is Outcome.ACTIVE:
                     block.end(error)
@@ -126,6 +125,15 @@ class StreamCore:
         finally:
             if not kept:
                 block.abandon()
+
+    def _first_batch(self, block: Block, *, is_own: bool) -> list[Any]:
+        begin = self._reader.begin(block.instance.road)
+        try:
+            return block.use(self._call, begin, explicit=is_own or self._is_explicit)
+        except PrefiqDbError:
+            if block.outcome is Outcome.ACTIVE:
+                self._close_reader(block, is_last=is_own)
+            raise
 
     def _read_in(self, block: Block, rows: list[Any]) -> list[Any]:
         self._block = block
@@ -208,8 +216,9 @@ class StreamCore:
 
     def abandon(self) -> None:
         """Clean up after an interruption of :meth:`open` or :meth:`close`; does nothing if that has ended normally."""
-        block, self._is_open = self._block, False
-        if block is None:
+        block, was_open = self._block, self._is_open
+        self._is_open = False
+        if block is None or not was_open:
             return
         if self in block.open_streams:
             block.open_streams.remove(self)
@@ -239,26 +248,25 @@ class StreamCore:
         assert block is not None
         active = block.outcome is Outcome.ACTIVE
         if active:
-            seconds = block.instance.statement_timeout_seconds
-            try:
-                if owns:
-                    self._reader.close(seconds, is_last=True)
-                else:
-                    with block.scope.used():
-                        self._reader.close(seconds, is_last=False)
-            except PrefiqDbError as failure:
-                # What it means for the transaction, the next statement or COMMIT will say.
-                logger.info(
-                    "closing a stream on database %s failed (%s)",
-                    block.instance.name,
-                    failure.kind.value,
-                    extra={"database": block.instance.name, "error_kind": failure.kind.value},
-                )
+            self._close_reader(block, is_last=owns)
         if self in block.open_streams:
             block.open_streams.remove(self)
         if owns and active:
             block.end(error)
         self._is_open = False
+
+    def _close_reader(self, block: Block, *, is_last: bool) -> None:
+        try:
+            with block.scope.used():
+                self._reader.close(block.instance.statement_timeout_seconds, is_last=is_last)
+        except PrefiqDbError as failure:
+            # What it means for the transaction, the next statement or COMMIT will say.
+            logger.info(
+                "closing a stream on database %s failed (%s)",
+                block.instance.name,
+                failure.kind.value,
+                extra={"database": block.instance.name, "error_kind": failure.kind.value},
+            )
 
     def _tell(self, error: BaseException | None) -> None:
         database, duration = self._database, time.perf_counter() - self._started

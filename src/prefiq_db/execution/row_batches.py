@@ -122,18 +122,15 @@ class BatchReader:
 
         def go() -> list[Any]:
             with _fetching(state):
-                rows: list[Any] = call.shape.fetch(road.dialect.open_stream(connection, send, seconds, deadline))
+                self._result = result = road.dialect.open_stream(connection, send, seconds, deadline)
+                if road.dialect.observer is not None:
+                    self.note = road.dialect.observer.stream_opened(result.context, state)
+                rows: list[Any] = call.shape.fetch(result)
                 return rows
 
         return self._counted(road.crossed(connection, go), started)
 
     def _fetch_first(self, result: CursorResult[Any]) -> Sequence[Any]:
-        assert self._road is not None
-        assert self._connection is not None
-        self._result = result
-        dialect = self._road.dialect
-        if dialect.observer is not None:
-            self.note = dialect.observer.stream_opened(result.context, self._road.state(self._connection))
         return self._fetch(*self._limits)
 
     def next(self, connection: Connection, call: Call, seconds: float, deadline: Deadline | None) -> list[Any]:
