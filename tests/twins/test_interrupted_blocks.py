@@ -120,6 +120,16 @@ def execute_many(db: Database, seen: Seen) -> None:
     db.execute_many("update account set balance = balance + 1 where id = :id", [{"id": 1}])
 
 
+def batch(db: Database, seen: Seen) -> None:
+    db.batch([MOVE, BALANCE])
+
+
+def batch_in_transaction(db: Database, seen: Seen) -> None:
+    seen.append(db.transaction())
+    with seen[-1] as tx:
+        tx.batch([MOVE, BALANCE])
+
+
 WAYS = [
     *(commit, rollback, nested, run_in_transaction, transactional, attempts, exactly_once, bound),
     *(overridden, execute, fetch_all, execute_many),
@@ -155,6 +165,10 @@ async def run_in_transaction_async(db: AsyncDatabase, seen: Seen) -> None:
 
 async def execute_async(db: AsyncDatabase, seen: Seen) -> None:
     await db.execute(MOVE)
+
+
+async def batch_async(db: AsyncDatabase, seen: Seen) -> None:
+    await db.batch([MOVE, BALANCE])
 
 
 WAYS_ASYNC = [commit_async, nested_async, run_in_transaction_async, execute_async]
@@ -277,7 +291,8 @@ def came_through(injector: Injector, error: BaseException | None) -> bool:
     if error is injector.error:
         return True
     answers = (OutcomeUnknownError, NotCommittedError, type(None))
-    return injector.kind is JobTimeout and injector.was_in("_commit") and isinstance(error, answers)
+    asks = injector.was_in("_commit") or injector.was_in("send_burst")  # a batch is one message with its COMMIT
+    return injector.kind is JobTimeout and asks and isinstance(error, answers)
 
 
 def inject_everywhere(
@@ -343,6 +358,24 @@ def test_an_interruption_at_any_line_leaves_nothing(scene: Scene, way: Any, kind
     lines, wrong = inject_everywhere(scene, lambda seen: way(scene.db, seen), kind, first, step)
     assert not wrong, "\n".join(wrong)
     assert lines * step > 150, "the way has more lines than that, or they were not counted"
+
+
+@pytest.mark.sync
+@pytest.mark.parametrize(
+    "backend",
+    [pytest.param(name, marks=getattr(pytest.mark, name)) for name in ("postgresql", "mariadb")],
+    indirect=True,
+)
+@pytest.mark.parametrize("kind", [Halt, JobTimeout])
+@pytest.mark.parametrize("way", [batch, batch_in_transaction])
+def test_an_interruption_of_a_batch_leaves_nothing(scene: Scene, way: Any, kind: type[BaseException]) -> None:
+    """BEGIN, statements and COMMIT are one message there, and what was sent is all done or not at all."""
+    step = int(_EVERY or 48)
+    lines, wrong = inject_everywhere(
+        scene, lambda seen: way(scene.db, seen), kind, 1 + 24 * (kind is Halt) % step, step
+    )
+    assert not wrong, "\n".join(wrong)
+    assert lines * step > 150
 
 
 # --- controls ------------------------------------------------------------------------------------

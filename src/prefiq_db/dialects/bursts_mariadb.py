@@ -110,7 +110,10 @@ class MariadbBursts(BurstDialect):
                 (self._mogrify(each.cursor, self.commented(each), each.parameters), _wants_key(each.context))
                 for each in burst.pending
             ]
-        except Exception:  # noqa: BLE001 - a value that the driver can't convert: sent by itself it fails in its turn
+        except Exception as error:
+            if is_interruption(error):
+                raise
+            # A value that the driver can't convert: sent one by one it fails in its turn.
             burst.unread = burst.at_rest = True
             return
         block = block_of(burst, statements, replies.mark)
@@ -119,12 +122,13 @@ class MariadbBursts(BurstDialect):
             return
         try:
             self._read_all(raw, block, replies)
-        except Exception as error:  # noqa: BLE001 - judged where the outcome is
+        except Exception as error:
             self._note_replies(burst, replies)
+            if is_interruption(error) and (burst.savepoint or burst.committed):
+                raise
             self._note_burst_failure(proxied, burst, replies, error)
         except BaseException:
             self._note_replies(burst, replies)
-            burst.committed = False  # the session was ended meanwhile
             raise
         else:
             self._note_replies(burst, replies)
@@ -137,7 +141,8 @@ class MariadbBursts(BurstDialect):
         burst.committed = replies.committed
 
     def _note_burst_failure(self, proxied: Any, burst: Burst, replies: Replies, error: Exception) -> None:
-        if replies.committed:
+        if replies.committed:  # what was lost is the end of the reply, which says nothing more
+            self.session_of(proxied).checkout.tainted = burst.at_rest = True  # type: ignore[attr-defined]
             return
         if is_interruption(error):  # of a signal handler; the session was ended for it
             burst.fail(error, burst.answered, said=False)

@@ -48,7 +48,10 @@ class PostgresqlBursts(BurstDialect):
                 pipeline.request_of(cursor, self.commented(each), each.parameters)
                 for cursor, each in zip(cursors, burst.pending, strict=True)
             ]
-        except Exception:  # noqa: BLE001 - a value that psycopg can't convert: sent one by one it fails in its turn
+        except Exception as error:
+            if is_interruption(error):
+                raise
+            # A value that psycopg can't convert: sent one by one it fails in its turn.
             burst.unread = burst.at_rest = True
             return
         sync = pgconn.pipeline_sync
@@ -61,7 +64,7 @@ class PostgresqlBursts(BurstDialect):
         except Exception as error:
             is_foreign = is_interruption(error)  # of a signal handler; the statement was stopped for it
             self._note_replies(burst, cursors, replies, interrupted=is_foreign)
-            if is_foreign and burst.surely_failed:
+            if is_foreign and (burst.surely_failed or burst.savepoint):
                 raise
             burst.fail(error, burst.answered, said=False)
         except BaseException:

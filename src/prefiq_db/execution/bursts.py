@@ -13,6 +13,7 @@ from prefiq_db.dialects.session import SessionState
 from prefiq_db.execution.enclosable import enclosed
 from prefiq_db.execution.statement_facts import Facts, facts_sent
 from prefiq_db.execution.tied_statements import LOCK_REASON
+from prefiq_db.translation.judging import interruption_in
 
 
 def gather(connection: Connection, state: SessionState, calls: Sequence[Call]) -> list[Pending]:
@@ -36,8 +37,10 @@ def gather(connection: Connection, state: SessionState, calls: Sequence[Call]) -
         return [_gathered(taken, each) for each in calls]
     except CannotTravelError:
         raise
-    except Exception:  # noqa: BLE001 - sent one by one it fails again, and in its turn
-        raise CannotTravelError from None
+    except Exception as error:
+        if interruption_in(error) is not None:  # of a signal handler
+            raise
+        raise CannotTravelError from None  # sent one by one it fails again, and in its turn
     finally:
         state.checkout.guard, state.checkout.gathers = usual, False
         del taken._exec_single_context
