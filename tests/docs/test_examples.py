@@ -93,6 +93,10 @@ def test_a_ledger_runs_on_mariadb_and_drops_its_tables(mariadb_server: Any, name
     _on_server(mariadb_server, name, tmp_path, "show tables")
 
 
+def test_a_csv_file_is_imported_with_a_progress_bar(tmp_path: Path) -> None:
+    assert run("import_csv.py", tmp_path).splitlines()[-1] == "50000 rows imported"
+
+
 def test_the_service_provider_reads_its_settings_and_listens(tmp_path: Path) -> None:
     lines = run("service_provider.py", tmp_path, AUDIT_KEEP="2").splitlines()
     assert lines == [

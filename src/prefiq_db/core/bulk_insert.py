@@ -19,7 +19,7 @@ from prefiq_db.call import Call, Shape, Way
 from prefiq_db.core.transactions import Transactions
 from prefiq_db.deadline import own_deadline
 from prefiq_db.dialects.bulk import BulkInsert, Carrier, OnConflict
-from prefiq_db.errors import ErrorKind, PrefiqDbError, StatementRefusedError, UsageError
+from prefiq_db.errors import ErrorKind, PrefiqDbError, SchemaError, StatementRefusedError, UsageError
 from prefiq_db.execution.bound_rows import BoundInsert, in_place, locate
 from prefiq_db.execution.given_rows import GivenRows, Values
 from prefiq_db.execution.row_chunks import CARRIER, RowChunk, SendChunk
@@ -113,7 +113,12 @@ class _Work:
         job = _Job(database, call, target, source, request.on_conflict)
 
         def attempt(tx: Block) -> BulkResult:
-            return self._insert(tx, job)
+            try:
+                return self._insert(tx, job)
+            except SchemaError:
+                if target.is_reflected:  # it may be another table by now
+                    database.instance.tables.forget(target)
+                raise
 
         if self.outer is None:
             return database.in_transaction(attempt, may_repeat=source.may_repeat, by_deadline=False)  # type: ignore[no-any-return]  # it returns what attempt() does
