@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import pytest
 import sqlalchemy as sa
@@ -16,6 +15,7 @@ from hypothesis import strategies as st
 from prefiq_db.dialects import upsert_sql
 from prefiq_db.dialects.upsert_sql import MariadbUpsert
 from prefiq_db.errors import UniqueViolationError, UsageError
+from prefiq_db.memory import Memory
 from tests.conftest import Backend
 from tests.twins.harness import drive
 from tests.twins.support import in_engine_begin
@@ -201,7 +201,7 @@ def test_the_form_without_a_guard_is_caught(
     """The control: what everybody writes updates a row that another key meets, and the property test finds it."""
 
     monkeypatch.setattr(MariadbUpsert, "_has_the_key", lambda self, wanted, given: sa.true())
-    monkeypatch.setattr(upsert_sql, "_kept", WeakKeyDictionary())
+    monkeypatch.setattr(upsert_sql, "_kept", Memory(8))
     with pytest.raises(AssertionError, match="stored"):
         check_all(
             db, run, backend, max_examples=200, derandomize=True, phases=[Phase.generate], report_multiple_bugs=False

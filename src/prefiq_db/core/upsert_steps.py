@@ -36,6 +36,7 @@ class UpsertSteps:
         self.sql = sql = dialect.upserts
         self._returns = bool(dialect.insert_returning)  # type: ignore[attr-defined]
         self._tells = True
+        self._made: tuple[bool, Any] | None = None
         self.chunks = request.chunks(dialect.insertmanyvalues_max_parameters)  # type: ignore[attr-defined]
         several = len(request.rows) > 1
         updates = bool(wanted.update)
@@ -44,8 +45,10 @@ class UpsertSteps:
         self._checks = several and updates and not sql.refuses_same and request.may_have_same_keys()
         returns_all = self._returns and (updates or sql.returns_all)
         self._reads_back = bool(wanted.returning) and not returns_all
-        self.is_one_statement = len(self.chunks) == 1 and not (self._looks or self._checks or self._reads_back)
-        self.needs_undo = len(self.chunks) > 1 or self._checks or self._reads_back or (several and not self._returns)
+        by_driver = several and not self._returns  # which sends as many statements as it likes
+        alone = len(self.chunks) == 1 and not by_driver
+        self.is_one_statement = alone and not (self._looks or self._checks or self._reads_back)
+        self.needs_undo = not alone or self._checks or self._reads_back
         self.question = sql.asks_about(wanted.table, dialect) if updates and self._returns else None
         self.table_name = dialect.identifier_preparer.format_table(wanted.table)  # type: ignore[attr-defined]
 
@@ -55,8 +58,10 @@ class UpsertSteps:
 
     @property
     def insert(self) -> Any:
-        asks = bool(self.wanted.update) or self.sql.returns_all
-        return self.sql.statement(self.wanted, returns=self._returns, tells=self._tells and asks)
+        tells = self._tells and (bool(self.wanted.update) or self.sql.returns_all)
+        if self._made is None or self._made[0] is not tells:
+            self._made = (tells, self.sql.statement(self.wanted, returns=self._returns, tells=tells))
+        return self._made[1]
 
     def explained(self, error: PrefiqDbError) -> PrefiqDbError | None:
         """Return the error that *error* stands for, if it is another one."""

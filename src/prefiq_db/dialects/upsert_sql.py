@@ -8,7 +8,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
-from weakref import WeakKeyDictionary
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql, postgresql, sqlite
@@ -16,6 +15,7 @@ from sqlalchemy.sql import visitors
 
 from prefiq_db.dialects.sending import ONE_STATEMENT
 from prefiq_db.errors import ErrorClass, ErrorKind, PrefiqDbError, UniqueViolationError, UnsupportedError, UsageError
+from prefiq_db.memory import Memory
 
 #: Returns a column's new value, as an expression, given the columns of the stored row and those of the given row.
 NewValue = Callable[[Any, Any], Any]
@@ -23,19 +23,13 @@ NewValue = Callable[[Any, Any], Any]
 #: What SQLAlchemy may put into one INSERT; our chunks are smaller.
 _ONE_BATCH: Final = 10**9
 
-# Statements by table: building one costs more than sending it.
-_kept: Final[WeakKeyDictionary[sa.Table, dict[Hashable, Any]]] = WeakKeyDictionary()
-_MOST_KEPT: Final = 32
+# Building a statement costs more than sending it.
+_kept: Final[Memory[Any]] = Memory(512)
 
 
-def _keep(table: sa.Table, asked: Hashable, make: Callable[[], Any]) -> Any:
-    kept = _kept.setdefault(table, {})
-    known = kept.get(asked)
-    if known is None:
-        if len(kept) >= _MOST_KEPT:
-            kept.clear()
-        known = kept[asked] = make()
-    return known
+def _keep(asked: Hashable, make: Callable[[], Any]) -> Any:
+    known = _kept.kept.get(asked)
+    return _kept.keep(asked, make()) if known is None else known
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +79,8 @@ class UpsertSql(ABC):
         """
         if wanted.signature is None:
             return self._statement(wanted, returns, tells)
-        asked = (type(self), wanted.signature, wanted.returning, returns, tells)
-        return _keep(wanted.table, asked, lambda: self._statement(wanted, returns, tells))
+        asked = (type(self), wanted.table, wanted.signature, wanted.returning, returns, tells)
+        return _keep(asked, lambda: self._statement(wanted, returns, tells))
 
     def _statement(self, wanted: Wanted, returns: bool, tells: bool) -> Any:
         made = self._insert(wanted, tells=returns and tells)
@@ -303,7 +297,7 @@ def count_of_keys(wanted: Wanted) -> Any:
         counted = sa.select(sa.func.count()).select_from(wanted.table)
         return counted.where(_with_keys(wanted)).with_for_update(read=True)
 
-    return _keep(wanted.table, ("count", wanted.key), make)
+    return _keep(("count", wanted.table, wanted.key), make)
 
 
 def rows_of_keys(wanted: Wanted) -> Any:

@@ -11,6 +11,7 @@ from uuid import UUID
 
 import sqlalchemy as sa
 from pydantic import BaseModel
+from sqlalchemy.sql import visitors
 from sqlalchemy.sql.elements import ClauseElement
 
 from prefiq_db.bridge import Runtime
@@ -23,6 +24,8 @@ from prefiq_db.execution.target_tables import Target, UniqueKey
 MOST_ROWS: Final = 1000
 MOST_BYTES: Final = 1_000_000
 _OTHER_BYTES: Final = 32
+#: How many binds one expression of an update may have.
+_MOST_BINDS: Final = 20
 _TEXTS: Final = frozenset({str, bytes, type(None)})
 _SHORT: Final = frozenset({int, float, bool, Decimal, UUID, dt.date, dt.datetime, dt.time, type(None)})
 
@@ -44,8 +47,8 @@ class UpsertRequest:
     def chunks(self, most_binds: int | None) -> list[range]:
         """Return the numbers of the rows for each statement, as few statements as rows, binds and bytes allow."""
         width = widths(self.rows[0], self.wanted.table)
-        # A few binds more may stand in the update.
-        most = MOST_ROWS if not most_binds else max(1, min(MOST_ROWS, (most_binds - 100) // width))
+        spare = _MOST_BINDS * len(self.wanted.update) + 2
+        most = MOST_ROWS if not most_binds else max(1, min(MOST_ROWS, (most_binds - spare) // width))
         chunks = []
         for start in range(0, len(self.rows), most):
             chunk = range(start, min(start + most, len(self.rows)))
@@ -121,7 +124,7 @@ def request_of(
     rows_by_key = [dict(zip(given.keys, row, strict=True)) for row in values]
     places = [given.keys.index(name) for name in names]
     keys = [tuple([row[place] for place in places]) for row in values]
-    _check_keys(keys, names)
+    keys = _checked_keys(keys, names)
     new = _new_values(update, target, names, given.keys)
     signature = None if isinstance(update, Mapping) else (names, tuple(new))
     wanted = Wanted(target.table, names, new, returned, signature)
@@ -179,13 +182,15 @@ def _described(key: UniqueKey) -> str:
     return f"the primary key {columns}" if key.is_primary else columns
 
 
-def _check_keys(keys: Sequence[tuple[Any, ...]], names: Sequence[str]) -> None:
+def _checked_keys(keys: list[tuple[Any, ...]], names: Sequence[str]) -> list[tuple[Any, ...]]:
+    """Return *keys*, each part with a hash, or raise for the first that is None or the same as another."""
     try:
         if len(set(keys)) == len(keys) and not any(None in column for column in zip(*keys, strict=True)):
-            return
+            return keys
     except TypeError:
         pass  # a value that has no hash: it is looked at one by one
     seen: dict[tuple[Any, ...], int] = {}
+    keys = [tuple([_hashable(part) for part in key]) for key in keys]
     for number, key in enumerate(keys):
         for name, part in zip(names, key, strict=True):
             if part is None:
@@ -195,7 +200,7 @@ def _check_keys(keys: Sequence[tuple[Any, ...]], names: Sequence[str]) -> None:
                     column=name,
                 )
         try:
-            first = seen.setdefault(tuple([_hashable(part) for part in key]), number)
+            first = seen.setdefault(key, number)
         except TypeError:
             first = -1
         if first == number:
@@ -205,6 +210,7 @@ def _check_keys(keys: Sequence[tuple[Any, ...]], names: Sequence[str]) -> None:
         raise UsageError(
             f"rows[{number}]: has the same key ({', '.join(names)}) as rows[{first}]; give one row for each key"
         )
+    return keys
 
 
 def _hashable(part: Any) -> Any:
@@ -252,10 +258,25 @@ def _new_value(column: sa.Column[Any], value: Any) -> NewValue:
 
 def _as_expression(column: sa.Column[Any], value: Any) -> Any:
     if hasattr(value, "__clause_element__"):
-        return value.__clause_element__()
-    if isinstance(value, ClauseElement):
-        return value
-    return sa.null() if value is None else sa.bindparam(None, value, type_=column.type, unique=True)
+        value = value.__clause_element__()
+    if not isinstance(value, ClauseElement):
+        return sa.null() if value is None else sa.bindparam(None, value, type_=column.type, unique=True)
+    binds = 0
+
+    def checked(element: Any, **options: Any) -> Any:
+        # For a bind without a value SQLAlchemy would send each row in a statement of its own.
+        nonlocal binds
+        if not isinstance(element, sa.BindParameter) or element.callable is not None:
+            return None
+        if element.required:
+            raise UsageError(f"update: the expression for {column.key} has a bind without a value: {element.key}")
+        binds += 1
+        return sa.null() if element.value is None else None
+
+    value = visitors.replacement_traverse(value, {}, checked)
+    if binds > _MOST_BINDS:
+        raise UsageError(f"update: the expression for {column.key} has more than {_MOST_BINDS} values")
+    return value
 
 
 def _onupdate(column: sa.Column[Any]) -> NewValue:
