@@ -6,6 +6,8 @@ PREFIQ_REQUIRE ?= postgresql,mariadb
 WORKERS ?= 4
 # Bytecode is kept whatever the environment says: each process that a test starts would compile the package anew.
 PYTEST := PYTHONDONTWRITEBYTECODE= PREFIQ_REQUIRE="$(PREFIQ_REQUIRE)" .venv/bin/python -m pytest
+# Beside the tests; not spelled out there, or make -n would run them.
+LINT_AND_TYPES := $(MAKE) --no-print-directory --keep-going lint types
 # More arguments for pytest: make test ARGS="-k transaction -x"
 ARGS ?=
 
@@ -42,8 +44,15 @@ run-sync-example: .venv/.runtime ## Run the order ledger, sync, on embedded SQLi
 run-async-example: .venv/.runtime ## Run the order ledger, async, on embedded SQLite (DB_URL: elsewhere)
 	$(BIN)/python examples/ledger_async.py
 
-test: .venv/.development servers lint types ## Run everything: lint, types and all tests on real servers
-	$(PYTEST) -n $(WORKERS) --dist worksteal $(ARGS)
+# Style and types are checked beside the tests, which often wait. What they say stands last, and at once if it is bad.
+test: .venv/.development servers ## Run everything: lint, types and all tests on real servers
+	@log=$$(mktemp) && trap 'rm -f "$$log"' EXIT; \
+	{ $(LINT_AND_TYPES) >"$$log" 2>&1 || { cat "$$log" >&2; exit 1; }; } & checks=$$!; \
+	$(PYTEST) -n $(WORKERS) --dist worksteal $(ARGS); tests=$$?; \
+	wait $$checks; checked=$$?; cat "$$log"; \
+	if [ $$checked -ne 0 ]; then echo "make test: lint or types failed, see above" >&2; fi; \
+	if [ $$tests -ne 0 ]; then echo "make test: the tests failed, see above" >&2; fi; \
+	exit $$((tests || checked))
 
 check: .venv/.development lint types ## Run what needs no server, in under a minute: lint, types, unit tests
 	$(BIN)/python -m pytest tests/unit -m "not integration" $(ARGS)

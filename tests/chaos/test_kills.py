@@ -21,6 +21,7 @@ from prefiq_db.errors import NotCommittedError, OutcomeUnknownError
 from prefiq_db.testing import DatabaseServer, MariaDbServer, PostgresServer
 from prefiq_db.testing.faults import COMMIT, Bank, FaultProxy, FaultyLink, Message, Transfer
 from prefiq_db.testing.servers import SERVERS
+from tests import interpreters
 from tests.chaos.conftest import Record, run_bank, run_in
 from tests.chaos.controls import blind_retry, plain
 from tests.chaos.table import Line
@@ -286,7 +287,7 @@ class Clerks:
 
     def _clerk(self) -> subprocess.Popen[str]:
         if getattr(self._here, "clerk", None) is None:
-            clerk = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            clerk = interpreters.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
             self._all.append(clerk)
             assert clerk.stdout is not None
             assert clerk.stdout.readline() == "ready\n"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests import interpreters
 from tests.docs.pages import ROOT
 
 LEDGERS = ("ledger_sync.py", "ledger_async.py")
@@ -41,7 +41,7 @@ def environment(**variables: str) -> dict[str, str]:
 
 def run(name: str, cwd: Path, **variables: str) -> str:
     """Run an example as a person would, with warnings as errors; return what it prints."""
-    done = subprocess.run(
+    done = interpreters.run(
         [sys.executable, "-W", "error", ROOT / "examples" / name],
         cwd=cwd,
         env=environment(**variables),

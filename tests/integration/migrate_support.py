@@ -15,6 +15,7 @@ from pathlib import Path
 from prefiq_db.engines import make_engine
 from prefiq_db.migrate.command_line import main
 from prefiq_db.settings import DatabaseSettings
+from tests import interpreters
 from tests.conftest import Backend
 
 ALEMBIC = str(Path(sysconfig.get_path("scripts")) / "alembic")
@@ -56,7 +57,7 @@ class Project:
         """Start the ``alembic`` command in a process of its own, with pipes to talk through."""
         names = ("PATH", "HOME", "LANG", "TMPDIR", "PYTHONPATH")
         kept = {name: os.environ[name] for name in names if name in os.environ}
-        return subprocess.Popen(
+        return interpreters.Popen(
             [sys.executable, ALEMBIC, *arguments],
             cwd=self.folder,
             env={**kept, "DB_URL": self.backend.url, **environment},

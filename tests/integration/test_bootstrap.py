@@ -20,6 +20,7 @@ from prefiq_db.database_async import AsyncDatabase
 from prefiq_db.errors import AvailabilityError, ErrorKind, ProviderError
 from prefiq_db.health import is_healthy, is_healthy_async
 from prefiq_db.testing import DatabaseServer
+from tests import interpreters
 from tests.conftest import Backend
 from tests.unit.bad_environments import BAD_ENVIRONMENTS, CANARY
 
@@ -31,7 +32,7 @@ def command(environ: Mapping[str, str], directory: Path, *arguments: str) -> sub
     base = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "SYSTEMROOT") if name in os.environ}
     paths = [each for each in (environ.get("PYTHONPATH"), os.environ.get("PYTHONPATH")) if each]
     base |= {**environ, **({"PYTHONPATH": os.pathsep.join(paths)} if paths else {})}
-    return subprocess.run(
+    return interpreters.run(
         [sys.executable, "-W", "error", "-m", "prefiq_db.bootstrap", *arguments],
         env=base,
         cwd=directory,

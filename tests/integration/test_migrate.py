@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import fcntl
 import os
 import socket
 import subprocess
@@ -25,6 +26,7 @@ from prefiq_db.migrate.command_line import alembic_config, main
 from prefiq_db.settings import DatabaseSettings
 from prefiq_db.testing import DatabaseServer
 from prefiq_db.types import UtcDateTime
+from tests import interpreters
 from tests.conftest import Backend
 
 ROOT = Path(__file__).parents[2]
@@ -60,7 +62,7 @@ def tables(engine: sa.Engine) -> set[str]:
 
 def run(arguments: list[str], directory: Path, **environ: str) -> subprocess.CompletedProcess[str]:
     base = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "SYSTEMROOT") if name in os.environ}
-    return subprocess.run(
+    return interpreters.run(
         arguments, env={**base, **environ}, cwd=directory, capture_output=True, text=True, timeout=90, check=False
     )
 
@@ -291,16 +293,26 @@ def test_a_checkout_has_them_at_the_top() -> None:
 
 @pytest.fixture(scope="session")
 def installed_wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel of this checkout, installed alone into a directory."""
-    folder = tmp_path_factory.mktemp("wheel")
+    """The wheel of this checkout, installed alone into a directory: by the first worker that needs it."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "wheel"
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "ready").exists():
+            _install_wheel(folder)
+            (folder / "ready").touch()
+    return folder / "site"
+
+
+def _install_wheel(folder: Path) -> None:
     build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)]
     subprocess.run(build, check=True, capture_output=True, timeout=90)
     (wheel,) = folder.glob("*.whl")
     assert not [name for name in zipfile.ZipFile(wheel).namelist() if name.endswith(".pyc")]
-    site = folder / "site"
-    pip = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--target", str(site), str(wheel)]
+    target = ["--target", str(folder / "site")]
+    pip = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", *target, str(wheel)]
     subprocess.run(pip, check=True, capture_output=True, timeout=90)
-    return site
 
 
 def test_a_wheel_carries_its_own(backend: Backend, engine: sa.Engine, installed_wheel: Path, tmp_path: Path) -> None:

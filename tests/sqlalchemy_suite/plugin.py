@@ -7,6 +7,7 @@ nothing is expected to differ.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import inspect
 import os
@@ -172,6 +173,12 @@ def pytest_collection_modifyitems(items: list[Any]) -> None:
                 problems.append(f"listed, and there is no such test: {listed}")
             for item in found:
                 item.stash[_DIFFERENCE] = difference
+
+
+def pytest_collection_finish() -> None:
+    """Let the garbage collector pass over what lives as long as the run, also at its end."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -61,16 +61,19 @@ class Injector:
         return made
 
     def calls(self, frame: FrameType, event: str, arg: object) -> Any:
-        code = frame.f_code
-        if not code.co_filename.startswith(LIBRARY) or code.co_name in _FINALISERS:
+        place = _place_of(frame.f_code)
+        # What comes after the interruption is of no interest, and would take half of the time.
+        if not place.is_ours or self.error is not None:
             return None
-        if not code.co_flags & _RESUMED:
+        if place.begins:
             self._reached(frame)
         return self.lines
 
     def lines(self, frame: FrameType, event: str, arg: object) -> Any:
-        if event == "line" and _can_be_interrupted(frame.f_code, frame.f_lasti):
-            self._reached(frame)
+        if event == "line" and self.error is None:
+            place = _place_of(frame.f_code)
+            if place.hears(frame.f_lasti):
+                self._reached(frame)
         return self.lines
 
     def _reached(self, frame: FrameType) -> None:
@@ -84,7 +87,33 @@ class Injector:
         return any(line.endswith(f" {function}") for line in self.stack)
 
 
-@functools.cache
+class _Place:
+    """What a trace function must know of *code*: looked up at each call and line, so it is worked out once."""
+
+    def __init__(self, code: CodeType) -> None:
+        self.code = code
+        self.is_ours = code.co_filename.startswith(LIBRARY) and code.co_name not in _FINALISERS
+        self.begins = not code.co_flags & _RESUMED
+        self._heard: dict[int, bool] = {}
+
+    def hears(self, offset: int) -> bool:
+        heard = self._heard.get(offset)
+        if heard is None:
+            heard = self._heard[offset] = _can_be_interrupted(self.code, offset)
+        return heard
+
+
+# By identity: code objects are compared and hashed by all that is in them. Each place keeps its own alive.
+_places: dict[int, _Place] = {}
+
+
+def _place_of(code: CodeType) -> _Place:
+    found = _places.get(id(code))
+    if found is None:
+        found = _places[id(code)] = _Place(code)
+    return found
+
+
 def _can_be_interrupted(code: CodeType, offset: int) -> bool:
     """Return whether a signal can be heard at the line that begins at *offset*, and not only at the one after it.
 

@@ -6,7 +6,6 @@ import asyncio
 import dataclasses
 import logging
 import signal
-import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
@@ -41,6 +40,7 @@ from prefiq_db.testing.faults import (
     Reset,
 )
 from prefiq_db.testing.wire import WireCounter
+from tests import interpreters
 from tests.conftest import Backend
 from tests.twins.harness import Harness, drive, make_database
 from tests.twins.support import session_id, slow_read, upgrade_schema
@@ -352,7 +352,7 @@ async def test_a_server_that_stays_away_leaves_a_token(
     await db.close()
     proxy.accept()
     ask = "import sys; from prefiq_db import Database; print(Database(sys.argv[1]).resolve_outcome(sys.argv[2]))"
-    done = subprocess.run(  # noqa: ASYNC221 - nobody else uses this loop
+    done = interpreters.run(
         [sys.executable, "-W", "error::DeprecationWarning", "-c", ask, backend.url, failure.value.token],
         capture_output=True,
         text=True,
@@ -756,7 +756,7 @@ async def test_a_process_that_died_in_commit_can_be_asked_for(stock: Any, backen
     )
     for when, expected in (("before", "not committed"), ("after", "committed")):
         command = [sys.executable, "-c", die, backend.url, when]
-        died = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: ASYNC221 - likewise
+        died = interpreters.run(command, capture_output=True, text=True)
         assert died.returncode == 9, died.stderr
         assert await stock.resolve_outcome(died.stdout.strip()) == expected
     assert await applied(stock) == 1
