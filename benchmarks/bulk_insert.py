@@ -80,7 +80,7 @@ def measure(name: str, count: int, rounds: int) -> Iterator[str]:
     given = rows(count)
     mappings = [dict(zip(COLUMNS, row, strict=True)) for row in given]
     with tempfile.TemporaryDirectory() as folder, places(name, Path(folder)) as (url, connect, mark):
-        with Database(url, pool_size=1) as db, Database(url, pool_size=1) as slow:  # noqa: SIM117 - one line would be too long
+        with Database(url, pool_size=1) as db, Database(url, pool_size=1) as slow:
             ITEM.create(db.engine)
             raw = connect()
             driver = {"sqlite": "sqlite", "postgresql": "postgresql+psycopg", "mariadb": "mariadb+pymysql"}[name]
