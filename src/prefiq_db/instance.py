@@ -37,6 +37,7 @@ class Instance:
         commit_budget_seconds: how long COMMIT, the resolution of its outcome and the ``on_commit`` functions may
             continue after a cancellation.
         closing: whether closing was begun and interrupted; ``close()`` continues it.
+        has_tokens: whether a token was written, so that the token table is known to exist.
         needs_tokens: whether ``exactly_once`` was requested, so that the token table has to exist.
     """
 
@@ -57,6 +58,7 @@ class Instance:
     commit_budget_seconds: float = field(init=False)
     closed: bool = field(default=False, init=False)
     closing: bool = field(default=False, init=False)
+    has_tokens: bool = field(default=False, init=False)
     needs_tokens: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:

@@ -57,6 +57,7 @@ class Transactions(View):
         if limit is not None and (given.timeout is None or limit < given.timeout):
             given = replace(given, timeout=limit)
         retrier = self.retrier(given, worth_repeating if tx.is_root else _never)
+        tx.retrier = retrier
         self._begin(tx, lambda: retrier.run(tx.begin))
 
     def _begin(self, tx: Block, begin: Callable[[], None]) -> None:

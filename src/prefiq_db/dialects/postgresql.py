@@ -14,6 +14,7 @@ from prefiq_db.dialects.base import PrefiqDialect
 from prefiq_db.dialects.binary import Bytes
 from prefiq_db.dialects.characteristics import Remembered, characteristics
 from prefiq_db.dialects.enums import QuietPostgresqlEnum
+from prefiq_db.dialects.postgresql_bursts import PostgresqlBursts, was_refused_ahead
 from prefiq_db.dialects.session import AUTOCOMMIT, HALF, TransactionState
 from prefiq_db.dialects.token_sql import ABANDONED, TABLE, first_word
 from prefiq_db.dialects.values import POSTGRESQL
@@ -22,7 +23,7 @@ from prefiq_db.drivers.prepared import is_outdated, is_repeatable, names_of
 from prefiq_db.errors import ErrorKind, UnsupportedError, UsageError
 
 # psycopg.pq.TransactionStatus, by number: the dialect must import without the driver.
-_IDLE, _IN_ERROR = 0, 3
+_IDLE, _ACTIVE, _IN_ERROR = 0, 1, 3
 
 # Prefix of application_name for a session whose claim waits: it lets us find the session that blocks it.
 _CLAIM: Final = "prefiq_db claim "
@@ -33,7 +34,7 @@ _NAMES_OF_UTC: Final = frozenset(
 )
 
 
-class _Postgresql(PrefiqDialect):
+class _Postgresql(PostgresqlBursts, PrefiqDialect):
     label = "postgresql"
     connection_characteristics: Any = characteristics(
         postgresql_readonly=Remembered("read_only"),
@@ -47,6 +48,10 @@ class _Postgresql(PrefiqDialect):
         """Set up nothing: SQLAlchemy would log the server's notices, which may quote values."""
 
     def begin_sql(self, transaction: TransactionState) -> str:
+        return "; ".join(self.begin_messages(transaction))
+
+    def begin_messages(self, transaction: TransactionState) -> list[str]:
+        """Return the statements that begin a transaction."""
         words = ["BEGIN"]
         if transaction.isolation is not None:
             words.append(f"ISOLATION LEVEL {transaction.isolation}")
@@ -66,7 +71,7 @@ class _Postgresql(PrefiqDialect):
             message.append("SET LOCAL timezone = 'UTC'")
         if transaction.token is not None:
             message.append(self.token_sql(transaction.token))
-        return "; ".join(message)
+        return message
 
     def do_begin(self, dbapi_connection: Any) -> None:
         pooled = self.limits.read_only and not self.limits.session_settings
@@ -82,7 +87,8 @@ class _Postgresql(PrefiqDialect):
         return HALF if self.commit_would_lie(proxied.dbapi_connection) else None
 
     def in_transaction(self, dbapi_connection: Any) -> bool:
-        return bool(self._driver(dbapi_connection).pgconn.transaction_status != _IDLE)
+        driver = self._driver(dbapi_connection)
+        return bool(driver.pgconn.transaction_status != _IDLE) and driver._hearing is None
 
     driver_habits = (
         "row_factory", "cursor_factory", "server_cursor_factory", "isolation_level", "deferrable", "read_only",
@@ -92,7 +98,8 @@ class _Postgresql(PrefiqDialect):
     def is_at_rest(self, dbapi_connection: Any) -> bool:
         driver = self._driver(dbapi_connection)
         # Runs three times per statement, so we avoid the driver's property and its call.
-        return bool(driver.pgconn.transaction_status == _IDLE and driver._autocommit)
+        status = driver.pgconn.transaction_status
+        return bool((status == _IDLE or (status == _ACTIVE and driver._hearing is not None)) and driver._autocommit)
 
     def set_driver_autocommit(self, dbapi_connection: Any, value: bool) -> None:
         if self.limits.read_only and not self.limits.session_settings:
@@ -113,7 +120,10 @@ class _Postgresql(PrefiqDialect):
         state = self.session_of(proxied)
         self.bound_wait(state, proxied.dbapi_connection, seconds)
         transaction = state.transaction
-        if transaction.began:
+        if transaction.owes_begin:
+            if seconds != (state.session_timeout if transaction.local_timeout is None else transaction.local_timeout):
+                transaction.local_timeout = seconds  # BEGIN says it
+        elif transaction.began:
             # SET LOCAL ends with the transaction; ROLLBACK would silently undo a plain SET.
             local = transaction.local_timeout
             current = state.session_timeout if local is None else local
@@ -198,7 +208,7 @@ class _Postgresql(PrefiqDialect):
         from psycopg import ProgrammingError
         from psycopg.adapt import PyFormat
 
-        driver = self._driver(context.root_connection.connection.dbapi_connection)
+        driver = self._driver(context.root_connection._dbapi_connection.dbapi_connection)
         try:
             driver.adapters.get_dumper(kind, PyFormat.AUTO)
         except ProgrammingError:
@@ -226,10 +236,14 @@ class _PreparedAnew:
     """
 
     def do_execute(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
+        connection = self._driver_cursor(cursor)._conn
+        if connection._hearing is not None:
+            self._hear_on_the_way(connection, context)
         try:
             cursor.execute(statement, parameters)
         except Exception as error:
-            close_if_halfway(self._driver_cursor(cursor)._conn, error)
+            connection.ride(None)
+            close_if_halfway(connection, error)
             if not self._prepares_anew(cursor, error, statement, parameters):
                 raise
         else:
@@ -250,7 +264,16 @@ class _PreparedAnew:
             is_outdated(driver, error, statement, parameters[0], names)
             raise
 
+    def _hear_on_the_way(self, connection: Any, context: Any) -> None:
+        """Let a verb's statement outside a transaction travel while an earlier reply is still to be read."""
+        proxied = None if context is None else context.root_connection._dbapi_connection
+        dialect: Any = self
+        if connection._burst is None and proxied is not None and dialect.session_of(proxied).checkout.one_shot:
+            connection.ride(dialect.new_burst())
+
     def _prepares_anew(self, cursor: Any, error: Exception, statement: str, parameters: Any) -> bool:
+        if was_refused_ahead(error):  # the statement wasn't run, and may not run outside the transaction
+            return False
         driver = self._driver_cursor(cursor)
         outdated = is_outdated(driver, error, statement, parameters, names_of(driver))
         return outdated and is_repeatable(driver, statement)
@@ -266,6 +289,10 @@ class PrefiqPostgresql(_Postgresql, _PreparedAnew, PGDialect_psycopg):
         # prepare=False: psycopg would PREPARE a BEGIN it has seen five times, and that costs a round trip.
         tag: str | None = dbapi_connection.execute(sql, prepare=False).statusmessage
         return tag
+
+    def hear_out(self, dbapi_connection: Any) -> bool:
+        dbapi_connection.wait(iter(()))
+        return self.is_at_rest(dbapi_connection)
 
     def ask(self, dbapi_connection: Any, sql: str) -> list[Any]:
         cursor = dbapi_connection.execute(sql, prepare=False)
@@ -283,6 +310,10 @@ class PrefiqPostgresqlAsync(_Postgresql, _PreparedAnew, PGDialectAsync_psycopg):
     def control(self, dbapi_connection: Any, sql: str) -> str | None:
         tag: str | None = await_(dbapi_connection._connection.execute(sql, prepare=False)).statusmessage
         return tag
+
+    def hear_out(self, dbapi_connection: Any) -> bool:
+        await_(dbapi_connection._connection.wait(iter(())))
+        return self.is_at_rest(dbapi_connection)
 
     def ask(self, dbapi_connection: Any, sql: str) -> list[Any]:
         cursor = await_(dbapi_connection._connection.execute(sql, prepare=False))

@@ -64,6 +64,8 @@ class StatementDialect(TransactionDialect):
         guard = state.checkout.guard
         if guard is not None:
             guard(statement, context)
+        if transaction.owes_begin:
+            send = self.in_company(send, state, proxied, context)
         if self.commenter is not None:
             call = state.statement.call
             if call is not None and call.tags:

@@ -23,6 +23,7 @@ from prefiq_db.errors import (
 from prefiq_db.instance import Instance
 from prefiq_db.interruptions import is_interruption
 from prefiq_db.reports import Outcome
+from prefiq_db.retry import Retrier
 from prefiq_db.transaction.options import TransactionOptions
 from prefiq_db.transaction.scope import Scope
 from prefiq_db.unrun import refuse_coroutine_function, refuse_generator_function
@@ -51,12 +52,16 @@ class Block(ABC):
         self.callback_errors: tuple[Exception, ...] = ()
         self.retry_number = 0
         self.token: str | None = None
+        #: whether the caller has seen the token, so that no other one may take its place
+        self.is_told = False
         self.commit_functions: list[Callable[[], Any]] = []
         self.rollback_functions: list[Callable[[], Any]] = []
         self._scope = scope
         self._handle: Any = None
         self.deadline: Deadline | None = None
         self._over = False
+        #: begins again on another connection, if the first one turns out to be dead; ``None``: that is an error
+        self.retrier: Retrier | None = None
 
     @property
     def scope(self) -> Scope[Block]:
@@ -80,6 +85,11 @@ class Block(ABC):
         if self.is_begun:
             raise UsageError("a transaction begins once; call transaction() again for another one")
 
+    def tell_token(self) -> str | None:
+        """Return the token to the caller, who may keep it."""
+        self.is_told = True
+        return self.token
+
     # --- begin -----------------------------------------------------------------------------------
 
     def begin(self) -> None:
@@ -101,6 +111,10 @@ class Block(ABC):
     @abstractmethod
     def _begin(self) -> None: ...
 
+    def begin_now(self) -> None:
+        """Send a BEGIN that waits for the first statement."""
+        return
+
     # --- statements ------------------------------------------------------------------------------
 
     def run(self, call: Call, *, explicit: bool) -> Any:
@@ -110,12 +124,15 @@ class Block(ABC):
         if explicit:
             scope.explicit_uses += 1
         with scope.used():
-            if scope.connection.invalidated:
+            if scope.connection.invalidated or scope.connection.closed:
                 raise self._lost()
-            seconds, deadline = self._limits(call)
-            fetched = self.instance.road.run(scope.connection, call, seconds, deadline)
+            fetched = self._send(call)
         finish = call.shape.finish
         return fetched if finish is None else finish(fetched)
+
+    def _send(self, call: Call) -> Any:
+        seconds, deadline = self._limits(call)
+        return self.instance.road.run(self.scope.connection, call, seconds, deadline)
 
     def _limits(self, call: Call) -> tuple[float, Deadline | None]:
         """Return how long the statement may take, and the deadline of the whole transaction or block.

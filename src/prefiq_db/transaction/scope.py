@@ -15,6 +15,10 @@ from prefiq_db.instance import Instance
 
 B = TypeVar("B")
 
+# Statements that may travel in one burst with BEGIN or COMMIT. Others may speak another protocol, as COPY does, or
+# refuse to run in company.
+_TRAVELLING: Final = frozenset({"select", "insert", "update", "delete", "merge", "values"})
+
 # How often to poll whether the connection is free; its user doesn't know that we wait, so can't wake us.
 _LOOK_AGAIN_SECONDS: Final = 0.005
 
@@ -45,8 +49,13 @@ class Scope(Generic[B]):
             raise commit_refused(dialect.label, facts.commits)
         if facts.hidden:
             raise hidden_refused(dialect.label)
+        state = self.instance.road.state(self.connection)
         if facts.lingers:
-            self.instance.road.state(self.connection).checkout.tainted = True
+            state.checkout.tainted = True
+        transaction = state.transaction
+        transaction.may_travel = facts.verb in _TRAVELLING
+        if not facts.reads_only:
+            transaction.only_reads = False
 
     def seize(self, wait_seconds: float) -> bool:
         """Take the connection for good, after waiting for a statement that someone else runs on it.
