@@ -10,6 +10,8 @@ from sqlalchemy.engine.base import OptionEngineMixin
 from sqlalchemy.engine.interfaces import IsolationLevel
 from sqlalchemy.pool import PoolProxiedConnection
 
+from prefiq_db.errors import ClosedError
+
 
 class PrefiqConnection(Connection):
     """SQLAlchemy's connection, with our isolation levels."""
@@ -26,6 +28,8 @@ class PrefiqConnection(Connection):
         dialect: Any = self.dialect
         transaction = dialect.session_of(proxied).transaction
         if transaction.managed and not self._is_own:
+            if transaction.committed:
+                raise ClosedError("the transaction has ended with the statement that was said to be the last")
             # What runs on it now, we don't see.
             transaction.only_reads = False
             self.send_begin()

@@ -85,12 +85,18 @@ class Transactions(View):
             return self._attempt(self._block(chosen, parent), body)
         given, shown = self.overrides(), self.with_overrides(chosen)
         deadline = own_deadline(given.timeout)
-        retrier = self.retrier(given, lambda error: transaction_repeatable(error, shown), retry)
         numbers = itertools.count()
+        begun: list[Block] = []
+
+        def repeatable(error: BaseException) -> bool:
+            return not (begun and begun[-1].is_settled) and transaction_repeatable(error, shown)
+
+        retrier = self.retrier(given, repeatable, retry)
 
         def attempt() -> Any:
             tx = self._block(chosen, None, deadline)
             tx.retry_number = next(numbers)
+            begun[:] = [tx]
             return self._attempt(tx, body)
 
         result = retrier.run(attempt)

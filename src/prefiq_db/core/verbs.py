@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from prefiq_db.call import Call, Shape
+from prefiq_db.errors import UsageError
 from prefiq_db.execution.mapping import Into
 from prefiq_db.execution.shapes import ALL_ROWS, ONE_ROW, ONE_VALUE, OUTCOME, all_rows, one_row, one_value
 from prefiq_db.execution.typed import Types, with_types
@@ -53,8 +54,13 @@ class CoreVerbs(ABC):
             statement, shape = with_types(statement, types, shape)
         return self.carry_out(self.prepare("fetch_value", statement, params, shape))
 
-    def execute(self, statement: Any, params: Params) -> ExecuteResult:
-        result: ExecuteResult = self.carry_out(self.prepare("execute", statement, params, OUTCOME))
+    def execute(self, statement: Any, params: Params, last: bool = False) -> ExecuteResult:
+        call = self.prepare("execute", statement, params, OUTCOME)
+        if last:
+            if call.block is None:
+                raise UsageError("last: there is no transaction here that could end; use it inside transaction()")
+            call.last = True
+        result: ExecuteResult = self.carry_out(call)
         return result
 
     def execute_many(self, statement: Any, rows: Iterable[Mapping[str, Any]]) -> int | None:

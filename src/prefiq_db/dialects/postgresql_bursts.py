@@ -1,4 +1,4 @@
-"""PostgreSQL: BEGIN travels with the first statement, in one burst of libpq's pipeline mode."""
+"""PostgreSQL: BEGIN travels with the first statement, and COMMIT with the last, in a burst of libpq's pipeline mode."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from prefiq_db.dialects.sending import StatementDialect
-from prefiq_db.dialects.session import HALF, SessionState, TransactionState
+from prefiq_db.dialects.session import GONE, HALF, SessionState, TransactionState
+from prefiq_db.dialects.transaction_errors import aborted_error
 
 if TYPE_CHECKING:
     from prefiq_db.drivers.psycopg_bursts import Burst
@@ -47,37 +48,52 @@ class PostgresqlBursts(StatementDialect):
         # Poolers rewrite the protocol, and we have none to prove it with.
         return self.limits.session_settings
 
-    def new_burst(self, ahead: Sequence[str] = ()) -> Burst:
+    @property
+    def commit_travels(self) -> bool:
+        return self.limits.session_settings
+
+    def new_burst(self, ahead: Sequence[str] = (), behind: str | None = None) -> Burst:
         from prefiq_db.drivers.psycopg_bursts import Burst
 
-        return Burst(ahead)
+        return Burst(ahead, behind)
 
     def in_company(
         self, send: Callable[..., None], state: SessionState, proxied: Any, context: Any
     ) -> Callable[..., None]:
-        driver = self._driver(proxied.dbapi_connection)
-        if not state.transaction.may_travel or not _is_plain(context) or driver._pipeline is not None:
+        transaction, driver = state.transaction, self._driver(proxied.dbapi_connection)
+        alone = context.executemany or context._is_server_side or driver._pipeline is not None
+        if alone or not transaction.may_travel:
             return super().in_company(send, state, proxied, context)
+        closes = transaction.wants_commit and transaction.may_close and self.commit_travels
+        if not closes and not transaction.owes_begin:
+            return send
 
         def send_in_burst(cursor: Any, statement: str, parameters: Any, context: Any) -> None:
-            burst = self.new_burst(self.begin_messages(state.transaction))
+            # SQLAlchemy may send others first, to get the value of a sequence for example.
+            behind = "COMMIT" if closes and statement == context.statement else None
+            burst = self.new_burst(self.begin_messages(transaction) if transaction.owes_begin else (), behind)
             driver.ride(burst)
+            driver.is_committing = behind is not None
             try:
                 send(cursor, statement, parameters, context)
+            except BaseException:
+                _note_begun(transaction, burst)
+                if behind is not None and burst.sent and not burst.refused:
+                    # Its fate is COMMIT's: refused if the server said so, else unknown.
+                    transaction.committing, transaction.aborted = True, GONE
+                raise
             finally:
+                driver.is_committing = False
                 driver.ride(None)
-                _note_begun(state.transaction, burst)
+            _note_begun(transaction, burst)
+            if behind is not None:
+                _note_committed(transaction, burst)
 
         return send_in_burst
 
 
-def _is_plain(context: Any) -> bool:
-    """Return whether *context* sends its statement once, and reads all its rows at once."""
-    return not context.executemany and not context._is_server_side
-
-
 def _note_begun(transaction: TransactionState, burst: Burst) -> None:
-    if not burst.sent:
+    if not (burst.sent and burst.ahead):
         return
     transaction.owes_begin = False
     transaction.began = transaction.travelled = True
@@ -85,3 +101,12 @@ def _note_begun(transaction: TransactionState, burst: Burst) -> None:
         transaction.begin_failed = True
         # As after a failed statement: the block can't go on.
         transaction.aborted = HALF
+
+
+def _note_committed(transaction: TransactionState, burst: Burst) -> None:
+    if burst.tag == "COMMIT":
+        transaction.end()
+        transaction.committed = True
+        return
+    transaction.aborted = GONE
+    raise aborted_error(None)

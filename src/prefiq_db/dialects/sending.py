@@ -64,12 +64,12 @@ class StatementDialect(TransactionDialect):
         guard = state.checkout.guard
         if guard is not None:
             guard(statement, context)
-        if transaction.owes_begin:
-            send = self.in_company(send, state, proxied, context)
         if self.commenter is not None:
             call = state.statement.call
             if call is not None and call.tags:
                 send = self._send_with_comment(send, call.tags)
+        if transaction.owes_begin or transaction.wants_commit:
+            send = self.in_company(send, state, proxied, context)
         failure: Exception | None = None
         try:
             if self.observer is None:

@@ -33,6 +33,7 @@ class TransactionState:
         "began",
         "begin_failed",
         "cause",
+        "committed",
         "committing",
         "control_timeout",
         "deferrable",
@@ -41,6 +42,7 @@ class TransactionState:
         "isolation",
         "local_timeout",
         "managed",
+        "may_close",
         "may_travel",
         "may_wait",
         "only_reads",
@@ -48,6 +50,7 @@ class TransactionState:
         "read_only",
         "token",
         "travelled",
+        "wants_commit",
         "write",
     )
 
@@ -67,6 +70,10 @@ class TransactionState:
         self.begin_failed = False
         #: BEGIN was sent in one burst with the first statement
         self.travelled = False
+        #: COMMIT is to travel with the next statement, if that is safe
+        self.wants_commit = False
+        #: COMMIT travelled with a statement and succeeded: nothing may be sent any more
+        self.committed = False
 
     def end(self) -> None:
         """Note that no transaction is open any more."""
@@ -98,8 +105,10 @@ class TransactionState:
         self.id: int | None = None
         #: BEGIN may be sent as late as the first statement
         self.may_wait = False
-        #: the statement that is about to be sent may travel with BEGIN or COMMIT
+        #: the statement that is about to be sent may travel with BEGIN
         self.may_travel = False
+        #: and with COMMIT
+        self.may_close = False
         #: it is read-only, and every statement so far provably did nothing but read
         self.only_reads = False
 

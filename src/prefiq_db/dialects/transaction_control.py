@@ -90,6 +90,11 @@ class TransactionDialect(JudgingDialect, TokenDialect):
             self._send_begin(state, dbapi_connection.dbapi_connection)
 
     @property
+    def commit_travels(self) -> bool:
+        """Whether COMMIT may be sent with a statement."""
+        return False
+
+    @property
     def begin_travels(self) -> bool:
         """Whether ``transaction()`` sends BEGIN with its first statement."""
         return False
@@ -120,7 +125,10 @@ class TransactionDialect(JudgingDialect, TokenDialect):
     def in_company(
         self, send: Callable[..., None], state: SessionState, proxied: Any, context: Any
     ) -> Callable[..., None]:
-        """Return *send* for a statement, which takes the owed BEGIN along; here BEGIN is sent before it."""
+        """Return *send* for a statement, which takes along the BEGIN that is owed and the COMMIT that is wanted.
+
+        Where they can't travel, BEGIN is sent before it, and COMMIT at the end of the block.
+        """
         self.begin_owed(proxied)
         return send
 
@@ -160,18 +168,6 @@ class TransactionDialect(JudgingDialect, TokenDialect):
 
         Only for a transaction that did nothing but read: whatever becomes of COMMIT, nothing is lost.
         """
-        return False
-
-    def is_unheard(self, dbapi_connection: Any) -> bool:
-        """Return whether a reply is still to be read; the next use of the connection reads it first."""
-        return False
-
-    def hears_all(self, dbapi_connection: Any) -> bool:
-        """Read what has come of that reply, without waiting; return whether the connection is fit for use."""
-        return False
-
-    def hear_out(self, dbapi_connection: Any) -> bool:
-        """Wait for the rest of that reply; return whether the connection is fit for use."""
         return False
 
     def _send_commit(self, dbapi_connection: Any) -> str | None:

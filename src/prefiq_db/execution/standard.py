@@ -139,7 +139,10 @@ class StandardRoad:
             return call.shape.fetch(connection.execute(call.statement, call.params))
 
         try:
-            return self.border.cross(send)
+            if not call.last:
+                return self.border.cross(send)
+            transaction = self.state(connection).transaction
+            return self.border.cross(send, lambda: "commit" if transaction.committing else "statement")
         except ReadOnlyError as error:
             if not connection.invalidated and self.dialect.began_read_only(connection._dbapi_connection):
                 # Our own READ ONLY refused it, and would on every server: no failover to wait for.

@@ -16,6 +16,7 @@ from prefiq_db.errors import (
     ClosedError,
     ErrorClass,
     ErrorKind,
+    NestingError,
     NotCommittedError,
     TransactionTimeoutError,
     UsageError,
@@ -121,6 +122,8 @@ class Block(ABC):
         """Carry out *call* in this transaction; *explicit* if the caller used its ``tx``."""
         self._check_active()
         scope = self.scope
+        if call.last and not (self.is_root and scope.blocks == [self]):
+            raise NestingError("last: only the outermost transaction can end with a statement, not a savepoint")
         if explicit:
             scope.explicit_uses += 1
         with scope.used():
@@ -173,6 +176,11 @@ class Block(ABC):
             database=self.instance.name,
             classification=RUN_AGAIN,
         )
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether it is committed, or may be: then its body must not run again."""
+        return self.outcome in (Outcome.COMMITTED, Outcome.UNKNOWN)
 
     # --- callbacks -------------------------------------------------------------------------------
 

@@ -28,6 +28,7 @@ from prefiq_db.instance import Instance
 from prefiq_db.origin import Line, readable
 from prefiq_db.reports import Outcome
 from prefiq_db.transaction.block import RUN_AGAIN, Block
+from prefiq_db.transaction.last import LastStatement
 from prefiq_db.transaction.options import TransactionOptions
 from prefiq_db.transaction.ownership import HAND_OVER, enter, leave
 from prefiq_db.transaction.scope import Scope
@@ -45,7 +46,7 @@ def _died(error: PrefiqDbError) -> bool:
     return error.classification.connection_lost and error.kind not in _SLOW
 
 
-class RootBlock(Block):
+class RootBlock(LastStatement):
     """A transaction of its own, on a connection of its own.
 
     Args:
@@ -132,9 +133,15 @@ class RootBlock(Block):
     # --- a BEGIN that waits for the first statement ------------------------------------------------
 
     def _send(self, call: Call) -> Any:
+        if self.scope.is_closed:
+            self.check_open()
+        return self.send_last(call, self._send_next) if call.last else self._send_next(call)
+
+    def _send_next(self, call: Call) -> Any:
         return self._first(lambda: Block._send(self, call)) if self._begins else super()._send(call)
 
     def begin_now(self) -> None:
+        self.check_open()
         if self._begins:
             self._first(lambda: self.instance.road.send_begin(self.scope.connection))
 
@@ -149,7 +156,8 @@ class RootBlock(Block):
                 return action()
             except PrefiqDbError as error:
                 failure = self._explained(error) if transaction.begin_failed else error
-                again.append(transaction.begin_failed or (transaction.travelled and _died(error)))
+                died = transaction.travelled and not transaction.committing and _died(error)
+                again.append(transaction.begin_failed or died)
             raise failure
 
         def once_more() -> T:
@@ -180,9 +188,23 @@ class RootBlock(Block):
 
     # --- end -------------------------------------------------------------------------------------
 
+    def end(self, error: BaseException | None) -> None:
+        if self._scope is None or self._over or self.outcome is Outcome.ACTIVE or not self._scope.is_closed:
+            super().end(error)
+            return
+        try:
+            self._end(error)
+        finally:
+            self.abandon()
+        if error is None and self._failure is not None:
+            raise self._failure
+
     def _end(self, error: BaseException | None) -> None:
         try:
-            self._commit_or_roll_back(error)
+            if self.outcome is Outcome.ACTIVE:
+                self._commit_or_roll_back(error)
+            else:
+                self._leave_settled()
         finally:
             try:
                 self.abandon()
@@ -190,6 +212,13 @@ class RootBlock(Block):
                 self._tell()
         if self.token is not None:
             self._prune()
+
+    def _leave_settled(self) -> None:
+        leave(self.scope)
+        try:
+            self.instance.runtime.shielded(self.settled_end, self.instance.commit_budget_seconds)
+        except TimeoutError:
+            self._give_up()
 
     def _prune(self) -> None:
         try:
@@ -240,7 +269,7 @@ class RootBlock(Block):
                 self.check_deadline()
                 if scope.connection.invalidated or scope.connection.closed:
                     raise self._lost()
-                if self.token is not None:
+                if self.token is not None and self._begins:
                     self.begin_now()  # or the token would say that nothing was committed
                 self.instance.road.drop_begin(scope.connection)
                 self._bound_the_end()
