@@ -97,6 +97,7 @@ class Call:
         facts: what :func:`~prefiq_db.execution.statement_facts.facts_of_call` returned; ``None`` before its first call.
         way: how it is carried out.
         block: the block to carry it out in, when a transaction is open for it.
+        last: the caller says that the transaction ends with it.
         attempts: how many attempts were begun.
         started: on the monotonic clock.
     """
@@ -108,6 +109,7 @@ class Call:
         "facts",
         "given",
         "id",
+        "last",
         "params",
         "shape",
         "started",
@@ -130,6 +132,7 @@ class Call:
         self.facts: Any = None
         self.way = Way.ONE_SHOT
         self.block: Runner | None = None
+        self.last = False
         self.attempts = 0
         self.started = time.monotonic()
         self.deadline: Deadline | None = None if given.timeout is None else own_deadline(given.timeout, self.started)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, RootTransaction
 from sqlalchemy.engine.base import OptionEngineMixin
 from sqlalchemy.engine.interfaces import IsolationLevel
 from sqlalchemy.pool import PoolProxiedConnection
+
+from prefiq_db.errors import ClosedError
 
 
 class PrefiqConnection(Connection):
@@ -16,13 +19,54 @@ class PrefiqConnection(Connection):
     def __init__(self, engine: Engine, connection: PoolProxiedConnection | None = None, **options: Any) -> None:
         super().__init__(engine, checked_out(engine) if connection is None else connection, **options)
 
+    _is_own = False
+
+    @property
+    def connection(self) -> PoolProxiedConnection:
+        """The pooled connection of the driver's; a BEGIN that waits for the first statement is sent before."""
+        proxied = super().connection
+        dialect: Any = self.dialect
+        transaction = dialect.session_of(proxied).transaction
+        if transaction.managed and not self._is_own:
+            if transaction.committed:
+                raise ClosedError("the transaction has ended with the statement that was said to be the last")
+            # What runs on it now, we don't see.
+            transaction.only_reads = False
+            self.send_begin()
+        return proxied
+
+    def send_begin(self) -> None:
+        """Send a BEGIN that waits for the first statement; do nothing if there is none."""
+        dialect: Any = self.dialect
+        try:
+            dialect.begin_owed(self._dbapi_connection)
+        except BaseException as error:  # noqa: BLE001 - SQLAlchemy decides how to raise it
+            self._handle_dbapi_exception(error, None, None, None, None)
+
+    def _begin_impl(self, transaction: RootTransaction) -> None:
+        self._as_its_own(super()._begin_impl, transaction)
+
+    def _commit_impl(self) -> None:
+        self._as_its_own(super()._commit_impl)
+
+    def _rollback_impl(self) -> None:
+        self._as_its_own(super()._rollback_impl)
+
+    def _as_its_own(self, control: Callable[..., None], *arguments: Any) -> None:
+        """Run SQLAlchemy's *control*, which takes the driver's connection only to begin or end the transaction."""
+        self._is_own = True
+        try:
+            control(*arguments)
+        finally:
+            self._is_own = False
+
     def get_isolation_level(self) -> IsolationLevel:
         """Return the level of the open transaction or, outside of one, of the next; never ``AUTOCOMMIT``.
 
         If no level was chosen, this asks the server, which doesn't know what our BEGIN is going to say.
         """
         dialect: Any = self.dialect
-        chosen: IsolationLevel | None = dialect.chosen_isolation(dialect.session_of(self.connection))
+        chosen: IsolationLevel | None = dialect.chosen_isolation(dialect.session_of(self._dbapi_connection))
         return super().get_isolation_level() if chosen is None else chosen
 
 

@@ -39,6 +39,7 @@ class Instance:
         commit_budget_seconds: how long COMMIT, the resolution of its outcome and the ``on_commit`` functions may
             continue after a cancellation.
         closing: whether closing was begun and interrupted; ``close()`` continues it.
+        has_tokens: whether a token was written, so that the token table is known to exist.
         tables: the tables that verbs were given by name, as the database describes them.
         needs_tokens: whether ``exactly_once`` was requested, so that the token table has to exist.
         tells_inserted: by a table's name, whether the server tells an inserted row from an updated one.
@@ -61,6 +62,7 @@ class Instance:
     commit_budget_seconds: float = field(init=False)
     closed: bool = field(default=False, init=False)
     closing: bool = field(default=False, init=False)
+    has_tokens: bool = field(default=False, init=False)
     needs_tokens: bool = field(default=False, init=False)
     tables: TargetTables = field(default_factory=TargetTables, init=False)
     tells_inserted: Memory[bool] = field(default_factory=lambda: Memory(256), init=False)

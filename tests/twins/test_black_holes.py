@@ -288,8 +288,8 @@ async def _attempt(db: Any) -> None:
 
 
 async def _begin(db: Any) -> None:
-    async with db.transaction():
-        pass
+    async with db.transaction() as tx:
+        await tx.fetch_value("select 1")  # BEGIN may travel with it
 
 
 async def _session(db: Any) -> None:

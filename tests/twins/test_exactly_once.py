@@ -156,12 +156,14 @@ async def test_a_block_has_a_token_that_can_be_asked_for(stock: Any) -> None:
 @on_servers
 @pytest.mark.parametrize("isolation", [None, "SERIALIZABLE"])
 async def test_the_token_adds_no_round_trip(stock: Any, backend: Backend, world: str, isolation: str | None) -> None:
-    """Counted at the wire: BEGIN, two statements and COMMIT are four messages, with and without a token."""
+    """Counted at the wire: two statements and COMMIT cost the same with and without a token."""
     assert backend.server is not None
     counts = []
     with WireCounter(backend.server.host, backend.server.port) as wire:
         db = make_database(world, wire.url(backend.url), ssl_mode="disable", pool_size=1, max_overflow=0)
         await db.open()
+        async with db.transaction(exactly_once=True):  # shows that there is a table for tokens
+            pass
         for exactly_once in (False, True):
             with wire.count() as count:
                 async with db.transaction(isolation=isolation, exactly_once=exactly_once) as tx:
@@ -169,8 +171,8 @@ async def test_the_token_adds_no_round_trip(stock: Any, backend: Backend, world:
                     await tx.fetch_value("select quantity from stock where id = 1")
             counts.append(count.round_trips)
         await db.close()
-    assert counts == [4, 4]
-    assert await tokens(stock) == ["work"]
+    assert counts == ([3, 3] if backend.name == "postgresql" else [4, 4])
+    assert await tokens(stock) == ["work", "work"]
 
 
 # --- when the reply to COMMIT is lost ------------------------------------------------------------

@@ -142,6 +142,10 @@ class AttemptCore:
             self.loop.done = True
             self.loop.core.instance.retry_budget.successes += 1
             return False
+        if self.tx.is_settled:
+            # COMMIT travelled with a statement, and the error came after it.
+            self.loop.done = True
+            return False
         if failed is None:
             return self.loop.failed(error)
         if self.loop.failed(failed):

@@ -57,6 +57,7 @@ class Transactions(View):
         if limit is not None and (given.timeout is None or limit < given.timeout):
             given = replace(given, timeout=limit)
         retrier = self.retrier(given, worth_repeating if tx.is_root else _never)
+        tx.retrier = retrier
         self._begin(tx, lambda: retrier.run(tx.begin))
 
     def _begin(self, tx: Block, begin: Callable[[], None]) -> None:
@@ -91,8 +92,11 @@ class Transactions(View):
             return self.attempt(self._block(chosen, parent), body)
         given, shown = self.overrides(), self.with_overrides(chosen)
         deadline = own_deadline(given.timeout) if by_deadline else None
+        begun: list[Block] = []
 
         def repeatable(error: BaseException) -> bool:
+            if begun and begun[-1].is_settled:
+                return False
             return transaction_repeatable(error, shown) and (may_repeat is None or may_repeat())
 
         retrier = self.retrier(given, repeatable, retry)
@@ -101,6 +105,7 @@ class Transactions(View):
         def attempt() -> Any:
             tx = self._block(chosen, None, deadline)
             tx.retry_number = next(numbers)
+            begun[:] = [tx]
             return self.attempt(tx, body)
 
         result = retrier.run(attempt)

@@ -9,6 +9,7 @@ from typing import Any
 from prefiq_db.call import Batch, Call, Shape
 from prefiq_db.core.bulk_insert import Request
 from prefiq_db.core.streams import StreamCore
+from prefiq_db.errors import UsageError
 from prefiq_db.execution.mapping import Into, mapper
 from prefiq_db.execution.row_batches import BatchReader, check_batch_size
 from prefiq_db.execution.shapes import (
@@ -104,8 +105,13 @@ class CoreVerbs(ABC):
             statement, shape = with_types(statement, types, shape)
         return self.prepare_stream(statement, params, reader, shape, make)
 
-    def execute(self, statement: Any, params: Params) -> ExecuteResult:
-        result: ExecuteResult = self.carry_out(self.prepare("execute", statement, params, OUTCOME))
+    def execute(self, statement: Any, params: Params, last: bool = False) -> ExecuteResult:
+        call = self.prepare("execute", statement, params, OUTCOME)
+        if last:
+            if call.block is None:
+                raise UsageError("last: there is no transaction here that could end; use it inside transaction()")
+            call.last = True
+        result: ExecuteResult = self.carry_out(call)
         return result
 
     def execute_many(self, statement: Any, rows: Iterable[Mapping[str, Any]]) -> int | None:

@@ -64,3 +64,15 @@ class JudgingDialect(ClockDialect):
     def socket_of(self, dbapi_connection: Any) -> int | None:
         """Return the file descriptor of an idle connection, ``-1`` if known to be closed, ``None`` if there is none."""
         return None
+
+    def is_unheard(self, dbapi_connection: Any) -> bool:
+        """Return whether a reply is still to be read; the next use of the connection reads it first."""
+        return False
+
+    def hears_all(self, dbapi_connection: Any) -> bool:
+        """Read what has come of that reply, without waiting; return whether the connection is fit for use."""
+        return False
+
+    def hear_out(self, dbapi_connection: Any) -> bool:
+        """Wait for the rest of that reply; return whether the connection is fit for use."""
+        return False

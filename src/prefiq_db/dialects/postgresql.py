@@ -18,6 +18,7 @@ from prefiq_db.dialects.characteristics import Remembered, characteristics
 from prefiq_db.dialects.enums import QuietPostgresqlEnum
 from prefiq_db.dialects.session import AUTOCOMMIT, HALF, TransactionState
 from prefiq_db.dialects.token_sql import ABANDONED, TABLE, first_word
+from prefiq_db.dialects.travelling import TravellingDialect, was_refused_ahead
 from prefiq_db.dialects.upsert_sql import PostgresqlUpsert
 from prefiq_db.dialects.values import POSTGRESQL
 from prefiq_db.drivers.halfway import close_if_halfway
@@ -25,7 +26,7 @@ from prefiq_db.drivers.prepared import is_outdated, is_repeatable, names_of, unp
 from prefiq_db.errors import ErrorKind, UnsupportedError, UsageError
 
 # psycopg.pq.TransactionStatus, by number: the dialect must import without the driver.
-_IDLE, _IN_ERROR = 0, 3
+_IDLE, _ACTIVE, _IN_ERROR = 0, 1, 3
 
 # Prefix of application_name for a session whose claim waits: it lets us find the session that blocks it.
 _CLAIM: Final = "prefiq_db claim "
@@ -36,7 +37,7 @@ _NAMES_OF_UTC: Final = frozenset(
 )
 
 
-class _Postgresql(PostgresqlBulk, PrefiqDialect):
+class _Postgresql(PostgresqlBulk, TravellingDialect, PrefiqDialect):
     label = "postgresql"
     connection_characteristics: Any = characteristics(
         postgresql_readonly=Remembered("read_only"),
@@ -51,6 +52,10 @@ class _Postgresql(PostgresqlBulk, PrefiqDialect):
         """Set up nothing: SQLAlchemy would log the server's notices, which may quote values."""
 
     def begin_sql(self, transaction: TransactionState) -> str:
+        return "; ".join(self.begin_messages(transaction))
+
+    def begin_messages(self, transaction: TransactionState) -> list[str]:
+        """Return the statements that begin a transaction."""
         words = ["BEGIN"]
         if transaction.isolation is not None:
             words.append(f"ISOLATION LEVEL {transaction.isolation}")
@@ -70,7 +75,7 @@ class _Postgresql(PostgresqlBulk, PrefiqDialect):
             message.append("SET LOCAL timezone = 'UTC'")
         if transaction.token is not None:
             message.append(self.token_sql(transaction.token))
-        return "; ".join(message)
+        return message
 
     def do_begin(self, dbapi_connection: Any) -> None:
         pooled = self.limits.read_only and not self.limits.session_settings
@@ -86,7 +91,8 @@ class _Postgresql(PostgresqlBulk, PrefiqDialect):
         return HALF if self.commit_would_lie(proxied.dbapi_connection) else None
 
     def in_transaction(self, dbapi_connection: Any) -> bool:
-        return bool(self._driver(dbapi_connection).pgconn.transaction_status != _IDLE)
+        driver = self._driver(dbapi_connection)
+        return bool(driver.pgconn.transaction_status != _IDLE) and driver._hearing is None
 
     driver_habits = (
         "row_factory", "cursor_factory", "server_cursor_factory", "isolation_level", "deferrable", "read_only",
@@ -96,7 +102,8 @@ class _Postgresql(PostgresqlBulk, PrefiqDialect):
     def is_at_rest(self, dbapi_connection: Any) -> bool:
         driver = self._driver(dbapi_connection)
         # Runs three times per statement, so we avoid the driver's property and its call.
-        return bool(driver.pgconn.transaction_status == _IDLE and driver._autocommit)
+        status = driver.pgconn.transaction_status
+        return bool((status == _IDLE or (status == _ACTIVE and driver._hearing is not None)) and driver._autocommit)
 
     def set_driver_autocommit(self, dbapi_connection: Any, value: bool) -> None:
         if self.limits.read_only and not self.limits.session_settings:
@@ -117,7 +124,10 @@ class _Postgresql(PostgresqlBulk, PrefiqDialect):
         state = self.session_of(proxied)
         self.bound_wait(state, proxied.dbapi_connection, seconds)
         transaction = state.transaction
-        if transaction.began:
+        if transaction.owes_begin:
+            if seconds != (state.session_timeout if transaction.local_timeout is None else transaction.local_timeout):
+                transaction.local_timeout = seconds  # BEGIN says it
+        elif transaction.began:
             # SET LOCAL ends with the transaction; ROLLBACK would silently undo a plain SET.
             local = transaction.local_timeout
             current = state.session_timeout if local is None else local
@@ -211,7 +221,7 @@ class _Postgresql(PostgresqlBulk, PrefiqDialect):
         from psycopg import ProgrammingError
         from psycopg.adapt import PyFormat
 
-        driver = self._driver(context.root_connection.connection.dbapi_connection)
+        driver = self._driver(context.root_connection._dbapi_connection.dbapi_connection)
         try:
             driver.adapters.get_dumper(kind, PyFormat.AUTO)
         except ProgrammingError:
@@ -240,6 +250,9 @@ class _PreparedAnew:
 
     def do_execute(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
         has_lists = context is not None and getattr(context.compiled, "post_compile_params", None)
+        connection = self._driver_cursor(cursor)._conn
+        if connection._hearing is not None:
+            self._hear_on_the_way(connection, context)
         try:
             if not has_lists:
                 cursor.execute(statement, parameters)
@@ -247,7 +260,8 @@ class _PreparedAnew:
                 with unprepared(self._driver_cursor(cursor)):
                     cursor.execute(statement, parameters)
         except Exception as error:
-            close_if_halfway(self._driver_cursor(cursor)._conn, error)
+            connection.ride(None)
+            close_if_halfway(connection, error)
             if not self._prepares_anew(cursor, error, statement, parameters):
                 raise
         else:
@@ -268,7 +282,16 @@ class _PreparedAnew:
             is_outdated(driver, error, statement, parameters[0], names)
             raise
 
+    def _hear_on_the_way(self, connection: Any, context: Any) -> None:
+        """Let a verb's statement outside a transaction travel while an earlier reply is still to be read."""
+        proxied = None if context is None else context.root_connection._dbapi_connection
+        dialect: Any = self
+        if connection._burst is None and proxied is not None and dialect.session_of(proxied).checkout.one_shot:
+            connection.ride(dialect.new_burst())
+
     def _prepares_anew(self, cursor: Any, error: Exception, statement: str, parameters: Any) -> bool:
+        if was_refused_ahead(error):  # the statement wasn't run, and may not run outside the transaction
+            return False
         driver = self._driver_cursor(cursor)
         outdated = is_outdated(driver, error, statement, parameters, names_of(driver))
         return outdated and is_repeatable(driver, statement)
@@ -284,6 +307,10 @@ class PrefiqPostgresql(PostgresqlBursts, SyncCopy, _Postgresql, _PreparedAnew, P
         # prepare=False: psycopg would PREPARE a BEGIN it has seen five times, and that costs a round trip.
         tag: str | None = dbapi_connection.execute(sql, prepare=False).statusmessage
         return tag
+
+    def hear_out(self, dbapi_connection: Any) -> bool:
+        dbapi_connection.wait(iter(()))
+        return self.is_at_rest(dbapi_connection)
 
     def ask(self, dbapi_connection: Any, sql: str) -> list[Any]:
         cursor = dbapi_connection.execute(sql, prepare=False)
@@ -301,6 +328,10 @@ class PrefiqPostgresqlAsync(AsyncPostgresqlBursts, AsyncCopy, _Postgresql, _Prep
     def control(self, dbapi_connection: Any, sql: str) -> str | None:
         tag: str | None = await_(dbapi_connection._connection.execute(sql, prepare=False)).statusmessage
         return tag
+
+    def hear_out(self, dbapi_connection: Any) -> bool:
+        await_(dbapi_connection._connection.wait(iter(())))
+        return self.is_at_rest(dbapi_connection)
 
     def ask(self, dbapi_connection: Any, sql: str) -> list[Any]:
         cursor = await_(dbapi_connection._connection.execute(sql, prepare=False))

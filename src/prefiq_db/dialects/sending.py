@@ -76,6 +76,8 @@ class StatementDialect(TransactionDialect):
             call = state.statement.call
             if call is not None and call.tags:
                 send = self._send_with_comment(send, call.tags)
+        if transaction.owes_begin or transaction.wants_commit:
+            send = self.in_company(send, state, proxied, context)
         failure: Exception | None = None
         try:
             if self.observer is None:

@@ -31,7 +31,9 @@ class TransactionState:
     __slots__ = (
         "aborted",
         "began",
+        "begin_failed",
         "cause",
+        "committed",
         "committing",
         "control_timeout",
         "deferrable",
@@ -40,8 +42,15 @@ class TransactionState:
         "isolation",
         "local_timeout",
         "managed",
+        "may_close",
+        "may_travel",
+        "may_wait",
+        "only_reads",
+        "owes_begin",
         "read_only",
         "token",
+        "travelled",
+        "wants_commit",
         "write",
     )
 
@@ -57,11 +66,21 @@ class TransactionState:
         self.cause: ErrorClass | None = None
         #: the class of the last error that a session or a connection of the engine raised
         self.failed: ErrorClass | None = None
+        #: BEGIN failed, alone or on the way with a statement
+        self.begin_failed = False
+        #: BEGIN was sent in one burst with the first statement
+        self.travelled = False
+        #: COMMIT is to travel with the next statement, if that is safe
+        self.wants_commit = False
+        #: COMMIT travelled with a statement and succeeded: nothing may be sent any more
+        self.committed = False
 
     def end(self) -> None:
         """Note that no transaction is open any more."""
         #: BEGIN was sent, and neither COMMIT nor ROLLBACK has been answered
         self.began = False
+        #: BEGIN is still to be sent, with the first statement or before it
+        self.owes_begin = False
         #: ``GONE``, ``HALF`` or ``ENDED``
         self.aborted: str | None = None
         #: the statement timeout that holds for this transaction alone, set or to be set with BEGIN
@@ -84,6 +103,14 @@ class TransactionState:
         self.control_timeout: float | None = None
         #: the number of the block, as in events
         self.id: int | None = None
+        #: BEGIN may be sent as late as the first statement
+        self.may_wait = False
+        #: the statement that is about to be sent may travel with BEGIN
+        self.may_travel = False
+        #: and with COMMIT
+        self.may_close = False
+        #: it is read-only, and every statement so far provably did nothing but read
+        self.only_reads = False
 
     def bound_end(self, deadline: Deadline) -> None:
         """Limit COMMIT or ROLLBACK to the time left until *deadline*."""
@@ -206,19 +233,22 @@ class SessionState:
         token: str | None,
         statement_timeout: float | None,
         control_timeout: float | None,
+        may_wait: bool,
     ) -> None:
         """Take the options of ``transaction()`` for its BEGIN; ``None`` keeps what was chosen for the connection.
 
         Args:
             statement_timeout: the limit of each statement in it, if it isn't the settings'.
             control_timeout: the limit of BEGIN, COMMIT and the like, if it isn't the settings'.
+            may_wait: BEGIN may be sent as late as the first statement.
         """
         self.checkout.retry_number = retry_number
         transaction = self.transaction
         transaction.id = id
         transaction.managed = True
         transaction.write = not read_only
-        transaction.read_only = read_only
+        transaction.read_only = transaction.only_reads = read_only
+        transaction.may_wait = may_wait
         if isolation is not None:
             transaction.isolation = isolation
         transaction.token = token

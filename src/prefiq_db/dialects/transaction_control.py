@@ -7,11 +7,11 @@ docs/decisions/0002-driver-autocommit-with-our-own-begin.md.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from prefiq_db.dialects.disconnects import JudgingDialect
-from prefiq_db.dialects.session import AUTOCOMMIT, ENDED, FORGOTTEN, GONE, SessionState, TransactionState
+from prefiq_db.dialects.session import AUTOCOMMIT, ENDED, FORGOTTEN, GONE, HALF, SessionState, TransactionState
 from prefiq_db.dialects.token_sql import TokenDialect
 from prefiq_db.dialects.transaction_errors import aborted_error, cannot_go_on, ended_error, left_open_error
 from prefiq_db.errors import ErrorKind, StatementRefusedError, UnsupportedError
@@ -84,12 +84,53 @@ class TransactionDialect(JudgingDialect, TokenDialect):
             self.set_statement_timeout(dbapi_connection, self.limits.statement_timeout_seconds)
         if transaction.isolation == AUTOCOMMIT:
             return
+        if transaction.may_wait and self.begin_travels:
+            transaction.owes_begin = True
+        else:
+            self._send_begin(state, dbapi_connection.dbapi_connection)
+
+    @property
+    def commit_travels(self) -> bool:
+        """Whether COMMIT may be sent with a statement."""
+        return False
+
+    @property
+    def begin_travels(self) -> bool:
+        """Whether ``transaction()`` sends BEGIN with its first statement."""
+        return False
+
+    def begin_owed(self, proxied: Any) -> None:
+        """Send, on its own, a BEGIN that has waited for the first statement; do nothing if there is none."""
+        state = self.session_of(proxied)
+        if not state.transaction.owes_begin:
+            return
+        try:
+            self._send_begin(state, proxied.dbapi_connection)
+        except Exception:
+            state.transaction.begin_failed = True
+            # As after a failed statement: the block can't go on.
+            state.transaction.aborted = HALF
+            raise
+
+    def _send_begin(self, state: SessionState, dbapi_connection: Any) -> None:
+        transaction = state.transaction
+        transaction.owes_begin = False
         # Set before sending: if the reply is lost, we still owe a ROLLBACK.
         transaction.began = True
-        self._bound_control(state, dbapi_connection.dbapi_connection)
-        self.control(dbapi_connection.dbapi_connection, self.begin_sql(transaction))
+        self._bound_control(state, dbapi_connection)
+        self.control(dbapi_connection, self.begin_sql(transaction))
         if transaction.token is not None and not self.token_rides_with_begin:
-            self.control(dbapi_connection.dbapi_connection, self.token_sql(transaction.token))
+            self.control(dbapi_connection, self.token_sql(transaction.token))
+
+    def in_company(
+        self, send: Callable[..., None], state: SessionState, proxied: Any, context: Any
+    ) -> Callable[..., None]:
+        """Return *send* for a statement, which takes along the BEGIN that is owed and the COMMIT that is wanted.
+
+        Where they can't travel, BEGIN is sent before it, and COMMIT at the end of the block.
+        """
+        self.begin_owed(proxied)
+        return send
 
     def do_commit(self, dbapi_connection: Any) -> None:
         state = self.session_of(dbapi_connection)
@@ -104,6 +145,9 @@ class TransactionDialect(JudgingDialect, TokenDialect):
             self._undo_refused(dbapi_connection)
             raise failure
         self._bound_control(state, raw)
+        if transaction.only_reads and self.send_commit_unheard(transaction, raw):
+            transaction.end()
+            return
         transaction.committing = True
         try:
             tag = self._send_commit(raw)
@@ -116,6 +160,15 @@ class TransactionDialect(JudgingDialect, TokenDialect):
         transaction.end()
         if tag == "ROLLBACK":
             raise aborted_error(None)
+
+    # --- a COMMIT whose reply is read with the next use of the connection ---------------------------
+
+    def send_commit_unheard(self, transaction: TransactionState, dbapi_connection: Any) -> bool:
+        """Send COMMIT without waiting for its reply; return whether that was done.
+
+        Only for a transaction that did nothing but read: whatever becomes of COMMIT, nothing is lost.
+        """
+        return False
 
     def _send_commit(self, dbapi_connection: Any) -> str | None:
         clock = self.clock_of(dbapi_connection)
@@ -149,7 +202,7 @@ class TransactionDialect(JudgingDialect, TokenDialect):
         state = self.session_of(dbapi_connection)
         raw = dbapi_connection.dbapi_connection
         transaction, checkout = state.transaction, state.checkout
-        transaction.committing = False
+        transaction.committing = transaction.owes_begin = False
         if checkout.driver_begins:
             self._take_back(raw)
             checkout.driver_begins = False
@@ -242,7 +295,7 @@ class TransactionDialect(JudgingDialect, TokenDialect):
         self._savepoint(connection, f"SAVEPOINT {name}")
 
     def do_rollback_to_savepoint(self, connection: Any, name: str) -> None:
-        transaction = self.session_of(connection.connection).transaction
+        transaction = self.session_of(connection._dbapi_connection).transaction
         if transaction.aborted in (GONE, ENDED):
             return
         self._savepoint(connection, f"ROLLBACK TO SAVEPOINT {name}", undoes=True)
@@ -257,7 +310,11 @@ class TransactionDialect(JudgingDialect, TokenDialect):
     def _savepoint(self, connection: Any, sql: str, *, undoes: bool = False) -> None:
         # SQLAlchemy judges the driver's errors in statements, but not in these calls. A connection that was lost or
         # cancelled in the middle of a reply must not be used again.
-        proxied = connection.connection
+        proxied = connection._dbapi_connection
+        try:
+            self.begin_owed(proxied)
+        except BaseException as error:  # noqa: BLE001 - likewise
+            connection._handle_dbapi_exception(error, sql, None, None, None)
         if not undoes:
             self._check_still_open(self.session_of(proxied).transaction, proxied)
         try:

@@ -14,6 +14,7 @@ _ACTIVE: Final = 1  # psycopg.pq.TransactionStatus.ACTIVE
 
 def close_if_halfway(connection: Any, error: Exception) -> None:
     """Close *connection*, on which *error* was raised, if its request is still unfinished."""
-    if connection._pipeline is None and connection.pgconn.transaction_status == _ACTIVE:
+    halfway = connection._pipeline is None and connection.pgconn.transaction_status == _ACTIVE
+    if halfway and not connection.is_unheard:
         setattr(error, REFUSED, True)
         connection.pgconn.finish()

@@ -23,6 +23,7 @@ from prefiq_db.drivers.challenges import in_tls, is_refused, refusal
 from prefiq_db.drivers.deadlines import DeadlinePassed
 from prefiq_db.drivers.psycopg_cursors import AsyncServerCursor, ServerCursor
 from prefiq_db.drivers.stopping import STOP_SECONDS, beside, tell
+from prefiq_db.drivers.travellers import Accompanied
 from prefiq_db.interruptions import is_interruption
 
 #: In bytes. A longer text is never prepared: it is a dump or a generated list, and each connection would remember it.
@@ -91,7 +92,7 @@ class _Preparing(PrepareManager):
         return super().maybe_add_to_cache(query, prep, name)
 
 
-class _Hurried:
+class _Hurried(Accompanied):
     """Limits each host to its share of the time for connecting, whatever the server sends."""
 
     #: the longest a request may take; ``None``: for ever
@@ -138,7 +139,7 @@ class _Hurried:
     def _commit_gen(self) -> Any:
         # The server would answer COMMIT with ROLLBACK, and psycopg hides that: the user of a raw connection would
         # believe that the commit succeeded.
-        if self.pgconn.transaction_status == TransactionStatus.INERROR:  # type: ignore[attr-defined]
+        if self.pgconn.transaction_status == TransactionStatus.INERROR:
             yield from self._rollback_gen()  # type: ignore[attr-defined]
             raise psycopg.errors.InFailedSqlTransaction(
                 "COMMIT was refused: an earlier statement in the transaction failed, so everything is rolled back"
@@ -169,12 +170,12 @@ class _Hurried:
         """Close the connection, which is in the middle of a reply, and return the error to raise."""
         if self._can_be_stopped() and capabilities.has_cancel_safe():
             # The caller's time is over, so a thread cancels the statement, with an object that outlives the connection.
-            beside(partial(_cancel, self.pgconn.cancel_conn()))  # type: ignore[attr-defined]
-        self.pgconn.finish()  # type: ignore[attr-defined]
+            beside(partial(_cancel, self.pgconn.cancel_conn()))
+        self.pgconn.finish()
         return passed(self.patience_seconds or 0.0)
 
     def _can_be_stopped(self) -> bool:
-        active: bool = self.pgconn.transaction_status == TransactionStatus.ACTIVE  # type: ignore[attr-defined]
+        active: bool = self.pgconn.transaction_status == TransactionStatus.ACTIVE
         return active and not self.is_committing
 
 
@@ -225,6 +226,8 @@ class Connection(_Hurried, psycopg.Connection[Any]):
             limit = self.patience_seconds if timeout is None else timeout
             if self._pipeline is not None:
                 gen, limit = self._while_it_moves(gen), timeout
+            elif self._around is not None:
+                gen = self._around(gen)
             return waiting.wait(gen, self.pgconn.socket, interval=interval, timeout=limit)
         except _WaitTimeout:
             if timeout is not None:
@@ -308,6 +311,8 @@ class AsyncConnection(_Hurried, psycopg.AsyncConnection[Any]):
             limit = self.patience_seconds if timeout is None else timeout
             if self._pipeline is not None:
                 gen, limit = self._while_it_moves(gen), timeout
+            elif self._around is not None:
+                gen = self._around(gen)
             return await waiting.wait_async(gen, self.pgconn.socket, interval=interval, timeout=limit)
         except _WaitTimeout:
             if timeout is not None:

@@ -91,7 +91,7 @@ class StandardRoad:
             error.args = (f"{error}\nwho has them:\n{self.dialect.watcher.table()}",)
 
     def state(self, connection: Connection) -> SessionState:
-        return self.dialect.session_of(connection.connection)
+        return self.dialect.session_of(connection._dbapi_connection)
 
     def one_shot(self, call: Call) -> Any:
         """Check out a connection, execute, fetch and return it, with one error translation for all steps.
@@ -127,7 +127,7 @@ class StandardRoad:
     def _interruption_of(self, connection: Connection | None) -> BaseException | None:
         if connection is None or connection.invalidated or connection.closed:
             return None
-        return self.dialect.interruption_of(connection.connection.dbapi_connection)
+        return self.dialect.interruption_of(connection._dbapi_connection.dbapi_connection)  # type: ignore[union-attr]
 
     def run(self, connection: Connection, call: Call, timeout_seconds: float, deadline: Deadline | None = None) -> Any:
         """Carry out *call* in a transaction and return what its shape fetches; the caller finishes it.
@@ -145,9 +145,12 @@ class StandardRoad:
     def crossed(self, connection: Connection, send: Callable[[], Any]) -> Any:
         """Return what *send* returns, which runs a statement in the transaction on *connection*."""
         try:
-            return self.border.cross(send)
+            transaction = self.state(connection).transaction
+            if not transaction.wants_commit:
+                return self.border.cross(send)
+            return self.border.cross(send, lambda: "commit" if transaction.committing else "statement")
         except ReadOnlyError as error:
-            if not connection.invalidated and self.dialect.began_read_only(connection.connection):
+            if not connection.invalidated and self.dialect.began_read_only(connection._dbapi_connection):
                 # Our own READ ONLY refused it, and would on every server: no failover to wait for.
                 error.classification = ErrorClass(ErrorKind.READ_ONLY)
             raise
@@ -170,6 +173,19 @@ class StandardRoad:
     def connect_without_begin(self) -> Connection:
         """Return a connection without SQLAlchemy's autobegin, for a statement outside any transaction."""
         return Connection(self.engine, checked_out(self.engine), _allow_autobegin=False)
+
+    def is_listened_to(self, connection: Connection) -> bool:
+        """Return whether a listener that isn't ours gets the driver's cursor before a statement is sent."""
+        return bool(connection.dispatch.before_cursor_execute)
+
+    def send_begin(self, connection: Connection) -> None:
+        """Send a BEGIN that waits for the first statement."""
+        ours: Any = connection
+        self.border.cross(ours.send_begin)
+
+    def drop_begin(self, connection: Connection) -> None:
+        """Forget a BEGIN that waits for the first statement: there was none."""
+        self.state(connection).transaction.owes_begin = False
 
     def begin(self, connection: Connection) -> RootTransaction:
         return self.border.cross(connection.begin)

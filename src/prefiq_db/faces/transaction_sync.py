@@ -35,7 +35,7 @@ class Transaction:
     @property
     def token(self) -> str | None:
         """The token for ``resolve_outcome``, in any process; ``None`` without ``exactly_once``."""
-        return self._core.tx.token
+        return self._core.tx.tell_token()
 
     @property
     def callback_errors(self) -> tuple[Exception, ...]:

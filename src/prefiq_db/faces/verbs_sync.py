@@ -187,10 +187,13 @@ class Verbs(Protocol):
             self._core.hush(error)
             raise
 
-    def execute(self, statement: Any, params: Params = None) -> ExecuteResult:
-        """Run a statement and return what it did. Outside a transaction it is committed at once."""
+    def execute(self, statement: Any, params: Params = None, *, last: bool = False) -> ExecuteResult:
+        """Run a statement and return what it did. Outside a transaction it is committed at once.
+
+        *last* says that it is the last one of the open transaction, so that COMMIT may travel with it.
+        """
         try:
-            return self._core.execute(statement, params)
+            return self._core.execute(statement, params, last)
         except BaseException as error:
             del statement, params
             self._core.hush(error)

@@ -226,9 +226,13 @@ class _VettingPool(SlottedPool):
         now = perf_counter()
         if now >= state.expires_at:
             return _AGE
-        descriptor = dialect.socket_of(record.dbapi_connection)
-        if descriptor is not None and _has_something_to_read(descriptor):
-            return _DEAD
+        if dialect.is_unheard(record.dbapi_connection):
+            if not self._hears(record):
+                return _DEAD
+        else:
+            descriptor = dialect.socket_of(record.dbapi_connection)
+            if descriptor is not None and _has_something_to_read(descriptor):
+                return _DEAD
         if not self._is_at_rest(record):
             return _NOT_AT_REST
         state.vetted_at = now
@@ -238,6 +242,22 @@ class _VettingPool(SlottedPool):
             state.vetted_at = perf_counter()
             return None
         return _NO_ANSWER
+
+    def _hears(self, record: Any) -> bool:
+        """Read a reply that nobody waited for; the verbs can go on without the rest of it, others wait."""
+        dialect: Any = self._dialect
+        connection = record.dbapi_connection
+        if _within_a_verb():
+            return bool(dialect.hears_all(connection))
+        limit = checkout_deadline(self.limits.connect_timeout_seconds, CONNECT_TIMEOUT)
+        dialect.set_patience(connection, limit.left() / 2)
+        dialect.session_in(record.info).patience_seconds = None
+        try:
+            return bool(dialect.hear_out(connection))
+        except (dialect.loaded_dbapi.Error, OSError) as error:
+            if is_interruption(error):
+                raise
+            return False
 
     def _is_at_rest(self, record: Any) -> bool:
         """Return whether no transaction was open at the server's last reply; ``False`` for a broken connection."""

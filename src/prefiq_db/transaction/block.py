@@ -16,6 +16,7 @@ from prefiq_db.errors import (
     ClosedError,
     ErrorClass,
     ErrorKind,
+    NestingError,
     NotCommittedError,
     TransactionTimeoutError,
     UsageError,
@@ -23,6 +24,7 @@ from prefiq_db.errors import (
 from prefiq_db.instance import Instance
 from prefiq_db.interruptions import is_interruption
 from prefiq_db.reports import Outcome
+from prefiq_db.retry import Retrier
 from prefiq_db.transaction.options import TransactionOptions
 from prefiq_db.transaction.scope import Scope
 from prefiq_db.unrun import refuse_coroutine_function, refuse_generator_function
@@ -60,6 +62,8 @@ class Block(ABC):
         self.callback_errors: tuple[Exception, ...] = ()
         self.retry_number = 0
         self.token: str | None = None
+        #: whether the caller has seen the token, so that no other one may take its place
+        self.is_told = False
         self.commit_functions: list[Callable[[], Any]] = []
         self.rollback_functions: list[Callable[[], Any]] = []
         #: streams that read in this block, and end with it at the latest
@@ -68,6 +72,8 @@ class Block(ABC):
         self._handle: Any = None
         self.deadline: Deadline | None = None
         self._over = False
+        #: begins again on another connection, if the first one turns out to be dead; ``None``: that is an error
+        self.retrier: Retrier | None = None
 
     @property
     def scope(self) -> Scope[Block]:
@@ -91,6 +97,11 @@ class Block(ABC):
         if self.is_begun:
             raise UsageError("a transaction begins once; call transaction() again for another one")
 
+    def tell_token(self) -> str | None:
+        """Return the token to the caller, who may keep it."""
+        self.is_told = True
+        return self.token
+
     # --- begin -----------------------------------------------------------------------------------
 
     def begin(self) -> None:
@@ -112,25 +123,43 @@ class Block(ABC):
     @abstractmethod
     def _begin(self) -> None: ...
 
+    def begin_now(self) -> None:
+        """Send a BEGIN that waits for the first statement."""
+        return
+
     # --- statements ------------------------------------------------------------------------------
 
     def run(self, call: Call, *, explicit: bool) -> Any:
         """Carry out *call* in this transaction; *explicit* if the caller used its ``tx``."""
-        fetched = self.use(call, self.instance.road.run, explicit=explicit)
+        fetched = self._use(call, lambda: self._send(call), explicit=explicit)
         finish = call.shape.finish
         return fetched if finish is None else finish(fetched)
 
     def use(self, call: Call, work: Callable[..., T], *, explicit: bool) -> T:
         """Return ``work(connection, call, seconds, deadline)``, which does a part of *call* on the connection."""
+
+        def begun() -> T:
+            self.scope.blocks[0].begin_now()
+            seconds, deadline = self._limits(call)
+            return work(self.scope.connection, call, seconds, deadline)
+
+        return self._use(call, begun, explicit=explicit)
+
+    def _use(self, call: Call, work: Callable[[], T], *, explicit: bool) -> T:
         self._check_active()
         scope = self.scope
+        if call.last and not (self.is_root and scope.blocks == [self]):
+            raise NestingError("last: only the outermost transaction can end with a statement, not a savepoint")
         if explicit:
             scope.explicit_uses += 1
         with scope.used():
-            if scope.connection.invalidated:
+            if scope.connection.invalidated or scope.connection.closed:
                 raise self._lost()
-            seconds, deadline = self._limits(call)
-            return work(scope.connection, call, seconds, deadline)
+            return work()
+
+    def _send(self, call: Call) -> Any:
+        seconds, deadline = self._limits(call)
+        return self.instance.road.run(self.scope.connection, call, seconds, deadline)
 
     def _limits(self, call: Call) -> tuple[float, Deadline | None]:
         """Return how long the statement may take, and the deadline of the whole transaction or block.
@@ -171,6 +200,11 @@ class Block(ABC):
             database=self.instance.name,
             classification=RUN_AGAIN,
         )
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether it is committed, or may be: then its body must not run again."""
+        return self.outcome in (Outcome.COMMITTED, Outcome.UNKNOWN)
 
     # --- callbacks -------------------------------------------------------------------------------
 

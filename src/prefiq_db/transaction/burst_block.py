@@ -47,7 +47,7 @@ class BurstBlock(RootBlock):
             raise CannotTravelError
         try:
             self._gather(batch)
-            self._send(batch)
+            self._send_batch(batch)
             results = self._settle(may_repeat)
         finally:
             try:
@@ -76,6 +76,7 @@ class BurstBlock(RootBlock):
             token=self.token,
             statement_timeout=None,
             control_timeout=None,
+            may_wait=False,
         )
         try:
             pending = gather(connection, state, batch.items)
@@ -89,7 +90,7 @@ class BurstBlock(RootBlock):
 
     # --- send, and judge the reply -----------------------------------------------------------------
 
-    def _send(self, batch: Batch) -> None:
+    def _send_batch(self, batch: Batch) -> None:
         road, connection, burst, state = self.instance.road, self._pinned, self._burst, self._state
         assert connection is not None
         scope = self._scope = Scope(self.instance, connection)
@@ -197,9 +198,9 @@ class BurstBlock(RootBlock):
         try:
             self.instance.road.border.cross(raising(failure), phase)
         except (SchemaError, PermissionDeniedError) as error:
-            refused: SchemaError | PermissionDeniedError = error
-        if self.token is not None and burst.failed_at == BEGIN:
-            refused = self._name_token_table(refused)
+            refused: PrefiqDbError = error
+        if burst.failed_at == BEGIN:
+            refused = self._explained(refused)
         raise refused
 
     def _results_lost(self, error: PrefiqDbError, why: str) -> ResultsLostError:

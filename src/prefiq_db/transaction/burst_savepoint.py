@@ -35,18 +35,20 @@ class BurstSavepoint(Savepoint):
         with scope.used():
             if scope.connection.invalidated:
                 raise self._lost()
+            scope.blocks[0].begin_now()
             self._state = road.state(scope.connection)
+            self._state.transaction.only_reads = False
             try:
                 pending = gather(scope.connection, self._state, batch.items)
             except CannotTravelError:
                 fits = False
             else:
-                fits = self._send(batch, pending)
+                fits = self._send_batch(batch, pending)
             if fits:
                 return self._settle()
         raise CannotTravelError
 
-    def _send(self, batch: Batch, pending: Sequence[Pending]) -> bool:
+    def _send_batch(self, batch: Batch, pending: Sequence[Pending]) -> bool:
         """Send the message; return whether the server could read it."""
         scope, road, state = self.scope, self.instance.road, self._state
         connection = scope.connection

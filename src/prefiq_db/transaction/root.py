@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import ClassVar
+from collections.abc import Callable
+from typing import Any, ClassVar, Final, TypeVar
 
 from sqlalchemy import Connection
 
+from prefiq_db.call import Call
 from prefiq_db.deadline import Deadline, own_deadline, sooner
 from prefiq_db.errors import (
+    ErrorKind,
     OutcomeUnknownError,
     PermissionDeniedError,
     PrefiqDbError,
@@ -25,14 +28,25 @@ from prefiq_db.instance import Instance
 from prefiq_db.origin import Line, readable
 from prefiq_db.reports import Outcome
 from prefiq_db.transaction.block import RUN_AGAIN, Block
+from prefiq_db.transaction.last import LastStatement
 from prefiq_db.transaction.options import TransactionOptions
 from prefiq_db.transaction.ownership import HAND_OVER, enter, leave
 from prefiq_db.transaction.scope import Scope
 
 logger = logging.getLogger("prefiq_db.transaction")
 
+T = TypeVar("T")
 
-class RootBlock(Block):
+# Kinds of a lost connection where the server was slow, not dead: it may still run the statement.
+_SLOW: Final = frozenset({ErrorKind.STATEMENT_TIMEOUT, ErrorKind.LOCK_TIMEOUT, ErrorKind.TRANSACTION_TIMEOUT})
+
+
+def _died(error: PrefiqDbError) -> bool:
+    """Return whether *error* is that of a connection that was dead, so that nothing in it was committed."""
+    return error.classification.connection_lost and error.kind not in _SLOW
+
+
+class RootBlock(LastStatement):
     """A transaction of its own, on a connection of its own.
 
     Args:
@@ -49,6 +63,8 @@ class RootBlock(Block):
         self.line: Line | None = None
         self._started = 0.0
         self._tried = False
+        #: BEGIN waits for the first statement
+        self._begins = False
         self._pinned: Connection | None = None
 
     # --- begin -----------------------------------------------------------------------------------
@@ -65,18 +81,19 @@ class RootBlock(Block):
         try:
             self._begin_on(self._pinned, step_seconds)
         except (SchemaError, PermissionDeniedError) as error:
-            failure: SchemaError | PermissionDeniedError = error
+            failure = self._explained(error)
         else:
             return
-        if self.token is not None:
-            failure = self._name_token_table(failure)
         raise failure
 
-    def _name_token_table(self, failure: SchemaError | PermissionDeniedError) -> SchemaError | PermissionDeniedError:
-        """Return *failure* of BEGIN, which uses no table but that of the tokens: it is missing, outdated, forbidden."""
+    def _explained(self, failure: PrefiqDbError) -> PrefiqDbError:
+        """Return *failure*, which BEGIN raised, with a message that says what to do."""
+        if self.token is None:
+            return failure
+        # BEGIN uses no table but that of the tokens: that one is missing, outdated, or we lack the permission.
         if isinstance(failure, PermissionDeniedError):
             return forbidden_table(failure, self.instance.name)
-        return missing_table(failure, self.instance.name)
+        return missing_table(failure, self.instance.name) if isinstance(failure, SchemaError) else failure
 
     def _deadline_of_a_step(self) -> Deadline | None:
         """Return the deadline of the next step: the checkout, or finding out the outcome of COMMIT."""
@@ -94,6 +111,8 @@ class RootBlock(Block):
             token=self.token,
             statement_timeout=limit if limit is not None and limit < usual else None,
             control_timeout=step_seconds if step_seconds is not None and step_seconds < usual else None,
+            # Without its table a transaction must fail before the body runs, so the first token goes ahead.
+            may_wait=not road.is_listened_to(connection) and (self.token is None or self.instance.has_tokens),
         )
         try:
             self._handle = road.begin(connection)
@@ -101,18 +120,94 @@ class RootBlock(Block):
             # The server has replied: the connection is still usable.
             connection.close()
             raise
-        self._scope = Scope(self.instance, connection)
-        state.checkout.guard = self._scope.refuse_ending
-        self._become_ambient()
+        self._begins = state.transaction.owes_begin
+        if self.token is not None and not self._begins:
+            self.instance.has_tokens = True
+        scope = self._scope
+        if scope is None:
+            self._scope = scope = Scope(self.instance, connection)
+            self._become_ambient()
+        scope.connection = connection
+        state.checkout.guard = scope.refuse_ending
 
     def _become_ambient(self) -> None:
         enter(self.scope)
 
+    # --- a BEGIN that waits for the first statement ------------------------------------------------
+
+    def _send(self, call: Call) -> Any:
+        if self.scope.is_closed:
+            self.check_open()
+        return self.send_last(call, self._send_next) if call.last else self._send_next(call)
+
+    def _send_next(self, call: Call) -> Any:
+        return self._first(lambda: Block._send(self, call)) if self._begins else super()._send(call)
+
+    def begin_now(self) -> None:
+        self.check_open()
+        if self._begins:
+            self._first(lambda: self.instance.road.send_begin(self.scope.connection))
+
+    def _first(self, action: Callable[[], T]) -> T:
+        """Return what *action* returns, which sends BEGIN; on a dead connection begin again on another one."""
+        self._begins = False
+        started = time.monotonic()
+
+        def attempt() -> T:
+            transaction = self.instance.road.state(self.scope.connection).transaction
+            try:
+                return action()
+            except PrefiqDbError as error:
+                failure = self._explained(error) if transaction.begin_failed else error
+                died = transaction.travelled and not transaction.committing and _died(error)
+                again.append(transaction.begin_failed or died)
+            raise failure
+
+        def once_more() -> T:
+            self._move()
+            return attempt()
+
+        again: list[bool] = []
+        try:
+            return attempt()
+        except PrefiqDbError as error:
+            retrier = self.retrier
+            if retrier is None or not again[-1]:
+                raise
+            first = error
+        return retrier.resume(once_more, first, started)
+
+    def _move(self) -> None:
+        """Begin again on another connection, where nothing was done yet."""
+        if self.token is not None and not self.is_told:
+            self.token = new_token()  # as in _begin()
+        if self._pinned is not None:
+            discard(self._pinned)
+        deadline = self._deadline_of_a_step()
+        step_seconds = None if deadline is None else deadline.left()
+        self._pinned = self.instance.road.checkout(deadline)
+        self._begin_on(self._pinned, step_seconds)
+        self._begins = False
+
     # --- end -------------------------------------------------------------------------------------
+
+    def end(self, error: BaseException | None) -> None:
+        if self._scope is None or self._over or self.outcome is Outcome.ACTIVE or not self._scope.is_closed:
+            super().end(error)
+            return
+        try:
+            self._end(error)
+        finally:
+            self.abandon()
+        if error is None and self._failure is not None:
+            raise self._failure
 
     def _end(self, error: BaseException | None) -> None:
         try:
-            self._commit_or_roll_back(error)
+            if self.outcome is Outcome.ACTIVE:
+                self._commit_or_roll_back(error)
+            else:
+                self._leave_settled()
         finally:
             try:
                 self.abandon()
@@ -120,6 +215,13 @@ class RootBlock(Block):
                 self._tell()
         if self.token is not None:
             self._prune()
+
+    def _leave_settled(self) -> None:
+        leave(self.scope)
+        try:
+            self.instance.runtime.shielded(self.settled_end, self.instance.commit_budget_seconds)
+        except TimeoutError:
+            self._give_up()
 
     def _prune(self) -> None:
         try:
@@ -168,8 +270,11 @@ class RootBlock(Block):
         try:
             with scope.used():
                 self.check_deadline()
-                if scope.connection.invalidated:
+                if scope.connection.invalidated or scope.connection.closed:
                     raise self._lost()
+                if self.token is not None and self._begins:
+                    self.begin_now()  # or the token would say that nothing was committed
+                self.instance.road.drop_begin(scope.connection)
                 self._bound_the_end()
                 # The outcome is unknown until the reply is read.
                 self.outcome = Outcome.UNKNOWN
@@ -257,7 +362,8 @@ class RootBlock(Block):
         try:
             if not scope.seize(self.instance.commit_budget_seconds):
                 self._discard()
-            elif not scope.connection.invalidated:
+            elif not (scope.connection.invalidated or scope.connection.closed):
+                self.instance.road.drop_begin(scope.connection)
                 self._bound_the_end()
                 self.instance.road.border.cross(self._handle.rollback)
         except PrefiqDbError as error:

@@ -29,7 +29,9 @@ class Savepoint(Block):
             raise ClosedError("the outer transaction has ended")
 
     def _begin(self) -> None:
-        with self.scope.used():
+        scope = self.scope
+        with scope.used():
+            scope.blocks[0].begin_now()
             self._handle = self.instance.road.begin_nested(self.scope.connection)
 
     def end(self, error: BaseException | None) -> None:

@@ -8,12 +8,16 @@ from typing import Any, Final, Generic, TypeVar
 from sqlalchemy import Connection
 
 from prefiq_db.deadline import Deadline
-from prefiq_db.errors import ForkError, PrefiqDbError, TransactionBusyError
+from prefiq_db.errors import ClosedError, ForkError, PrefiqDbError, TransactionBusyError
 from prefiq_db.execution.refused_statements import commit_refused, hidden_refused, refuse_everywhere
-from prefiq_db.execution.statement_facts import facts_sent
+from prefiq_db.execution.statement_facts import COUNTED, facts_sent
 from prefiq_db.instance import Instance
 
 B = TypeVar("B")
+
+# Statements that may travel in one burst with BEGIN or COMMIT. Others may speak another protocol, as COPY does, or
+# refuse to run in company.
+_TRAVELLING: Final = frozenset({"select", "insert", "update", "delete", "merge", "values"})
 
 # How often to poll whether the connection is free; its user doesn't know that we wait, so can't wake us.
 _LOOK_AGAIN_SECONDS: Final = 0.005
@@ -29,6 +33,8 @@ class Scope(Generic[B]):
         self.blocks: list[B] = []
         # Verbs run through an explicit tx, or under bind(): their callers chose this transaction.
         self.explicit_uses = 0
+        # The statement that was said to be the last was sent: nothing may follow it.
+        self.is_closed = False
         # The connection's user, under a single key: setdefault() checks and takes it in one step that can't be
         # interrupted, and an interrupted user stays recorded.
         self._users: dict[None, _Use] = {}
@@ -38,8 +44,14 @@ class Scope(Generic[B]):
 
         A statement whose effect on the connection outlives COMMIT marks it: the pool won't reuse it.
         """
+        if self.is_closed:
+            raise ClosedError("the transaction has ended with the statement that was said to be the last")
+        state = self.instance.road.state(self.connection)
+        transaction = state.transaction
         if getattr(context, "carrier", None) is not None:
-            return  # our own statement, made for bulk_insert()
+            # Our own statement, made for bulk_insert(): by another protocol, so it travels alone.
+            transaction.may_travel = transaction.may_close = transaction.only_reads = False
+            return
         dialect = self.instance.road.dialect
         facts = facts_sent(context, statement, dialect.label)
         refuse_everywhere(facts)
@@ -48,7 +60,13 @@ class Scope(Generic[B]):
         if facts.hidden:
             raise hidden_refused(dialect.label)
         if facts.lingers:
-            self.instance.road.state(self.connection).checkout.tainted = True
+            state.checkout.tainted = True
+        transaction.may_travel = facts.verb in _TRAVELLING
+        # With a token the outcome can be found out when the replies are lost, but not the rows.
+        rowless = facts.verb in COUNTED and not facts.returning
+        transaction.may_close = transaction.may_travel and (transaction.token is None or rowless)
+        if not facts.reads_only:
+            transaction.only_reads = False
 
     def seize(self, wait_seconds: float) -> bool:
         """Take the connection for good, after waiting for a statement that someone else runs on it.
