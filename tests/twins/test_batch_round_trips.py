@@ -71,6 +71,7 @@ async def test_in_a_transaction_a_batch_costs_one_round_trip(counted: Any, wire:
     """The savepoint and its release are part of the message; rolling back to it costs one more on PostgreSQL."""
     good = [(INSERT, {"id": number, "qty": 1}) for number in (1, 2)]
     async with counted.transaction() as tx:
+        assert await tx.fetch_value("select count(*) from item") == 0  # BEGIN has travelled with it
         with wire.count() as done:
             results = await tx.batch([*good, "select count(*) from item"])
         with wire.count() as failed, pytest.raises(UniqueViolationError) as caught:
