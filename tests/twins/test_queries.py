@@ -153,7 +153,7 @@ async def test_emoji_and_quoted_names(db: Any, backend: Backend) -> None:
 async def test_what_is_no_statement_is_refused_by_its_type(db: Any) -> None:
     """Something that is neither text nor Core raises UsageError and names the type, not the value."""
     for statement in (None, 5, b"select 1", object(), ["select 1"]):
-        with pytest.raises(UsageError, match=f"statement: expected SQL text.* not {type(statement).__name__}"):
+        with pytest.raises(UsageError, match=f"statement: expected SQL text, .* not {type(statement).__name__}"):
             await db.execute(statement)
 
 

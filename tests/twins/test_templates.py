@@ -83,7 +83,7 @@ async def test_lists_expand(db: Any) -> None:
     ):
         for before, after in (("", ""), ("(", ")"), ("( ", " )")):
             statement = template(
-                f"select sku from item where sku in {before}", (skus, "skus"),
+                f"select sku from item where sku in {before}", (skus, "theSkus"),
                 f"{after} and qty in {before}", (numbers, "numbers"), f"{after} and ", (1, "one"), " = 1 order by sku",
             )  # fmt: skip
             assert [row.sku for row in await db.fetch_all(statement)] == expected
