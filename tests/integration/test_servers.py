@@ -199,7 +199,7 @@ def test_tls_of_mariadb_can_be_verified(new_mariadb_server: Callable[..., MariaD
 
 _PROGRAM = """
     import os, sys, threading
-    from prefiq_db.testing import MariaDbServer, PostgresServer
+    from prefiq_db.testing import MariaDbServer, PostgresServer, templates
     from prefiq_db.testing.processes import process_tree
 
     server = {kind}()
@@ -207,7 +207,8 @@ _PROGRAM = """
     starter.start()
     starter.join()
     assert server.execute("select 1") == [(1,)]
-    print(*process_tree(server.pid), server._folder, flush=True)
+    (template,) = templates._made.values()
+    print(*process_tree(server.pid), server._folder, template.parent, flush=True)
     {end}
 """
 
@@ -230,13 +231,23 @@ def test_a_server_dies_with_its_program_however_that_ends(
         pytest.skip("needs local programs")
     with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
-        *pids, folder = process.stdout.readline().decode().split()
+        *pids, folder, template = process.stdout.readline().decode().split()
+        assert Path(template).is_dir()
         if number is not None:
             assert is_alive(int(pids[0]))
             process.send_signal(number)
         process.wait(timeout=60)
     assert wait_until(lambda: not any(is_alive(int(pid)) for pid in pids), timeout_seconds=10)
-    assert wait_until(lambda: not Path(folder).exists(), timeout_seconds=10)
+    assert wait_until(lambda: not Path(folder).exists() and not Path(template).exists(), timeout_seconds=10)
+
+
+def test_a_new_server_has_nothing_of_another_one(new_server: Callable[..., DatabaseServer]) -> None:
+    """Its data is a copy of what the first one of this process was before it started."""
+    first = new_server()
+    database = first.create_database()
+    second = new_server()
+    assert (database,) in first.execute(_LIST_DATABASES[first.name])
+    assert (database,) not in second.execute(_LIST_DATABASES[first.name])
 
 
 def test_an_existing_server_is_used_by_url_and_left_as_it_was(server: DatabaseServer) -> None:

@@ -19,6 +19,7 @@ from prefiq_db.testing.certificates import Certificate, make_certificate
 from prefiq_db.testing.locate import Search, ServerKind, ServerUnavailableError, remove_compose_service
 from prefiq_db.testing.machine import LOOPBACK, free_port, make_folder, server_environment
 from prefiq_db.testing.processes import Account, ChildProcess, account_for_root, wait_until
+from prefiq_db.testing.templates import PASSWORD
 
 #: The prefix of every database that we create; we never drop any other.
 DATABASE_PREFIX = "prefiq_test_"
@@ -79,7 +80,7 @@ class DatabaseServer(ABC):
         self._programs: Mapping[str, Path] = {}
         self._external: SplitResult | None = None
         self._reachable = False
-        self.user, self._password, self._port = "prefiq", secrets.token_hex(12), 0
+        self.user, self._password, self._port = "prefiq", PASSWORD, 0
         self.host = LOOPBACK
         if url is not None:
             if durable or tls or settings or binaries:

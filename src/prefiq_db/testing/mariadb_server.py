@@ -12,6 +12,7 @@ from prefiq_db.errors import MissingDriverError
 from prefiq_db.testing.database_server import DatabaseServer
 from prefiq_db.testing.locate import MARIADB, ServerUnavailableError
 from prefiq_db.testing.machine import server_environment
+from prefiq_db.testing.templates import fill
 
 if TYPE_CHECKING:
     import pymysql
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 _CONNECT_TIMEOUT_SECONDS = 5
 _UNKNOWN_SESSION = 1094
 _PICTURE_SECONDS = 0.11
+_LOG_FILE_SIZE = "16M"
 
 
 class MariaDbServer(DatabaseServer):
@@ -126,14 +128,18 @@ class MariaDbServer(DatabaseServer):
             f"GRANT ALL PRIVILEGES ON *.* TO '{self.user}'@'%' WITH GRANT OPTION;\n"
         )
         self._give_to_account(users)
-        account = self._account
         # A server that starts removes the temporary tables that it finds there, even those of another server.
         temporary = self._folder / "temporary"
         temporary.mkdir(mode=0o700)
         self._give_to_account(temporary)
+        fill(self._folder / "data", self._programs["mariadb-install-db"], self._make_data)
+
+    def _make_data(self) -> None:
+        account, temporary = self._account, self._folder / "temporary"
         done = subprocess.run(
             [
                 *(str(self._programs["mariadb-install-db"]), "--no-defaults", "--skip-test-db"),
+                f"--innodb-log-file-size={_LOG_FILE_SIZE}",  # by default 96 MB, all of it written and copied
                 *(f"--datadir={self._folder / 'data'}", "--auth-root-authentication-method=socket"),
                 *("--skip-name-resolve", *([f"--user={account.name}"] if account else [])),
             ],
@@ -158,7 +164,7 @@ class MariaDbServer(DatabaseServer):
             "skip-name-resolve": "ON",
             "performance-schema": "OFF",
             "innodb-buffer-pool-size": "64M",
-            "innodb-log-file-size": "16M",
+            "innodb-log-file-size": _LOG_FILE_SIZE,
             "max-connections": "200",
             # Settings of Debian's and the official image's configuration, which --no-defaults leaves out.
             "character-set-server": "utf8mb4",

@@ -16,6 +16,7 @@ from prefiq_db.testing.database_server import DatabaseServer
 from prefiq_db.testing.locate import POSTGRESQL, ServerUnavailableError
 from prefiq_db.testing.machine import server_environment
 from prefiq_db.testing.processes import process_tree, send_signal
+from prefiq_db.testing.templates import fill
 
 if TYPE_CHECKING:
     import psycopg
@@ -106,6 +107,9 @@ class PostgresServer(DatabaseServer):
         return True
 
     def _initialise(self) -> None:
+        fill(self._folder / "data", self._programs["initdb"], self._make_data)
+
+    def _make_data(self) -> None:
         password_file = self._folder / "password"
         password_file.touch(mode=0o600)
         password_file.write_text(_scram_verifier(self._password))
