@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from collections.abc import Callable
 from typing import Any
 
 import aiosqlite
@@ -304,3 +305,17 @@ async def test_exactly_once_leaves_a_token(db: Any, backend: Backend) -> None:
         await db.batch(["update item set qty = 3", insert], exactly_once=True)
     assert await db.fetch_all("select written_as from prefiq_commit_token", into=lambda row: row[0]) == ["work"]
     assert await db.fetch_value("select qty from item") == 2
+
+
+@pytest.mark.parametrize("backend", [pytest.param("postgresql", marks=pytest.mark.postgresql)], indirect=True)
+@pytest.mark.parametrize("pgbouncer", [False, True])
+async def test_each_batch_brings_its_limits(make_db: Callable[..., Any], pgbouncer: bool) -> None:
+    """They travel with BEGIN; behind a pooler all of them, because a session keeps no settings there."""
+    pooled = make_db(pgbouncer=pgbouncer, statement_timeout_seconds=7)
+    limit, read = await pooled.batch(["select current_setting('statement_timeout')", ("select :n as n", {"n": 1})])
+    assert limit.rows[0][0] == "7s"
+    assert read.rows[0].n == 1
+    (own,) = await pooled.using(timeout=3).batch(["select current_setting('statement_timeout')"])
+    assert own.rows[0][0] == "3s"
+    (again,) = await pooled.batch(["select current_setting('statement_timeout')"])
+    assert again.rows[0][0] == "7s"

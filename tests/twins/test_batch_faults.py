@@ -164,14 +164,19 @@ async def test_a_batch_that_the_server_stops_is_undone(stock: Any, backend: Back
 
 
 @pytest.mark.parametrize("world", [pytest.param("async", marks=getattr(pytest.mark, "async"))], indirect=True)
-async def test_a_cancelled_batch_tells_its_outcome(stock: Any, backend: Backend, harness: Harness) -> None:
-    """Its connection is closed, nothing of it stays, and the pool goes on."""
-    task = asyncio.create_task(stock.batch([ADD_TEN, slow_read(backend), ADD_ONE]))
+@pytest.mark.parametrize("exactly_once", [False, True])
+async def test_a_cancelled_batch_tells_its_outcome(
+    stock: Any, backend: Backend, harness: Harness, exactly_once: bool
+) -> None:
+    """Its connection is closed, nothing of it stays, and the pool goes on; with a token the outcome is found out."""
+    upgrade_schema(backend)
+    task = asyncio.create_task(stock.batch([ADD_TEN, slow_read(backend), ADD_ONE], exactly_once=exactly_once))
     await harness.until(lambda: _runs(backend))
     task.cancel()
     with pytest.raises(asyncio.CancelledError) as caught:
         await task
-    assert getattr(caught.value, "transaction_outcome", None) in ("not committed", "unknown")
+    outcome = getattr(caught.value, "transaction_outcome", None)
+    assert outcome == "not committed" if exactly_once else outcome in ("not committed", "unknown")
     assert await applied(stock) == [0, 0]
     assert stock.stats().pool.checked_out == 0
 

@@ -78,14 +78,15 @@ class BurstBlock(RootBlock):
             control_timeout=None,
             may_wait=False,
         )
+        seconds = self.instance.statement_timeout_seconds if given.timeout is None else given.timeout
         try:
             pending = gather(connection, state, batch.items)
+            # First the limits, because BEGIN may say them.
+            road.border.cross(lambda: road.dialect.bound_burst(connection, seconds, self.deadline))
             begin = road.dialect.burst_begin(state.transaction)
         except CannotTravelError:
             connection.close()
             raise
-        seconds = self.instance.statement_timeout_seconds if given.timeout is None else given.timeout
-        road.border.cross(lambda: road.dialect.bound_burst(connection, seconds, self.deadline))
         self._burst = Burst(begin, pending)
 
     # --- send, and judge the reply -----------------------------------------------------------------
