@@ -70,7 +70,11 @@ def places(name: str, folder: Path) -> Iterator[tuple[str, Callable[[], Any], st
         yield (
             url,
             lambda: pymysql.connect(
-                host=place.host, port=place.port or 0, user=place.username, password=place.password or "", db=database
+                host=place.host,
+                port=place.port or 0,
+                user=place.username,
+                password=place.password or "",
+                database=database,
             ),
             "%s",
         )
@@ -79,35 +83,40 @@ def places(name: str, folder: Path) -> Iterator[tuple[str, Callable[[], Any], st
 def measure(name: str, count: int, rounds: int) -> Iterator[str]:
     given = rows(count)
     mappings = [dict(zip(COLUMNS, row, strict=True)) for row in given]
-    with tempfile.TemporaryDirectory() as folder, places(name, Path(folder)) as (url, connect, mark):
-        with Database(url, pool_size=1) as db, Database(url, pool_size=1) as slow:  # noqa: SIM117 - one line would be too long
-            ITEM.create(db.engine)
-            raw = connect()
-            driver = {"sqlite": "sqlite", "postgresql": "postgresql+psycopg", "mariadb": "mariadb+pymysql"}[name]
-            plain = sa.create_engine(sa.make_url(url).set(drivername=driver))
+    quiet = {"pool_size": 1, "slow_query_seconds": 3600}
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        places(name, Path(folder)) as (url, connect, mark),
+        Database(url, **quiet) as db,
+        Database(url, **quiet) as slow,
+    ):
+        ITEM.create(db.engine)
+        raw = connect()
+        driver = {"sqlite": "sqlite", "postgresql": "postgresql+psycopg", "mariadb": "mariadb+pymysql"}[name]
+        plain = sa.create_engine(sa.make_url(url).set(drivername=driver))
 
-            def with_sqlalchemy() -> None:
-                with plain.begin() as connection:
-                    connection.execute(ITEM.insert(), mappings)
+        def with_sqlalchemy() -> None:
+            with plain.begin() as connection:
+                connection.execute(ITEM.insert(), mappings)
 
-            contenders: dict[str, Callable[[], Any]] = {
-                "raw": lambda: raw_executemany(raw, mark, given),
-                "sqlalchemy": with_sqlalchemy,
-                name: lambda: db.bulk_insert(ITEM, iter(given), columns=COLUMNS),
-            }
-            if name == "mariadb":
-                slow.engine.dialect.loads_data = False  # type: ignore[attr-defined]  # our dialect has it
-                contenders["mariadb without LOAD DATA"] = lambda: slow.bulk_insert(ITEM, given, columns=COLUMNS)
-            times: dict[str, list[float]] = {each: [] for each in contenders}
-            for round_number in range(rounds + 1):
-                for each in random.sample(list(contenders), len(contenders)):
-                    db.execute("delete from item")
-                    started = time.perf_counter()
-                    contenders[each]()
-                    if round_number:  # the first one warms up
-                        times[each].append(time.perf_counter() - started)
-            raw.close()
-            plain.dispose()
+        contenders: dict[str, Callable[[], Any]] = {
+            "raw": lambda: raw_executemany(raw, mark, given),
+            "sqlalchemy": with_sqlalchemy,
+            name: lambda: db.bulk_insert(ITEM, iter(given), columns=COLUMNS),
+        }
+        if name == "mariadb":
+            slow.engine.dialect.loads_data = False  # type: ignore[attr-defined]  # our dialect has it
+            contenders["mariadb without LOAD DATA"] = lambda: slow.bulk_insert(ITEM, given, columns=COLUMNS)
+        times: dict[str, list[float]] = {each: [] for each in contenders}
+        for round_number in range(rounds + 1):
+            for each in random.sample(list(contenders), len(contenders)):
+                db.execute("delete from item")
+                started = time.perf_counter()
+                contenders[each]()
+                if round_number:  # the first one warms up
+                    times[each].append(time.perf_counter() - started)
+        raw.close()
+        plain.dispose()
     base = statistics.median(times["raw"])
     for each, seconds in times.items():
         median = statistics.median(seconds)
