@@ -70,7 +70,11 @@ def places(name: str, folder: Path) -> Iterator[tuple[str, Callable[[], Any], st
         yield (
             url,
             lambda: pymysql.connect(
-                host=place.host, port=place.port or 0, user=place.username, password=place.password or "", db=database
+                host=place.host,
+                port=place.port or 0,
+                user=place.username,
+                password=place.password or "",
+                database=database,
             ),
             "%s",
         )
@@ -79,11 +83,12 @@ def places(name: str, folder: Path) -> Iterator[tuple[str, Callable[[], Any], st
 def measure(name: str, count: int, rounds: int) -> Iterator[str]:
     given = rows(count)
     mappings = [dict(zip(COLUMNS, row, strict=True)) for row in given]
+    quiet = {"pool_size": 1, "slow_query_seconds": 3600}
     with (
         tempfile.TemporaryDirectory() as folder,
         places(name, Path(folder)) as (url, connect, mark),
-        Database(url, pool_size=1) as db,
-        Database(url, pool_size=1) as slow,
+        Database(url, **quiet) as db,
+        Database(url, **quiet) as slow,
     ):
         ITEM.create(db.engine)
         raw = connect()

@@ -14,10 +14,11 @@ import sqlalchemy as sa
 
 from prefiq_db import Database, ErrorKind, RetryPolicy
 from prefiq_db.drivers.local_stream import LocalStream, asked_for
-from prefiq_db.errors import OutcomeUnknownError, PrefiqDbError, StatementTimeoutError
+from prefiq_db.errors import NotCommittedError, OutcomeUnknownError, PrefiqDbError, StatementTimeoutError
 from prefiq_db.events import CallFinished, Listener, StatementFinished
 from prefiq_db.testing.links import Link
 from prefiq_db.testing.proxy import TcpProxy
+from prefiq_db.transaction import RUN_AGAIN
 from tests.conftest import Backend
 from tests.twins.harness import drive, make_database
 from tests.twins.support import in_engine_begin
@@ -138,6 +139,21 @@ async def test_a_lost_connection_is_repeated_only_with_rows_that_can_be_had_agai
     proxy.word, proxy.cuts = b"S30010", 0
     result = await db.bulk_insert(ITEM, tuples(30_000, 30_020), columns=COLUMNS)
     assert (proxy.cuts, result.inserted) == (1, 20)
+
+
+async def test_a_transient_error_of_the_source_itself_is_not_repeated(db: Any) -> None:
+    """As when rows are read from another database: the generator has ended, and part of its rows is not all of them."""
+    await create(db)
+    lost = NotCommittedError("another database", classification=RUN_AGAIN)
+
+    def given() -> Iterator[Any]:
+        yield from tuples(0, 10_000)
+        raise lost
+
+    with pytest.raises(NotCommittedError) as caught:
+        await db.bulk_insert(ITEM, given(), columns=COLUMNS)
+    assert caught.value is lost
+    assert await count(db) == 0
 
 
 async def test_inside_a_transaction_a_lost_connection_is_never_repeated(cut: Any) -> None:

@@ -211,14 +211,19 @@ class _Source:
         if self._head is None:
             self.rows = self._make()
             self._head = self.rows.next_chunk()
-        yield 0, self._head
+        head = self._head
+        yield 0, head
         while True:
             first = self.rows.taken
-            chunk = self.rows.next_chunk()
+            # Before the caller's code runs: a generator that has raised would end at once when asked again, and the
+            # first chunk would go in alone.
             self._head = None
+            chunk = self.rows.next_chunk()
             if not chunk:
-                return
+                break
             yield first, chunk
+        if first == len(head):
+            self._head = head  # there are no other rows
 
 
 class _Job:
