@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from prefiq_db.errors import (
+    ErrorKind,
     NotNullViolationError,
     PrefiqDbError,
     ReadOnlyError,
@@ -138,6 +139,39 @@ async def test_a_table_by_name_knows_the_keys_of_the_database(store: Any) -> Non
     assert await stored(store) == [("A", 2)]
     with pytest.raises(SchemaError, match="there is no table nothing"):
         await store.upsert("nothing", {"sku": "A"}, key="sku")
+
+
+async def test_a_key_that_only_the_table_object_has_is_an_error(store: Any) -> None:
+    """On MariaDB, whose statement names no key, the rows would be inserted again and again."""
+    other = sa.Table(
+        "price", sa.MetaData(), sa.Column("region", sa.String(10)), sa.Column("amount", sa.Integer, unique=True),
+        sa.Column("number", sa.Integer),
+    )  # fmt: skip
+    row = {"region": "eu", "number": 1, "amount": 5}
+    with pytest.raises(PrefiqDbError) as caught:
+        await store.upsert(other, row, key="amount")
+    assert caught.value.kind in (ErrorKind.USAGE, ErrorKind.SCHEMA, ErrorKind.SYNTAX)
+    await store.execute("create unique index price_amount on price (amount)")
+    assert (await store.upsert(other, row, key="amount")).inserted == 1
+
+
+async def test_a_table_that_was_made_anew_is_looked_at_again(store: Any, backend: Backend) -> None:
+    """A key that is gone, or a table that no longer tells new rows, is an error once, and known from then on."""
+    await store.execute("create table late (id integer primary key, n integer unique)")
+    await store.upsert("late", {"id": 1, "n": 1}, key="n")
+    await store.execute("drop table late")
+    if backend.name == "postgresql":
+        await store.execute("create table late (id integer primary key, n integer) partition by range (id)")
+        await store.execute("create table late_1 partition of late default")
+    else:
+        await store.execute("create table late (id integer primary key, n integer)")
+    if backend.name == "mariadb":
+        return  # there a lost key is not seen until the table is forgotten
+    with pytest.raises(PrefiqDbError):
+        await store.upsert("late", {"id": 1, "n": 1}, key="n")
+    with pytest.raises(UsageError, match=r"\(n\) is no unique key of late"):
+        await store.upsert("late", {"id": 1, "n": 1}, key="n")
+    assert (await store.upsert("late", {"id": 1, "n": 1}, key="id")).row_count == 1
 
 
 async def test_a_key_of_two_columns(store: Any) -> None:

@@ -11,10 +11,10 @@ from sqlalchemy.exc import NoSuchTableError
 from prefiq_db.call import Call, Shape, Way
 from prefiq_db.core.statements import Statements, check_read_only
 from prefiq_db.core.upsert_steps import UpsertSteps
-from prefiq_db.errors import ConcurrencyError, PrefiqDbError
+from prefiq_db.errors import ConcurrencyError, ErrorKind, PrefiqDbError, UsageError
 from prefiq_db.execution.shapes import ONE_VALUE
-from prefiq_db.execution.target_tables import Target, reflect_on
-from prefiq_db.execution.upsert_request import request_of
+from prefiq_db.execution.target_tables import Reflect, Target, reflect_on
+from prefiq_db.execution.upsert_request import UpsertRequest, check_key, has_key, request_of
 from prefiq_db.hooks.calls import CALL_EVENTS, tell_call
 from prefiq_db.reports import UpsertResult
 from prefiq_db.retry import affordable, attempt_failed, note_attempt
@@ -26,6 +26,8 @@ def _fetch(result: CursorResult[Any]) -> Any:
 
 
 _ROWS: Final = Shape(_fetch)
+# The table may be another one by now than what we know of it.
+_TABLE_CHANGED: Final = frozenset({ErrorKind.SCHEMA, ErrorKind.SYNTAX, ErrorKind.UNSUPPORTED, ErrorKind.USAGE})
 
 
 class Upserts(Statements):
@@ -36,9 +38,18 @@ class Upserts(Statements):
     ) -> UpsertResult:
         """Insert *rows*, and update those that are there; in *block*, if the caller named one."""
         given = self.admit()
-        request = request_of(self._target(table, block), rows, key, update, returning, self.runtime)
+        reflect = self._reflect(block)
+        target = self.instance.tables.resolve(table, reflect)
+        try:
+            request = request_of(target, rows, key, update, returning, self.runtime)
+        except UsageError:
+            if target.is_reflected:  # the next call looks whether the table has changed
+                self.instance.tables.forget(target)
+            raise
         if request is None:
             return UpsertResult(0, 0, 0)
+        if self.road.dialect.upserts.names_no_key:
+            self._check_key(request, target, reflect)
         steps = UpsertSteps(request, self.road.dialect)
         call = Call("upsert", steps.insert, None, _ROWS, given)
         if block is None:
@@ -48,7 +59,7 @@ class Upserts(Statements):
             call.way, inner = Way.EXPLICIT, block
         if inner is not None:
             check_read_only(call, inner.root.options, self.road.dialect)
-        work = _Work(self, call, steps, inner)
+        work = _Work(self, call, steps, inner, target)
         try:
             if self.hooks.wanted.isdisjoint(CALL_EVENTS):
                 return work.done(call)
@@ -56,8 +67,15 @@ class Upserts(Statements):
         finally:
             call.params = call.block = None
 
-    def _target(self, table: Any, block: Block | None) -> Target:
-        """Return the table to write to; one given by name is looked up once."""
+    def _check_key(self, request: UpsertRequest, target: Target, reflect: Reflect) -> None:
+        """Raise if the database doesn't have the key; what is known of the table may be old, so it is read anew."""
+        tables = self.instance.tables
+        if not has_key(request.wanted, tables.reflected(target, reflect)):
+            tables.forget(target)
+            check_key(request.wanted, tables.reflected(target, reflect))
+
+    def _reflect(self, block: Block | None) -> Reflect:
+        """Return a function that reads a table's columns and keys from the database."""
         if block is None and (scope := ambient(self.instance)) is not None:
             block = scope.blocks[-1]
 
@@ -71,7 +89,7 @@ class Upserts(Statements):
                 raise NoSuchTableError(name)
             return found
 
-        return self.instance.tables.resolve(table, reflect)
+        return reflect
 
     def _reflected(self, tx: Block, schema: str | None, name: str) -> Table | None:
         def reflect() -> Table | None:
@@ -87,8 +105,9 @@ class Upserts(Statements):
 class _Work:
     """One call of upsert: how its statements reach the server."""
 
-    def __init__(self, core: Upserts, call: Call, steps: UpsertSteps, inner: Block | None) -> None:
+    def __init__(self, core: Upserts, call: Call, steps: UpsertSteps, inner: Block | None, target: Target) -> None:
         self.core = core
+        self.target = target
         self.call = call
         self.steps = steps
         self.inner = inner
@@ -98,6 +117,10 @@ class _Work:
         try:
             return self._done()
         except PrefiqDbError as error:
+            if error.kind in _TABLE_CHANGED:
+                instance = self.core.instance
+                instance.tables.forget(self.target)
+                instance.tells_inserted.kept.pop(self.steps.table_name, None)
             explained = self.steps.explained(error)
             if explained is None:
                 raise

@@ -62,11 +62,13 @@ class UpsertSql(ABC):
         returns_all: RETURNING has a row for each given row, also where nothing was to be updated.
         looks_first: whether a row was there can only be seen by looking before, under a lock that keeps others out.
         refuses_same: the database itself refuses a statement in which it takes two keys for the same.
+        names_no_key: the statement doesn't name the key, so a key that the database doesn't have would never conflict.
     """
 
     returns_all: ClassVar[bool] = False
     looks_first: ClassVar[bool] = False
     refuses_same: ClassVar[bool] = False
+    names_no_key: ClassVar[bool] = False
 
     def statement(self, wanted: Wanted, *, returns: bool = True, tells: bool = True) -> Any:
         """Return the INSERT for any number of rows.
@@ -166,6 +168,7 @@ class MariadbUpsert(UpsertSql):
     """
 
     returns_all = True
+    names_no_key = True
     _TOO_MANY_ROWS: ClassVar[int] = 1242
 
     def _insert(self, wanted: Wanted, *, tells: bool) -> Any:

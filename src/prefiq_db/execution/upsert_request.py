@@ -18,7 +18,7 @@ from prefiq_db.bridge import Runtime
 from prefiq_db.dialects.upsert_sql import NewValue, Wanted, widths
 from prefiq_db.errors import UsageError
 from prefiq_db.execution.given_rows import GivenRows
-from prefiq_db.execution.target_tables import Target, UniqueKey
+from prefiq_db.execution.target_tables import Target, UniqueKey, unique_keys
 
 #: A statement ends at the first of these limits; larger ones are no faster.
 MOST_ROWS: Final = 1000
@@ -175,6 +175,23 @@ def _key_names(key: Any, target: Target) -> tuple[str, ...]:
         f"key: ({', '.join(names)}) is no unique key of {target.table.name}; its unique keys are {listed}{hint}",
         table=target.table.name,
     )
+
+
+def has_key(wanted: Wanted, table: sa.Table) -> bool:
+    """Return whether *table* has a unique key of the columns that may conflict."""
+    names = {column.name for column in wanted.key_columns}
+    return any({table.c[key].name for key in each.columns} == names for each in unique_keys(table))
+
+
+def check_key(wanted: Wanted, table: sa.Table) -> None:
+    """Raise if the database's own *table* has no unique key of the columns that may conflict."""
+    if not has_key(wanted, table):
+        listed = " and ".join(map(_described, unique_keys(table))) or "none"
+        raise UsageError(
+            f"key: ({', '.join(wanted.key)}) is a unique key of the Table, but not in the database, where "
+            f"{table.name}'s unique keys are {listed}",
+            table=table.name,
+        )
 
 
 def _described(key: UniqueKey) -> str:
