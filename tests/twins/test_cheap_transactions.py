@@ -143,6 +143,18 @@ async def test_control_a_second_statement_is_not_repeated(distant: Any, stock: A
 
 
 @on_postgresql
+async def test_control_a_function_is_not_called_twice(distant: Any, stock: Any, proxy: FaultProxy) -> None:
+    """What it does outside the transaction isn't undone with it."""
+    await stock.execute("create sequence calls")
+    call = "select nextval('calls')"
+    with proxy.fault(CutReply(), on=lambda message: message.sql == call, times=1), pytest.raises(PrefiqDbError):
+        async with distant.transaction() as tx:
+            await tx.fetch_value(call)
+    assert tx.outcome == "not committed"
+    assert await stock.fetch_value(call) == 2
+
+
+@on_postgresql
 async def test_a_failing_first_statement_is_its_own_error(stock: Any) -> None:
     """As if BEGIN had gone ahead: the error is the statement's, and the transaction can't go on."""
     with pytest.raises(SchemaError, match="no_such_table"):
