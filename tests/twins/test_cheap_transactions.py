@@ -304,6 +304,27 @@ async def test_anybody_may_use_the_connection_next(stock: Any, world: str) -> No
 
 
 @on_postgresql
+async def test_a_pipeline_of_the_drivers_comes_after_it(stock: Any, backend: Backend, world: str) -> None:
+    """psycopg enters pipeline mode only once the reply is read."""
+    db = make_database(world, backend.url, ssl_mode="disable", pool_size=1, max_overflow=0)
+    async with db.transaction() as tx:
+        connection = tx.connection.sync_connection if world == "async" else tx.connection
+        driver = connection._dbapi_connection.driver_connection
+    for _ in range(3):
+        await read_only(db)
+        if world == "async":
+            async with driver.pipeline():
+                cursor = await driver.execute(READ)
+            assert await cursor.fetchone() == (0,)
+        else:
+            with driver.pipeline():
+                cursor = driver.execute(READ)
+            assert cursor.fetchone() == (0,)
+    assert await db.fetch_value(READ) == 0
+    await db.close()
+
+
+@on_postgresql
 async def test_control_a_transaction_that_may_leave_something_waits(distant: Any, proxy: FaultProxy) -> None:
     """A read-only transaction may notify others, and then its COMMIT matters."""
     with proxy.fault(CutReply(), on=COMMIT, times=1), pytest.raises(OutcomeUnknownError):
