@@ -143,6 +143,18 @@ async def test_control_a_second_statement_is_not_repeated(distant: Any, stock: A
 
 
 @on_postgresql
+async def test_control_a_function_is_not_called_twice(distant: Any, stock: Any, proxy: FaultProxy) -> None:
+    """What it does outside the transaction isn't undone with it."""
+    await stock.execute("create sequence calls")
+    call = "select nextval('calls')"
+    with proxy.fault(CutReply(), on=lambda message: message.sql == call, times=1), pytest.raises(PrefiqDbError):
+        async with distant.transaction() as tx:
+            await tx.fetch_value(call)
+    assert tx.outcome == "not committed"
+    assert await stock.fetch_value(call) == 2
+
+
+@on_postgresql
 async def test_a_failing_first_statement_is_its_own_error(stock: Any) -> None:
     """As if BEGIN had gone ahead: the error is the statement's, and the transaction can't go on."""
     with pytest.raises(SchemaError, match="no_such_table"):
@@ -289,6 +301,27 @@ async def test_anybody_may_use_the_connection_next(stock: Any, world: str) -> No
             raw.close()
     assert await applied(stock) == 1
     assert stock.stats().pool.checked_out == 0
+
+
+@on_postgresql
+async def test_a_pipeline_of_the_drivers_comes_after_it(stock: Any, backend: Backend, world: str) -> None:
+    """psycopg enters pipeline mode only once the reply is read."""
+    db = make_database(world, backend.url, ssl_mode="disable", pool_size=1, max_overflow=0)
+    async with db.transaction() as tx:
+        connection = tx.connection.sync_connection if world == "async" else tx.connection
+        driver = connection._dbapi_connection.driver_connection
+    for _ in range(3):
+        await read_only(db)
+        if world == "async":
+            async with driver.pipeline():
+                cursor = await driver.execute(READ)
+            assert await cursor.fetchone() == (0,)
+        else:
+            with driver.pipeline():
+                cursor = driver.execute(READ)
+            assert cursor.fetchone() == (0,)
+    assert await db.fetch_value(READ) == 0
+    await db.close()
 
 
 @on_postgresql

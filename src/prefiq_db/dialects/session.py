@@ -43,6 +43,7 @@ class TransactionState:
         "local_timeout",
         "managed",
         "may_close",
+        "may_repeat",
         "may_travel",
         "may_wait",
         "only_reads",
@@ -109,6 +110,8 @@ class TransactionState:
         self.may_travel = False
         #: and with COMMIT
         self.may_close = False
+        #: it may be sent again with a BEGIN that nobody answered
+        self.may_repeat = False
         #: it is read-only, and every statement so far provably did nothing but read
         self.only_reads = False
 

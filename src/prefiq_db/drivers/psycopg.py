@@ -224,10 +224,10 @@ class Connection(_Hurried, psycopg.Connection[Any]):
         # Replaces psycopg's own method instead of wrapping it, because every statement passes here.
         try:
             limit = self.patience_seconds if timeout is None else timeout
+            if self._around is not None:
+                gen = self._around(gen)
             if self._pipeline is not None:
                 gen, limit = self._while_it_moves(gen), timeout
-            elif self._around is not None:
-                gen = self._around(gen)
             return waiting.wait(gen, self.pgconn.socket, interval=interval, timeout=limit)
         except _WaitTimeout:
             if timeout is not None:
@@ -309,10 +309,10 @@ class AsyncConnection(_Hurried, psycopg.AsyncConnection[Any]):
     ) -> Any:
         try:
             limit = self.patience_seconds if timeout is None else timeout
+            if self._around is not None:
+                gen = self._around(gen)
             if self._pipeline is not None:
                 gen, limit = self._while_it_moves(gen), timeout
-            elif self._around is not None:
-                gen = self._around(gen)
             return await waiting.wait_async(gen, self.pgconn.socket, interval=interval, timeout=limit)
         except _WaitTimeout:
             if timeout is not None:

@@ -159,8 +159,8 @@ class RootBlock(LastStatement):
                 return action()
             except PrefiqDbError as error:
                 failure = self._explained(error) if transaction.begin_failed else error
-                died = transaction.travelled and not transaction.committing and _died(error)
-                again.append(transaction.begin_failed or died)
+                repeatable = transaction.travelled and transaction.may_repeat and not transaction.committing
+                again.append(transaction.begin_failed or (repeatable and _died(error)))
             raise failure
 
         def once_more() -> T:
