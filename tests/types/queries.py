@@ -22,6 +22,7 @@ from prefiq_db import (
     with_retry,
     with_retry_async,
 )
+from prefiq_db.reports import BulkResult, UpsertResult
 
 
 class Base(DeclarativeBase): ...
@@ -256,6 +257,45 @@ async def retries() -> None:
     assert_type(await retried_async("A1"), int)
     retried(1)  # type: ignore[arg-type]
     await retried_async(1)  # type: ignore[arg-type]
+
+
+# --- many rows -----------------------------------------------------------------------------------
+
+
+def many(db: Database, tx: Transaction) -> None:
+    with db.stream(TWO) as rows:
+        assert_type(next(rows), Row[int, str])
+        for row in rows:
+            assert_type(row, Row[int, str])
+        for batch in rows.batches():
+            assert_type(batch, list[Row[int, str]])
+    with tx.stream("select 1", into=Item, batch_size=10) as items:
+        for item in items:
+            assert_type(item, Item)
+    with db.stream(TWO, into=label) as labels:
+        assert_type(next(labels), Decimal)
+    with db.stream("select 1 as n", into=dict) as columns:
+        assert_type(next(columns), dict[str, Any])
+    db.stream(TWO, into=other)  # type: ignore[arg-type]
+    assert_type(db.batch(["select 1", (TWO, None), ("select :n", {"n": 1})]), list[ExecuteResult])
+    db.batch([1])  # type: ignore[list-item]
+    assert_type(db.bulk_insert(Stock, [{"id": 1}]), BulkResult)
+    db.bulk_insert(Stock, [{"id": 1}], on_conflict="replace")  # type: ignore[arg-type]
+    assert_type(db.upsert(Stock, {"id": 1}, key="id"), UpsertResult)
+
+
+async def many_async(db: AsyncDatabase, tx: AsyncTransaction) -> None:
+    async with db.stream(TWO) as rows:
+        async for row in rows:
+            assert_type(row, Row[int, str])
+        async for batch in rows.batches():
+            assert_type(batch, list[Row[int, str]])
+    async with tx.stream("select 1", into=Item) as items:
+        async for item in items:
+            assert_type(item, Item)
+    assert_type(await db.batch(["select 1"]), list[ExecuteResult])
+    assert_type(await tx.bulk_insert("stock", [(1,)], columns=["id"]), BulkResult)
+    assert_type(await db.upsert(Stock, [{"id": 1}], key=Stock.id), UpsertResult)
 
 
 # --- the container -------------------------------------------------------------------------------

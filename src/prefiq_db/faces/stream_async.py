@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from operator import length_hint
-from typing import Any, Self
+from typing import Generic, Self, TypeVar
 
 from prefiq_db.bridge import spawn
 from prefiq_db.core import StreamCore
 
+T = TypeVar("T")
 
-class AsyncStream:
+
+class AsyncStream(Generic[T]):
     """The rows of one query, read in batches: ``async with db.stream("select ...") as rows:``, then ``async for``.
 
     It gives each row once, to whoever asks. One task at a time may use it.
@@ -19,8 +21,8 @@ class AsyncStream:
     def __init__(self, core: StreamCore) -> None:
         self._core = core
         # The rows of the current batch, and the iterator that hands them out.
-        self._batch: list[Any] = []
-        self._rows: Iterator[Any] = iter(self._batch)
+        self._batch: list[T] = []
+        self._rows: Iterator[T] = iter(self._batch)
 
     async def __aenter__(self) -> Self:
         try:
@@ -46,23 +48,23 @@ class AsyncStream:
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> Any:
+    async def __anext__(self) -> T:
         for row in self._rows:
             return row
         if await self._fetch():
             return next(self._rows)
         raise StopAsyncIteration
 
-    def batches(self) -> AsyncIterator[list[Any]]:
+    def batches(self) -> AsyncIterator[list[T]]:
         """Return an iterator over lists of rows; only the last one may have fewer than ``batch_size``."""
         return _Batches(self)
 
-    async def _next_batch(self) -> list[Any] | None:
+    async def _next_batch(self) -> list[T] | None:
         if length_hint(self._rows) or await self._fetch():
             return self._rest()
         return None
 
-    def _rest(self) -> list[Any]:
+    def _rest(self) -> list[T]:
         """Return what is left of the batch, which is no longer ours."""
         batch, rows = self._batch, self._rows
         self._batch = []
@@ -82,16 +84,16 @@ class AsyncStream:
         return bool(self._batch)
 
 
-class _Batches:
+class _Batches(Generic[T]):
     """An iterator that needs no end of its own, as an async generator would."""
 
-    def __init__(self, stream: AsyncStream) -> None:
+    def __init__(self, stream: AsyncStream[T]) -> None:
         self._stream = stream
 
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> list[Any]:
+    async def __anext__(self) -> list[T]:
         batch = await self._stream._next_batch()
         if batch is None:
             raise StopAsyncIteration

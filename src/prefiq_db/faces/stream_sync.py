@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from operator import length_hint
-from typing import Any, Self
+from typing import Generic, Self, TypeVar
 
 from prefiq_db.core import StreamCore
 from prefiq_db.leaving import surely
 
+T = TypeVar("T")
 
-class Stream:
+
+class Stream(Generic[T]):
     """The rows of one query, read in batches: ``with db.stream("select ...") as rows: for row in rows: ...``.
 
     It gives each row once, to whoever asks. One thread or task at a time may use it.
@@ -21,8 +23,8 @@ class Stream:
     def __init__(self, core: StreamCore) -> None:
         self._core = core
         # The rows of the current batch, and the iterator that hands them out.
-        self._batch: list[Any] = []
-        self._rows: Iterator[Any] = iter(self._batch)
+        self._batch: list[T] = []
+        self._rows: Iterator[T] = iter(self._batch)
 
     def __enter__(self) -> Self:
         try:
@@ -48,25 +50,25 @@ class Stream:
     def _finish(self) -> None:
         self._core.abandon()
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[T]:
         while True:
             yield from self._rows
             if not self._fetch():
                 return
 
-    def __next__(self) -> Any:
+    def __next__(self) -> T:
         for row in self._rows:
             return row
         if self._fetch():
             return next(self._rows)
         raise StopIteration
 
-    def batches(self) -> Iterator[list[Any]]:
+    def batches(self) -> Iterator[list[T]]:
         """Return an iterator over lists of rows; only the last one may have fewer than ``batch_size``."""
         while length_hint(self._rows) or self._fetch():
             yield self._rest()
 
-    def _rest(self) -> list[Any]:
+    def _rest(self) -> list[T]:
         """Return what is left of the batch, which is no longer ours."""
         batch, rows = self._batch, self._rows
         self._batch = []

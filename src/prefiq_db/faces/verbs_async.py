@@ -167,6 +167,66 @@ class AsyncVerbs(Protocol):
             self._core.hush(error)
             raise
 
+    @overload
+    def stream(
+        self,
+        statement: Typed[*Ts],
+        params: Params = None,
+        *,
+        batch_size: int = 1000,
+        into: None = None,
+        types: Types | None = None,
+    ) -> AsyncStream[Row[*Ts]]: ...
+    @overload
+    def stream(
+        self,
+        statement: Statement,
+        params: Params = None,
+        *,
+        batch_size: int = 1000,
+        into: None = None,
+        types: Types | None = None,
+    ) -> AsyncStream[AnyRow]: ...
+    @overload
+    def stream(
+        self,
+        statement: Statement,
+        params: Params = None,
+        *,
+        batch_size: int = 1000,
+        into: type[dict[str, Any]],
+        types: Types | None = None,
+    ) -> AsyncStream[dict[str, Any]]: ...
+    @overload
+    def stream(
+        self,
+        statement: Statement,
+        params: Params = None,
+        *,
+        batch_size: int = 1000,
+        into: type[T],
+        types: Types | None = None,
+    ) -> AsyncStream[T]: ...
+    @overload
+    def stream(
+        self,
+        statement: Typed[*Ts],
+        params: Params = None,
+        *,
+        batch_size: int = 1000,
+        into: Callable[[Row[*Ts]], T],
+        types: Types | None = None,
+    ) -> AsyncStream[T]: ...
+    @overload
+    def stream(
+        self,
+        statement: Untyped,
+        params: Params = None,
+        *,
+        batch_size: int = 1000,
+        into: Callable[[AnyRow], T],
+        types: Types | None = None,
+    ) -> AsyncStream[T]: ...
     def stream(
         self,
         statement: Any,
@@ -175,7 +235,7 @@ class AsyncVerbs(Protocol):
         batch_size: int = 1000,
         into: Into | None = None,
         types: Types | None = None,
-    ) -> AsyncStream:
+    ) -> AsyncStream[Any]:
         """Return a stream of the rows of a query, for any number of them; use it as a block.
 
         At most *batch_size* rows are in memory at a time. Outside a transaction the stream has a read-only one of its
@@ -209,7 +269,9 @@ class AsyncVerbs(Protocol):
             self._core.hush(error)
             raise
 
-    async def batch(self, statements: Iterable[Any], *, exactly_once: bool = False) -> list[ExecuteResult]:
+    async def batch(
+        self, statements: Iterable[Statement | tuple[Statement, Params]], *, exactly_once: bool = False
+    ) -> list[ExecuteResult]:
         """Run statements that don't need each other's results, all or nothing; return the result of each.
 
         A statement is a text, a Core construct, or a pair of one and its params. PostgreSQL and MariaDB get all of
