@@ -16,12 +16,13 @@ from sqlalchemy import insert as plain_insert
 from sqlalchemy.exc import NoSuchTableError
 
 from prefiq_db.call import Call, Shape, Way
+from prefiq_db.core.bulk_source import BulkSource
 from prefiq_db.core.transactions import Transactions
 from prefiq_db.deadline import own_deadline
 from prefiq_db.dialects.bulk import BulkInsert, Carrier, OnConflict
 from prefiq_db.errors import ErrorKind, PrefiqDbError, SchemaError, StatementRefusedError, UsageError
 from prefiq_db.execution.bound_rows import BoundInsert, in_place, locate
-from prefiq_db.execution.given_rows import GivenRows, Values
+from prefiq_db.execution.given_rows import GivenRows
 from prefiq_db.execution.row_chunks import CARRIER, RowChunk, SendChunk
 from prefiq_db.execution.shapes import ROW_COUNT
 from prefiq_db.execution.target_tables import Target, reflect_on
@@ -105,7 +106,7 @@ class _Work:
     def run(self, call: Call) -> BulkResult:
         database, request = self.database, self.request
         target = self._target()
-        source = _Source(lambda: GivenRows(request.rows, request.columns, target, database.runtime))
+        source = BulkSource(lambda: GivenRows(request.rows, request.columns, target, database.runtime))
         call.attempts += 1
         if not source.has_rows:
             self._tell(0)
@@ -189,48 +190,11 @@ class _Sent:
     ignored: int | None
 
 
-class _Source:
-    """The given rows by chunks, and whether they can be had again for another attempt.
-
-    The first chunk is kept until the second one is taken, so a connection that turns out to be dead costs nothing.
-    After that, only a sequence can be gone through again: what a generator has given is gone.
-    """
-
-    def __init__(self, make: Callable[[], GivenRows]) -> None:
-        self._make = make
-        self.rows = make()
-        self._head: list[Values] | None = self.rows.next_chunk()
-        self.has_rows = bool(self._head)
-        self.keys = self.rows.keys
-
-    def may_repeat(self) -> bool:
-        return self._head is not None or self.rows.is_sequence
-
-    def chunks(self) -> Iterator[tuple[int, list[Values]]]:
-        """Yield the index of each chunk's first row, and its rows."""
-        if self._head is None:
-            self.rows = self._make()
-            self._head = self.rows.next_chunk()
-        head = self._head
-        yield 0, head
-        while True:
-            first = self.rows.taken
-            # Before the caller's code runs: a generator that has raised would end at once when asked again, and the
-            # first chunk would go in alone.
-            self._head = None
-            chunk = self.rows.next_chunk()
-            if not chunk:
-                break
-            yield first, chunk
-        if first == len(head):
-            self._head = head  # there are no other rows
-
-
 class _Job:
     """Sends the chunks of one call."""
 
     def __init__(
-        self, database: Transactions, call: Call, target: Target, source: _Source, on_conflict: OnConflict
+        self, database: Transactions, call: Call, target: Target, source: BulkSource, on_conflict: OnConflict
     ) -> None:
         self.database = database
         self.call = call
