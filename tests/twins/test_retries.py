@@ -691,6 +691,7 @@ async def test_a_waiting_retry_does_not_block_the_loop(stock: Any, world: str, m
 
     async def body(tx: Any) -> None:
         nonlocal calls
+        await tx.fetch_value("select 1")  # lets the loop turn
         calls += 1
         if calls == 1:
             raise conflict()
@@ -704,7 +705,7 @@ async def test_a_waiting_retry_does_not_block_the_loop(stock: Any, world: str, m
         task.cancel()
         assert calls == 2
         assert before > 0
-        # BEGIN and COMMIT let the loop turn some times, too; a wait of a tenth of a second, a few thousand times.
+        # Statements and COMMIT let the loop turn some times, too; a wait of a tenth of a second, a few thousand times.
         assert waited > 300
 
 
