@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
-from typing import Any, ClassVar, Final, TypeVar
+from typing import Any, ClassVar
 
 from sqlalchemy import Connection
 
 from prefiq_db.call import Call
 from prefiq_db.deadline import Deadline, own_deadline, sooner
 from prefiq_db.errors import (
-    ErrorKind,
     OutcomeUnknownError,
     PermissionDeniedError,
     PrefiqDbError,
@@ -27,7 +25,8 @@ from prefiq_db.execution.standard import discard
 from prefiq_db.instance import Instance
 from prefiq_db.origin import Line, readable
 from prefiq_db.reports import Outcome
-from prefiq_db.transaction.block import RUN_AGAIN, Block
+from prefiq_db.transaction.block import RUN_AGAIN
+from prefiq_db.transaction.first import FirstStatement
 from prefiq_db.transaction.last import LastStatement
 from prefiq_db.transaction.options import TransactionOptions
 from prefiq_db.transaction.ownership import HAND_OVER, enter, leave
@@ -35,18 +34,8 @@ from prefiq_db.transaction.scope import Scope
 
 logger = logging.getLogger("prefiq_db.transaction")
 
-T = TypeVar("T")
 
-# Kinds of a lost connection where the server was slow, not dead: it may still run the statement.
-_SLOW: Final = frozenset({ErrorKind.STATEMENT_TIMEOUT, ErrorKind.LOCK_TIMEOUT, ErrorKind.TRANSACTION_TIMEOUT})
-
-
-def _died(error: PrefiqDbError) -> bool:
-    """Return whether *error* is that of a connection that was dead, so that nothing in it was committed."""
-    return error.classification.connection_lost and error.kind not in _SLOW
-
-
-class RootBlock(LastStatement):
+class RootBlock(LastStatement, FirstStatement):
     """A transaction of its own, on a connection of its own.
 
     Args:
@@ -63,8 +52,6 @@ class RootBlock(LastStatement):
         self.line: Line | None = None
         self._started = 0.0
         self._tried = False
-        #: BEGIN waits for the first statement
-        self._begins = False
         self._pinned: Connection | None = None
 
     # --- begin -----------------------------------------------------------------------------------
@@ -140,44 +127,7 @@ class RootBlock(LastStatement):
             self.check_open()
         return self.send_last(call, self._send_next) if call.last else self._send_next(call)
 
-    def _send_next(self, call: Call) -> Any:
-        return self._first(lambda: Block._send(self, call)) if self._begins else super()._send(call)
-
-    def begin_now(self) -> None:
-        self.check_open()
-        if self._begins:
-            self._first(lambda: self.instance.road.send_begin(self.scope.connection))
-
-    def _first(self, action: Callable[[], T]) -> T:
-        """Return what *action* returns, which sends BEGIN; on a dead connection begin again on another one."""
-        self._begins = False
-        started = time.monotonic()
-
-        def attempt() -> T:
-            transaction = self.instance.road.state(self.scope.connection).transaction
-            try:
-                return action()
-            except PrefiqDbError as error:
-                failure = self._explained(error) if transaction.begin_failed else error
-                repeatable = transaction.travelled and transaction.may_repeat and not transaction.committing
-                again.append(transaction.begin_failed or (repeatable and _died(error)))
-            raise failure
-
-        def once_more() -> T:
-            self._move()
-            return attempt()
-
-        again: list[bool] = []
-        try:
-            return attempt()
-        except PrefiqDbError as error:
-            retrier = self.retrier
-            if retrier is None or not again[-1]:
-                raise
-            first = error
-        return retrier.resume(once_more, first, started)
-
-    def _move(self) -> None:
+    def _begin_again(self) -> None:
         """Begin again on another connection, where nothing was done yet."""
         if self.token is not None and not self.is_told:
             self.token = new_token()  # as in _begin()
