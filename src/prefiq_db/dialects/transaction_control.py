@@ -270,7 +270,8 @@ class TransactionDialect(JudgingDialect, TokenDialect):
         ``transaction()`` can't go on after a statement ended it. A connection of SQLAlchemy's own goes on in a new
         transaction, as it does on a driver that is not in autocommit: DDL on MariaDB is the usual case.
         """
-        self.begin_owed(proxied)
+        if transaction.owes_begin:
+            self.begin_owed(proxied)
         if transaction.aborted is not None:
             raise cannot_go_on(transaction)
         if self.in_transaction(proxied.dbapi_connection):

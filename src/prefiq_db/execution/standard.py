@@ -140,14 +140,14 @@ class StandardRoad:
             self.dialect.bound_statements(connection, timeout_seconds, deadline)
             return call.shape.fetch(connection.execute(call.statement, call.params))
 
-        return self.crossed(connection, send)
+        return self.crossed(connection, send, is_last=call.last)
 
-    def crossed(self, connection: Connection, send: Callable[[], Any]) -> Any:
+    def crossed(self, connection: Connection, send: Callable[[], Any], *, is_last: bool = False) -> Any:
         """Return what *send* returns, which runs a statement in the transaction on *connection*."""
         try:
-            transaction = self.state(connection).transaction
-            if not transaction.wants_commit:
+            if not is_last:
                 return self.border.cross(send)
+            transaction = self.state(connection).transaction
             return self.border.cross(send, lambda: "commit" if transaction.committing else "statement")
         except ReadOnlyError as error:
             if not connection.invalidated and self.dialect.began_read_only(connection._dbapi_connection):
@@ -174,9 +174,12 @@ class StandardRoad:
         """Return a connection without SQLAlchemy's autobegin, for a statement outside any transaction."""
         return Connection(self.engine, checked_out(self.engine), _allow_autobegin=False)
 
-    def is_listened_to(self, connection: Connection) -> bool:
-        """Return whether a listener that isn't ours gets the driver's cursor before a statement is sent."""
-        return bool(connection.dispatch.before_cursor_execute)
+    def begin_may_wait(self, connection: Connection) -> bool:
+        """Return whether BEGIN may wait for the first statement.
+
+        A listener that isn't ours gets the driver's cursor before that is sent, and may use it.
+        """
+        return bool(self.dialect.begin_travels) and not connection.dispatch.before_cursor_execute
 
     def send_begin(self, connection: Connection) -> None:
         """Send a BEGIN that waits for the first statement."""

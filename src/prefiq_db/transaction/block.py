@@ -131,35 +131,37 @@ class Block(ABC):
 
     def run(self, call: Call, *, explicit: bool) -> Any:
         """Carry out *call* in this transaction; *explicit* if the caller used its ``tx``."""
-        fetched = self._use(call, lambda: self._send(call), explicit=explicit)
+        scope = self._check_usable(call, explicit)
+        with scope.used():
+            if scope.connection.invalidated or scope.connection.closed:
+                raise self._lost()
+            fetched = self._send(call, scope)
         finish = call.shape.finish
         return fetched if finish is None else finish(fetched)
 
     def use(self, call: Call, work: Callable[..., T], *, explicit: bool) -> T:
         """Return ``work(connection, call, seconds, deadline)``, which does a part of *call* on the connection."""
-
-        def begun() -> T:
-            self.scope.blocks[0].begin_now()
+        scope = self._check_usable(call, explicit)
+        with scope.used():
+            if scope.connection.invalidated or scope.connection.closed:
+                raise self._lost()
+            scope.blocks[0].begin_now()
             seconds, deadline = self._limits(call)
-            return work(self.scope.connection, call, seconds, deadline)
+            return work(scope.connection, call, seconds, deadline)
 
-        return self._use(call, begun, explicit=explicit)
-
-    def _use(self, call: Call, work: Callable[[], T], *, explicit: bool) -> T:
+    def _check_usable(self, call: Call, explicit: bool) -> Scope[Block]:
+        """Return the scope that *call* is to run in, or raise."""
         self._check_active()
         scope = self.scope
         if call.last and not (self.is_root and scope.blocks == [self]):
             raise NestingError("last: only the outermost transaction can end with a statement, not a savepoint")
         if explicit:
             scope.explicit_uses += 1
-        with scope.used():
-            if scope.connection.invalidated or scope.connection.closed:
-                raise self._lost()
-            return work()
+        return scope
 
-    def _send(self, call: Call) -> Any:
+    def _send(self, call: Call, scope: Scope[Block]) -> Any:
         seconds, deadline = self._limits(call)
-        return self.instance.road.run(self.scope.connection, call, seconds, deadline)
+        return self.instance.road.run(scope.connection, call, seconds, deadline)
 
     def _limits(self, call: Call) -> tuple[float, Deadline | None]:
         """Return how long the statement may take, and the deadline of the whole transaction or block.

@@ -36,7 +36,7 @@ class BurstSavepoint(Savepoint):
             if scope.connection.invalidated:
                 raise self._lost()
             scope.blocks[0].begin_now()
-            self._state = road.state(scope.connection)
+            self._state = scope.state
             self._state.transaction.only_reads = False
             try:
                 pending = gather(scope.connection, self._state, batch.items)

@@ -39,8 +39,9 @@ class FirstStatement(Block):
         """Begin on another connection, where nothing was done yet."""
         raise NotImplementedError
 
-    def _send_next(self, call: Call) -> Any:
-        return self._first(lambda: Block._send(self, call)) if self._begins else Block._send(self, call)
+    def send_next(self, call: Call) -> Any:
+        scope = self.scope
+        return self._first(lambda: Block._send(self, call, scope)) if self._begins else Block._send(self, call, scope)
 
     def begin_now(self) -> None:
         self.check_open()
@@ -53,7 +54,7 @@ class FirstStatement(Block):
         started = time.monotonic()
 
         def attempt() -> T:
-            transaction = self.instance.road.state(self.scope.connection).transaction
+            transaction = self.scope.state.transaction
             try:
                 return action()
             except PrefiqDbError as error:

@@ -55,8 +55,8 @@ class LastStatement(Block):
         return seconds + self.instance.commit_budget_seconds
 
     def _send_last(self, call: Call, send: Callable[[Call], Any]) -> Any:
-        scope, road = self.scope, self.instance.road
-        transaction = road.state(scope.connection).transaction
+        scope = self.scope
+        transaction = scope.state.transaction
         transaction.wants_commit = True
         # Unknown until the reply is read, should an interruption come between.
         self.outcome = Outcome.UNKNOWN
@@ -77,7 +77,7 @@ class LastStatement(Block):
             raise
         else:
             scope.is_closed = True
-            committed = road.state(scope.connection).transaction.committed
+            committed = scope.state.transaction.committed
             self.outcome = Outcome.COMMITTED if committed else Outcome.ACTIVE
             return fetched
         finally:

@@ -25,7 +25,7 @@ from prefiq_db.execution.standard import discard
 from prefiq_db.instance import Instance
 from prefiq_db.origin import Line, readable
 from prefiq_db.reports import Outcome
-from prefiq_db.transaction.block import RUN_AGAIN
+from prefiq_db.transaction.block import RUN_AGAIN, Block
 from prefiq_db.transaction.first import FirstStatement
 from prefiq_db.transaction.last import LastStatement
 from prefiq_db.transaction.options import TransactionOptions
@@ -99,7 +99,7 @@ class RootBlock(LastStatement, FirstStatement):
             statement_timeout=limit if limit is not None and limit < usual else None,
             control_timeout=step_seconds if step_seconds is not None and step_seconds < usual else None,
             # Without its table a transaction must fail before the body runs, so the first token goes ahead.
-            may_wait=not road.is_listened_to(connection) and (self.token is None or self.instance.has_tokens),
+            may_wait=road.begin_may_wait(connection) and (self.token is None or self.instance.has_tokens),
         )
         try:
             self._handle = road.begin(connection)
@@ -114,7 +114,8 @@ class RootBlock(LastStatement, FirstStatement):
         if scope is None:
             self._scope = scope = Scope(self.instance, connection)
             self._become_ambient()
-        scope.connection = connection
+        else:
+            scope.pin(connection)
         state.checkout.guard = scope.refuse_ending
 
     def _become_ambient(self) -> None:
@@ -122,10 +123,11 @@ class RootBlock(LastStatement, FirstStatement):
 
     # --- a BEGIN that waits for the first statement ------------------------------------------------
 
-    def _send(self, call: Call) -> Any:
-        if self.scope.is_closed:
+    def _send(self, call: Call, scope: Scope[Block]) -> Any:
+        if call.last or self._begins or scope.is_closed:
             self.check_open()
-        return self.send_last(call, self._send_next) if call.last else self._send_next(call)
+            return self.send_last(call, self.send_next) if call.last else self.send_next(call)
+        return super()._send(call, scope)
 
     def _begin_again(self) -> None:
         """Begin again on another connection, where nothing was done yet."""
@@ -252,8 +254,7 @@ class RootBlock(LastStatement, FirstStatement):
     def _bound_the_end(self) -> None:
         """Limit COMMIT or ROLLBACK to the time that is left; the driver's grace period is added to that."""
         if self.deadline is not None:
-            state = self.instance.road.state(self.scope.connection)
-            state.transaction.bound_end(self.deadline)
+            self.scope.state.transaction.bound_end(self.deadline)
 
     def _committed(self) -> None:
         self.outcome = Outcome.COMMITTED  # known from the reply or from the token

@@ -8,6 +8,7 @@ from typing import Any, Final, Generic, TypeVar
 from sqlalchemy import Connection
 
 from prefiq_db.deadline import Deadline
+from prefiq_db.dialects.session import SessionState
 from prefiq_db.errors import ClosedError, ForkError, PrefiqDbError, TransactionBusyError
 from prefiq_db.execution.refused_statements import commit_refused, hidden_refused, refuse_everywhere
 from prefiq_db.execution.statement_facts import COUNTED, facts_sent
@@ -28,7 +29,7 @@ class Scope(Generic[B]):
 
     def __init__(self, instance: Instance, connection: Connection) -> None:
         self.instance = instance
-        self.connection = connection
+        self.pin(connection)
         self.pid = os.getpid()
         self.blocks: list[B] = []
         # Verbs run through an explicit tx, or under bind(): their callers chose this transaction.
@@ -39,6 +40,11 @@ class Scope(Generic[B]):
         # interrupted, and an interrupted user stays recorded.
         self._users: dict[None, _Use] = {}
 
+    def pin(self, connection: Connection) -> None:
+        """Make *connection* the pinned one; another one takes its place if the first turns out to be dead at BEGIN."""
+        self.connection = connection
+        self.state: SessionState = self.instance.road.state(connection)
+
     def refuse_ending(self, statement: str, context: Any) -> None:
         """Raise if *statement*, from a verb, a session or a connection, would end the transaction.
 
@@ -46,7 +52,7 @@ class Scope(Generic[B]):
         """
         if self.is_closed:
             raise ClosedError("the transaction has ended with the statement that was said to be the last")
-        state = self.instance.road.state(self.connection)
+        state = self.state
         transaction = state.transaction
         if getattr(context, "carrier", None) is not None:
             # Our own statement, made for bulk_insert(): by another protocol, so it travels alone.
