@@ -43,6 +43,31 @@ class PrefiqConnection(Connection):
         except BaseException as error:  # noqa: BLE001 - SQLAlchemy decides how to raise it
             self._handle_dbapi_exception(error, None, None, None, None)
 
+    #: a BEGIN waits for the first statement
+    begin_waits = False
+
+    def _execute_context(self, dialect: Any, constructor: Any, statement: Any, *arguments: Any, **options: Any) -> Any:
+        if self.begin_waits:
+            self.begin_waits = False
+            if self._shows_its_cursor(arguments):
+                self.send_begin()
+        return super()._execute_context(dialect, constructor, statement, *arguments, **options)
+
+    def _shows_its_cursor(self, arguments: tuple[Any, ...]) -> bool:
+        """Return whether somebody else may use the driver's cursor before we send the statement, or in our place.
+
+        Listeners get it, and so do Python functions that make a column's default.
+        """
+        engine: Any = self.engine
+        if self._has_events or engine._has_events:
+            return True
+        listens: Any = self.dialect.dispatch
+        if listens.do_execute or listens.do_execute_no_params or listens.do_executemany:
+            return True
+        compiled = arguments[2] if len(arguments) > 2 else None
+        made = (*getattr(compiled, "insert_prefetch", ()), *getattr(compiled, "update_prefetch", ()))
+        return any(getattr(each, "is_callable", False) for column in made for each in (column.default, column.onupdate))
+
     def _begin_impl(self, transaction: RootTransaction) -> None:
         self._as_its_own(super()._begin_impl, transaction)
 

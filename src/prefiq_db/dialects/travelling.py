@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from prefiq_db.dialects.sending import StatementDialect
 from prefiq_db.dialects.session import GONE, HALF, SessionState, TransactionState
@@ -11,6 +12,10 @@ from prefiq_db.dialects.transaction_errors import aborted_error
 
 if TYPE_CHECKING:
     from prefiq_db.drivers.travellers import Burst
+
+_NUMBERED: Final = re.compile(r"\$\d")
+#: what a message of PostgreSQL's has room for
+_MOST_PARAMETERS: Final = 65535
 
 
 def was_refused_ahead(error: Exception) -> bool:
@@ -61,7 +66,7 @@ class TravellingDialect(StatementDialect):
         self, send: Callable[..., None], state: SessionState, proxied: Any, context: Any
     ) -> Callable[..., None]:
         transaction, driver = state.transaction, self._driver(proxied.dbapi_connection)
-        alone = context.executemany or context._is_server_side or driver._pipeline is not None
+        alone = context.executemany or context._is_server_side or driver._pipeline is not None or _is_odd(context)
         if alone or not transaction.may_travel:
             return super().in_company(send, state, proxied, context)
         closes = transaction.wants_commit and transaction.may_close and self.commit_travels
@@ -70,7 +75,7 @@ class TravellingDialect(StatementDialect):
 
         def send_in_burst(cursor: Any, statement: str, parameters: Any, context: Any) -> None:
             # SQLAlchemy may send others first, to get the value of a sequence for example.
-            behind = "COMMIT" if closes and statement == context.statement else None
+            behind = "COMMIT" if closes and statement == getattr(context, "statement", None) else None
             burst = self.new_burst(self.begin_messages(transaction) if transaction.owes_begin else (), behind)
             driver.ride(burst)
             driver.is_committing = behind is not None
@@ -90,6 +95,18 @@ class TravellingDialect(StatementDialect):
                 _note_committed(transaction, burst)
 
         return send_in_burst
+
+
+def _is_odd(context: Any) -> bool:
+    """Return whether the protocol that a burst needs treats the statement otherwise than psycopg's execute().
+
+    Without parameters psycopg uses the simple protocol, where ``$1`` is a mistake that the server explains; and more
+    parameters than the protocol has room for are refused when BEGIN is on its way already.
+    """
+    statement, parameters = getattr(context, "statement", None), getattr(context, "parameters", None)
+    if statement is None or not parameters:
+        return statement is not None and _NUMBERED.search(statement) is not None
+    return len(parameters[0]) > _MOST_PARAMETERS or (not parameters[0] and _NUMBERED.search(statement) is not None)
 
 
 def _note_begun(transaction: TransactionState, burst: Burst) -> None:

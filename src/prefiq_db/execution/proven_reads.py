@@ -24,30 +24,38 @@ _BEFORE_TYPE: Final = ("as", "::")
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What is known of a statement that appears to only read.
+    """What is known of what a statement reads and calls.
 
     Attributes:
         sure: nothing in it changes anything, if all its functions are built-in ones.
         takable: functions in it whose names a user-defined function may have.
+        only_built_in: every function that it calls is certainly a built-in one.
     """
 
     sure: bool = False
     takable: frozenset[str] = frozenset()
+    only_built_in: bool = False
 
 
 def reading(first: str, words: list[str], tokens: Tokens, functions: Functions) -> Reading:
     """Judge one statement."""
-    if first not in ("select", "with") or tokens.doubtful or tokens.code_comment:
-        return Reading()
-    known = set(words)
-    if known & (DATA_CHANGING - {"replace"}) or not known.isdisjoint(("into", "nextval")):
-        return Reading()
-    if any(pair in LOCKING or pair in _SEQUENCE for pair in itertools.pairwise(words)):
+    if tokens.doubtful or tokens.code_comment:
         return Reading()
     called = _called(tokens, functions)
-    if not functions.harmless.issuperset(called):
-        return Reading()
-    return Reading(True, functions.takable.intersection(called))
+    only_built_in = functions.harmless.issuperset(called) and functions.takable.isdisjoint(called)
+    if not functions.harmless.issuperset(called) or _may_write(first, words):
+        return Reading(only_built_in=only_built_in)
+    return Reading(True, functions.takable.intersection(called), only_built_in)
+
+
+def _may_write(first: str, words: list[str]) -> bool:
+    """Return whether the words are those of a statement that changes or locks something."""
+    known = set(words)
+    if first not in ("select", "with") or known & (DATA_CHANGING - {"replace"}):
+        return True
+    if not known.isdisjoint(("into", "nextval")):
+        return True
+    return any(pair in LOCKING or pair in _SEQUENCE for pair in itertools.pairwise(words))
 
 
 def _called(tokens: Tokens, functions: Functions) -> list[str]:
@@ -58,6 +66,8 @@ def _called(tokens: Tokens, functions: Functions) -> list[str]:
         if texts[place] != "(" or not (name == QUOTED or is_word(name)):
             continue
         if name in _BEFORE_PARENTHESIS or (before in _BEFORE_TYPE and name != QUOTED):
+            continue
+        if before == "into" or (before, name) == ("on", "conflict"):  # a table and its columns
             continue
         # A quoted name can be a call too, and a function in a schema may have a standard function's name.
         own = name == QUOTED or before == "." or (functions.glued and not is_glued(tokens, place))

@@ -174,13 +174,6 @@ class StandardRoad:
         """Return a connection without SQLAlchemy's autobegin, for a statement outside any transaction."""
         return Connection(self.engine, checked_out(self.engine), _allow_autobegin=False)
 
-    def begin_may_wait(self, connection: Connection) -> bool:
-        """Return whether BEGIN may wait for the first statement.
-
-        A listener that isn't ours gets the driver's cursor before that is sent, and may use it.
-        """
-        return bool(self.dialect.begin_travels) and not connection.dispatch.before_cursor_execute
-
     def send_begin(self, connection: Connection) -> None:
         """Send a BEGIN that waits for the first statement."""
         ours: Any = connection

@@ -48,6 +48,7 @@ class Facts:
         reads_only: it changes nothing and locks nothing, so it may be sent twice, provided that no user-defined
             function has a name in *takable*.
         takable: functions in it that the server may resolve to user-defined ones.
+        only_built_in: every function that it calls is certainly a built-in one.
         control: it begins or ends a transaction by text; never allowed.
         several: it is more than one statement; never allowed.
         unsendable: why its text can't be sent to any database, or ``""``; never allowed.
@@ -64,6 +65,7 @@ class Facts:
     verb: str = ""
     reads_only: bool = False
     takable: frozenset[str] = frozenset()
+    only_built_in: bool = False
     control: bool = False
     several: bool = False
     unsendable: str = ""
@@ -234,6 +236,7 @@ def _facts_of_part(tokens: Tokens, sql: str, rules: Rules, dialect: str) -> Fact
         reads_only=read.sure,
         carries_rows=carries_rows(tokens.texts),
         takable=read.takable,
+        only_built_in=read.only_built_in,
         commits=committing_word(words, tokens.texts, rules, compound, temporary),
         hidden=rules.dynamic and not is_routine(words) and is_dynamic(words, compound),
         no_tomorrow="" if tie is None else tie.reason,

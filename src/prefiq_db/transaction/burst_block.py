@@ -10,8 +10,6 @@ from prefiq_db.call import Batch
 from prefiq_db.dialects.burst_control import BEGIN, Burst, CannotTravelError
 from prefiq_db.dialects.session import SessionState
 from prefiq_db.errors import (
-    ErrorClass,
-    ErrorKind,
     OutcomeUnknownError,
     PermissionDeniedError,
     PrefiqDbError,
@@ -21,6 +19,7 @@ from prefiq_db.errors import (
 from prefiq_db.execution.batch_items import name_statement
 from prefiq_db.execution.bursts import deliver, gather
 from prefiq_db.reports import Outcome
+from prefiq_db.transaction.last import results_lost
 from prefiq_db.transaction.root import RootBlock
 from prefiq_db.transaction.scope import Scope
 from prefiq_db.translation.classify import Phase
@@ -205,14 +204,7 @@ class BurstBlock(RootBlock):
         raise refused
 
     def _results_lost(self, error: PrefiqDbError, why: str) -> ResultsLostError:
-        failure = ResultsLostError(
-            f"the batch on database {self.instance.name} is committed, but {why}: don't run it again; read what it "
-            "wrote from the database",
-            code=error.code,
-            database=self.instance.name,
-            classification=ErrorClass(ErrorKind.CONNECTION_LOST, connection_lost=True),
-            original=error.original,
-        )
+        failure = results_lost("batch", error, why, self.instance.name)
         failure.statement_index = error.statement_index
         return failure
 

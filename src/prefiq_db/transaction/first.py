@@ -75,4 +75,7 @@ class FirstStatement(Block):
             if retrier is None or not again[-1]:
                 raise
             first = error
+        finally:
+            # A statement that was refused before anything was sent leaves BEGIN to the next one.
+            self._begins = self.scope.state.transaction.owes_begin
         return retrier.resume(once_more, first, started)

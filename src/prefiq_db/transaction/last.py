@@ -6,7 +6,15 @@ from collections.abc import Callable
 from typing import Any
 
 from prefiq_db.call import Call
-from prefiq_db.errors import ClosedError, NestingError, OutcomeUnknownError, PrefiqDbError
+from prefiq_db.errors import (
+    ClosedError,
+    ErrorClass,
+    ErrorKind,
+    NestingError,
+    OutcomeUnknownError,
+    PrefiqDbError,
+    ResultsLostError,
+)
 from prefiq_db.exactly_once import never_committed, still_unknown
 from prefiq_db.reports import ExecuteResult, Outcome
 from prefiq_db.transaction.block import RUN_AGAIN, Block
@@ -60,6 +68,7 @@ class LastStatement(Block):
         transaction.wants_commit = True
         # Unknown until the reply is read, should an interruption come between.
         self.outcome = Outcome.UNKNOWN
+        failure: ResultsLostError | None = None
         try:
             fetched = send(call)
         except OutcomeUnknownError as error:
@@ -74,7 +83,9 @@ class LastStatement(Block):
             elif isinstance(error, PrefiqDbError) or not transaction.committing:
                 self.outcome = Outcome.ACTIVE
             scope.is_closed = self.outcome is not Outcome.ACTIVE
-            raise
+            if self.outcome is not Outcome.COMMITTED or not isinstance(error, PrefiqDbError):
+                raise
+            failure = results_lost("transaction", error, "a result can't be read", self.instance.name)
         else:
             scope.is_closed = True
             committed = scope.state.transaction.committed
@@ -82,6 +93,8 @@ class LastStatement(Block):
             return fetched
         finally:
             transaction.wants_commit = False
+        if failure is not None:
+            raise failure
         return self._settle_lost(lost)
 
     def _settle_lost(self, lost: OutcomeUnknownError) -> ExecuteResult:
@@ -109,3 +122,15 @@ class LastStatement(Block):
             self._call(self.commit_functions, "on_commit")
         elif self.outcome is Outcome.NOT_COMMITTED:
             self._call(self.rollback_functions, "on_rollback")
+
+
+def results_lost(what: str, error: PrefiqDbError, why: str, database: str) -> ResultsLostError:
+    """Return the error for *what*, which is committed although its results can't be had: *error* says why not."""
+    return ResultsLostError(
+        f"the {what} on database {database} is committed, but {why}: don't run it again; read what it wrote from the "
+        "database",
+        code=error.code,
+        database=database,
+        classification=ErrorClass(ErrorKind.CONNECTION_LOST, connection_lost=True),
+        original=error.original,
+    )

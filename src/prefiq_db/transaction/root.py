@@ -89,6 +89,7 @@ class RootBlock(LastStatement, FirstStatement):
     def _begin_on(self, connection: Connection, step_seconds: float | None) -> None:
         road, options, usual = self.instance.road, self.options, self.instance.statement_timeout_seconds
         state, limit = road.state(connection), options.timeout_seconds
+        waiting: Any = connection
         self.line = state.checkout.line
         state.begin_with(
             id=self.id,
@@ -99,7 +100,7 @@ class RootBlock(LastStatement, FirstStatement):
             statement_timeout=limit if limit is not None and limit < usual else None,
             control_timeout=step_seconds if step_seconds is not None and step_seconds < usual else None,
             # Without its table a transaction must fail before the body runs, so the first token goes ahead.
-            may_wait=road.begin_may_wait(connection) and (self.token is None or self.instance.has_tokens),
+            may_wait=self.token is None or self.instance.has_tokens,
         )
         try:
             self._handle = road.begin(connection)
@@ -107,7 +108,7 @@ class RootBlock(LastStatement, FirstStatement):
             # The server has replied: the connection is still usable.
             connection.close()
             raise
-        self._begins = state.transaction.owes_begin
+        self._begins = waiting.begin_waits = state.transaction.owes_begin
         if self.token is not None and not self._begins:
             self.instance.has_tokens = True
         scope = self._scope

@@ -69,7 +69,7 @@ class Scope(Generic[B]):
             state.checkout.tainted = True
         transaction.may_travel = facts.verb in _TRAVELLING
         # What a function of the caller's does outside the transaction isn't undone with it.
-        transaction.may_repeat = facts.verb in COUNTED or (facts.reads_only and not facts.takable)
+        transaction.may_repeat = facts.only_built_in and (facts.verb in COUNTED or facts.reads_only)
         # With a token the outcome can be found out when the replies are lost, but not the rows.
         rowless = facts.verb in COUNTED and not facts.returning
         transaction.may_close = transaction.may_travel and (transaction.token is None or rowless)
