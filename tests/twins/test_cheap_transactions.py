@@ -22,6 +22,7 @@ from prefiq_db.errors import (
     NotCommittedError,
     OutcomeUnknownError,
     PrefiqDbError,
+    ResultsLostError,
     SchemaError,
     UsageError,
 )
@@ -152,6 +153,93 @@ async def test_control_a_function_is_not_called_twice(distant: Any, stock: Any, 
             await tx.fetch_value(call)
     assert tx.outcome == "not committed"
     assert await stock.fetch_value(call) == 2
+
+
+@on_postgresql
+async def test_control_a_write_that_calls_a_function_is_not_sent_twice(
+    distant: Any, stock: Any, proxy: FaultProxy
+) -> None:
+    """Nor by a statement that writes."""
+    await stock.execute("create sequence calls")
+    await stock.execute("create function my_fn() returns bigint language sql volatile as 'select nextval(''calls'')'")
+    call = "update stock set quantity = my_fn() where id = 1"
+    with proxy.fault(CutReply(), on=lambda message: message.sql == call, times=1), pytest.raises(PrefiqDbError):
+        async with distant.transaction() as tx:
+            await tx.execute(call)
+    assert tx.outcome == "not committed"
+    assert await stock.fetch_value("select nextval('calls')") == 2
+
+
+@on_postgresql
+@pytest.mark.parametrize("who", ["before_cursor_execute", "do_execute", "default"])
+async def test_who_else_uses_the_cursor_is_in_the_transaction(stock: Any, world: str, who: str) -> None:
+    """Listeners, also those of the block's own connection, and functions that make a default: BEGIN goes ahead."""
+
+    def add_ten(cursor: Any) -> None:
+        cursor.execute(ADD_TEN)
+
+    def instead(cursor: Any, statement: str, parameters: Any, context: Any) -> bool:
+        cursor.execute(statement, parameters)
+        return True
+
+    def before(conn: Any, cursor: Any, *rest: Any) -> None:
+        add_ten(cursor)
+
+    def default(context: Any) -> int:
+        add_ten(context.cursor)
+        return 1
+
+    engine = stock.engine.sync_engine if world == "async" else stock.engine
+    table = sa.Table(
+        "stock", sa.MetaData(), sa.Column("id", sa.Integer), sa.Column("quantity", sa.Integer, default=default)
+    )
+    statement: Any = table.insert().values(id=2) if who == "default" else ADD_TEN
+    if who == "do_execute":
+        sa.event.listen(engine, who, instead)
+    try:
+        with pytest.raises(KeyError):
+            async with stock.transaction(isolation="SERIALIZABLE") as tx:
+                if who == "before_cursor_execute":
+                    pinned = tx.connection
+                    sa.event.listen(pinned.sync_connection if world == "async" else pinned, who, before)
+                await tx.execute(statement)
+                assert await tx.fetch_value("show transaction_isolation") == "serializable"
+                raise KeyError
+    finally:
+        if who == "do_execute":
+            sa.event.remove(engine, who, instead)
+    assert await applied(stock) == 0
+
+
+@on_postgresql
+async def test_a_refused_first_statement_leaves_the_token_to_the_end(stock: Any) -> None:
+    """The block is committed, and so says its token."""
+    async with stock.transaction(exactly_once=True) as tx:
+        await tx.fetch_value("select 1")  # the table of tokens is known from now on
+    async with stock.transaction(exactly_once=True) as tx:
+        with pytest.raises(PrefiqDbError):
+            await tx.execute("update stock set quantity = :value", {"value": object()})
+    assert tx.outcome == "committed"
+    assert await stock.resolve_outcome(tx.token) == "committed"
+
+
+@on_postgresql
+async def test_an_odd_text_has_the_error_of_before(stock: Any, world: str) -> None:
+    """The server explains ``$1`` as in a statement of its own; too many values leave the block usable."""
+    with pytest.raises(PrefiqDbError) as failure:
+        async with stock.transaction() as tx:
+            await tx.execute("select $1")
+    assert failure.value.code == "42P02"
+    assert not failure.value.is_transient
+    if world == "async":
+        return  # so long a text takes seconds, once is enough
+    values = {f"a{number}": 1 for number in range(65_536)}
+    many = f"select 1 where {' or '.join(f'1 = :{name}' for name in values)}"
+    async with stock.transaction() as tx:
+        with pytest.raises(PrefiqDbError):
+            await tx.fetch_all(many, values)
+        await tx.execute(ADD_TEN)
+    assert await applied(stock) == 1
 
 
 @on_postgresql
@@ -396,6 +484,49 @@ async def test_a_failing_last_statement_commits_nothing(stock: Any) -> None:
         assert failure.value.kind is ErrorKind.UNIQUE
         assert tx.outcome == "not committed"
     assert await applied(stock) == 0
+
+
+class _Unreadable(sa.types.TypeDecorator[int]):
+    impl = sa.Integer
+    cache_ok = True
+
+    def process_result_value(self, value: Any, dialect: Any) -> int:
+        raise ValueError("unreadable")
+
+
+@on_postgresql
+async def test_rows_that_cannot_be_read_are_no_failed_transaction(stock: Any) -> None:
+    """COMMIT has succeeded when they are read: the error says that it is committed."""
+    table = sa.Table("stock", sa.MetaData(), sa.Column("id", sa.Integer), sa.Column("quantity", _Unreadable))
+    adding = table.insert().values(id=2, quantity=3).returning(table.c.quantity)
+    runs = 0
+
+    async def body(tx: Any) -> None:
+        nonlocal runs
+        runs += 1
+        await tx.execute(adding, last=True)
+
+    with pytest.raises(ResultsLostError, match="is committed") as failure:
+        await stock.run_in_transaction(body)
+    assert (runs, failure.value.is_transient) == (1, False)
+    assert await stock.fetch_value("select quantity from stock where id = 2") == 3
+
+
+@on_postgresql
+async def test_last_where_sqlalchemy_asks_a_sequence_first(stock: Any) -> None:
+    await stock.execute("create sequence numbers")
+    table = sa.Table(
+        "stock",
+        sa.MetaData(),
+        sa.Column("id", sa.Integer, sa.Sequence("numbers", start=5), primary_key=True),
+        sa.Column("quantity", sa.Integer),
+        implicit_returning=False,
+    )
+    await stock.execute("select setval('numbers', 5)")
+    async with stock.transaction() as tx:
+        await tx.execute(table.insert().values(quantity=4), last=True)
+        assert tx.outcome == "committed"
+    assert await stock.fetch_value("select quantity from stock where id = 6") == 4
 
 
 @on_postgresql
