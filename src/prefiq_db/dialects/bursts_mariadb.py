@@ -1,8 +1,10 @@
 """A burst on MariaDB: one ``BEGIN NOT ATOMIC`` block, with a handler that rolls back and raises the error again.
 
 Between the statements stand SELECTs of our own, the trailers: a block reports no row counts by itself. How many of them
-arrived before an error tells whose error it is. The handler's own mark tells that it has rolled back: where a statement
-is stopped (a time limit, KILL QUERY), the server skips the handler, and a ROLLBACK is owed.
+arrived before an error tells whose error it is. They set nothing: triggers, functions and views of the next statement
+see the LAST_INSERT_ID() that the one before left (but not its ROW_COUNT(), nor FOUND_ROWS()). The handler's own mark
+tells that it has rolled back: where a statement is stopped (a time limit, KILL QUERY), the server skips the handler,
+and a ROLLBACK is owed.
 
 A COMMIT in a second message behind the first, sent without waiting, would commit half a batch: never do that.
 """
@@ -53,7 +55,8 @@ class Replies:
         if what == "count":
             ((count, key),) = result.rows
             self.rows_of.append(self._open)
-            self.counts.append((int(count), int(key or 0)))
+            # An INSERT that inserted nothing (IGNORE) generated no key: what is told then is that of one before.
+            self.counts.append((int(count), int(key) if count > 0 else 0))
             self._open = None
         else:
             setattr(self, what, True)
@@ -75,10 +78,9 @@ def _lines(burst: Burst, statements: Sequence[tuple[str, bool]], mark: str) -> I
         yield f"{sql};"
     yield f"SELECT 1 AS {mark}begun;"
     for sql, wants_key in statements:
-        if wants_key:
-            yield "DO LAST_INSERT_ID(0);"
         yield sql  # a comment at its end is over with the line
-        yield f"; SELECT ROW_COUNT() AS {mark}count, LAST_INSERT_ID() AS {mark}key;"
+        key = "LAST_INSERT_ID()" if wants_key else "0"
+        yield f"; SELECT ROW_COUNT() AS {mark}count, {key} AS {mark}key;"
     yield f"{burst.end}; SELECT 1 AS {mark}committed;"
     yield "END"
 
@@ -216,8 +218,11 @@ def _fill(cursor: Any, result: Any, count: int, key: int) -> None:
 
 
 def _wants_key(context: Any) -> bool:
-    """Return whether SQLAlchemy asks the cursor for the key that the server generated."""
-    return bool(context.isinsert and context.compiled is not None)
+    """Return whether SQLAlchemy asks the cursor for the key that the server generated.
+
+    Where the statement gives the key itself, SQLAlchemy takes that one, whatever the cursor says.
+    """
+    return bool(context.isinsert and context.compiled is not None and context.compiled.postfetch_lastrowid)
 
 
 def _computes_its_key(context: Any) -> bool:

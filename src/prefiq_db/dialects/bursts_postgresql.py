@@ -6,14 +6,17 @@ COMMIT of a failed transaction does. So a batch costs one round trip, and leaves
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from prefiq_db.bridge import await_
-from prefiq_db.dialects.burst_control import BEGIN, Burst, BurstDialect, Pending
+from prefiq_db.dialects.burst_control import BEGIN, Burst, BurstDialect, CannotTravelError, Pending
 from prefiq_db.dialects.session import TransactionState
 from prefiq_db.interruptions import is_interruption
+
+_NUMBERED: Final = re.compile(r"\$[0-9]")
 
 
 class PostgresqlBursts(BurstDialect):
@@ -22,7 +25,13 @@ class PostgresqlBursts(BurstDialect):
     has_bursts = True
 
     def burst_statement(self, pending: Pending) -> None:
-        """Accept every statement: one that can't run in a transaction fails here as it does there."""
+        """Accept every statement: one that can't run in a transaction fails here as it does there.
+
+        Except for one without parameters that names one (``$1``): a pipeline sends it as if it took parameters, and the
+        server then reports a broken protocol instead of the mistake.
+        """
+        if not pending.parameters and _NUMBERED.search(pending.statement):
+            raise CannotTravelError
 
     def burst_begin(self, transaction: TransactionState) -> Sequence[str]:
         message: str = self.begin_sql(transaction)  # type: ignore[attr-defined]
