@@ -76,14 +76,14 @@ class UpsertRequest:
             size += own
         return [*cut, range(start, chunk.stop)]
 
-    def may_have_same_keys(self) -> bool:
+    def may_have_same_keys(self, dialect: sa.Dialect) -> bool:
         """Return whether a database may take two different keys for the same one, by its collation or rounding."""
-        texts = [isinstance(column.type, sa.String) for column in self.wanted.key_columns]
+        types = [column.type.dialect_impl(dialect) for column in self.wanted.key_columns]
         seen: set[tuple[Any, ...]] = set()
         kinds: set[tuple[type, ...]] = set()
         for key in self.keys:
             kinds.add(tuple(map(type, key)))
-            if len(kinds) > 1 or not all(map(_is_plain, key, texts)):
+            if len(kinds) > 1 or not all(map(_is_plain, key, types)):
                 return True
             seen.add(tuple([part.casefold().rstrip() if isinstance(part, str) else part for part in key]))
         return len(seen) < len(self.keys)
@@ -96,11 +96,12 @@ def _bytes_of(value: Any) -> int:
     return len(repr(value)) if isinstance(value, (dict, list)) else _OTHER_BYTES
 
 
-def _is_plain(part: Any, is_text: bool) -> bool:
+def _is_plain(part: Any, type_: Any) -> bool:
     """Return whether *part* is the same as another value only if Python says so, but for letters' case and blanks."""
     if isinstance(part, str):
-        return is_text and part.isascii() and part.isprintable()
-    return isinstance(part, int)
+        return isinstance(type_, sa.String) and part.isascii() and part.isprintable()
+    # A column of another type may round it.
+    return isinstance(part, int) and isinstance(type_, (sa.Integer, sa.Boolean))
 
 
 def request_of(
