@@ -422,6 +422,18 @@ async def test_numbers_given_as_texts(db: Any, backend: Backend) -> None:
     assert await db.fetch_all(sa.select(number)) == []
 
 
+async def test_whole_numbers_that_a_column_rounds_to_the_same(db: Any) -> None:
+    level = sa.Table(
+        "level", sa.MetaData(), sa.Column("at", sa.Float(53), primary_key=True), sa.Column("n", sa.Integer)
+    )
+    await in_engine_begin(db, level.metadata.create_all)
+    with pytest.raises(UsageError, match="two of them have the same key"):
+        await db.upsert(level, [{"at": 2**53, "n": 1}, {"at": 2**53 + 1, "n": 2}], key="at")
+    assert await db.fetch_all(sa.select(level)) == []
+    result = await db.upsert(level, [{"at": 2**53, "n": 1}, {"at": 2, "n": 2}], key="at", returning="n")
+    assert [row.n for row in result.rows] == [1, 2]
+
+
 # --- another unique key --------------------------------------------------------------------------
 
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from prefiq_db.dialects import upsert_sql
 from prefiq_db.dialects.upsert_sql import MariadbUpsert
 from prefiq_db.errors import UniqueViolationError, UsageError
+from prefiq_db.execution import upsert_request
 from prefiq_db.memory import Memory
 from tests.conftest import Backend
 from tests.twins.harness import drive
@@ -206,3 +207,106 @@ def test_the_form_without_a_guard_is_caught(
         check_all(
             db, run, backend, max_examples=200, derandomize=True, phases=[Phase.generate], report_multiple_bugs=False
         )
+
+
+# --- calls of many shapes, one after the other, on a table whose columns have values of their own ------------------
+
+gauge = sa.Table(
+    "gauge",
+    meta,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("sku", sa.Integer, nullable=False, unique=True),
+    sa.Column("a", sa.Integer),
+    sa.Column("b", sa.Integer, default=5, onupdate=lambda: 77),
+    sa.Column("c", sa.Integer, onupdate=sa.literal_column("88")),
+    sa.Column("d", sa.Integer, default=lambda: 6),
+    sa.Column("e", sa.Integer, default=4, onupdate=99),
+)
+DEFAULTS: Row = {"a": None, "b": 5, "c": None, "d": 6, "e": 4}
+ON_UPDATE: Row = {"b": 77, "c": 88, "e": 99}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One call: the columns that its rows give, and those that it updates; ``None``: all that are given."""
+
+    given: tuple[str, ...]
+    update: tuple[str, ...] | None
+    calculated: bool
+    key: str
+    ids: tuple[int, ...]
+    returns: bool
+
+    def rows(self, base: int) -> list[Row]:
+        """Return rows of values that no other call gives."""
+        return [
+            {"id": number, "sku": number, **{name: base + 10 * number + place for place, name in enumerate(self.given)}}
+            for number in self.ids
+        ]
+
+    def apply(self, state: dict[int, Row], rows: list[Row]) -> None:
+        updated = self.given if self.update is None else self.update
+        for row in rows:
+            met = state.get(row["id"])
+            if met is None:
+                state[row["id"]] = DEFAULTS | row
+            elif self.calculated:
+                met |= ON_UPDATE | {name: row[name] + 1 for name in updated}
+            elif updated or self.update is None:  # all that are given include the other unique key
+                met |= ON_UPDATE | {name: row[name] for name in updated}
+
+    @property
+    def argument(self) -> Any:
+        if self.calculated and self.update:
+            return {name: lambda stored, given, name=name: given[name] + 1 for name in self.update}
+        return self.update
+
+
+@st.composite
+def shapes(draw: st.DrawFn) -> Shape:
+    given = tuple(draw(st.lists(st.sampled_from("abcde"), unique=True, max_size=5)))
+    update = draw(st.none() | st.lists(st.sampled_from(given), unique=True).map(tuple)) if given else None
+    ids = tuple(draw(st.lists(st.integers(1, 3), unique=True, min_size=1, max_size=2)))
+    calculated = bool(update) and draw(st.integers(0, 3)) == 0
+    return Shape(given, update, calculated, draw(st.sampled_from(("id", "sku"))), ids, draw(st.booleans()))
+
+
+def check_shapes(db: Any, run: Callable[[Any], Any], **options: Any) -> None:
+    """Compare random calls, each of another shape, with the model."""
+    run(in_engine_begin(db, meta.create_all))
+
+    @settings(deadline=None, suppress_health_check=list(HealthCheck), database=None, **options)
+    @given(st.lists(shapes(), min_size=2, max_size=6))
+    def check(several: list[Shape]) -> None:
+        run(_check_shapes(db, several))
+
+    check()
+
+
+async def _check_shapes(db: Any, several: list[Shape]) -> None:
+    await db.execute(sa.delete(gauge))
+    state: dict[int, Row] = {}
+    for number, shape in enumerate(several):
+        rows = shape.rows(1000 * (number + 1))
+        shape.apply(state, rows)
+        columns = ["e", "b", "a"] if shape.returns else None
+        done = await db.upsert(gauge, rows, key=shape.key, update=shape.argument, returning=columns)
+        stored = [dict(row._mapping) for row in await db.fetch_all(sa.select(gauge).order_by(gauge.c.id))]
+        assert stored == [state[name] for name in sorted(state)], "stored other rows than the model"
+        expected = [(state[each]["e"], state[each]["b"], state[each]["a"]) for each in shape.ids]
+        assert list(map(tuple, done.rows)) == (expected if shape.returns else [])
+
+
+def test_no_call_takes_the_statement_of_a_call_of_another_shape(db: Any, run: Callable[[Any], Any]) -> None:
+    check_shapes(db, run, max_examples=25)
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_statements_known_by_the_names_of_their_columns_alone_are_caught(
+    db: Any, run: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control: the names alone don't say whether a column's new value is the given one or its own."""
+    monkeypatch.setattr(upsert_request, "_signature", lambda key, new: (key, tuple(new)))
+    monkeypatch.setattr(upsert_sql, "_kept", Memory(512))
+    with pytest.raises(AssertionError, match="stored"):
+        check_shapes(db, run, max_examples=200, derandomize=True, phases=[Phase.generate], report_multiple_bugs=False)

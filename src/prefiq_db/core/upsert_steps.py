@@ -42,7 +42,7 @@ class UpsertSteps:
         updates = bool(wanted.update)
         self._looks = updates and sql.looks_first
         # One statement would take both rows without a word, the second as an update of the first.
-        self._checks = several and updates and not sql.refuses_same and request.may_have_same_keys()
+        self._checks = several and updates and not sql.refuses_same and request.may_have_same_keys(dialect)
         returns_all = self._returns and (updates or sql.returns_all)
         self._reads_back = bool(wanted.returning) and not returns_all
         by_driver = several and not self._returns  # which sends as many statements as it likes

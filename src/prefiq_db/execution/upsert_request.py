@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
 from decimal import Decimal
 from typing import Any, Final
@@ -76,14 +76,14 @@ class UpsertRequest:
             size += own
         return [*cut, range(start, chunk.stop)]
 
-    def may_have_same_keys(self) -> bool:
+    def may_have_same_keys(self, dialect: sa.Dialect) -> bool:
         """Return whether a database may take two different keys for the same one, by its collation or rounding."""
-        texts = [isinstance(column.type, sa.String) for column in self.wanted.key_columns]
+        types = [column.type.dialect_impl(dialect) for column in self.wanted.key_columns]
         seen: set[tuple[Any, ...]] = set()
         kinds: set[tuple[type, ...]] = set()
         for key in self.keys:
             kinds.add(tuple(map(type, key)))
-            if len(kinds) > 1 or not all(map(_is_plain, key, texts)):
+            if len(kinds) > 1 or not all(map(_is_plain, key, types)):
                 return True
             seen.add(tuple([part.casefold().rstrip() if isinstance(part, str) else part for part in key]))
         return len(seen) < len(self.keys)
@@ -96,11 +96,12 @@ def _bytes_of(value: Any) -> int:
     return len(repr(value)) if isinstance(value, (dict, list)) else _OTHER_BYTES
 
 
-def _is_plain(part: Any, is_text: bool) -> bool:
+def _is_plain(part: Any, type_: Any) -> bool:
     """Return whether *part* is the same as another value only if Python says so, but for letters' case and blanks."""
     if isinstance(part, str):
-        return is_text and part.isascii() and part.isprintable()
-    return isinstance(part, int)
+        return isinstance(type_, sa.String) and part.isascii() and part.isprintable()
+    # A column of another type may round it.
+    return isinstance(part, int) and isinstance(type_, (sa.Integer, sa.Boolean))
 
 
 def request_of(
@@ -126,7 +127,7 @@ def request_of(
     keys = [tuple([row[place] for place in places]) for row in values]
     keys = _checked_keys(keys, names)
     new = _new_values(update, target, names, given.keys)
-    signature = None if isinstance(update, Mapping) else (names, tuple(new))
+    signature = None if isinstance(update, Mapping) else _signature(names, new)
     wanted = Wanted(target.table, names, new, returned, signature)
     return UpsertRequest(wanted, rows_by_key, keys)
 
@@ -240,7 +241,7 @@ def _hashable(part: Any) -> Any:
 def _new_values(update: Any, target: Target, key: Sequence[str], given: Sequence[str]) -> Mapping[str, NewValue]:
     """Return the new value of each column to update, and of those that change with every update."""
     if update is None:
-        values: dict[str, NewValue] = {name: _given_value(name) for name in given if name not in key}
+        values: dict[str, NewValue] = {name: _GivenValue(name) for name in given if name not in key}
     elif isinstance(update, Mapping):
         values = {}
         for name, value in update.items():
@@ -253,16 +254,42 @@ def _new_values(update: Any, target: Target, key: Sequence[str], given: Sequence
                 raise UsageError(
                     f"update: the rows don't give {name}; give it an expression: update={{'{name}': ...}}", column=name
                 )
-        values = {name: _given_value(name) for name in names}
+        values = {name: _GivenValue(name) for name in names}
     if values:
         for column in target.table.c:
             if column.onupdate is not None and column.key not in values:
-                values[column.key] = _onupdate(column)
+                values[column.key] = _OnUpdate(column, column.onupdate)
     return values
 
 
-def _given_value(name: str) -> NewValue:
-    return lambda stored, given: given[name]
+def _signature(key: tuple[str, ...], new: Mapping[str, NewValue]) -> Hashable:
+    """Return what makes the statement: the columns, and of each whether its new value is the given one."""
+    return (key, tuple(new.items()))
+
+
+@dataclass(frozen=True, slots=True)
+class _GivenValue:
+    """The new value of a column is the one that the row gives."""
+
+    name: str
+
+    def __call__(self, stored: Any, given: Any) -> Any:
+        return given[self.name]
+
+
+@dataclass(frozen=True, slots=True)
+class _OnUpdate:
+    """The new value of a column is the one that SQLAlchemy's ``update()`` gives it when the statement doesn't."""
+
+    column: sa.Column[Any]
+    default: Any
+
+    def __call__(self, stored: Any, given: Any) -> Any:
+        default = self.default
+        if default.is_callable:
+            # One value for all rows of a statement.
+            return sa.bindparam(None, callable_=lambda: default.arg(None), type_=self.column.type, unique=True)
+        return default.next_value() if default.is_sequence else _as_expression(self.column, default.arg)
 
 
 def _new_value(column: sa.Column[Any], value: Any) -> NewValue:
@@ -294,16 +321,3 @@ def _as_expression(column: sa.Column[Any], value: Any) -> Any:
     if binds > _MOST_BINDS:
         raise UsageError(f"update: the expression for {column.key} has more than {_MOST_BINDS} values")
     return value
-
-
-def _onupdate(column: sa.Column[Any]) -> NewValue:
-    """Return the value that SQLAlchemy's ``update()`` gives *column* when the statement doesn't."""
-    default: Any = column.onupdate
-    if default.is_callable:
-        # One value for all rows of a statement.
-        return lambda stored, given: sa.bindparam(
-            None, callable_=lambda: default.arg(None), type_=column.type, unique=True
-        )
-    if default.is_sequence:
-        return lambda stored, given: default.next_value()
-    return lambda stored, given: _as_expression(column, default.arg)
