@@ -392,6 +392,19 @@ async def test_conflicts_update_the_given_columns(db: Any, backend: Backend) -> 
     assert await db.fetch_value("select count(*) from item where shop_id = 1") == 10
 
 
+@pytest.mark.parametrize("on_conflict", ["ignore", "update"])
+async def test_a_text_with_words_of_the_statement_is_only_a_text(db: Any, backend: Backend, on_conflict: str) -> None:
+    """Of one row, and of two: these go different ways."""
+    table = sa.Table("words", sa.MetaData(), sa.Column("id", sa.Integer, primary_key=True), sa.Column("s", sa.Text))
+    await create(db, table.metadata)
+    text = "a ON DUPLICATE KEY UPDATE b VALUES (%s) %% ON CONFLICT DO NOTHING"
+    for given, there in (([1], 0), ([1], 1), ([2, 3], 0), ([2, 3], 2)):
+        result = await db.bulk_insert(table, [{"id": n, "s": text} for n in given], on_conflict=on_conflict)
+        if backend.name != "sqlite":
+            assert (result.inserted, result.updated + result.ignored) == (len(given) - there, there)
+    assert [row.s for row in await db.fetch_all("select s from words")] == [text] * 3
+
+
 async def test_an_update_never_touches_the_row_of_another_key(db: Any) -> None:
     """Only the primary key finds the row to update; a conflict of another unique key is an error with its row."""
     await create(db)

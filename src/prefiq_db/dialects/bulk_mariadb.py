@@ -70,7 +70,11 @@ class LongInserts(Carrier):
         self.dialect = dialect
         head, tail = _BINDS.split(self.text, maxsplit=1)
         self.head, self.tail = head.replace("%%", "%"), tail.replace("%%", "%")
-        self.unchanged = dialect.identifier_preparer.format_column(_unchanged_in(insert.table)).replace("%%", "%")
+        # Of a single row the server doesn't say whether it was there, so its clause notes that. Made here, where the
+        # text has no values in it yet.
+        name = dialect.identifier_preparer.format_column(_unchanged_in(insert.table)).replace("%%", "%")
+        before, clause, changes = self.tail.partition(_UPDATE)
+        self.tail_of_one = f"{before}{clause}{name} = IF(@prefiq_there := 1, {name}, {name}), {changes}"
 
     def send(self, cursor: Any, statement: str, rows: Rows, context: Any) -> None:
         tail = statement.removeprefix(self.text).replace("%%", "%") if statement.startswith(self.text) else ""
@@ -78,7 +82,7 @@ class LongInserts(Carrier):
         texts = list(
             map(", ".join, zip(*[_literals(column, literal) for column in zip(*rows, strict=True)], strict=True))
         )
-        most = self.dialect.largest_statement(cursor) - len(self.head) - len(self.tail) - len(tail) - 1024
+        most = self.dialect.largest_statement(cursor) - len(self.head) - len(self.tail_of_one) - len(tail) - 1024
         duplicates = 0
         start = 0
         while start < len(texts):
@@ -94,13 +98,10 @@ class LongInserts(Carrier):
 
     def _send_part(self, cursor: Any, texts: list[str], tail: str) -> int:
         """Send one INSERT; return how many of its rows were there already."""
-        sql = f"{self.head}VALUES ({'), ('.join(texts)}){self.tail}{tail}"
         is_one = len(texts) == 1 and self.insert.on_conflict != "error"
+        sql = f"{self.head}VALUES ({'), ('.join(texts)}){self.tail_of_one if is_one else self.tail}{tail}"
         if is_one:
-            # Of a single row the server doesn't say whether it was there.
             cursor.execute("SET @prefiq_there = 0")
-            name = self.unchanged
-            sql = sql.replace(_UPDATE, f"{_UPDATE}{name} = IF(@prefiq_there := 1, {name}, {name}), ", 1)
         try:
             cursor.execute(sql)
         except Exception as error:
