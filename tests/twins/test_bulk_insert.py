@@ -405,6 +405,20 @@ async def test_a_text_with_words_of_the_statement_is_only_a_text(db: Any, backen
     assert [row.s for row in await db.fetch_all("select s from words")] == [text] * 3
 
 
+@pytest.mark.parametrize("first", [sa.Column("a%b", sa.Integer), sa.Column("a b", sa.Uuid, key="ab")], ids=["%", "key"])
+async def test_an_update_of_columns_with_any_name_and_type(db: Any, backend: Backend, first: Any) -> None:
+    number = sa.Column("id", sa.Integer, primary_key=True, autoincrement=False)
+    table = sa.Table("named", sa.MetaData(), number, first._copy(), sa.Column("c%d", sa.Integer))
+    await create(db, table.metadata)
+    for value in (1, 2):
+        of_first = uuid.UUID(int=value) if first.key == "ab" else value
+        given = [{"id": n, first.key: of_first, "c%d": value} for n in (1, 2)]
+        result = await db.bulk_insert(table, given, on_conflict="update")
+        if backend.name != "sqlite":
+            assert result.updated == (0 if value == 1 else 2)
+        assert [tuple(row) for row in await db.fetch_all(sa.select(table))] == [(n, of_first, value) for n in (1, 2)]
+
+
 async def test_an_update_never_touches_the_row_of_another_key(db: Any) -> None:
     """Only the primary key finds the row to update; a conflict of another unique key is an error with its row."""
     await create(db)

@@ -27,7 +27,8 @@ _BINDS: Final = re.compile(r"(?<=\) )VALUES \((?:%s|%\([^)]*\)s)(?:, (?:%s|%\([^
 _UPDATE: Final = "ON DUPLICATE KEY UPDATE "
 _DUPLICATE: Final = 1062
 # An error where nobody expects one: a subquery with two rows where one is needed, evaluated only if it is reached.
-_GUARD: Final = "(SELECT 1 UNION SELECT 2)"
+# Its NULL goes with a column of any type.
+_GUARD: Final = "(SELECT NULL UNION ALL SELECT NULL)"
 _GUARD_CODE: Final = 1242
 _ESCAPES: Final = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\0": "\\0"})
 
@@ -128,11 +129,11 @@ class MariadbBulk(BulkDialect):
         if on_conflict == "ignore" or not columns:
             # Not INSERT IGNORE, which ignores bad values, too. This changes nothing in the row that is there.
             unchanged = _unchanged_in(table)
-            return insert.on_duplicate_key_update({unchanged.name: unchanged})
-        changes = {column.name: insert.inserted[column.key] for column in columns}
+            return insert.on_duplicate_key_update({unchanged.key: unchanged})
+        changes = {column.key: _given(insert, column) for column in columns}
         # Any unique key may be the one in conflict: then the update must not happen to that other row.
-        is_ours = sa.and_(*[column.op("<=>")(insert.inserted[column.key]) for column in key])
-        changes[columns[0].name] = sa.func.IF(is_ours, changes[columns[0].name], sa.text(_GUARD))
+        is_ours = sa.and_(*[column.op("<=>")(_given(insert, column)) for column in key])
+        changes[columns[0].key] = sa.func.IF(is_ours, changes[columns[0].key], sa.text(_GUARD))
         return insert.on_duplicate_key_update(changes)
 
     def fast_carrier(self, insert: BulkInsert, rows: Rows, context: Any) -> Carrier | None:
@@ -209,6 +210,12 @@ class AsyncmyBulk:
 
     def literal_of(self, cursor: Any) -> Callable[[Any], str]:
         return cursor._connection.literal  # type: ignore[no-any-return]
+
+
+def _given(insert: Any, column: Column[Any]) -> Any:
+    """Return the value given for *column*, for the clause of an update."""
+    # SQLAlchemy writes each % of a name four times into VALUES(), where two are one.
+    return sa.func.VALUES(column) if "%" in column.name else insert.inserted[column.key]
 
 
 def _unchanged_in(table: Table) -> Column[Any]:

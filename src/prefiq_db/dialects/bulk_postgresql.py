@@ -23,8 +23,8 @@ class Copy(Carrier):
     def __init__(self, insert: BulkInsert, dialect: Any) -> None:
         quote = dialect.identifier_preparer
         self.dialect = dialect
-        self.names = [quote.format_column(column) for column in insert.columns]
-        self.table = quote.format_table(insert.table)
+        self.names = [self._name(column) for column in insert.columns]
+        self.table = quote.format_table(insert.table).replace("%%", "%")
         if insert.on_conflict == "error":
             self.staged = ""
             into, names = self.table, self.names
@@ -53,6 +53,10 @@ class Copy(Carrier):
     def _run(self, driver: Any, sql: str) -> Any:
         return self.dialect.finished(driver.connection.execute(sql, prepare=False))
 
+    def _name(self, column: Column[Any]) -> str:
+        # Nothing is interpolated into these statements, so a % is one.
+        return str(self.dialect.identifier_preparer.format_column(column)).replace("%%", "%")
+
     def _staging(self) -> str:
         names = ", ".join(self.names)
         return (
@@ -63,19 +67,18 @@ class Copy(Carrier):
     def _take_over(self, driver: Any, row_count: int) -> None:
         """Insert the staged rows; of several with one key the last one counts, as if they came one after the other."""
         insert, names = self.insert, ", ".join(self.names)
-        format_column = self.dialect.identifier_preparer.format_column
         if insert.on_conflict == "ignore" or not insert.updated:
             source = f"SELECT {names} FROM {self.staged} ORDER BY prefiq_place"
             clause = "ON CONFLICT DO NOTHING"
         else:
-            key = [format_column(column) for column in insert.key]
+            key = [self._name(column) for column in insert.key]
             missing = " OR ".join(f"{name} IS NULL" for name in key)
             source = (
                 f"SELECT {names} FROM (SELECT DISTINCT ON ({', '.join(key)}, CASE WHEN {missing} THEN prefiq_place END)"
                 f" * FROM {self.staged} ORDER BY {', '.join(key)}, CASE WHEN {missing} THEN prefiq_place END,"
                 f" prefiq_place DESC) AS last ORDER BY prefiq_place"
             )
-            changes = ", ".join(f"{name} = excluded.{name}" for name in map(format_column, insert.updated))
+            changes = ", ".join(f"{name} = excluded.{name}" for name in map(self._name, insert.updated))
             clause = f"ON CONFLICT ({', '.join(key)}) DO UPDATE SET {changes}"
         cursor = self._run(
             driver,
@@ -109,7 +112,7 @@ class PostgresqlBulk(BulkDialect):
         if on_conflict == "ignore" or not columns:
             return insert.on_conflict_do_nothing()
         return insert.on_conflict_do_update(
-            index_elements=list(key), set_={column.name: insert.excluded[column.key] for column in columns}
+            index_elements=list(key), set_={column.key: insert.excluded[column.key] for column in columns}
         )
 
     def fast_carrier(self, insert: BulkInsert, rows: Rows, context: Any) -> Carrier | None:

@@ -34,7 +34,7 @@ class SqliteBulk(BulkDialect):
         if on_conflict == "ignore" or not columns:
             return insert.on_conflict_do_nothing()
         return insert.on_conflict_do_update(
-            index_elements=list(key), set_={column.name: insert.excluded[column.key] for column in columns}
+            index_elements=list(key), set_={column.key: insert.excluded[column.key] for column in columns}
         )
 
     def insert_carrier(self, insert: BulkInsert) -> Carrier:
