@@ -419,6 +419,68 @@ async def test_an_update_of_columns_with_any_name_and_type(db: Any, backend: Bac
         assert [tuple(row) for row in await db.fetch_all(sa.select(table))] == [(n, of_first, value) for n in (1, 2)]
 
 
+def plain(name: str, *columns: str, kind: Any = sa.Integer) -> sa.Table:
+    number = sa.Column("id", sa.Integer, primary_key=True, autoincrement=False)
+    return sa.Table(name, sa.MetaData(), number, *[sa.Column(column, kind) for column in columns])
+
+
+@pytest.mark.mariadb
+@pytest.mark.parametrize("backend", ["mariadb"], indirect=True)
+async def test_numbers_for_columns_that_take_texts_otherwise_are_stored_as_insert_stores_them(db: Any) -> None:
+    table = plain("odd", "b", "e", "s", "y")
+    await db.execute("create table odd (id int primary key, b bit(8), e enum('3', '1'), s set('2', '1'), y year)")
+    given = {"b": 5, "e": 1, "s": 2, "y": 5}
+    await db.execute(table.insert().values(id=1, **given))
+    await db.bulk_insert(table, [{"id": 2, **given}])
+    first, second = [tuple(row) for row in await db.fetch_all("select b + 0, e, s, y from odd order by id")]
+    assert first == second
+
+
+@pytest.mark.postgresql
+@pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
+async def test_copy_writes_only_where_insert_does(db: Any) -> None:
+    await db.execute("create table always (id int generated always as identity, b boolean, s text)")
+    for given in ({"id": 1, "s": "a"}, {"b": 1}):
+        columns = [sa.Column(name, sa.Text if value == "a" else sa.Integer) for name, value in given.items()]
+        table = sa.Table("always", sa.MetaData(), *columns)
+        with pytest.raises(PrefiqDbError) as by_insert:
+            await db.execute(table.insert().values(given))
+        with pytest.raises(type(by_insert.value)):
+            await db.bulk_insert(table, [given])
+    assert await db.fetch_value("select count(*) from always") == 0
+
+
+@pytest.mark.mariadb
+@pytest.mark.parametrize("backend", ["mariadb"], indirect=True)
+async def test_a_zero_for_the_next_number_goes_by_insert(db: Any) -> None:
+    await db.execute("create table numbered (id int auto_increment primary key, v int)")
+    await db.bulk_insert("numbered", [{"id": 0, "v": 1}, {"id": 0, "v": 2}])
+    assert [tuple(row) for row in await db.fetch_all("select id, v from numbered order by id")] == [(1, 1), (2, 2)]
+
+
+async def test_an_update_is_refused_if_only_the_table_object_has_the_key(db: Any) -> None:
+    await db.execute("create table keyless (id int, v int)")
+    for _ in range(2):
+        with pytest.raises(PrefiqDbError):
+            await db.bulk_insert(plain("keyless", "v"), [{"id": 1, "v": 1}], on_conflict="update")
+    assert await db.fetch_value("select count(*) from keyless") == 0
+
+
+async def test_a_table_given_by_name_may_change(db: Any) -> None:
+    await db.execute("create table changing (id int primary key, v int)")
+    await db.bulk_insert("changing", [{"id": 1, "v": 1}])
+    await db.execute("alter table changing add column w int")
+    await db.bulk_insert("changing", [{"id": 2, "v": 1, "w": 1}])
+    await db.execute("drop table changing")
+    await db.execute("create table changing (id int, v int primary key)")
+    for number in (3, 4, 5):
+        try:
+            await db.bulk_insert("changing", [{"id": number, "v": 1}], on_conflict="update")
+        except PrefiqDbError:  # with what is known of the old table
+            assert number < 5
+    assert [tuple(row) for row in await db.fetch_all("select id, v from changing")] == [(5, 1)]
+
+
 async def test_an_update_never_touches_the_row_of_another_key(db: Any) -> None:
     """Only the primary key finds the row to update; a conflict of another unique key is an error with its row."""
     await create(db)

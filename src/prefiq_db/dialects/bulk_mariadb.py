@@ -13,7 +13,7 @@ from sqlalchemy import Column, Insert, Table
 from sqlalchemy.dialects.mysql import insert as mysql_insert
 
 from prefiq_db.bridge import await_
-from prefiq_db.dialects.bulk import BulkDialect, BulkInsert, Carrier, OnConflict, Rows
+from prefiq_db.dialects.bulk import BulkDialect, BulkInsert, Carrier, OnConflict, Rows, family
 from prefiq_db.drivers.local_stream import REFUSED, SHOWN_NAME, LocalStream
 from prefiq_db.translation.driver_reports import code_of
 
@@ -121,6 +121,7 @@ class LongInserts(Carrier):
 class MariadbBulk(BulkDialect):
     #: whether LOAD DATA LOCAL is allowed, as far as we know
     loads_data = True
+    asks_for_the_table = True
     counts_what_it_ignores = False
     _largest = 0
 
@@ -140,10 +141,15 @@ class MariadbBulk(BulkDialect):
         if not self.loads_data or insert.on_conflict != "error":
             return None
         checks = insert.notes.get("checks")
+        stored = insert.stored_columns()
         if checks is None:
-            checks = insert.notes["checks"] = [same_in_file(column, self) for column in insert.columns]
-        for check, values in zip(checks, zip(*rows, strict=True), strict=True):
+            pairs = zip(insert.columns, stored, strict=True)
+            checks = insert.notes["checks"] = [same_in_file(column, there, self) for column, there in pairs]
+        for check, there, values in zip(checks, stored, zip(*rows, strict=True), strict=True):
             if check is None or not check.issuperset(map(type, values)):
+                return None
+            # A 0 becomes the next number, by the SQL mode. If the rows must be sent again, that is another one.
+            if there is not None and there.autoincrement is True and 0 in values:
                 return None
         return LoadData(insert, self)
 
@@ -228,9 +234,16 @@ def _unchanged_in(table: Table) -> Column[Any]:
 _NONE: Final = type(None)
 
 
-def same_in_file(column: Column[Any], dialect: Any) -> frozenset[type] | None:
-    """Return the types of values of *column* that LOAD DATA stores exactly as INSERT; ``None`` if we can't tell."""
+def same_in_file(column: Column[Any], stored: Column[Any] | None, dialect: Any) -> frozenset[type] | None:
+    """Return the types of values of *column* that LOAD DATA stores exactly as INSERT; ``None`` if we can't tell.
+
+    Args:
+        stored: the column as the database describes it. A number for BIT, ENUM, SET or YEAR is another thing than the
+            text of this number, so the column must be of the kind that the ``Table`` says.
+    """
     kind: Any = column.type._unwrapped_dialect_impl(dialect)
+    if stored is None or not _is_alike(kind, stored.type):
+        return None
     if isinstance(kind, sa.Integer):
         return frozenset({int, _NONE})
     if isinstance(kind, (sa.Enum, sa.String, sa.JSON)):
@@ -244,6 +257,14 @@ def same_in_file(column: Column[Any], dialect: Any) -> frozenset[type] | None:
     if isinstance(kind, sa.DateTime):
         return frozenset({dt.datetime, _NONE})
     return frozenset({dt.date, _NONE}) if isinstance(kind, sa.Date) else None
+
+
+def _is_alike(kind: Any, stored: Any) -> bool:
+    if isinstance(kind, (sa.Enum, sa.String, sa.JSON)):
+        return family(stored) in (sa.String, sa.JSON)
+    if isinstance(kind, sa.Boolean):
+        return isinstance(stored, sa.Integer)
+    return family(kind) is family(stored) and isinstance(kind, sa.Double) is isinstance(stored, sa.Double)
 
 
 def _as_file(rows: Rows) -> bytes:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import sqlalchemy as sa
 from sqlalchemy import Column, Insert, Table
+from sqlalchemy.dialects.postgresql import DOMAIN
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.sql.sqltypes import _AbstractInterval
 
 from prefiq_db.bridge import await_
-from prefiq_db.dialects.bulk import BulkDialect, BulkInsert, Carrier, OnConflict, Rows
+from prefiq_db.dialects.bulk import BulkDialect, BulkInsert, Carrier, OnConflict, Rows, family
 
 _LINE: Final = re.compile(r"^COPY .*, line (\d+)(?:, column (.+?))?(?::|$)", re.S)
 
@@ -107,6 +108,8 @@ class Inserts(Carrier):
 
 
 class PostgresqlBulk(BulkDialect):
+    asks_for_the_table: ClassVar[bool] = True
+
     def conflicting(self, table: Table, on_conflict: OnConflict, columns: Any, key: Any) -> Insert:
         insert = postgresql_insert(table)
         if on_conflict == "ignore" or not columns:
@@ -120,7 +123,8 @@ class PostgresqlBulk(BulkDialect):
             return None
         checks = insert.notes.get("checks")
         if checks is None:
-            checks = insert.notes["checks"] = [same_in_copy(column, self) for column in insert.columns]
+            pairs = zip(insert.columns, insert.stored_columns(), strict=True)
+            checks = insert.notes["checks"] = [same_in_copy(column, there, self) for column, there in pairs]
         for check, values in zip(checks, zip(*rows, strict=True), strict=True):
             if check is None or not check(values):
                 return None
@@ -184,8 +188,21 @@ def _naive(kind: type) -> _Check:
     return lambda values: allowed(values) and all(value is None or value.tzinfo is None for value in values)
 
 
-def same_in_copy(column: Column[Any], dialect: Any) -> _Check | None:
-    """Return a check whether COPY stores values of *column* exactly as INSERT does; ``None`` if we can't tell."""
+def _is_alike(kind: Any, stored: Any) -> bool:
+    """Return whether the database's column is of the kind that the ``Table`` says: COPY converts more than INSERT."""
+    while isinstance(stored, DOMAIN):
+        stored = stored.data_type
+    if family(kind) is not family(stored) or isinstance(stored, sa.REAL):
+        return False
+    return getattr(kind, "timezone", None) == getattr(stored, "timezone", None)
+
+
+def same_in_copy(column: Column[Any], stored: Column[Any] | None, dialect: Any) -> _Check | None:
+    """Return a check whether COPY stores values of *column* exactly as INSERT does; ``None`` if we can't tell.
+
+    Args:
+        stored: the column as the database describes it.
+    """
     import datetime as dt
     import decimal
     import uuid
@@ -193,10 +210,14 @@ def same_in_copy(column: Column[Any], dialect: Any) -> _Check | None:
     from psycopg.types.json import Json, Jsonb
 
     kind: Any = column.type._unwrapped_dialect_impl(dialect)
+    if stored is None or (stored.identity is not None and stored.identity.always):
+        return None  # COPY would write into an identity that INSERT may not write into
+    if isinstance(kind, (sa.Enum, sa.String)):
+        return _of(str)  # of no type on both ways
+    if not _is_alike(kind, stored.type):
+        return None
     if isinstance(kind, sa.Integer):
         return _of(int)
-    if isinstance(kind, (sa.Enum, sa.String)):
-        return _of(str)
     if isinstance(kind, sa.Boolean):
         return _of(bool)
     if isinstance(kind, sa.Float):
