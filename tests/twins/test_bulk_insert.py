@@ -7,6 +7,7 @@ import datetime as dt
 import enum
 import random
 import uuid
+from collections import namedtuple
 from collections.abc import AsyncIterator, Iterator
 from decimal import Decimal
 from typing import Any
@@ -107,6 +108,29 @@ async def test_tables_and_rows_of_every_kind(db: Any, table: Any, given: Any, co
         assert (result.updated, result.ignored) == (0, 0)
     assert result.row_count == result.inserted == 39
     assert await content(db) == [(n, f"S{n}", n % 7) for n in range(40)]
+
+
+async def test_rows_of_queries_are_taken_by_their_names(db: Any) -> None:
+    await create(db)
+    await db.bulk_insert(ITEM, rows(0, 3))
+    given = await db.fetch_all("select id + 10 as id, replace(sku, 'S', 'a') as sku, qty from item order by id")
+    given += await db.fetch_all("select qty, replace(sku, 'S', 'b') as sku, id + 20 as id from item order by id")
+    assert (await db.bulk_insert(ITEM, given)).inserted == 6
+    assert (await db.upsert(ITEM, given, key="id")).row_count == 6
+    assert (await db.upsert(ITEM, given[0], key="id")).row_count == 1
+    wanted = [(n, f"S{n}", n) for n in range(3)]
+    assert await content(db) == wanted + [(n + 10, f"a{n}", q) for n, _, q in wanted] + [
+        (n + 20, f"b{n}", q) for n, _, q in wanted
+    ]
+    with pytest.raises(UsageError, match=r"rows\[1\]: it lacks sku"):
+        await db.bulk_insert(ITEM, [given[0], await db.fetch_one("select 1 as id, 2 as qty")])
+
+
+async def test_named_tuples_are_taken_by_their_names(db: Any) -> None:
+    await create(db)
+    one, other = namedtuple("one", "id sku qty"), namedtuple("other", "qty sku id")
+    await db.bulk_insert(ITEM, [one(1, "a", 5), other(6, "b", 2)])
+    assert await content(db) == [(1, "a", 5), (2, "b", 6)]
 
 
 async def test_no_rows_are_no_statement(db: Any) -> None:
@@ -479,6 +503,22 @@ async def test_a_table_given_by_name_may_change(db: Any) -> None:
         except PrefiqDbError:  # with what is known of the old table
             assert number < 5
     assert [tuple(row) for row in await db.fetch_all("select id, v from changing")] == [(5, 1)]
+
+
+async def test_rows_with_one_key_come_one_after_the_other(db: Any, backend: Backend) -> None:
+    """A bad one among them isn't hidden by a later one."""
+    await create(db)
+    given = [{"id": n % 5, "sku": f"N{n}", "qty": n} for n in range(20)]
+    result = await db.bulk_insert(ITEM, given, on_conflict="update")
+    assert (result.inserted, result.updated) == ((5, 15) if backend.name != "sqlite" else (None, None))
+    stored = [(n % 5, f"N{n}", n) for n in range(15, 20)]
+    assert await content(db) == stored
+    for number, change, error in ((3, {"qty": -1}, CheckViolationError), (2, {"sku": "N19"}, UniqueViolationError)):
+        bad = [{**row, "sku": f"M{row['qty']}"} for row in given[:10]]
+        bad[number].update(change)
+        with pytest.raises(error, match=rf"^rows\[{number}\]"):
+            await db.bulk_insert(ITEM, bad, on_conflict="update")
+        assert await content(db) == stored
 
 
 async def test_an_update_never_touches_the_row_of_another_key(db: Any) -> None:
