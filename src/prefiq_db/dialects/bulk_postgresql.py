@@ -15,6 +15,8 @@ from sqlalchemy.sql.sqltypes import _AbstractInterval
 from prefiq_db.bridge import await_
 from prefiq_db.dialects.bulk import BulkDialect, BulkInsert, Carrier, OnConflict, Rows, family
 
+# With more of them INSERTs are as fast.
+_MOST_PARTS: Final = 50
 _LINE: Final = re.compile(r"^COPY .*, line (\d+)(?:, column (.+?))?(?::|$)", re.S)
 
 
@@ -40,7 +42,8 @@ class Copy(Carrier):
             if self.staged:
                 self._run(driver, self._staging())
                 self.dialect.copy_rows(driver, statement, [(*row, place) for place, row in enumerate(rows)])
-                self._take_over(driver, len(rows))
+                for start, end in self.parts(rows):
+                    self._take_over(driver, start, end)
                 self._run(driver, f"DROP TABLE {self.staged}")
             else:
                 self.dialect.copy_rows(driver, statement, rows)
@@ -65,33 +68,43 @@ class Copy(Carrier):
             f" SELECT {names}, 0 AS prefiq_place FROM {self.table} WITH NO DATA"
         )
 
-    def _take_over(self, driver: Any, row_count: int) -> None:
-        """Insert the staged rows; of several with one key the last one counts, as if they came one after the other."""
+    def parts(self, rows: Rows) -> list[tuple[int, int]]:
+        """Return the rows by parts in which no key is twice: one statement updates a row once only."""
+        if self.insert.on_conflict != "update" or not self.insert.updated:
+            return [(0, len(rows))]
+        places = [self.insert.columns.index(column) for column in self.insert.key]
+        starts, seen = [0], set[Any]()
+        for number, row in enumerate(rows):
+            key = tuple([row[place] for place in places])
+            if key in seen and None not in key:  # a key with NULL is never there
+                starts.append(number)
+                seen.clear()
+            seen.add(key)
+        return list(zip(starts, [*starts[1:], len(rows)], strict=True))
+
+    def _take_over(self, driver: Any, start: int, end: int) -> None:
+        """Insert the staged rows from *start* to *end*.
+
+        Where only the database takes two keys for the same, it refuses them; then INSERTs send one after the other.
+        """
         insert, names = self.insert, ", ".join(self.names)
-        if insert.on_conflict == "ignore" or not insert.updated:
-            source = f"SELECT {names} FROM {self.staged} ORDER BY prefiq_place"
-            clause = "ON CONFLICT DO NOTHING"
-        else:
-            key = [self._name(column) for column in insert.key]
-            missing = " OR ".join(f"{name} IS NULL" for name in key)
-            source = (
-                f"SELECT {names} FROM (SELECT DISTINCT ON ({', '.join(key)}, CASE WHEN {missing} THEN prefiq_place END)"
-                f" * FROM {self.staged} ORDER BY {', '.join(key)}, CASE WHEN {missing} THEN prefiq_place END,"
-                f" prefiq_place DESC) AS last ORDER BY prefiq_place"
-            )
+        clause = "ON CONFLICT DO NOTHING"
+        if insert.on_conflict == "update" and insert.updated:
+            key = ", ".join(map(self._name, insert.key))
             changes = ", ".join(f"{name} = excluded.{name}" for name in map(self._name, insert.updated))
-            clause = f"ON CONFLICT ({', '.join(key)}) DO UPDATE SET {changes}"
+            clause = f"ON CONFLICT ({key}) DO UPDATE SET {changes}"
         cursor = self._run(
             driver,
-            f"WITH done AS (INSERT INTO {self.table} ({names}) {source} {clause} RETURNING xmax = 0 AS fresh)"
-            " SELECT count(*) FILTER (WHERE fresh) FROM done",
+            f"WITH done AS (INSERT INTO {self.table} ({names}) SELECT {names} FROM {self.staged}"
+            f" WHERE prefiq_place >= {start} AND prefiq_place < {end} ORDER BY prefiq_place"
+            f" {clause} RETURNING xmax = 0 AS fresh) SELECT count(*) FILTER (WHERE fresh) FROM done",
         )
         ((inserted,),) = self.dialect.finished(cursor.fetchall())
-        self.count(row_count, inserted)
-        if insert.on_conflict == "update":
-            self.inserted, self.updated = inserted, row_count - inserted
-            if not insert.updated:  # there is nothing to change
-                self.updated, self.ignored = 0, row_count - inserted
+        there = end - start - inserted
+        updates = insert.on_conflict == "update" and bool(insert.updated)
+        self.inserted = (self.inserted or 0) + inserted
+        self.updated = (self.updated or 0) + (there if updates else 0)
+        self.ignored = (self.ignored or 0) + (0 if updates else there)
 
 
 class Inserts(Carrier):
@@ -128,7 +141,8 @@ class PostgresqlBulk(BulkDialect):
         for check, values in zip(checks, zip(*rows, strict=True), strict=True):
             if check is None or not check(values):
                 return None
-        return Copy(insert, self)
+        carrier = Copy(insert, self)
+        return carrier if len(carrier.parts(rows)) <= _MOST_PARTS else None
 
     def insert_carrier(self, insert: BulkInsert) -> Carrier:
         return Inserts(insert, self)
