@@ -340,7 +340,7 @@ class _Job:
                 locate(self.bound, error, chunk.first_row)
             elif sending.carrier is not None and sending.carrier.failed_at is not None:
                 self.hint = _Hint(sending.carrier.failed_at, sending.carrier.failed_column)
-                if sending.carrier.is_sure:
+                if sending.carrier.is_sure and error.kind in _OF_ROWS:
                     self.is_located = True
                     in_place(error, chunk.first_row + sending.carrier.failed_at, sending.carrier.failed_column)
             raise

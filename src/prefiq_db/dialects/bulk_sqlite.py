@@ -21,7 +21,8 @@ class Executemany(Carrier):
         try:
             cursor.executemany(statement, waiting)
         except BaseException:
-            self.failed_at = len(rows) - waiting.__length_hint__() - 1  # type: ignore[attr-defined]  # a list's has it
+            taken = len(rows) - waiting.__length_hint__()  # type: ignore[attr-defined]  # a list's has it
+            self.failed_at = taken - 1 if taken else None  # none: the statement itself is wrong
             raise
         self.count(len(rows), cursor.rowcount)
 
