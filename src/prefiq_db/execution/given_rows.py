@@ -1,7 +1,7 @@
 """The rows that a caller gives, of any kind, as uniform tuples: checked as they come, a chunk at a time.
 
-A row is a mapping, a dataclass, a pydantic model, a named tuple, a row of a query, or with ``columns`` any tuple or list.
-Errors name the row by its index, ``rows[3]``, and the column; never a value.
+A row is a mapping, a dataclass, a pydantic model, a named tuple, a row of a query, or with ``columns`` any tuple or
+list. Errors name the row by its index, ``rows[3]``, and the column; never a value.
 """
 
 from __future__ import annotations
