@@ -7,6 +7,7 @@ import datetime as dt
 import enum
 import random
 import uuid
+from collections import namedtuple
 from collections.abc import AsyncIterator, Iterator
 from decimal import Decimal
 from typing import Any
@@ -107,6 +108,29 @@ async def test_tables_and_rows_of_every_kind(db: Any, table: Any, given: Any, co
         assert (result.updated, result.ignored) == (0, 0)
     assert result.row_count == result.inserted == 39
     assert await content(db) == [(n, f"S{n}", n % 7) for n in range(40)]
+
+
+async def test_rows_of_queries_are_taken_by_their_names(db: Any) -> None:
+    await create(db)
+    await db.bulk_insert(ITEM, rows(0, 3))
+    given = await db.fetch_all("select id + 10 as id, replace(sku, 'S', 'a') as sku, qty from item order by id")
+    given += await db.fetch_all("select qty, replace(sku, 'S', 'b') as sku, id + 20 as id from item order by id")
+    assert (await db.bulk_insert(ITEM, given)).inserted == 6
+    assert (await db.upsert(ITEM, given, key="id")).row_count == 6
+    assert (await db.upsert(ITEM, given[0], key="id")).row_count == 1
+    wanted = [(n, f"S{n}", n) for n in range(3)]
+    assert await content(db) == wanted + [(n + 10, f"a{n}", q) for n, _, q in wanted] + [
+        (n + 20, f"b{n}", q) for n, _, q in wanted
+    ]
+    with pytest.raises(UsageError, match=r"rows\[1\]: it lacks sku"):
+        await db.bulk_insert(ITEM, [given[0], await db.fetch_one("select 1 as id, 2 as qty")])
+
+
+async def test_named_tuples_are_taken_by_their_names(db: Any) -> None:
+    await create(db)
+    one, other = namedtuple("one", "id sku qty"), namedtuple("other", "qty sku id")
+    await db.bulk_insert(ITEM, [one(1, "a", 5), other(6, "b", 2)])
+    assert await content(db) == [(1, "a", 5), (2, "b", 6)]
 
 
 async def test_no_rows_are_no_statement(db: Any) -> None:
@@ -390,6 +414,111 @@ async def test_conflicts_update_the_given_columns(db: Any, backend: Backend) -> 
     wanted = [(n, f"S{n}", n % 7) for n in range(5)] + [(n, f"N{n}", 50) for n in range(5, 24)] + [(24, "last", 51)]
     assert await content(db) == wanted
     assert await db.fetch_value("select count(*) from item where shop_id = 1") == 10
+
+
+@pytest.mark.parametrize("on_conflict", ["ignore", "update"])
+async def test_a_text_with_words_of_the_statement_is_only_a_text(db: Any, backend: Backend, on_conflict: str) -> None:
+    """Of one row, and of two: these go different ways."""
+    table = sa.Table("words", sa.MetaData(), sa.Column("id", sa.Integer, primary_key=True), sa.Column("s", sa.Text))
+    await create(db, table.metadata)
+    text = "a ON DUPLICATE KEY UPDATE b VALUES (%s) %% ON CONFLICT DO NOTHING"
+    for given, there in (([1], 0), ([1], 1), ([2, 3], 0), ([2, 3], 2)):
+        result = await db.bulk_insert(table, [{"id": n, "s": text} for n in given], on_conflict=on_conflict)
+        if backend.name != "sqlite":
+            assert (result.inserted, result.updated + result.ignored) == (len(given) - there, there)
+    assert [row.s for row in await db.fetch_all("select s from words")] == [text] * 3
+
+
+@pytest.mark.parametrize("first", [sa.Column("a%b", sa.Integer), sa.Column("a b", sa.Uuid, key="ab")], ids=["%", "key"])
+async def test_an_update_of_columns_with_any_name_and_type(db: Any, backend: Backend, first: Any) -> None:
+    number = sa.Column("id", sa.Integer, primary_key=True, autoincrement=False)
+    table = sa.Table("named", sa.MetaData(), number, first._copy(), sa.Column("c%d", sa.Integer))
+    await create(db, table.metadata)
+    for value in (1, 2):
+        of_first = uuid.UUID(int=value) if first.key == "ab" else value
+        given = [{"id": n, first.key: of_first, "c%d": value} for n in (1, 2)]
+        result = await db.bulk_insert(table, given, on_conflict="update")
+        if backend.name != "sqlite":
+            assert result.updated == (0 if value == 1 else 2)
+        assert [tuple(row) for row in await db.fetch_all(sa.select(table))] == [(n, of_first, value) for n in (1, 2)]
+
+
+def plain(name: str, *columns: str, kind: Any = sa.Integer) -> sa.Table:
+    number = sa.Column("id", sa.Integer, primary_key=True, autoincrement=False)
+    return sa.Table(name, sa.MetaData(), number, *[sa.Column(column, kind) for column in columns])
+
+
+@pytest.mark.mariadb
+@pytest.mark.parametrize("backend", ["mariadb"], indirect=True)
+async def test_numbers_for_columns_that_take_texts_otherwise_are_stored_as_insert_stores_them(db: Any) -> None:
+    table = plain("odd", "b", "e", "s", "y")
+    await db.execute("create table odd (id int primary key, b bit(8), e enum('3', '1'), s set('2', '1'), y year)")
+    given = {"b": 5, "e": 1, "s": 2, "y": 5}
+    await db.execute(table.insert().values(id=1, **given))
+    await db.bulk_insert(table, [{"id": 2, **given}])
+    first, second = [tuple(row) for row in await db.fetch_all("select b + 0, e, s, y from odd order by id")]
+    assert first == second
+
+
+@pytest.mark.postgresql
+@pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
+async def test_copy_writes_only_where_insert_does(db: Any) -> None:
+    await db.execute("create table always (id int generated always as identity, b boolean, s text)")
+    for given in ({"id": 1, "s": "a"}, {"b": 1}):
+        columns = [sa.Column(name, sa.Text if value == "a" else sa.Integer) for name, value in given.items()]
+        table = sa.Table("always", sa.MetaData(), *columns)
+        with pytest.raises(PrefiqDbError) as by_insert:
+            await db.execute(table.insert().values(given))
+        with pytest.raises(type(by_insert.value)):
+            await db.bulk_insert(table, [given])
+    assert await db.fetch_value("select count(*) from always") == 0
+
+
+@pytest.mark.mariadb
+@pytest.mark.parametrize("backend", ["mariadb"], indirect=True)
+async def test_a_zero_for_the_next_number_goes_by_insert(db: Any) -> None:
+    await db.execute("create table numbered (id int auto_increment primary key, v int)")
+    await db.bulk_insert("numbered", [{"id": 0, "v": 1}, {"id": 0, "v": 2}])
+    assert [tuple(row) for row in await db.fetch_all("select id, v from numbered order by id")] == [(1, 1), (2, 2)]
+
+
+async def test_an_update_is_refused_if_only_the_table_object_has_the_key(db: Any) -> None:
+    await db.execute("create table keyless (id int, v int)")
+    for _ in range(2):
+        with pytest.raises(PrefiqDbError):
+            await db.bulk_insert(plain("keyless", "v"), [{"id": 1, "v": 1}], on_conflict="update")
+    assert await db.fetch_value("select count(*) from keyless") == 0
+
+
+async def test_a_table_given_by_name_may_change(db: Any) -> None:
+    await db.execute("create table changing (id int primary key, v int)")
+    await db.bulk_insert("changing", [{"id": 1, "v": 1}])
+    await db.execute("alter table changing add column w int")
+    await db.bulk_insert("changing", [{"id": 2, "v": 1, "w": 1}])
+    await db.execute("drop table changing")
+    await db.execute("create table changing (id int, v int primary key)")
+    for number in (3, 4, 5):
+        try:
+            await db.bulk_insert("changing", [{"id": number, "v": 1}], on_conflict="update")
+        except PrefiqDbError:  # with what is known of the old table
+            assert number < 5
+    assert [tuple(row) for row in await db.fetch_all("select id, v from changing")] == [(5, 1)]
+
+
+async def test_rows_with_one_key_come_one_after_the_other(db: Any, backend: Backend) -> None:
+    """A bad one among them isn't hidden by a later one."""
+    await create(db)
+    given = [{"id": n % 5, "sku": f"N{n}", "qty": n} for n in range(20)]
+    result = await db.bulk_insert(ITEM, given, on_conflict="update")
+    assert (result.inserted, result.updated) == ((5, 15) if backend.name != "sqlite" else (None, None))
+    stored = [(n % 5, f"N{n}", n) for n in range(15, 20)]
+    assert await content(db) == stored
+    for number, change, error in ((3, {"qty": -1}, CheckViolationError), (2, {"sku": "N19"}, UniqueViolationError)):
+        bad = [{**row, "sku": f"M{row['qty']}"} for row in given[:10]]
+        bad[number].update(change)
+        with pytest.raises(error, match=rf"^rows\[{number}\]"):
+            await db.bulk_insert(ITEM, bad, on_conflict="update")
+        assert await content(db) == stored
 
 
 async def test_an_update_never_touches_the_row_of_another_key(db: Any) -> None:

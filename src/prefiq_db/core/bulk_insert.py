@@ -7,25 +7,27 @@ undone and sent as INSERTs, which decide: they either store the rows or name the
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final, get_args
 
 from sqlalchemy import Table
 from sqlalchemy import insert as plain_insert
-from sqlalchemy.exc import NoSuchTableError
+from sqlalchemy.exc import NoSuchTableError, SAWarning, UnreflectableTableError
 
 from prefiq_db.call import Call, Shape, Way
 from prefiq_db.core.bulk_source import BulkSource
 from prefiq_db.core.transactions import Transactions
 from prefiq_db.deadline import own_deadline
 from prefiq_db.dialects.bulk import BulkInsert, Carrier, OnConflict
-from prefiq_db.errors import ErrorKind, PrefiqDbError, SchemaError, StatementRefusedError, UsageError
+from prefiq_db.dialects.upsert_sql import Wanted
+from prefiq_db.errors import ErrorKind, PrefiqDbError, SchemaError, StatementRefusedError, SubKind, UsageError
 from prefiq_db.execution.bound_rows import BoundInsert, in_place, locate
 from prefiq_db.execution.given_rows import GivenRows
-from prefiq_db.execution.row_chunks import CARRIER, RowChunk, SendChunk
+from prefiq_db.execution.row_chunks import CARRIER, Counts, RowChunk, SendChunk, Sent
 from prefiq_db.execution.shapes import ROW_COUNT
-from prefiq_db.execution.target_tables import Target, reflect_on
+from prefiq_db.execution.target_tables import Target, reflect_on, update_key
+from prefiq_db.execution.upsert_request import check_key, has_key
 from prefiq_db.hooks.calls import CALL_EVENTS, tell_call
 from prefiq_db.reports import BulkResult
 from prefiq_db.transaction import Block, Savepoint, TransactionOptions, ambient
@@ -46,6 +48,11 @@ _OF_ROWS: Final = frozenset(
 _ANOTHER_WAY: Final = _OF_ROWS | {
     *(ErrorKind.UNSUPPORTED, ErrorKind.SYNTAX, ErrorKind.SCHEMA, ErrorKind.PERMISSION, ErrorKind.UNKNOWN),
 }
+
+#: The table may be another one by now than what we know of it.
+_TABLE_CHANGED: Final = frozenset(
+    {ErrorKind.SCHEMA, ErrorKind.SYNTAX, ErrorKind.UNSUPPORTED, ErrorKind.USAGE, ErrorKind.UNIQUE}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,27 +111,45 @@ class _Work:
         self.started = started
 
     def run(self, call: Call) -> BulkResult:
-        database, request = self.database, self.request
-        target = self._target()
-        source = BulkSource(lambda: GivenRows(request.rows, request.columns, target, database.runtime))
+        database = self.database
+        target, source = self._source()
         call.attempts += 1
         if not source.has_rows:
             self._tell(0)
             return BulkResult(0, 0, 0, 0, time.perf_counter() - self.started)
-        job = _Job(database, call, target, source, request.on_conflict)
+        try:
+            return self._insert_all(_Job(database, call, target, source, self.request.on_conflict))
+        except PrefiqDbError as error:
+            if error.kind in _TABLE_CHANGED:
+                database.instance.tables.forget(target)
+            raise
+
+    def _insert_all(self, job: _Job) -> BulkResult:
+        database = self.database
 
         def attempt(tx: Block) -> BulkResult:
-            try:
-                return self._insert(tx, job)
-            except SchemaError:
-                if target.is_reflected:  # it may be another table by now
-                    database.instance.tables.forget(target)
-                raise
+            job.look_at_the_table(tx)
+            return self._insert(tx, job)
 
         if self.outer is None:
-            return database.in_transaction(attempt, may_repeat=source.may_repeat, by_deadline=False)  # type: ignore[no-any-return]  # it returns what attempt() does
+            return database.in_transaction(attempt, may_repeat=job.source.may_repeat, by_deadline=False)  # type: ignore[no-any-return]  # it returns what attempt() does
         inner = Savepoint(database.instance, TransactionOptions(), self.outer.root.scope)
         return database.attempt(inner, attempt)  # type: ignore[no-any-return]  # likewise
+
+    def _source(self) -> tuple[Target, BulkSource]:
+        """Return the table and its rows; a column that what we remember of the table lacks may have been added."""
+        request, runtime = self.request, self.database.runtime
+        target = self._target()
+        try:
+            return target, BulkSource(lambda: GivenRows(request.rows, request.columns, target, runtime))
+        except UsageError as error:
+            self.database.instance.tables.forget(target)
+            # With columns= no row was taken yet.
+            may_look = isinstance(request.rows, Sequence) or request.columns is not None
+            if not (target.is_reflected and error.sub_kind is SubKind.MISSING and may_look):
+                raise
+        again = self._target()
+        return again, BulkSource(lambda: GivenRows(request.rows, request.columns, again, runtime))
 
     def _target(self) -> Target:
         database, table = self.database, self.request.table
@@ -141,7 +166,7 @@ class _Work:
         return found
 
     def _insert(self, tx: Block, job: _Job) -> BulkResult:
-        counts = _Counts()
+        counts = Counts()
         told_at = time.monotonic()
         done = 0
         for chunk in job.chunks():
@@ -158,20 +183,6 @@ class _Work:
             self.database.runtime.call(self.request.progress, done)
 
 
-class _Counts:
-    """What happened to the rows so far; a count that one chunk doesn't know, nobody knows."""
-
-    def __init__(self) -> None:
-        self.inserted: int | None = 0
-        self.updated: int | None = 0
-        self.ignored: int | None = 0
-
-    def add(self, carrier: Carrier | _Sent) -> None:
-        for name in ("inserted", "updated", "ignored"):
-            before, more = getattr(self, name), getattr(carrier, name)
-            setattr(self, name, None if before is None or more is None else before + more)
-
-
 @dataclass(frozen=True, slots=True)
 class _Hint:
     """The row of a chunk that was refused, by its index in it, and the column; ``None``: unknown."""
@@ -183,13 +194,6 @@ class _Hint:
 _NO_HINT: Final = _Hint()
 
 
-@dataclass(frozen=True, slots=True)
-class _Sent:
-    inserted: int | None
-    updated: int | None
-    ignored: int | None
-
-
 class _Job:
     """Sends the chunks of one call."""
 
@@ -198,13 +202,14 @@ class _Job:
     ) -> None:
         self.database = database
         self.call = call
+        self.target = target
         self.source = source
         self.dialect: Any = database.road.dialect
         given = [target.table.c[key] for key in source.keys]
         statement: Any = target.table.insert()
         key: tuple[Any, ...] = ()
         if on_conflict != "error":
-            key = _conflict_key(target, source.keys) if on_conflict == "update" else ()
+            key = update_key(target, source.keys) if on_conflict == "update" else ()
             updated = [column for column in given if column not in key]
             statement = self.dialect.conflicting(target.table, on_conflict, updated, key)
         self.bound = BoundInsert(statement, source.keys, self.dialect)
@@ -219,11 +224,36 @@ class _Job:
             number=call.id,
         )
 
+    def look_at_the_table(self, tx: Block) -> None:
+        """Ask the database, once for each table, what the table is like: that decides about the fast way.
+
+        Raises:
+            UsageError: if it lacks the key of an update that doesn't name the key.
+        """
+        database, dialect, insert = self.database, self.dialect, self.insert
+        if not dialect.asks_for_the_table:
+            return
+        tables = database.instance.tables
+
+        def stored() -> Table:
+            return tables.reflected(self.target, lambda schema, name: _reflected(database, tx, schema, name))
+
+        try:
+            self.insert = replace(insert, stored=stored(), notes={})
+            if insert.on_conflict != "update" or not dialect.upserts.names_no_key:
+                return
+            wanted = Wanted(insert.table, tuple(column.key for column in insert.key), {})
+            if not has_key(wanted, stored()):
+                tables.forget(self.target)
+                check_key(wanted, stored())
+        except (SchemaError, UnreflectableTableError, SAWarning):
+            pass  # INSERT says what is wrong with it
+
     def chunks(self) -> Iterator[RowChunk]:
         for first, rows in self.source.chunks():
             yield RowChunk(self.bound, rows, first)
 
-    def send(self, tx: Block, chunk: RowChunk) -> Carrier | _Sent:
+    def send(self, tx: Block, chunk: RowChunk) -> Carrier | Sent:
         """Insert *chunk*, or raise the error of its first bad row, with the row's index."""
         if not self.bound.is_plain:
             return self._surely(tx, chunk, self._as_insert)
@@ -247,15 +277,15 @@ class _Job:
         return carrier
 
     def _surely(
-        self, tx: Block, chunk: RowChunk, send: Callable[[Block, RowChunk], Carrier | _Sent], hint: _Hint = _NO_HINT
-    ) -> Carrier | _Sent:
+        self, tx: Block, chunk: RowChunk, send: Callable[[Block, RowChunk], Carrier | Sent], hint: _Hint = _NO_HINT
+    ) -> Carrier | Sent:
         """Send *chunk* by INSERTs; when that fails, send ever smaller parts of it until the bad row is alone.
 
         *hint* is a row that another way refused, and its column.
         """
         if hint.row is None:
             try:
-                sent: Carrier | _Sent = self._behind_savepoint(tx, lambda block: send(block, chunk))
+                sent: Carrier | Sent = self._behind_savepoint(tx, lambda block: send(block, chunk))
                 return sent
             except PrefiqDbError as error:
                 if error.kind not in _OF_ROWS or self.is_located:
@@ -264,7 +294,7 @@ class _Job:
             if len(chunk) == 1:
                 raise in_place(failure, chunk.first_row, hint.column)
         middle = len(chunk) // 2 if hint.row is None else hint.row
-        counts = _Counts()
+        counts = Counts()
         parts = [(0, middle), (middle, len(chunk))]
         if hint.row is not None:
             parts = [(0, middle), (middle, middle + 1), (middle + 1, len(chunk))]
@@ -272,7 +302,7 @@ class _Job:
             if start < end:
                 column = hint.column if (start, end) == (hint.row, middle + 1) else None
                 counts.add(self._surely(tx, chunk.part(start, end), send, _Hint(None, column)))
-        return _Sent(counts.inserted, counts.updated, counts.ignored)
+        return Sent(counts.inserted, counts.updated, counts.ignored)
 
     def _behind_savepoint(self, tx: Block, body: Callable[[Block], Any]) -> Any:
         return self.database.attempt(Savepoint(tx.instance, TransactionOptions(), tx.root.scope), body)
@@ -290,15 +320,15 @@ class _Job:
     def _as_inserts(self, block: Block, chunk: RowChunk) -> Carrier:
         return self._run(block, chunk, self._insert_carrier)
 
-    def _as_insert(self, block: Block, chunk: RowChunk) -> _Sent:
+    def _as_insert(self, block: Block, chunk: RowChunk) -> Sent:
         """Let SQLAlchemy's own ``insert()`` send the rows."""
         count = self._send(block, self.bound.statement, chunk.as_params(), ROW_COUNT)
         on_conflict, rows = self.insert.on_conflict, len(chunk)
         if on_conflict == "error":
-            return _Sent(rows, 0, 0)
+            return Sent(rows, 0, 0)
         if on_conflict == "ignore" and self.dialect.counts_what_it_ignores and count is not None:
-            return _Sent(count, 0, rows - count)
-        return _Sent(None, None, None)
+            return Sent(count, 0, rows - count)
+        return Sent(None, None, None)
 
     def _run(self, block: Block, chunk: RowChunk, choose: Any) -> Carrier:
         sending = SendChunk(chunk, choose)
@@ -310,7 +340,7 @@ class _Job:
                 locate(self.bound, error, chunk.first_row)
             elif sending.carrier is not None and sending.carrier.failed_at is not None:
                 self.hint = _Hint(sending.carrier.failed_at, sending.carrier.failed_column)
-                if sending.carrier.is_sure:
+                if sending.carrier.is_sure and error.kind in _OF_ROWS:
                     self.is_located = True
                     in_place(error, chunk.first_row + sending.carrier.failed_at, sending.carrier.failed_column)
             raise
@@ -348,18 +378,3 @@ def _reflected(database: Transactions, tx: Block, schema: str | None, name: str)
 
 def _nothing_to_look_up(schema: str | None, name: str) -> Table:
     raise AssertionError("only a name is looked up")
-
-
-def _conflict_key(target: Target, keys: tuple[str, ...]) -> tuple[Any, ...]:
-    """Return the columns that find the row to update: the primary key, or else the one unique key that is given."""
-    whole = [key for key in target.unique_keys() if set(key.columns) <= set(keys)]
-    if len(whole) > 1 and not whole[0].is_primary:
-        named = "; ".join(", ".join(key.columns) for key in whole)
-        raise UsageError(f"on_conflict='update': several unique keys are given ({named}); use upsert(key=...)")
-    if not whole:
-        exist = "; ".join(", ".join(key.columns) for key in target.unique_keys()) or "none"
-        raise UsageError(
-            "on_conflict='update': the rows need all columns of the primary key or of a unique key; "
-            f"{target.table.name} has: {exist}"
-        )
-    return tuple(target.table.c[name] for name in whole[0].columns)

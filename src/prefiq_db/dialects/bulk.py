@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, ClassVar, Literal
 
+import sqlalchemy as sa
 from sqlalchemy import Column, Insert, Table
+from sqlalchemy.sql.sqltypes import _AbstractInterval
 
 from prefiq_db.dialects.values import Values
 
@@ -26,6 +28,7 @@ class BulkInsert:
         key: with ``"update"`` the columns that find the row to update.
         compiled: the INSERT of one row, as SQLAlchemy compiled it.
         number: tells the temporary objects of one call from another's.
+        stored: the table as the database describes it, if the dialect asks for it; ``None``: that is unknown.
     """
 
     table: Table
@@ -34,6 +37,7 @@ class BulkInsert:
     key: tuple[Column[Any], ...]
     compiled: Any
     number: int
+    stored: Table | None = None
     #: what the dialect remembers from chunk to chunk, such as a road that the server refused
     notes: dict[str, Any] = field(default_factory=dict)
 
@@ -41,6 +45,11 @@ class BulkInsert:
     def updated(self) -> tuple[Column[Any], ...]:
         """The columns that an update changes."""
         return tuple(column for column in self.columns if column not in self.key)
+
+    def stored_columns(self) -> list[Column[Any] | None]:
+        """Return each of ``columns`` as the database describes it; ``None`` for one that we don't know."""
+        known = {} if self.stored is None else {column.name: column for column in self.stored.c}
+        return [known.get(str(column.name)) for column in self.columns]
 
 
 class Carrier:
@@ -86,6 +95,8 @@ class BulkDialect:
     """Mixed into our dialects: inserting many rows at once."""
 
     values: ClassVar[Values]
+    #: whether the fast way depends on what the database's own table is like
+    asks_for_the_table: ClassVar[bool] = False
 
     def conflicting(self, table: Table, on_conflict: OnConflict, columns: Any, key: Any) -> Insert:
         """Return an INSERT with the clause for conflicts; *columns* are those to update."""
@@ -103,6 +114,17 @@ class BulkDialect:
     counts_what_it_ignores: ClassVar[bool] = True
     #: whether a failed chunk is undone by a savepoint, to find the row or to go another way
     chunks_need_savepoints: ClassVar[bool] = True
+
+
+_FAMILIES: tuple[Any, ...] = (
+    *(sa.Boolean, sa.Integer, sa.Float, sa.Numeric, sa.DateTime, sa.Date, sa.Time, _AbstractInterval),
+    *(sa.LargeBinary, sa.Uuid, sa.JSON, sa.String),
+)
+
+
+def family(kind: Any) -> Any:
+    """Return which of SQLAlchemy's general types *kind* belongs to; ``None``: none, such as MariaDB's BIT."""
+    return next((each for each in _FAMILIES if isinstance(kind, each)), None)
 
 
 def converted(values: Values, rows: Any, statement: str, context: Any, knows: Callable[..., bool]) -> Any:

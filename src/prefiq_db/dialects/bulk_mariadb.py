@@ -13,7 +13,7 @@ from sqlalchemy import Column, Insert, Table
 from sqlalchemy.dialects.mysql import insert as mysql_insert
 
 from prefiq_db.bridge import await_
-from prefiq_db.dialects.bulk import BulkDialect, BulkInsert, Carrier, OnConflict, Rows
+from prefiq_db.dialects.bulk import BulkDialect, BulkInsert, Carrier, OnConflict, Rows, family
 from prefiq_db.drivers.local_stream import REFUSED, SHOWN_NAME, LocalStream
 from prefiq_db.translation.driver_reports import code_of
 
@@ -27,7 +27,8 @@ _BINDS: Final = re.compile(r"(?<=\) )VALUES \((?:%s|%\([^)]*\)s)(?:, (?:%s|%\([^
 _UPDATE: Final = "ON DUPLICATE KEY UPDATE "
 _DUPLICATE: Final = 1062
 # An error where nobody expects one: a subquery with two rows where one is needed, evaluated only if it is reached.
-_GUARD: Final = "(SELECT 1 UNION SELECT 2)"
+# Its NULL goes with a column of any type.
+_GUARD: Final = "(SELECT NULL UNION ALL SELECT NULL)"
 _GUARD_CODE: Final = 1242
 _ESCAPES: Final = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\0": "\\0"})
 
@@ -70,7 +71,11 @@ class LongInserts(Carrier):
         self.dialect = dialect
         head, tail = _BINDS.split(self.text, maxsplit=1)
         self.head, self.tail = head.replace("%%", "%"), tail.replace("%%", "%")
-        self.unchanged = dialect.identifier_preparer.format_column(_unchanged_in(insert.table)).replace("%%", "%")
+        # Of a single row the server doesn't say whether it was there, so its clause notes that. Made here, where the
+        # text has no values in it yet.
+        name = dialect.identifier_preparer.format_column(_unchanged_in(insert.table)).replace("%%", "%")
+        before, clause, changes = self.tail.partition(_UPDATE)
+        self.tail_of_one = f"{before}{clause}{name} = IF(@prefiq_there := 1, {name}, {name}), {changes}"
 
     def send(self, cursor: Any, statement: str, rows: Rows, context: Any) -> None:
         tail = statement.removeprefix(self.text).replace("%%", "%") if statement.startswith(self.text) else ""
@@ -78,7 +83,7 @@ class LongInserts(Carrier):
         texts = list(
             map(", ".join, zip(*[_literals(column, literal) for column in zip(*rows, strict=True)], strict=True))
         )
-        most = self.dialect.largest_statement(cursor) - len(self.head) - len(self.tail) - len(tail) - 1024
+        most = self.dialect.largest_statement(cursor) - len(self.head) - len(self.tail_of_one) - len(tail) - 1024
         duplicates = 0
         start = 0
         while start < len(texts):
@@ -94,13 +99,10 @@ class LongInserts(Carrier):
 
     def _send_part(self, cursor: Any, texts: list[str], tail: str) -> int:
         """Send one INSERT; return how many of its rows were there already."""
-        sql = f"{self.head}VALUES ({'), ('.join(texts)}){self.tail}{tail}"
         is_one = len(texts) == 1 and self.insert.on_conflict != "error"
+        sql = f"{self.head}VALUES ({'), ('.join(texts)}){self.tail_of_one if is_one else self.tail}{tail}"
         if is_one:
-            # Of a single row the server doesn't say whether it was there.
             cursor.execute("SET @prefiq_there = 0")
-            name = self.unchanged
-            sql = sql.replace(_UPDATE, f"{_UPDATE}{name} = IF(@prefiq_there := 1, {name}, {name}), ", 1)
         try:
             cursor.execute(sql)
         except Exception as error:
@@ -119,6 +121,7 @@ class LongInserts(Carrier):
 class MariadbBulk(BulkDialect):
     #: whether LOAD DATA LOCAL is allowed, as far as we know
     loads_data = True
+    asks_for_the_table = True
     counts_what_it_ignores = False
     _largest = 0
 
@@ -127,21 +130,26 @@ class MariadbBulk(BulkDialect):
         if on_conflict == "ignore" or not columns:
             # Not INSERT IGNORE, which ignores bad values, too. This changes nothing in the row that is there.
             unchanged = _unchanged_in(table)
-            return insert.on_duplicate_key_update({unchanged.name: unchanged})
-        changes = {column.name: insert.inserted[column.key] for column in columns}
+            return insert.on_duplicate_key_update({unchanged.key: unchanged})
+        changes = {column.key: _given(insert, column) for column in columns}
         # Any unique key may be the one in conflict: then the update must not happen to that other row.
-        is_ours = sa.and_(*[column.op("<=>")(insert.inserted[column.key]) for column in key])
-        changes[columns[0].name] = sa.func.IF(is_ours, changes[columns[0].name], sa.text(_GUARD))
+        is_ours = sa.and_(*[column.op("<=>")(_given(insert, column)) for column in key])
+        changes[columns[0].key] = sa.func.IF(is_ours, changes[columns[0].key], sa.text(_GUARD))
         return insert.on_duplicate_key_update(changes)
 
     def fast_carrier(self, insert: BulkInsert, rows: Rows, context: Any) -> Carrier | None:
         if not self.loads_data or insert.on_conflict != "error":
             return None
         checks = insert.notes.get("checks")
+        stored = insert.stored_columns()
         if checks is None:
-            checks = insert.notes["checks"] = [same_in_file(column, self) for column in insert.columns]
-        for check, values in zip(checks, zip(*rows, strict=True), strict=True):
+            pairs = zip(insert.columns, stored, strict=True)
+            checks = insert.notes["checks"] = [same_in_file(column, there, self) for column, there in pairs]
+        for check, there, values in zip(checks, stored, zip(*rows, strict=True), strict=True):
             if check is None or not check.issuperset(map(type, values)):
+                return None
+            # A 0 becomes the next number, by the SQL mode. If the rows must be sent again, that is another one.
+            if there is not None and there.autoincrement is True and 0 in values:
                 return None
         return LoadData(insert, self)
 
@@ -210,6 +218,12 @@ class AsyncmyBulk:
         return cursor._connection.literal  # type: ignore[no-any-return]
 
 
+def _given(insert: Any, column: Column[Any]) -> Any:
+    """Return the value given for *column*, for the clause of an update."""
+    # SQLAlchemy writes each % of a name four times into VALUES(), where two are one.
+    return sa.func.VALUES(column) if "%" in column.name else insert.inserted[column.key]
+
+
 def _unchanged_in(table: Table) -> Column[Any]:
     """Return a column that an update may set to itself."""
     return next(iter(table.primary_key.columns), next(iter(table.c)))
@@ -220,9 +234,16 @@ def _unchanged_in(table: Table) -> Column[Any]:
 _NONE: Final = type(None)
 
 
-def same_in_file(column: Column[Any], dialect: Any) -> frozenset[type] | None:
-    """Return the types of values of *column* that LOAD DATA stores exactly as INSERT; ``None`` if we can't tell."""
+def same_in_file(column: Column[Any], stored: Column[Any] | None, dialect: Any) -> frozenset[type] | None:
+    """Return the types of values of *column* that LOAD DATA stores exactly as INSERT; ``None`` if we can't tell.
+
+    Args:
+        stored: the column as the database describes it. A number for BIT, ENUM, SET or YEAR is another thing than the
+            text of this number, so the column must be of the kind that the ``Table`` says.
+    """
     kind: Any = column.type._unwrapped_dialect_impl(dialect)
+    if stored is None or not _is_alike(kind, stored.type):
+        return None
     if isinstance(kind, sa.Integer):
         return frozenset({int, _NONE})
     if isinstance(kind, (sa.Enum, sa.String, sa.JSON)):
@@ -236,6 +257,14 @@ def same_in_file(column: Column[Any], dialect: Any) -> frozenset[type] | None:
     if isinstance(kind, sa.DateTime):
         return frozenset({dt.datetime, _NONE})
     return frozenset({dt.date, _NONE}) if isinstance(kind, sa.Date) else None
+
+
+def _is_alike(kind: Any, stored: Any) -> bool:
+    if isinstance(kind, (sa.Enum, sa.String, sa.JSON)):
+        return family(stored) in (sa.String, sa.JSON)
+    if isinstance(kind, sa.Boolean):
+        return isinstance(stored, sa.Integer)
+    return family(kind) is family(stored) and isinstance(kind, sa.Double) is isinstance(stored, sa.Double)
 
 
 def _as_file(rows: Rows) -> bytes:

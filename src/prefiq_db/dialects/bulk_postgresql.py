@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import sqlalchemy as sa
 from sqlalchemy import Column, Insert, Table
+from sqlalchemy.dialects.postgresql import DOMAIN
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.sql.sqltypes import _AbstractInterval
 
 from prefiq_db.bridge import await_
-from prefiq_db.dialects.bulk import BulkDialect, BulkInsert, Carrier, OnConflict, Rows
+from prefiq_db.dialects.bulk import BulkDialect, BulkInsert, Carrier, OnConflict, Rows, family
 
+# With more of them INSERTs are as fast.
+_MOST_PARTS: Final = 50
 _LINE: Final = re.compile(r"^COPY .*, line (\d+)(?:, column (.+?))?(?::|$)", re.S)
 
 
@@ -23,8 +26,8 @@ class Copy(Carrier):
     def __init__(self, insert: BulkInsert, dialect: Any) -> None:
         quote = dialect.identifier_preparer
         self.dialect = dialect
-        self.names = [quote.format_column(column) for column in insert.columns]
-        self.table = quote.format_table(insert.table)
+        self.names = [self._name(column) for column in insert.columns]
+        self.table = quote.format_table(insert.table).replace("%%", "%")
         if insert.on_conflict == "error":
             self.staged = ""
             into, names = self.table, self.names
@@ -39,7 +42,8 @@ class Copy(Carrier):
             if self.staged:
                 self._run(driver, self._staging())
                 self.dialect.copy_rows(driver, statement, [(*row, place) for place, row in enumerate(rows)])
-                self._take_over(driver, len(rows))
+                for start, end in self.parts(rows):
+                    self._take_over(driver, start, end)
                 self._run(driver, f"DROP TABLE {self.staged}")
             else:
                 self.dialect.copy_rows(driver, statement, rows)
@@ -53,6 +57,10 @@ class Copy(Carrier):
     def _run(self, driver: Any, sql: str) -> Any:
         return self.dialect.finished(driver.connection.execute(sql, prepare=False))
 
+    def _name(self, column: Column[Any]) -> str:
+        # Nothing is interpolated into these statements, so a % is one.
+        return str(self.dialect.identifier_preparer.format_column(column)).replace("%%", "%")
+
     def _staging(self) -> str:
         names = ", ".join(self.names)
         return (
@@ -60,34 +68,43 @@ class Copy(Carrier):
             f" SELECT {names}, 0 AS prefiq_place FROM {self.table} WITH NO DATA"
         )
 
-    def _take_over(self, driver: Any, row_count: int) -> None:
-        """Insert the staged rows; of several with one key the last one counts, as if they came one after the other."""
+    def parts(self, rows: Rows) -> list[tuple[int, int]]:
+        """Return the rows by parts in which no key is twice: one statement updates a row once only."""
+        if self.insert.on_conflict != "update" or not self.insert.updated:
+            return [(0, len(rows))]
+        places = [self.insert.columns.index(column) for column in self.insert.key]
+        starts, seen = [0], set[Any]()
+        for number, row in enumerate(rows):
+            key = tuple([row[place] for place in places])
+            if key in seen and None not in key:  # a key with NULL is never there
+                starts.append(number)
+                seen.clear()
+            seen.add(key)
+        return list(zip(starts, [*starts[1:], len(rows)], strict=True))
+
+    def _take_over(self, driver: Any, start: int, end: int) -> None:
+        """Insert the staged rows from *start* to *end*.
+
+        Where only the database takes two keys for the same, it refuses them; then INSERTs send one after the other.
+        """
         insert, names = self.insert, ", ".join(self.names)
-        format_column = self.dialect.identifier_preparer.format_column
-        if insert.on_conflict == "ignore" or not insert.updated:
-            source = f"SELECT {names} FROM {self.staged} ORDER BY prefiq_place"
-            clause = "ON CONFLICT DO NOTHING"
-        else:
-            key = [format_column(column) for column in insert.key]
-            missing = " OR ".join(f"{name} IS NULL" for name in key)
-            source = (
-                f"SELECT {names} FROM (SELECT DISTINCT ON ({', '.join(key)}, CASE WHEN {missing} THEN prefiq_place END)"
-                f" * FROM {self.staged} ORDER BY {', '.join(key)}, CASE WHEN {missing} THEN prefiq_place END,"
-                f" prefiq_place DESC) AS last ORDER BY prefiq_place"
-            )
-            changes = ", ".join(f"{name} = excluded.{name}" for name in map(format_column, insert.updated))
-            clause = f"ON CONFLICT ({', '.join(key)}) DO UPDATE SET {changes}"
+        clause = "ON CONFLICT DO NOTHING"
+        if insert.on_conflict == "update" and insert.updated:
+            key = ", ".join(map(self._name, insert.key))
+            changes = ", ".join(f"{name} = excluded.{name}" for name in map(self._name, insert.updated))
+            clause = f"ON CONFLICT ({key}) DO UPDATE SET {changes}"
         cursor = self._run(
             driver,
-            f"WITH done AS (INSERT INTO {self.table} ({names}) {source} {clause} RETURNING xmax = 0 AS fresh)"
-            " SELECT count(*) FILTER (WHERE fresh) FROM done",
+            f"WITH done AS (INSERT INTO {self.table} ({names}) SELECT {names} FROM {self.staged}"
+            f" WHERE prefiq_place >= {start} AND prefiq_place < {end} ORDER BY prefiq_place"
+            f" {clause} RETURNING xmax = 0 AS fresh) SELECT count(*) FILTER (WHERE fresh) FROM done",
         )
         ((inserted,),) = self.dialect.finished(cursor.fetchall())
-        self.count(row_count, inserted)
-        if insert.on_conflict == "update":
-            self.inserted, self.updated = inserted, row_count - inserted
-            if not insert.updated:  # there is nothing to change
-                self.updated, self.ignored = 0, row_count - inserted
+        there = end - start - inserted
+        updates = insert.on_conflict == "update" and bool(insert.updated)
+        self.inserted = (self.inserted or 0) + inserted
+        self.updated = (self.updated or 0) + (there if updates else 0)
+        self.ignored = (self.ignored or 0) + (0 if updates else there)
 
 
 class Inserts(Carrier):
@@ -104,12 +121,14 @@ class Inserts(Carrier):
 
 
 class PostgresqlBulk(BulkDialect):
+    asks_for_the_table: ClassVar[bool] = True
+
     def conflicting(self, table: Table, on_conflict: OnConflict, columns: Any, key: Any) -> Insert:
         insert = postgresql_insert(table)
         if on_conflict == "ignore" or not columns:
             return insert.on_conflict_do_nothing()
         return insert.on_conflict_do_update(
-            index_elements=list(key), set_={column.name: insert.excluded[column.key] for column in columns}
+            index_elements=list(key), set_={column.key: insert.excluded[column.key] for column in columns}
         )
 
     def fast_carrier(self, insert: BulkInsert, rows: Rows, context: Any) -> Carrier | None:
@@ -117,11 +136,13 @@ class PostgresqlBulk(BulkDialect):
             return None
         checks = insert.notes.get("checks")
         if checks is None:
-            checks = insert.notes["checks"] = [same_in_copy(column, self) for column in insert.columns]
+            pairs = zip(insert.columns, insert.stored_columns(), strict=True)
+            checks = insert.notes["checks"] = [same_in_copy(column, there, self) for column, there in pairs]
         for check, values in zip(checks, zip(*rows, strict=True), strict=True):
             if check is None or not check(values):
                 return None
-        return Copy(insert, self)
+        carrier = Copy(insert, self)
+        return carrier if len(carrier.parts(rows)) <= _MOST_PARTS else None
 
     def insert_carrier(self, insert: BulkInsert) -> Carrier:
         return Inserts(insert, self)
@@ -181,8 +202,21 @@ def _naive(kind: type) -> _Check:
     return lambda values: allowed(values) and all(value is None or value.tzinfo is None for value in values)
 
 
-def same_in_copy(column: Column[Any], dialect: Any) -> _Check | None:
-    """Return a check whether COPY stores values of *column* exactly as INSERT does; ``None`` if we can't tell."""
+def _is_alike(kind: Any, stored: Any) -> bool:
+    """Return whether the database's column is of the kind that the ``Table`` says: COPY converts more than INSERT."""
+    while isinstance(stored, DOMAIN):
+        stored = stored.data_type
+    if family(kind) is not family(stored) or isinstance(stored, sa.REAL):
+        return False
+    return getattr(kind, "timezone", None) == getattr(stored, "timezone", None)
+
+
+def same_in_copy(column: Column[Any], stored: Column[Any] | None, dialect: Any) -> _Check | None:
+    """Return a check whether COPY stores values of *column* exactly as INSERT does; ``None`` if we can't tell.
+
+    Args:
+        stored: the column as the database describes it.
+    """
     import datetime as dt
     import decimal
     import uuid
@@ -190,10 +224,14 @@ def same_in_copy(column: Column[Any], dialect: Any) -> _Check | None:
     from psycopg.types.json import Json, Jsonb
 
     kind: Any = column.type._unwrapped_dialect_impl(dialect)
+    if stored is None or (stored.identity is not None and stored.identity.always):
+        return None  # COPY would write into an identity that INSERT may not write into
+    if isinstance(kind, (sa.Enum, sa.String)):
+        return _of(str)  # of no type on both ways
+    if not _is_alike(kind, stored.type):
+        return None
     if isinstance(kind, sa.Integer):
         return _of(int)
-    if isinstance(kind, (sa.Enum, sa.String)):
-        return _of(str)
     if isinstance(kind, sa.Boolean):
         return _of(bool)
     if isinstance(kind, sa.Float):

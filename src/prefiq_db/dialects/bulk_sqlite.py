@@ -21,7 +21,8 @@ class Executemany(Carrier):
         try:
             cursor.executemany(statement, waiting)
         except BaseException:
-            self.failed_at = len(rows) - waiting.__length_hint__() - 1  # type: ignore[attr-defined]  # a list's has it
+            taken = len(rows) - waiting.__length_hint__()  # type: ignore[attr-defined]  # a list's has it
+            self.failed_at = taken - 1 if taken else None  # none: the statement itself is wrong
             raise
         self.count(len(rows), cursor.rowcount)
 
@@ -34,7 +35,7 @@ class SqliteBulk(BulkDialect):
         if on_conflict == "ignore" or not columns:
             return insert.on_conflict_do_nothing()
         return insert.on_conflict_do_update(
-            index_elements=list(key), set_={column.name: insert.excluded[column.key] for column in columns}
+            index_elements=list(key), set_={column.key: insert.excluded[column.key] for column in columns}
         )
 
     def insert_carrier(self, insert: BulkInsert) -> Carrier:

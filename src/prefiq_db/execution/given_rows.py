@@ -1,7 +1,7 @@
 """The rows that a caller gives, of any kind, as uniform tuples: checked as they come, a chunk at a time.
 
-A row is a mapping, a dataclass, a pydantic model, a named tuple, or with ``columns`` any tuple or list. Errors name the
-row by its index, ``rows[3]``, and the column; never a value.
+A row is a mapping, a dataclass, a pydantic model, a named tuple, a row of a query, or with ``columns`` any tuple or
+list. Errors name the row by its index, ``rows[3]``, and the column; never a value.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from operator import attrgetter, itemgetter
 from typing import Any, Final
 
 import pydantic
+from sqlalchemy import Row
 
 from prefiq_db.bridge import Runtime
 from prefiq_db.errors import UsageError
@@ -148,12 +149,17 @@ class GivenRows:
                 f"expected a mapping, a dataclass, a pydantic model, or with columns= a tuple, not {kind.__name__}"
             )
         if self._columns is None:
-            given = getattr(kind, "_fields", None) or getattr(row, "_fields", None)
+            if issubclass(kind, Row):  # of this class are also rows with other names
+                take = self._mapping_taker()
+                return lambda row: take(row._mapping)
+            given = getattr(row, "_fields", None)
             if not given:
                 raise UsageError(
                     f"{kind.__name__}: a row without names needs columns=[...], in the order of its values"
                 )
             self._agree(tuple(given), kind)
+            if tuple(given) != self.names:
+                return _attributes(self.names)
         return self._from_sequence
 
     def _agree(self, names: Sequence[str], kind: type) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Executable
@@ -108,3 +109,26 @@ class SendChunk(ClauseElement, Executable):
 
 #: The carrier that sent the chunk.
 CARRIER = Shape(lambda result: result.context.carrier)  # type: ignore[attr-defined]  # set by SendChunk
+
+
+class Counts:
+    """What happened to the rows so far; a count that one chunk doesn't know, nobody knows."""
+
+    def __init__(self) -> None:
+        self.inserted: int | None = 0
+        self.updated: int | None = 0
+        self.ignored: int | None = 0
+
+    def add(self, carrier: Carrier | Sent) -> None:
+        for name in ("inserted", "updated", "ignored"):
+            before, more = getattr(self, name), getattr(carrier, name)
+            setattr(self, name, None if before is None or more is None else before + more)
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What happened to rows that were sent in several parts, or by SQLAlchemy."""
+
+    inserted: int | None
+    updated: int | None
+    ignored: int | None

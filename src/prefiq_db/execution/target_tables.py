@@ -156,6 +156,21 @@ def unique_keys(table: Table) -> tuple[UniqueKey, ...]:
     return tuple(sorted(found.values(), key=lambda key: (not key.is_primary, key.columns)))
 
 
+def update_key(target: Target, keys: tuple[str, ...]) -> tuple[Any, ...]:
+    """Return the columns that find the row to update: the primary key, or else the one unique key that is given."""
+    whole = [key for key in target.unique_keys() if set(key.columns) <= set(keys)]
+    if len(whole) > 1 and not whole[0].is_primary:
+        named = "; ".join(", ".join(key.columns) for key in whole)
+        raise UsageError(f"on_conflict='update': several unique keys are given ({named}); use upsert(key=...)")
+    if not whole:
+        exist = "; ".join(", ".join(key.columns) for key in target.unique_keys()) or "none"
+        raise UsageError(
+            "on_conflict='update': the rows need all columns of the primary key or of a unique key; "
+            f"{target.table.name} has: {exist}"
+        )
+    return tuple(target.table.c[name] for name in whole[0].columns)
+
+
 def _has_condition(index: Any) -> bool:
     return any(options.get("where") is not None for options in index.dialect_options.values())
 

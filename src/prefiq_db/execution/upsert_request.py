@@ -133,7 +133,7 @@ def request_of(
 
 
 def _is_one_row(rows: Any) -> bool:
-    return isinstance(rows, (Mapping, BaseModel)) or (is_dataclass(rows) and not isinstance(rows, type))
+    return isinstance(rows, (Mapping, BaseModel, sa.Row)) or (is_dataclass(rows) and not isinstance(rows, type))
 
 
 def _all(given: GivenRows) -> Iterator[tuple[Any, ...]]:
