@@ -58,11 +58,13 @@ class PrefiqConnection(Connection):
 
         Listeners get it, and so do Python functions that make a column's default.
         """
-        engine: Any = self.engine
-        if self._has_events or engine._has_events:
-            return True
         listens: Any = self.dialect.dispatch
-        if listens.do_execute or listens.do_execute_no_params or listens.do_executemany:
+        if (
+            self.dispatch.before_cursor_execute
+            or listens.do_execute
+            or listens.do_execute_no_params
+            or listens.do_executemany
+        ):
             return True
         compiled = arguments[2] if len(arguments) > 2 else None
         made = (*getattr(compiled, "insert_prefetch", ()), *getattr(compiled, "update_prefetch", ()))

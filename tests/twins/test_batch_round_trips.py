@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from prefiq_db.errors import UniqueViolationError
 from prefiq_db.testing.wire import WireCounter
@@ -83,3 +84,21 @@ async def test_in_a_transaction_a_batch_costs_one_round_trip(counted: Any, wire:
     assert caught.value.statement_index == 1
     assert failed.round_trips <= 2
     assert await counted.fetch_value("select sum(qty) from item") == 7
+
+
+async def test_a_listener_that_is_gone_costs_nothing(counted: Any, wire: WireCounter) -> None:
+    """SQLAlchemy's flags of a listener on the class of all engines stay up for the whole process."""
+
+    def listen(*event: Any) -> None:
+        heard.append(event)
+
+    heard: list[Any] = []
+    sa.event.listen(sa.Engine, "before_cursor_execute", listen)
+    try:
+        await counted.batch([(INSERT, {"id": 1, "qty": 1})])
+        assert heard, "a batch with a listener is sent statement by statement"
+    finally:
+        sa.event.remove(sa.Engine, "before_cursor_execute", listen)
+    with wire.count() as done:
+        await counted.batch([(INSERT, {"id": 2, "qty": 1}), (INSERT, {"id": 3, "qty": 1})])
+    assert done.round_trips == 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Connection
 
@@ -14,6 +14,12 @@ from prefiq_db.execution.enclosable import enclosed
 from prefiq_db.execution.statement_facts import Facts, facts_sent
 from prefiq_db.execution.tied_statements import LOCK_REASON
 from prefiq_db.translation.judging import interruption_in
+
+# SQLAlchemy's events that a batch, which goes past its Connection, would not give.
+_EVENTS: Final = (
+    *("before_execute", "after_execute", "before_cursor_execute", "after_cursor_execute"),
+    *("begin", "commit", "rollback", "savepoint", "rollback_savepoint", "release_savepoint"),
+)
 
 
 def gather(connection: Connection, state: SessionState, calls: Sequence[Call]) -> list[Pending]:
@@ -50,8 +56,11 @@ def _is_unobserved(connection: Connection) -> bool:
     """Return whether nobody listens to SQLAlchemy's own events: listeners may change what is sent."""
     taken: Any = connection
     dispatch: Any = taken.dialect.dispatch
-    listens = taken._has_events or taken.engine._has_events or taken._echo
-    return not (listens or dispatch.do_execute or dispatch.do_execute_no_params)
+    if taken._echo or dispatch.do_execute or dispatch.do_execute_no_params:
+        return False
+    # SQLAlchemy's flags stay up when the last listener is gone, those of the class Engine for the whole process.
+    flagged = taken._has_events or taken.engine._has_events
+    return not (flagged and any(getattr(taken.dispatch, name) for name in _EVENTS))
 
 
 def _keep(dialect: Any, context: Any, statement: Any, parameters: Any) -> Any:

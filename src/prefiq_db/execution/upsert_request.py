@@ -76,7 +76,7 @@ class UpsertRequest:
             size += own
         return [*cut, range(start, chunk.stop)]
 
-    def may_have_same_keys(self, dialect: sa.Dialect) -> bool:
+    def may_have_same_keys(self, dialect: Any) -> bool:
         """Return whether a database may take two different keys for the same one, by its collation or rounding."""
         types = [column.type.dialect_impl(dialect) for column in self.wanted.key_columns]
         seen: set[tuple[Any, ...]] = set()
