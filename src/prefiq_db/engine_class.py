@@ -33,6 +33,8 @@ class PrefiqConnection(Connection):
             # What runs on it now, we don't see.
             transaction.only_reads = False
             self.send_begin()
+        if not self._is_own:
+            dialect.let_driver_work(proxied.dbapi_connection)
         return proxied
 
     def send_begin(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -293,3 +294,40 @@ def _two_phases_of_a_session(engine: Engine) -> None:
         for number, keep in ((1, True), (2, False)):
             session.connection().exec_driver_sql(_INSERT.format(number))
             session.commit() if keep else session.rollback()
+
+
+_MANY_STEPS = """
+with recursive t(n) as (select 1 union all select n + 1 from t where n < 20000) select count(*) from t
+"""
+
+
+def _count_below(connection: Any) -> int:
+    cursor = connection.cursor()
+    cursor.execute(_MANY_STEPS)
+    (count,) = cursor.fetchone()
+    cursor.close()
+    return int(count)
+
+
+def _work_late(engine: Engine) -> None:
+    for way in ("raw", "engine"):
+        with engine.connect() as connection:
+            connection.execute(text("select 1")).all()
+            if way == "engine":
+                time.sleep(_LIMIT_SECONDS * 1.5)  # the limit of that statement has passed
+                assert _count_below(connection.connection) == 20_000
+        if way == "raw":
+            time.sleep(_LIMIT_SECONDS * 1.5)
+            raw = engine.raw_connection()
+            assert _count_below(raw) == 20_000
+            raw.close()
+
+
+_LIMIT_SECONDS = 0.4
+
+
+@pytest.mark.parametrize("backend", [pytest.param("sqlite", marks=pytest.mark.sqlite)], indirect=True)
+async def test_the_limit_of_an_earlier_statement_stops_no_later_one(make_db: Callable[..., Any]) -> None:
+    """SQLite's clock of the last statement ran on, and interrupted what the driver did later."""
+    db = make_db(pool_size=1, max_overflow=0, statement_timeout_seconds=_LIMIT_SECONDS)
+    await on_sync_engine(db, _work_late)

@@ -159,6 +159,10 @@ class _Sqlite(SqliteBulk, DecimalSqlite, PrefiqDialect):
         # Runs three times per statement, so it calls no helper.
         return not dbapi_connection.in_transaction and dbapi_connection.isolation_level is None
 
+    def let_driver_work(self, dbapi_connection: Any) -> None:
+        # The clock of the last statement is still running, for its rows; it would stop the driver's own at some time.
+        self._sqlite(dbapi_connection).stop_clock()
+
     def set_driver_autocommit(self, dbapi_connection: Any, value: bool) -> None:
         dbapi_connection.isolation_level = None if value else ""
 

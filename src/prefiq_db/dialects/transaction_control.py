@@ -221,11 +221,15 @@ class TransactionDialect(JudgingDialect, TokenDialect):
     def let_driver_begin(self, proxied: Any) -> None:
         """Make *proxied* behave as PEP 249 says: the driver begins, and commit() and rollback() end the transaction."""
         self.set_statement_timeout(proxied, self.limits.statement_timeout_seconds)
+        self.let_driver_work(proxied.dbapi_connection)
         checkout = self.session_of(proxied).checkout
         checkout.habits = self._habits_of(proxied.dbapi_connection)
         # Set first: whatever happens, the pool then checks the connection when it comes back.
         checkout.driver_begins = True
         self.set_driver_autocommit(proxied.dbapi_connection, False)
+
+    def let_driver_work(self, dbapi_connection: Any) -> None:
+        """Prepare the driver's connection for statements that we don't see: they have no time limit of ours."""
 
     def _take_back(self, dbapi_connection: Any) -> None:
         dbapi_connection.rollback()
