@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import gc
 import warnings
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,14 @@ from prefiq_db.errors import (
     TransactionBusyError,
     UsageError,
 )
-from prefiq_db.events import CallFinished, CallStarted, StatementFinished, StreamFinished, TransactionFinished
+from prefiq_db.events import (
+    CallFinished,
+    CallStarted,
+    ConnectionLeaked,
+    StatementFinished,
+    StreamFinished,
+    TransactionFinished,
+)
 from prefiq_db.integrations.operations import Operation, OperationListener
 from prefiq_db.transaction import Outcome
 from prefiq_db.types import Money
@@ -595,6 +603,75 @@ async def test_a_stream_that_is_held_too_long_names_its_line(full: Any) -> None:
         assert Path(str(holder.origin).partition(":")[0]).name == Path(__file__).name
     assert db.stats().leak_count == 1
     assert await is_whole(db)
+
+
+async def _enter(block: Any, kept: list[Any]) -> Any:
+    """Enter *block* by hand, so that nothing but *kept* keeps it."""
+    entered = await block.__aenter__()
+    kept += [block, entered]
+    return entered
+
+
+async def _open_stream(db: Any, kept: list[Any]) -> None:
+    await anext(await _enter(db.stream(IN_ORDER, batch_size=10), kept))
+
+
+async def _open_transaction(db: Any, kept: list[Any]) -> None:
+    await (await _enter(db.transaction(), kept)).fetch_value(COUNT)
+
+
+async def _open_stream_in_a_transaction(db: Any, kept: list[Any]) -> None:
+    await _open_stream(await _enter(db.transaction(), kept), kept)
+
+
+async def _reported_when_dropped(
+    db: Any, harness: Harness, world: str, way: Callable[[Any, list[Any]], Coroutine[Any, Any, None]]
+) -> None:
+    """As long as somebody has it, it is no leak; collected, it is one with its line, and the pool is whole again.
+
+    In a task or thread of its own: where it was begun, a transaction stays the one that statements run in.
+    """
+    recorder = db.hooks.add(Recorder())
+    kept: list[Any] = []
+    if world == "async":  # not the harness: its time limit would keep the task's context
+        await asyncio.create_task(way(db, kept))
+        await asyncio.sleep(0)  # the loop, too, has it until its next round
+    else:
+        await harness.together(lambda: way(db, kept))
+    gc.collect()
+    assert db.stats().pool.checked_out == 1
+    assert not recorder.of(ConnectionLeaked)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", sa.exc.SAWarning)  # SQLAlchemy says so too, without the line
+        kept.clear()
+        gc.collect()
+    (leaked,) = recorder.of(ConnectionLeaked)
+    assert leaked.collected
+    assert Path(leaked.origin.file).name == Path(__file__).name
+    assert await is_whole(db)
+
+
+dropping = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@dropping
+async def test_a_stream_that_is_dropped_unclosed_gives_its_place_back(full: Any, harness: Harness, world: str) -> None:
+    """Entered by hand, never left, and collected."""
+    await _reported_when_dropped(await full(), harness, world, _open_stream)
+
+
+@dropping
+@pytest.mark.parametrize(
+    "backend",
+    [pytest.param(name, marks=getattr(pytest.mark, name)) for name in ("sqlite", "postgresql")],
+    indirect=True,
+)
+@pytest.mark.parametrize("way", [_open_transaction, _open_stream_in_a_transaction])
+async def test_a_transaction_that_is_dropped_unclosed_gives_its_place_back(
+    full: Any, harness: Harness, world: str, way: Callable[[Any, list[Any]], Coroutine[Any, Any, None]]
+) -> None:
+    """The same; but asyncmy's socket may keep the task's context, and with it the transaction that is ambient there."""
+    await _reported_when_dropped(await full(), harness, world, way)
 
 
 async def test_a_column_that_is_not_there_leaves_everything_whole(full: Any) -> None:

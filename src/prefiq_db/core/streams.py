@@ -92,8 +92,9 @@ class StreamCore:
             self._finish(error)
             raise
         finally:
-            # As after every call: the connection knows its last one, and must not keep what the caller gave it.
-            del call.statement, call.params
+            # As after every call: the connection knows its last one, and must not keep what the caller gave it. Nor our
+            # reader, which knows the connection: one that is dropped unclosed would stay checked out.
+            del call.statement, call.params, call.shape
 
     def _begin(self, block: Block | None) -> list[Any]:
         if block is not None:

@@ -68,7 +68,7 @@ class _VettingPool(SlottedPool):
         self.watcher = pool_watcher
         self._line = WaitingLine(self._is_asyncio, self._free, self._free_again)
         # Kept on the instance: an attribute of the class would be searched for in its bases, each time.
-        self._current_worker: Callable[[], object] = _task if self._is_asyncio else get_ident
+        self._current_worker: Callable[[], object] = _task_name if self._is_asyncio else get_ident
         # SQLAlchemy wrote into __dict__ directly, and CPython 3.11 doesn't cache attribute positions in a dict that
         # shares its keys; in a dict of its own it does, and finds them five times as fast.
         self.__dict__ = dict(self.__dict__)
@@ -300,12 +300,16 @@ class _VettingPool(SlottedPool):
             return False
 
 
-def _task() -> object:
-    """Return the running task, if there is one; only reports name it."""
+def _task_name() -> object:
+    """Return the name of the running task, if there is one; only reports use it.
+
+    Not the task: it has its context, and that knows the transaction, so one that is dropped unclosed would live on.
+    """
     try:
-        return asyncio.current_task()
+        task = asyncio.current_task()
     except RuntimeError:  # no loop runs here
         return None
+    return None if task is None else task.get_name()
 
 
 class PrefiqPool(_VettingPool):

@@ -226,8 +226,8 @@ class ConnectionWatcher:
 
 
 def _worker_name(worker: Any) -> str:
-    """Return the name of a task, or of the thread with this number."""
+    """Return what a report calls a task of this name, or the thread with this number."""
     if isinstance(worker, int):
         names = (thread.name for thread in threading.enumerate() if thread.ident == worker)
         return f"thread {next(names, worker)}"
-    return f"task {worker.get_name()}" if worker is not None else "nobody known"
+    return f"task {worker}" if worker is not None else "nobody known"

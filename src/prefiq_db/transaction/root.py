@@ -117,7 +117,6 @@ class RootBlock(LastStatement, FirstStatement):
             self._become_ambient()
         else:
             scope.pin(connection)
-        state.checkout.guard = scope.refuse_ending
 
     def _become_ambient(self) -> None:
         enter(self.scope)

@@ -8,6 +8,7 @@ from typing import Any, Final, Generic, TypeVar
 from sqlalchemy import Connection
 
 from prefiq_db.deadline import Deadline
+from prefiq_db.dialects.base import PrefiqDialect
 from prefiq_db.dialects.session import SessionState
 from prefiq_db.errors import ClosedError, ForkError, PrefiqDbError, TransactionBusyError
 from prefiq_db.execution.refused_statements import commit_refused, hidden_refused, refuse_everywhere
@@ -24,26 +25,19 @@ _TRAVELLING: Final = frozenset({"select", "insert", "update", "delete", "merge",
 _LOOK_AGAIN_SECONDS: Final = 0.005
 
 
-class Scope(Generic[B]):
-    """One pinned connection and the blocks open on it, the outermost first."""
+class Guard:
+    """Judges each statement on the pinned connection before it is sent.
 
-    def __init__(self, instance: Instance, connection: Connection) -> None:
-        self.instance = instance
-        self.pin(connection)
-        self.pid = os.getpid()
-        self.blocks: list[B] = []
-        # Verbs run through an explicit tx, or under bind(): their callers chose this transaction.
-        self.explicit_uses = 0
-        # The statement that was said to be the last was sent: nothing may follow it.
+    The connection's state knows it. It doesn't know the connection, so one that is dropped unclosed is found.
+    """
+
+    __slots__ = ("_dialect", "is_closed", "state")
+
+    state: SessionState
+
+    def __init__(self, dialect: PrefiqDialect) -> None:
+        self._dialect = dialect
         self.is_closed = False
-        # The connection's user, under a single key: setdefault() checks and takes it in one step that can't be
-        # interrupted, and an interrupted user stays recorded.
-        self._users: dict[None, _Use] = {}
-
-    def pin(self, connection: Connection) -> None:
-        """Make *connection* the pinned one; another one takes its place if the first turns out to be dead at BEGIN."""
-        self.connection = connection
-        self.state: SessionState = self.instance.road.state(connection)
 
     def refuse_ending(self, statement: str, context: Any) -> None:
         """Raise if *statement*, from a verb, a session or a connection, would end the transaction.
@@ -58,7 +52,7 @@ class Scope(Generic[B]):
             # Our own statement, made for bulk_insert(): by another protocol, so it travels alone.
             transaction.may_travel = transaction.may_close = transaction.only_reads = False
             return
-        dialect = self.instance.road.dialect
+        dialect = self._dialect
         facts = facts_sent(context, statement, dialect.label)
         refuse_everywhere(facts)
         if facts.commits:
@@ -75,6 +69,38 @@ class Scope(Generic[B]):
         transaction.may_close = transaction.may_travel and (transaction.token is None or rowless)
         if not facts.reads_only:
             transaction.only_reads = False
+
+
+class Scope(Generic[B]):
+    """One pinned connection and the blocks open on it, the outermost first."""
+
+    def __init__(self, instance: Instance, connection: Connection) -> None:
+        self.instance = instance
+        self.guard = Guard(instance.road.dialect)
+        self.pin(connection)
+        self.pid = os.getpid()
+        self.blocks: list[B] = []
+        # Verbs run through an explicit tx, or under bind(): their callers chose this transaction.
+        self.explicit_uses = 0
+        # The connection's user, under a single key: setdefault() checks and takes it in one step that can't be
+        # interrupted, and an interrupted user stays recorded.
+        self._users: dict[None, _Use] = {}
+
+    def pin(self, connection: Connection) -> None:
+        """Make *connection* the pinned one; another one takes its place if the first turns out to be dead at BEGIN."""
+        self.connection = connection
+        self.state: SessionState = self.instance.road.state(connection)
+        self.guard.state = self.state
+        self.state.checkout.guard = self.guard.refuse_ending
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the statement that was said to be the last was sent: nothing may follow it."""
+        return self.guard.is_closed
+
+    @is_closed.setter
+    def is_closed(self, closed: bool) -> None:
+        self.guard.is_closed = closed
 
     def seize(self, wait_seconds: float) -> bool:
         """Take the connection for good, after waiting for a statement that someone else runs on it.
