@@ -59,6 +59,15 @@ async def test_a_text_finds_what_core_finds(db: Any) -> None:
         assert found == expected, (some, others, negated)
 
 
+@pytest.mark.parametrize("place", ["in(:ids)", "in( :ids )", "IN(:ids)", "in\n(:ids)", "in(:ids)and 1=1"])
+async def test_no_blank_is_needed(db: Any, place: str) -> None:
+    """A list expands however the parentheses are written."""
+    await filled(db)
+    found = await db.fetch_all(f"select id from stock where id {place} order by id", {"ids": [1, 3]})
+    assert [row.id for row in found] == [1, 3]
+    assert await db.fetch_all(f"select id from stock where id {place}", {"ids": []}) == []
+
+
 async def test_every_length_is_one_statement(db: Any) -> None:
     """In statistics, events and the caches of texts; text and Core alike. Only an empty list is a text of its own."""
     await filled(db)

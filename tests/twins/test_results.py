@@ -144,6 +144,9 @@ async def test_a_whole_orm_class_is_refused(db: Any) -> None:
         ):
             with pytest.raises(UsageError, match="a whole ORM class"):
                 await call()
+    for options in ({}, {"into": lambda row: row[0]}):
+        with pytest.raises(UsageError, match="a whole ORM class"):
+            db.stream(sa.select(Item), **options)
     async with db.transaction() as tx:
         with pytest.raises(UsageError, match="a whole ORM class"):
             await tx.fetch_all(sa.select(Item))

@@ -87,6 +87,8 @@ class Statements(Transactions, CoreVerbs):
         """Return a stream that isn't open yet; where it reads is decided when it is opened."""
         given, label = self.admit(), self.road.dialect.label
         executable = bind_params(streamed(as_executable(statement), label), check_params(params), label)
+        if shape.typed and getattr(executable, "_propagate_attrs", None):
+            refuse_entities(executable)
         return StreamCore(
             self, Call("stream", executable, params, shape, given), reader, make, lambda call: self._place(call, block)
         )

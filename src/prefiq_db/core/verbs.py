@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from prefiq_db.call import Batch, Call, Shape
@@ -100,7 +101,7 @@ class CoreVerbs(ABC):
     ) -> StreamCore:
         reader = BatchReader(check_batch_size(batch_size))
         make = None if into is None else mapper(into)
-        shape = reader.shape
+        shape = replace(reader.shape, typed=into is None or make is into)
         if types is not None:
             statement, shape = with_types(statement, types, shape)
         return self.prepare_stream(statement, params, reader, shape, make)

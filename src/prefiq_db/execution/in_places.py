@@ -136,7 +136,7 @@ def expand(sql: str, dialect: str, lists: frozenset[str], empty: frozenset[str])
     inside = [(each, name) for name in lists for each in found[name]]
     for each, name in sorted(inside, key=lambda pair: pair[0].start):
         if name not in empty:
-            start, written = each.start, f":{name}"
+            start, written = each.start, f" :{name} "  # the parentheses went, so words could run together
         elif each.row_start is None:
             start, written = each.operator_start, rules.in_nothing[each.negated]
         else:  # the types of its columns are unknown here
