@@ -53,7 +53,11 @@ class PrefiqConnection(Connection):
             self.begin_waits = False
             if self._shows_its_cursor(arguments):
                 self.send_begin()
-        return super()._execute_context(dialect, constructor, statement, *arguments, **options)
+        try:
+            return super()._execute_context(dialect, constructor, statement, *arguments, **options)
+        except BaseException:
+            del statement, arguments, options  # values must not stay in this frame
+            raise
 
     def _shows_its_cursor(self, arguments: tuple[Any, ...]) -> bool:
         """Return whether somebody else may use the driver's cursor before we send the statement, or in our place.
