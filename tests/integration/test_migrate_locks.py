@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from prefiq_db.migrate.command_line import main
 from prefiq_db.migrate.file_lock import FileLock
@@ -33,7 +35,7 @@ def note(ctx, step, heads, run_args):
 
 
 @pytest.fixture
-def project(backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+def project(backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DB_URL", backend.url)
     assert main(["init", "history"]) == 0
@@ -41,7 +43,11 @@ def project(backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     project.revision(1, "op.create_table('item', sa.Column('sku', sa.String(9), primary_key=True))")
     project.revision(2, "op.execute(\"insert into item (sku) values ('A1')\")")
     project.revision(3, "op.add_column('item', sa.Column('qty', sa.Integer))")
-    return project
+    yield project
+    # An env.py that ran in this process has left its listener on the class of all engines.
+    with sa.create_engine("sqlite://").connect() as connection:
+        for listener in list(connection.dispatch.begin):
+            sa.event.remove(sa.Engine, "begin", listener)
 
 
 def stopping_between(project: Project) -> None:
