@@ -294,8 +294,8 @@ async def test_a_default_that_sql_makes(db: Any) -> None:
 BAD = {
     "null": ({"sku": None}, NotNullViolationError, "sku"),
     "there already": ({"sku": VALUE}, UniqueViolationError, None),
-    "no shop": ({"shop_id": 918273}, ForeignKeyViolationError, None),
-    "below zero": ({"qty": -918273}, CheckViolationError, None),
+    "no shop": ({"shop_id": 1918273645}, ForeignKeyViolationError, None),
+    "below zero": ({"qty": -1918273645}, CheckViolationError, None),
     "wrong type": ({"sku": {VALUE}}, PrefiqDbError, None),
     "lone surrogate": ({"sku": f"{VALUE[:9]}\ud800"}, DataError, None),
 }
@@ -325,7 +325,7 @@ async def test_a_bad_row_is_named_and_nothing_is_inserted(
     if column is not None:
         assert error.column == column
     assert await count(db) == 1
-    assert collected.holding(VALUE, "918273", "S776") == []
+    assert collected.holding(VALUE, "1918273645", "S776") == []
 
 
 async def test_a_text_that_is_too_long_is_named_with_its_column(db: Any, backend: Backend) -> None:
