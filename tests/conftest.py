@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import importlib
 import inspect
 import os
 import sqlite3
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,22 @@ def pytest_configure(config: pytest.Config) -> None:
     gc.disable()  # until all is collected: none of it is garbage, and looking at it takes a quarter of that time
     # The sync world's facade stands between a test and the database; the line that matters is the test's.
     skip_file(twins_harness.__file__)
+    _import_own_share(config)
+
+
+def _import_own_share(config: pytest.Config) -> None:
+    """Import this worker's share of the test modules before it collects them all.
+
+    In a fresh clone pytest rewrites the assertions of each module, and keeps the result beside it. Workers that all
+    begin with the first module do all of that work, each of them; so every one begins at another place.
+    """
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "").removeprefix("gw")
+    if not worker:
+        return
+    names = sorted(path.relative_to(config.rootpath) for path in Path(__file__).parent.glob("*/test_*.py"))
+    for path in names[int(worker) :: int(os.environ["PYTEST_XDIST_WORKER_COUNT"])]:
+        with suppress(Exception):  # pytest reports it when it collects the module
+            importlib.import_module(".".join(path.with_suffix("").parts))
 
 
 @pytest.hookimpl(trylast=True)
