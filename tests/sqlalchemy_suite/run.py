@@ -56,6 +56,7 @@ def run_suite(
         cwd=folder,
         env={
             **{name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")},
+            "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
             "PYTHONPATH": os.pathsep.join([str(FOLDER.parents[1]), str(Path(prefiq_db.__file__).parents[1])]),
             URL_VARIABLE: wanted.render_as_string(hide_password=False),
             SCHEMAS_VARIABLE: ",".join(schemas),
