@@ -1,6 +1,7 @@
 """Python programs as processes of their own, without the second that each of them needs to import everything.
 
-``Popen`` and ``run`` are those of ``subprocess`` for ``[sys.executable, ...]``. Where they can, they have the process
+``Popen`` and ``run`` are those of ``subprocess`` for ``[sys.executable, ...]``, and for a script whose first line names
+that interpreter, such as the ``alembic`` of this environment. Where they can, they have the process
 forked off a warm interpreter (``warm_interpreter.py``) instead of started: it is a child of ours with its own
 arguments, directory, environment and files, and ends as Python ends; it has only imported already. What a warm
 interpreter cannot imitate is started as usual: see `_request`. A test that is about the start itself calls
@@ -79,6 +80,7 @@ def run(
 def _request(command: list[str], cwd: Any, env: Mapping[str, str] | None) -> dict[str, Any] | None:
     """Return what a warm interpreter must be told; ``None`` for what only a new one can do."""
     environ = dict(os.environ if env is None else env)
+    command = _as_the_kernel_starts_it(command)
     if sys.platform != "linux" or command[0] != sys.executable:
         return None
     if any(environ.get(name) != os.environ.get(name) for name in (*_LOCALE, "PYTHONPATH")):
@@ -97,6 +99,16 @@ def _request(command: list[str], cwd: Any, env: Mapping[str, str] | None) -> dic
         "command": command, "kind": kind, "program": program, "arguments": arguments, "options": options,
         "cwd": os.fspath(cwd) if cwd is not None else os.getcwd(), "env": environ,
     }  # fmt: skip
+
+
+def _as_the_kernel_starts_it(command: list[str]) -> list[str]:
+    """Return *command* with the interpreter in front, if it names a script of this environment's."""
+    program = Path(command[0])
+    if command[0] == sys.executable or not program.is_absolute() or program.parent != Path(sys.executable).parent:
+        return command
+    with program.open("rb") as file:
+        first_line = file.readline().decode(errors="replace").rstrip()
+    return [sys.executable, *command] if first_line == f"#!{sys.executable}" else command
 
 
 class _WarmInterpreter:

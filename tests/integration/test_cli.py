@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,14 +10,16 @@ from pathlib import Path
 import pytest
 
 from prefiq_db.cli import main
+from tests import interpreters
 
 
 def _run(*arguments: str, folder: Path, **environ: str) -> subprocess.CompletedProcess[str]:
+    kept = {name: os.environ[name] for name in ("LANG", "LC_ALL", "LC_CTYPE") if name in os.environ}
     code = "import sys; from prefiq_db.cli import main; main(sys.argv[1:])"
-    return subprocess.run(
+    return interpreters.run(
         [sys.executable, "-c", code, *arguments],
         cwd=folder,
-        env=environ,
+        env={**kept, **environ},
         capture_output=True,
         text=True,
         timeout=60,

@@ -15,6 +15,7 @@ import pytest
 from prefiq_db.errors import UnsupportedError, UsageError
 from prefiq_db.testing import DatabaseServer, MariaDbServer, PostgresServer
 from prefiq_db.testing.processes import process_tree, wait_until
+from tests import interpreters
 from tests.conftest import Backend
 
 
@@ -229,7 +230,7 @@ def test_a_server_dies_with_its_program_however_that_ends(
     program = textwrap.dedent(_PROGRAM).format(kind=type(server).__name__, end=end)
     if not server.is_private:
         pytest.skip("needs local programs")
-    with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+    with interpreters.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         *pids, folder, template = process.stdout.readline().decode().split()
         assert Path(template).is_dir()

@@ -60,6 +60,20 @@ def test_a_forked_program_finds_what_a_fresh_one_finds(command: list[str], tmp_p
     assert warm[0]["input"] == "typed"
 
 
+def test_a_script_of_this_environment_is_forked_too() -> None:
+    """As the kernel starts it: with the interpreter in its first line, and the script as that one's program."""
+    alembic = str(Path(sys.executable).with_name("alembic"))
+    assert interpreters._request([alembic, "heads"], None, {}) == interpreters._request(
+        [sys.executable, alembic, "heads"], None, {}
+    )
+    warm, fresh = (
+        interpreters.run([alembic, "--help"], fresh=each, capture_output=True, text=True) for each in (False, True)
+    )
+    assert (warm.returncode, warm.stdout, warm.stderr) == (fresh.returncode, fresh.stdout, fresh.stderr)
+    assert warm.stdout.startswith("usage: alembic ")
+    assert interpreters._request(["/bin/sh", "-c", "true"], None, {}) is None
+
+
 def test_it_has_imported_already_and_a_fresh_one_has_not() -> None:
     ask = [sys.executable, "-c", "import sys; print('prefiq_db' in sys.modules)"]
     said = [interpreters.run(ask, capture_output=True, text=True, fresh=fresh).stdout for fresh in (False, True)]
