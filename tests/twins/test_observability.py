@@ -21,7 +21,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import orm
 
-from prefiq_db import PrefiqDbError, RetryPolicy, bootstrap
+from prefiq_db import Database, PrefiqDbError, RetryPolicy, bootstrap
 from prefiq_db.errors import (
     ErrorClass,
     ErrorKind,
@@ -575,6 +575,22 @@ async def test_a_connection_that_nobody_gave_back_is_reported(make_db: Any, worl
     assert leaked.collected
     assert Path(leaked.origin.file).name == HERE
     assert await db.fetch_value("select 1") == 1
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.sync
+def test_a_connection_that_was_lost_while_it_was_taken_is_a_moment_old(backend: Backend) -> None:
+    """An interruption before the time of its checkout was noted leaves none: that isn't as long as the machine runs."""
+    with Database(backend.url, pool_size=1, max_overflow=1) as db:
+        recorder = db.hooks.add(Recorder())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", sa.exc.SAWarning)
+            connection = db.engine.connect()
+            connection.dialect.session_of(connection._dbapi_connection).checkout.checked_out_at = 0.0
+            del connection
+            gc.collect()
+        (leaked,) = recorder.of(ConnectionLeaked)
+        assert leaked.age_seconds == 0.0
 
 
 # --- budgets -------------------------------------------------------------------------------------

@@ -129,7 +129,9 @@ class ConnectionWatcher:
 
     def collected(self, state: SessionState) -> None:
         """Report a connection, or a transaction on it, that was garbage-collected unclosed."""
-        self._leaked(state, time.perf_counter() - state.checkout.checked_out_at, collected=True)
+        now, since = time.perf_counter(), state.checkout.checked_out_at
+        # An interruption may come before the time is noted, or after it is forgotten: then it was taken just now.
+        self._leaked(state, now - (since or now), collected=True)
 
     def _leaked(self, state: SessionState, age: float, *, collected: bool) -> None:
         with self._lock:
