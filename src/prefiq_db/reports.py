@@ -208,6 +208,7 @@ class DatabaseStats:
         durations: of statements by summary (the most frequent 200; the others together as ``other``).
         statements: the statements with the most total time, the worst first.
         holders: the connections checked out now, the oldest first.
+        unknown_outcome_count: transactions and single writes whose outcome stayed unknown: no reply came.
     """
 
     database: str
@@ -224,6 +225,7 @@ class DatabaseStats:
     durations: Mapping[str, HistogramStats] = field(default_factory=dict)
     statements: tuple[StatementStats, ...] = ()
     holders: tuple[Holder, ...] = ()
+    unknown_outcome_count: int = 0
 
 
 @dataclass(frozen=True, slots=True)

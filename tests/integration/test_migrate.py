@@ -324,6 +324,7 @@ def test_a_wheel_carries_its_own(backend: Backend, engine: sa.Engine, installed_
     assert (done.returncode, done.stdout, done.stderr) == (0, "main: upgraded to 0001\nmain: upgraded to 0002\n", "")
     assert tables(engine) == {TOKENS, VERSION_TABLE}
     assert (installed_wheel / "prefiq_db" / "docs" / "settings.md").is_file(), "errors point to it"
+    assert (installed_wheel / "prefiq_db" / "docs" / "dashboards" / "alerts.yaml").is_file(), "pool-sizing.md says so"
 
 
 def test_a_wheel_has_the_heads_of_the_checkout_and_writes_a_history(installed_wheel: Path, tmp_path: Path) -> None:

@@ -15,8 +15,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from prefiq_db import Database
 from prefiq_db.errors import PrefiqDbError, UnsupportedError
+from prefiq_db.health import HealthCheck
 from prefiq_db.integrations import prometheus
-from prefiq_db.integrations.conventions import CONVENTIONAL, OURS, ROWS, prometheus_name
+from prefiq_db.integrations.conventions import CONVENTIONAL, OF_HEALTH, OURS, ROWS, prometheus_name
 from prefiq_db.integrations.otel import instrument
 
 INSERT = "insert into item (id) values (:id)"
@@ -54,7 +55,7 @@ def values(family: Any) -> dict[tuple[str, ...], float]:
 def test_every_metric_is_there_and_parses_in_both_formats(db: Database, registry: CollectorRegistry) -> None:
     prometheus.export(db, registry=registry)
     work(db)
-    expected = {prometheus_name(metric) for metric in (*CONVENTIONAL, *OURS) if metric is not ROWS}
+    expected = {prometheus_name(metric) for metric in (*CONVENTIONAL, *OURS, *OF_HEALTH) if metric is not ROWS}
     assert scraped(registry).keys() == expected
     openmetrics = generate_openmetrics(registry).decode()
     assert {family.name for family in parse_openmetrics(openmetrics)} == expected
@@ -75,6 +76,43 @@ def test_the_numbers_are_those_of_the_database(db: Database, registry: Collector
     assert durations[f"{name}_bucket", "+Inf", "INSERT item"] == 3
     total = db.stats().durations["INSERT item"].total_seconds
     assert durations[f"{name}_sum", None, "INSERT item"] == pytest.approx(total)
+
+
+def test_the_last_results_of_a_health_check_are_there(db: Database, registry: CollectorRegistry) -> None:
+    """Only if it was asked, and not if that was long ago; a scrape checks nothing."""
+    asked: list[str] = []
+
+    def queue() -> bool:
+        asked.append("queue")
+        return False
+
+    check = HealthCheck(db, checks={"queue:length": queue}, cache_seconds=60)
+    prometheus.export(db, registry=registry, health=check)
+    assert scraped(registry)["db_client_health_status"].samples == []
+    assert asked == []
+    check.readiness()
+    found = {tuple(sample.labels.values()): sample.value for sample in health_samples(registry)}
+    assert found == {
+        ("shop:responseTime", "pass"): 1, ("shop:responseTime", "warn"): 0, ("shop:responseTime", "fail"): 0,
+        ("queue:length", "pass"): 0, ("queue:length", "warn"): 0, ("queue:length", "fail"): 1,
+    }  # fmt: skip
+    assert asked == ["queue"]
+
+
+def test_an_old_result_of_a_health_check_is_not_there(
+    db: Database, registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check = HealthCheck(db)
+    prometheus.export(db, registry=registry, health=check)
+    check.health()
+    assert len(health_samples(registry)) == 3
+    monkeypatch.setattr(prometheus, "_STALE_SECONDS", -1.0)
+    assert health_samples(registry) == []
+
+
+def health_samples(registry: CollectorRegistry) -> list[Any]:
+    samples: list[Any] = scraped(registry)["db_client_health_status"].samples
+    return samples
 
 
 def test_buckets_count_what_is_below_them_too(db: Database, registry: CollectorRegistry) -> None:
@@ -105,7 +143,7 @@ def test_one_dashboard_serves_both_exporters(db: Database, registry: CollectorRe
     assert theirs.keys() - ours.keys() <= {prometheus_name(ROWS)}
     assert ours.keys() - theirs.keys() <= {
         "db_client_operation_retries", "db_client_connection_leaks", "db_client_connection_timeouts",
-        "db_client_connection_create_time_seconds",
+        "db_client_connection_create_time_seconds", "db_client_health_status",
     }  # fmt: skip
     for name in ours.keys() & theirs.keys():
         assert (ours[name].type, ours[name].documentation) == (theirs[name].type, theirs[name].documentation)

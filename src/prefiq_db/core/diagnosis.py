@@ -71,6 +71,7 @@ class Diagnosis(Batches, Upserts):
             hook_error_count=self.hooks.error_count,
             leak_count=watcher.leak_count,
             slow_count=statistics.slow_count,
+            unknown_outcome_count=statistics.unknown_outcome_count,
             errors=dict(statistics.errors),
             retries=dict(statistics.retries),
             durations=statistics.durations(),

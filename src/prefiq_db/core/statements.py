@@ -263,6 +263,8 @@ class Statements(Transactions, CoreVerbs):
         return bool(call.given.idempotent) or facts_of_call(call, self.road.dialect).reads_only
 
     def _outcome_unknown(self, error: PrefiqDbError) -> OutcomeUnknownError:
+        """Count one more write of unknown outcome, and return its error."""
+        self.instance.observer.statistics.note_unknown_outcome()
         return OutcomeUnknownError(
             f"the connection to database {self.name} was lost after a write was sent: it may have happened. Look "
             "before you repeat it, or run it in run_in_transaction(), which repeats only what did not commit",

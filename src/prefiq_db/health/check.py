@@ -66,6 +66,11 @@ class _Checks:
             Watch(Subject(name, partial(_begin_check, name, check)), pace) for name, check in (checks or {}).items()
         ]
 
+    def last_findings(self) -> tuple[Finding, ...]:
+        """Return the last finding of each subject that was ever checked, however old, without checking anything."""
+        found = (watch.last_finding() for watch in (*self._watches, *self._further))
+        return tuple(finding for finding in found if finding is not None)
+
     def _order_rounds(self, *, ready: bool) -> list[list[Watch]]:
         # A further check may query a database that is being probed: run one after the other, they hold one connection.
         return [self._watches, self._further] if ready and self._further else [self._watches]

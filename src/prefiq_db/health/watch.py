@@ -67,6 +67,11 @@ class Watch:
                 self._running = self._subject.begin(Deadline.after(self._pace.deadline_seconds, "deadline_seconds"))
             return self._running
 
+    def last_finding(self) -> Finding | None:
+        """Return the last finding, however old; ``None`` before the first."""
+        with self._lock:
+            return self._found
+
     def end(self, running: RunningCheck, verdict: Verdict | None) -> Finding:
         """Return the finding of *running*; if its verdict is ``None``, it had no result in time, and is stopped."""
         with self._lock:

@@ -99,6 +99,7 @@ class StatementStatistics:
         self.lock = renewed(self, "lock")
         self.error_count = 0
         self.slow_count = 0
+        self.unknown_outcome_count = 0
         self.errors: Counter[ErrorKind] = Counter()
         self.retries: Counter[ErrorKind] = Counter()
         self._entries: dict[str, StatementEntry] = {}
@@ -129,6 +130,10 @@ class StatementStatistics:
     def note_retry(self, kind: ErrorKind | None) -> None:
         with self.lock:
             self.retries[kind or ErrorKind.UNKNOWN] += 1
+
+    def note_unknown_outcome(self) -> None:
+        with self.lock:
+            self.unknown_outcome_count += 1
 
     # --- reading ---------------------------------------------------------------------------------
 

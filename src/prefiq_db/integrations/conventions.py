@@ -37,6 +37,8 @@ FUNCTION: Final = "code.function.name"
 # Ours; the conventions have no name for it.
 ERROR_KIND: Final = "prefiq_db.error.kind"
 RETRIES: Final = "prefiq_db.retries"
+HEALTH_CHECK: Final = "prefiq_db.health.check"
+HEALTH_STATUS: Final = "prefiq_db.health.status"
 
 # --- metrics --------------------------------------------------------------------------------------
 
@@ -124,11 +126,34 @@ RETRY_COUNT: Final = Metric(
 )
 ERROR_COUNT: Final = Metric("db.client.operation.errors", "counter", "{error}", "Statements that failed, by kind.")
 LEAK_COUNT: Final = Metric("db.client.connection.leaks", "counter", "{leak}", "Connections reported as leaked.")
+REFUSED_COUNT: Final = Metric(
+    "db.client.operation.retries_refused",
+    "counter",
+    "{retry}",
+    "Retries that were not made because the retry budget was used up.",
+)
+UNKNOWN_COUNT: Final = Metric(
+    "db.client.operation.unknown_outcomes",
+    "counter",
+    "{operation}",
+    "Transactions and single writes that may have happened or not, because no reply came.",
+)
+SLOW_COUNT: Final = Metric(
+    "db.client.operation.slow", "counter", "{statement}", "Statements that took longer than slow_query_seconds."
+)
+HEALTH: Final = Metric(
+    "db.client.health.status",
+    "updowncounter",
+    "{check}",
+    "The last result of each health check: 1 for the status that it found, 0 for the others.",
+)
 
 CONVENTIONAL: Final = (
     DURATION, ROWS, COUNT, IDLE_MAX, IDLE_MIN, MAX, PENDING, TIMEOUTS, CREATE_TIME, WAIT_TIME, USE_TIME,
 )  # fmt: skip
-OURS: Final = (RETRY_COUNT, ERROR_COUNT, LEAK_COUNT)
+OURS: Final = (RETRY_COUNT, ERROR_COUNT, LEAK_COUNT, REFUSED_COUNT, UNKNOWN_COUNT, SLOW_COUNT)
+# Not of a database but of a health check, which knows several; for Prometheus only.
+OF_HEALTH: Final = (HEALTH,)
 
 # --- databases ------------------------------------------------------------------------------------
 

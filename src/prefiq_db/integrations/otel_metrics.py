@@ -1,4 +1,4 @@
-"""The metrics of one database: those of OpenTelemetry's conventions, and three of our own."""
+"""The metrics of one database: those of OpenTelemetry's conventions, and some of our own."""
 
 from __future__ import annotations
 
@@ -41,12 +41,15 @@ from prefiq_db.integrations.conventions import (
     MAX,
     PENDING,
     POOL_NAME,
+    REFUSED_COUNT,
     RETRY_COUNT,
     ROWS,
     SCHEMA_URL,
+    SLOW_COUNT,
     STATE,
     SUMMARY,
     TIMEOUTS,
+    UNKNOWN_COUNT,
     USE_TIME,
     WAIT_TIME,
     Metric,
@@ -54,19 +57,25 @@ from prefiq_db.integrations.conventions import (
 )
 from prefiq_db.integrations.operations import Operation
 from prefiq_db.integrations.otel_spans import describe_failure, summary_of
-from prefiq_db.reports import PoolStats
+from prefiq_db.reports import DatabaseStats
 
 if TYPE_CHECKING:
     from prefiq_db.database import Database
     from prefiq_db.database_async import AsyncDatabase
 
-# The pool's state at the time of reading: metric, further attributes, value.
-_GAUGES: Final[tuple[tuple[Metric, tuple[tuple[Mapping[str, Value], Callable[[PoolStats], int]], ...]], ...]] = (
-    (COUNT, (({STATE: "idle"}, lambda pool: pool.idle), ({STATE: "used"}, lambda pool: pool.checked_out))),
-    (IDLE_MAX, (({}, lambda pool: pool.size),)),
-    (IDLE_MIN, (({}, lambda pool: 0),)),  # the pool closes old connections and opens new ones on demand only
-    (MAX, (({}, lambda pool: pool.size + pool.max_overflow),)),
-    (PENDING, (({}, lambda pool: pool.pending),)),
+Readings = tuple[tuple[Mapping[str, Value], Callable[[DatabaseStats], int]], ...]
+
+# What is read from stats() when the metrics are collected: metric, further attributes, value. The counters among them
+# have no event.
+_READ: Final[tuple[tuple[Metric, Readings], ...]] = (
+    (COUNT, (({STATE: "idle"}, lambda of: of.pool.idle), ({STATE: "used"}, lambda of: of.pool.checked_out))),
+    (IDLE_MAX, (({}, lambda of: of.pool.size),)),
+    (IDLE_MIN, (({}, lambda of: 0),)),  # the pool closes old connections and opens new ones on demand only
+    (MAX, (({}, lambda of: of.pool.size + of.pool.max_overflow),)),
+    (PENDING, (({}, lambda of: of.pool.pending),)),
+    (REFUSED_COUNT, (({}, lambda of: of.retry_refused_count),)),
+    (UNKNOWN_COUNT, (({}, lambda of: of.unknown_outcome_count),)),
+    (SLOW_COUNT, (({}, lambda of: of.slow_count),)),
 )
 
 
@@ -85,10 +94,10 @@ class _Instruments:
         self.leaks = _counter(meter, LEAK_COUNT)
         self._lock = renewed(self, "_lock")
         self._observed: weakref.WeakSet[MetricListener] = weakref.WeakSet()
-        for metric, readings in _GAUGES:
-            meter.create_observable_up_down_counter(
-                metric.name, [self._reader(readings)], unit=metric.unit, description=metric.description
-            )
+        for metric, readings in _READ:
+            counts = metric.instrument == "counter"
+            create: Any = meter.create_observable_counter if counts else meter.create_observable_up_down_counter
+            create(metric.name, [self._reader(readings)], unit=metric.unit, description=metric.description)
 
     def observe(self, listener: MetricListener) -> None:
         with self._lock:
@@ -98,16 +107,14 @@ class _Instruments:
         with self._lock:
             self._observed.discard(listener)
 
-    def _reader(
-        self, readings: tuple[tuple[Mapping[str, Value], Callable[[PoolStats], int]], ...]
-    ) -> Callable[[CallbackOptions], Iterable[Observation]]:
+    def _reader(self, readings: Readings) -> Callable[[CallbackOptions], Iterable[Observation]]:
         def read(options: CallbackOptions) -> Iterable[Observation]:
             with self._lock:
                 listeners = list(self._observed)
             for listener in listeners:
-                pool = listener.pool()
+                stats = listener.stats()
                 for attributes, value in readings:
-                    yield Observation(value(pool), {**listener.named, **attributes})
+                    yield Observation(value(stats), {**listener.named, **attributes})
 
         return read
 
@@ -154,13 +161,15 @@ class MetricListener(Listener):
         self.named: Mapping[str, Value] = {POOL_NAME: db.name}
         self._to = _instruments(provider)
         self._to.observe(self)
+        for counter in (self._to.timeouts, self._to.leaks):
+            counter.add(0, self.named)  # or the first one would be no increase of a series that was not there before
 
     def close(self) -> None:
         self._to.forget(self)
 
-    def pool(self) -> PoolStats:
-        pool: PoolStats = self._db.stats().pool
-        return pool
+    def stats(self) -> DatabaseStats:
+        stats: DatabaseStats = self._db.stats()
+        return stats
 
     def operation_ended(self, operation: Operation) -> None:
         attributes = {**self._identity, **describe_failure(operation)}

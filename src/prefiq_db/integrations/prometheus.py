@@ -11,17 +11,22 @@ and never calls a collector. Scrape each worker separately, or export through Op
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Final
 
 from prefiq_db.errors import UnsupportedError
 from prefiq_db.forks import renewed
+from prefiq_db.health import AsyncHealthCheck, Finding, HealthCheck, Status
 from prefiq_db.integrations.conventions import (
     COUNT,
     CREATE_TIME,
     DURATION,
     ERROR_COUNT,
     ERROR_KIND,
+    HEALTH,
+    HEALTH_CHECK,
+    HEALTH_STATUS,
     IDLE_MAX,
     IDLE_MIN,
     LEAK_COUNT,
@@ -29,13 +34,16 @@ from prefiq_db.integrations.conventions import (
     NAMESPACE,
     PENDING,
     POOL_NAME,
+    REFUSED_COUNT,
     RETRY_COUNT,
     SERVER_ADDRESS,
     SERVER_PORT,
+    SLOW_COUNT,
     STATE,
     SUMMARY,
     SYSTEM,
     TIMEOUTS,
+    UNKNOWN_COUNT,
     USE_TIME,
     WAIT_TIME,
     Metric,
@@ -83,11 +91,26 @@ _FAMILIES: Final[Mapping[Metric, tuple[str, ...]]] = {
     RETRY_COUNT: _BY_KIND,
     ERROR_COUNT: _BY_KIND,
     LEAK_COUNT: _OF_POOL,
+    REFUSED_COUNT: _OF_POOL,
+    UNKNOWN_COUNT: _OF_POOL,
+    SLOW_COUNT: _OF_POOL,
+    HEALTH: (HEALTH_CHECK, HEALTH_STATUS),
 }
+# An older result of a health check is not shown: nobody asks any more, and it may be wrong by now.
+_STALE_SECONDS: Final = 300.0
 
 
-def export(*databases: Database | AsyncDatabase, registry: CollectorRegistry = REGISTRY) -> DatabaseCollector:
+def export(
+    *databases: Database | AsyncDatabase,
+    registry: CollectorRegistry = REGISTRY,
+    health: HealthCheck | AsyncHealthCheck | None = None,
+) -> DatabaseCollector:
     """Register one collector for *databases*; remove it with ``registry.unregister``.
+
+    Args:
+        registry: default: prometheus_client's global one.
+        health: a health check whose last results are exported, too: ``HealthApp(...).check``, say. A scrape checks
+            nothing, so something has to ask for health and readiness: the probes of Kubernetes do.
 
     Raises:
         UnsupportedError: in multiprocess mode, where each scrape would show one worker process out of many.
@@ -97,7 +120,7 @@ def export(*databases: Database | AsyncDatabase, registry: CollectorRegistry = R
             "prometheus: multiprocess mode (PROMETHEUS_MULTIPROC_DIR) never asks a collector; let each worker be "
             "scraped by itself, with a DatabaseCollector in a registry of its own, or export by OpenTelemetry"
         )
-    collector = DatabaseCollector(*databases)
+    collector = DatabaseCollector(*databases, health=health)
     registry.register(collector)
     return collector
 
@@ -105,8 +128,11 @@ def export(*databases: Database | AsyncDatabase, registry: CollectorRegistry = R
 class DatabaseCollector(Collector):
     """The metrics of databases. A registry accepts only one collector; :meth:`add` further databases to it."""
 
-    def __init__(self, *databases: Database | AsyncDatabase) -> None:
+    def __init__(
+        self, *databases: Database | AsyncDatabase, health: HealthCheck | AsyncHealthCheck | None = None
+    ) -> None:
         self._databases: tuple[Any, ...] = databases
+        self._health = health
         self._lock = renewed(self, "_lock")
 
     def add(self, database: Database | AsyncDatabase) -> None:
@@ -129,6 +155,8 @@ class DatabaseCollector(Collector):
                 # Two pools to the same server and database are one time series here, as they are in OpenTelemetry.
                 before = readings[metric].get(key)
                 readings[metric][key] = reading if before is None else _sum(before, reading)
+        if self._health is not None:
+            readings[HEALTH] = dict(_read_health(self._health.last_findings()))
         return [_family(metric, found) for metric, found in readings.items()]
 
 
@@ -151,6 +179,17 @@ def _read(stats: DatabaseStats, of_database: Attributes) -> Iterator[tuple[Metri
     for kind, count in stats.errors.items():
         yield ERROR_COUNT, {**named, ERROR_KIND: kind.value}, count
     yield LEAK_COUNT, named, stats.leak_count
+    yield REFUSED_COUNT, named, stats.retry_refused_count
+    yield UNKNOWN_COUNT, named, stats.unknown_outcome_count
+    yield SLOW_COUNT, named, stats.slow_count
+
+
+def _read_health(findings: Iterable[Finding]) -> Iterator[tuple[tuple[str, ...], float]]:
+    now = datetime.now(UTC)
+    for finding in findings:
+        if (now - finding.found_at).total_seconds() <= _STALE_SECONDS:
+            for status in Status:
+                yield (finding.name, status.value), float(status is finding.status)
 
 
 def _sum(one: Reading, other: Reading) -> Reading:

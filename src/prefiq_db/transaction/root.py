@@ -185,6 +185,8 @@ class RootBlock(LastStatement, FirstStatement):
 
     def _tell(self) -> None:
         hooks = self.instance.hooks
+        if self.outcome is Outcome.UNKNOWN and not self.options.read_only:
+            self.instance.observer.statistics.note_unknown_outcome()
         if hooks.wants(TransactionFinished):
             duration = time.perf_counter() - self._started
             database, outcome = self.instance.name, self.outcome.value
