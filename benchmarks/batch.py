@@ -5,6 +5,8 @@
 
 It starts private servers, and puts a link with half a millisecond each way in between. The contenders take turns in
 random order; the ratio is the median of the rounds, each against its own neighbour.
+
+What was measured: docs/performance.md.
 """
 
 from __future__ import annotations

@@ -6,11 +6,7 @@
 The contenders of a database take turns in random order in one process, each into an empty table; medians of the rounds.
 Raw is what one would write with the driver: executemany of tuples, and a commit.
 
-Missed when last measured, on a busy machine with 50,000 rows: PostgreSQL 6.3x of raw (aim 10x) and MariaDB with LOAD
-DATA 2.1x (aim 2.5x; without it 1.8x, aim 1.6x: met). Not yet measured on an idle one.
-SQLite misses its own: with 1.34 to 1.41 of the raw driver's processor time where 1.15 was the aim. A third
-of the surplus is the check that the driver takes every value, the rest taking the rows in chunks, checking their shape,
-and the clock that can stop a statement. Checking all rows of a chunk at once, not one by one, brought it there.
+What was measured, and what is missed: docs/performance.md.
 """
 
 from __future__ import annotations

@@ -149,8 +149,8 @@ class StreamCore:
 
     # --- read ------------------------------------------------------------------------------------
 
-    def next_batch(self) -> list[Any]:
-        """Return the next rows; none at the end.
+    def next_batch(self) -> tuple[list[Any], Callable[[Any], Any] | None]:
+        """Return the next rows, none at the end, and what makes a row of each when it is taken, if they aren't yet.
 
         Raises:
             UsageError: before the stream was opened.
@@ -163,7 +163,10 @@ class StreamCore:
             rows, self._ready = self._ready, None
             if rows is None and self._is_open:
                 rows = self._fetch()
-            return rows or [] if self._make is None else self._converted(rows or [])
+            make_row = self._reader.make_row
+            if self._make is None:
+                return rows or [], make_row
+            return self._converted(rows or [], make_row), None
 
     def _fetch(self) -> list[Any]:
         assert self._block is not None
@@ -176,12 +179,12 @@ class StreamCore:
         self._ready = None
         return rows
 
-    def _converted(self, rows: list[Any]) -> list[Any]:
+    def _converted(self, rows: list[Any], make_row: Callable[[Any], Any] | None) -> list[Any]:
         """Convert *rows*: the caller's own code, whose errors are the caller's own."""
         make = self._make
         assert make is not None
         try:
-            return [make(row) for row in rows]
+            return list(map(make, rows if make_row is None else map(make_row, rows)))
         except BaseException as error:
             self._finish(error, of_ours=False)
             raise

@@ -13,7 +13,7 @@ from sqlalchemy import Column, Insert, Table
 from sqlalchemy.dialects.mysql import insert as mysql_insert
 
 from prefiq_db.bridge import await_
-from prefiq_db.dialects.bulk import BulkDialect, BulkInsert, Carrier, OnConflict, Rows, family
+from prefiq_db.dialects.bulk import BulkDialect, BulkInsert, Carrier, OnConflict, Rows, by_column, family
 from prefiq_db.drivers.local_stream import REFUSED, SHOWN_NAME, LocalStream
 from prefiq_db.translation.driver_reports import code_of
 
@@ -80,9 +80,7 @@ class LongInserts(Carrier):
     def send(self, cursor: Any, statement: str, rows: Rows, context: Any) -> None:
         tail = statement.removeprefix(self.text).replace("%%", "%") if statement.startswith(self.text) else ""
         literal = self.dialect.literal_of(cursor)
-        texts = list(
-            map(", ".join, zip(*[_literals(column, literal) for column in zip(*rows, strict=True)], strict=True))
-        )
+        texts = list(map(", ".join, zip(*[_literals(column, literal) for column in by_column(rows)], strict=True)))
         most = self.dialect.largest_statement(cursor) - len(self.head) - len(self.tail_of_one) - len(tail) - 1024
         duplicates = 0
         start = 0
@@ -145,7 +143,7 @@ class MariadbBulk(BulkDialect):
         if checks is None:
             pairs = zip(insert.columns, stored, strict=True)
             checks = insert.notes["checks"] = [same_in_file(column, there, self) for column, there in pairs]
-        for check, there, values in zip(checks, stored, zip(*rows, strict=True), strict=True):
+        for check, there, values in zip(checks, stored, by_column(rows), strict=True):
             if check is None or not check.issuperset(map(type, values)):
                 return None
             # A 0 becomes the next number, by the SQL mode. If the rows must be sent again, that is another one.
@@ -268,7 +266,7 @@ def _is_alike(kind: Any, stored: Any) -> bool:
 
 
 def _as_file(rows: Rows) -> bytes:
-    lines = map("\t".join, zip(*map(_fields, zip(*rows, strict=True)), strict=True))
+    lines = map("\t".join, zip(*map(_fields, by_column(rows)), strict=True))
     return ("\n".join(lines) + "\n").encode()
 
 

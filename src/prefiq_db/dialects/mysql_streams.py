@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from prefiq_db.deadline import Deadline
-from prefiq_db.dialects.streams import StreamDialect
+from prefiq_db.dialects.streams import StreamDialect, fetch_tuples
 from prefiq_db.drivers.stopping import STOP_SECONDS
 from prefiq_db.errors import TransactionBusyError
 
@@ -75,8 +75,7 @@ class MysqlStreams(StreamDialect):
         raw = connection._dbapi_connection.dbapi_connection
         self._bound_fetch(connection, seconds, deadline)
         try:
-            rows: Sequence[Any] = result.fetchmany(size)
-            return rows
+            return fetch_tuples(result, size)
         finally:
             self._note_open_stream(raw)
 

@@ -23,6 +23,7 @@ from prefiq_db.dialects.session import GONE, SessionState, TransactionState
 from prefiq_db.dialects.sqlite_connection import SqliteConnection
 from prefiq_db.dialects.sqlite_decimals import DecimalSqlite, keeps_texts, text_column
 from prefiq_db.dialects.sqlite_rebuilds import check_drop, is_migrating, orphaned, orphans
+from prefiq_db.dialects.streams import fetch_tuples
 from prefiq_db.dialects.token_sql import ABANDONED, TABLE, first_word
 from prefiq_db.dialects.upsert_sql import SqliteUpsert
 from prefiq_db.dialects.values import SQLITE
@@ -201,7 +202,7 @@ class _Sqlite(SqliteBulk, DecimalSqlite, PrefiqDialect):
         self.set_statement_timeout(proxied, seconds if deadline is None else min(seconds, deadline.left()))
         sqlite.start_clock()
         try:
-            rows: Sequence[Any] = result.fetchmany(size)
+            rows = fetch_tuples(result, size)
         except Exception:
             sqlite.timed_out = False  # the error is judged, as in _send
             if sqlite.refusal is None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from sqlalchemy import Column, Insert
 
+from prefiq_db.dialects.bulk import by_column
 from prefiq_db.errors import PrefiqDbError
 from prefiq_db.execution.given_rows import Values
 
@@ -63,7 +64,7 @@ class BoundInsert:
         """Return complete *rows* as the column types convert them for the driver."""
         if not self._processors or not rows:
             return rows
-        columns: list[Any] = list(zip(*rows, strict=True))
+        columns: list[Any] = by_column(rows)
         for place, process in self._processors:
             values = iter(columns[place])
             try:

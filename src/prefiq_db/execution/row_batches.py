@@ -14,6 +14,7 @@ from prefiq_db.call import Call, Shape
 from prefiq_db.deadline import Deadline
 from prefiq_db.dialects.observers import StreamNote
 from prefiq_db.dialects.session import CheckoutState, SessionState
+from prefiq_db.dialects.streams import row_maker
 from prefiq_db.errors import ErrorKind, StatementRefusedError, UsageError
 from prefiq_db.execution.standard import StandardRoad
 from prefiq_db.execution.statement_facts import facts_of
@@ -68,6 +69,7 @@ class BatchReader:
         first_row_seconds: from sending the statement to the first batch; ``None`` before that.
         slowest_seconds: the longest wait for a batch.
         is_complete: whether all rows were read.
+        make_row: makes a row of what a batch holds; ``None``: it holds rows.
     """
 
     def __init__(self, size: int) -> None:
@@ -85,6 +87,7 @@ class BatchReader:
         self.first_row_seconds: float | None = None
         self.slowest_seconds = 0.0
         self.is_complete = False
+        self.make_row: Callable[[Any], Any] | None = None
 
     def told(self, duration_seconds: float, kind: ErrorKind | None) -> None:
         """Report the end of the stream, once."""
@@ -123,6 +126,7 @@ class BatchReader:
         def go() -> list[Any]:
             with _fetching(state):
                 self._result = result = road.dialect.open_stream(connection, send, seconds, deadline)
+                self.make_row = row_maker(result) if result.returns_rows else None
                 if road.dialect.observer is not None:
                     self.note = road.dialect.observer.stream_opened(result.context, state)
                 rows: list[Any] = call.shape.fetch(result)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from operator import length_hint
-from typing import Generic, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 from prefiq_db.bridge import spawn
 from prefiq_db.core import StreamCore
@@ -20,9 +20,10 @@ class AsyncStream(Generic[T]):
 
     def __init__(self, core: StreamCore) -> None:
         self._core = core
-        # The rows of the current batch, and the iterator that hands them out.
-        self._batch: list[T] = []
-        self._rows: Iterator[T] = iter(self._batch)
+        # The current batch, what is left of it, and the iterator that makes rows of that and hands them out.
+        self._batch: list[Any] = []
+        self._left: Iterator[Any] = iter(self._batch)
+        self._rows: Iterator[T] = self._left
 
     async def __aenter__(self) -> Self:
         try:
@@ -60,28 +61,32 @@ class AsyncStream(Generic[T]):
         return _Batches(self)
 
     async def _next_batch(self) -> list[T] | None:
-        if length_hint(self._rows) or await self._fetch():
+        if length_hint(self._left) or await self._fetch():
             return self._rest()
         return None
 
     def _rest(self) -> list[T]:
         """Return what is left of the batch, which is no longer ours."""
-        batch, rows = self._batch, self._rows
-        self._batch = []
-        self._rows = iter(self._batch)
-        return batch if length_hint(rows) == len(batch) else list(rows)
+        batch, left, rows = self._batch, self._left, self._rows
+        self._take([], None)
+        return batch if rows is left and length_hint(left) == len(batch) else list(rows)
 
     async def _fetch(self) -> bool:
         """Fetch the next batch; return whether there was one."""
-        self._batch = []  # before the wait: the rows that were handed out need not be kept until it is over
-        self._rows = iter(self._batch)
+        self._take([], None)  # before the wait: the rows that were handed out need not be kept until it is over
         try:
-            self._batch = await spawn(self._core.next_batch)
+            batch, make_row = await spawn(self._core.next_batch)
         except BaseException as error:
             self._core.hush(error)
             raise
-        self._rows = iter(self._batch)
-        return bool(self._batch)
+        self._take(batch, make_row)
+        return bool(batch)
+
+    def _take(self, batch: list[Any], make_row: Callable[[Any], Any] | None) -> None:
+        """Hand out *batch* from now on."""
+        self._batch = batch
+        self._left = iter(batch)
+        self._rows = self._left if make_row is None else map(make_row, self._left)
 
 
 class _Batches(Generic[T]):

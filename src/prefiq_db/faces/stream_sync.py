@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from operator import length_hint
-from typing import Generic, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 from prefiq_db.core import StreamCore
 from prefiq_db.leaving import surely
@@ -22,9 +22,10 @@ class Stream(Generic[T]):
 
     def __init__(self, core: StreamCore) -> None:
         self._core = core
-        # The rows of the current batch, and the iterator that hands them out.
-        self._batch: list[T] = []
-        self._rows: Iterator[T] = iter(self._batch)
+        # The current batch, what is left of it, and the iterator that makes rows of that and hands them out.
+        self._batch: list[Any] = []
+        self._left: Iterator[Any] = iter(self._batch)
+        self._rows: Iterator[T] = self._left
 
     def __enter__(self) -> Self:
         try:
@@ -65,24 +66,28 @@ class Stream(Generic[T]):
 
     def batches(self) -> Iterator[list[T]]:
         """Return an iterator over lists of rows; only the last one may have fewer than ``batch_size``."""
-        while length_hint(self._rows) or self._fetch():
+        while length_hint(self._left) or self._fetch():
             yield self._rest()
 
     def _rest(self) -> list[T]:
         """Return what is left of the batch, which is no longer ours."""
-        batch, rows = self._batch, self._rows
-        self._batch = []
-        self._rows = iter(self._batch)
-        return batch if length_hint(rows) == len(batch) else list(rows)
+        batch, left, rows = self._batch, self._left, self._rows
+        self._take([], None)
+        return batch if rows is left and length_hint(left) == len(batch) else list(rows)
 
     def _fetch(self) -> bool:
         """Fetch the next batch; return whether there was one."""
-        self._batch = []  # before the wait: the rows that were handed out need not be kept until it is over
-        self._rows = iter(self._batch)
+        self._take([], None)  # before the wait: the rows that were handed out need not be kept until it is over
         try:
-            self._batch = self._core.next_batch()
+            batch, make_row = self._core.next_batch()
         except BaseException as error:
             self._core.hush(error)
             raise
-        self._rows = iter(self._batch)
-        return bool(self._batch)
+        self._take(batch, make_row)
+        return bool(batch)
+
+    def _take(self, batch: list[Any], make_row: Callable[[Any], Any] | None) -> None:
+        """Hand out *batch* from now on."""
+        self._batch = batch
+        self._left = iter(batch)
+        self._rows = self._left if make_row is None else map(make_row, self._left)
