@@ -121,6 +121,8 @@ def test_without_faults_whoever_asks_too_early_waits(
 
 # --- the controls --------------------------------------------------------------------------------
 
+_ROUNDS = 5
+
 
 @wired
 @pytest.mark.parametrize(
@@ -142,12 +144,17 @@ def test_the_wrong_ways_double(
         "blind": lambda: blind_retry(world, plain(world, wide)),
         "select the token": lambda: select_the_token(world, wide),
     }
-    with struck(proxy, SCENARIOS[name], late_seconds) as happened:
-        run_bank(world, wide, proxy.url(backend.url), count, transfer=ways[control]())
-    proxy.wait()
-    report = wide.check()
-    record(f"{name}, {control} (control)", report, happened.hits)
-    assert happened.hits > 0
+    hits = 0
+    for _ in range(_ROUNDS):  # on a busy machine a late COMMIT may arrive before anybody asks
+        with struck(proxy, SCENARIOS[name], late_seconds) as happened:
+            run_bank(world, wide, proxy.url(backend.url), count, transfer=ways[control]())
+        proxy.wait()
+        report = wide.check()
+        hits += happened.hits
+        if report.doubled:
+            break
+    record(f"{name}, {control} (control)", report, hits)
+    assert hits > 0
     assert report.doubled > 0, report
     # Doubling is all that is wrong: money moved twice is still money.
     assert replace(report, doubled=0).is_exact, report
