@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import flask
+import litestar
 import werkzeug.exceptions
 from fastapi import Depends, FastAPI, HTTPException
 from fastapi.responses import JSONResponse as FastApiJson
 from flask import Flask
+from litestar.exceptions import HTTPException as LitestarHTTPException
+from litestar.response import Stream
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.requests import Request
@@ -21,6 +24,7 @@ from starlette.routing import Route
 from prefiq_db import PrefiqDbError, bootstrap, bootstrap_async
 from prefiq_db.integrations import fastapi as for_fastapi
 from prefiq_db.integrations import flask as for_flask
+from prefiq_db.integrations import litestar as for_litestar
 from prefiq_db.integrations import starlette as for_starlette
 from tests.serving import serve_asgi, serve_wsgi
 
@@ -136,7 +140,7 @@ def _starlette(prefiq: Any, add: Any, stream: Any) -> Made:
     return Made(app, prefiq, serve_asgi)
 
 
-def _asked(request: Request) -> tuple[int, dict[str, Any], str, int]:
+def _asked(request: Any) -> tuple[int, dict[str, Any], str, int]:
     query, number = request.query_params, request.path_params["number"]
     parent = int(query["parent"]) if "parent" in query else None
     return number, _values(number, parent), query.get("refuse", ""), int(query.get("status", 200))
@@ -209,7 +213,7 @@ def flask_sync(url: str, settings: dict[str, Any], options: dict[str, Any], **tr
         query = flask.request.args
         prefiq.db.execute(INSERT, _values(number, int(query["parent"]) if "parent" in query else None))
         if query.get("refuse") == "raise":
-            raise NotModified() if query["status"] == "304" else werkzeug.exceptions.NotFound()
+            raise SeeOther() if query["status"] == "303" else werkzeug.exceptions.NotFound()
         if query.get("refuse") == "fail":
             raise LookupError("a mistake")
         return {"id": number}, int(query.get("status", 200))
@@ -233,11 +237,93 @@ def flask_sync(url: str, settings: dict[str, Any], options: dict[str, Any], **tr
     return Made(app, prefiq, serve)
 
 
-class NotModified(werkzeug.exceptions.HTTPException):
+class SeeOther(werkzeug.exceptions.HTTPException):
     """An exception that is no error for the client."""
 
-    code = 304
+    code = 303
 
 
-_ALL = (fastapi_async, fastapi_sync, starlette_async, starlette_sync, flask_sync)
+def _litestar(prefiq: Any, handlers: list[Any]) -> Made:
+    def explain(request: Any, error: PrefiqDbError) -> litestar.Response[Any]:
+        return litestar.Response({"kind": error.kind.value}, status_code=503)
+
+    def fail(request: Any, error: LookupError) -> litestar.Response[Any]:
+        return litestar.Response({"mistake": True}, status_code=500)
+
+    app = litestar.Litestar(
+        handlers,
+        lifespan=[prefiq.lifespan],
+        middleware=[prefiq.middleware],
+        exception_handlers={PrefiqDbError: explain, LookupError: fail},
+        logging_config=None,
+        openapi_config=None,
+    )
+    return Made(app, prefiq, serve_asgi)
+
+
+def litestar_async(url: str, settings: dict[str, Any], options: dict[str, Any], **transaction: Any) -> Made:
+    prefiq = for_litestar.PrefiqDb(boot(url, "async", **settings), **options)
+
+    @litestar.post("/child/{number:int}", status_code=200)
+    @prefiq.transactional(**transaction)
+    async def add(request: litestar.Request[Any, Any, Any]) -> litestar.Response[dict[str, int]]:
+        number, values, refuse, status = _asked(request)
+        await prefiq.db.execute(INSERT, values)
+        if refuse == "raise":
+            raise LitestarHTTPException(status_code=status)
+        if refuse == "fail":
+            raise LookupError("a mistake")
+        return litestar.Response({"id": number}, status_code=status)
+
+    @litestar.get("/stream")
+    @prefiq.transactional
+    async def stream() -> Stream:
+        await prefiq.db.fetch_value("select count(*) from child")
+
+        async def lines() -> AsyncIterator[str]:
+            yield f"{prefiq.db.stats().pool.checked_out}\n"
+            yield f"{await prefiq.db.fetch_value('select count(*) from child')}\n"
+
+        return Stream(lines())
+
+    return _litestar(prefiq, [add, stream])
+
+
+def litestar_sync(url: str, settings: dict[str, Any], options: dict[str, Any], **transaction: Any) -> Made:
+    prefiq = for_litestar.PrefiqDb(boot(url, "sync", **settings), **options)
+
+    @litestar.post("/child/{number:int}", status_code=200, sync_to_thread=True)
+    @prefiq.transactional(**transaction)
+    def add(request: litestar.Request[Any, Any, Any]) -> litestar.Response[dict[str, int]]:
+        number, values, refuse, status = _asked(request)
+        prefiq.db.execute(INSERT, values)
+        if refuse == "raise":
+            raise LitestarHTTPException(status_code=status)
+        if refuse == "fail":
+            raise LookupError("a mistake")
+        return litestar.Response({"id": number}, status_code=status)
+
+    @litestar.get("/stream", sync_to_thread=True)
+    @prefiq.transactional
+    def stream() -> Stream:
+        prefiq.db.fetch_value("select count(*) from child")
+
+        def lines() -> Iterator[str]:
+            yield f"{prefiq.db.stats().pool.checked_out}\n"
+            yield f"{prefiq.db.fetch_value('select count(*) from child')}\n"
+
+        return Stream(lines())
+
+    return _litestar(prefiq, [add, stream])
+
+
+_ALL = (
+    fastapi_async,
+    fastapi_sync,
+    starlette_async,
+    starlette_sync,
+    flask_sync,
+    litestar_async,
+    litestar_sync,
+)
 SERVICES = {each.__name__: each for each in _ALL}

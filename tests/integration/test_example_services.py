@@ -22,7 +22,7 @@ def example(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     return importlib.import_module
 
 
-@pytest.mark.parametrize("name", ["service_starlette"])
+@pytest.mark.parametrize("name", ["service_starlette", "service_litestar"])
 def test_a_service_keeps_what_it_accepts(example: Any, backend: Backend, name: str) -> None:
     service = example(name).make_app({"url": backend.url})
     with serve_asgi(service) as url, httpx.Client(base_url=url) as client:

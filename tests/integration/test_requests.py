@@ -63,7 +63,7 @@ def test_what_the_client_hears_is_what_happened(serve: Serve, rows: Database) ->
     assert client.post("/child/4", params={"refuse": "fail"}).status_code == 500
     lost = client.post("/child/5", params=ORPHAN)
     assert (lost.status_code, lost.json()) == (503, {"kind": "foreign_key"})  # by the service's own exception handler
-    assert client.post("/child/6", params={"refuse": "raise", "status": 304}).status_code == 304
+    assert client.post("/child/6", params={"refuse": "raise", "status": 303}).status_code == 303
     assert rows.fetch_all("select id from child", into=dict) == [{"id": 1}]
     assert made.prefiq.db.stats().pool.checked_out == 0
 
