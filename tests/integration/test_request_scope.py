@@ -72,9 +72,11 @@ def stock(url: str) -> Iterator[Database]:
 
 
 @pytest.mark.parametrize("mode", ["async", "sync"])
-async def test_every_statement_of_a_request_has_its_id_and_its_route(url: str, stock: Database, mode: str) -> None:
-    """In events, in the table of holders, and in SQL comments, which keep the id back."""
-    app, prefiq = made(url, mode, {"sql_comments": True})
+async def test_every_statement_of_a_request_has_its_id_and_its_route(
+    url: str, stock: Database, mode: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In events, in the slow log, in the table of holders, and in SQL comments, which keep the id back."""
+    app, prefiq = made(url, mode, {"sql_comments": True, "slow_query_seconds": 1e-9})
     seen: list[Any] = []
 
     @app.get("/stock/{number}", dependencies=[prefiq.transaction()])
@@ -101,6 +103,8 @@ async def test_every_statement_of_a_request_has_its_id_and_its_route(url: str, s
         tags = {"request_id": "order-7", "route": path, "method": "GET"}
         assert [dict(event.tags) for event in events if event.operation == "SELECT"] == [tags]
         assert seen == [tags]
+        slow = [record for record in caplog.records if record.name == "prefiq_db.slow" and hasattr(record, "tags")]
+        assert {record.tags for record in slow} == {f"request_id=order-7,route={path},method=GET"}
         await client.get(path.format(number=1), headers={"X-Request-ID": "a b\n"})
         assert len(seen[1]["request_id"]) == 32  # what is no plain id gets one of ours
 
