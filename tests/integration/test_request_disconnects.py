@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -15,7 +16,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, StreamingResponse
 
 from prefiq_db import Database
 from prefiq_db.integrations.fastapi import PrefiqDb
@@ -134,6 +135,34 @@ async def test_a_client_that_goes_away_cancels_its_request(backend: Backend) -> 
             assert wait_until(lambda: prefiq.db.stats().pool.checked_out == 0, timeout_seconds=30)
         assert ends == ["written", "cancelled"]
         assert db.fetch_value(COUNT_STOCK) == 0
+
+
+@backends
+async def test_a_stream_that_is_cut_gives_its_connection_back(backend: Backend) -> None:
+    """What the stream reads with holds a connection of its own while it reads, and no longer."""
+    with Database(backend.url) as db:
+        db.execute(CREATE_STOCK)
+        db.execute_many(INSERT_STOCK, [{"id": number, "quantity": 1} for number in range(20_000)])
+        prefiq = PrefiqDb(boot(backend.url, "async"))
+        app = FastAPI(lifespan=prefiq.lifespan)
+        app.add_middleware(prefiq.middleware)
+
+        async def lines() -> AsyncIterator[str]:
+            async with prefiq.db.stream("select id from stock", batch_size=100) as rows:
+                async for row in rows:
+                    yield f"{row.id:1000}\n"
+
+        @app.get("/", dependencies=[prefiq.transaction()])
+        async def export() -> StreamingResponse:
+            return StreamingResponse(lines())
+
+        with serve_asgi(app) as url:
+            for _ in range(3):
+                async with httpx.AsyncClient() as client, client.stream("GET", url) as response:
+                    async for _ in response.aiter_bytes():
+                        assert prefiq.db.stats().pool.checked_out == 1
+                        break
+                assert wait_until(lambda: prefiq.db.stats().pool.checked_out == 0, timeout_seconds=30)
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)

@@ -104,7 +104,8 @@ class _Exchange:
     async def _run_app(self) -> bool:
         """Run the application; return whether it was cancelled because the client has gone."""
         app = self._middleware.app
-        if not self._request.options.cancel_on_disconnect:
+        # A client that sends "Expect: 100-continue" waits for the application to want the body: don't read ahead.
+        if not self._request.options.cancel_on_disconnect or _header(self._scope, "Expect") is not None:
             await app(self._scope, self._receive, self._forward)
             return False
         with anyio.CancelScope() as work:
