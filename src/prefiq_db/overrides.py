@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from types import MappingProxyType
 from typing import Any, Final, Protocol, TypedDict
 
@@ -89,18 +89,10 @@ def overrides_in_scope(key: object) -> Overrides:
     held = _scoped.get().get(key)
     if held is None:
         return NO_OVERRIDES
-    return held.overrides if held.live is None else _with_live(held.overrides, held.live.now())
-
-
-def _with_live(own: Overrides, live: Overrides) -> Overrides:
-    """Return *own* over *live*, but never longer than the time that *live* has left, and with the tags of both."""
-    if own is NO_OVERRIDES:
-        return live
-    limits = [limit for limit in (own.timeout, live.timeout) if limit is not None]
-    tags = (
-        own.tags if live.tags is None else Tags({**live.tags, **(own.tags or {})}, getattr(live.tags, "kept_back", ()))
-    )
-    return replace(own.over(live), timeout=min(limits, default=None), tags=tags)
+    if held.live is None:
+        return held.overrides
+    live = held.live.now()
+    return live if held.overrides is NO_OVERRIDES else held.overrides.over(live)
 
 
 class OverrideScope:

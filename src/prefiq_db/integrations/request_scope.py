@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from typing import Any, Final
 
-from prefiq_db.call import NO_OVERRIDES, Overrides
+from prefiq_db.call import NO_OVERRIDES, Overrides, RequestOverrides
 from prefiq_db.deadline import Deadline
 from prefiq_db.errors import TransactionOwnershipError, UsageError
 from prefiq_db.faces.transaction_async import AsyncTransaction
@@ -76,11 +76,13 @@ class RequestScope:
             found = {"request_id": self.request_id, "route": route, "method": self.method}
             tags = Tags({key: value for key, value in found.items() if value}, _KEPT_BACK)
             read_only = True if self.is_safe and self.options.read_only_requests else None
-            self._overrides, self._tagged_route = Overrides(tags=tags, read_only=read_only), route
+            self._overrides, self._tagged_route = RequestOverrides(tags=tags, read_only=read_only), route
         if self.deadline is None:
             return self._overrides
         known = self._overrides
-        return Overrides(self.deadline.left(_LEAST_SECONDS), known.retry, known.read_only, known.idempotent, known.tags)
+        return RequestOverrides(
+            self.deadline.left(_LEAST_SECONDS), known.retry, known.read_only, known.idempotent, known.tags
+        )
 
     def answered(self) -> None:
         """Note that the response was sent: what is still done in the background has no deadline."""
