@@ -15,6 +15,7 @@ PYPROJECT = nox.project.load_toml("pyproject.toml")
 
 # What has a long form, too long for a merge.
 LONG = ["tests/chaos", "tests/twins/test_hand_overs.py", "tests/twins/test_interrupted_blocks.py"]
+LONG += ["tests/integration/test_request_disconnects.py"]
 
 nox.needs_version = ">=2025.2.9"
 nox.options.sessions = ["lint", "types", "unit", "integration", "docs"]
@@ -54,6 +55,7 @@ def chaos(session: nox.Session) -> None:
     install(session, "test")
     # Transfers with faults, steps of the hand-over machine for each driver, every how many lines one is interrupted.
     long_forms = {"PREFIQ_CHAOS_TRANSFERS": "10000", "PREFIQ_HAND_OVER_STEPS": "20000", "PREFIQ_INJECT_EVERY": "1"}
+    long_forms["PREFIQ_CUT_REQUESTS"] = "1000"  # whose client goes away
     environment = {name: os.environ.get(name) or value for name, value in long_forms.items()}
     session.run("pytest", *LONG, "--timeout=14400", *session.posargs, env=environment)
 

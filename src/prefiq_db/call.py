@@ -13,7 +13,7 @@ from sqlalchemy import CursorResult, Executable
 
 from prefiq_db.config import RetryPolicy
 from prefiq_db.deadline import Deadline, own_deadline
-from prefiq_db.tags import NO_TAGS
+from prefiq_db.tags import NO_TAGS, Tags
 
 _ids = itertools.count(1)
 
@@ -39,7 +39,24 @@ class Overrides:
     def over(self, below: Overrides) -> Overrides:
         """Return these overrides, with those of *below* where these are ``None``."""
         mine = {field.name: getattr(self, field.name) for field in fields(self)}
-        return replace(below, **{name: value for name, value in mine.items() if value is not None})
+        mine = {name: value for name, value in mine.items() if value is not None}
+        return replace(below, **below.bound(mine))
+
+    def bound(self, above: dict[str, Any]) -> dict[str, Any]:
+        """Return what *above* may change of these."""
+        return above
+
+
+@dataclass(frozen=True, slots=True)
+class RequestOverrides(Overrides):
+    """Those of a request: what is said inside it gets no more time than the request has left, and adds to its tags."""
+
+    def bound(self, above: dict[str, Any]) -> dict[str, Any]:
+        if self.timeout is not None and above.get("timeout") is not None:
+            above["timeout"] = min(above["timeout"], self.timeout)
+        if self.tags is not None and "tags" in above:
+            above["tags"] = Tags({**self.tags, **above["tags"]}, getattr(self.tags, "kept_back", ()))
+        return above
 
 
 NO_OVERRIDES: Final = Overrides()

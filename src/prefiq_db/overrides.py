@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, fields
 from types import MappingProxyType
-from typing import Any, Final, TypedDict
+from typing import Any, Final, Protocol, TypedDict
 
 from prefiq_db.call import NO_OVERRIDES, Overrides
 from prefiq_db.config import RetryPolicy
@@ -60,12 +60,20 @@ def check_overrides(given: Mapping[str, Any]) -> Overrides:
     return Overrides(**{**given, "tags": Tags(tags)})  # a copy: the caller may change theirs
 
 
+class LiveOverrides(Protocol):
+    """Overrides that may change while their scope is open, in every copy of the context: those of a request."""
+
+    def now(self) -> Overrides:
+        """Return them as of now."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Held:
     scope: OverrideScope
     own: Overrides
     overrides: Overrides
     outer: _Held | None
+    live: LiveOverrides | None
 
 
 _NOTHING: Mapping[object, _Held | None] = MappingProxyType({})
@@ -79,7 +87,12 @@ def overrides_in_scope(key: object) -> Overrides:
     after the scope was left: ``read_only`` must not end silently.
     """
     held = _scoped.get().get(key)
-    return NO_OVERRIDES if held is None else held.overrides
+    if held is None:
+        return NO_OVERRIDES
+    if held.live is None:
+        return held.overrides
+    live = held.live.now()
+    return live if held.overrides is NO_OVERRIDES else held.overrides.over(live)
 
 
 class OverrideScope:
@@ -87,13 +100,14 @@ class OverrideScope:
 
     _watch: object = None
 
-    def __init__(self, key: object, overrides: Overrides) -> None:
+    def __init__(self, key: object, overrides: Overrides, live: LiveOverrides | None = None) -> None:
         self._key = key
         self._overrides = overrides
+        self._live = live
 
     def __enter__(self) -> None:
         held = _scoped.get()
-        _scoped.set({**held, self._key: _on_top(self, self._overrides, held.get(self._key))})
+        _scoped.set({**held, self._key: _on_top(self, self._overrides, held.get(self._key), self._live)})
 
     @surely
     def __exit__(self, *exc: object) -> None:
@@ -118,8 +132,10 @@ class OverrideScope:
         self.__exit__(*exc)
 
 
-def _on_top(scope: OverrideScope, own: Overrides, outer: _Held | None) -> _Held:
-    return _Held(scope, own, own if outer is None else own.over(outer.overrides), outer)
+def _on_top(scope: OverrideScope, own: Overrides, outer: _Held | None, live: LiveOverrides | None) -> _Held:
+    if outer is None:
+        return _Held(scope, own, own, None, live)
+    return _Held(scope, own, own.over(outer.overrides), outer, live or outer.live)
 
 
 def _without(held: _Held | None, scope: OverrideScope) -> _Held | None:
@@ -127,4 +143,4 @@ def _without(held: _Held | None, scope: OverrideScope) -> _Held | None:
     if held is None or held.scope is scope:
         return None if held is None else held.outer
     outer = _without(held.outer, scope)
-    return held if outer is held.outer else _on_top(held.scope, held.own, outer)
+    return held if outer is held.outer else _on_top(held.scope, held.own, outer, held.scope._live)

@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 from prefiq_db.errors import ErrorKind
+from prefiq_db.tags import NO_TAGS
 
 
 class Outcome(StrEnum):
@@ -120,6 +121,7 @@ class Holder:
         origin: the application's line that took it; ``None`` when it could not be found.
         summary: its last statement's operations and tables.
         leaked: it has been reported as a leak.
+        tags: those of its last call: the request's id and route, say.
     """
 
     database: str
@@ -128,6 +130,7 @@ class Holder:
     origin: str | None
     summary: str
     leaked: bool = False
+    tags: Mapping[str, str] = field(default_factory=lambda: NO_TAGS)
 
 
 @dataclass(frozen=True, slots=True)

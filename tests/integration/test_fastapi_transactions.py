@@ -1,4 +1,4 @@
-"""A transaction around a request in FastAPI: the ways that docs/usage.md shows, and the one that it warns of."""
+"""A transaction around a request in FastAPI without ``PrefiqDb``: the ways that work, and the one that loses data."""
 
 from __future__ import annotations
 

@@ -100,6 +100,15 @@ def test_a_failure_without_a_code_is_told_by_its_kind(telemetry: Telemetry) -> N
     assert "db.response.status_code" not in span.attributes
 
 
+def test_the_tags_of_a_call_are_attributes(telemetry: Telemetry, db: Database) -> None:
+    telemetry.instrument(db)
+    with db.override(tags={"route": "/orders"}):
+        db.fetch_value("select 1")
+    (span,) = telemetry.spans()
+    assert span.attributes is not None
+    assert span.attributes["prefiq_db.tag.route"] == "/orders"
+
+
 def test_a_database_in_memory_is_internal_and_one_in_a_file_is_a_client(telemetry: Telemetry) -> None:
     memory = {"db.system.name": "sqlite", "db.namespace": ":memory:"}
     assert one_span(telemetry, operation(), memory).kind is SpanKind.INTERNAL

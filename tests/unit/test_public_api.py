@@ -19,7 +19,7 @@ import pytest
 
 import prefiq_db
 from prefiq_db import errors, events, health, reports, testing, types
-from prefiq_db.integrations import asgi, flask, schema, starlette, wsgi
+from prefiq_db.integrations import asgi, fastapi, flask, litestar, schema, starlette, wsgi
 from prefiq_db.settings import Settings
 from prefiq_db.testing import faults
 
@@ -88,7 +88,7 @@ def _lines() -> Iterator[str]:
         (types, _own_names(types)),
         (testing, testing.__all__),
         (faults, faults.__all__),
-        *((module, _own_names(module)) for module in (asgi, wsgi, starlette, flask, schema)),
+        *((module, _own_names(module)) for module in (asgi, wsgi, starlette, fastapi, flask, litestar, schema)),
     ):
         yield f"\n[{module.__name__}]"
         for name in sorted(names):

@@ -6,7 +6,7 @@ server, and to a driver that prepares statements, each new comment makes a new s
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Final
 from urllib.parse import quote
 
@@ -22,13 +22,14 @@ def comment(sql: str, tags: Mapping[str, str], *, percent: str = "%") -> str:
 
     Args:
         sql: unchanged if it already has a comment, or is blank.
-        tags: those with an empty key or value are left out.
+        tags: those with an empty key or value are left out, and those that :class:`~prefiq_db.tags.Tags` keep back.
         percent: how the driver expects a percent sign: ``%%`` where ``%s`` is a bind marker.
 
     Raises:
         UsageError: if a key or value is not a string, has half a surrogate pair, or contains ``*/`` or ``/*``.
     """
-    encoded = sorted((_percent_encode(key), _percent_encode(value)) for key, value in tags.items())
+    kept_back: Container[str] = getattr(tags, "kept_back", ())
+    encoded = sorted((_percent_encode(key), _percent_encode(tags[key])) for key in tags if key not in kept_back)
     pairs = [f"{key}='{value}'" for key, value in encoded if key and value]
     if not pairs or any(mark in sql for mark in _COMMENT_MARKS):
         return sql

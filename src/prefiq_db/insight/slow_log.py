@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from prefiq_db.forks import renewed
@@ -39,6 +39,7 @@ class SlowLog:
         transaction_id: int | None,
         line: Line | None,
         error_kind: str | None,
+        tags: Mapping[str, str],
     ) -> None:
         """Log a statement that took longer than the threshold, unless its kind was logged just now."""
         held_back = self._admit(fingerprint)
@@ -59,6 +60,8 @@ class SlowLog:
             "error_kind": error_kind,
             "held_back": held_back,
         }
+        if tags:
+            fields["tags"] = ",".join(f"{name}={value}" for name, value in tags.items())
         logger.warning(
             "slow statement on database %s: %s took %.3f s (waited %.3f; rows %d, retries %d, held back %d) at %s: %s",
             self.database,

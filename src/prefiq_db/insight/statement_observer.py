@@ -25,6 +25,7 @@ from prefiq_db.insight.summary import Description, collapse_lists, describe
 from prefiq_db.masking import MASK, describe_value, head_of, is_secret_key, mask_statement
 from prefiq_db.memory import Memory
 from prefiq_db.origin import application_line, readable
+from prefiq_db.tags import NO_TAGS
 from prefiq_db.translation.cleaning import drop_chain, forget
 from prefiq_db.translation.judging import Judgement, find_judgement, judge
 
@@ -259,6 +260,7 @@ class StatementObserver:
             transaction_id=state.transaction.id,
             line=application_line(),
             error_kind=error_kind,
+            tags=NO_TAGS if state.statement.call is None else state.statement.call.tags,
         )
 
     def _log(self, known: _Known, duration: float, rows: int, state: SessionState) -> None:

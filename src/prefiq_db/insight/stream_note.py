@@ -11,6 +11,7 @@ from prefiq_db.hooks.registry import Hooks
 from prefiq_db.insight.slow_log import SlowLog
 from prefiq_db.insight.statistics import StatementStatistics
 from prefiq_db.origin import application_line
+from prefiq_db.tags import NO_TAGS
 
 
 class StreamNote:
@@ -36,6 +37,7 @@ class StreamNote:
         self._transaction_id = state.transaction.id
         self._retries = state.checkout.retry_number
         self._line = application_line()
+        self._tags = NO_TAGS if state.statement.call is None else state.statement.call.tags
 
     def ended(self, *, slowest_seconds: float, kind: ErrorKind | None, rows: int, **figures: Any) -> None:
         """Count the rows, log a stream whose consumer had to wait too long for a batch, and tell the listeners."""
@@ -60,6 +62,7 @@ class StreamNote:
                 transaction_id=self._transaction_id,
                 line=self._line,
                 error_kind=None if kind is None else kind.value,
+                tags=self._tags,
             )
         if self._fields is not None:
             figures |= {"slowest_seconds": slowest_seconds, "kind": kind, "rows": rows}

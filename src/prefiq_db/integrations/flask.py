@@ -1,13 +1,148 @@
-"""The endpoints in a Flask application."""
+"""Flask: the scope and the transaction of each request, the container, and the health endpoints."""
 
 from __future__ import annotations
 
-from typing import Any
+import atexit
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final, Self, TypeVar, overload
 
-from flask import Flask, Response, request
+from flask import Flask, Response, has_request_context, request
 
+from prefiq_db.application import Application
+from prefiq_db.bootstrap import bootstrap
+from prefiq_db.errors import UsageError
+from prefiq_db.integrations.request_scope import RequestScope, check_transaction_options, current_request
+from prefiq_db.integrations.service import Boot, Service, begun_in_thread
 from prefiq_db.integrations.sources import Source
 from prefiq_db.integrations.wsgi import HealthApp
+from prefiq_db.integrations.wsgi_requests import RequestMiddleware
+from prefiq_db.unrun import is_coroutine_function, refuse_generator_function
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+_INSTALL: Final = "call prefiq.init_app(app), or PrefiqDb(app)"
+
+
+class PrefiqDb(Service):
+    """prefiq_db in a Flask application::
+
+        app = Flask("shop")
+        prefiq = PrefiqDb(app, timeout=10)     # or PrefiqDb(timeout=10) and later prefiq.init_app(app)
+
+    Args:
+        app: the application; ``None``: call :meth:`init_app` later.
+        source: a function that boots the container; ``None``: :func:`~prefiq_db.bootstrap`. It is called by
+            :meth:`init_app`, and what it returns is shut down by :meth:`shutdown`, at the latest when the process ends.
+            Or a container or databases that somebody else opens and closes.
+        options: see :class:`~prefiq_db.integrations.request_options.RequestOptions`: ``timeout``, ``timeout_header``,
+            ``id_header``, ``safe_methods``, ``read_only_requests``, ``rolls_back_from``.
+
+    Raises:
+        UsageError: for ``cancel_on_disconnect``: a WSGI server tells nobody that the client has gone.
+    """
+
+    def __init__(self, app: Flask | None = None, source: Source | Boot | None = None, **options: Any) -> None:
+        if "cancel_on_disconnect" in options:
+            raise UsageError("cancel_on_disconnect: a WSGI server doesn't tell that the client has gone; leave it out")
+        super().__init__(bootstrap if source is None else source, options)
+        if app is not None:
+            self.init_app(app)
+
+    def init_app(self, app: Flask) -> None:
+        """Boot the container, and give every request of *app* a scope.
+
+        Raises:
+            UsageError: *app* has a ``PrefiqDb`` already.
+        """
+        if "prefiq_db" in app.extensions:
+            raise UsageError("this application has a PrefiqDb already")
+        if self._boot is not None and not self._databases:
+            made = self._boot()
+            if not isinstance(made, Application):
+                if inspect.iscoroutine(made):
+                    made.close()
+                raise UsageError("source: expected a function that returns a booted Application, such as bootstrap")
+            self._take(made)
+            atexit.register(self.shutdown)
+        app.extensions["prefiq_db"] = self
+        answer = functools.partial(_answer, app)
+        app.wsgi_app = RequestMiddleware(app.wsgi_app, self, _route, answer)  # type: ignore[method-assign]
+
+    def shutdown(self) -> None:
+        """Shut down the container that :meth:`init_app` booted; a second call does nothing."""
+        if self._boot is not None and self._container is not None:
+            container = self._container
+            self._drop()
+            atexit.unregister(self.shutdown)
+            container.shutdown()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.shutdown()
+
+    @property
+    def request(self) -> RequestScope:
+        """The scope of the running request: ``request_id``, ``deadline``."""
+        return current_request(_INSTALL)
+
+    @property
+    def tx(self) -> Any:
+        """The transaction of the running request on the database ``main``; ``None`` if it has none."""
+        return self.request.open.get("main")
+
+    @overload
+    def transactional(self, view: _F) -> _F: ...
+    @overload
+    def transactional(self, view: None = None, *, database: str = "main", **options: Any) -> Callable[[_F], _F]: ...
+    def transactional(self, view: Any = None, *, database: str = "main", **options: Any) -> Any:
+        """Run a view in the transaction of its request; put it below ``@app.post(...)``.
+
+        It is committed before the response is sent, and rolled back after an exception or an error status. The verbs
+        of ``db`` use it. A failed COMMIT is an exception of the request: the client gets an error.
+
+        Args:
+            database: the name of the database.
+            options: ``isolation``, ``read_only``, ``exactly_once``, ``timeout``, as for ``db.transaction()``.
+        """
+        checked = check_transaction_options(options)
+        if view is None:
+            return functools.partial(self._wrap, database, checked)
+        return self._wrap(database, checked, view)
+
+    def _wrap(self, database: str, options: Mapping[str, Any], view: Callable[..., Any]) -> Callable[..., Any]:
+        refuse_generator_function(view, "transactional")
+        if is_coroutine_function(view):
+            raise UsageError("transactional: Flask runs each async view in an event loop of its own; write it as `def`")
+
+        @functools.wraps(view)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            with begun_in_thread(self.request, self.database(database), options):
+                return view(*args, **kwargs)
+
+        return wrapper
+
+
+def _route() -> str | None:
+    return request.url_rule.rule if has_request_context() and request.url_rule is not None else None
+
+
+def _answer(
+    app: Flask, failure: Exception, environ: dict[str, Any], start_response: Callable[..., Any]
+) -> Iterable[bytes]:
+    """Let the application's error handlers answer *failure*, as they would if the view had raised it."""
+    with app.request_context(environ):
+        try:
+            try:
+                raise failure  # Flask raises the active exception again, if no handler takes it
+            except Exception as error:  # noqa: BLE001 - the COMMIT's
+                response = app.finalize_request(app.handle_user_exception(error), from_error_handler=True)
+        except Exception as error:  # noqa: BLE001 - no handler took it: it is the application's 500
+            response = app.handle_exception(error)
+        return response(environ, start_response)
 
 
 def mount_health(app: Flask, source: Source, **options: Any) -> HealthApp:

@@ -23,6 +23,7 @@ FIELDS: Final = (
     "age_seconds",
     "worker",
     "held_back",
+    "tags",
 )
 
 Field = str | int | float | bool | None

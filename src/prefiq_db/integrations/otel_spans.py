@@ -37,6 +37,8 @@ from prefiq_db.urls import MEMORY
 # The conventions: "The value of db.query.summary SHOULD be truncated to 255 characters".
 _LONGEST_SUMMARY: Final = 255
 _FILES: Final = dialects(where=lambda product: product.is_file)
+# The conventions have no name for a request's tags.
+_TAG: Final = "prefiq_db.tag."
 # Verbs that take a table and an operation as arguments. Other calls have them only in their text, and the
 # conventions rule out taking either attribute from there.
 _NAMING_VERBS: Final = frozenset({"bulk_insert", "upsert"})
@@ -122,6 +124,8 @@ def _describe_result(operation: Operation) -> dict[str, Value]:
         attributes[RETRIES] = operation.retries
     if operation.kind is not None:
         attributes[ERROR_KIND] = operation.kind.value
+    if operation.statement is not None:
+        attributes |= {f"{_TAG}{name}": value for name, value in operation.statement.tags.items()}
     if origin := operation.origin or (operation.statement and operation.statement.origin):
         attributes |= _where(origin)
     return attributes

@@ -10,7 +10,7 @@ import threading
 import time
 import weakref
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from prefiq_db.dialects.session import SessionState
@@ -28,6 +28,7 @@ from prefiq_db.hooks.registry import Hooks
 from prefiq_db.insight.histogram import Histogram, drained
 from prefiq_db.origin import readable
 from prefiq_db.reports import Holder, PoolStats
+from prefiq_db.tags import NO_TAGS
 
 logger = logging.getLogger("prefiq_db.leaks")
 
@@ -195,11 +196,13 @@ class ConnectionWatcher:
         """Return the holders of the connections, one a line, for the message of a pool timeout."""
         return "\n".join(
             f"  {who.age_seconds:8.1f} s  {who.worker}  {who.summary or 'no statement yet'}  at {who.origin}"
+            f"{_shown(who.tags)}"
             for who in self.holders()
         )
 
     def _holder(self, state: SessionState, age: float) -> Holder:
         origin = readable(state.checkout.line)
+        call = state.statement.call
         return Holder(
             database=self.database,
             age_seconds=age,
@@ -207,6 +210,7 @@ class ConnectionWatcher:
             origin=None if origin is None else str(origin),
             summary=state.statement.summary,
             leaked=state.checkout.leaked,
+            tags=NO_TAGS if call is None else call.tags,
         )
 
     def pool_stats(self, pool: Any, size: int, max_overflow: int) -> PoolStats:
@@ -225,6 +229,10 @@ class ConnectionWatcher:
                 use=self._use.read(),
                 create=self._create.read(),
             )
+
+
+def _shown(tags: Mapping[str, str]) -> str:
+    return "".join(f"  {key}={value}" for key, value in tags.items())
 
 
 def _worker_name(worker: Any) -> str:

@@ -7,8 +7,9 @@ from prefiq_db.transaction.block import RUN_AGAIN, Block
 from prefiq_db.transaction.burst_block import BurstBlock
 from prefiq_db.transaction.burst_savepoint import BurstSavepoint
 from prefiq_db.transaction.options import TransactionOptions, check_timeout
-from prefiq_db.transaction.ownership import Binding, ambient
+from prefiq_db.transaction.ownership import Binding, ambient, open_here
 from prefiq_db.transaction.reading import ReadBlock
+from prefiq_db.transaction.requests import RequestTransactions, within_request
 from prefiq_db.transaction.root import RootBlock
 from prefiq_db.transaction.savepoint import Savepoint
 from prefiq_db.transaction.scope import Scope
@@ -21,10 +22,13 @@ __all__ = [
     "BurstSavepoint",
     "Outcome",
     "ReadBlock",
+    "RequestTransactions",
     "RootBlock",
     "Savepoint",
     "Scope",
     "TransactionOptions",
     "ambient",
     "check_timeout",
+    "open_here",
+    "within_request",
 ]

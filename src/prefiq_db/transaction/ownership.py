@@ -17,6 +17,7 @@ from prefiq_db.errors import ClosedError, TransactionOwnershipError
 from prefiq_db.instance import Instance
 from prefiq_db.leaving import surely
 from prefiq_db.transaction.block import Block
+from prefiq_db.transaction.requests import request_here
 from prefiq_db.transaction.scope import Scope
 
 HAND_OVER: Final = (
@@ -44,7 +45,8 @@ def ambient(instance: Instance) -> Scope[Block] | None:
     """
     held = _ambient.get().get(instance)
     if held is None:
-        return None
+        request = request_here.get()
+        return None if request is None else request.ambient(instance)
     mine = held.worker == instance.runtime.worker()
     if held.scope.finished:
         if mine and held.bound:
@@ -63,8 +65,17 @@ def ambient(instance: Instance) -> Scope[Block] | None:
     return held.scope
 
 
+def open_here(instance: Instance) -> Scope[Block] | None:
+    """Return the transaction that is open here, whoever opened it."""
+    held = _ambient.get().get(instance)
+    return None if held is None or held.scope.finished else held.scope
+
+
 def enter(scope: Scope[Block]) -> None:
     """Make *scope* ambient here."""
+    request = request_here.get()
+    if request is not None:
+        request.opened(scope)
     _set(scope.instance, _Held(scope, scope.instance.runtime.worker(), bound=False))
 
 

@@ -1,0 +1,44 @@
+"""Litestar: the scope and the transaction of each request, and the container."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from litestar.utils.scope.state import ScopeState
+
+from prefiq_db.integrations.asgi import Receive, Scope, Send
+from prefiq_db.integrations.asgi_requests import AsgiApp, RequestMiddleware
+from prefiq_db.integrations.asgi_service import AsgiService
+
+
+class PrefiqDb(AsgiService):
+    """prefiq_db in a Litestar application::
+
+        prefiq = PrefiqDb(timeout=10)
+
+        @post("/orders")
+        @prefiq.transactional
+        async def order(data: Order) -> None:
+            await prefiq.db.execute(...)
+
+        app = Litestar([order], lifespan=[prefiq.lifespan], middleware=[prefiq.middleware])
+
+    The arguments are those of :class:`~prefiq_db.integrations.asgi_service.AsgiService`.
+    """
+
+    install: ClassVar[str] = "add the middleware: Litestar(..., middleware=[prefiq.middleware])"
+
+    def middleware(self, app: AsgiApp) -> RequestMiddleware:
+        """Return the middleware around *app*; put it first in the list, so that it is outermost."""
+        return RequestMiddleware(app, self, _route, _answer)
+
+
+def _route(scope: Scope) -> str | None:
+    return scope.get("path_template")
+
+
+async def _answer(failure: Exception, scope: Scope, receive: Receive, send: Send) -> None:
+    """Raise *failure* to the exception handlers around the middleware."""
+    # Litestar notes the start of a response before it is sent, and then lets no handler answer any more.
+    ScopeState.from_scope(scope).response_started = False  # type: ignore[arg-type] # ours is any ASGI framework's
+    raise failure

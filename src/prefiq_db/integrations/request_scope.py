@@ -1,0 +1,196 @@
+"""The scope of one request: its deadline, its tags, and the transactions that end before its response is sent.
+
+Nothing here knows a framework. A scope is one mutable object in the context of all that works for its request.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
+from typing import Any, Final
+
+from prefiq_db.call import NO_OVERRIDES, Overrides, RequestOverrides
+from prefiq_db.deadline import Deadline
+from prefiq_db.errors import TransactionOwnershipError, UsageError
+from prefiq_db.faces.transaction_async import AsyncTransaction
+from prefiq_db.faces.transaction_sync import Transaction
+from prefiq_db.integrations.request_options import RequestOptions, usable_id
+from prefiq_db.integrations.sources import AnyDatabase
+from prefiq_db.overrides import OverrideScope
+from prefiq_db.tags import Tags
+from prefiq_db.transaction import RequestTransactions, ambient, open_here, within_request
+
+AnyTransaction = Transaction | AsyncTransaction
+
+_KEPT_BACK: Final = ("request_id",)
+# A statement needs some time: this is what one gets whose request has none left.
+_LEAST_SECONDS: Final = 0.001
+
+_current: ContextVar[RequestScope | None] = ContextVar("prefiq_db_request_scope", default=None)
+
+
+class RequestScope:
+    """One request, from its first line to the last byte of its response.
+
+    Args:
+        header: returns a header's value by its name.
+        route: returns the route's template, once the framework has found it: ``/orders/{number}``.
+    """
+
+    def __init__(
+        self,
+        options: RequestOptions,
+        method: str,
+        header: Callable[[str], str | None],
+        route: Callable[[], str | None],
+    ) -> None:
+        self.options = options
+        self.method = method
+        self.is_safe = options.is_safe(method)
+        self.request_id: str | None = None
+        if options.id_header is not None:
+            self.request_id = usable_id(header(options.id_header)) or uuid.uuid4().hex
+        seconds = options.seconds(None if options.timeout_header is None else header(options.timeout_header))
+        self.deadline = None if seconds is None else Deadline.after(seconds, "timeout of the request")
+        self.transactions = RequestTransactions()
+        #: the request's own transactions, one per database, in the order of their beginning
+        self.open: dict[str, AnyTransaction] = {}
+        #: what the COMMIT raised: no response but an error may follow
+        self.failure: BaseException | None = None
+        #: an exception left the endpoint: whatever the response says, nothing is committed
+        self.doomed = False
+        #: the status is known and the transactions have ended
+        self.settled = False
+        self._route = route
+        self._overrides: Overrides | None = None
+        self._tagged_route: str | None = None
+
+    # --- overrides -------------------------------------------------------------------------------
+
+    def now(self) -> Overrides:
+        """Return the overrides in force now: the time that is left, and the tags as far as they are known."""
+        route = self._route() or self._tagged_route
+        if self._overrides is None or route != self._tagged_route:
+            found = {"request_id": self.request_id, "route": route, "method": self.method}
+            tags = Tags({key: value for key, value in found.items() if value}, _KEPT_BACK)
+            read_only = True if self.is_safe and self.options.read_only_requests else None
+            self._overrides, self._tagged_route = RequestOverrides(tags=tags, read_only=read_only), route
+        if self.deadline is None:
+            return self._overrides
+        known = self._overrides
+        return RequestOverrides(
+            self.deadline.left(_LEAST_SECONDS), known.retry, known.read_only, known.idempotent, known.tags
+        )
+
+    def answered(self) -> None:
+        """Note that the response was sent: what is still done in the background has no deadline."""
+        self.deadline = None
+
+    # --- transactions ----------------------------------------------------------------------------
+
+    def make(self, database: AnyDatabase, options: Mapping[str, Any]) -> AnyTransaction:
+        """Return the request's transaction on *database*, for the caller to begin; it is ended with the request.
+
+        Raises:
+            UsageError: if the request has one on that database already, or its response was sent.
+        """
+        if self.settled:
+            raise UsageError("the response is being sent: the transaction of a request begins before that")
+        if database.name in self.open:
+            raise UsageError(
+                f"this request has a transaction on database {database.name} already: name it once, on the router or "
+                "on the endpoint; for a part that may fail alone use db.transaction(), which is a savepoint there"
+            )
+        if ambient(database._core.instance) is not None:
+            raise UsageError(f"a transaction on database {database.name} is open around the request's own")
+        chosen = {"read_only": self.is_safe and not options.get("exactly_once"), **options}
+        if self.deadline is not None:
+            left, own = self.deadline.left(_LEAST_SECONDS), options.get("timeout")
+            chosen["timeout"] = left if own is None else min(own, left)
+        tx = self.open[database.name] = database.transaction(**chosen)
+        return tx
+
+    def share(self, tx: AnyTransaction) -> None:
+        """Let all of the request run in *tx*, which has begun."""
+        self.transactions.share(tx._core.tx)
+
+    def to_end(self) -> Iterator[AnyTransaction]:
+        """Yield the transactions that are open, the last one first; the caller ends each."""
+        while self.open:
+            _, tx = self.open.popitem()
+            if tx._core.tx.is_begun and not tx._core.tx.is_over:
+                yield tx
+
+    def verdict(self, status: int) -> BaseException | None:
+        """Return what the transactions end with: ``None`` for COMMIT."""
+        if self.doomed or status >= self.options.rolls_back_from:
+            return Refused()
+        return None
+
+    def check_nothing_left(self, databases: Iterable[AnyDatabase]) -> None:
+        """Raise if a transaction other than the request's own is open: its COMMIT would come after the response."""
+        for database in databases:
+            instance = database._core.instance
+            why = "its COMMIT would come after the response, and could not fail any more; see docs/requests.md"
+            self.transactions.check_none_left(instance, why)
+            mine = self.open.get(database.name)
+            scope = open_here(instance)
+            if scope is not None and (mine is None or scope.blocks[0] is not mine._core.tx):
+                raise TransactionOwnershipError(
+                    f"a transaction on database {instance.name} is open while the response is sent: {why}",
+                    database=instance.name,
+                )
+
+
+class Refused(Exception):  # noqa: N818 - nobody catches it: it only tells a transaction to roll back
+    """The response is an error, so the transaction is rolled back."""
+
+
+@contextmanager
+def entered(scope: RequestScope, databases: Iterable[AnyDatabase]) -> Iterator[RequestScope]:
+    """Make *scope* that of the code in the block and of all that inherits the context."""
+    before = _current.get()
+    _current.set(scope)
+    try:
+        with ExitStack() as stack:
+            stack.enter_context(within_request(scope.transactions))
+            for database in databases:
+                stack.enter_context(OverrideScope(database._core.instance, NO_OVERRIDES, scope))
+            yield scope
+    finally:
+        _current.set(before)
+
+
+def current_request(install: str) -> RequestScope:
+    """Return the scope of the request that this code works for.
+
+    Raises:
+        UsageError: if there is none; *install* says how to make one.
+    """
+    scope = _current.get()
+    if scope is None:
+        raise UsageError(f"there is no request here, or it has no scope: {install}")
+    return scope
+
+
+def check_transaction_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a request's transaction.
+
+    Raises:
+        UsageError: one is unknown, or can't be kept for a request.
+    """
+    for name in ("attempts", "retry"):
+        if name in options:
+            raise UsageError(
+                f"{name}: a request can't run again by itself: its body was read, and dependencies, middleware and the "
+                "client's connection are used up. Put what may run again into a function, and call "
+                "db.run_in_transaction(fn, ...) in an endpoint without a transaction of its own: it commits before it "
+                "returns"
+            )
+    known = ("isolation", "read_only", "exactly_once", "timeout")
+    for name in options:
+        if name not in known:
+            raise UsageError(f"{name}: unknown option of a request's transaction; expected some of {', '.join(known)}")
+    return dict(options)

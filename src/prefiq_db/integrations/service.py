@@ -1,0 +1,110 @@
+"""What each framework's ``PrefiqDb`` shares: where its databases come from, and how its requests are treated."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from prefiq_db.application import Application
+from prefiq_db.database import Database
+from prefiq_db.database_async import AsyncDatabase
+from prefiq_db.errors import BindingError, ClosedError, UsageError
+from prefiq_db.faces.transaction_sync import Transaction
+from prefiq_db.integrations.request_options import RequestOptions
+from prefiq_db.integrations.request_scope import RequestScope
+from prefiq_db.integrations.sources import AnyDatabase, Source, databases_of
+
+#: Boots the container of a service: ``bootstrap``, ``bootstrap_async``, or a function that calls one with arguments.
+Boot = Callable[[], Application | Awaitable[Application]]
+
+
+class Service:
+    """The databases of one service, from its start to its end."""
+
+    def __init__(self, source: Source | Boot, options: Mapping[str, Any]) -> None:
+        self.options = RequestOptions(**options)
+        self._boot: Boot | None = source if callable(source) else None
+        self._container: Application | None = None
+        self._databases: dict[str, AnyDatabase] = {}
+        if not callable(source):
+            self._take(source)
+
+    def _take(self, source: Source) -> None:
+        self._container = source if isinstance(source, Application) else None
+        self._databases = {database.name: database for database in databases_of(source)}
+
+    def _drop(self) -> None:
+        self._container, self._databases = None, {}
+
+    @property
+    def container(self) -> Application:
+        """The application container.
+
+        Raises:
+            ClosedError: before the service has started, and after it was shut down.
+            UsageError: the service was given databases instead of a container.
+        """
+        if self._container is not None:
+            return self._container
+        if self._databases:
+            raise UsageError("this service was given databases, and no container")
+        raise self._not_started()
+
+    @property
+    def databases(self) -> Mapping[str, AnyDatabase]:
+        """The databases by name; empty before the service has started."""
+        return self._databases
+
+    @property
+    def db(self) -> Any:
+        """The database ``main``."""
+        return self.database("main")
+
+    def database(self, name: str) -> AnyDatabase:
+        """Return the database *name*.
+
+        Raises:
+            BindingError: there is none of that name.
+            ClosedError: before the service has started, and after it was shut down.
+        """
+        if not self._databases:
+            raise self._not_started()
+        try:
+            return self._databases[name]
+        except KeyError:
+            pass
+        raise BindingError(f"there is no database {name!r}; there are {', '.join(sorted(self._databases))}")
+
+    def _not_started(self) -> ClosedError:
+        return ClosedError("the service has no databases: it has not started, or was shut down")
+
+
+@contextmanager
+def begun_in_thread(request: RequestScope, database: AnyDatabase, options: Mapping[str, Any]) -> Iterator[Transaction]:
+    """Begin the request's transaction in the thread that runs the endpoint; the middleware ends it.
+
+    An exception that leaves the block rolls it back, whatever response is made of it.
+
+    Raises:
+        UsageError: if the database is asynchronous.
+    """
+    tx = request.make(_sync(database), options)
+    assert isinstance(tx, Transaction)
+    tx.__enter__()
+    request.share(tx)
+    try:
+        yield tx
+    except BaseException:
+        request.doomed = True
+        raise
+
+
+def _sync(database: AnyDatabase) -> Database:
+    """Return *database* for code that can't await."""
+    if isinstance(database, AsyncDatabase):
+        raise UsageError(
+            f"database {database.name} is asynchronous, and this endpoint can't await: write it as `async def`, or set "
+            "the mode `sync`"
+        )
+    return database

@@ -1,0 +1,141 @@
+"""What is Flask's own about the scope of a request."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Flask, g
+
+from prefiq_db import Database, bootstrap, bootstrap_async
+from prefiq_db.errors import ClosedError, TransactionOwnershipError, TransactionTimeoutError, UsageError
+from prefiq_db.events import StatementFinished
+from prefiq_db.integrations.flask import PrefiqDb
+from tests.twins.support import COUNT_STOCK, CREATE_STOCK, INSERT_STOCK
+
+ROW = {"id": 1, "quantity": 1}
+
+
+@pytest.fixture
+def stock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Database]:
+    monkeypatch.chdir(tmp_path)
+    with Database(f"sqlite:///{tmp_path}/flask.db") as db:
+        db.execute(CREATE_STOCK)
+        yield db
+
+
+def made(stock: Database, **options: Any) -> tuple[Flask, PrefiqDb]:
+    arguments = {"database": {"url": f"sqlite:///{Path.cwd()}/flask.db"}}
+    app = Flask("tests")
+    app.testing = True
+    return app, PrefiqDb(app, lambda: bootstrap(arguments=arguments, environ={}), **options)
+
+
+def test_a_request_has_an_id_a_route_and_a_deadline(stock: Database) -> None:
+    app, prefiq = made(stock, timeout=5, timeout_header="X-Timeout")
+    tags: list[Any] = []
+    left: list[float] = []
+    with prefiq:
+
+        @prefiq.db.hooks.after
+        def note(event: StatementFinished) -> None:
+            tags.append(dict(event.tags))
+
+        @app.get("/stock/<int:number>")
+        def read(number: int) -> str:
+            left.append(prefiq.db._core.overrides().timeout)
+            return str(prefiq.db.fetch_value(COUNT_STOCK))
+
+        headers = {"X-Request-ID": "7", "X-Timeout": "2"}
+        assert app.test_client().get("/stock/1", headers=headers).text == "0"
+        tags = [each for each in tags if each]
+        assert tags == [{"request_id": "7", "route": "/stock/<int:number>", "method": "GET"}]
+        assert 0 < left[0] <= 2
+
+
+def test_the_deadline_bounds_the_transaction(stock: Database) -> None:
+    app, prefiq = made(stock, timeout=0.05)
+
+    @app.post("/")
+    @prefiq.transactional
+    def write() -> str:
+        prefiq.db.execute(INSERT_STOCK, ROW)
+        time.sleep(0.06)
+        return "done"
+
+    with prefiq, pytest.raises(TransactionTimeoutError):
+        app.test_client().post("/")
+    assert stock.fetch_value(COUNT_STOCK) == 0
+
+
+def test_an_error_handler_that_answers_200_commits_nothing(stock: Database) -> None:
+    app, prefiq = made(stock)
+
+    @app.errorhandler(LookupError)
+    def calm(error: LookupError) -> str:
+        return "never mind"
+
+    @app.post("/")
+    @prefiq.transactional
+    def write() -> str:
+        assert prefiq.db.execute(INSERT_STOCK, ROW).rowcount == 1
+        assert prefiq.tx.outcome.value == "active"
+        raise LookupError("a mistake")
+
+    with prefiq:
+        assert app.test_client().post("/").status_code == 200
+        assert prefiq.db.stats().pool.checked_out == 0
+    assert stock.fetch_value(COUNT_STOCK) == 0
+
+
+def test_a_transaction_of_ones_own_that_is_open_at_the_response_is_refused(stock: Database) -> None:
+    """Begun in before_request and ended in teardown_request, it would be committed after the response."""
+    app, prefiq = made(stock)
+
+    @app.before_request
+    def begin() -> None:
+        g.own = prefiq.db.transaction()
+        g.own.__enter__()
+
+    @app.teardown_request
+    def end(error: BaseException | None) -> None:
+        if (own := g.pop("own", None)) is not None:
+            own.__exit__(None, None, None)
+
+    @app.post("/")
+    def write() -> str:
+        prefiq.db.execute(INSERT_STOCK, ROW)
+        return "done"
+
+    with prefiq, pytest.raises(TransactionOwnershipError, match="after the response"):
+        app.test_client().post("/")
+
+
+def test_what_flask_can_not_do_is_refused(stock: Database) -> None:
+    with pytest.raises(UsageError, match="cancel_on_disconnect"):
+        PrefiqDb(cancel_on_disconnect=True)
+    with pytest.raises(UsageError, match="bootstrap"):
+        PrefiqDb(Flask("tests"), bootstrap_async)
+    app, prefiq = made(stock)
+    with prefiq:
+        with pytest.raises(UsageError, match="already"):
+            prefiq.init_app(app)
+
+        async def view() -> str:
+            return ""
+
+        with pytest.raises(UsageError, match="def"):
+            prefiq.transactional(view)
+        with pytest.raises(UsageError, match="attempts"):
+            prefiq.transactional(attempts=3)
+    with pytest.raises(ClosedError):
+        _ = prefiq.db
+    other = PrefiqDb(source=stock)
+    app = Flask("tests")
+    app.testing = True
+    app.add_url_rule("/", view_func=other.transactional(lambda: "done"), endpoint="view")
+    with pytest.raises(UsageError, match="init_app"):
+        app.test_client().get("/")
