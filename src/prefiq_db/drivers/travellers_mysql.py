@@ -103,6 +103,8 @@ def _replies(connection: Any, burst: Burst) -> Generator[Step, Any, Exception | 
         except Exception as error:
             if not is_said(connection, error):
                 raise
+            # A reply before said that more follow, and nobody may wait for those.
+            connection._result = None
             burst.refused_ahead = place < count
             burst.refused = place <= count or stopped
             if burst.refused_ahead:
