@@ -81,7 +81,7 @@ def begins(message: Message) -> bool:
 
 
 def adds(message: Message) -> bool:
-    return message.sql.startswith("update stock")
+    return "update stock" in message.sql
 
 
 async def warm(db: Any) -> None:
@@ -114,7 +114,7 @@ async def test_begin_on_a_dead_connection_is_repeated(
         assert await distant.resolve_outcome(tx.token) == "committed"
 
 
-@on_postgresql
+@on_servers
 @pytest.mark.parametrize("fault", [CutRequest(), CutReply()], ids=repr)
 async def test_the_first_statement_is_repeated_with_begin(
     distant: Any, stock: Any, proxy: FaultProxy, fault: Fault
@@ -211,7 +211,7 @@ async def test_who_else_uses_the_cursor_is_in_the_transaction(stock: Any, world:
     assert await applied(stock) == 0
 
 
-@on_postgresql
+@on_servers
 async def test_a_refused_first_statement_leaves_the_token_to_the_end(stock: Any) -> None:
     """The block is committed, and so says its token."""
     async with stock.transaction(exactly_once=True) as tx:
@@ -264,10 +264,14 @@ async def test_a_failing_first_statement_is_its_own_error(stock: Any) -> None:
     assert stock.stats().pool.checked_out == 0
 
 
-@on_postgresql
+@on_servers
 @pytest.mark.parametrize("value", [object(), "a\0b"], ids=["object", "text with NUL"])
-async def test_a_value_that_the_driver_refuses_leaves_begin_to_the_next(stock: Any, value: object) -> None:
+async def test_a_value_that_the_driver_refuses_leaves_begin_to_the_next(
+    stock: Any, value: object, backend: Backend
+) -> None:
     """Nothing was sent, neither BEGIN nor the statement."""
+    if backend.name == "mariadb" and isinstance(value, str):
+        value = "\ud800"  # MariaDB takes NUL, and no driver can encode this
     async with stock.transaction() as tx:
         with pytest.raises((UsageError, DataError)):
             await tx.execute("update stock set quantity = length(:value)", {"value": value})
@@ -322,7 +326,7 @@ async def test_an_empty_block_sends_nothing_unless_it_has_a_token(stock: Any, ba
         async with db.transaction(exactly_once=True) as tx:
             pass
         await db.close()
-    assert count.round_trips == {"postgresql": 0, "mariadb": 4}[backend.name]
+    assert count.round_trips == 0
     assert await stock.resolve_outcome(tx.token) == "committed"
 
 
@@ -337,11 +341,9 @@ async def read_only(db: Any) -> None:
 @on_servers
 @pytest.mark.parametrize("fault", [CutRequest(), CutReply(), CutReply(after_bytes=3)], ids=repr)
 async def test_a_lost_end_of_a_reading_transaction_is_nobodys_error(
-    distant: Any, stock: Any, proxy: FaultProxy, fault: Fault, backend: Backend
+    distant: Any, stock: Any, proxy: FaultProxy, fault: Fault
 ) -> None:
     """The pool sees that the connection is dead and opens another one: even a write meets no error."""
-    if backend.name == "mariadb":
-        pytest.skip("MariaDB's drivers wait for the reply")
     for _ in range(3):
         with proxy.fault(fault, on=COMMIT, times=1) as plan:
             await read_only(distant)
@@ -458,7 +460,7 @@ async def test_last_needs_a_transaction_of_its_own(stock: Any) -> None:
     assert await applied(stock) == 1
 
 
-@on_postgresql
+@on_servers
 async def test_a_session_in_it_comes_to_its_end_first(stock: Any) -> None:
     async with stock.transaction() as tx:
         async with tx.session() as session:
@@ -494,7 +496,7 @@ class _Unreadable(sa.types.TypeDecorator[int]):
         raise ValueError("unreadable")
 
 
-@on_postgresql
+@on_servers
 async def test_rows_that_cannot_be_read_are_no_failed_transaction(stock: Any) -> None:
     """COMMIT has succeeded when they are read: the error says that it is committed."""
     table = sa.Table("stock", sa.MetaData(), sa.Column("id", sa.Integer), sa.Column("quantity", _Unreadable))
@@ -549,7 +551,7 @@ async def test_a_commit_that_is_refused_is_told_by_the_last_statement(stock: Any
     assert await stock.fetch_value(READ) == 0
 
 
-@on_postgresql
+@on_servers
 @pytest.mark.parametrize("way", WAYS)
 async def test_an_error_after_it_undoes_nothing_and_repeats_nothing(stock: Any, way: str) -> None:
     """The body's own error passes unchanged, even one that would run the body again."""
@@ -573,9 +575,13 @@ async def test_an_error_after_it_undoes_nothing_and_repeats_nothing(stock: Any, 
 @on_servers
 @pytest.mark.parametrize("name", FAULTS)
 @pytest.mark.parametrize("first", [False, True])
-async def test_exactly_once_with_last(distant: Any, stock: Any, proxy: FaultProxy, name: str, first: bool) -> None:
+async def test_exactly_once_with_last(
+    distant: Any, stock: Any, proxy: FaultProxy, name: str, first: bool, backend: Backend
+) -> None:
     """Whatever happens to the COMMIT that travels, the work is done once."""
     fault, bodies = FAULTS[name]
+    if first and backend.name == "mariadb" and isinstance(fault, DeliverLate):
+        bodies = 2  # one message has the token, too: when it comes late, its token is taken, and it does nothing
     calls: list[str] = []
 
     async def body(tx: Any) -> None:
@@ -614,7 +620,7 @@ async def test_without_a_token_the_outcome_is_unknown(
     assert await applied(stock) in (0, 1)
 
 
-@on_postgresql
+@on_servers
 async def test_a_block_hears_that_it_never_committed(distant: Any, stock: Any, proxy: FaultProxy) -> None:
     """Also a block that swallows the error: leaving it without one means committed."""
     await warm(distant)
@@ -630,7 +636,7 @@ async def test_a_block_hears_that_it_never_committed(distant: Any, stock: Any, p
     assert await applied(stock) == 0
 
 
-@on_postgresql
+@on_servers
 @pytest.mark.parametrize("world", [pytest.param("async", marks=getattr(pytest.mark, "async"))])
 async def test_a_cancellation_waits_for_the_commit_that_travels(distant: Any, stock: Any, proxy: FaultProxy) -> None:
     """As for any COMMIT: the cancellation is raised afterwards, and the outcome is known."""

@@ -171,7 +171,7 @@ async def test_the_token_adds_no_round_trip(stock: Any, backend: Backend, world:
                     await tx.fetch_value("select quantity from stock where id = 1")
             counts.append(count.round_trips)
         await db.close()
-    assert counts == ([3, 3] if backend.name == "postgresql" else [4, 4])
+    assert counts == [3, 3]
     assert await tokens(stock) == ["work", "work"]
 
 

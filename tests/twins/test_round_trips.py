@@ -101,13 +101,13 @@ async def test_one_shots_cost_one_round_trip(counted: Any, wire: WireCounter) ->
 
 
 async def test_begin_travels_with_the_first_statement(counted: Any, wire: WireCounter, backend: Backend) -> None:
-    """Two statements and COMMIT; on MariaDB BEGIN goes apart. Checkout and return cost nothing."""
+    """Two statements and COMMIT. Checkout and return cost nothing."""
     await _make_table(counted)
     with wire.count() as count:
         async with counted.transaction() as tx:
             await tx.execute("update item set qty = qty - 1 where id = 1")
             await tx.fetch_value("select qty from item where id = 1")
-    assert count.round_trips == {"postgresql": 3, "mariadb": 4}[backend.name]
+    assert count.round_trips == 3
 
 
 async def test_commit_travels_with_the_last_statement(counted: Any, wire: WireCounter, backend: Backend) -> None:
@@ -124,7 +124,7 @@ async def test_commit_travels_with_the_last_statement(counted: Any, wire: WireCo
         async with counted.transaction() as tx:
             await tx.execute("insert into item (id, qty) values (1, 0)", last=True)
     costs = (count.round_trips, single.round_trips, failing.round_trips)
-    assert costs == {"postgresql": (2, 1, 2), "mariadb": (4, 3, 3)}[backend.name]
+    assert costs == (2, 1, 2)
 
 
 @pytest.mark.parametrize("options", [{}, {"isolation": "REPEATABLE READ"}])
@@ -146,14 +146,11 @@ async def test_a_read_only_transaction_costs_its_statements(
                         )
             assert await db.fetch_value("select :number + 1", {"number": 1}) == 2
         await db.close()
-    # MariaDB's drivers send BEGIN apart and wait for COMMIT.
-    assert count.round_trips == 1 + 2 + 3 + 1 + (0 if backend.name == "postgresql" else 3 * 2)
+    assert count.round_trips == 1 + 2 + 3 + 1
 
 
 async def test_control_who_needs_commits_reply_waits_for_it(backend: Backend, world: str) -> None:
     """What a SERIALIZABLE transaction has read is right only when it has committed, and so is what a writer wrote."""
-    if backend.name != "postgresql":
-        pytest.skip("only PostgreSQL's SERIALIZABLE may fail at COMMIT after reads alone")
     assert backend.server is not None
     with SlowCommits(backend.server.host, backend.server.port) as wire:
         db = make_database(world, wire.url(backend.url), ssl_mode="disable", pool_size=1, max_overflow=0)
@@ -176,7 +173,7 @@ async def test_how_a_transaction_begins_costs_nothing_more(
         async with counted.transaction(**options) as tx:
             await tx.fetch_value("select qty from item where id = 1")
     # The reply to COMMIT is not waited for if it is read-only, but it is a burst.
-    assert count.round_trips == {"postgresql": 2, "mariadb": 3}[backend.name]
+    assert count.round_trips == 2
 
 
 async def test_a_rolled_back_transaction_costs_as_much_as_a_committed_one(
@@ -187,7 +184,7 @@ async def test_a_rolled_back_transaction_costs_as_much_as_a_committed_one(
         async with counted.transaction() as tx:
             await tx.execute("update item set qty = 0")
             raise KeyError
-    assert count.round_trips == {"postgresql": 2, "mariadb": 3}[backend.name]
+    assert count.round_trips == 2
 
 
 async def test_a_query_after_open_pays_for_no_connection(counted: Any, wire: WireCounter) -> None:

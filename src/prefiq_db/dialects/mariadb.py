@@ -23,6 +23,7 @@ from prefiq_db.dialects.enums import QuietMysqlEnum
 from prefiq_db.dialects.mysql_streams import MysqlStreams
 from prefiq_db.dialects.session import ENDED, GONE, HALF, SessionState, TransactionState
 from prefiq_db.dialects.token_sql_mariadb import MysqlTokens
+from prefiq_db.dialects.travelling_mariadb import AsyncMariadbTravelling, MariadbTravelling
 from prefiq_db.dialects.upsert_sql import MariadbUpsert
 from prefiq_db.dialects.values import MARIADB
 from prefiq_db.drivers.statuses import AT_REST_OF, AUTOCOMMIT, IN_TRANSACTION
@@ -355,13 +356,13 @@ class PrefiqMysqlAsync(_Asyncmy, MySQLDialect_asyncmy):
     supports_statement_cache = True
 
 
-class PrefiqMariadb(MariadbBursts, _PyMySQL, MariaDBDialect, MySQLDialect_pymysql):
+class PrefiqMariadb(MariadbBursts, MariadbTravelling, _PyMySQL, MariaDBDialect, MySQLDialect_pymysql):
     label = "mariadb"
     supports_statement_cache = True
     health_sql = MARIADB_HEALTH
 
 
-class PrefiqMariadbAsync(AsyncMariadbBursts, _Asyncmy, MariaDBDialect, MySQLDialect_asyncmy):
+class PrefiqMariadbAsync(AsyncMariadbBursts, AsyncMariadbTravelling, _Asyncmy, MariaDBDialect, MySQLDialect_asyncmy):
     label = "mariadb"
     supports_statement_cache = True
     health_sql = MARIADB_HEALTH

@@ -18,7 +18,7 @@ from prefiq_db.dialects.characteristics import Remembered, characteristics
 from prefiq_db.dialects.enums import QuietPostgresqlEnum
 from prefiq_db.dialects.session import AUTOCOMMIT, HALF, TransactionState
 from prefiq_db.dialects.token_sql import ABANDONED, TABLE, first_word
-from prefiq_db.dialects.travelling import TravellingDialect, was_refused_ahead
+from prefiq_db.dialects.travelling_postgresql import PipelineTravelling, was_refused_ahead
 from prefiq_db.dialects.upsert_sql import PostgresqlUpsert
 from prefiq_db.dialects.values import POSTGRESQL
 from prefiq_db.drivers.halfway import close_if_halfway
@@ -37,7 +37,7 @@ _NAMES_OF_UTC: Final = frozenset(
 )
 
 
-class _Postgresql(PostgresqlBulk, TravellingDialect, PrefiqDialect):
+class _Postgresql(PostgresqlBulk, PipelineTravelling, PrefiqDialect):
     label = "postgresql"
     connection_characteristics: Any = characteristics(
         postgresql_readonly=Remembered("read_only"),

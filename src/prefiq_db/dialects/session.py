@@ -154,6 +154,7 @@ class CheckoutState:
         "leaked",
         "line",
         "one_shot",
+        "repeatable",
         "retry_number",
         "tainted",
         "wait_seconds",
@@ -177,6 +178,8 @@ class CheckoutState:
         self.fairy_ref: Any = None
         #: a statement of its own, sent without BEGIN
         self.one_shot = False
+        #: it only reads, so that it may be sent again whatever became of it
+        self.repeatable = False
         #: judges each statement before it is sent
         self.guard: Callable[[str, Any], None] | None = None
         #: statements are compiled now, and sent together later

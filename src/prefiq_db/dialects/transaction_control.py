@@ -99,6 +99,9 @@ class TransactionDialect(JudgingDialect, TokenDialect):
         """Whether ``transaction()`` sends BEGIN with its first statement."""
         return False
 
+    #: whether what travels stands in one text with the statement, which must not reach out of its place
+    travels_in_text: ClassVar[bool] = False
+
     def begin_owed(self, proxied: Any) -> None:
         """Send, on its own, a BEGIN that has waited for the first statement; do nothing if there is none."""
         state = self.session_of(proxied)

@@ -1,52 +1,55 @@
-"""PostgreSQL: BEGIN travels with the first statement, and COMMIT with the last, in a burst of libpq's pipeline mode."""
+"""BEGIN travels with the first statement, COMMIT with the last, and after mere reads COMMIT's reply is read later.
+
+What travels, and what became of it, is decided here for all databases; how it travels is the driver's:
+:mod:`~prefiq_db.dialects.travelling_postgresql` and :mod:`~prefiq_db.dialects.travelling_mariadb`.
+"""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any
 
 from prefiq_db.dialects.sending import StatementDialect
 from prefiq_db.dialects.session import GONE, HALF, SessionState, TransactionState
 from prefiq_db.dialects.transaction_errors import aborted_error
-
-if TYPE_CHECKING:
-    from prefiq_db.drivers.travellers import Burst
-
-_NUMBERED: Final = re.compile(r"\$\d")
-#: what a message of PostgreSQL's has room for
-_MOST_PARAMETERS: Final = 65535
-
-
-def was_refused_ahead(error: Exception) -> bool:
-    """Return whether *error* is that of a request ahead of the statement, which the server skipped then."""
-    return bool(getattr(error, "prefiq_db_ahead", False))
+from prefiq_db.drivers.burst import Burst
 
 
 class TravellingDialect(StatementDialect):
-    """Mixed into our dialects for psycopg."""
+    """Mixed into our dialects whose drivers' connections have ``ride()`` and ``send_unheard()``."""
 
     def begin_messages(self, transaction: TransactionState) -> list[str]:
+        """Return the statements that begin a transaction."""
         raise NotImplementedError
 
     def _driver(self, dbapi_connection: Any) -> Any:
         raise NotImplementedError
 
+    def new_burst(self, ahead: Sequence[str] = (), behind: str | None = None) -> Any:
+        """Return what travels with a statement, for the driver's connection."""
+        return Burst(ahead, behind)
+
+    def goes_alone(self, context: Any, driver: Any) -> bool:
+        """Return whether nothing can travel with the statement of *context*, however safe that may be."""
+        return bool(context.executemany or context._is_server_side)
+
+    # --- a reply that is read later --------------------------------------------------------------
+
     def send_commit_unheard(self, transaction: TransactionState, dbapi_connection: Any) -> bool:
-        driver = self._driver(dbapi_connection)
         # What a SERIALIZABLE transaction has read is right only if its COMMIT succeeds.
         level = transaction.isolation or self.default_isolation_level  # type: ignore[attr-defined]
-        if level in (None, "SERIALIZABLE") or not self.limits.session_settings or driver._pipeline is not None:
+        if level in (None, "SERIALIZABLE") or not self.commit_travels:
             return False
-        driver.send_unheard("COMMIT")
-        return True
+        return self._send_unheard(dbapi_connection, "COMMIT")
+
+    def _send_unheard(self, dbapi_connection: Any, text: str) -> bool:
+        """Send *text* without waiting; return ``False``, with nothing sent, where that can't be done."""
+        raise NotImplementedError
 
     def is_unheard(self, dbapi_connection: Any) -> bool:
-        return self._driver(dbapi_connection)._hearing is not None
+        return bool(self._driver(dbapi_connection).is_unheard)
 
-    def hears_all(self, dbapi_connection: Any) -> bool:
-        heard: bool = self._driver(dbapi_connection).hears_all()
-        return heard
+    # --- a burst ---------------------------------------------------------------------------------
 
     @property
     def begin_travels(self) -> bool:
@@ -55,19 +58,14 @@ class TravellingDialect(StatementDialect):
 
     @property
     def commit_travels(self) -> bool:
-        return self.limits.session_settings
-
-    def new_burst(self, ahead: Sequence[str] = (), behind: str | None = None) -> Burst:
-        from prefiq_db.drivers.travellers import Burst
-
-        return Burst(ahead, behind)
+        return self.begin_travels
 
     def in_company(
         self, send: Callable[..., None], state: SessionState, proxied: Any, context: Any
     ) -> Callable[..., None]:
-        transaction, driver = state.transaction, self._driver(proxied.dbapi_connection)
-        alone = context.executemany or context._is_server_side or driver._pipeline is not None or _is_odd(context)
-        if alone or not transaction.may_travel:
+        transaction, raw = state.transaction, proxied.dbapi_connection
+        driver, clock = self._driver(raw), self.clock_of(raw)
+        if not transaction.may_travel or self.goes_alone(context, driver):
             return super().in_company(send, state, proxied, context)
         closes = transaction.wants_commit and transaction.may_close and self.commit_travels
         if not closes and not transaction.owes_begin:
@@ -78,7 +76,7 @@ class TravellingDialect(StatementDialect):
             behind = "COMMIT" if closes and statement == getattr(context, "statement", None) else None
             burst = self.new_burst(self.begin_messages(transaction) if transaction.owes_begin else (), behind)
             driver.ride(burst)
-            driver.is_committing = behind is not None
+            clock.is_committing = behind is not None
             try:
                 send(cursor, statement, parameters, context)
             except BaseException:
@@ -88,25 +86,13 @@ class TravellingDialect(StatementDialect):
                     transaction.committing, transaction.aborted = True, GONE
                 raise
             finally:
-                driver.is_committing = False
+                clock.is_committing = False
                 driver.ride(None)
             _note_begun(transaction, burst)
             if behind is not None:
                 _note_committed(transaction, burst)
 
         return send_in_burst
-
-
-def _is_odd(context: Any) -> bool:
-    """Return whether the protocol that a burst needs treats the statement otherwise than psycopg's execute().
-
-    Without parameters psycopg uses the simple protocol, where ``$1`` is a mistake that the server explains; and more
-    parameters than the protocol has room for are refused when BEGIN is on its way already.
-    """
-    statement, parameters = getattr(context, "statement", None), getattr(context, "parameters", None)
-    if statement is None or not parameters:
-        return statement is not None and _NUMBERED.search(statement) is not None
-    return len(parameters[0]) > _MOST_PARAMETERS or (not parameters[0] and _NUMBERED.search(statement) is not None)
 
 
 def _note_begun(transaction: TransactionState, burst: Burst) -> None:

@@ -1,19 +1,13 @@
-"""asyncmy's connection with a timeout for every wait: one timer of the event loop per request.
-
-asyncmy's own ``read_timeout`` starts anew with each read, leaves out writing, and makes each wait three times as slow.
-"""
+"""asyncmy's connection, its cursors and SQLAlchemy's adapter, with a timeout for every wait."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
-from concurrent.futures import Future
-from functools import partial
+from collections.abc import Awaitable
 from typing import Any, Final, TypeVar
 
 import asyncmy
-from asyncmy.connection import Connection as _AsyncmyConnection
 from asyncmy.connection import MySQLResult
 from asyncmy.constants.CLIENT import MULTI_STATEMENTS, SSL
 from asyncmy.constants.CR import CR_SSL_CONNECTION_ERROR
@@ -25,15 +19,15 @@ from sqlalchemy.dialects.mysql.asyncmy import (
     AsyncAdapt_asyncmy_ss_cursor,
 )
 
-from prefiq_db.bridge import await_, to_its_end
+from prefiq_db.bridge import await_
 from prefiq_db.deadline import Deadline
+from prefiq_db.drivers.asyncmy_clock import AsyncmyDeadlinePassed, Clock
 from prefiq_db.drivers.challenges import CHALLENGES, refusal
-from prefiq_db.drivers.deadlines import UNBOUNDED_SECONDS, DeadlinePassed
 from prefiq_db.drivers.garbled import as_garbled
 from prefiq_db.drivers.local_stream import LocalStream, asked_for
 from prefiq_db.drivers.local_stream import refusal as file_refusal
-from prefiq_db.drivers.stopping import STOP_SECONDS, beside, port_of
 from prefiq_db.drivers.too_long_statements import LastWords, ends_conversation, sequence_of_refusal
+from prefiq_db.drivers.travellers_asyncmy import Accompanied
 
 T = TypeVar("T")
 
@@ -49,10 +43,6 @@ ResultSet = tuple[Any, Any]
 
 # COM_QUIT, with its header.
 _QUIT: Final = b"\x01\x00\x00\x00\x01"
-
-
-class AsyncmyDeadlinePassed(asyncmy.errors.OperationalError, DeadlinePassed):
-    """asyncmy's error for a server that did not answer in time."""
 
 
 class _Result(MySQLResult):
@@ -83,7 +73,7 @@ class _Result(MySQLResult):
         return ended
 
 
-class Connection(_AsyncmyConnection):
+class Connection(Accompanied):
     """A connection that runs one statement at a time, and knows the transaction status in the server's last reply.
 
     asyncmy always asks for several statements in one text, and forgets a status of 0: autocommit off, no transaction.
@@ -96,10 +86,6 @@ class Connection(_AsyncmyConnection):
 
     # asyncmy's own attributes, which its type information leaves out.
     _client_flag: int
-    _next_seq_id: int
-    _proto: Any
-    _transport: Any
-    _fill_buffer: Any
     _password: bytes
     _secure: bool
     _ssl_context: Any
@@ -144,14 +130,18 @@ class Connection(_AsyncmyConnection):
         return bool(self._password) and not (self._secure or self._may_tell)
 
     async def _read_query_result(self, unbuffered: bool = False) -> None:
-        self._result = None
-        result = _Result(self)
-        failure: Exception | None = None
         transport = self._transport
         if transport is not None and (
             self._next_seq_id > 1 or transport.get_write_buffer_size() or transport.is_closing()
         ):
             await self._heed_refusal(transport)
+        await self.read_reply(unbuffered)
+
+    async def read_reply(self, unbuffered: bool = False) -> Any:
+        """Read the reply to one statement, which becomes the connection's result; return it."""
+        self._result = None
+        result = _Result(self)
+        failure: Exception | None = None
         try:
             if unbuffered:
                 await result.init_unbuffered_query()  # type: ignore[no-untyped-call]
@@ -172,6 +162,7 @@ class Connection(_AsyncmyConnection):
         self._affected_rows = result.affected_rows
         if not unbuffered or not result.unbuffered_active:
             self.server_status = result.server_status
+        return result
 
     async def _heed_refusal(self, transport: Any) -> None:
         """Wait for the reply to a statement that is not fully sent; the server may refuse it before reading all of it.
@@ -222,68 +213,6 @@ async def connect_by(deadline: Deadline, **arguments: Any) -> Connection:
     except TimeoutError:
         pass  # raised below, outside the block: it says nothing that matters
     raise AsyncmyDeadlinePassed("no connection in time")
-
-
-class Clock(asyncio.Lock):
-    """The lock that SQLAlchemy's adapter takes for each request; while it is held, the timer runs.
-
-    Attributes:
-        patience_seconds: the longest that a request may take.
-        end_session: ends a session from another connection, by its number and its client's port.
-        is_committing: COMMIT is running: a caller who stops waiting for it must let it go on.
-        is_streaming: the rows of a stream are not read to their end; every other statement is refused meanwhile.
-    """
-
-    def __init__(self, connection: Any) -> None:
-        super().__init__()
-        self.patience_seconds: float = UNBOUNDED_SECONDS
-        self.end_session: Callable[[int, int | None], None] | None = None
-        self.is_committing = False
-        self.is_streaming = False
-        self._connection = connection
-        # Read now, because a closed transport doesn't give its address on every platform.
-        self._port = port_of(connection._transport.get_extra_info("sockname"))
-        self._timer: asyncio.TimerHandle | None = None
-        self._passed = False
-
-    async def __aenter__(self) -> None:
-        await self.acquire()
-        self._timer = asyncio.get_running_loop().call_later(self.patience_seconds, self._break_off)
-
-    async def __aexit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        try:
-            # A coroutine that is closed (GeneratorExit) can't wait, and for the rest asyncmy raises its own error.
-            if isinstance(error, asyncio.CancelledError) and (ended := self._session_ended()) is not None:
-                await to_its_end(asyncio.wait([asyncio.wrap_future(ended)], timeout=STOP_SECONDS), 2 * STOP_SECONDS)
-        finally:
-            self.release()
-        if self._passed and isinstance(error, Exception):
-            raise AsyncmyDeadlinePassed(f"no answer within {self.patience_seconds:g} s")
-
-    def _session_ended(self) -> Future[None] | None:
-        """Start ending the session at the server, where its statement would go on; return a future for the end."""
-        if self.end_session is None or self.is_committing:
-            return None
-        return beside(partial(self.end_session, self._connection.thread_id(), self._port))
-
-    def stop_unread(self) -> None:
-        """Close the connection although the server is sending rows, and end its session there."""
-        self._session_ended()
-        if self._connection._transport is not None:
-            self._connection._transport.abort()
-        result = self._connection._result
-        if result is not None:
-            result.unbuffered_active = False
-            result.connection = None
-
-    def _break_off(self) -> None:
-        self._passed = True
-        self._session_ended()
-        if self._connection._transport is not None:
-            # Below the driver, so that any wait ends, whether it reads or writes.
-            self._connection._transport.abort()
 
 
 class _Cursor(AsyncAdapt_asyncmy_cursor):

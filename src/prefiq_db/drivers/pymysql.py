@@ -26,6 +26,7 @@ from prefiq_db.drivers.local_stream import LocalStream, asked_for
 from prefiq_db.drivers.local_stream import refusal as file_refusal
 from prefiq_db.drivers.stopping import STOP_SECONDS, beside, port_of
 from prefiq_db.drivers.too_long_statements import ERROR, ends_conversation, sequence_of_refusal
+from prefiq_db.drivers.travellers_pymysql import Accompanied
 from prefiq_db.interruptions import is_interruption
 
 # The attributes of a cursor that the next result replaces.
@@ -101,15 +102,10 @@ class _Result(MySQLResult):
         return True
 
 
-class Connection(pymysql.connections.Connection):
+class Connection(Accompanied):
     """A connection whose requests time out after ``patience_seconds``, which closes the connection."""
 
     # PyMySQL's own attributes, which its type information leaves out.
-    _sock: Any
-    _rfile: Any
-    _force_close: Any
-    _result: Any
-    _next_seq_id: int
     ctx: ssl.SSLContext | None
     _ssl_required: bool
     server_thread_id: tuple[int]
@@ -299,11 +295,15 @@ class Connection(pymysql.connections.Connection):
             wait([beside(stop)], timeout=seconds)
 
     def _read_query_result(self, unbuffered: bool = False) -> Any:
+        if self._next_seq_id > 1:
+            self._heed_refusal()
+        return self.read_reply(unbuffered).affected_rows
+
+    def read_reply(self, unbuffered: bool = False) -> Any:
+        """Read the reply to one statement, which becomes the connection's result; return it."""
         self._result = None
         result = _Result(self)
         failure: Exception | None = None
-        if self._next_seq_id > 1:
-            self._heed_refusal()
         try:
             if unbuffered:
                 result.init_unbuffered_query()
@@ -321,7 +321,7 @@ class Connection(pymysql.connections.Connection):
         self._result = result
         if result.server_status is not None:
             self.server_status = result.server_status
-        return result.affected_rows
+        return result
 
     def _passed(self) -> PyMySQLDeadlinePassed:
         if self._connecting_by is not None:

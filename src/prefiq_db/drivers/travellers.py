@@ -18,6 +18,8 @@ from psycopg.generators import fetch_many, send
 from psycopg.pq import ConnStatus, ExecStatus, TransactionStatus
 from psycopg.waiting import Ready
 
+from prefiq_db.drivers.burst import Burst
+
 #: Set on psycopg's exception for a request ahead of the statement: the server skipped the statement itself.
 AHEAD: Final = "prefiq_db_ahead"
 
@@ -25,27 +27,13 @@ _GOOD: Final = (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK, ExecStatus.EMPTY_QU
 _COPYING: Final = (ExecStatus.COPY_IN, ExecStatus.COPY_OUT, ExecStatus.COPY_BOTH)
 
 
-class Burst:
-    """The requests that travel with the next statement of a connection.
+class PipelineBurst(Burst):
+    """A burst that psycopg's cursor takes for a pipeline: it queues the statement here, and sends nothing itself."""
 
-    psycopg's cursor takes it for a pipeline: it queues the statement here, and sends nothing itself.
-
-    Attributes:
-        ahead: control statements to send before it.
-        behind: a control statement to send after it; the server skips it if one before it fails.
-        sent: whether anything was sent.
-        refused: whether the server replied that a request in *ahead*, or the statement, failed.
-        refused_ahead: whether it was one in *ahead*.
-        tag: the server's command tag for *behind*.
-    """
-
-    __slots__ = ("ahead", "behind", "command_queue", "refused", "refused_ahead", "result_queue", "sent", "tag")
+    __slots__ = ("command_queue", "result_queue")
 
     def __init__(self, ahead: Sequence[str] = (), behind: str | None = None) -> None:
-        self.ahead = ahead
-        self.behind = behind
-        self.sent = self.refused = self.refused_ahead = False
-        self.tag: str | None = None
+        super().__init__(ahead, behind)
         self.command_queue: deque[Callable[[], None]] = deque()
         self.result_queue: deque[Any] = deque()
 
@@ -63,7 +51,7 @@ class Accompanied:
 
     #: wraps the generator of the next wait, if something travels with it or is still to be read
     _around: Callable[[Any], Any] | None = None
-    _burst: Burst | None = None
+    _burst: PipelineBurst | None = None
     #: reads the reply that nobody waited for; ``None``: there is none
     _hearing: Any = None
 
@@ -72,7 +60,7 @@ class Accompanied:
         """Whether a reply was left to be read with the next use; every use of the connection reads it first."""
         return self._hearing is not None
 
-    def ride(self, burst: Burst | None) -> None:
+    def ride(self, burst: PipelineBurst | None) -> None:
         """Send *burst* with the next statement; ``None``: send the next one alone."""
         self._burst = burst
         if burst is not None:
@@ -190,7 +178,7 @@ class Accompanied:
                 raise
         return replies
 
-    def _settle(self, burst: Burst, replies: list[list[Any]], queued: deque[Any]) -> None:
+    def _settle(self, burst: PipelineBurst, replies: list[list[Any]], queued: deque[Any]) -> None:
         """Give each reply to whom it belongs, or raise the first error."""
         encoding = self.pgconn._encoding
         rest = iter(replies)

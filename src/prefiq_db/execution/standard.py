@@ -23,7 +23,7 @@ from prefiq_db.errors import (
     StatementCancelledError,
 )
 from prefiq_db.execution.refused_statements import refuse_one_shot
-from prefiq_db.execution.statement_facts import facts_sent
+from prefiq_db.execution.statement_facts import facts_of_call, facts_sent
 from prefiq_db.origin import application_line
 from prefiq_db.pool.checkout_deadline import checkout_by
 from prefiq_db.translation.border import Border
@@ -217,6 +217,8 @@ class _OneShot:
             checkout.guard = road.refuse_untied
         state.statement.call = call
         checkout.retry_number = call.attempts - 1
+        if dialect.is_unheard(connection._dbapi_connection.dbapi_connection):  # type: ignore[union-attr]
+            checkout.repeatable = facts_of_call(call, dialect).reads_only
         if deadline is None:
             dialect.bound_statements(connection, dialect.limits.statement_timeout_seconds)
         else:

@@ -11,15 +11,17 @@ from prefiq_db.deadline import Deadline
 from prefiq_db.dialects.base import PrefiqDialect
 from prefiq_db.dialects.session import SessionState
 from prefiq_db.errors import ClosedError, ForkError, PrefiqDbError, TransactionBusyError
+from prefiq_db.execution.enclosable import enclosed
 from prefiq_db.execution.refused_statements import commit_refused, hidden_refused, refuse_everywhere
-from prefiq_db.execution.statement_facts import COUNTED, facts_sent
+from prefiq_db.execution.statement_facts import COUNTED, Facts, facts_sent
+from prefiq_db.execution.tied_statements import LOCK_REASON
 from prefiq_db.instance import Instance
 
 B = TypeVar("B")
 
 # Statements that may travel in one burst with BEGIN or COMMIT. Others may speak another protocol, as COPY does, or
 # refuse to run in company.
-_TRAVELLING: Final = frozenset({"select", "insert", "update", "delete", "merge", "values"})
+_TRAVELLING: Final = frozenset({"select", "insert", "update", "delete", "merge", "replace", "values"})
 
 # How often to poll whether the connection is free; its user doesn't know that we wait, so can't wake us.
 _LOOK_AGAIN_SECONDS: Final = 0.005
@@ -61,7 +63,9 @@ class Guard:
             raise hidden_refused(dialect.label)
         if facts.lingers:
             state.checkout.tainted = True
-        transaction.may_travel = facts.verb in _TRAVELLING
+        transaction.may_travel = facts.verb in _TRAVELLING and (
+            not dialect.travels_in_text or _is_enclosed(facts, statement, dialect.label)
+        )
         # What a function of the caller's does outside the transaction isn't undone with it.
         transaction.may_repeat = facts.only_built_in and (facts.verb in COUNTED or facts.reads_only)
         # With a token the outcome can be found out when the replies are lost, but not the rows.
@@ -69,6 +73,11 @@ class Guard:
         transaction.may_close = transaction.may_travel and (transaction.token is None or rowless)
         if not facts.reads_only:
             transaction.only_reads = False
+
+
+def _is_enclosed(facts: Facts, statement: str, label: str) -> bool:
+    """Return whether *statement* is one statement to its very end, and asks nothing about the one before it."""
+    return facts.no_tomorrow in ("", LOCK_REASON) and enclosed(statement, label) == statement
 
 
 class Scope(Generic[B]):
