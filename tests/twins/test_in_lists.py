@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from contextlib import nullcontext
 from typing import Any
 
@@ -13,7 +14,7 @@ from psycopg._preparing import PrepareManager
 
 from prefiq_db.dialects import postgresql
 from prefiq_db.dialects.rules import RULES
-from prefiq_db.errors import ErrorKind, ResourceError
+from prefiq_db.errors import ErrorKind, ResourceError, UsageError
 from tests.conftest import Backend
 from tests.twins.support import assert_silent
 
@@ -149,3 +150,69 @@ async def test_lists_leave_prepared_statements_alone(
     assert any("id = $1" in text for text in prepared) is not prepares_lists
     if not prepares_lists:
         assert not [text for text in prepared if " IN (" in text or " in (" in text]
+
+
+# --- what is no bind -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("like", [":ids", ":x", "in :ids", "in (:x)", r"\:x"])
+async def test_what_looks_like_a_bind_in_quotes_or_comments_is_none(db: Any, backend: Backend, like: str) -> None:
+    """With lists, empty lists and single values, in reads, batches, streams and many rows; the text stays as it is."""
+    await filled(db)
+    written = like.removeprefix("\\")
+    places = [f"/* {like} */ 'x' <> 'y'", f"'{like}' = '{like}' -- {like}\n", f"'it''s {like}' <> '{like}'"]
+    if backend.name == "postgresql":
+        places += [f"$${like}$$ <> $a$ $$ {like} $a$ /* /* */ {like} */", rf"E'\' {like}' <> '{like}'"]
+    if backend.name == "mariadb":
+        places += [rf"'it\'s {like}' <> '{like}' # {like}" + "\n", f'"{like}" <> \'" {like} \'']
+    for place in places:
+        if like != r"\:x" and "\\" in place:
+            continue  # where such a string ends depends on the server's mode, so its binds stay what they were
+        sql = f"select id from stock where {place} and id {{}} order by id"
+        several, one = sql.format("in :ids"), sql.format("= :ids")
+        assert await db.fetch_all(several, {"ids": [1, 3]}) == [(1,), (3,)]
+        assert await db.fetch_all(several, {"ids": []}) == []
+        assert await db.fetch_all(one, {"ids": 1}) == [(1,)]
+        (first, second) = await db.batch([(several, {"ids": (1, 3)}), (one, {"ids": 1})])
+        assert (first.rows, second.rows) == ([(1,), (3,)], [(1,)])
+        async with db.stream(several, {"ids": [1, 3]}) as found:
+            assert [row.id async for row in found] == [1, 3]
+        await db.execute_many(f"update stock set size = :n where {place} and id = :ids", [{"n": 7, "ids": 1}] * 2)
+    marks = {"postgresql": '""', "sqlite": '""``[]', "mariadb": "``"}[backend.name]
+    for opens, closes in zip(marks[::2], marks[1::2], strict=True):
+        row = await db.fetch_one(
+            f"select id as {opens}a {like}{closes}, '{like}' as b from stock where id in :ids", {"ids": [1]}
+        )
+        assert list(row._mapping.items()) == [(f"a {written}", 1), ("b", written)]
+    with pytest.raises(UsageError, match="params: the statement has no bind called x"):
+        await db.fetch_all("select id from stock where id in :ids -- :x", {"ids": [1], "x": 1})
+
+
+# --- what is no list -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [7, "planted", None, b"planted", 1.5, {"planted": 1}, {"planted"}], ids=repr)
+async def test_a_single_value_behind_in_is_a_mistake_that_is_explained(db: Any, value: Any) -> None:
+    """Without parentheses only a list makes sense: nothing is sent. With them, ``IN (:id)`` takes a single value."""
+    await filled(db)
+    before = db.stats().statement_count
+    words = rf"params: ids stands in IN :ids: expected a list or tuple, not {type(value).__name__}"
+    if not isinstance(value, (set, dict)):
+        words += "; for a single value give a list of one, or write = instead of IN"
+    sql, params = "select id from stock where id not in :ids", {"ids": value}
+    for verb in (db.fetch_all, db.fetch_value, db.execute):
+        with pytest.raises(UsageError, match=f"^{words}$") as failure:
+            await verb(sql, params)
+        assert_silent(failure.value, "planted")
+    with pytest.raises(UsageError, match=rf"^statements\[0\]: {words}$"):
+        await db.batch([(sql, params)])
+    with pytest.raises(UsageError, match=r"^rows\[0\]: a list for IN :ids works for one statement"):
+        await db.execute_many("delete from stock where id in :ids", [params])
+    assert db.stats().statement_count == before
+    assert await db.fetch_all("select id from stock where id in (:ids) and word = 'b'", {"ids": 7}) == []
+
+
+async def test_position_is_no_list(db: Any, backend: Backend) -> None:
+    if backend.name != "sqlite":
+        params = {"part": "b", "text": "abc", "day": dt.date(2026, 1, 2)}
+        assert await db.fetch_value("select position(:part in :text) where :day is not null", params) == 2

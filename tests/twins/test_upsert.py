@@ -230,6 +230,19 @@ async def test_values_in_expressions_leave_one_statement(store: Any, backend: Ba
             await store.upsert(item, rows, key="sku", update={"qty": expression})
 
 
+@pytest.mark.mariadb
+@pytest.mark.parametrize("backend", ["mariadb"], indirect=True)
+async def test_an_update_takes_mariadbs_last_id(store: Any) -> None:
+    """As docs/usage.md says: 0 after a row that was there, also where nothing of it was updated."""
+    async with store.transaction() as tx:
+        await tx.upsert(item, {"sku": "A", "qty": 1}, key="sku")
+        for number, update in enumerate((None, ())):
+            await tx.execute("insert into item (sku, qty) values (:sku, 1)", {"sku": f"B{number}"})
+            assert await tx.fetch_value("select last_insert_id()") > 0
+            await tx.upsert(item, {"sku": "A", "qty": 2}, key="sku", update=update)
+            assert await tx.fetch_value("select last_insert_id()") == 0
+
+
 async def test_columns_that_need_each_others_old_value(store: Any, backend: Backend) -> None:
     """MariaDB assigns one after the other, so there it is refused; elsewhere the values are swapped."""
     await store.upsert(item, {"sku": "A", "qty": 3, "old_qty": 8}, key="sku")

@@ -129,9 +129,9 @@ class MariadbBulk(BulkDialect):
             # Not INSERT IGNORE, which ignores bad values, too. This changes nothing in the row that is there.
             unchanged = _unchanged_in(table)
             return insert.on_duplicate_key_update({unchanged.key: unchanged})
-        changes = {column.key: _given(insert, column) for column in columns}
+        changes = {column.key: insert.inserted[column.key] for column in columns}
         # Any unique key may be the one in conflict: then the update must not happen to that other row.
-        is_ours = sa.and_(*[column.op("<=>")(_given(insert, column)) for column in key])
+        is_ours = sa.and_(*[column.op("<=>")(insert.inserted[column.key]) for column in key])
         changes[columns[0].key] = sa.func.IF(is_ours, changes[columns[0].key], sa.text(_GUARD))
         return insert.on_duplicate_key_update(changes)
 
@@ -214,12 +214,6 @@ class AsyncmyBulk:
 
     def literal_of(self, cursor: Any) -> Callable[[Any], str]:
         return cursor._connection.literal  # type: ignore[no-any-return]
-
-
-def _given(insert: Any, column: Column[Any]) -> Any:
-    """Return the value given for *column*, for the clause of an update."""
-    # SQLAlchemy writes each % of a name four times into VALUES(), where two are one.
-    return sa.func.VALUES(column) if "%" in column.name else insert.inserted[column.key]
 
 
 def _unchanged_in(table: Table) -> Column[Any]:

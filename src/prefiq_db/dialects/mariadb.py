@@ -20,6 +20,7 @@ from prefiq_db.dialects.bulk_mariadb import AsyncmyBulk, MariadbBulk, PyMySQLBul
 from prefiq_db.dialects.bursts_mariadb import AsyncMariadbBursts, MariadbBursts
 from prefiq_db.dialects.characteristics import characteristics
 from prefiq_db.dialects.enums import QuietMysqlEnum
+from prefiq_db.dialects.mariadb_compiler import MariadbCompiler
 from prefiq_db.dialects.mysql_streams import MysqlStreams
 from prefiq_db.dialects.session import ENDED, GONE, HALF, SessionState, TransactionState
 from prefiq_db.dialects.token_sql_mariadb import MysqlTokens
@@ -138,6 +139,7 @@ class _MySQLFamily(MysqlStreams, MariadbBulk, MysqlTokens, PrefiqDialect):
     connection_characteristics: Any = characteristics()
     values = MARIADB
     upserts = MariadbUpsert()
+    statement_compiler: Any = MariadbCompiler
     colspecs: ClassVar[Any] = {**MariaDBDialect.colspecs, _Binary: Bytes, sa.Enum: QuietMysqlEnum}
     login_arguments = frozenset({"user", "password", "database"})
     # A deadlock or a snapshot conflict rolls the whole transaction back; later statements would then commit one by

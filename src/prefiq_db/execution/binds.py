@@ -10,6 +10,7 @@ from sqlalchemy import BindParameter, Executable, TextClause, TextualSelect, TSt
 from prefiq_db.errors import UsageError
 from prefiq_db.execution.core_binds import check_core
 from prefiq_db.execution.in_places import ELSEWHERE, check_number, expand, is_list, places_of
+from prefiq_db.execution.quoted_binds import CarefulText, as_read
 from prefiq_db.execution.statement_facts import LONGEST_COMPILED, LongText
 from prefiq_db.execution.templates import bind_template
 from prefiq_db.memory import Memory
@@ -45,6 +46,8 @@ def bind_params(statement: Executable, params: Mapping[str, Any] | None, dialect
     Raises:
         UsageError: if a text has no bind for a name in *params*, or *params* no value for a bind.
     """
+    if type(statement) is CarefulText:
+        return _bind_with_care(_as_read(statement, dialect), params, dialect)
     if not (type(statement) is TextClause or type(statement) is LongText):
         if isinstance(statement, TextualSelect):
             return _bind_select(statement, params, dialect)
@@ -55,6 +58,17 @@ def bind_params(statement: Executable, params: Mapping[str, Any] | None, dialect
         _check_names(statement._bindparams, given, "params")
     if _SCALARS.issuperset(map(type, given.values())):
         return statement
+    return _expand_lists(statement, given, dialect)
+
+
+def _as_read(statement: CarefulText, dialect: str) -> TextClause:
+    return as_read(statement, dialect, TextClause if len(statement.text) <= LONGEST_COMPILED else LongText)
+
+
+def _bind_with_care(statement: TextClause, params: Mapping[str, Any] | None, dialect: str) -> Executable:
+    given = _NONE if params is None else params
+    if given.keys() != statement._bindparams.keys():
+        _check_names(statement._bindparams, given, "params")
     return _expand_lists(statement, given, dialect)
 
 
@@ -78,15 +92,18 @@ def bind_rows(statement: Executable, rows: Sequence[Mapping[str, Any]], dialect:
     for number, row in enumerate(rows):
         if row.keys() != first:
             raise UsageError(_differing(number, row, rows[0]))
+    if type(statement) is CarefulText:
+        statement = _as_read(statement, dialect)
     if not isinstance(statement, TextClause):
         check_core(statement, rows[0], "rows[0]")
         return bind_template(statement, dialect) if isinstance(statement, TString) else statement
     if first != statement._bindparams.keys():
         _check_names(statement._bindparams, rows[0], "rows[0]")
-    for name in places_of(statement.text, dialect):
-        for number, row in enumerate(rows):
-            if isinstance(row[name], (list, tuple)):
-                raise UsageError(f"rows[{number}]: a list for IN :{name} works for one statement; use execute for each")
+    for name, places in places_of(statement.text, dialect).items():
+        given = (number for number, row in enumerate(rows) if isinstance(row[name], (list, tuple)))
+        refused = next(given, 0 if any(place.bare for place in places) else None)
+        if refused is not None:
+            raise UsageError(f"rows[{refused}]: a list for IN :{name} works for one statement; use execute for each")
     return statement
 
 

@@ -44,9 +44,10 @@ class GivenRows:
         is_sequence: the rows are a list, tuple or other sequence, which can be gone through again.
     """
 
-    def __init__(self, rows: Any, columns: Sequence[str] | None, target: Target, runtime: Runtime) -> None:
+    def __init__(self, rows: Any, columns: Sequence[Any] | None, target: Target, runtime: Runtime) -> None:
         self._target = target
-        self._columns = None if columns is None else _checked_columns(columns)
+        self._given_columns = None if columns is None else _listed_columns(columns)
+        self._columns = None if self._given_columns is None else tuple(_name_of(each) for each in self._given_columns)
         self.is_sequence = isinstance(rows, Sequence)
         self._rows = rows
         self._take = _taker(rows, runtime)
@@ -55,12 +56,12 @@ class GivenRows:
         self.names: tuple[str, ...] = ()
         self.keys: tuple[str, ...] = ()
         self.taken = 0
-        if self._columns is not None:
-            self._settle(self._columns)
+        if self._columns is not None and self._given_columns is not None:
+            self._settle(self._columns, self._given_columns)
 
     def again(self, runtime: Runtime) -> GivenRows:
         """Return the same rows from their beginning; only for a sequence."""
-        return GivenRows(self._rows, self._columns, self._target, runtime)
+        return GivenRows(self._rows, self._given_columns, self._target, runtime)
 
     def next_chunk(
         self, most_rows: int = MOST_ROWS, most_bytes: int = MOST_BYTES, clock: Callable[[], float] = time.monotonic
@@ -169,10 +170,11 @@ class GivenRows:
         elif self._columns is None and set(names) != set(self.names):
             raise UsageError(_differing(set(names), set(self.names), kind.__name__))
 
-    def _settle(self, names: tuple[str, ...]) -> None:
+    def _settle(self, names: tuple[str, ...], columns: Sequence[Any] | None = None) -> None:
+        """Make *names* those of all rows; *columns* are what the caller gave for them, if it wasn't just names."""
         if not names:
             raise UsageError("columns: expected at least one")
-        keys = tuple(self._target.column(name).key for name in names)
+        keys = tuple(self._target.column(each).key for each in (names if columns is None else columns))
         if len(set(keys)) < len(keys):
             twice = next(name for place, name in enumerate(names) if keys[place] in keys[:place])
             raise UsageError(f"columns: {twice} is given twice", column=twice)
@@ -213,14 +215,17 @@ def in_row(error: UsageError, number: int) -> UsageError:
     return error
 
 
-def _checked_columns(columns: Any) -> tuple[str, ...]:
+def _listed_columns(columns: Any) -> tuple[Any, ...]:
     if isinstance(columns, (str, bytes)) or not isinstance(columns, Iterable):
         raise UsageError(f"columns: expected a list of column names, not {type(columns).__name__}")
-    names: tuple[Any, ...] = tuple(getattr(each, "key", each) for each in columns)
-    for name in names:
-        if not isinstance(name, str):
-            raise UsageError(f"columns: expected names, not {type(name).__name__}")
-    return names
+    return tuple(columns)
+
+
+def _name_of(column: Any) -> str:
+    name = getattr(column, "key", column)
+    if not isinstance(name, str):
+        raise UsageError(f"columns: expected names, not {type(name).__name__}")
+    return name
 
 
 def _differing(names: set[Any], expected: set[str], subject: str) -> str:

@@ -47,12 +47,18 @@ def find_places(sql: str, dialect: str) -> Mapping[str, list[Place]]:
     places: dict[str, list[Place]] = {}
     elsewhere = set()
     rows = _rows(texts)
+    opened = [-1]
     for number, each in enumerate(texts):
+        if each == "(":
+            opened.append(number)
+        elif each == ")" and len(opened) > 1:
+            opened.pop()
         if len(each) < 2 or each[0] != ":" or each in ("::", ":="):
             continue
         in_parentheses = texts[number - 1 : number] == ["("] and texts[number + 1 : number + 2] == [")"]
         operator = number - 2 if in_parentheses else number - 1
-        if operator < 0 or texts[operator] != "in":
+        is_position = opened[-1] > 0 and texts[opened[-1] - 1] == "position"  # position(part in :text)
+        if operator < 0 or texts[operator] != "in" or is_position:
             elsewhere.add(each[1:])
             continue
         first, last = (number - 1, number + 1) if in_parentheses else (number, number)
@@ -99,11 +105,11 @@ def is_list(name: str, value: Any, places: Sequence[Place]) -> bool:
     """Return whether *value* is a list to expand; raise if only a list makes sense there, and it is none."""
     if isinstance(value, (list, tuple)):
         return True
-    if any(place.bare for place in places):
-        raise UsageError(f"params: {name} stands in IN :{name}: expected a list or tuple, not {type(value).__name__}")
-    if isinstance(value, Iterable) and not isinstance(value, _NO_LISTS):
-        raise UsageError(f"params: {name} stands in IN :{name}: expected a list or tuple, not {type(value).__name__}")
-    return False
+    is_one = not isinstance(value, Iterable) or isinstance(value, _NO_LISTS)
+    if is_one and not any(place.bare for place in places):
+        return False
+    hint = "; for a single value give a list of one, or write = instead of IN" if is_one else ""
+    raise UsageError(f"params: {name} stands in IN :{name}: expected a list or tuple, not {type(value).__name__}{hint}")
 
 
 def check_number(lists: frozenset[str], given: Mapping[str, Any], dialect: str) -> None:

@@ -18,6 +18,7 @@ from prefiq_db.call import Call
 from prefiq_db.dialects.rules import RULES, Rules
 from prefiq_db.errors import UsageError
 from prefiq_db.execution.proven_reads import DATA_CHANGING, reading
+from prefiq_db.execution.quoted_binds import CarefulText, needs_care
 from prefiq_db.execution.sql_tokens import Tokens, scan
 from prefiq_db.execution.statement_splitting import carries_rows, is_routine, statements_in
 from prefiq_db.execution.templates import Template, as_tstring
@@ -113,10 +114,10 @@ class LongText(TextClause):
 
 
 def _text(sql: str) -> TextClause:
-    if len(sql) > LONGEST_COMPILED:
-        return LongText(sql)
-    made = text(sql)
-    return _texts.keep(sql, made, sql, made.text)
+    made = text(sql) if len(sql) <= LONGEST_COMPILED else LongText(sql)
+    if needs_care(made):
+        made = CarefulText(sql)
+    return made if len(sql) > LONGEST_COMPILED else _texts.keep(sql, made, sql, made.text)
 
 
 def facts_of(statement: Executable, dialect: str) -> Facts:

@@ -10,6 +10,7 @@ from sqlalchemy import Column, Connection, MetaData, Table, UniqueConstraint
 from sqlalchemy import exc as sa_exc
 from sqlalchemy import inspect as sa_inspect
 from sqlalchemy.orm import Mapper
+from sqlalchemy.sql.elements import ColumnClause
 
 from prefiq_db.errors import SchemaError, SubKind, UsageError
 from prefiq_db.memory import Memory
@@ -52,15 +53,18 @@ class Target:
     names: Mapping[str, str]
     is_reflected: bool = False
 
-    def column(self, name: str) -> Column[Any]:
-        """Return the column that rows call *name*.
+    def column(self, name: Any) -> Column[Any]:
+        """Return the column that rows call *name*, or that a ``Column`` or an attribute of an ORM class stands for.
 
         Raises:
             UsageError: if there is none; it lists those that exist.
         """
-        key = self.names.get(name) if isinstance(name, str) else None
+        if isinstance(name, ColumnClause) and name.key in self.table.c:
+            return self.table.c[name.key]  # an attribute of the ORM class may have that name, but another column
+        called = name if isinstance(name, str) else getattr(name, "key", None)
+        key = self.names.get(called) if isinstance(called, str) else None
         if key is None:
-            shown = name[:_LONGEST_NAME] if isinstance(name, str) else f"<{type(name).__name__}>"
+            shown = called[:_LONGEST_NAME] if isinstance(called, str) else f"<{type(name).__name__}>"
             raise UsageError(
                 f"{self.table.name} has no column {shown}; it has {', '.join(self.names)}",
                 table=self.table.name,

@@ -18,6 +18,7 @@ from prefiq_db.bridge import Runtime
 from prefiq_db.dialects.upsert_sql import NewValue, Wanted, widths
 from prefiq_db.errors import UsageError
 from prefiq_db.execution.given_rows import GivenRows
+from prefiq_db.execution.named_columns import NamedColumns
 from prefiq_db.execution.target_tables import Target, UniqueKey, unique_keys
 
 #: A statement ends at the first of these limits; larger ones are no faster.
@@ -113,7 +114,7 @@ def request_of(
         UsageError: what is wrong, with the row's number and the column, and what exists; never a value.
     """
     names = _key_names(key, target)
-    returned = tuple(target.column(each) for each in _names(returning, "returning", target))
+    returned = tuple(target.table.c[each] for each in _names(returning, "returning", target))
     given = GivenRows([rows] if _is_one_row(rows) else rows, None, target, runtime)
     values = list(_all(given))
     if not values:
@@ -154,7 +155,7 @@ def _names(given: Any, what: str, target: Target) -> tuple[str, ...]:
     names = []
     for each in several:
         try:
-            names.append(target.column(getattr(each, "key", None) or each).key)
+            names.append(target.column(each).key)
         except UsageError as error:
             refused = error
         else:
@@ -246,7 +247,7 @@ def _new_values(update: Any, target: Target, key: Sequence[str], given: Sequence
         values = {}
         for name, value in update.items():
             (key_of_column,) = _names(name, "update", target)
-            values[key_of_column] = _new_value(target.table.c[key_of_column], value)
+            values[key_of_column] = _new_value(target, key_of_column, value)
     else:
         names = _names(update, "update", target)
         for name in names:
@@ -292,9 +293,13 @@ class _OnUpdate:
         return default.next_value() if default.is_sequence else _as_expression(self.column, default.arg)
 
 
-def _new_value(column: sa.Column[Any], value: Any) -> NewValue:
+def _new_value(target: Target, key: str, value: Any) -> NewValue:
+    column = target.table.c[key]
+
     def new(stored: Any, given: Any) -> Any:
-        return _as_expression(column, value(stored, given) if made else value)
+        if not made:
+            return _as_expression(column, value)
+        return _as_expression(column, value(NamedColumns(target, stored), NamedColumns(target, given)))
 
     made = callable(value) and not hasattr(value, "__clause_element__") and not isinstance(value, ClauseElement)
     return new
