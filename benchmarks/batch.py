@@ -135,8 +135,8 @@ def _async(url: str, name: str, rounds: int, calls: int) -> tuple[float, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--calls", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=15, help="rounds whose median counts")
+    parser.add_argument("--calls", type=int, default=20, help="calls of each contender in a round")
     parser.add_argument("--link", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.link:

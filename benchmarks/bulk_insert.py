@@ -129,9 +129,9 @@ def measure(name: str, count: int, rounds: int) -> Iterator[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Compare bulk_insert() with raw drivers and SQLAlchemy.")
-    parser.add_argument("databases", nargs="*", default=["sqlite", "postgresql", "mariadb"])
-    parser.add_argument("--rows", type=int, default=100_000)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("databases", nargs="*", default=["sqlite", "postgresql", "mariadb"], help="which ones")
+    parser.add_argument("--rows", type=int, default=100_000, help="rows in each call")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds whose median counts")
     given = parser.parse_args()
     for name in given.databases:
         for line in measure(name, given.rows, given.rounds):

@@ -137,8 +137,8 @@ def _count() -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--time", action="store_true", help="don't count instructions")
-    parser.add_argument("--rounds", type=int, default=200)
-    parser.add_argument("--calls", type=int, default=100)
+    parser.add_argument("--rounds", type=int, default=200, help="rounds whose median counts")
+    parser.add_argument("--calls", type=int, default=100, help="calls of each contender in a round")
     parser.add_argument("--call", nargs=2, type=int, metavar=("ON", "OFF"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.call:

@@ -266,10 +266,10 @@ def _places(only: str | None) -> Iterator[dict[str, str]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=200_000)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--batch-size", type=int, default=1000)
-    parser.add_argument("--only", choices=tuple(RAW))
+    parser.add_argument("--rows", type=int, default=200_000, help="rows in each stream")
+    parser.add_argument("--rounds", type=int, default=7, help="rounds whose median counts")
+    parser.add_argument("--batch-size", type=int, default=1000, help="rows in each batch")
+    parser.add_argument("--only", choices=tuple(RAW), help="one driver instead of all")
     options = parser.parse_args()
     _say(f"{options.rows} rows, batches of {options.batch_size}, medians of {options.rounds} interleaved rounds")
     _say(f"{'':<41}{'time':>11}  {'ratio':>6}  {'of CPU':>6}  at most {MOST:g}")

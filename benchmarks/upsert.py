@@ -12,6 +12,7 @@ What was measured: docs/performance.md.
 
 from __future__ import annotations
 
+import argparse
 import random
 import statistics
 import sys
@@ -114,7 +115,9 @@ def _measure(name: str, url: str, count: int) -> None:
 
 
 def main() -> None:
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("count", type=int, nargs="?", default=10_000, help="rows in a call of many")
+    count = parser.parse_args().count
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         _measure("sqlite", f"sqlite:///{folder / 'app.db'}", count)
