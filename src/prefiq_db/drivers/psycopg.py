@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +24,7 @@ from prefiq_db.drivers.addresses import addresses_of, is_name
 from prefiq_db.drivers.challenges import in_tls, is_refused, refusal
 from prefiq_db.drivers.deadlines import DeadlinePassed
 from prefiq_db.drivers.psycopg_cursors import AsyncServerCursor, ServerCursor
+from prefiq_db.drivers.psycopg_pipelines import AsyncPipeline, Pipeline
 from prefiq_db.drivers.stopping import STOP_SECONDS, beside, tell
 from prefiq_db.drivers.travellers import Accompanied
 from prefiq_db.interruptions import is_interruption
@@ -184,6 +187,16 @@ class Connection(_Hurried, psycopg.Connection[Any]):
 
     _server_cursor_type = ServerCursor
 
+    @contextmanager
+    def _pipeline_nolock(self) -> Iterator[Any]:
+        # psycopg's executemany() holds the lock, and has looked that there is no other pipeline.
+        self._pipeline = Pipeline(self, _no_lock=True)
+        try:
+            with self._pipeline as pipeline:
+                yield pipeline
+        finally:
+            self._pipeline = None
+
     @classmethod
     def connect_by(cls, deadline: Deadline, **arguments: Any) -> Any:
         """Connect by *deadline*; that includes all hosts and looking up their names."""
@@ -262,6 +275,15 @@ class AsyncConnection(_Hurried, psycopg.AsyncConnection[Any]):
     """The asyncio counterpart of :class:`Connection`."""
 
     _server_cursor_type = AsyncServerCursor
+
+    @asynccontextmanager
+    async def _pipeline_nolock(self) -> AsyncIterator[Any]:
+        self._pipeline = AsyncPipeline(self, _no_lock=True)
+        try:
+            async with self._pipeline as pipeline:
+                yield pipeline
+        finally:
+            self._pipeline = None
 
     @classmethod
     async def connect_by(cls, deadline: Deadline, **arguments: Any) -> Any:
