@@ -590,3 +590,33 @@ async def test_read_only_is_refused(db: Any) -> None:
         with pytest.raises(UsageError, match="read_only: bulk_insert writes"):
             await db.using(read_only=True).bulk_insert(ITEM, rows(0, 3))
     assert await count(db) == 0
+
+
+# --- what is no row's fault ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fault", ["view", "missing column", "read-only"])
+async def test_no_row_is_named_where_no_row_is_at_fault(db: Any, fault: str) -> None:
+    """SQLite's driver fails before it has taken a row, or at the first one, whatever that holds."""
+    await create(db)
+    if fault == "view":
+        await db.execute(
+            "create view first_items as select id, sku, qty, count(*) as n from item group by id, sku, qty"
+        )
+        table = sa.table("first_items", *(sa.column(name) for name in ("id", "sku", "qty")))
+        given, target = rows(0, 3), table
+    elif fault == "missing column":
+        target = sa.Table(
+            "item", sa.MetaData(), *(sa.Column(name, sa.Integer) for name in ("id", "sku", "qty", "nowhere"))
+        )
+        given = rows(0, 3, nowhere=1)
+    else:
+        target, given = ITEM, rows(0, 3)
+    with pytest.raises(PrefiqDbError) as caught:
+        if fault == "read-only":
+            async with db.transaction(read_only=True) as tx:
+                await tx.bulk_insert(target, given)
+        else:
+            await db.bulk_insert(target, given)
+    assert "rows[" not in str(caught.value)
+    assert await count(db) == 0
