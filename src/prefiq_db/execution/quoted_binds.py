@@ -33,13 +33,17 @@ def needs_care(made: TextClause) -> bool:
 
 
 def as_read(statement: CarefulText, dialect: str, kind: type[TextClause]) -> TextClause:
-    """Return *statement* as a *kind* of text with only those binds that are binds by the rules of *dialect*."""
+    """Return *statement* as a *kind* of text with only those binds that are binds by the rules of *dialect*.
+
+    It keeps its execution options, such as those of a stream.
+    """
     key = (statement.text, dialect)
     known = _known.kept.get(key)
     if known is None:
         escaped = _escaped(statement.text, dialect)
-        return _known.keep(key, kind(escaped), statement.text, escaped)
-    return known
+        known = _known.keep(key, kind(escaped), statement.text, escaped)
+    options = statement._execution_options
+    return known.execution_options(**options) if options else known
 
 
 _known: Final[Memory[TextClause]] = Memory(1024)
