@@ -242,6 +242,7 @@ async def test_a_reply_out_of_step_ends_the_connection(make_db: Any) -> None:
     async def body(tx: Any) -> None:
         nonlocal calls
         calls += 1
+        await tx.fetch_value("select 1")  # BEGIN travels with it: whoever takes the driver's connection sends it apart
         if calls == 1:
             stray_ping(driver_of(tx))
         await tx.execute("insert into item values (1)")
