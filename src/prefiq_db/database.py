@@ -18,6 +18,7 @@ from prefiq_db.core import (
     assemble,
     begin_attempts,
     join_options,
+    note_session,
     unpicklable,
     wraps_without_tx,
 )
@@ -320,5 +321,8 @@ class Database:
         """
         scope = self._core.pinned()
         if scope is None:
-            return QuietSession(self._core.instance.engine, **options)
-        return QuietSession(scope.connection, join_transaction_mode="create_savepoint", **join_options(options))
+            session = QuietSession(self._core.instance.engine, **options)
+        else:
+            session = QuietSession(scope.connection, join_transaction_mode="create_savepoint", **join_options(options))
+        note_session(self._core.instance, session)
+        return session

@@ -16,6 +16,7 @@ from prefiq_db.core import (
     assemble,
     begin_attempts,
     join_options,
+    note_session,
     quiet,
     unpicklable,
     wraps_without_tx,
@@ -352,6 +353,9 @@ class AsyncDatabase:
         """
         scope = self._core.pinned()
         if scope is None:
-            return AsyncSession(self._engine, **quiet(options))
-        connection = AsyncConnection(self._engine, scope.connection)
-        return AsyncSession(connection, join_transaction_mode="create_savepoint", **quiet(join_options(options)))
+            session = AsyncSession(self._engine, **quiet(options))
+        else:
+            connection = AsyncConnection(self._engine, scope.connection)
+            session = AsyncSession(connection, join_transaction_mode="create_savepoint", **quiet(join_options(options)))
+        note_session(self._core.instance, session.sync_session)
+        return session

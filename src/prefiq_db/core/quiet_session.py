@@ -7,8 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 
+from sqlalchemy import Connection, event
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import ORMExecuteState, Session, SessionTransaction
 
 from prefiq_db.masking import MASK
 
@@ -19,7 +20,29 @@ _KEY: Final = re.compile(r"(\(<class '[^']*'>, )\(.*\), [^()]*\)", re.S)
 
 
 class QuietSession(Session):
-    """SQLAlchemy's session; its errors about two objects with one key name their class, not the key."""
+    """SQLAlchemy's session; its errors about two objects with one key name their class, not the key.
+
+    Attributes:
+        has_written: since its last commit or rollback it has sent more than SELECT, or may have.
+    """
+
+    has_written = False
+
+    def connection(self, *args: Any, **options: Any) -> Connection:
+        self.has_written = True
+        return super().connection(*args, **options)
+
+    def bulk_save_objects(self, *args: Any, **options: Any) -> None:
+        self.has_written = True
+        super().bulk_save_objects(*args, **options)
+
+    def bulk_insert_mappings(self, *args: Any, **options: Any) -> None:
+        self.has_written = True
+        super().bulk_insert_mappings(*args, **options)
+
+    def bulk_update_mappings(self, *args: Any, **options: Any) -> None:
+        self.has_written = True
+        super().bulk_update_mappings(*args, **options)
 
     def add(self, instance: object, *, _warn: bool = True) -> None:
         with _quiet():
@@ -40,6 +63,23 @@ class QuietSession(Session):
     def flush(self, objects: Sequence[Any] | None = None) -> None:
         with _quiet():
             super().flush(objects)
+
+
+@event.listens_for(QuietSession, "do_orm_execute")
+def _note_statement(state: ORMExecuteState) -> None:
+    if not state.is_select and isinstance(state.session, QuietSession):
+        state.session.has_written = True
+
+
+@event.listens_for(QuietSession, "after_flush")
+def _note_flush(session: QuietSession, context: object) -> None:
+    session.has_written = True
+
+
+@event.listens_for(QuietSession, "after_transaction_end")
+def _note_end(session: QuietSession, ended: SessionTransaction) -> None:
+    if ended.parent is None:
+        session.has_written = False
 
 
 def quiet(options: Mapping[str, Any]) -> dict[str, Any]:

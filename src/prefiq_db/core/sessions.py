@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy.exc import PendingRollbackError
+from sqlalchemy.orm import Session
 from sqlalchemy.orm.exc import StaleDataError
 
 from prefiq_db.errors import ErrorClass, ErrorKind, PrefiqDbError, SerializationError, TransactionAbortedError
-from prefiq_db.transaction import RUN_AGAIN, Block
+from prefiq_db.instance import Instance
+from prefiq_db.transaction import RUN_AGAIN, Block, request_here
 from prefiq_db.translation.both import of_both
 from prefiq_db.translation.classify import treatment
 
@@ -21,6 +23,23 @@ def join_options(options: Mapping[str, Any]) -> dict[str, Any]:
     reload them with.
     """
     return {"expire_on_commit": False, **options}
+
+
+def note_session(instance: Instance, session: Session) -> None:
+    """Note in the request, if there is one, that *session* was opened for it."""
+    request = request_here.get()
+    if request is not None:
+        request.opened_session(instance, session, has_uncommitted_work)
+
+
+def has_uncommitted_work(session: Session) -> bool:
+    """Return whether *session* has something that only a commit would keep.
+
+    What a session of the caller's own class has sent isn't known, so there any open transaction counts.
+    """
+    if session.new or session.dirty or session.deleted:
+        return True
+    return session.in_transaction() and getattr(session, "has_written", True)
 
 
 def judge_session_error(tx: Block, error: BaseException) -> PrefiqDbError | None:

@@ -9,7 +9,7 @@ from typing import Any, Self, TypeVar
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 
 from prefiq_db.bridge import spawn
-from prefiq_db.core import DatabaseCore, TransactionCore, join_options, quiet
+from prefiq_db.core import DatabaseCore, TransactionCore, join_options, note_session, quiet
 from prefiq_db.errors import PrefiqDbError
 from prefiq_db.faces.verb_names import takes_verbs_of
 from prefiq_db.faces.verbs_async import AsyncVerbs
@@ -87,7 +87,11 @@ class AsyncTransaction:
 
     def session(self, **options: Any) -> AsyncSession:
         """Return an ORM session that works in a savepoint of this transaction; its objects don't expire on commit."""
-        return AsyncSession(self.connection, join_transaction_mode="create_savepoint", **quiet(join_options(options)))
+        session = AsyncSession(
+            self.connection, join_transaction_mode="create_savepoint", **quiet(join_options(options))
+        )
+        note_session(self._core.tx.instance, session.sync_session)
+        return session
 
     def bind(self) -> AbstractContextManager[None]:
         """Return a block in which the database's own verbs use this transaction, in the running task."""

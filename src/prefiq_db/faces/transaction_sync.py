@@ -9,7 +9,7 @@ from typing import Any, Self, TypeVar
 from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 
-from prefiq_db.core import DatabaseCore, QuietSession, TransactionCore, join_options
+from prefiq_db.core import DatabaseCore, QuietSession, TransactionCore, join_options, note_session
 from prefiq_db.faces.verb_names import takes_verbs_of
 from prefiq_db.faces.verbs_sync import Verbs
 from prefiq_db.leaving import surely
@@ -93,7 +93,9 @@ class Transaction:
 
     def session(self, **options: Any) -> Session:
         """Return an ORM session that works in a savepoint of this transaction; its objects don't expire on commit."""
-        return QuietSession(self.connection, join_transaction_mode="create_savepoint", **join_options(options))
+        session = QuietSession(self.connection, join_transaction_mode="create_savepoint", **join_options(options))
+        note_session(self._core.tx.instance, session)
+        return session
 
     def bind(self) -> AbstractContextManager[None]:
         """Return a block in which the database's own verbs use this transaction, in the running thread or task."""

@@ -16,6 +16,7 @@ from weakref import WeakKeyDictionary
 import anyio
 import anyio.to_thread
 
+from prefiq_db.errors import OutcomeUnknownError
 from prefiq_db.faces.transaction_sync import Transaction
 from prefiq_db.integrations.asgi import Receive, Scope, Send
 from prefiq_db.integrations.request_scope import AnyTransaction, RequestScope, current_request, entered
@@ -76,8 +77,15 @@ class _Exchange:
         self._send = send
         self._started = False
         self._finished = False
+        self._interrupted = False
 
     async def run(self) -> None:
+        try:
+            await self._respond()
+        finally:
+            self._request.answered()  # however it ended: tasks that it has started have no deadline any more
+
+    async def _respond(self) -> None:
         request = self._request
         try:
             gone = await self._run_app()
@@ -124,8 +132,14 @@ class _Exchange:
         request = self._request
         if request.failure is not None:
             raise request.failure
-        if message["type"] == "http.response.start" and not request.settled:
-            await self._settle(message["status"])
+        if message["type"] == "http.response.start":
+            if not request.settled:
+                await self._settle(message["status"])
+            elif self._interrupted and request.verdict(message["status"]) is None:
+                raise OutcomeUnknownError(
+                    "the COMMIT of this request was interrupted, so a response that reports success would be a guess; "
+                    "answer with an error status"
+                )
             self._started = True
         if message["type"].startswith("http.response.") and _is_last(message):
             self._finished = True
@@ -141,7 +155,11 @@ class _Exchange:
                 request.check_nothing_left(self._middleware.service.databases.values())
             await self._end(verdict)
         except BaseException as error:
-            request.failure = error
+            if isinstance(error, Exception):
+                request.failure = error
+            else:
+                # A time limit, say. Who set it answers, in a task that isn't cancelled any more.
+                self._interrupted = True
             await self._end(error)
             raise
         finally:
@@ -198,8 +216,16 @@ class _Listener:
         self._gone = gone
         self._messages: asyncio.Queue[Message | Exception] = asyncio.Queue()
         self._last: Message | None = None
+        self._is_over = False
 
     async def listen(self) -> None:
+        try:
+            await self._listen()
+        finally:
+            self._is_over = True
+
+    async def _listen(self) -> None:
+        has_all = False
         while True:
             try:
                 message = await self._receive()
@@ -210,12 +236,19 @@ class _Listener:
             if message["type"] == "http.disconnect":
                 self._gone()
                 return
-            if message.get("more_body"):
+            if has_all:
+                # Somebody around us repeats the body for ever, and never tells of the client.
+                return
+            has_all = not message.get("more_body")
+            if not has_all:
                 await self._messages.join()
 
     async def receive(self) -> Message:
         if self._last is not None:
             return self._last
+        if self._is_over and self._messages.empty():
+            await asyncio.sleep(0)  # what never waits must not keep the event loop for itself
+            return await self._receive()
         message = await self._messages.get()
         self._messages.task_done()
         if isinstance(message, Exception):
@@ -260,3 +293,4 @@ async def transaction_of_request(
     except BaseException:
         request.doomed = True
         raise
+    request.transactions.has_returned = True

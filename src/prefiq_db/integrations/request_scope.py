@@ -130,7 +130,13 @@ class RequestScope:
         return None
 
     def check_nothing_left(self, databases: Iterable[AnyDatabase]) -> None:
-        """Raise if a transaction other than the request's own is open: its COMMIT would come after the response."""
+        """Raise if a transaction other than the request's own is open: its COMMIT would come after the response.
+
+        A session with work that isn't committed is one, too, and so is a statement that was refused since the endpoint
+        has returned: who got the error may be unable to tell the client.
+        """
+        if self.transactions.refused is not None:
+            raise self.transactions.refused
         for database in databases:
             instance = database._core.instance
             why = "its COMMIT would come after the response, and could not fail any more; see docs/requests.md"

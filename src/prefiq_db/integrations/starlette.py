@@ -26,7 +26,7 @@ class PrefiqDb(AsgiService):
     install: ClassVar[str] = "add the middleware: app.add_middleware(prefiq.middleware)"
 
     def middleware(self, app: AsgiApp) -> RequestMiddleware:
-        """Return the middleware around *app*; add it last, so that it is outside of those that need ``db``."""
+        """Return the middleware around *app*; add it last: outside of those that use ``db`` before the endpoint."""
         return RequestMiddleware(app, self, _route, _answer)
 
 

@@ -9,7 +9,7 @@ from prefiq_db.transaction.burst_savepoint import BurstSavepoint
 from prefiq_db.transaction.options import TransactionOptions, check_timeout
 from prefiq_db.transaction.ownership import Binding, ambient, open_here
 from prefiq_db.transaction.reading import ReadBlock
-from prefiq_db.transaction.requests import RequestTransactions, within_request
+from prefiq_db.transaction.requests import RequestTransactions, request_here, within_request
 from prefiq_db.transaction.root import RootBlock
 from prefiq_db.transaction.savepoint import Savepoint
 from prefiq_db.transaction.scope import Scope
@@ -30,5 +30,6 @@ __all__ = [
     "ambient",
     "check_timeout",
     "open_here",
+    "request_here",
     "within_request",
 ]

@@ -55,11 +55,13 @@ def ambient(instance: Instance) -> Scope[Block] | None:
             )
         return None
     if not mine:
-        raise TransactionOwnershipError(
+        error = TransactionOwnershipError(
             f"a transaction on database {instance.name} is open in the task or thread that started this one, and "
             f"this one did not open it; {HAND_OVER}",
             database=instance.name,
         )
+        request = request_here.get()
+        raise error if request is None else request.note(error)
     if held.bound:
         held.scope.explicit_uses += 1
     return held.scope
@@ -81,6 +83,9 @@ def enter(scope: Scope[Block]) -> None:
 
 def leave(scope: Scope[Block]) -> bool:
     """Make *scope* no longer ambient here; return whether it was."""
+    request = request_here.get()
+    if request is not None and scope.finished:
+        request.closed(scope)
     held = _ambient.get().get(scope.instance)
     if held is None or held.scope is not scope:
         return False

@@ -10,10 +10,13 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from types import FrameType
+from typing import Any
+from weakref import ReferenceType, ref
 
 from prefiq_db.errors import TransactionOwnershipError
 from prefiq_db.instance import Instance
@@ -22,11 +25,19 @@ from prefiq_db.transaction.scope import Scope
 
 
 class RequestTransactions:
-    """The transactions of a request: the one on each database that all of it runs in, and those opened beside it."""
+    """The transactions of a request: the one on each database that all of it runs in, and all that it opened beside it.
+
+    Whatever task, thread or copy of the context of the request opens a transaction or a session, it is noted here.
+    """
 
     def __init__(self) -> None:
-        self._shared: dict[Instance, Scope[Block]] = {}
-        self._opened: dict[Instance, tuple[Scope[Block], int]] = {}
+        self._own: dict[Instance, Scope[Block]] = {}
+        self._opened: list[_Opened] = []
+        self._sessions: list[tuple[Instance, ReferenceType[object], Callable[[Any], bool]]] = []
+        #: the endpoint has returned, and its response has not started
+        self.has_returned = False
+        #: what a statement got that was refused since then: its caller may be too late to tell the client
+        self.refused: TransactionOwnershipError | None = None
 
     def share(self, block: Block) -> None:
         """Let the whole request run in the transaction *block*, which the caller begins, ends and hands on.
@@ -36,52 +47,124 @@ class RequestTransactions:
         """
         scope = block.scope
         scope.explicit_uses += 1  # it is left where the response is sent, perhaps in another context
-        if not block.instance.runtime.is_async:
-            self._shared[block.instance] = scope
+        self._own[block.instance] = scope
 
     def opened(self, scope: Scope[Block]) -> None:
-        """Note a transaction that a thread of the request opened; in an event loop the context itself tells."""
-        if not scope.instance.runtime.is_async and not asyncio._get_running_loop():
-            self._opened[scope.instance] = scope, threading.get_ident()
+        """Note a transaction that a task or thread of the request opened."""
+        self._opened = [each for each in self._opened if not each.scope.finished]
+        task = asyncio.current_task() if asyncio._get_running_loop() else None
+        frame = _callers_frame() if task is None else None
+        self._opened.append(_Opened(scope, threading.get_ident(), task, frame))
+
+    def closed(self, scope: Scope[Block]) -> None:
+        """Forget a transaction that ends."""
+        self._opened = [each for each in self._opened if each.scope is not scope]
+
+    def opened_session(self, instance: Instance, session: object, has_work: Callable[[Any], bool]) -> None:
+        """Note a session; ``has_work(session)`` tells whether it has something that isn't committed."""
+        self._sessions.append((instance, ref(session), has_work))
 
     def ambient(self, instance: Instance) -> Scope[Block] | None:
         """Return the transaction that a thread of the request runs in, which has none of its own.
 
         Raises:
-            TransactionOwnershipError: a dependency of the request, say, has yielded with a transaction open; a
-                statement here would be outside it.
+            TransactionOwnershipError: a dependency of the request, say, has yielded with a transaction open, or the
+                request's own belongs to another task; a statement here would be outside it.
         """
-        scope = self._shared.get(instance)
+        scope = self._own.get(instance)
         if scope is not None and not scope.finished:
-            return scope
-        self.check_none_left(
-            instance,
-            "a statement here would be outside it, and stay committed when it is rolled back; let the request have it "
-            "(docs/requests.md), or use its tx: tx.execute(), tx.bind()",
-        )
+            if not instance.runtime.is_async:
+                return scope
+            raise self.note(
+                TransactionOwnershipError(
+                    f"the request's transaction on database {instance.name} is open in another task, and a statement "
+                    "here would be outside it; do it in the endpoint, or after the response has started: in a "
+                    "middleware with `send`, or in a background task (docs/requests.md)",
+                    database=instance.name,
+                )
+            )
+        for each in self._opened:
+            if each.task is None and each.is_left(instance):
+                raise _left_open(
+                    instance,
+                    "a statement here would be outside it, and stay committed when it is rolled back; let the request "
+                    "have it (docs/requests.md), or use its tx: tx.execute(), tx.bind()",
+                )
         return None
 
+    def note(self, error: TransactionOwnershipError) -> TransactionOwnershipError:
+        """Return *error*; if the endpoint has returned, keep it for the client, too."""
+        if self.has_returned:
+            self.refused = self.refused or error
+        return error
+
     def check_none_left(self, instance: Instance, why: str) -> None:
-        """Raise if a generator, such as a dependency, has yielded with a transaction open; *why* is said of it."""
-        scope, thread = self._opened.get(instance, (None, 0))
-        if scope is None or scope.finished or self._shared.get(instance) is scope or _runs(scope, thread):
-            return
-        raise TransactionOwnershipError(
-            f"a transaction on database {instance.name} was left open by a part of this request that has yielded: "
-            f"{why}",
-            database=instance.name,
-        )
+        """Raise if a transaction of the request is open, or a session has uncommitted work; *why* is said of it."""
+        for each in self._opened:
+            if self._own.get(instance) is not each.scope and each.is_left(instance):
+                raise _left_open(instance, why)
+        for of, reference, has_work in self._sessions:
+            session = reference()
+            if of is instance and session is not None and has_work(session):
+                raise TransactionOwnershipError(
+                    f"a session on database {instance.name} has work that is not committed when the response starts: "
+                    f"{why}; commit it in the endpoint, or in a dependency with scope='function'",
+                    database=instance.name,
+                )
 
 
-def _runs(scope: Scope[Block], thread: int) -> bool:
-    """Return whether the function that opened the transaction is running in its thread, rather than suspended."""
-    line = scope.state.checkout.line
-    frame: FrameType | None = sys._current_frames().get(thread)
-    while line is not None and frame is not None:
-        if frame.f_code is line[0]:
-            return True
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """A transaction of a request, and who opened it.
+
+    Attributes:
+        task: ``None``: a thread without an event loop opened it.
+        frame: of the function in that thread that opened it.
+    """
+
+    scope: Scope[Block]
+    thread: int
+    task: asyncio.Task[Any] | None
+    frame: FrameType | None
+
+    def is_left(self, instance: Instance) -> bool:
+        """Return whether it is open on *instance*, and who opened it isn't just running in it."""
+        if self.scope.instance is not instance or self.scope.finished:
+            return False
+        return not (self._runs_in_thread() if self.task is None else self._runs_in_task(self.task))
+
+    def _runs_in_thread(self) -> bool:
+        frame: FrameType | None = sys._current_frames().get(self.thread)
+        while frame is not None:
+            if frame is self.frame:
+                return True
+            frame = frame.f_back
+        return False
+
+    def _runs_in_task(self, task: asyncio.Task[Any]) -> bool:
+        # A task is never used again, so here the code tells which function it is. One that has yielded isn't awaited.
+        line = self.scope.state.checkout.line
+        awaited: Any = task.get_coro()
+        while awaited is not None and line is not None and not task.done():
+            if getattr(awaited, "cr_code", None) is line[0]:
+                return True
+            awaited = getattr(awaited, "cr_await", None)
+        return False
+
+
+def _callers_frame() -> FrameType | None:
+    """Return the frame of the function outside of this package that called."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_globals.get("__name__", "").split(".")[0] in ("prefiq_db", "contextlib"):
         frame = frame.f_back
-    return line is None
+    return frame
+
+
+def _left_open(instance: Instance, why: str) -> TransactionOwnershipError:
+    return TransactionOwnershipError(
+        f"a transaction on database {instance.name} was left open by a part of this request that has yielded: {why}",
+        database=instance.name,
+    )
 
 
 #: the transactions of the request that the code here works for, if that is known
