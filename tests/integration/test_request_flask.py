@@ -265,3 +265,29 @@ def test_what_flask_can_not_do_is_refused(stock: Database) -> None:
     app.add_url_rule("/", view_func=other.transactional(lambda: "done"), endpoint="view")
     with pytest.raises(UsageError, match="init_app"):
         app.test_client().get("/")
+
+
+@pytest.mark.parametrize("behind", ["after_request", "make_response"])
+def test_an_exception_behind_the_view_commits_nothing(stock: Database, behind: str) -> None:
+    app, prefiq = made(stock)
+    app.testing = False
+
+    @app.errorhandler(500)
+    def calm(error: Exception) -> str:
+        return "never mind"
+
+    if behind == "after_request":
+
+        @app.after_request
+        def fail(response: Any) -> Any:
+            raise LookupError("a mistake")
+
+    @app.post("/")
+    @prefiq.transactional
+    def write() -> Any:
+        prefiq.db.execute(INSERT_STOCK, ROW)
+        return "done" if behind == "after_request" else object()
+
+    with prefiq:
+        assert app.test_client().post("/").status_code == 200
+    assert stock.fetch_value(COUNT_STOCK) == 0

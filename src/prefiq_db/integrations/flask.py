@@ -8,12 +8,17 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, Self, TypeVar, overload
 
-from flask import Flask, Response, has_request_context, request
+from flask import Flask, Response, got_request_exception, has_request_context, request
 
 from prefiq_db.application import Application
 from prefiq_db.bootstrap import bootstrap
 from prefiq_db.errors import UsageError
-from prefiq_db.integrations.request_scope import RequestScope, check_transaction_options, current_request
+from prefiq_db.integrations.request_scope import (
+    RequestScope,
+    check_transaction_options,
+    current_request,
+    doom_request,
+)
 from prefiq_db.integrations.service import Boot, Service, begun_in_thread
 from prefiq_db.integrations.sources import Source
 from prefiq_db.integrations.wsgi import HealthApp
@@ -67,6 +72,7 @@ class PrefiqDb(Service):
             self._take(made)
             atexit.register(self.shutdown)
         app.extensions["prefiq_db"] = self
+        got_request_exception.connect(_doom, app)
         answer = functools.partial(_answer, app)
         app.wsgi_app = RequestMiddleware(app.wsgi_app, self, _route, answer)  # type: ignore[method-assign]
 
@@ -128,6 +134,11 @@ class PrefiqDb(Service):
 
 def _route() -> str | None:
     return request.url_rule.rule if has_request_context() and request.url_rule is not None else None
+
+
+def _doom(sender: Flask, **_: Any) -> None:
+    """Roll back after an exception behind the view, in making its response or in ``after_request``."""
+    doom_request()
 
 
 def _answer(
