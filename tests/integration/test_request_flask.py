@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flask import Flask, g
+from flask import Blueprint, Flask, g
 
 from prefiq_db import Database, bootstrap, bootstrap_async
 from prefiq_db.errors import ClosedError, TransactionOwnershipError, TransactionTimeoutError, UsageError
@@ -290,4 +290,20 @@ def test_an_exception_behind_the_view_commits_nothing(stock: Database, behind: s
 
     with prefiq:
         assert app.test_client().post("/").status_code == 200
+    assert stock.fetch_value(COUNT_STOCK) == 0
+
+
+def test_the_decorator_above_the_route_is_refused(stock: Database) -> None:
+    app, prefiq = made(stock)
+    shop = Blueprint("shop", __name__)
+
+    @prefiq.transactional
+    @shop.post("/")
+    def write() -> str:
+        prefiq.db.execute(INSERT_STOCK, ROW)
+        return "done"
+
+    app.register_blueprint(shop)
+    with prefiq, pytest.raises(UsageError, match=r"write: @transactional stands above the route"):
+        app.test_client().post("/")
     assert stock.fetch_value(COUNT_STOCK) == 0

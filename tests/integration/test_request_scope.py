@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
-from fastapi import BackgroundTasks, Depends, FastAPI
+from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware
@@ -439,6 +439,23 @@ async def test_without_the_middleware_there_is_no_transaction(url: str, stock: D
         with pytest.raises(UsageError, match=r"app\.add_middleware\(prefiq\.middleware\)"):
             await client.post("/")
     assert stock.fetch_value(COUNT_STOCK) == 0
+
+
+@pytest.mark.parametrize("where", ["app", "router", "mounted"])
+async def test_the_decorator_above_the_route_is_refused(url: str, stock: Database, where: str) -> None:
+    app, prefiq = made(url)
+    router, inner = APIRouter(), FastAPI()
+
+    @prefiq.transactional
+    @{"app": app, "router": router, "mounted": inner}[where].post("/")
+    async def write() -> None:
+        await prefiq.db.execute(INSERT_STOCK, ROW)
+
+    app.include_router(router)
+    app.mount("/inner", inner)
+    with pytest.raises(UsageError, match="write: @transactional stands above the route"):
+        async with client_of(app):
+            pass
 
 
 async def test_a_def_endpoint_with_an_asynchronous_database_is_refused(url: str, stock: Database) -> None:

@@ -73,8 +73,13 @@ class PrefiqDb(Service):
             atexit.register(self.shutdown)
         app.extensions["prefiq_db"] = self
         got_request_exception.connect(_doom, app)
+        app.before_request_funcs.setdefault(None, []).insert(0, functools.partial(self._check_view, app))
         answer = functools.partial(_answer, app)
         app.wsgi_app = RequestMiddleware(app.wsgi_app, self, _route, answer)  # type: ignore[method-assign]
+
+    def _check_view(self, app: Flask) -> None:
+        """Refuse the request if its view has ``@transactional`` above its route."""
+        self._refuse_undecorated([app.view_functions.get(request.endpoint or "")])
 
     def shutdown(self) -> None:
         """Shut down the container that :meth:`init_app` booted; a second call does nothing."""
@@ -123,6 +128,7 @@ class PrefiqDb(Service):
         refuse_generator_function(view, "transactional")
         if is_coroutine_function(view):
             raise UsageError("transactional: Flask runs each async view in an event loop of its own; write it as `def`")
+        self._wrapped[id(view)] = view
 
         @functools.wraps(view)
         def wrapper(*args: Any, **kwargs: Any) -> Any:

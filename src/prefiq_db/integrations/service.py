@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,6 +24,8 @@ class Service:
 
     def __init__(self, source: Source | Boot, options: Mapping[str, Any]) -> None:
         self.options = RequestOptions(**options)
+        # what `transactional` wraps, by id: it must not be registered without its wrapper
+        self._wrapped: dict[int, Callable[..., Any]] = {}
         self._boot: Boot | None = source if callable(source) else None
         self._container: Application | None = None
         self._databases: dict[str, AnyDatabase] = {}
@@ -75,6 +77,20 @@ class Service:
         except KeyError:
             pass
         raise BindingError(f"there is no database {name!r}; there are {', '.join(sorted(self._databases))}")
+
+    def _refuse_undecorated(self, endpoints: Iterable[Any]) -> None:
+        """Raise if one of *endpoints*, as a framework calls them, is what a decorator above the route has wrapped.
+
+        Raises:
+            UsageError: naming the endpoint: it would run without its transaction.
+        """
+        for endpoint in endpoints:
+            if id(endpoint) in self._wrapped:
+                name = getattr(endpoint, "__qualname__", type(endpoint).__name__)
+                raise UsageError(
+                    f"{name}: @transactional stands above the route, so the route runs it without a transaction; put "
+                    "@transactional below the route"
+                )
 
     def _not_started(self) -> ClosedError:
         return ClosedError("the service has no databases: it has not started, or was shut down")
