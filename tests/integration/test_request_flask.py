@@ -243,6 +243,10 @@ def test_an_error_that_was_rolled_back_becomes_no_200(stock: Database) -> None:
 def test_what_flask_can_not_do_is_refused(stock: Database) -> None:
     with pytest.raises(UsageError, match="cancel_on_disconnect"):
         PrefiqDb(cancel_on_disconnect=True)
+    with pytest.raises(UsageError, match="app: expected a Flask application"):
+        PrefiqDb(stock)  # type: ignore[arg-type] # the mistake
+    with pytest.raises(UsageError, match="source: "):
+        PrefiqDb(source=Flask("tests"))  # type: ignore[arg-type] # the mistake
     with pytest.raises(UsageError, match="bootstrap"):
         PrefiqDb(Flask("tests"), bootstrap_async)
     app, prefiq = made(stock)

@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
-from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI
+from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI, WebSocket
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware
@@ -487,6 +487,12 @@ def test_an_option_that_no_request_can_keep_is_refused(option: str) -> None:
         ("timeout_header", "a header"),
         ("id_header", 7),
         ("rolls_back_from", "400"),
+        ("rolls_back_from", -5),
+        ("safe_methods", 5),
+        ("safe_methods", [5]),
+        ("no_such", 5),
+        ("source", FastAPI()),
+        ("source", 5),
         ("cancel_on_disconnect", 1),
         ("read_only_requests", None),
     ],
@@ -494,6 +500,35 @@ def test_an_option_that_no_request_can_keep_is_refused(option: str) -> None:
 def test_a_wrong_option_is_refused_when_it_is_given(option: str, value: Any) -> None:
     with pytest.raises(UsageError, match=option.split("_")[0]):
         PrefiqDb(**{option: value})
+
+
+@pytest.mark.parametrize(("asked", "seconds"), [("2.5", 2.5), (".5", 0.5), ("1_0", 20), ("1e0", 20), ("inf", 20)])
+def test_what_a_client_asks_for_is_plain_seconds(asked: str, seconds: float) -> None:
+    assert PrefiqDb(timeout=20).options.seconds(asked) == seconds
+
+
+async def test_a_websocket_has_no_transaction_of_a_request(url: str, stock: Database) -> None:
+    app, prefiq = made(url)
+
+    within = prefiq.transaction()
+
+    @app.websocket("/dependency")
+    async def dependency(socket: WebSocket, tx: Any = within) -> None: ...
+
+    @app.websocket("/decorator")
+    @prefiq.transactional
+    async def decorator(socket: WebSocket) -> None: ...
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "websocket.connect"}
+
+    async def send(message: Any) -> None: ...
+
+    async with client_of(app):
+        for path in ("/dependency", "/decorator"):
+            scope = {"type": "websocket", "path": path, "headers": [], "query_string": b"", "subprotocols": []}
+            with pytest.raises(UsageError, match="WebSocket"):
+                await app(scope, receive, send)
 
 
 async def test_before_the_start_and_after_the_end_there_is_no_database(url: str, stock: Database) -> None:

@@ -6,7 +6,8 @@ import inspect
 from collections.abc import AsyncIterator
 from typing import Any
 
-from fastapi import Depends, Request
+from fastapi import Depends
+from starlette.requests import HTTPConnection
 
 from prefiq_db.errors import UsageError
 from prefiq_db.integrations import starlette
@@ -43,8 +44,10 @@ class PrefiqDb(starlette.PrefiqDb):
         """
         checked = check_transaction_options(options)
 
-        async def request_transaction(request: Request) -> AsyncIterator[AnyTransaction]:
-            _refuse_generator(request.scope.get("endpoint"))
+        async def request_transaction(connection: HTTPConnection) -> AsyncIterator[AnyTransaction]:
+            if connection.scope["type"] != "http":
+                raise UsageError("transaction: a WebSocket has no transaction of a request; use db.transaction() there")
+            _refuse_generator(connection.scope.get("endpoint"))
             async with transaction_of_request(self, database, checked, self.install) as tx:
                 yield tx
 

@@ -61,6 +61,8 @@ class PrefiqDb(Service):
         Raises:
             UsageError: *app* has a ``PrefiqDb`` already.
         """
+        if not isinstance(app, Flask):
+            raise UsageError("app: expected a Flask application; a container or databases are given as source=")
         if "prefiq_db" in app.extensions:
             raise UsageError("this application has a PrefiqDb already")
         if self._boot is not None and not self._databases:
