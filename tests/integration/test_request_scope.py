@@ -472,6 +472,13 @@ async def test_a_def_endpoint_with_an_asynchronous_database_is_refused(url: str,
             await client.get("/")
 
 
+def test_a_transaction_that_is_not_called_is_refused(url: str) -> None:
+    app, prefiq = made(url)
+    for wrong in (prefiq.transaction, Depends(prefiq.transaction)):
+        with pytest.raises(UsageError, match=r"call it.*prefiq\.transaction\(\)"):
+            app.post("/", dependencies=[wrong])(lambda: None)
+
+
 @pytest.mark.parametrize("option", ["attempts", "retry", "durable", "no_such"])
 def test_an_option_that_no_request_can_keep_is_refused(option: str) -> None:
     prefiq = PrefiqDb()
