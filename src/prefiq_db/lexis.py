@@ -71,7 +71,7 @@ _SQLITE: Final = _lexis(rf"{_STRING}|{_NAME}|{_BACKTICKS}|\[[^\]]*+(?:\]|\Z)", _
 # Two dashes need a blank after them: 1--1 is 2.
 _MARIADB: Final = _lexis(
     rf"{_ESCAPED.format(chr(39))}|{_ESCAPED.format(chr(34))}|{_BACKTICKS}",
-    r"--(?=[\s\x00-\x1f]|\Z)[^\n]*+|\#[^\n]*+",
+    r"--(?=[\x00-\x20\x7f]|\Z)[^\n]*+|\#[^\n]*+",
     code=r"/\*M?!\d*+|\*/",
     by_mode="'\"",
 )

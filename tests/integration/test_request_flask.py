@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from flask import Flask, g
+from flask import Blueprint, Flask, g
 
 from prefiq_db import Database, bootstrap, bootstrap_async
 from prefiq_db.errors import ClosedError, TransactionOwnershipError, TransactionTimeoutError, UsageError
@@ -114,9 +114,139 @@ def test_a_transaction_of_ones_own_that_is_open_at_the_response_is_refused(stock
         app.test_client().post("/")
 
 
+# --- WSGI middleware between the view and prefiq_db -------------------------------------------------
+
+Wsgi = Callable[[Any, Callable[..., Any]], Iterable[bytes]]
+
+
+def starts_when_read(app: Wsgi) -> Wsgi:
+    """Hold the status back until the body is read, as a middleware that compresses does."""
+
+    def middleware(environ: Any, start_response: Callable[..., Any]) -> Iterable[bytes]:
+        held: list[Any] = []
+        body = app(environ, lambda *args: held.append(args))
+        yield b""
+        start_response(*held[-1])
+        yield from body
+
+    return middleware
+
+
+def starts_after_its_first_bytes(app: Wsgi) -> Wsgi:
+    """Send bytes before the status, which WSGI forbids."""
+
+    def middleware(environ: Any, start_response: Callable[..., Any]) -> Iterable[bytes]:
+        held: list[Any] = []
+        body = app(environ, lambda *args: held.append(args))
+        yield b"too early"
+        start_response(*held[-1])
+        yield from body
+
+    return middleware
+
+
+def calms(status: str) -> Callable[[Wsgi], Wsgi]:
+    """Answer every exception with *status*."""
+
+    def make(app: Wsgi) -> Wsgi:
+        def middleware(environ: Any, start_response: Callable[..., Any]) -> Iterable[bytes]:
+            try:
+                return app(environ, start_response)
+            except Exception:
+                start_response(status, [])
+                return [b"calm"]
+
+        return middleware
+
+    return make
+
+
+def says_ok(app: Wsgi) -> Wsgi:
+    """Replace an error, whose start was passed on, with a 200."""
+
+    def middleware(environ: Any, start_response: Callable[..., Any]) -> Iterable[bytes]:
+        body = app(environ, start_response)
+        start_response("200 OK", [], (None, None, None))
+        return body
+
+    return middleware
+
+
+def layered(stock: Database, *middleware: Callable[[Wsgi], Wsgi]) -> tuple[Flask, PrefiqDb]:
+    """Return an application with *middleware* inside of prefiq_db's; ``/orphan`` fails at its COMMIT."""
+    stock.execute("create table orphan (id integer references stock (id) deferrable initially deferred)")
+    arguments = {"database": {"url": f"sqlite:///{Path.cwd()}/flask.db"}}
+    app = Flask("tests")
+    for each in middleware:
+        app.wsgi_app = each(app.wsgi_app)  # type: ignore[method-assign]
+    prefiq = PrefiqDb(app, lambda: bootstrap(arguments=arguments, environ={}))
+
+    @app.post("/")
+    @prefiq.transactional
+    def write() -> str:
+        prefiq.db.execute(INSERT_STOCK, ROW)
+        return "done"
+
+    @app.post("/orphan")
+    @prefiq.transactional
+    def orphan() -> str:
+        prefiq.db.execute("insert into orphan (id) values (99)")
+        return "done"
+
+    @app.post("/refused")
+    @prefiq.transactional
+    def refused() -> tuple[str, int]:
+        prefiq.db.execute(INSERT_STOCK, ROW)
+        return "refused", 409
+
+    return app, prefiq
+
+
+def test_a_status_that_is_held_back_until_the_body_is_read_commits(stock: Database) -> None:
+    app, prefiq = layered(stock, starts_when_read)
+    with prefiq:
+        client = app.test_client()
+        answer = client.post("/")
+        assert (answer.status_code, answer.text) == (200, "done")
+        assert stock.fetch_value(COUNT_STOCK) == 1
+        assert client.post("/orphan").status_code == 500
+        assert prefiq.db.stats().pool.checked_out == 0
+    assert stock.fetch_value("select count(*) from orphan") == 0
+
+
+def test_a_status_that_comes_after_the_first_bytes_is_no_200(stock: Database) -> None:
+    app, prefiq = layered(stock, starts_after_its_first_bytes)
+    with prefiq, pytest.raises(UsageError, match="start_response"):
+        app.test_client().post("/")
+    assert stock.fetch_value(COUNT_STOCK) == 0
+
+
+@pytest.mark.parametrize(("status", "heard"), [("200 OK", 500), ("302 FOUND", 500), ("503 BUSY", 503)])
+def test_a_middleware_that_calms_a_failed_commit_may_only_say_an_error(
+    stock: Database, status: str, heard: int
+) -> None:
+    for twice in (False, True):
+        stock.execute("drop table if exists orphan")
+        app, prefiq = layered(stock, *[calms(status)] * (2 if twice else 1))
+        with prefiq:
+            assert app.test_client().post("/orphan").status_code == heard
+    assert stock.fetch_value("select count(*) from orphan") == 0
+
+
+def test_an_error_that_was_rolled_back_becomes_no_200(stock: Database) -> None:
+    app, prefiq = layered(stock, says_ok)
+    with prefiq, pytest.raises(UsageError, match="only an error"):
+        app.test_client().post("/refused")
+    assert stock.fetch_value(COUNT_STOCK) == 0
+
+
 def test_what_flask_can_not_do_is_refused(stock: Database) -> None:
     with pytest.raises(UsageError, match="cancel_on_disconnect"):
         PrefiqDb(cancel_on_disconnect=True)
+    with pytest.raises(UsageError, match="app: expected a Flask application"):
+        PrefiqDb(stock)  # type: ignore[arg-type] # the mistake
+    with pytest.raises(UsageError, match="source: "):
+        PrefiqDb(source=Flask("tests"))  # type: ignore[arg-type] # the mistake
     with pytest.raises(UsageError, match="bootstrap"):
         PrefiqDb(Flask("tests"), bootstrap_async)
     app, prefiq = made(stock)
@@ -139,3 +269,45 @@ def test_what_flask_can_not_do_is_refused(stock: Database) -> None:
     app.add_url_rule("/", view_func=other.transactional(lambda: "done"), endpoint="view")
     with pytest.raises(UsageError, match="init_app"):
         app.test_client().get("/")
+
+
+@pytest.mark.parametrize("behind", ["after_request", "make_response"])
+def test_an_exception_behind_the_view_commits_nothing(stock: Database, behind: str) -> None:
+    app, prefiq = made(stock)
+    app.testing = False
+
+    @app.errorhandler(500)
+    def calm(error: Exception) -> str:
+        return "never mind"
+
+    if behind == "after_request":
+
+        @app.after_request
+        def fail(response: Any) -> Any:
+            raise LookupError("a mistake")
+
+    @app.post("/")
+    @prefiq.transactional
+    def write() -> Any:
+        prefiq.db.execute(INSERT_STOCK, ROW)
+        return "done" if behind == "after_request" else object()
+
+    with prefiq:
+        assert app.test_client().post("/").status_code == 200
+    assert stock.fetch_value(COUNT_STOCK) == 0
+
+
+def test_the_decorator_above_the_route_is_refused(stock: Database) -> None:
+    app, prefiq = made(stock)
+    shop = Blueprint("shop", __name__)
+
+    @prefiq.transactional
+    @shop.post("/")
+    def write() -> str:
+        prefiq.db.execute(INSERT_STOCK, ROW)
+        return "done"
+
+    app.register_blueprint(shop)
+    with prefiq, pytest.raises(UsageError, match=r"write: @transactional stands above the route"):
+        app.test_client().post("/")
+    assert stock.fetch_value(COUNT_STOCK) == 0

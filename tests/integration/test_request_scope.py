@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
-from fastapi import BackgroundTasks, Depends, FastAPI
+from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI, WebSocket
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware
@@ -441,6 +441,23 @@ async def test_without_the_middleware_there_is_no_transaction(url: str, stock: D
     assert stock.fetch_value(COUNT_STOCK) == 0
 
 
+@pytest.mark.parametrize("where", ["app", "router", "mounted"])
+async def test_the_decorator_above_the_route_is_refused(url: str, stock: Database, where: str) -> None:
+    app, prefiq = made(url)
+    router, inner = APIRouter(), FastAPI()
+
+    @prefiq.transactional
+    @{"app": app, "router": router, "mounted": inner}[where].post("/")
+    async def write() -> None:
+        await prefiq.db.execute(INSERT_STOCK, ROW)
+
+    app.include_router(router)
+    app.mount("/inner", inner)
+    with pytest.raises(UsageError, match="write: @transactional stands above the route"):
+        async with client_of(app):
+            pass
+
+
 async def test_a_def_endpoint_with_an_asynchronous_database_is_refused(url: str, stock: Database) -> None:
     prefiq = for_starlette.PrefiqDb(boot(url, "async"))
 
@@ -453,6 +470,13 @@ async def test_a_def_endpoint_with_an_asynchronous_database_is_refused(url: str,
     async with client_of(app) as client:
         with pytest.raises(UsageError, match="async def"):
             await client.get("/")
+
+
+def test_a_transaction_that_is_not_called_is_refused(url: str) -> None:
+    app, prefiq = made(url)
+    for wrong in (prefiq.transaction, Depends(prefiq.transaction)):
+        with pytest.raises(UsageError, match=r"call it.*prefiq\.transaction\(\)"):
+            app.post("/", dependencies=[wrong])(lambda: None)
 
 
 @pytest.mark.parametrize("option", ["attempts", "retry", "durable", "no_such"])
@@ -470,6 +494,12 @@ def test_an_option_that_no_request_can_keep_is_refused(option: str) -> None:
         ("timeout_header", "a header"),
         ("id_header", 7),
         ("rolls_back_from", "400"),
+        ("rolls_back_from", -5),
+        ("safe_methods", 5),
+        ("safe_methods", [5]),
+        ("no_such", 5),
+        ("source", FastAPI()),
+        ("source", 5),
         ("cancel_on_disconnect", 1),
         ("read_only_requests", None),
     ],
@@ -477,6 +507,35 @@ def test_an_option_that_no_request_can_keep_is_refused(option: str) -> None:
 def test_a_wrong_option_is_refused_when_it_is_given(option: str, value: Any) -> None:
     with pytest.raises(UsageError, match=option.split("_")[0]):
         PrefiqDb(**{option: value})
+
+
+@pytest.mark.parametrize(("asked", "seconds"), [("2.5", 2.5), (".5", 0.5), ("1_0", 20), ("1e0", 20), ("inf", 20)])
+def test_what_a_client_asks_for_is_plain_seconds(asked: str, seconds: float) -> None:
+    assert PrefiqDb(timeout=20).options.seconds(asked) == seconds
+
+
+async def test_a_websocket_has_no_transaction_of_a_request(url: str, stock: Database) -> None:
+    app, prefiq = made(url)
+
+    within = prefiq.transaction()
+
+    @app.websocket("/dependency")
+    async def dependency(socket: WebSocket, tx: Any = within) -> None: ...
+
+    @app.websocket("/decorator")
+    @prefiq.transactional
+    async def decorator(socket: WebSocket) -> None: ...
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "websocket.connect"}
+
+    async def send(message: Any) -> None: ...
+
+    async with client_of(app):
+        for path in ("/dependency", "/decorator"):
+            scope = {"type": "websocket", "path": path, "headers": [], "query_string": b"", "subprotocols": []}
+            with pytest.raises(UsageError, match="WebSocket"):
+                await app(scope, receive, send)
 
 
 async def test_before_the_start_and_after_the_end_there_is_no_database(url: str, stock: Database) -> None:

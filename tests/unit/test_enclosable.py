@@ -36,6 +36,9 @@ DOESNT_FIT = [
     "",
     ";",
     "create table t (a int)",
+    "select 1 --\x7f '\n; drop table t -- '",  # to MariaDB a comment: DEL is a control character
+    "select 1 from (select 1 as `\u00a0x`) q where 1 --\u00a0x; drop table t",  # and this is none
+    "select 1 --1",
     "select 1 as prefiq_end_of_text",
     "select 'prefiq_end_of_text",
 ]

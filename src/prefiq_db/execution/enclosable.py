@@ -7,6 +7,7 @@ be seen for certain is sent by itself.
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 from prefiq_db.dialects.rules import RULES
@@ -15,6 +16,9 @@ from prefiq_db.memory import Memory
 
 # Statements that mean in a block what they mean alone.
 _FIRST: Final = frozenset({"select", "insert", "update", "delete", "replace", "with", "values"})
+# A comment for one reader and two minus signs for another: MariaDB looks at the byte that follows, and wants a blank or
+# a control character of ASCII there.
+_UNCLEAR_DASHES: Final = re.compile(r"--(?![ \t\r\n]|\Z)")
 # Appended to the text: if it isn't seen as a word there, something before it was left open.
 _SENTINEL: Final = "prefiq_end_of_text"
 
@@ -33,7 +37,7 @@ _known: Final[Memory[str]] = Memory(1024)
 
 def _enclosed(sql: str, label: str) -> str | None:
     lexis = RULES[label].lexis
-    if _SENTINEL in sql.lower():
+    if _SENTINEL in sql.lower() or _UNCLEAR_DASHES.search(sql):
         return None
     tokens = scan(f"{sql}\n{_SENTINEL}", lexis)
     if tokens.doubtful or tokens.code_comment or tokens.texts[-1] != _SENTINEL or "/*" in sql:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, ClassVar, TypeVar, overload
 
@@ -37,7 +37,12 @@ class AsgiService(Service):
 
     @asynccontextmanager
     async def lifespan(self, app: object = None) -> AsyncIterator[None]:
-        """Boot the container, and shut it down at the end; what was given ready is left as it is."""
+        """Boot the container, and shut it down at the end; what was given ready is left as it is.
+
+        Raises:
+            UsageError: an endpoint of *app* has ``@transactional`` above its route.
+        """
+        self._refuse_undecorated(_endpoints(app))
         if self._boot is None:
             yield
             return
@@ -81,6 +86,7 @@ class AsgiService(Service):
 
     def _wrap(self, database: str, options: Mapping[str, Any], endpoint: Callable[..., Any]) -> Callable[..., Any]:
         refuse_generator_function(endpoint, "transactional")
+        self._wrapped[id(endpoint)] = endpoint
         if is_coroutine_function(endpoint):
 
             @functools.wraps(endpoint)
@@ -96,3 +102,10 @@ class AsgiService(Service):
                 return endpoint(*args, **kwargs)
 
         return sync_wrapper
+
+
+def _endpoints(app: Any) -> Iterator[Any]:
+    """Yield the endpoints of Starlette's routes in *app*, also those of what is mounted in it."""
+    for route in getattr(app, "routes", None) or ():
+        yield getattr(route, "endpoint", None)
+        yield from _endpoints(getattr(route, "original_router", route))  # FastAPI's, of an included router

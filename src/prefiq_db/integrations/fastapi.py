@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, NoReturn
 
-from fastapi import Depends, Request
+from fastapi import Depends
+from starlette.requests import HTTPConnection
 
 from prefiq_db.errors import UsageError
 from prefiq_db.integrations import starlette
@@ -30,7 +31,29 @@ class PrefiqDb(starlette.PrefiqDb):
     The arguments are those of :class:`~prefiq_db.integrations.asgi_service.AsgiService`.
     """
 
-    def transaction(self, database: str = "main", **options: Any) -> Any:
+    @property
+    def transaction(self) -> RequestDependency:
+        """``prefiq.transaction(database="main", **options)`` is a dependency; see :class:`RequestDependency`."""
+        return RequestDependency(self)
+
+
+class RequestDependency:
+    """What makes dependencies: call it. FastAPI refuses it uncalled, with an error that says so."""
+
+    def __init__(self, prefiq: PrefiqDb) -> None:
+        self._prefiq = prefiq
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        """What ``Depends(prefiq.transaction)`` asks for."""
+        raise _not_called()
+
+    @property
+    def dependency(self) -> NoReturn:
+        """What ``dependencies=[prefiq.transaction]`` asks for."""
+        raise _not_called()
+
+    def __call__(self, database: str = "main", **options: Any) -> Any:
         """Return a dependency: the endpoint, and what it depends on, run in the transaction of the request.
 
         Its value is the transaction: ``tx: Annotated[AsyncTransaction, prefiq.transaction()]``. It is committed before
@@ -42,14 +65,21 @@ class PrefiqDb(starlette.PrefiqDb):
             options: ``isolation``, ``read_only``, ``exactly_once``, ``timeout``, as for ``db.transaction()``.
         """
         checked = check_transaction_options(options)
+        prefiq = self._prefiq
 
-        async def request_transaction(request: Request) -> AsyncIterator[AnyTransaction]:
-            _refuse_generator(request.scope.get("endpoint"))
-            async with transaction_of_request(self, database, checked, self.install) as tx:
+        async def request_transaction(connection: HTTPConnection) -> AsyncIterator[AnyTransaction]:
+            if connection.scope["type"] != "http":
+                raise UsageError("transaction: a WebSocket has no transaction of a request; use db.transaction() there")
+            _refuse_generator(connection.scope.get("endpoint"))
+            async with transaction_of_request(prefiq, database, checked, prefiq.install) as tx:
                 yield tx
 
         # "function": an exception of the endpoint is seen here before its response is sent.
         return Depends(request_transaction, scope="function")
+
+
+def _not_called() -> UsageError:
+    return UsageError("transaction: call it, without Depends: dependencies=[prefiq.transaction()]")
 
 
 def _refuse_generator(endpoint: Any) -> None:

@@ -8,12 +8,17 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, Self, TypeVar, overload
 
-from flask import Flask, Response, has_request_context, request
+from flask import Flask, Response, got_request_exception, has_request_context, request
 
 from prefiq_db.application import Application
 from prefiq_db.bootstrap import bootstrap
 from prefiq_db.errors import UsageError
-from prefiq_db.integrations.request_scope import RequestScope, check_transaction_options, current_request
+from prefiq_db.integrations.request_scope import (
+    RequestScope,
+    check_transaction_options,
+    current_request,
+    doom_request,
+)
 from prefiq_db.integrations.service import Boot, Service, begun_in_thread
 from prefiq_db.integrations.sources import Source
 from prefiq_db.integrations.wsgi import HealthApp
@@ -56,6 +61,8 @@ class PrefiqDb(Service):
         Raises:
             UsageError: *app* has a ``PrefiqDb`` already.
         """
+        if not isinstance(app, Flask):
+            raise UsageError("app: expected a Flask application; a container or databases are given as source=")
         if "prefiq_db" in app.extensions:
             raise UsageError("this application has a PrefiqDb already")
         if self._boot is not None and not self._databases:
@@ -67,8 +74,14 @@ class PrefiqDb(Service):
             self._take(made)
             atexit.register(self.shutdown)
         app.extensions["prefiq_db"] = self
+        got_request_exception.connect(_doom, app)
+        app.before_request_funcs.setdefault(None, []).insert(0, functools.partial(self._check_view, app))
         answer = functools.partial(_answer, app)
         app.wsgi_app = RequestMiddleware(app.wsgi_app, self, _route, answer)  # type: ignore[method-assign]
+
+    def _check_view(self, app: Flask) -> None:
+        """Refuse the request if its view has ``@transactional`` above its route."""
+        self._refuse_undecorated([app.view_functions.get(request.endpoint or "")])
 
     def shutdown(self) -> None:
         """Shut down the container that :meth:`init_app` booted; a second call does nothing."""
@@ -117,6 +130,7 @@ class PrefiqDb(Service):
         refuse_generator_function(view, "transactional")
         if is_coroutine_function(view):
             raise UsageError("transactional: Flask runs each async view in an event loop of its own; write it as `def`")
+        self._wrapped[id(view)] = view
 
         @functools.wraps(view)
         def wrapper(*args: Any, **kwargs: Any) -> Any:
@@ -128,6 +142,11 @@ class PrefiqDb(Service):
 
 def _route() -> str | None:
     return request.url_rule.rule if has_request_context() and request.url_rule is not None else None
+
+
+def _doom(sender: Flask, **_: Any) -> None:
+    """Roll back after an exception behind the view, in making its response or in ``after_request``."""
+    doom_request()
 
 
 def _answer(

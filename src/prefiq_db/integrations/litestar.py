@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import ClassVar
 
+from litestar import Litestar
 from litestar.utils.scope.state import ScopeState
 
 from prefiq_db.integrations.asgi import Receive, Scope, Send
 from prefiq_db.integrations.asgi_requests import AsgiApp, RequestMiddleware
 from prefiq_db.integrations.asgi_service import AsgiService
+from prefiq_db.integrations.request_scope import doom_request
 
 
 class PrefiqDb(AsgiService):
@@ -28,9 +32,25 @@ class PrefiqDb(AsgiService):
 
     install: ClassVar[str] = "add the middleware: Litestar(..., middleware=[prefiq.middleware])"
 
+    @asynccontextmanager
+    async def lifespan(self, app: object = None) -> AsyncIterator[None]:
+        """Boot the container, and shut it down at the end; what was given ready is left as it is.
+
+        An exception that *app* sees, such as one of serialization, then rolls back its request's transaction.
+        """
+        if isinstance(app, Litestar) and _doom not in app.after_exception:
+            app.after_exception.append(_doom)
+        async with super().lifespan(app):
+            yield
+
     def middleware(self, app: AsgiApp) -> RequestMiddleware:
         """Return the middleware around *app*; put it first in the list, so that it is outermost."""
         return RequestMiddleware(app, self, _route, _answer)
+
+
+async def _doom(error: Exception, scope: object) -> None:
+    """Roll back after an exception behind the handler: in serialization, or in ``after_request``."""
+    doom_request()
 
 
 def _route(scope: Scope) -> str | None:

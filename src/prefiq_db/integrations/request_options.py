@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Final
 
 from prefiq_db.config import MAX_SECONDS
 from prefiq_db.errors import UsageError
@@ -13,6 +13,9 @@ from prefiq_db.transaction import check_timeout
 
 # What a client may call its request: enough for any id or trace, and harmless in a log.
 _ID: Final = re.compile(r"[\w.:/+=-]{1,128}", re.ASCII)
+
+# Seconds as a client writes them; float() alone would take 1_0 for 10.
+_SECONDS: Final = re.compile(r"[0-9]+(\.[0-9]*)?|\.[0-9]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,24 +55,41 @@ class RequestOptions:
         for name in ("read_only_requests", "cancel_on_disconnect"):
             if not isinstance(getattr(self, name), bool):
                 raise UsageError(f"{name}: expected True or False")
-        if isinstance(self.rolls_back_from, bool) or not isinstance(self.rolls_back_from, int):
-            raise UsageError("rolls_back_from: expected the first status that rolls back, 400 for example")
-        methods = [self.safe_methods] if isinstance(self.safe_methods, str) else list(self.safe_methods)
-        object.__setattr__(self, "safe_methods", frozenset(method.upper() for method in methods))
+        first = self.rolls_back_from
+        if isinstance(first, bool) or not isinstance(first, int) or not 200 <= first <= 600:
+            raise UsageError(
+                "rolls_back_from: expected the first status that rolls back, 400 for example; 200 to 600 (none)"
+            )
+        given = self.safe_methods
+        methods = [given] if isinstance(given, str) else list(given) if isinstance(given, Iterable) else [None]
+        if not all(isinstance(method, str) for method in methods):
+            raise UsageError('safe_methods: expected the names of methods, such as ("GET", "HEAD")')
+        object.__setattr__(self, "safe_methods", frozenset(str(method).upper() for method in methods))
 
     def seconds(self, asked: str | None) -> float | None:
         """Return how long a request may take: *asked* by the client, but never longer than the setting."""
-        try:
-            own = None if asked is None else float(asked)
-        except ValueError:
-            own = None  # what a client sends must not break the request
-        if own is None or not 0 < own <= MAX_SECONDS:  # NaN is refused here, too
+        # What a client sends must not break the request: the pattern leaves nothing that float() refuses.
+        own = float(asked) if asked is not None and _SECONDS.fullmatch(asked) else None
+        if own is None or not 0 < own <= MAX_SECONDS:
             return self.timeout
         return own if self.timeout is None else min(own, self.timeout)
 
     def is_safe(self, method: str) -> bool:
         """Return whether requests with *method* only read."""
         return method.upper() in self.safe_methods
+
+
+def request_options(given: Mapping[str, Any]) -> RequestOptions:
+    """Return the options that a framework's ``PrefiqDb`` was *given*.
+
+    Raises:
+        UsageError: one is unknown, or has a wrong value.
+    """
+    known = [field.name for field in fields(RequestOptions)]
+    for name in given:
+        if name not in known:
+            raise UsageError(f"{name}: unknown option of PrefiqDb; expected some of {', '.join(known)}")
+    return RequestOptions(**given)
 
 
 def usable_id(given: str | None) -> str | None:

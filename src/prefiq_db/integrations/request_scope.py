@@ -169,6 +169,13 @@ def entered(scope: RequestScope, databases: Iterable[AnyDatabase]) -> Iterator[R
         _current.set(before)
 
 
+def doom_request() -> None:
+    """Let nothing of the running request be committed, if there is one: a framework has seen an exception."""
+    scope = _current.get()
+    if scope is not None:
+        scope.doomed = True
+
+
 def current_request(install: str) -> RequestScope:
     """Return the scope of the request that this code works for.
 
@@ -177,7 +184,7 @@ def current_request(install: str) -> RequestScope:
     """
     scope = _current.get()
     if scope is None:
-        raise UsageError(f"there is no request here, or it has no scope: {install}")
+        raise UsageError(f"there is no request here, or it has no scope (a WebSocket has none): {install}")
     return scope
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+import inspect
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,7 +12,7 @@ from prefiq_db.database import Database
 from prefiq_db.database_async import AsyncDatabase
 from prefiq_db.errors import BindingError, ClosedError, UsageError
 from prefiq_db.faces.transaction_sync import Transaction
-from prefiq_db.integrations.request_options import RequestOptions
+from prefiq_db.integrations.request_options import request_options
 from prefiq_db.integrations.request_scope import RequestScope
 from prefiq_db.integrations.sources import AnyDatabase, Source, databases_of
 
@@ -23,7 +24,10 @@ class Service:
     """The databases of one service, from its start to its end."""
 
     def __init__(self, source: Source | Boot, options: Mapping[str, Any]) -> None:
-        self.options = RequestOptions(**options)
+        self.options = request_options(options)
+        _check_source(source)
+        # what `transactional` wraps, by id: it must not be registered without its wrapper
+        self._wrapped: dict[int, Callable[..., Any]] = {}
         self._boot: Boot | None = source if callable(source) else None
         self._container: Application | None = None
         self._databases: dict[str, AnyDatabase] = {}
@@ -76,8 +80,42 @@ class Service:
             pass
         raise BindingError(f"there is no database {name!r}; there are {', '.join(sorted(self._databases))}")
 
+    def _refuse_undecorated(self, endpoints: Iterable[Any]) -> None:
+        """Raise if one of *endpoints*, as a framework calls them, is what a decorator above the route has wrapped.
+
+        Raises:
+            UsageError: naming the endpoint: it would run without its transaction.
+        """
+        for endpoint in endpoints:
+            if id(endpoint) in self._wrapped:
+                name = getattr(endpoint, "__qualname__", type(endpoint).__name__)
+                raise UsageError(
+                    f"{name}: @transactional stands above the route, so the route runs it without a transaction; put "
+                    "@transactional below the route"
+                )
+
     def _not_started(self) -> ClosedError:
         return ClosedError("the service has no databases: it has not started, or was shut down")
+
+
+def _check_source(source: object) -> None:
+    """Raise for an application of a framework: it can be called, but boots no container."""
+    if not callable(source):
+        if isinstance(source, (Application, Database, AsyncDatabase, Iterable)):
+            return
+    else:
+        try:
+            inspect.signature(source).bind()
+        except TypeError:
+            pass
+        except ValueError:
+            return  # a function in C tells no signature
+        else:
+            return
+    raise UsageError(
+        "source: expected a function without arguments that boots the container, such as bootstrap, or a container or "
+        f"databases, not {type(source).__name__}; the application of a framework isn't given here"
+    )
 
 
 @contextmanager

@@ -5,14 +5,19 @@ The COMMIT happens where the framework calls ``start_response``: the status is k
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
+from typing import Any, Final
 
+from prefiq_db.errors import UsageError
 from prefiq_db.faces.transaction_sync import Transaction
 from prefiq_db.integrations.request_scope import RequestScope, entered
 from prefiq_db.integrations.service import Service
 
 WsgiApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+
+# The first status that tells the client of an error.
+_FIRST_ERROR: Final = 400
 
 
 class RequestMiddleware:
@@ -43,50 +48,122 @@ class RequestMiddleware:
             return None if value is None else str(value)
 
         request = RequestScope(self._service.options, environ["REQUEST_METHOD"], header, self._route)
+        response = _Response(request, self._service, start_response)
         with entered(request, self._service.databases.values()):
-            return self._run(request, environ, start_response)
+            try:
+                body = response.begun(self._app(environ, response.start))
+            except BaseException as error:
+                response.end_without(error)
+                if response.is_started or not isinstance(error, Exception):
+                    raise
+                if not isinstance(request.failure, Exception):
+                    raise
+            else:
+                response.end_without(_NoResponse())
+                request.answered()
+                if response.is_started or request.failure is None:
+                    return body
+                body.close()
+                if not isinstance(request.failure, Exception):
+                    raise request.failure
+            return self._answer(request.failure, environ, start_response)
 
-    def _run(
-        self, request: RequestScope, environ: dict[str, Any], start_response: Callable[..., Any]
-    ) -> Iterable[bytes]:
-        def start(status: str, headers: Any, *exc_info: Any) -> Any:
-            if not request.settled:
-                self._settle(request, int(status.split(" ", 1)[0]))
-            return start_response(status, headers, *exc_info)
 
+class _Response:
+    """The start of one response, and the end of its request's transactions just before."""
+
+    def __init__(self, request: RequestScope, service: Service, start_response: Callable[..., Any]) -> None:
+        self.is_started = False
+        self._request = request
+        self._service = service
+        self._start_response = start_response
+        # why no response but an error may follow
+        self._undone: BaseException | None = None
+
+    def start(self, status: str, headers: Any, *exc_info: Any) -> Any:
+        """End the transactions, and pass the start on to the server; it is the ``start_response`` of the application.
+
+        Raises:
+            BaseException: the COMMIT failed, or the work was rolled back, and *status* is none of an error: the server
+                hears nothing of it.
+        """
+        code = int(status.split(" ", 1)[0])
+        if not self._request.settled:
+            self._settle(code)
+        elif self._undone is not None and code < _FIRST_ERROR:
+            raise self._undone
+        self.is_started = True
+        return self._start_response(status, headers, *exc_info)
+
+    def begun(self, body: Iterable[bytes]) -> _Body:
+        """Return *body*, read as far as it must be to start the response: a middleware may do that only when read.
+
+        What is read here is read inside of the request. WSGI wants the start before the first bytes.
+        """
+        chunks = iter(body)
+        read: list[bytes] = []
         try:
-            body = self._app(environ, start)
-        except BaseException as error:
-            _end(request, error)
-            if not isinstance(error, Exception) or not isinstance(request.failure, Exception):
-                raise
-        else:
-            # A body that starts the response only when it is read has no transaction then.
-            _end(request, None if request.settled else _NoResponse())
-            request.settled = True
-            request.answered()
-            return body
-        return self._answer(request.failure, environ, start_response)
+            while not self._request.settled and not any(read):
+                read.append(next(chunks))
+        except StopIteration:
+            pass
+        except BaseException:
+            _Body(body, chunks).close()
+            raise
+        return _Body(body, chain(read, chunks))
 
-    def _settle(self, request: RequestScope, status: int) -> None:
+    def end_without(self, error: BaseException) -> None:
+        """Roll back what is still open, because of *error*: no response has started."""
+        if self._end(error) and self._undone is None:
+            self._undone = UsageError(
+                "the request's transaction was rolled back, because no response had started when the application "
+                "returned its first bytes or raised: only an error may be sent now; call start_response before that"
+            )
+        self._request.settled = True
+
+    def _settle(self, status: int) -> None:
         """End the transactions, or raise: then nothing of the response is sent."""
+        request = self._request
         verdict = request.verdict(status)
         try:
             if verdict is None:
                 request.check_nothing_left(self._service.databases.values())
-            _end(request, verdict)
+            if self._end(verdict) and verdict is not None and not request.doomed:
+                self._undone = UsageError(
+                    "the request's transaction was rolled back, because its response was an error: only an error may "
+                    "be sent now; change the status before start_response is called, or inside PrefiqDb's middleware"
+                )
         except BaseException as error:
-            request.failure = error
-            _end(request, error)
+            request.failure = self._undone = error
+            self._end(error)
             raise
         finally:
             request.settled = True
 
+    def _end(self, error: BaseException | None) -> bool:
+        """Commit the open transactions, or roll them back because of *error*; return whether there were any."""
+        found = False
+        for tx in self._request.to_end():
+            found = True
+            assert isinstance(tx, Transaction)
+            tx.__exit__(None if error is None else type(error), error, None)
+        return found
 
-def _end(request: RequestScope, error: BaseException | None) -> None:
-    for tx in request.to_end():
-        assert isinstance(tx, Transaction)
-        tx.__exit__(None if error is None else type(error), error, None)
+
+class _Body:
+    """The body of a response, of which a part may be read already; the server closes it, and so the application's."""
+
+    def __init__(self, body: Iterable[bytes], chunks: Iterator[bytes]) -> None:
+        self._body = body
+        self._chunks = chunks
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self._chunks
+
+    def close(self) -> None:
+        close = getattr(self._body, "close", None)
+        if close is not None:
+            close()
 
 
 class _NoResponse(Exception):  # noqa: N818 - nobody catches it: it only tells a transaction to roll back

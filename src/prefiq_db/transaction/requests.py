@@ -32,7 +32,8 @@ class RequestTransactions:
 
     def __init__(self) -> None:
         self._own: dict[Instance, Scope[Block]] = {}
-        self._opened: list[_Opened] = []
+        # By the scope's id: threads note and forget at once, and each does it in one step.
+        self._opened: dict[int, _Opened] = {}
         self._sessions: list[tuple[Instance, ReferenceType[object], Callable[[Any], bool]]] = []
         #: the endpoint has returned, and its response has not started
         self.has_returned = False
@@ -51,14 +52,13 @@ class RequestTransactions:
 
     def opened(self, scope: Scope[Block]) -> None:
         """Note a transaction that a task or thread of the request opened."""
-        self._opened = [each for each in self._opened if not each.scope.finished]
         task = asyncio.current_task() if asyncio._get_running_loop() else None
         frame = _callers_frame() if task is None else None
-        self._opened.append(_Opened(scope, threading.get_ident(), task, frame))
+        self._opened[id(scope)] = _Opened(scope, threading.get_ident(), task, frame)
 
     def closed(self, scope: Scope[Block]) -> None:
         """Forget a transaction that ends."""
-        self._opened = [each for each in self._opened if each.scope is not scope]
+        self._opened.pop(id(scope), None)
 
     def opened_session(self, instance: Instance, session: object, has_work: Callable[[Any], bool]) -> None:
         """Note a session; ``has_work(session)`` tells whether it has something that isn't committed."""
@@ -83,7 +83,7 @@ class RequestTransactions:
                     database=instance.name,
                 )
             )
-        for each in self._opened:
+        for each in list(self._opened.values()):
             if each.task is None and each.is_left(instance):
                 raise _left_open(
                     instance,
@@ -100,7 +100,7 @@ class RequestTransactions:
 
     def check_none_left(self, instance: Instance, why: str) -> None:
         """Raise if a transaction of the request is open, or a session has uncommitted work; *why* is said of it."""
-        for each in self._opened:
+        for each in list(self._opened.values()):
             if self._own.get(instance) is not each.scope and each.is_left(instance):
                 raise _left_open(instance, why)
         for of, reference, has_work in self._sessions:
