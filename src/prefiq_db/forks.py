@@ -6,6 +6,7 @@ called after a fork: decisions/0113-why-one-registry-for-what-a-child-renews.md.
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
 import weakref
@@ -47,9 +48,24 @@ def in_child(owner: Any, renew: _Renewal) -> None:
     _renewals[_Owner(owner, _renewals.pop)] = renew
 
 
+def _pending() -> list[tuple[_Owner, _Renewal]]:
+    """Return what is registered.
+
+    Without the garbage collector: copying makes objects, which sets it off, and an owner that it collects in the middle
+    changes the dictionary. The copy then raises, and the child would keep all of the parent's connections.
+    """
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        return list(_renewals.items())
+    finally:
+        if collects:
+            gc.enable()
+
+
 def _renew_all() -> None:
     failure: BaseException | None = None
-    for reference, renew in list(_renewals.items()):
+    for reference, renew in _pending():
         owner = reference()
         if owner is not None:
             try:

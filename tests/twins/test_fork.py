@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import faulthandler
+import gc
 import multiprocessing
 import os
 import re
@@ -277,6 +278,35 @@ def test_what_is_gone_is_not_renewed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(forks._renewals) == 2
     del owner
     assert forks._renewals == {}
+
+
+class _Part:
+    """An owner in a cycle: only the garbage collector ends it."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+
+def test_garbage_that_is_collected_meanwhile_keeps_nothing_from_being_renewed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Databases that nobody closed may be collected right then, and their entries go with them."""
+    monkeypatch.setattr(forks, "_renewals", {})
+    renewed: list[_Part] = []
+    kept = _Part()
+    thresholds = gc.get_threshold()
+    gc.disable()
+    try:
+        for _ in range(100):
+            forks.in_child(_Part(), lambda part: None)
+        forks.in_child(kept, renewed.append)
+        pairs = [(number, number) for number in range(5000)]  # Python keeps used ones, which are not counted
+        gc.set_threshold(gc.get_count()[0] + 30)  # reached in the middle of copying what is registered
+        gc.enable()
+        forks._renew_all()
+    finally:
+        gc.set_threshold(*thresholds)
+        gc.enable()
+    assert renewed == [kept]
+    assert pairs
 
 
 def test_a_part_that_can_not_be_renewed_keeps_no_other_from_it(monkeypatch: pytest.MonkeyPatch) -> None:
