@@ -141,7 +141,7 @@ async def test_control_without_the_poll_the_write_is_lost(
     db = make_db(pool_size=1, max_overflow=0)
     await db.execute("create table item (id integer primary key)")
     _kill(backend, await db.fetch_value(_MY_ID[backend.name]))
-    monkeypatch.setattr("prefiq_db.pool.vetting._has_something_to_read", lambda descriptor: False)
+    monkeypatch.setattr("prefiq_db.pool.vetting.is_readable", lambda descriptor: False)
     with pytest.raises(OutcomeUnknownError):
         await db.execute("insert into item (id) values (1)")
 

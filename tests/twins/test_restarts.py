@@ -113,7 +113,7 @@ async def test_control_without_the_look_at_the_socket_calls_fail(
     stock: Any, server: DatabaseServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the test above would see if dead connections were handed out: reads repeated, a write's fate unknown."""
-    monkeypatch.setattr("prefiq_db.pool.vetting._has_something_to_read", lambda descriptor: False)
+    monkeypatch.setattr("prefiq_db.pool.vetting.is_readable", lambda descriptor: False)
     failures = stock.hooks.add(Failures())
     server.restart()
     await stock.fetch_value(READ)

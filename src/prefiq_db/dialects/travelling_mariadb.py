@@ -19,7 +19,7 @@ class MariadbTravelling(TravellingDialect):
 
     @property
     def begin_travels(self) -> bool:
-        return bool(self.is_mariadb) and super().begin_travels  # type: ignore[attr-defined]
+        return bool(self.is_mariadb) and super().begin_travels  # type: ignore[attr-defined]  # MariaDB's dialects have it
 
     def begin_messages(self, transaction: TransactionState) -> list[str]:
         message = ["START TRANSACTION READ ONLY" if transaction.read_only else "START TRANSACTION"]
@@ -34,7 +34,7 @@ class MariadbTravelling(TravellingDialect):
         return dbapi_connection
 
     def _send_unheard(self, dbapi_connection: Any, text: str) -> bool:
-        self.check_not_streaming(dbapi_connection)  # type: ignore[attr-defined]
+        self.check_not_streaming(dbapi_connection)  # type: ignore[attr-defined]  # MariaDB's dialects have it
         self._driver(dbapi_connection).send_unheard(text)
         return True
 
@@ -66,7 +66,7 @@ class AsyncMariadbTravelling(MariadbTravelling):
         return dbapi_connection._connection
 
     def _send_unheard(self, dbapi_connection: Any, text: str) -> bool:
-        self.check_not_streaming(dbapi_connection)  # type: ignore[attr-defined]
+        self.check_not_streaming(dbapi_connection)  # type: ignore[attr-defined]  # MariaDB's dialects have it
         await_(self._driver(dbapi_connection).send_unheard(text))
         return True
 

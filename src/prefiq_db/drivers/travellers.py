@@ -6,7 +6,6 @@ of psycopg's: libpq in pipeline mode, every request sent, every reply read, and 
 
 from __future__ import annotations
 
-import select
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -19,6 +18,7 @@ from psycopg.pq import ConnStatus, ExecStatus, TransactionStatus
 from psycopg.waiting import Ready
 
 from prefiq_db.drivers.burst import Burst
+from prefiq_db.drivers.readable import is_readable
 
 #: Set on psycopg's exception for a request ahead of the statement: the server skipped the statement itself.
 AHEAD: Final = "prefiq_db_ahead"
@@ -115,13 +115,13 @@ class Accompanied:
         pgconn = self.pgconn
         try:
             next(hearing)
-            while _is_readable(pgconn.socket):
+            while is_readable(pgconn.socket):
                 hearing.send(Ready.R)
         except StopIteration:
             self._note_heard()
             pgconn.exit_pipeline_mode()
             at_rest = bool(pgconn.transaction_status == TransactionStatus.IDLE)
-            return at_rest and not _is_readable(pgconn.socket)
+            return at_rest and not is_readable(pgconn.socket)
         except (psycopg.Error, OSError, ValueError):
             pgconn.finish()
             return False
@@ -227,11 +227,3 @@ def _failure(results: list[Any], encoding: str) -> psycopg.Error | None:
         if result.status not in _GOOD:
             return psycopg.InternalError("the server's replies don't match the requests")
     return None
-
-
-def _is_readable(descriptor: int) -> bool:
-    if not hasattr(select, "poll"):
-        return bool(select.select([descriptor], [], [], 0)[0])
-    poll = select.poll()
-    poll.register(descriptor, select.POLLIN)
-    return bool(poll.poll(0))

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import select
 from typing import Any, NoReturn
 
 import asyncmy
 from asyncmy.connection import Connection as _AsyncmyConnection
 
-from prefiq_db.drivers.burst import Burst
+from prefiq_db.drivers.readable import is_readable
 from prefiq_db.drivers.statuses import IN_TRANSACTION
 from prefiq_db.drivers.travellers_mysql import (
     ENDED_BADLY,
-    LONGEST,
     LOST,
     QUERY,
+    Rider,
     Steps,
     carry,
     is_good_end,
@@ -23,17 +22,14 @@ from prefiq_db.drivers.travellers_mysql import (
 )
 
 
-class Accompanied(_AsyncmyConnection):
+class Accompanied(Rider, _AsyncmyConnection):
     """A connection that sends requests along with a statement."""
 
     # asyncmy's own attributes, which its type information leaves out.
-    _affected_rows: Any
     _connected: bool
     _encoding: str
     _fill_buffer: Any
-    _next_seq_id: int
     _proto: Any
-    _result: Any
     _stream_broken: bool
     _transport: Any
     _write_bytes: Any
@@ -43,20 +39,11 @@ class Accompanied(_AsyncmyConnection):
     _hang_up: Any
 
     driver_error = asyncmy.errors.Error
-    #: a reply was left to be read with the next use; every use of the connection reads it first
-    is_unheard = False
-    #: the next statement may be sent before that reply is read
-    may_overtake = False
-    _burst: Burst | None = None
-
-    def ride(self, burst: Burst | None) -> None:
-        """Send *burst* with the next statement; ``None``: send the next one alone."""
-        self._burst = burst
 
     async def query(self, sql: Any, unbuffered: bool = False) -> Any:
         burst = self._burst
         if burst is None:
-            return await super().query(sql, unbuffered)  # type: ignore[no-untyped-call]
+            return await super().query(sql, unbuffered)  # type: ignore[no-untyped-call]  # asyncmy has no types
         self._burst = None
         statement = sql.encode(self._encoding, "surrogateescape") if isinstance(sql, str) else sql
         steps = carry(self, burst, statement)
@@ -66,16 +53,15 @@ class Accompanied(_AsyncmyConnection):
 
     async def _execute_command(self, command: int, sql: Any) -> None:
         if not self.is_unheard:
-            await super()._execute_command(command, sql)  # type: ignore[misc]
+            await super()._execute_command(command, sql)  # type: ignore[misc]  # asyncmy's own
             return
-        overtakes = self.may_overtake and command == QUERY and len(sql) < LONGEST
-        self.may_overtake = False
+        overtakes = self._overtakes(command, sql)
         if not overtakes:
             await self.hear()
-        await super()._execute_command(command, sql)  # type: ignore[misc]
+        await super()._execute_command(command, sql)  # type: ignore[misc]  # asyncmy's own
         if overtakes:
             await self.hear()
-            self._next_seq_id = 1
+            self.expect_reply()
 
     # --- a reply that is read later --------------------------------------------------------------
 
@@ -89,7 +75,7 @@ class Accompanied(_AsyncmyConnection):
     async def hear(self) -> None:
         """Wait for the reply that nobody waited for; a bad one closes the connection."""
         self.is_unheard = False
-        self._next_seq_id = 1
+        self.expect_reply()
         try:
             is_good = is_good_end(await self.read_packet())
         except asyncmy.errors.Error:
@@ -106,7 +92,7 @@ class Accompanied(_AsyncmyConnection):
         if self._stream_broken:
             return False
         descriptor = self._transport.get_extra_info("socket").fileno()
-        if not self._has_come() and _is_readable(descriptor):
+        if not self._has_come() and is_readable(descriptor):
             # The event loop polls once a turn, and gives us what it reads in the turn after that.
             await asyncio.sleep(0)
             await asyncio.sleep(0)
@@ -115,7 +101,7 @@ class Accompanied(_AsyncmyConnection):
                 await self.hear()
             except asyncmy.errors.Error:
                 return False
-            return not self._stream_broken and not _is_readable(descriptor)
+            return not self._stream_broken and not is_readable(descriptor)
         return not self._stream_broken
 
     def _has_come(self) -> bool:
@@ -140,13 +126,9 @@ class Accompanied(_AsyncmyConnection):
         self._result = None
         self._write_bytes(packets)
 
-    def expect_reply(self) -> None:
-        """Expect the first packet of a reply."""
-        self._next_seq_id = 1
-
     async def read_option(self) -> None:
         """Read the reply to COM_SET_OPTION."""
-        self._next_seq_id = 1
+        self.expect_reply()
         status = status_of_option(await self.read_packet())
         if status is None:
             raise self.lost("the server's replies don't match the requests")
@@ -162,11 +144,9 @@ class Accompanied(_AsyncmyConnection):
         await self.query(sql)
 
     def show(self, result: Any) -> None:
-        """Make *result* the reply to the last statement."""
-        result.has_next = 0
         # SET_OPTION has cleared them at the server: asyncmy would ask for them in vain.
         result.warning_count = 0
-        self._result, self._affected_rows = result, result.affected_rows
+        super().show(result)
 
     def raise_error(self, payload: bytes) -> NoReturn:
         asyncmy.errors.raise_mysql_exception(payload)
@@ -193,13 +173,3 @@ async def _take(steps: Steps) -> None:
                 step = steps.send(said)
     except StopIteration:
         return
-
-
-def _is_readable(descriptor: int) -> bool:
-    if descriptor < 0:
-        return True
-    if not hasattr(select, "poll"):
-        return bool(select.select([descriptor], [], [], 0)[0])
-    poll = select.poll()
-    poll.register(descriptor, select.POLLIN)
-    return bool(poll.poll(0))

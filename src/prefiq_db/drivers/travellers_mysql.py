@@ -41,6 +41,39 @@ Step = Callable[[], Any]
 Steps = Generator[Step, Any, None]
 
 
+class Rider:
+    """Mixed into both drivers' connections: what travels, and whether a reply was left to be read."""
+
+    driver_error: Any
+    _next_seq_id: int
+    _result: Any
+    _affected_rows: Any
+
+    #: a reply was left to be read with the next use; every use of the connection reads it first
+    is_unheard = False
+    #: the next statement may be sent before that reply is read
+    may_overtake = False
+    _burst: Burst | None = None
+
+    def ride(self, burst: Burst | None) -> None:
+        """Send *burst* with the next statement; ``None``: send the next one alone."""
+        self._burst = burst
+
+    def _overtakes(self, command: int, sql: Any) -> bool:
+        """Return whether this request may be sent before the reply that was left is read; only the next one may."""
+        overtakes, self.may_overtake = self.may_overtake, False
+        return overtakes and command == QUERY and len(sql) < LONGEST
+
+    def expect_reply(self) -> None:
+        """Expect the first packet of a reply."""
+        self._next_seq_id = 1
+
+    def show(self, result: Any) -> None:
+        """Make *result* the reply to the last statement."""
+        result.has_next = 0
+        self._result, self._affected_rows = result, result.affected_rows
+
+
 def carry(connection: Any, burst: Burst, statement: bytes) -> Steps:
     """Yield what to do to send *statement* with *burst*; its reply is the connection's result in the end.
 

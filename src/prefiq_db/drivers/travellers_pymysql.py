@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import select
 from typing import Any, NoReturn
 
 import pymysql
 
-from prefiq_db.drivers.burst import Burst
 from prefiq_db.drivers.deadlines import DeadlinePassed
+from prefiq_db.drivers.readable import is_readable
 from prefiq_db.drivers.statuses import IN_TRANSACTION
 from prefiq_db.drivers.travellers_mysql import (
     ENDED_BADLY,
-    LONGEST,
     LOST,
     QUERY,
+    Rider,
     Steps,
     carry,
     is_good_end,
@@ -22,15 +21,12 @@ from prefiq_db.drivers.travellers_mysql import (
 )
 
 
-class Accompanied(pymysql.connections.Connection):
+class Accompanied(Rider, pymysql.connections.Connection):
     """A connection that sends requests along with a statement."""
 
     # PyMySQL's own attributes, which its type information leaves out.
     _sock: Any
     _rfile: Any
-    _result: Any
-    _affected_rows: Any
-    _next_seq_id: int
     _force_close: Any
     _read_packet: Any
     _write_bytes: Any
@@ -38,15 +34,6 @@ class Accompanied(pymysql.connections.Connection):
     hurry: Any
 
     driver_error = pymysql.err.Error
-    #: a reply was left to be read with the next use; every use of the connection reads it first
-    is_unheard = False
-    #: the next statement may be sent before that reply is read
-    may_overtake = False
-    _burst: Burst | None = None
-
-    def ride(self, burst: Burst | None) -> None:
-        """Send *burst* with the next statement; ``None``: send the next one alone."""
-        self._burst = burst
 
     def query(self, sql: Any, unbuffered: bool = False) -> Any:
         burst = self._burst
@@ -60,13 +47,12 @@ class Accompanied(pymysql.connections.Connection):
 
     def _execute_command(self, command: int, sql: Any) -> None:
         if not self.is_unheard:
-            super()._execute_command(command, sql)  # type: ignore[misc]
+            super()._execute_command(command, sql)  # type: ignore[misc]  # PyMySQL's own
             return
-        overtakes = self.may_overtake and command == QUERY and len(sql) < LONGEST
-        self.may_overtake = False
+        overtakes = self._overtakes(command, sql)
         if not overtakes:
             self.hear()
-        super()._execute_command(command, sql)  # type: ignore[misc]
+        super()._execute_command(command, sql)  # type: ignore[misc]  # PyMySQL's own
         if overtakes:
             self.hear()
             self.expect_reply()
@@ -101,14 +87,14 @@ class Accompanied(pymysql.connections.Connection):
         """Read the reply if it has come, without waiting for it; return whether the connection is fit for use."""
         if self._sock is None:
             return False
-        if not _is_readable(self._sock):
+        if not is_readable(self._sock.fileno()):
             return True
         try:
             self.hurry()
             self.hear()
         except (pymysql.err.Error, OSError):
             return False
-        return not _is_readable(self._sock)
+        return not is_readable(self._sock.fileno())
 
     # --- what a burst needs ----------------------------------------------------------------------
 
@@ -126,10 +112,6 @@ class Accompanied(pymysql.connections.Connection):
         self._result = None
         self._write_bytes(packets)
 
-    def expect_reply(self) -> None:
-        """Expect the first packet of a reply."""
-        self._next_seq_id = 1
-
     def read_option(self) -> None:
         """Read the reply to COM_SET_OPTION."""
         self.expect_reply()
@@ -145,11 +127,6 @@ class Accompanied(pymysql.connections.Connection):
 
     def ask(self, sql: Any) -> None:
         self.query(sql)
-
-    def show(self, result: Any) -> None:
-        """Make *result* the reply to the last statement."""
-        result.has_next = False
-        self._result, self._affected_rows = result, result.affected_rows
 
     def raise_error(self, payload: bytes) -> NoReturn:
         pymysql.err.raise_mysql_exception(payload)
@@ -177,11 +154,3 @@ def _take(steps: Steps) -> None:
                 step = steps.send(said)
     except StopIteration:
         return
-
-
-def _is_readable(sock: Any) -> bool:
-    if not hasattr(select, "poll"):
-        return bool(select.select([sock], [], [], 0)[0])
-    poll = select.poll()
-    poll.register(sock, select.POLLIN)
-    return bool(poll.poll(0))

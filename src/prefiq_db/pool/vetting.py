@@ -7,8 +7,6 @@ sends nothing to an idle client except a final error. Only after long idling we 
 from __future__ import annotations
 
 import asyncio
-import os
-import select
 import time
 from collections.abc import Callable
 from threading import get_ident
@@ -23,6 +21,7 @@ from sqlalchemy.util.queue import Empty
 from prefiq_db.deadline import CONNECT_TIMEOUT, Deadline
 from prefiq_db.dialects.engine_parts import DEFAULT_LIMITS, Limits
 from prefiq_db.dialects.session import SESSION_KEY
+from prefiq_db.drivers.readable import is_readable
 from prefiq_db.interruptions import is_interruption
 from prefiq_db.masking import border_translates
 from prefiq_db.origin import application_line
@@ -231,7 +230,7 @@ class _VettingPool(SlottedPool):
                 return _DEAD
         else:
             descriptor = dialect.socket_of(record.dbapi_connection)
-            if descriptor is not None and _has_something_to_read(descriptor):
+            if descriptor is not None and is_readable(descriptor):
                 return _DEAD
         if not self._is_at_rest(record):
             return _NOT_AT_REST
@@ -322,13 +321,3 @@ class AsyncPrefiqPool(_VettingPool, AsyncAdaptedQueuePool):
     """The pool of async engines."""
 
     __module__ = "prefiq_db.pool"
-
-
-def _has_something_to_read(descriptor: int) -> bool:
-    if descriptor < 0:
-        return True
-    if os.name == "nt":
-        return bool(select.select([descriptor], [], [], 0)[0])
-    poll = select.poll()
-    poll.register(descriptor, select.POLLIN)
-    return bool(poll.poll(0))
