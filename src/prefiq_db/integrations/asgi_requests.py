@@ -19,7 +19,7 @@ import anyio.to_thread
 from prefiq_db.errors import OutcomeUnknownError
 from prefiq_db.faces.transaction_sync import Transaction
 from prefiq_db.integrations.asgi import Receive, Scope, Send
-from prefiq_db.integrations.request_scope import AnyTransaction, RequestScope, current_request, entered
+from prefiq_db.integrations.request_scope import AnyTransaction, NoResponse, RequestScope, current_request, entered
 from prefiq_db.integrations.service import Service
 
 AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
@@ -94,7 +94,7 @@ class _Exchange:
             if not isinstance(error, Exception) or not isinstance(request.failure, Exception):
                 raise
         else:
-            await self._end(request.failure or _NoResponse())
+            await self._end(request.failure or NoResponse())
         if isinstance(request.failure, Exception):
             # Whatever the framework made of it on the way: the client gets the answer to what the COMMIT raised.
             await self._answer(request.failure)
@@ -256,10 +256,6 @@ class _Listener:
         if message["type"] == "http.disconnect":
             self._last = message
         return message
-
-
-class _NoResponse(Exception):  # noqa: N818 - nobody catches it: it only tells a transaction to roll back
-    """The application has ended without a response."""
 
 
 def _is_last(message: Mapping[str, Any]) -> bool:

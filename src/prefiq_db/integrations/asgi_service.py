@@ -6,16 +6,13 @@ import functools
 import inspect
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, ClassVar, TypeVar, overload
+from typing import Any
 
 from prefiq_db.bootstrap import bootstrap_async
 from prefiq_db.integrations.asgi_requests import transaction_of_request
-from prefiq_db.integrations.request_scope import RequestScope, check_transaction_options, current_request
-from prefiq_db.integrations.service import Boot, Service, begun_in_thread
+from prefiq_db.integrations.service import Boot, Service
 from prefiq_db.integrations.sources import Source
-from prefiq_db.unrun import is_coroutine_function, refuse_generator_function
-
-_F = TypeVar("_F", bound=Callable[..., Any])
+from prefiq_db.unrun import is_coroutine_function
 
 
 class AsgiService(Service):
@@ -28,9 +25,6 @@ class AsgiService(Service):
         options: see :class:`~prefiq_db.integrations.request_options.RequestOptions`: ``timeout``, ``timeout_header``,
             ``id_header``, ``safe_methods``, ``read_only_requests``, ``rolls_back_from``, ``cancel_on_disconnect``.
     """
-
-    #: how to install the middleware, for messages
-    install: ClassVar[str]
 
     def __init__(self, source: Source | Boot | None = None, **options: Any) -> None:
         super().__init__(bootstrap_async if source is None else source, options)
@@ -55,53 +49,16 @@ class AsgiService(Service):
             finally:
                 self._drop()
 
-    @property
-    def request(self) -> RequestScope:
-        """The scope of the running request: ``request_id``, ``deadline``."""
-        return current_request(self.install)
-
-    @property
-    def tx(self) -> Any:
-        """The transaction of the running request on the database ``main``; ``None`` if it has none."""
-        return self.request.open.get("main")
-
-    @overload
-    def transactional(self, endpoint: _F) -> _F: ...
-    @overload
-    def transactional(self, endpoint: None = None, *, database: str = "main", **options: Any) -> Callable[[_F], _F]: ...
-    def transactional(self, endpoint: Any = None, *, database: str = "main", **options: Any) -> Any:
-        """Run an endpoint, ``async def`` or ``def``, in the transaction of its request.
-
-        It is committed before the response is sent, and rolled back after an exception or an error status. The verbs
-        of ``db`` use it. A failed COMMIT is an exception of the request: the client gets an error.
-
-        Args:
-            database: the name of the database.
-            options: ``isolation``, ``read_only``, ``exactly_once``, ``timeout``, as for ``db.transaction()``.
-        """
-        checked = check_transaction_options(options)
-        if endpoint is None:
-            return functools.partial(self._wrap, database, checked)
-        return self._wrap(database, checked, endpoint)
-
     def _wrap(self, database: str, options: Mapping[str, Any], endpoint: Callable[..., Any]) -> Callable[..., Any]:
-        refuse_generator_function(endpoint, "transactional")
-        self._wrapped[id(endpoint)] = endpoint
-        if is_coroutine_function(endpoint):
-
-            @functools.wraps(endpoint)
-            async def wrapper(*args: Any, **kwargs: Any) -> Any:
-                async with transaction_of_request(self, database, options, self.install):
-                    return await endpoint(*args, **kwargs)
-
-            return wrapper
+        if not is_coroutine_function(endpoint):
+            return self._in_thread(database, options, endpoint)
 
         @functools.wraps(endpoint)
-        def sync_wrapper(*args: Any, **kwargs: Any) -> Any:
-            with begun_in_thread(self.request, self.database(database), options):
-                return endpoint(*args, **kwargs)
+        async def wrapper(*args: Any, **kwargs: Any) -> Any:
+            async with transaction_of_request(self, database, options, self.install):
+                return await endpoint(*args, **kwargs)
 
-        return sync_wrapper
+        return wrapper
 
 
 def _endpoints(app: Any) -> Iterator[Any]:

@@ -6,7 +6,7 @@ import atexit
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final, Self, TypeVar, overload
+from typing import Any, ClassVar, Self
 
 from flask import Flask, Response, got_request_exception, has_request_context, request
 
@@ -14,20 +14,13 @@ from prefiq_db.application import Application
 from prefiq_db.bootstrap import bootstrap
 from prefiq_db.errors import UsageError
 from prefiq_db.integrations.request_scope import (
-    RequestScope,
-    check_transaction_options,
-    current_request,
     doom_request,
 )
-from prefiq_db.integrations.service import Boot, Service, begun_in_thread
+from prefiq_db.integrations.service import Boot, Service
 from prefiq_db.integrations.sources import Source
 from prefiq_db.integrations.wsgi import HealthApp
 from prefiq_db.integrations.wsgi_requests import RequestMiddleware
-from prefiq_db.unrun import is_coroutine_function, refuse_generator_function
-
-_F = TypeVar("_F", bound=Callable[..., Any])
-
-_INSTALL: Final = "call prefiq.init_app(app), or PrefiqDb(app)"
+from prefiq_db.unrun import is_coroutine_function
 
 
 class PrefiqDb(Service):
@@ -47,6 +40,8 @@ class PrefiqDb(Service):
     Raises:
         UsageError: for ``cancel_on_disconnect``: a WSGI server tells nobody that the client has gone.
     """
+
+    install: ClassVar[str] = "call prefiq.init_app(app), or PrefiqDb(app)"
 
     def __init__(self, app: Flask | None = None, source: Source | Boot | None = None, **options: Any) -> None:
         if "cancel_on_disconnect" in options:
@@ -97,47 +92,10 @@ class PrefiqDb(Service):
     def __exit__(self, *exc: object) -> None:
         self.shutdown()
 
-    @property
-    def request(self) -> RequestScope:
-        """The scope of the running request: ``request_id``, ``deadline``."""
-        return current_request(_INSTALL)
-
-    @property
-    def tx(self) -> Any:
-        """The transaction of the running request on the database ``main``; ``None`` if it has none."""
-        return self.request.open.get("main")
-
-    @overload
-    def transactional(self, view: _F) -> _F: ...
-    @overload
-    def transactional(self, view: None = None, *, database: str = "main", **options: Any) -> Callable[[_F], _F]: ...
-    def transactional(self, view: Any = None, *, database: str = "main", **options: Any) -> Any:
-        """Run a view in the transaction of its request; put it below ``@app.post(...)``.
-
-        It is committed before the response is sent, and rolled back after an exception or an error status. The verbs
-        of ``db`` use it. A failed COMMIT is an exception of the request: the client gets an error.
-
-        Args:
-            database: the name of the database.
-            options: ``isolation``, ``read_only``, ``exactly_once``, ``timeout``, as for ``db.transaction()``.
-        """
-        checked = check_transaction_options(options)
-        if view is None:
-            return functools.partial(self._wrap, database, checked)
-        return self._wrap(database, checked, view)
-
-    def _wrap(self, database: str, options: Mapping[str, Any], view: Callable[..., Any]) -> Callable[..., Any]:
-        refuse_generator_function(view, "transactional")
-        if is_coroutine_function(view):
+    def _wrap(self, database: str, options: Mapping[str, Any], endpoint: Callable[..., Any]) -> Callable[..., Any]:
+        if is_coroutine_function(endpoint):
             raise UsageError("transactional: Flask runs each async view in an event loop of its own; write it as `def`")
-        self._wrapped[id(view)] = view
-
-        @functools.wraps(view)
-        def wrapper(*args: Any, **kwargs: Any) -> Any:
-            with begun_in_thread(self.request, self.database(database), options):
-                return view(*args, **kwargs)
-
-        return wrapper
+        return self._in_thread(database, options, endpoint)
 
 
 def _route() -> str | None:

@@ -150,6 +150,10 @@ class RequestScope:
                 )
 
 
+class NoResponse(Exception):  # noqa: N818 - nobody catches it: it only tells a transaction to roll back
+    """The application has ended without a response."""
+
+
 class Refused(Exception):  # noqa: N818 - nobody catches it: it only tells a transaction to roll back
     """The response is an error, so the transaction is rolled back."""
 

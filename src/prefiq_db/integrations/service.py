@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar, TypeVar, overload
 
 from prefiq_db.application import Application
 from prefiq_db.database import Database
@@ -13,8 +14,11 @@ from prefiq_db.database_async import AsyncDatabase
 from prefiq_db.errors import BindingError, ClosedError, UsageError
 from prefiq_db.faces.transaction_sync import Transaction
 from prefiq_db.integrations.request_options import request_options
-from prefiq_db.integrations.request_scope import RequestScope
+from prefiq_db.integrations.request_scope import RequestScope, check_transaction_options, current_request
 from prefiq_db.integrations.sources import AnyDatabase, Source, databases_of
+from prefiq_db.unrun import refuse_generator_function
+
+_F = TypeVar("_F", bound=Callable[..., Any])
 
 #: Boots the container of a service: ``bootstrap``, ``bootstrap_async``, or a function that calls one with arguments.
 Boot = Callable[[], Application | Awaitable[Application]]
@@ -22,6 +26,9 @@ Boot = Callable[[], Application | Awaitable[Application]]
 
 class Service:
     """The databases of one service, from its start to its end."""
+
+    #: how to install the middleware, for messages
+    install: ClassVar[str]
 
     def __init__(self, source: Source | Boot, options: Mapping[str, Any]) -> None:
         self.options = request_options(options)
@@ -79,6 +86,55 @@ class Service:
         except KeyError:
             pass
         raise BindingError(f"there is no database {name!r}; there are {', '.join(sorted(self._databases))}")
+
+    @property
+    def request(self) -> RequestScope:
+        """The scope of the running request: ``request_id``, ``deadline``."""
+        return current_request(self.install)
+
+    @property
+    def tx(self) -> Any:
+        """The transaction of the running request on the database ``main``; ``None`` if it has none."""
+        return self.request.open.get("main")
+
+    @overload
+    def transactional(self, endpoint: _F) -> _F: ...
+    @overload
+    def transactional(self, endpoint: None = None, *, database: str = "main", **options: Any) -> Callable[[_F], _F]: ...
+    def transactional(self, endpoint: Any = None, *, database: str = "main", **options: Any) -> Any:
+        """Run an endpoint in the transaction of its request; put it below the route.
+
+        It is committed before the response is sent, and rolled back after an exception or an error status. The verbs
+        of ``db`` use it. A failed COMMIT is an exception of the request: the client gets an error.
+
+        Args:
+            database: the name of the database.
+            options: ``isolation``, ``read_only``, ``exactly_once``, ``timeout``, as for ``db.transaction()``.
+        """
+        checked = check_transaction_options(options)
+        if endpoint is None:
+            return functools.partial(self._wrap_once, database, checked)
+        return self._wrap_once(database, checked, endpoint)
+
+    def _wrap_once(self, database: str, options: Mapping[str, Any], endpoint: Callable[..., Any]) -> Callable[..., Any]:
+        refuse_generator_function(endpoint, "transactional")
+        wrapper = self._wrap(database, options, endpoint)
+        self._wrapped[id(endpoint)] = endpoint
+        return wrapper
+
+    def _wrap(self, database: str, options: Mapping[str, Any], endpoint: Callable[..., Any]) -> Callable[..., Any]:
+        """Return *endpoint* in the transaction of its request."""
+        raise NotImplementedError
+
+    def _in_thread(self, database: str, options: Mapping[str, Any], endpoint: Callable[..., Any]) -> Callable[..., Any]:
+        """Return *endpoint*, which can't await, in a transaction that the thread begins that runs it."""
+
+        @functools.wraps(endpoint)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            with begun_in_thread(self.request, self.database(database), options):
+                return endpoint(*args, **kwargs)
+
+        return wrapper
 
     def _refuse_undecorated(self, endpoints: Iterable[Any]) -> None:
         """Raise if one of *endpoints*, as a framework calls them, is what a decorator above the route has wrapped.

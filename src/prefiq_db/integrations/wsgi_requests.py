@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from prefiq_db.errors import UsageError
 from prefiq_db.faces.transaction_sync import Transaction
-from prefiq_db.integrations.request_scope import RequestScope, entered
+from prefiq_db.integrations.request_scope import NoResponse, RequestScope, entered
 from prefiq_db.integrations.service import Service
 
 WsgiApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
@@ -59,7 +59,7 @@ class RequestMiddleware:
                 if not isinstance(request.failure, Exception):
                     raise
             else:
-                response.end_without(_NoResponse())
+                response.end_without(NoResponse())
                 request.answered()
                 if response.is_started or request.failure is None:
                     return body
@@ -164,7 +164,3 @@ class _Body:
         close = getattr(self._body, "close", None)
         if close is not None:
             close()
-
-
-class _NoResponse(Exception):  # noqa: N818 - nobody catches it: it only tells a transaction to roll back
-    """The application has ended without a response."""
