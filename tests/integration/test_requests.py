@@ -32,7 +32,9 @@ def serve(request: pytest.FixtureRequest, backend: Backend, monkeypatch: pytest.
         ) -> tuple[httpx.Client, Made]:
             made = SERVICES[request.param](url or backend.url, dict(settings), dict(options), **transaction)
             address = stack.enter_context(made.serve(made.app))
-            return stack.enter_context(httpx.Client(base_url=address)), made
+            # A new connection each time: uvicorn closes one whose application has raised, after the answer to it.
+            limits = httpx.Limits(max_keepalive_connections=0)
+            return stack.enter_context(httpx.Client(base_url=address, limits=limits)), made
 
         yield start
 
