@@ -48,23 +48,11 @@ READ = "select quantity from stock order by id"
 
 
 @pytest.fixture
-def run(world: str, loop_runner: asyncio.Runner) -> Callable[[Any], Any]:
-    return loop_runner.run if world == "async" else drive
-
-
-@pytest.fixture
 def stock(backend: Backend, db: Any, run: Callable[[Any], Any]) -> Any:
     """The database with a table of two rows."""
     run(db.execute("create table stock (id integer primary key, quantity integer not null)"))
     run(db.execute("insert into stock (id, quantity) values (1, 0), (2, 0)"))
     return db
-
-
-@pytest.fixture
-def proxy(backend: Backend) -> Iterator[FaultProxy]:
-    assert backend.server is not None
-    with FaultProxy(backend.server) as made:
-        yield made
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ from prefiq_db.errors import (
 from prefiq_db.testing.faults import COMMIT, CutReply, CutRequest, Delay, DeliverLate, Fault, FaultProxy, Message
 from prefiq_db.testing.wire import WireCounter
 from tests.conftest import Backend
-from tests.twins.harness import drive, make_database
+from tests.twins.harness import make_database
 from tests.twins.support import session_id, upgrade_schema
 from tests.twins.test_exactly_once import ADD_TEN, FAULTS, POLICY, WAYS, applied, repeated
 
@@ -46,23 +46,11 @@ on_postgresql = pytest.mark.parametrize(
 
 
 @pytest.fixture
-def run(world: str, loop_runner: asyncio.Runner) -> Callable[[Any], Any]:
-    return loop_runner.run if world == "async" else drive
-
-
-@pytest.fixture
 def stock(backend: Backend, db: Any, run: Callable[[Any], Any]) -> Any:
     upgrade_schema(backend)
     run(db.execute("create table stock (id integer primary key, quantity integer not null)"))
     run(db.execute("insert into stock (id, quantity) values (1, 0)"))
     return db
-
-
-@pytest.fixture
-def proxy(backend: Backend) -> Iterator[FaultProxy]:
-    assert backend.server is not None
-    with FaultProxy(backend.server) as made:
-        yield made
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sqlite3
 from collections.abc import Callable
 from typing import Any
@@ -22,7 +21,6 @@ from prefiq_db.errors import (
     UniqueViolationError,
 )
 from tests.conftest import Backend
-from tests.twins.harness import drive
 from tests.twins.support import upgrade_schema
 
 ONCE = RetryPolicy(attempts=1)
@@ -33,11 +31,6 @@ exactly_once_too = pytest.mark.parametrize("exactly_once", [False, True], ids=["
 def only(*names: str) -> pytest.MarkDecorator:
     backends = [pytest.param(name, marks=getattr(pytest.mark, name)) for name in names]
     return pytest.mark.parametrize("backend", backends, indirect=True)
-
-
-@pytest.fixture
-def run(world: str, loop_runner: asyncio.Runner) -> Callable[[Any], Any]:
-    return loop_runner.run if world == "async" else drive
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from prefiq_db.errors import CheckViolationError, DataError, SchemaError, UnsupportedError, UsageError
 from prefiq_db.types import ExactDecimal, Money
 from tests.conftest import Backend
-from tests.twins.harness import drive
 from tests.twins.support import assert_silent
 
 metadata = sa.MetaData()
@@ -31,11 +30,6 @@ acc = sa.Table(
 )
 n, tax, qty = acc.c.n, acc.c.tax, acc.c.qty
 AMOUNTS = [Decimal(text) for text in ("0.1", "10", "9.5", "-3", "5", "0.3", "2.675", "100000.0001")]
-
-
-@pytest.fixture
-def run(world: str, loop_runner: Any) -> Callable[[Any], Any]:
-    return loop_runner.run if world == "async" else drive  # type: ignore[no-any-return]
 
 
 @pytest.fixture

@@ -42,7 +42,7 @@ from prefiq_db.testing.faults import (
 from prefiq_db.testing.wire import WireCounter
 from tests import interpreters
 from tests.conftest import Backend
-from tests.twins.harness import Harness, drive, make_database
+from tests.twins.harness import Harness, make_database
 from tests.twins.support import session_id, slow_read, upgrade_schema
 
 POLICY = RetryPolicy(attempts=6, wait_initial_seconds=0.001, wait_max_seconds=0.01, total_seconds=8)
@@ -57,24 +57,12 @@ on_servers = pytest.mark.parametrize(
 
 
 @pytest.fixture
-def run(world: str, loop_runner: asyncio.Runner) -> Callable[[Any], Any]:
-    return loop_runner.run if world == "async" else drive
-
-
-@pytest.fixture
 def stock(backend: Backend, db: Any, run: Callable[[Any], Any]) -> Any:
     """The database with the shipped tables and one row in a table of its own."""
     upgrade_schema(backend)
     run(db.execute("create table stock (id integer primary key, quantity integer not null)"))
     run(db.execute("insert into stock (id, quantity) values (1, 0)"))
     return db
-
-
-@pytest.fixture
-def proxy(backend: Backend) -> Iterator[FaultProxy]:
-    assert backend.server is not None
-    with FaultProxy(backend.server) as made:
-        yield made
 
 
 @pytest.fixture

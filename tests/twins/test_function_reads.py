@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
@@ -14,7 +13,7 @@ from prefiq_db.core.database_core import DatabaseCore
 from prefiq_db.core.doubt import Doubt
 from prefiq_db.errors import OutcomeUnknownError
 from tests.conftest import Backend
-from tests.twins.harness import Harness, drive, make_database
+from tests.twins.harness import Harness, make_database
 from tests.twins.test_retries import QUICK, ReplyCutter, with_lost_reply
 
 CREATE_MOVED = "create table moved (amount integer)"
@@ -22,11 +21,6 @@ _MOVE = {
     "postgresql": "create function {0}({1}) returns integer language sql as 'insert into moved values (1) returning 1'",
     "mariadb": "create function {0}(amount {1}) returns integer begin insert into moved values (1); return 1; end",
 }
-
-
-@pytest.fixture
-def run(world: str, loop_runner: asyncio.Runner) -> Callable[[Any], Any]:
-    return loop_runner.run if world == "async" else drive
 
 
 @pytest.fixture

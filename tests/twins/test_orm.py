@@ -79,11 +79,6 @@ class Page(Base):
 
 
 @pytest.fixture
-def run(world: str, loop_runner: asyncio.Runner) -> Callable[[Any], Any]:
-    return loop_runner.run if world == "async" else drive
-
-
-@pytest.fixture
 def made(db: Any, run: Callable[[Any], Any]) -> Any:
     """The database with two rows in each table."""
     run(filled(db))

@@ -46,11 +46,6 @@ class Stock(Base):
 
 
 @pytest.fixture
-def run(world: str, loop_runner: asyncio.Runner) -> Callable[[Any], Any]:
-    return loop_runner.run if world == "async" else drive
-
-
-@pytest.fixture
 def stock(db: Any, run: Callable[[Any], Any]) -> Any:
     """The database with a row in a table."""
     run(db.execute(CREATE_STOCK))

@@ -25,7 +25,7 @@ from prefiq_db.events import AttemptFailed, Listener
 from prefiq_db.testing.links import Link
 from prefiq_db.testing.proxy import TcpProxy
 from tests.conftest import Backend
-from tests.twins.harness import Harness, drive, make_database
+from tests.twins.harness import Harness, make_database
 from tests.twins.support import (
     CREATE_STOCK,
     INSERT_STOCK,
@@ -36,11 +36,6 @@ from tests.twins.support import (
 
 QUICK = RetryPolicy(wait_initial_seconds=0.001, wait_max_seconds=0.002)
 WAYS = ["run_in_transaction", "transactional", "attempts"]
-
-
-@pytest.fixture
-def run(world: str, loop_runner: asyncio.Runner) -> Callable[[Any], Any]:
-    return loop_runner.run if world == "async" else drive
 
 
 @pytest.fixture

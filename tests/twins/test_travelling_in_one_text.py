@@ -29,25 +29,13 @@ from prefiq_db.errors import (
 from prefiq_db.testing.faults import COMMIT, BlackHole, CutReply, FaultProxy, Message, Slice
 from prefiq_db.testing.faults.link import FaultyLink
 from tests.conftest import Backend
-from tests.twins.harness import drive, make_database
+from tests.twins.harness import make_database
 from tests.twins.support import on_sync_engine, session_id, upgrade_schema
 
 READ = "select quantity from stock where id = 1"
 ADD_TEN = "update stock set quantity = quantity + 10 where id = 1"
 
 pytestmark = pytest.mark.parametrize("backend", [pytest.param("mariadb", marks=pytest.mark.mariadb)], indirect=True)
-
-
-@pytest.fixture
-def run(world: str, loop_runner: asyncio.Runner) -> Callable[[Any], Any]:
-    return loop_runner.run if world == "async" else drive
-
-
-@pytest.fixture
-def proxy(backend: Backend) -> Iterator[FaultProxy]:
-    assert backend.server is not None
-    with FaultProxy(backend.server) as made:
-        yield made
 
 
 @pytest.fixture

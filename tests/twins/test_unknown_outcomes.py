@@ -26,13 +26,6 @@ ADD = "update stock set quantity = quantity + 1"
 
 
 @pytest.fixture
-def proxy(backend: Backend) -> Iterator[FaultProxy]:
-    assert backend.server is not None
-    with FaultProxy(backend.server) as made:
-        yield made
-
-
-@pytest.fixture
 def distant(backend: Backend, db: Any, world: str, proxy: FaultProxy, loop_runner: asyncio.Runner) -> Iterator[Any]:
     """A database with a table of one row, through the proxy."""
     run: Any = loop_runner.run if world == "async" else drive

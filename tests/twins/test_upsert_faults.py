@@ -17,7 +17,7 @@ from prefiq_db.testing.faults import COMMIT, BlackHole, CutReply, CutRequest, Fa
 from prefiq_db.testing.wire import WireCounter
 from tests.cancelling import at_each_await
 from tests.conftest import Backend
-from tests.twins.harness import Harness, drive, make_database
+from tests.twins.harness import Harness, make_database
 from tests.twins.support import assert_silent, in_engine_begin, is_waiting_for_lock, session_id
 
 QUICK = RetryPolicy(wait_initial_seconds=0.001, wait_max_seconds=0.002)
@@ -43,18 +43,6 @@ def is_upsert(message: Any) -> bool:
 
 async def stored(db: Any) -> list[tuple[int, int]]:
     return [tuple(row) for row in await db.fetch_all(sa.select(item).order_by(item.c.id))]
-
-
-@pytest.fixture
-def run(world: str, loop_runner: asyncio.Runner) -> Callable[[Any], Any]:
-    return loop_runner.run if world == "async" else drive
-
-
-@pytest.fixture
-def proxy(backend: Backend) -> Iterator[FaultProxy]:
-    assert backend.server is not None
-    with FaultProxy(backend.server) as made:
-        yield made
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,7 +17,6 @@ from prefiq_db.errors import UniqueViolationError, UsageError
 from prefiq_db.execution import upsert_request
 from prefiq_db.memory import Memory
 from tests.conftest import Backend
-from tests.twins.harness import drive
 from tests.twins.support import in_engine_begin
 
 meta = sa.MetaData()
@@ -135,11 +133,6 @@ given_rows = st.lists(
     max_size=3,
 )
 calls = st.tuples(given_rows, st.sampled_from(UNIQUE), st.sampled_from(sorted(UPDATES)), st.booleans())
-
-
-@pytest.fixture
-def run(world: str, loop_runner: asyncio.Runner) -> Callable[[Any], Any]:
-    return loop_runner.run if world == "async" else drive
 
 
 def check_all(db: Any, run: Callable[[Any], Any], backend: Backend, **options: Any) -> None:

@@ -1,0 +1,27 @@
+"""Fixtures that several suites of both worlds share."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from prefiq_db.testing.faults import FaultProxy
+from tests.conftest import Backend
+from tests.twins.harness import drive
+
+
+@pytest.fixture
+def run(world: str, loop_runner: asyncio.Runner) -> Callable[[Any], Any]:
+    """Run a coroutine to its end, in this test's world."""
+    return loop_runner.run if world == "async" else drive
+
+
+@pytest.fixture
+def proxy(backend: Backend) -> Iterator[FaultProxy]:
+    """A proxy in front of the backend's server, for faults."""
+    assert backend.server is not None
+    with FaultProxy(backend.server) as made:
+        yield made
