@@ -365,11 +365,14 @@ async def test_a_deadlock_of_a_session_is_repeated(made: Any, harness: Harness, 
         pytest.skip("SQLite lets one writer in at a time: it can't deadlock")
     attempts = made.hooks.add(Attempts())
     locked = [harness.event(), harness.event()]
+    done = [harness.event(), harness.event()]
     calls = [0, 0]
 
     def body(mine: int) -> Callable[[Any], Awaitable[None]]:
         async def work(tx: Any) -> None:
             calls[mine] += 1
+            if calls[mine] > 1:  # or the victim may lock its row again before the other one gets it
+                await done[1 - mine].wait()
             if backend.name == "postgresql":
                 await tx.execute("set local deadlock_timeout = '20ms'")
             async with tx.session() as session:
@@ -382,9 +385,11 @@ async def test_a_deadlock_of_a_session_is_repeated(made: Any, harness: Harness, 
 
         return work
 
-    await harness.together(
-        lambda: repeated(made, way, body(0), retry=QUICK), lambda: repeated(made, way, body(1), retry=QUICK)
-    )
+    async def worker(mine: int) -> None:
+        await repeated(made, way, body(mine), retry=QUICK)
+        done[mine].set()
+
+    await harness.together(lambda: worker(0), lambda: worker(1))
     assert await numbers(made) == [111, 112]
     assert sum(calls) == 3
     assert [event.kind for event in attempts.failed] == [ErrorKind.DEADLOCK]
