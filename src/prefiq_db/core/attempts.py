@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import random
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,7 +14,7 @@ from prefiq_db.core.sessions import judge_session_error
 from prefiq_db.core.transactions import transaction_repeatable
 from prefiq_db.deadline import Deadline, own_deadline, sooner
 from prefiq_db.errors import PrefiqDbError, UsageError
-from prefiq_db.retry import affordable, attempt_failed, next_wait, note_attempt
+from prefiq_db.retry import affordable, attempt_failed, drawn_wait, note_attempt
 from prefiq_db.transaction import RootBlock, TransactionOptions
 
 logger = logging.getLogger("prefiq_db.transaction")
@@ -73,7 +72,7 @@ class Attempts:
         """Return whether another attempt follows after *error*."""
         repeatable = transaction_repeatable(error, self.options)
         elapsed = time.monotonic() - self._started
-        wait = next_wait(self.number, elapsed, self.policy, random.random()) if repeatable else None
+        wait = drawn_wait(self.number, elapsed, self.policy) if repeatable else None
         if wait is not None and self.deadline is not None and wait >= self.deadline.left():
             wait = None
         if wait is None or not affordable(self.core.instance.retry_budget, error):
