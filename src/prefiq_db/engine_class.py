@@ -117,9 +117,11 @@ class PrefiqEngine(Engine):
 
         Without ``commit()`` nothing stays. ``close()`` returns it to the pool, clean.
         """
+        dialect: Any = self.dialect
+        dialect.check_driver_may_begin()
         proxied = self.pool.connect()
         try:
-            self.dialect.let_driver_begin(proxied)  # type: ignore[attr-defined]
+            dialect.let_driver_begin(proxied)
         except BaseException:
             proxied.invalidate()
             proxied.close()

@@ -31,6 +31,9 @@ Repeatable = Callable[[BaseException], bool]
 On = ErrorKind | type[BaseException] | Repeatable
 DEFAULT_POLICY = RetryPolicy()
 
+#: Whether the waits between attempts are skipped; only tests set it.
+waits_are_skipped = False
+
 
 def backoff_bound_seconds(attempt: int, policy: RetryPolicy) -> float:
     """Return the longest wait after *attempt* (1-based) failed; the actual wait is drawn evenly between 0 and it."""
@@ -47,6 +50,11 @@ def next_wait(attempt: int, elapsed_seconds: float, policy: RetryPolicy, draw: f
         return None
     wait = draw * backoff_bound_seconds(attempt, policy)
     return wait if elapsed_seconds + wait <= policy.total_seconds else None
+
+
+def drawn_wait(attempt: int, elapsed_seconds: float, policy: RetryPolicy) -> float | None:
+    """Return what :func:`next_wait` does, with a random number that needs no cryptography."""
+    return next_wait(attempt, elapsed_seconds, policy, 0.0 if waits_are_skipped else random.random())
 
 
 def worth_repeating(error: BaseException) -> bool:
@@ -135,9 +143,8 @@ class Plan:
     def _wait(self, state: tenacity.RetryCallState) -> float | None:
         attempt = state.attempt_number
         if self._drawn[0] != attempt:
-            # Jitter needs no cryptography.
             elapsed = time.monotonic() - self.started
-            wait = next_wait(attempt, elapsed, self.policy, random.random())
+            wait = drawn_wait(attempt, elapsed, self.policy)
             if wait is not None and not affordable(self.budget, _error_of(state)):
                 wait = None
             self._drawn = (attempt, wait)

@@ -70,7 +70,7 @@ def test_a_database_with_an_open_transaction_can_be_emptied_and_dropped(server: 
     database = server.create_database()
     server.execute("create table item (id integer primary key)", database)
     for end in (server.empty_database, server.drop_database):
-        connection = server._connect(database)  # type: ignore[attr-defined]
+        connection = server.connect(database)
         try:
             cursor = connection.cursor()
             cursor.execute("create table if not exists item (id integer primary key)")
@@ -292,7 +292,7 @@ def test_sessions_and_their_transactions_are_counted(server: DatabaseServer) -> 
     database = server.create_database()
     server.execute("create table item (id integer)", database)
     assert (server.sessions(database), server.open_transactions(database)) == ([], 0)
-    connection = server._connect(database)  # type: ignore[attr-defined]
+    connection = server.connect(database)
     try:
         assert len(server.sessions(database)) == 1
         assert server.open_transactions(database) == 0
@@ -313,7 +313,7 @@ def test_a_killed_session_loses_its_transaction_and_nothing_else(new_server: Cal
     database = server.create_database()
     server.execute("create table item (id integer)", database)
     server.execute("insert into item values (1)", database)
-    connection = server._connect(database)  # type: ignore[attr-defined]
+    connection = server.connect(database)
     cursor = connection.cursor()
     cursor.execute("begin")
     cursor.execute("insert into item values (2)")
@@ -331,7 +331,7 @@ def test_a_killed_session_loses_its_transaction_and_nothing_else(new_server: Cal
 def test_one_session_of_postgresql_can_be_frozen(new_postgresql_server: Callable[..., PostgresServer]) -> None:
     server = new_postgresql_server()
     database = server.create_database()
-    with server._connect(database) as connection:
+    with server.connect(database) as connection:
         (session,) = server.sessions(database)
         server.freeze_session(session)
         connection.pgconn.send_query(b"select 1")

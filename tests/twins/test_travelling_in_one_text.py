@@ -255,7 +255,7 @@ async def test_kill_query_at_any_moment_leaves_all_or_nothing(stock: Any, backen
     server, victim, done = backend.server, await session_id(stock, backend), threading.Event()
 
     def kill() -> None:
-        with server._connect() as killer, killer.cursor() as cursor:  # type: ignore[attr-defined]
+        with server.connect() as killer, killer.cursor() as cursor:  # type: ignore[attr-defined]
             while not done.wait(random.random() * 0.002):
                 with contextlib.suppress(pymysql.err.OperationalError):  # a ROLLBACK that was hit costs the session
                     cursor.execute(f"kill query {victim}")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-import random
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TypeVar
 
 from prefiq_db.config import RetryPolicy
@@ -14,8 +14,8 @@ from prefiq_db.core.sessions import judge_session_error
 from prefiq_db.core.transactions import transaction_repeatable
 from prefiq_db.deadline import Deadline, own_deadline, sooner
 from prefiq_db.errors import PrefiqDbError, UsageError
-from prefiq_db.retry import affordable, attempt_failed, next_wait, note_attempt
-from prefiq_db.transaction import RootBlock, TransactionOptions, ambient
+from prefiq_db.retry import affordable, attempt_failed, drawn_wait, note_attempt
+from prefiq_db.transaction import RootBlock, TransactionOptions
 
 logger = logging.getLogger("prefiq_db.transaction")
 
@@ -29,13 +29,14 @@ def begin_attempts(core: DatabaseCore, options: TransactionOptions, retry: Retry
         UsageError: if called inside a transaction.
     """
     core.check_usable()
-    if ambient(core.instance) is not None:
+    if core.ambient() is not None:
         raise UsageError(
             "attempts() inside a transaction: an inner block can't run again by itself; put the loop around the "
             "outermost transaction"
         )
     given = core.overrides()
     deadline = sooner(own_deadline(given.timeout), own_deadline(options.timeout_seconds))
+    options = replace(options, schema=core.schema_of(given))  # as of now, wherever the loop goes on
     return Attempts(core, options, core.policy(given, retry), deadline)
 
 
@@ -71,7 +72,7 @@ class Attempts:
         """Return whether another attempt follows after *error*."""
         repeatable = transaction_repeatable(error, self.options)
         elapsed = time.monotonic() - self._started
-        wait = next_wait(self.number, elapsed, self.policy, random.random()) if repeatable else None
+        wait = drawn_wait(self.number, elapsed, self.policy) if repeatable else None
         if wait is not None and self.deadline is not None and wait >= self.deadline.left():
             wait = None
         if wait is None or not affordable(self.core.instance.retry_budget, error):

@@ -33,7 +33,7 @@ from prefiq_db.memory import Memory
 from prefiq_db.translation.driver_reports import code_of
 
 _GUARD: Final = "prefiq_guard"
-_NO_SUCH_SAVEPOINT: Final = 1305
+NO_SUCH_SAVEPOINT: Final = 1305
 
 
 class Kind(enum.Enum):
@@ -231,7 +231,7 @@ class _MySQLFamily(MysqlStreams, MariadbBulk, MysqlTokens, PrefiqDialect):
                 self.control(dbapi_connection, f"ROLLBACK TO SAVEPOINT {_GUARD}")
             self.control(dbapi_connection, f"RELEASE SAVEPOINT {_GUARD}")
         except Exception as error:
-            if code_of(error) != _NO_SUCH_SAVEPOINT:
+            if code_of(error) != NO_SUCH_SAVEPOINT:
                 raise
         else:
             return

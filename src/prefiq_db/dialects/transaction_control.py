@@ -216,10 +216,16 @@ class TransactionDialect(JudgingDialect, TokenDialect):
             return
         if transaction.aborted not in (GONE, ENDED) or self.in_transaction(raw):
             self._bound_control(state, raw)
-            self.control(raw, "ROLLBACK")
+            self._send_rollback(raw)
         transaction.end()
 
+    def _send_rollback(self, dbapi_connection: Any) -> None:
+        self.control(dbapi_connection, "ROLLBACK")
+
     # --- a connection of the driver's own: raw_connection() --------------------------------------
+
+    def check_driver_may_begin(self) -> None:
+        """Raise where the driver must not begin and end transactions."""
 
     def let_driver_begin(self, proxied: Any) -> None:
         """Make *proxied* behave as PEP 249 says: the driver begins, and commit() and rollback() end the transaction."""

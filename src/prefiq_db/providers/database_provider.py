@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import ClassVar
 
 from prefiq_db.application.failures import attempt, attempt_async
 from prefiq_db.database import Database
 from prefiq_db.database_async import AsyncDatabase
-from prefiq_db.errors import DatabaseError, ErrorKind, PrefiqDbError, error_type
+from prefiq_db.errors import DatabaseError, ErrorKind, PrefiqDbError, UsageError, error_type
 from prefiq_db.hooks.application_hooks import HooksOfAll
 from prefiq_db.providers.base_provider import BaseProvider
 from prefiq_db.reports import HealthReport
@@ -29,6 +32,8 @@ class DatabaseProvider(BaseProvider):
     tried before a failure is raised; then all are closed again.
 
     Attributes:
+        given: databases that exist already, by name: bound in place of those of the settings, neither opened nor closed
+            here. For tests, see :mod:`prefiq_db.testing.injection`.
         databases: the databases by name, from ``register()`` on.
         reports: the health report of each database at boot, also if the boot failed.
         failures: the error of each database that could not be opened.
@@ -39,6 +44,7 @@ class DatabaseProvider(BaseProvider):
     name = "database"
     requires = ("settings",)
     provides = ("db", "hooks")
+    given: ClassVar[Mapping[str, Database | AsyncDatabase]] = MappingProxyType({})
 
     def __init__(self) -> None:
         self.databases: dict[str, Database | AsyncDatabase] = {}
@@ -48,13 +54,27 @@ class DatabaseProvider(BaseProvider):
 
     def register(self) -> None:
         settings = self.app.resolve("settings")
-        self.note = _explain_default_file(settings)
+        self.note = "" if "main" in self.given else _explain_default_file(settings)
         for name, each in settings.databases.items():
             world = AsyncDatabase if each.mode == "async" else Database
-            self.databases[name] = world(each, name=name)
+            self.databases[name] = self._check_given(name, world) or world(each, name=name)
             self.app.bind(f"db.{name}", self.databases[name])
         self.app.bind("db", self.databases["main"])
         self.app.bind("hooks", HooksOfAll([database.hooks for database in self.databases.values()]))
+
+    def _check_given(self, name: str, world: type[Database | AsyncDatabase]) -> Database | AsyncDatabase | None:
+        given = self.given.get(name)
+        if given is not None and not isinstance(given, world):
+            raise UsageError(
+                f"database {name}: its settings ask for {world.__name__}, and the test gave {type(given).__name__}; "
+                "give one of the same world, or set the mode"
+            )
+        return given
+
+    @property
+    def _own(self) -> list[Database | AsyncDatabase]:
+        """The databases that are opened and closed here."""
+        return [database for name, database in self.databases.items() if database is not self.given.get(name)]
 
     def async_only(self) -> str:
         names = [repr(name) for name, database in self.databases.items() if database.is_async]
@@ -67,7 +87,7 @@ class DatabaseProvider(BaseProvider):
     def boot(self) -> None:
         self._tell_unsaid()
         try:
-            for database in self.databases.values():
+            for database in self._own:
                 assert isinstance(database, Database)  # ensured by async_only()
                 failure = attempt(database.open)
                 self._note(database, failure, database.health() if failure is None else None)
@@ -82,7 +102,7 @@ class DatabaseProvider(BaseProvider):
     async def boot_async(self) -> None:
         self._tell_unsaid()
         try:
-            for database in self.databases.values():
+            for database in self._own:
                 if isinstance(database, AsyncDatabase):
                     failure = await attempt_async(database.open)
                     self._note(database, failure, await database.health() if failure is None else None)
@@ -111,13 +131,13 @@ class DatabaseProvider(BaseProvider):
             raise failure
 
     def _close_all(self) -> Exception | None:
-        failures = [attempt(d.close) for d in reversed(self.databases.values()) if isinstance(d, Database)]
+        failures = [attempt(d.close) for d in reversed(self._own) if isinstance(d, Database)]
         return next(filter(None, failures), None)
 
     async def _close_all_async(self) -> Exception | None:
         failures: list[Exception | None] = []
         interruption: BaseException | None = None
-        for database in reversed(self.databases.values()):
+        for database in reversed(self._own):
             try:
                 if isinstance(database, AsyncDatabase):
                     failures.append(await attempt_async(database.close))

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import atexit
 import os
-import re
-import secrets
 import signal
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -16,13 +14,11 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 from prefiq_db.errors import UnsupportedError, UsageError
 from prefiq_db.testing.certificates import Certificate, make_certificate
+from prefiq_db.testing.database_names import check_ours, new_database_name
 from prefiq_db.testing.locate import Search, ServerKind, ServerUnavailableError, remove_compose_service
 from prefiq_db.testing.machine import LOOPBACK, free_port, make_folder, server_environment
 from prefiq_db.testing.processes import Account, ChildProcess, account_for_root, wait_until
 from prefiq_db.testing.templates import PASSWORD
-
-#: The prefix of every database that we create; we never drop any other.
-DATABASE_PREFIX = "prefiq_test_"
 
 _START_SECONDS = 60.0
 _PORT_ATTEMPTS = 5
@@ -274,24 +270,33 @@ class DatabaseServer(ABC):
     # --- databases -------------------------------------------------------------------------------
 
     def create_database(self) -> str:
-        """Create an empty database and return its name, which is random and starts with :data:`DATABASE_PREFIX`."""
-        database = f"{DATABASE_PREFIX}{secrets.token_hex(6)}"
+        """Create an empty database and return its name, which is random and starts with ``prefiq_test_``."""
+        database = self.new_name()
         self._create(database)
+        return database
+
+    def new_name(self) -> str:
+        """Return the name of a database that the caller is going to create, and :meth:`close` to drop."""
+        database = new_database_name()
         self._databases.add(database)
         return database
 
     def empty_database(self, database: str) -> None:
         """Empty a database of ours: end its sessions and drop what is in it. Cheaper than creating another database."""
-        self._empty(_check_ours(database))
+        self._empty(check_ours(database))
 
     def drop_database(self, database: str) -> None:
         """Drop a database that :meth:`create_database` made, even while a client is connected to it."""
-        self._drop(_check_ours(database))
+        self._drop(check_ours(database))
         self._databases.discard(database)
 
     @abstractmethod
     def execute(self, sql: str, database: str | None = None) -> list[tuple[Any, ...]]:
         """Run one statement as the administrator, in autocommit on a separate connection; return its rows."""
+
+    @abstractmethod
+    def connect(self, database: str | None = None) -> Any:
+        """Return a connection of the administrator's, in autocommit; the caller closes it."""
 
     # --- per kind of server ----------------------------------------------------------------------
 
@@ -389,9 +394,3 @@ class DatabaseServer(ABC):
         if self._child is None:
             raise UsageError(f"can't {verb} {self.kind.title}: it was never started, or was closed")
         return self._child
-
-
-def _check_ours(database: str) -> str:
-    if not re.fullmatch(rf"{DATABASE_PREFIX}[0-9a-f]+", database):
-        raise UsageError(f"only databases called {DATABASE_PREFIX}... may be emptied or dropped")
-    return database

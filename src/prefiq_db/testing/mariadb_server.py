@@ -47,7 +47,7 @@ class MariaDbServer(DatabaseServer):
 
     def execute(self, sql: str, database: str | None = None) -> list[tuple[Any, ...]]:
         """Run one statement as the administrator, in autocommit on a separate connection; return its rows."""
-        with self._connect(database) as connection, connection.cursor() as cursor:
+        with self.connect(database) as connection, connection.cursor() as cursor:
             cursor.execute(sql)
             return list(cursor.fetchall())
 
@@ -64,7 +64,7 @@ class MariaDbServer(DatabaseServer):
         """End one session without notice to its client (``KILL CONNECTION``)."""
         self._end_session(session)
 
-    def _connect(self, database: str | None = None) -> pymysql.Connection[Any]:
+    def connect(self, database: str | None = None) -> pymysql.Connection[Any]:
         if importlib.util.find_spec("pymysql") is None:
             raise MissingDriverError("MariaDB needs PyMySQL: pip install 'prefiq-db[mariadb]'")
         import pymysql
@@ -114,7 +114,7 @@ class MariaDbServer(DatabaseServer):
         import pymysql
 
         try:
-            self._connect().close()
+            self.connect().close()
         except pymysql.OperationalError:
             return False
         return True

@@ -62,7 +62,7 @@ class PostgresServer(DatabaseServer):
 
     def execute(self, sql: str, database: str | None = None) -> list[tuple[Any, ...]]:
         """Run one statement as the administrator, in autocommit on a separate connection; return its rows."""
-        with self._connect(database) as connection:
+        with self.connect(database) as connection:
             cursor = connection.execute(sql.encode())
             return cursor.fetchall() if cursor.description else []
 
@@ -75,7 +75,7 @@ class PostgresServer(DatabaseServer):
         if session in process_tree(self._own_child(verb).pid)[1:]:
             send_signal([session], number)
 
-    def _connect(self, database: str | None = None) -> psycopg.Connection[tuple[Any, ...]]:
+    def connect(self, database: str | None = None) -> psycopg.Connection[tuple[Any, ...]]:
         if importlib.util.find_spec("psycopg") is None:
             raise MissingDriverError("PostgreSQL needs psycopg: pip install 'prefiq-db[postgres]'")
         import psycopg
@@ -101,7 +101,7 @@ class PostgresServer(DatabaseServer):
         import psycopg
 
         try:
-            self._connect().close()
+            self.connect().close()
         except psycopg.OperationalError:
             return False
         return True

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from prefiq_db.testing.database_server import DATABASE_PREFIX, DatabaseServer
+from prefiq_db.testing.database_names import DATABASE_PREFIX
+from prefiq_db.testing.database_server import DatabaseServer
 from prefiq_db.testing.locate import ServerUnavailableError, is_required
 from prefiq_db.testing.mariadb_server import MariaDbServer
 from prefiq_db.testing.postgresql_server import PostgresServer

@@ -1,0 +1,184 @@
+"""The databases of one worker's session: a migrated template, and the copies of it that tests get."""
+
+from __future__ import annotations
+
+import sqlite3
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from prefiq_db.database import Database
+from prefiq_db.testing.database_names import DATABASE_PREFIX, new_database_name
+from prefiq_db.testing.database_server import DatabaseServer
+from prefiq_db.testing.isolation.copying_mariadb import CopyScript
+from prefiq_db.testing.isolation.past_commits import (
+    Change,
+    MariadbWatch,
+    PostgresqlWatch,
+    SqliteWatch,
+    Watch,
+)
+from prefiq_db.testing.servers import SERVERS
+
+#: Brings an empty database to where the tests begin.
+Migrate = Callable[[Database], None]
+
+__all__ = ["Change", "Migrate", "Stock", "make_stock"]
+
+
+class Stock(ABC):
+    """The databases of one kind in this session.
+
+    Attributes:
+        name: ``sqlite``, ``postgresql`` or ``mariadb``.
+        template: the migrated database, which nothing writes to.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.template = ""
+
+    def fill(self, migrate: Migrate) -> None:
+        """Make the template, and migrate it."""
+        self.template = self._make()
+        with Database(self.url(self.template)) as db:
+            migrate(db)
+
+    @abstractmethod
+    def url(self, database: str) -> str:
+        """Return the URL of one of the databases."""
+
+    @abstractmethod
+    def _make(self) -> str:
+        """Make an empty database and return its name."""
+
+    @abstractmethod
+    def copy(self) -> str:
+        """Copy the template, and return the name of the copy."""
+
+    @abstractmethod
+    def drop(self, database: str) -> None:
+        """Drop a database, whoever is connected to it."""
+
+    @abstractmethod
+    def watch(self, database: str) -> Watch:
+        """Return what finds out what is committed in a copy."""
+
+    @property
+    def server(self) -> DatabaseServer | None:
+        """The server; ``None`` for SQLite."""
+        return None
+
+    @abstractmethod
+    def close(self) -> None:
+        """Drop all databases, and end a private server."""
+
+
+class SqliteStock(Stock):
+    """Files in a folder, copied by SQLite's own backup."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__("sqlite")
+        self._folder = folder
+
+    def url(self, database: str) -> str:
+        return f"sqlite:///{database}"
+
+    def _make(self) -> str:
+        return str(self._folder / f"{new_database_name()}.db")
+
+    def copy(self) -> str:
+        database = self._make()
+        with closing(sqlite3.connect(self.template)) as source, closing(sqlite3.connect(database)) as target:
+            source.backup(target)
+        return database
+
+    def drop(self, database: str) -> None:
+        for suffix in ("", "-wal", "-shm"):
+            Path(database + suffix).unlink(missing_ok=True)
+
+    def watch(self, database: str) -> Watch:
+        return SqliteWatch(database, self.template)
+
+    def close(self) -> None:
+        for path in self._folder.glob(f"{DATABASE_PREFIX}*"):
+            path.unlink(missing_ok=True)
+
+
+class ServerStock(Stock):
+    """Databases of a server; *watch* finds out what is committed in one."""
+
+    def __init__(self, server: DatabaseServer) -> None:
+        super().__init__(server.name)
+        self._server = server
+
+    @property
+    def server(self) -> DatabaseServer:
+        return self._server
+
+    def url(self, database: str) -> str:
+        return self._server.url(database)
+
+    def _make(self) -> str:
+        return self._server.create_database()
+
+    def drop(self, database: str) -> None:
+        self._server.drop_database(database)
+
+    def close(self) -> None:
+        # An existing server drops what is ours, a private one ends.
+        self._server.close()
+
+
+class PostgresqlStock(ServerStock):
+    """PostgreSQL copies a database itself."""
+
+    def copy(self) -> str:
+        database = self._server.new_name()
+        self._server.execute(f'create database "{database}" template "{self.template}"')
+        return database
+
+    def watch(self, database: str) -> Watch:
+        return PostgresqlWatch(self._connection(database), self._connection(self.template))
+
+    def _connection(self, database: str) -> Any:
+        return self._server.connect(database)
+
+
+class MariadbStock(ServerStock):
+    """MariaDB can't copy a database: what made it is read once, and sent again."""
+
+    _script: CopyScript
+
+    def fill(self, migrate: Migrate) -> None:
+        super().fill(migrate)
+        with closing(self._server.connect(self.template)) as connection:
+            self._script = CopyScript.of(connection, self.template)
+
+    def copy(self) -> str:
+        database = self._server.create_database()
+        with closing(self._server.connect(database)) as connection:
+            self._script.run(connection)
+        return database
+
+    def watch(self, database: str) -> Watch:
+        return MariadbWatch(self._server.connect(database), database, self.template)
+
+
+_OF_SERVERS: dict[str, type[ServerStock]] = {"postgresql": PostgresqlStock, "mariadb": MariadbStock}
+
+#: The names that the marker and the option take.
+KINDS = ("sqlite", *_OF_SERVERS)
+
+
+def make_stock(name: str, folder: Path) -> Stock:
+    """Return an empty stock of the kind *name*; a server is started.
+
+    Raises:
+        ServerUnavailableError: if there is no such server here.
+    """
+    if name not in _OF_SERVERS:
+        return SqliteStock(folder)
+    return _OF_SERVERS[name](SERVERS[name].locate().start())
