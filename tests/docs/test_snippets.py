@@ -32,6 +32,8 @@ _SERVERS = ("postgresql", "mariadb")
 _EXCERPTS = {"docs/migrations.md": 1, "docs/layering-alembic.md": 3}
 # Pages that are one long program, whose blocks are pasted one after the other.
 _ONE_PROGRAM = ("README.md",)
+# Pages whose blocks are the files of a project: another test makes it and runs it.
+_PROJECTS = {"docs/how-to/testing.md": "tests/docs/test_testing_page.py"}
 # What is only for the newest Python.
 _NEWEST = {"docs/guide/queries.md": 1}
 
@@ -74,7 +76,7 @@ def _python_blocks() -> Iterator[Block]:
 def _programs() -> Iterator[Any]:
     for page in _ONE_PROGRAM:
         yield pytest.param(_joined(page), id=page)
-    for block in (block for block in _python_blocks() if page_id(block.page) not in _ONE_PROGRAM):
+    for block in (block for block in _python_blocks() if page_id(block.page) not in {*_ONE_PROGRAM, *_PROJECTS}):
         if not block.is_excerpt:
             marks = [getattr(pytest.mark, block.needs), pytest.mark.integration] if block.needs in _SERVERS else []
             yield pytest.param(block, id=block.place, marks=marks)
@@ -130,6 +132,11 @@ def test_a_marker_is_understood_and_excerpts_are_few() -> None:
         newest[page_id(block.page)] += bool(block.python)
     assert +excerpts == _EXCERPTS
     assert +newest == _NEWEST
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page_id(page) in _PROJECTS], ids=page_id)
+def test_a_page_that_is_a_project_has_its_test(page: Path) -> None:
+    assert f'"{page.name}"' in (ROOT / _PROJECTS[page_id(page)]).read_text("utf-8")
 
 
 def test_an_excerpt_is_python() -> None:
