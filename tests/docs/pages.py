@@ -20,7 +20,8 @@ class Block:
 
     Attributes:
         line: the number of its first line in the page.
-        marker: what a comment before it says, ``needs postgresql`` or ``skip: reason``; mostly nothing.
+        marker: what a comment before it says, ``needs postgresql``, ``skip: reason`` or ``excerpt: reason``; mostly
+            nothing.
     """
 
     page: Path
@@ -36,7 +37,7 @@ class Block:
 
     @property
     def skipped(self) -> bool:
-        return self.marker.startswith("skip:")
+        return self.marker.startswith(("skip:", "excerpt:"))
 
 
 def page_id(page: Path) -> str:

@@ -5,6 +5,7 @@ level. A comment before a block changes that, and should be rare::
 
     <!-- snippet: needs postgresql -->   the block runs only where that server is, with DB_URL set to it
     <!-- snippet: skip: why -->          the block isn't run
+    <!-- snippet: excerpt: why -->       it is no program of its own: it isn't run here
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from prefiq_db.providers import default_registry
 from tests.docs.pages import PAGES, ROOT, Block, blocks, page_id, prose
 
 _SERVERS = ("postgresql", "mariadb")
+TUTORIAL = ROOT / "docs" / "tutorial.md"
 
 
 def _cases() -> Iterator[Any]:
@@ -108,7 +110,7 @@ async def _awaited(code: types.CodeType, namespace: dict[str, Any]) -> None:
 def test_a_marker_is_understood_and_a_skip_has_a_reason() -> None:
     for page in PAGES:
         for block in blocks(page):
-            known = block.needs in _SERVERS or re.fullmatch(r"skip: \w.+", block.marker)
+            known = block.needs in _SERVERS or re.fullmatch(r"(skip|excerpt): \w.+", block.marker)
             assert not block.marker or known, f"{page_id(page)}:{block.line}: {block.marker}"
 
 
@@ -116,6 +118,8 @@ def test_a_marker_is_understood_and_a_skip_has_a_reason() -> None:
 
 
 def _commands(page: Path) -> Iterator[list[str]]:
+    if page == TUTORIAL:
+        return  # test_tutorial.py runs them
     for block in blocks(page):
         if block.language not in ("console", "sh", "bash", "shell"):
             continue
@@ -160,10 +164,12 @@ def _check(command: list[str]) -> None:
             _check_module(module)
         case ["python", path, *_]:
             assert (ROOT / path).is_file()
+        case ["pip", "install", "-r", _] | ["python", "-m", "venv", _] | [".", _]:
+            return
         case ["pip", "install", *requirements]:
             for requirement in requirements:
                 _check_requirement(requirement)
-        case ["cd" | "git" | "psql" | "mariadb", *_]:
+        case ["cd" | "curl" | "docker" | "flask" | "git" | "kubectl" | "mariadb" | "psql" | "pytest" | "uvicorn", *_]:
             return
         case _:
             raise AssertionError("nobody taught the test this command")
