@@ -89,6 +89,7 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """Run every snippet and example of the documentation."""
-    install(session, "test")
+    """Build the documentation's site into site/, and run every block, command and example of it."""
+    install(session, "test", "docs")
+    session.run("mkdocs", "build", "--clean", env={"NO_MKDOCS_2_WARNING": "1"})
     session.run("pytest", "tests/docs", *session.posargs)

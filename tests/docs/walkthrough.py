@@ -21,7 +21,6 @@ from typing import Self
 
 from tests.docs.pages import Block, blocks
 
-_TITLE = re.compile(r'title="(?P<name>[^"]+)"')
 _DONE = "walkthrough: exit code"
 
 
@@ -53,9 +52,8 @@ def steps(page: Path) -> Iterator[Step]:
     lines = page.read_text("utf-8").splitlines()
     for block in blocks(page):
         section = next((line for line in reversed(lines[: block.line - 1]) if line.startswith("## ")), "")
-        title = _TITLE.search(lines[block.line - 2])
-        if title is not None:
-            yield File(title["name"], block.code, block.line, section)
+        if block.title:
+            yield File(block.title, block.code, block.line, section)
         elif block.language == "console":
             yield from _commands(block, section)
 
