@@ -29,8 +29,10 @@ from tests import interpreters
 from tests.docs.pages import PAGES, ROOT, Block, blocks, page_id, prose
 
 _SERVERS = ("postgresql", "mariadb")
-# Blocks that are no programs, by page: each is the env.py of an Alembic history, which only Alembic can run.
-_EXCERPTS = {"docs/migrations.md": 1, "docs/layering-alembic.md": 3}
+# Blocks that are no programs, by page: each is the env.py of an Alembic history, which only Alembic can run; or needs
+# what the commands of the tutorial do first.
+_EXCERPTS = {"docs/migrations.md": 1, "docs/layering-alembic.md": 3, "docs/tutorial.md": 3}
+TUTORIAL = ROOT / "docs" / "tutorial.md"
 # Pages that are one long program, whose blocks are pasted one after the other.
 _ONE_PROGRAM = ("README.md",)
 # Pages whose blocks are the files of a project: another test makes it and runs it.
@@ -183,6 +185,8 @@ def test_control_a_block_that_is_no_program_is_found(code: str, tmp_path: Path, 
 
 
 def _commands(page: Path) -> Iterator[list[str]]:
+    if page == TUTORIAL:
+        return  # test_tutorial.py runs them
     for block in blocks(page):
         if block.language not in _COMMANDS:
             continue
