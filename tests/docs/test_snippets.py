@@ -236,6 +236,8 @@ def _check(command: list[str]) -> None:
         case ["pip", "install", *requirements]:
             for requirement in requirements:
                 _check_requirement(requirement)
+        case ["prefiq-db", "migrate" | "bootstrap", *_]:  # their arguments: test_howto.py
+            return
         case ["cd" | "curl" | "docker" | "flask" | "git" | "kubectl" | "mariadb" | "psql" | "pytest" | "uvicorn", *_]:
             return
         case _:
