@@ -64,9 +64,7 @@ def _frame(report: Report, bottom: int) -> Iterator[str]:
     yield _text(10, 42, f"{report.date}, loopback, {report.cores} shared cores; {versions}")
     for column, each in enumerate(report.comparisons):
         yield _text(column * _COLUMN + _LABEL, 66, f"{each.database} {each.version}", weight="bold", size=14)
-    itself = noise(report)
-    told = f"SQLAlchemy measured against itself: {itself.low:.2f} to {itself.high:.2f}. A smaller difference is none."
-    yield _text(10, bottom + 14, told)
+    yield _text(10, bottom + 14, f"The noise, SQLAlchemy measured against itself: {noise(report)}")
 
 
 def _bar(result: Result, x: int, y: int) -> Iterator[str]:

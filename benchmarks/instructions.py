@@ -29,7 +29,7 @@ from prefiq_db import Database
 OPERATIONS = (w.POINT, w.SELECT, w.INSERT, w.TRANSACTION)
 #: A point select that one listener gets the event of.
 LISTENED = "listened-to point select"
-_WARM_UP_CALLS, _CALLS = 24, 64
+_WARM_UP_CALLS, _CALLS = 12, 40
 _LATER, _NOTHING_LEFT = "later", "nothing left"
 
 

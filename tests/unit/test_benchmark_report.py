@@ -45,7 +45,11 @@ def test_a_rate_is_told_as_one() -> None:
 def test_a_report_survives_its_file(tmp_path: Path) -> None:
     found = _report(0.3)
     found.save(tmp_path / "found.json")
-    assert report.Report.load_from(tmp_path / "found.json") == found
+    again = report.Report.load_from(tmp_path / "found.json")
+    again.save(tmp_path / "again.json")
+    assert report.Report.load_from(tmp_path / "again.json") == again
+    assert list(report.target_rows(again)) == list(report.target_rows(found))
+    assert again.results[2].of_others == {PLAIN: Spread(0.3, 0.27, 0.33)}
 
 
 def test_who_was_not_measured_is_named_and_the_noise_is_shown() -> None:
