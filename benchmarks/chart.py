@@ -17,7 +17,7 @@ _GROUPS = (
     (w.POINT, "sync"), (w.POINT, "async"), (w.TRANSACTION, "sync"), (w.TRANSACTION, "async"), (w.TASKS, "async"),
     (w.THREADS, "sync"),
 )  # fmt: skip
-_COLUMN, _LABEL, _NUMBER, _TOP, _ROW, _BAR = 340, 130, 70, 78, 16, 12
+_COLUMN, _LABEL, _NUMBER, _TOP, _ROW, _BAR = 360, 145, 85, 78, 16, 12
 _MOST = 2.0  # a longer bar is cut off, and says so
 _COLORS = {OURS: "#0b6e4f", PLAIN: "#6e7681"}
 _OTHER = "#b6bcc5"

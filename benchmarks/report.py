@@ -17,12 +17,13 @@ from benchmarks import workload as w
 from benchmarks.comparing import LOOPBACK, Comparison, Result
 from benchmarks.contenders import AGAIN, OURS, PLAIN
 from benchmarks.measuring import Spread
-from benchmarks.targets import TARGETS, Target
+from benchmarks.targets import INSTRUCTION_TARGETS, TARGETS, Target
 
 _PACKAGES = (
     "SQLAlchemy", "psycopg", "PyMySQL", "asyncmy", "aiosqlite", "greenlet", "asyncpg", "psycopg-pool", "aiomysql",
     "databases", "advanced-alchemy", "Django", "uvloop",
 )  # fmt: skip
+_THOUSANDS = ["target, thousand instructions", "", "limit", "counted", ""]
 _NOISE = 0.15  # a difference below it is not one
 
 
@@ -127,6 +128,9 @@ def lines(report: Report) -> Iterator[str]:
     yield from _instruction_lines(report.instructions)
     yield "measured beside target"
     yield from (f"  {' | '.join(cells)}" for cells in target_rows(report))
+    if report.instructions:
+        yield "counted beside target, in thousand instructions"
+        yield from (f"  {' | '.join(cells)}" for cells in instruction_target_rows(report))
 
 
 def _grouped(results: Iterable[Result]) -> Iterator[tuple[tuple[str, str], list[Result]]]:
@@ -168,6 +172,17 @@ def target_rows(report: Report) -> Iterator[list[str]]:
         yield [what, target.other, target.limit_shown, shown, _verdict(spread.median, target.limit)]
 
 
+def instruction_target_rows(report: Report) -> Iterator[list[str]]:
+    """Yield a row for each target of instructions: what, against, at most, counted, and the verdict."""
+    for target in INSTRUCTION_TARGETS:
+        counted = target.measured(report.instructions)
+        shown, verdict = "not counted", ""
+        if counted is not None:
+            shown, verdict = f"{counted / 1000:.0f}", "met" if counted <= target.limit else "missed"
+        more = f"more than {target.than}" if target.than else ""
+        yield [target.place, more, f"{target.limit / 1000:.0f}", shown, verdict]
+
+
 def _verdict(measured: float, limit: float) -> str:
     if measured <= limit:
         return "met"
@@ -193,6 +208,7 @@ def blocks(report: Report) -> dict[str, list[str]]:
         "targets": list(_table(["target", "against", "limit", "measured (quartiles)", ""], target_rows(report))),
         "contenders": list(_contender_tables(report)),
         "instructions": list(_instruction_table(report)),
+        "instruction targets": list(_table(_THOUSANDS, instruction_target_rows(report))),
     }
 
 
@@ -271,4 +287,4 @@ def _cell(result: Result | None) -> str:
 
 def _table(head: list[str], rows: Iterable[list[str]]) -> Iterator[str]:
     for row in (head, ["---"] * len(head), *rows):
-        yield f"| {' | '.join(row)} |".replace("|  |", "| |")
+        yield f"| {' | '.join(row)} |".replace("  |", " |")

@@ -51,7 +51,7 @@ def test_a_call_costs_no_more_instructions_than_its_gate(place: Place) -> None:
         mine = {name.removeprefix(prefix): found for name, found in measured.items() if name.startswith(prefix)}
         assert list(gates.exceeded(mine, gates.instructions(place.name, world))) == [], world
     # The control: a listener is more work, and the counter sees it.
-    listened, silent = (f"{place.name} sync {each}" for each in (instructions.LISTENED, workload.POINT))
+    listened, silent = (f"{place.name} sync {each}" for each in (workload.LISTENED, workload.POINT))
     assert measured[listened] > measured[silent] > 1000
 
 
