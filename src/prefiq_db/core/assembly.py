@@ -42,7 +42,7 @@ def assemble(settings: DatabaseSettings | str, fields: Mapping[str, Any], name: 
 def _of_tenant(origin: Instance, tenant: str) -> Instance:
     """Return the database *tenant* beside *origin*: it has an engine and a pool of its own, and reports to the same."""
     settings, runtime = origin.settings, origin.runtime
-    target = beside(settings.target, tenant)
+    target = beside(origin.target, tenant)
     make = make_async_engine if runtime.is_async else make_engine
     watcher = ConnectionWatcher(origin.name, origin.hooks, settings.leak_after_seconds)
     made: Any = make(settings, name=origin.name, observer=origin.observer, watcher=watcher, target=target)
@@ -51,6 +51,7 @@ def _of_tenant(origin: Instance, tenant: str) -> Instance:
     road = DirectRoad(engine, origin.name, masked=settings.masked)
     return replace(
         origin,
+        target=target,
         watcher=watcher,
         engine=engine,
         async_engine=made if runtime.is_async else None,
@@ -95,6 +96,7 @@ def _assemble_instance(settings: DatabaseSettings, name: str, runtime: Runtime) 
     road = DirectRoad(engine, name, masked=settings.masked)
     return Instance(
         settings=settings,
+        target=settings.target,
         name=name,
         runtime=runtime,
         hooks=hooks,
