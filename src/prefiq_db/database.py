@@ -199,7 +199,7 @@ class Database:
             return self._core.in_transaction(self._body(fn, args, kwargs), options, retry)
         except BaseException as error:
             del fn, args, kwargs
-            self._core.hush(error)
+            self._base.hush(error)
             raise
 
     @overload
@@ -234,7 +234,7 @@ class Database:
                 return self._core.in_transaction(self._body(fn, args, kwargs), options, retry)
             except BaseException as error:
                 del args, kwargs
-                self._core.hush(error)
+                self._base.hush(error)
                 raise
 
         return wrapper

@@ -221,7 +221,7 @@ class AsyncDatabase:
             return await spawn(self._core.in_transaction, self._body(fn, args, kwargs), options, retry)
         except BaseException as error:
             del fn, args, kwargs
-            self._core.hush(error)
+            self._base.hush(error)
             raise
 
     @overload
@@ -257,7 +257,7 @@ class AsyncDatabase:
                 return await spawn(self._core.in_transaction, self._body(fn, args, kwargs), options, retry)
             except BaseException as error:
                 del args, kwargs
-                self._core.hush(error)
+                self._base.hush(error)
                 raise
 
         return wrapper
