@@ -44,7 +44,7 @@ def _of_tenant(origin: Instance, tenant: str) -> Instance:
     settings, runtime = origin.settings, origin.runtime
     target = beside(settings.target, tenant)
     make = make_async_engine if runtime.is_async else make_engine
-    watcher = ConnectionWatcher(origin.name, origin.hooks, settings.leak_after_seconds)
+    watcher = ConnectionWatcher(origin.name, origin.hooks, settings.leak_after_seconds, origin.watcher)
     made: Any = make(settings, name=origin.name, observer=origin.observer, watcher=watcher, target=target)
     engine = made.sync_engine if runtime.is_async else made
     _when_connecting(engine, lambda: _make_ready(origin, target))

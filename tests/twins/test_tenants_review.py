@@ -1,0 +1,194 @@
+"""What would take one tenant's work to another, or tell the wrong thing of it."""
+
+from __future__ import annotations
+
+import gc
+import shutil
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from prefiq_db import Database
+from prefiq_db.errors import ClosedError, NestingError, OutcomeUnknownError, PrefiqDbError, UnsupportedError
+from tests.conftest import Backend
+from tests.twins.tenancy import ADD, SKUS, Tenants, prepare_main, two_tenants
+from tests.twins.test_tenants import on_postgresql, on_sqlite
+
+a = {"sku": "A", "qty": 1}
+WHERE = "select current_schemas(false)"
+
+
+@pytest.fixture
+def kind() -> str:
+    return "schema"
+
+
+@pytest.fixture
+def tenants(
+    backend: Backend, kind: str, free_databases: dict[str, list[str]], db: Any, run: Callable[[Any], Any]
+) -> Iterator[Tenants]:
+    run(prepare_main(backend, db))
+    with two_tenants(backend, kind, free_databases) as made:
+        yield made
+
+
+# --- errors --------------------------------------------------------------------------------------
+
+
+@on_sqlite
+async def test_an_error_is_told_also_when_the_database_was_closed_meanwhile(
+    backend: Backend, tenants: Tenants, make_db: Callable[..., Any]
+) -> None:
+    """It may say that the outcome is unknown: who gets ClosedError instead takes it for never done."""
+    db = make_db()
+    for view in (db, db.using(**tenants.over(0))):
+        await db.open()
+
+        async def body(tx: Any) -> None:
+            await db.close()
+            raise OutcomeUnknownError("the reply to COMMIT was lost")
+
+        with pytest.raises(OutcomeUnknownError):
+            await view.run_in_transaction(body)
+
+
+# --- prepared statements -------------------------------------------------------------------------
+
+
+@on_postgresql
+async def test_a_prepared_statement_is_of_one_schema(
+    backend: Backend, tenants: Tenants, make_db: Callable[..., Any]
+) -> None:
+    """Each tenant has a type of its own: what was planned for one can't run for the other."""
+    db = make_db(pool_size=1, max_overflow=0)
+    views = [db.using(**tenants.over(number)) for number in (0, 1)]
+    for view in views:
+        await view.execute("create type mood as enum ('fine', 'bad')")
+        await view.execute("create table person (id integer primary key, mood mood not null)")
+        await view.execute("insert into person values (1, 'fine')")
+    read, one = "select mood from person where id = :id", {"id": 1}
+    for _ in range(7):
+        assert await views[0].fetch_value(read, one) == "fine"
+    # the control: it is prepared by now
+    assert await db.fetch_value("select count(*) from pg_prepared_statements where statement like 'select mood%'") == 1
+    for view in (*reversed(views), *views):
+        assert await view.fetch_value(read, one) == "fine"
+        async with view.transaction() as tx:
+            assert await tx.fetch_value(read, one) == "fine"
+        async with view.session() as session:
+            assert (await session.execute(sa.text(read), one)).scalar_one() == "fine"
+    assert db.stats().error_count == 0
+
+
+# --- SQLAlchemy's own ----------------------------------------------------------------------------
+
+
+@on_postgresql
+def test_a_connection_of_a_session_that_reconnects_keeps_its_schema(backend: Backend, tenants: Tenants) -> None:
+    assert backend.server is not None
+    asks = sa.text("select current_schemas(false), pg_backend_pid()")
+    with Database(backend.url) as db, db.using(**tenants.over(0)).session() as session:
+        connection = session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
+        schemas, pid = connection.execute(asks).one()
+        backend.server.execute(f"select pg_terminate_backend({pid}, 5000)")
+        with pytest.raises(PrefiqDbError):
+            connection.execute(asks)
+        connection.rollback()
+        again, another = connection.execute(asks).one()
+        assert connection.get_isolation_level() == "REPEATABLE READ"
+        assert connection.scalar(sa.text("show transaction_isolation")) == "repeatable read"
+    assert schemas == again == [tenants.names[0]]
+    assert another != pid
+
+
+@on_postgresql
+def test_a_raw_connection_has_no_schema(backend: Backend, tenants: Tenants) -> None:
+    with Database(backend.url) as db, db.using(**tenants.over(0)).session() as session:
+        engine: Any = session.get_bind()
+        with pytest.raises(UnsupportedError, match="raw_connection"):
+            engine.raw_connection()
+        with engine.connect() as connection:
+            assert connection.scalar(sa.text(WHERE)) == [tenants.names[0]]
+
+
+@pytest.mark.parametrize("kind", ["schema", "database"])
+async def test_a_session_or_savepoint_of_tx_is_refused_under_another_tenant(db: Any, tenants: Tenants) -> None:
+    async with db.override(**tenants.over(0)), db.transaction() as tx, db.override(**tenants.over(1)):
+        with pytest.raises(NestingError):
+            tx.session()
+        with pytest.raises(NestingError):
+            tx.transaction()
+    async with db.override(**tenants.over(0)), db.transaction() as tx, tx.transaction() as inner:
+        await inner.execute(ADD, a)
+    assert await tenants.rows(db, 0) == ["A"]
+
+
+# --- pools of tenants ----------------------------------------------------------------------------
+
+
+@on_sqlite
+async def test_a_tenant_that_lost_its_place_is_still_itself(tenants: Tenants, make_db: Callable[..., Any]) -> None:
+    """What was made for it before, and begins or goes on later, is not another tenant's."""
+    db = make_db(tenant_pools=1)
+
+    async def lose() -> None:
+        await db.using(**tenants.over(1)).fetch_all(SKUS)
+
+    async with db.override(**tenants.over(0)):
+        tx = db.transaction()
+        await lose()
+        async with tx:
+            await db.execute(ADD, a)
+        async for attempt in db.attempts():
+            await lose()
+            async with attempt:
+                await db.execute("update item set qty = 2")
+    await lose()
+    assert await tenants.rows(db, 0) == ["A"]
+    assert sum(pool.idle for pool in db.stats().tenant_pools.values()) == 1
+
+
+@on_sqlite
+def test_a_closed_database_makes_no_more_pools(backend: Backend, tenants: Tenants) -> None:
+    """Also for a thread that looked just before whether it is closed, and for what a tenant without a place has."""
+    db = Database(backend.url, pool_size=1, tenant_pools=1)
+    first, second = (db.using(**tenants.over(number)) for number in (0, 1))
+    with first.transaction() as tx:
+        tx.fetch_all(SKUS)
+        pools = db._base.instance.tenants
+        waiting = second._core  # it has found the database, which has no place, and goes on after close()
+    db.close()
+    with pytest.raises(ClosedError):
+        waiting.fetch_all(SKUS, None, None, None)
+    late = pools.get(tenants.names[0])  # as close() ran between the look and this
+    assert late.closed
+    assert db.stats().tenant_pools == {}
+    db.open()
+    assert first.fetch_all(SKUS) == []
+    db.close()
+
+
+@on_sqlite
+def test_tenants_without_a_place_leave_nothing_behind(backend: Backend, tenants: Tenants) -> None:
+    """Neither the objects of their pools nor a gap in a count that must not fall."""
+    first, second = Path(tenants.url(0).removeprefix("sqlite:///")), Path(tenants.url(1).removeprefix("sqlite:///"))
+    with Database(backend.url, pool_size=1, tenant_pools=1, leak_after_seconds=0.05) as db:
+        with db.using(**tenants.over(0)).transaction() as tx:
+            tx.fetch_all(SKUS)
+            while db.stats().leak_count == 0:
+                threading.Event().wait(0.02)
+        counted = db.stats().leak_count
+        watched = []
+        for number in range(5):
+            name = f"another_{number}"
+            shutil.copy(first, second.with_stem(name))
+            db.using(database=name).fetch_all(SKUS)
+            watched.append(weakref.ref(db._base.instance.tenants.get(name).watcher))
+        gc.collect()
+        assert [watcher() is None for watcher in watched] == [True] * 4 + [False]
+        assert db.stats().leak_count >= counted
