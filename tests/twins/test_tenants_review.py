@@ -12,9 +12,18 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from flask import Flask, Response
+from litestar import Litestar, websocket
+from litestar import WebSocket as LitestarSocket
+from litestar.testing import TestClient as LitestarClient
+from starlette.applications import Starlette
+from starlette.routing import WebSocketRoute
+from starlette.testclient import TestClient
+from starlette.websockets import WebSocket
 
-from prefiq_db import Database
+from prefiq_db import Database, bootstrap_async
 from prefiq_db.errors import ClosedError, NestingError, OutcomeUnknownError, PrefiqDbError, UnsupportedError
+from prefiq_db.integrations import flask, litestar, starlette
 from tests.conftest import Backend
 from tests.twins.tenancy import ADD, SKUS, Tenants, prepare_main, two_tenants
 from tests.twins.test_tenants import on_postgresql, on_sqlite
@@ -192,3 +201,110 @@ def test_tenants_without_a_place_leave_nothing_behind(backend: Backend, tenants:
         gc.collect()
         assert [watcher() is None for watcher in watched] == [True] * 4 + [False]
         assert db.stats().leak_count >= counted
+
+
+# --- requests ------------------------------------------------------------------------------------
+
+FIRST = "select sku from item order by sku"
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> str:
+    """Return the URL of an SQLite file beside two tenants'; each has a row that tells whose it is."""
+    for name in ("shop", "acme", "globex"):
+        with Database(f"sqlite:///{tmp_path}/{name}.db", pool_size=1) as db:
+            db.execute("create table item (sku varchar(20) primary key)")
+            db.execute("insert into item (sku) values (:sku)", {"sku": name})
+    return f"sqlite:///{tmp_path}/shop.db"
+
+
+def told(connection: Any) -> dict[str, str]:
+    return {"database": connection.headers["X-Tenant"]}
+
+
+def test_a_body_that_flask_streams_is_its_tenants(files: str) -> None:
+    """The server reads it when the application has returned, and closes it."""
+    app = Flask(__name__)
+    prefiq = flask.PrefiqDb(app, Database(files), tenant=told)
+    closed: list[str] = []
+
+    @app.get("/stream")
+    def stream() -> Response:
+        def parts() -> Iterator[str]:
+            try:
+                for row in prefiq.db.fetch_all(FIRST):
+                    yield row.sku
+                with prefiq.db.stream(FIRST) as rows:
+                    yield from (f" {row.sku}" for row in rows)
+            finally:
+                closed.append(prefiq.db.fetch_value(FIRST))
+
+        return Response(parts())
+
+    client = app.test_client()
+    assert client.get("/stream", headers={"X-Tenant": "acme"}).text == "acme acme"
+    with client.get("/stream", headers={"X-Tenant": "globex"}, buffered=False) as response:
+        assert next(iter(response.response)) == b"globex"
+    assert closed == ["acme", "globex"]
+    assert prefiq.db.fetch_value(FIRST) == "shop"
+    prefiq.db.close()
+
+
+def test_a_websocket_is_its_tenants(files: str) -> None:
+    """In Starlette, which is FastAPI's, and in Litestar."""
+
+    async def boot() -> Any:
+        return await bootstrap_async(arguments={"database": {"mode": "async", "url": files}})
+
+    prefiq = starlette.PrefiqDb(boot, tenant=told)
+
+    async def endpoint(socket: WebSocket) -> None:
+        await socket.accept()
+        await socket.send_text(await prefiq.db.fetch_value(FIRST))
+        await socket.close()
+
+    app = Starlette(routes=[WebSocketRoute("/", endpoint)], lifespan=prefiq.lifespan)
+    app.add_middleware(prefiq.middleware)
+    with TestClient(app) as client:
+        for name in ("acme", "globex"):
+            with client.websocket_connect("/", headers={"X-Tenant": name}) as socket:
+                assert socket.receive_text() == name
+
+    other = litestar.PrefiqDb(boot, tenant=told)
+
+    @websocket("/")
+    async def handler(socket: LitestarSocket[Any, Any, Any]) -> None:
+        await socket.accept()
+        await socket.send_text(await other.db.fetch_value(FIRST))
+        await socket.close()
+
+    served = Litestar([handler], lifespan=[other.lifespan], middleware=[other.middleware])
+    with LitestarClient(served) as client_of_litestar:
+        for name in ("acme", "globex"):
+            with client_of_litestar.websocket_connect("/", headers={"X-Tenant": name}) as session:
+                assert session.receive_text() == name
+
+
+def test_an_override_around_the_application_does_not_choose_the_tenant_of_its_requests(files: str) -> None:
+    """A server that is started within one inherits it; what a request says itself weighs more."""
+    app = Flask(__name__)
+    prefiq = flask.PrefiqDb(app, Database(files), tenant=told)
+
+    @app.get("/first")
+    def first() -> Any:
+        inside = prefiq.db.using(database="globex").fetch_value(FIRST)
+        with prefiq.db.override(database="globex"):
+            return [prefiq.db.fetch_value(FIRST), inside]
+
+    @app.get("/plain")
+    def plain() -> Any:
+        return [prefiq.db.fetch_value(FIRST)]
+
+    client = app.test_client()
+    with prefiq.db.override(database="globex"):
+        assert client.get("/plain", headers={"X-Tenant": "acme"}).json == ["acme"]
+        assert prefiq.db.fetch_value(FIRST) == "globex"
+    with prefiq.db.override(database="shop", inherit=False):
+        assert client.get("/plain", headers={"X-Tenant": "acme"}).json == ["acme"]
+    assert client.get("/first", headers={"X-Tenant": "acme"}).json == ["globex", "globex"]
+    prefiq.db.close()
