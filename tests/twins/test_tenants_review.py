@@ -308,3 +308,25 @@ def test_an_override_around_the_application_does_not_choose_the_tenant_of_its_re
         assert client.get("/plain", headers={"X-Tenant": "acme"}).json == ["acme"]
     assert client.get("/first", headers={"X-Tenant": "acme"}).json == ["globex", "globex"]
     prefiq.db.close()
+
+
+# --- tokens --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["database"])
+async def test_another_tenants_database_does_not_say_that_a_token_was_not_committed(db: Any, tenants: Tenants) -> None:
+    """Nobody knows the token there. Who believed a "not committed" would do the work a second time."""
+    view = db.using(**tenants.over(0))
+    async with view.transaction(exactly_once=True) as tx:
+        await tx.execute(ADD, a)
+    for another in (db, db.using(**tenants.over(1))):
+        assert str(await another.resolve_outcome(tx.token)) == "unknown"
+    assert str(await view.resolve_outcome(tx.token)) == "committed"
+    async with db.transaction(exactly_once=True) as own:
+        await own.execute(ADD, a)
+    with pytest.raises(ZeroDivisionError):
+        async with view.transaction(exactly_once=True) as undone:
+            await undone.execute("update item set qty = 5")
+            raise ZeroDivisionError
+    assert str(await db.resolve_outcome(own.token)) == "committed"
+    assert str(await view.resolve_outcome(undone.token)) == "not committed"

@@ -55,10 +55,18 @@ def _of_tenant(origin: Instance, tenant: str) -> Instance:
         engine=engine,
         async_engine=made if runtime.is_async else None,
         road=road,
-        resolver=Resolver(Claimer(road, runtime), origin.hooks, origin.name, settings.retry.total_seconds),
+        resolver=_resolver(settings, road, runtime, origin.hooks, origin.name, target),
         pruner=Pruner(road, origin.name),
         tenant=tenant,
         origin=origin,
+    )
+
+
+def _resolver(
+    settings: DatabaseSettings, road: StandardRoad, runtime: Runtime, hooks: Hooks, name: str, target: Target
+) -> Resolver:
+    return Resolver(
+        Claimer(road, runtime), hooks, name, settings.retry.total_seconds, os.path.basename(target.database)
     )
 
 
@@ -105,7 +113,7 @@ def _assemble_instance(settings: DatabaseSettings, name: str, runtime: Runtime) 
         road=road,
         retry_budget=RetryBudget(name, settings.retry_budget),
         explainer=_explainer(settings, name),
-        resolver=Resolver(Claimer(road, runtime), hooks, name, settings.retry.total_seconds),
+        resolver=_resolver(settings, road, runtime, hooks, name, settings.target),
         pruner=Pruner(road, name),
     )
 
