@@ -107,7 +107,10 @@ class Instance:
             self.tenants.close()
         watchdog.forget(self.watcher)
         self.watcher.start_with(watchdog.watch)
+        pool: Any = self.engine.pool
+        pool.retire(True)  # what is in use now is closed when it comes back
         self.engine.dispose()
+        self.engine.pool.retire(False)  # type: ignore[attr-defined]  # the new one, for open()
         connector: Any = self.engine.dialect.connector  # type: ignore[attr-defined]
         if hasattr(connector, "close"):
             connector.close()

@@ -39,6 +39,7 @@ class DatabaseCore(Diagnosis):
         """Fill the pool: one connection must succeed, the rest is best effort."""
         self.check_world()
         self.instance.closed = False
+        self.instance.tenants.open()
         held: list[Connection] = []
         try:
             held.append(self.road.checkout())
