@@ -10,7 +10,7 @@ import pytest
 
 import prefiq_db
 from prefiq_db import ErrorKind
-from tests.docs.pages import PAGES, ROOT, page_id, prose
+from tests.docs.pages import PAGES, ROOT, blocks, page_id, prose
 
 DECISIONS = sorted((ROOT / "docs" / "decisions").glob("*.md"))
 _FOLDERS = ("benchmarks", "examples", "migrations", "src", "tests")
@@ -40,9 +40,11 @@ def test_the_links_of_a_page_lead_somewhere(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
 def test_the_python_files_that_a_page_names_exist(page: Path) -> None:
-    """With or without the folders that they are in."""
+    """With or without the folders that they are in; or the page itself shows them, with the name in the first line."""
     named = re.findall(r"(?<![\w./-])([\w-]+(?:/[\w-]+)*\.py)\b(?!\.)", page.read_text("utf-8"))
-    assert [name for name in named if not any(f"/{path}".endswith(f"/{name}") for path in _FILES)] == []
+    shown = {block.code.split("\n", 1)[0].removeprefix("# ") for block in blocks(page)}
+    files = [*_FILES, *shown]
+    assert [name for name in named if not any(f"/{path}".endswith(f"/{name}") for path in files)] == []
 
 
 def _resolves(page: Path, link: str) -> bool:
