@@ -23,6 +23,7 @@ def _files() -> dict[str, str]:
 
 
 @pytest.mark.postgresql
+@pytest.mark.timeout(300)
 def test_the_files_of_the_page_are_a_project_whose_tests_pass(
     tmp_path: Path, postgresql_server: DatabaseServer
 ) -> None:

@@ -25,6 +25,8 @@ from tests.plugin import plugin_arguments
 ROOT = Path(__file__).parents[2]
 SUITES = Path(__file__).parent / "plugin_suites"
 CANARY = "canary-7f3a"
+# A run takes less than a minute, and longer where others need the processor, too.
+pytestmark = pytest.mark.timeout(300)
 ALL = ("--prefiq-databases", "sqlite,postgresql,mariadb")
 
 INI = """
@@ -79,7 +81,7 @@ def run_pytest(tmp_path: Path, postgresql_server: DatabaseServer, mariadb_server
             capture_output=True,
             text=True,
             check=False,
-            timeout=110,
+            timeout=280,
         )
         left = {path.stem: json.loads(path.read_text()) for path in (tmp_path / "left").iterdir()}
         return Run(_outcomes(done.stdout), done.stdout + done.stderr, left)

@@ -108,6 +108,9 @@ def test_transactions_are_outermost(db: Database) -> None:
     assert told[-1] == "rolled back"
     assert db.resolve_outcome(token) is Outcome.NOT_COMMITTED
     with db.transaction() as tx:
+        tx.execute("delete from item")
+        tx.rollback()
+    with db.transaction() as tx:
         tx.execute("insert into item values ('last', 1)", last=True)
     assert rows(db) == {("seed", 1), ("a", 1), ("last", 1)}
 
