@@ -72,5 +72,5 @@ types: .venv/.development ## Check types
 	$(BIN)/mypy
 
 clean: ## Remove what these commands made
-	rm -rf .venv .nox .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build
+	rm -rf .venv .nox .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build site
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

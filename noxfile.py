@@ -71,6 +71,13 @@ def dialect_suite(session: nox.Session) -> None:
 
 
 @nox.session
+def bench(session: nox.Session) -> None:
+    """Measure what a statement costs, beside the drivers and other libraries: ``-- sqlite --quick``."""
+    install(session, "bench")
+    session.run("python", "-m", "benchmarks", *session.posargs)
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Check style and the import contract."""
     install(session, "test", "lint")
@@ -89,6 +96,7 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """Run every snippet and example of the documentation."""
-    install(session, "test")
+    """Build the documentation's site into site/, and run every block, command and example of it."""
+    install(session, "test", "docs")
+    session.run("mkdocs", "build", "--clean", env={"NO_MKDOCS_2_WARNING": "1"})
     session.run("pytest", "tests/docs", *session.posargs)

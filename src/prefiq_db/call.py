@@ -28,6 +28,9 @@ class Overrides:
         read_only: the server refuses writes.
         idempotent: the caller guarantees that every statement may be sent twice.
         tags: labels for events, spans and SQL comments, such as the route; few distinct ones, never values.
+        schema: the namespace in which names without a schema are looked up. Elsewhere than on PostgreSQL a schema is a
+            database.
+        database: another database of the same server, or another file beside SQLite's, with a pool of its own.
     """
 
     timeout: float | None = None
@@ -35,6 +38,8 @@ class Overrides:
     read_only: bool | None = None
     idempotent: bool | None = None
     tags: Mapping[str, str] | None = None
+    schema: str | None = None
+    database: str | None = None
 
     def over(self, below: Overrides) -> Overrides:
         """Return these overrides, with those of *below* where these are ``None``."""

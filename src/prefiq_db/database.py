@@ -17,6 +17,7 @@ from prefiq_db.core import (
     QuietSession,
     assemble,
     begin_attempts,
+    engine_of,
     join_options,
     note_session,
     unpicklable,
@@ -61,30 +62,36 @@ class Database:
     """
 
     is_async = False
-    _core: DatabaseCore
+    _base: DatabaseCore
 
     def __init__(self, settings: DatabaseSettings | str, *, name: str = "main", **fields: Any) -> None:
         try:
-            self._core = assemble(settings, fields, name, SyncRuntime())
+            self._base = assemble(settings, fields, name, SyncRuntime())
         except BaseException as error:
             del settings, fields
             hush(error)
             raise
 
+    @property
+    def _core(self) -> DatabaseCore:
+        """The view of the database that calls go to here: a tenant's, where the overrides in force choose one."""
+        base = self._base
+        return base.here() if base.instance.has_tenants else base
+
     # --- open and close --------------------------------------------------------------------------
 
     @property
     def name(self) -> str:
-        return self._core.name
+        return self._base.name
 
     @property
     def settings(self) -> DatabaseSettings:
-        return self._core.settings
+        return self._base.settings
 
     @property
     def hooks(self) -> Hooks:
         """The registry of listeners: ``hooks.before(fn)``, ``.after``, ``.on_error``, ``.add(listener)``."""
-        return self._core.hooks
+        return self._base.hooks
 
     def open(self) -> None:
         """Fill the pool: the first query then needs no connect, and a database that is down is reported here.
@@ -92,11 +99,11 @@ class Database:
         Raises:
             PrefiqDbError: if no connection succeeds. One is enough; the rest of the pool is best effort.
         """
-        self._core.open()
+        self._base.open()
 
     def close(self) -> None:
         """Close the pool's connections. Later statements raise ClosedError; :meth:`open` opens it again."""
-        self._core.close()
+        self._base.close()
 
     def __enter__(self) -> Self:
         self.open()
@@ -152,7 +159,8 @@ class Database:
                 stayed unreachable until the budget was spent; the error then has a token for :meth:`resolve_outcome`.
         """
         options = TransactionOptions(isolation, read_only, durable, timeout, exactly_once)
-        return Transaction(self._core, self._core.transaction(options))
+        core = self._core
+        return Transaction(core, core.transaction(options))
 
     # A ParamSpec allows no options beside its own, so where one is given, checkers know the result, not the arguments.
     @overload
@@ -218,7 +226,7 @@ class Database:
             return functools.partial(self.transactional, exactly_once=exactly_once, retry=retry, isolation=isolation)
         refuse_generator_function(fn, "transactional")
         refuse_coroutine_function(fn, "transactional")
-        options = self._core.declare(TransactionOptions(isolation=isolation, exactly_once=exactly_once))
+        options = self._base.declare(TransactionOptions(isolation=isolation, exactly_once=exactly_once))
 
         @wraps_without_tx(fn)
         def wrapper(*args: Any, **kwargs: Any) -> Any:
@@ -233,7 +241,8 @@ class Database:
 
     def _body(self, fn: Callable[..., Any], args: Any, kwargs: Any) -> Callable[[Block], Any]:
         def body(tx: Block) -> Any:
-            return self._core.runtime.call(fn, Transaction(self._core, tx), *args, **kwargs)
+            core = self._core
+            return core.runtime.call(fn, Transaction(core, tx), *args, **kwargs)
 
         return body
 
@@ -265,14 +274,19 @@ class Database:
     # --- overrides -------------------------------------------------------------------------------
 
     def using(self, **overrides: Unpack[OverrideOptions]) -> Self:
-        """Return a view of this database with other defaults: ``timeout``, ``retry``, ``read_only``, ``idempotent``."""
+        """Return a view of this database with other defaults: any of :class:`~prefiq_db.call.Overrides`."""
         view = object.__new__(type(self))
-        view._core = self._core.using(overrides)
+        view._base = self._base.using(overrides)
         return view
 
-    def override(self, **overrides: Unpack[OverrideOptions]) -> OverrideScope:
-        """Return a block in which other defaults apply, also to tasks started inside it; see :meth:`using`."""
-        return self._core.override(overrides)
+    def override(self, *, inherit: bool = True, **overrides: Unpack[OverrideOptions]) -> OverrideScope:
+        """Return a block in which other defaults apply; see :meth:`using`.
+
+        Args:
+            inherit: tasks, and threads with a copy of the context, that are started inside it have them, too, until
+                they end; ``False``: only the task or thread that enters it.
+        """
+        return self._base.override(overrides, inherit=inherit)
 
     # --- diagnosis -------------------------------------------------------------------------------
 
@@ -295,23 +309,24 @@ class Database:
 
     def stats(self) -> DatabaseStats:
         """Return the current state of the pool and the counters."""
-        return self._core.stats()
+        return self._base.stats()
 
     def expect(self, *, max_statements: int | None = None) -> StatementBudget:
         """Return a block that fails when more than *max_statements* are sent in it; for tests and development."""
-        return self._core.expect(max_statements, None)
+        return self._base.expect(max_statements, None)
 
     def no_n_plus_one(self, *, max_repeats: int = 2) -> StatementBudget:
         """Return a block that fails when one line sends the same statement more than *max_repeats* times in it."""
-        return self._core.expect(None, max_repeats)
+        return self._base.expect(None, max_repeats)
 
     # --- SQLAlchemy's own ------------------------------------------------------------------------
 
     @property
     def engine(self) -> Engine:
         """SQLAlchemy's engine, with our hooks and masking. Raises inside ``transaction()``: use :meth:`session`."""
-        self._core.check_engine_allowed()
-        return self._core.instance.engine
+        core = self._core
+        core.check_engine_allowed()
+        return core.instance.engine
 
     def session(self, **options: Any) -> Session:
         """Return an ORM session; inside ``transaction()`` it works on that transaction, in a savepoint.
@@ -319,10 +334,11 @@ class Database:
         In a transaction its objects don't expire on commit, unless *options* say so. Errors that a session raises are
         both prefiq_db's and SQLAlchemy's, and count for retries.
         """
-        scope = self._core.pinned()
+        core = self._core
+        scope = core.pinned()
         if scope is None:
-            session = QuietSession(self._core.instance.engine, **options)
+            session = QuietSession(engine_of(core, core.instance.engine), **options)
         else:
             session = QuietSession(scope.connection, join_transaction_mode="create_savepoint", **join_options(options))
-        note_session(self._core.instance, session)
+        note_session(core.instance, session)
         return session

@@ -15,6 +15,7 @@ from prefiq_db.core import (
     DatabaseCore,
     assemble,
     begin_attempts,
+    engine_of,
     join_options,
     note_session,
     quiet,
@@ -71,32 +72,36 @@ class AsyncDatabase:
     """
 
     is_async = True
-    _core: DatabaseCore
-    _engine: AsyncEngine
+    _base: DatabaseCore
 
     def __init__(self, settings: DatabaseSettings | str, *, name: str = "main", **fields: Any) -> None:
         try:
-            self._core = assemble(settings, fields, name, AsyncRuntime())
+            self._base = assemble(settings, fields, name, AsyncRuntime())
         except BaseException as error:
             del settings, fields
             hush(error)
             raise
-        self._engine = self._core.instance.async_engine
+
+    @property
+    def _core(self) -> DatabaseCore:
+        """The view of the database that calls go to here: a tenant's, where the overrides in force choose one."""
+        base = self._base
+        return base.here() if base.instance.has_tenants else base
 
     # --- open and close --------------------------------------------------------------------------
 
     @property
     def name(self) -> str:
-        return self._core.name
+        return self._base.name
 
     @property
     def settings(self) -> DatabaseSettings:
-        return self._core.settings
+        return self._base.settings
 
     @property
     def hooks(self) -> Hooks:
         """The registry of listeners: ``hooks.before(fn)``, ``.after``, ``.on_error``, ``.add(listener)``."""
-        return self._core.hooks
+        return self._base.hooks
 
     async def open(self) -> None:
         """Fill the pool: the first query then needs no connect, and a database that is down is reported here.
@@ -104,11 +109,11 @@ class AsyncDatabase:
         Raises:
             PrefiqDbError: if no connection succeeds. One is enough; the rest of the pool is best effort.
         """
-        await spawn(self._core.open)
+        await spawn(self._base.open)
 
     async def close(self) -> None:
         """Close the pool's connections. Later statements raise ClosedError; :meth:`open` opens it again."""
-        await spawn(self._core.close)
+        await spawn(self._base.close)
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -164,7 +169,8 @@ class AsyncDatabase:
                 stayed unreachable until the budget was spent; the error then has a token for :meth:`resolve_outcome`.
         """
         options = TransactionOptions(isolation, read_only, durable, timeout, exactly_once)
-        return AsyncTransaction(self._core, self._engine, self._core.transaction(options))
+        core = self._core
+        return AsyncTransaction(core, _engine_of(core), core.transaction(options))
 
     # A ParamSpec allows no options beside its own, so where one is given, checkers know the result, not the arguments.
     @overload
@@ -243,7 +249,7 @@ class AsyncDatabase:
         if fn is None:
             return functools.partial(self.transactional, exactly_once=exactly_once, retry=retry, isolation=isolation)
         refuse_generator_function(fn, "transactional")
-        options = self._core.declare(TransactionOptions(isolation=isolation, exactly_once=exactly_once))
+        options = self._base.declare(TransactionOptions(isolation=isolation, exactly_once=exactly_once))
 
         @wraps_without_tx(fn)
         async def wrapper(*args: Any, **kwargs: Any) -> Any:
@@ -258,7 +264,8 @@ class AsyncDatabase:
 
     def _body(self, fn: Callable[..., Any], args: Any, kwargs: Any) -> Callable[[Block], Any]:
         def body(tx: Block) -> Any:
-            return self._core.runtime.call(fn, AsyncTransaction(self._core, self._engine, tx), *args, **kwargs)
+            core = self._core
+            return core.runtime.call(fn, AsyncTransaction(core, _engine_of(core), tx), *args, **kwargs)
 
         return body
 
@@ -273,7 +280,8 @@ class AsyncDatabase:
     ) -> AsyncAttemptLoop:
         """Return attempts for ``for attempt in db.attempts(): async with attempt as tx:``; ``async for`` works too."""
         options = TransactionOptions(isolation, read_only, timeout_seconds=timeout, exactly_once=exactly_once)
-        return AsyncAttemptLoop(begin_attempts(self._core, options, retry), self._engine)
+        core = self._core
+        return AsyncAttemptLoop(begin_attempts(core, options, retry), _engine_of(core))
 
     async def resolve_outcome(self, token: str | UUID) -> Outcome:
         """Return the outcome of the transaction with *token*, whichever process ran it.
@@ -290,15 +298,19 @@ class AsyncDatabase:
     # --- overrides -------------------------------------------------------------------------------
 
     def using(self, **overrides: Unpack[OverrideOptions]) -> Self:
-        """Return a view of this database with other defaults: ``timeout``, ``retry``, ``read_only``, ``idempotent``."""
+        """Return a view of this database with other defaults: any of :class:`~prefiq_db.call.Overrides`."""
         view = object.__new__(type(self))
-        view._engine = self._engine
-        view._core = self._core.using(overrides)
+        view._base = self._base.using(overrides)
         return view
 
-    def override(self, **overrides: Unpack[OverrideOptions]) -> OverrideScope:
-        """Return a block in which other defaults apply, also to tasks started inside it; see :meth:`using`."""
-        return self._core.override(overrides)
+    def override(self, *, inherit: bool = True, **overrides: Unpack[OverrideOptions]) -> OverrideScope:
+        """Return a block in which other defaults apply; see :meth:`using`.
+
+        Args:
+            inherit: tasks, and threads with a copy of the context, that are started inside it have them, too, until
+                they end; ``False``: only the task or thread that enters it.
+        """
+        return self._base.override(overrides, inherit=inherit)
 
     # --- diagnosis -------------------------------------------------------------------------------
 
@@ -327,23 +339,24 @@ class AsyncDatabase:
 
     def stats(self) -> DatabaseStats:
         """Return the current state of the pool and the counters."""
-        return self._core.stats()
+        return self._base.stats()
 
     def expect(self, *, max_statements: int | None = None) -> StatementBudget:
         """Return a block that fails when more than *max_statements* are sent in it; for tests and development."""
-        return self._core.expect(max_statements, None)
+        return self._base.expect(max_statements, None)
 
     def no_n_plus_one(self, *, max_repeats: int = 2) -> StatementBudget:
         """Return a block that fails when one line sends the same statement more than *max_repeats* times in it."""
-        return self._core.expect(None, max_repeats)
+        return self._base.expect(None, max_repeats)
 
     # --- SQLAlchemy's own ------------------------------------------------------------------------
 
     @property
     def engine(self) -> AsyncEngine:
         """SQLAlchemy's engine, with our hooks and masking. Raises inside ``transaction()``: use :meth:`session`."""
-        self._core.check_engine_allowed()
-        return self._engine
+        core = self._core
+        core.check_engine_allowed()
+        return _engine_of(core)
 
     def session(self, **options: Any) -> AsyncSession:
         """Return an ORM session; inside ``transaction()`` it works on that transaction, in a savepoint.
@@ -351,11 +364,17 @@ class AsyncDatabase:
         In a transaction its objects don't expire on commit, unless *options* say so. Errors that a session raises are
         both prefiq_db's and SQLAlchemy's, and count for retries.
         """
-        scope = self._core.pinned()
+        core = self._core
+        scope = core.pinned()
         if scope is None:
-            session = AsyncSession(self._engine, **quiet(options))
+            session = AsyncSession(engine_of(core, _engine_of(core)), **quiet(options))
         else:
-            connection = AsyncConnection(self._engine, scope.connection)
+            connection = AsyncConnection(_engine_of(core), scope.connection)
             session = AsyncSession(connection, join_transaction_mode="create_savepoint", **quiet(join_options(options)))
-        note_session(self._core.instance, session.sync_session)
+        note_session(core.instance, session.sync_session)
         return session
+
+
+def _engine_of(core: DatabaseCore) -> AsyncEngine:
+    engine: AsyncEngine = core.instance.async_engine
+    return engine

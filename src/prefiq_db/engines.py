@@ -32,15 +32,22 @@ for _product in PRODUCTS.values():
 
 
 def make_engine(
-    settings: DatabaseSettings, *, name: str = "main", observer: Observer | None = None, watcher: Watcher | None = None
+    settings: DatabaseSettings,
+    *,
+    name: str = "main",
+    observer: Observer | None = None,
+    watcher: Watcher | None = None,
+    target: Target | None = None,
 ) -> Engine:
-    """Return a sync engine for *settings*, without any I/O.
+    """Return a sync engine for *settings*, without any I/O; *target*: of another database than the settings say.
 
     Raises:
         MissingDriverError: if the driver isn't installed; names the extra to install.
         UnsupportedError: if this kind of database has no SQL engine.
     """
-    made: Engine = _make(settings, create_engine, PrefiqPool, name, is_async=False, observer=observer, watcher=watcher)
+    made: Engine = _make(
+        settings, create_engine, PrefiqPool, name, is_async=False, observer=observer, watcher=watcher, target=target
+    )
     return made
 
 
@@ -50,10 +57,18 @@ def make_async_engine(
     name: str = "main",
     observer: Observer | None = None,
     watcher: Watcher | None = None,
+    target: Target | None = None,
 ) -> AsyncEngine:
     """Return an async engine for *settings*, without any I/O. Raises what :func:`make_engine` raises."""
     made: AsyncEngine = _make(
-        settings, create_async_engine, AsyncPrefiqPool, name, is_async=True, observer=observer, watcher=watcher
+        settings,
+        create_async_engine,
+        AsyncPrefiqPool,
+        name,
+        is_async=True,
+        observer=observer,
+        watcher=watcher,
+        target=target,
     )
     return made
 
@@ -67,8 +82,9 @@ def _make(
     is_async: bool,
     observer: Observer | None,
     watcher: Watcher | None,
+    target: Target | None,
 ) -> Any:
-    target = settings.target
+    target = target or settings.target
     driver = _driver_for(target, is_async)
     limits = Limits(
         max_age_seconds=settings.pool_max_age_seconds,

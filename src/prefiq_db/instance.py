@@ -23,6 +23,7 @@ from prefiq_db.pool.watchdog import watchdog
 from prefiq_db.pool.watcher import ConnectionWatcher
 from prefiq_db.retry_budget import RetryBudget
 from prefiq_db.settings import DatabaseSettings
+from prefiq_db.tenants import TenantPools
 
 
 @dataclass(eq=False, repr=False)
@@ -42,6 +43,11 @@ class Instance:
         has_tokens: whether a token was written, so that the token table is known to exist.
         tables: the tables that verbs were given by name, as the database describes them.
         needs_tokens: whether ``exactly_once`` was requested, so that the token table has to exist.
+        tenant: the name of a tenant's database; ``None``: the one of the settings.
+        origin: the instance of the database of the settings, whose overrides and ambient transaction hold here, too.
+        tenants: of the origin, the databases of its tenants.
+        has_tenants: whether the origin was asked for a tenant's database, so that each call looks whose it is.
+        schema_tables: like *tables*, for each schema that is a tenant's namespace.
         tells_inserted: by a table's name, whether the server tells an inserted row from an updated one.
     """
 
@@ -58,6 +64,8 @@ class Instance:
     explainer: Explainer | None
     resolver: Resolver
     pruner: Pruner
+    tenant: str | None = None
+    origin: Instance = field(default=None)  # type: ignore[assignment]  # __post_init__ sets it
     statement_timeout_seconds: float = field(init=False)
     commit_budget_seconds: float = field(init=False)
     closed: bool = field(default=False, init=False)
@@ -66,9 +74,15 @@ class Instance:
     needs_tokens: bool = field(default=False, init=False)
     tables: TargetTables = field(default_factory=TargetTables, init=False)
     tells_inserted: Memory[bool] = field(default_factory=lambda: Memory(256), init=False)
+    tenants: TenantPools[Instance] = field(init=False)
+    has_tenants: bool = field(default=False, init=False)
+    schema_tables: Memory[TargetTables] = field(default_factory=lambda: Memory(256), init=False)
 
     def __post_init__(self) -> None:
         settings = self.settings
+        mine: Any = self
+        if mine.origin is None:
+            mine.origin = self
         self.statement_timeout_seconds = settings.statement_timeout_seconds
         self.commit_budget_seconds = (
             settings.statement_timeout_seconds + settings.retry.total_seconds + settings.connect_timeout_seconds
@@ -76,9 +90,18 @@ class Instance:
         self.watcher.start_with(watchdog.watch)
         in_child(self, Instance.forget_after_fork)
 
+    def tables_in(self, schema: str | None) -> TargetTables:
+        """Return what is known of the tables of *schema*; ``None``: the session's own."""
+        if schema is None:
+            return self.tables
+        known = self.schema_tables.kept.get(schema)
+        return self.schema_tables.keep(schema, TargetTables(schema), schema) if known is None else known
+
     def close(self) -> None:
         """Close the pool's connections, and everything else that the connector holds."""
         self.closed = self.closing = True
+        if self.origin is self:
+            self.tenants.close()
         watchdog.forget(self.watcher)
         self.watcher.start_with(watchdog.watch)
         self.engine.dispose()

@@ -8,15 +8,17 @@ from dataclasses import dataclass, fields
 from types import MappingProxyType
 from typing import Any, Final, Protocol, TypedDict
 
+from prefiq_db.bridge import Runtime
 from prefiq_db.call import NO_OVERRIDES, Overrides
 from prefiq_db.config import RetryPolicy
 from prefiq_db.errors import UnsupportedError, UsageError
 from prefiq_db.execution.comments import comment
 from prefiq_db.leaving import surely
 from prefiq_db.tags import Tags
+from prefiq_db.tenants import check_tenant_name
 from prefiq_db.transaction import check_timeout
 
-_LATER: Final = ("replica", "schema", "database")
+_LATER: Final = ("replica",)
 
 
 class OverrideOptions(TypedDict, total=False):
@@ -27,6 +29,8 @@ class OverrideOptions(TypedDict, total=False):
     read_only: bool | None
     idempotent: bool | None
     tags: Mapping[str, str] | None
+    schema: str | None
+    database: str | None
 
 
 def check_overrides(given: Mapping[str, Any]) -> Overrides:
@@ -48,6 +52,8 @@ def check_overrides(given: Mapping[str, Any]) -> Overrides:
     for name in ("read_only", "idempotent"):
         if not isinstance(given.get(name), (bool, type(None))):
             raise UsageError(f"override {name}: expected True or False")
+    for name in ("schema", "database"):
+        check_tenant_name(name, given.get(name))
     tags = given.get("tags")
     if tags is not None and not (
         isinstance(tags, Mapping) and all(isinstance(part, str) for item in tags.items() for part in item)
@@ -67,26 +73,46 @@ class LiveOverrides(Protocol):
         """Return them as of now."""
 
 
+class Keyed(Protocol):
+    """What scopes are kept for: a database."""
+
+    @property
+    def runtime(self) -> Runtime: ...
+
+
 @dataclass(frozen=True, slots=True)
 class _Held:
+    """One scope that is in force here.
+
+    Attributes:
+        own: what it says itself.
+        overrides: that, and what the scopes around it say.
+        worker: the only task or thread that it applies to; ``None``: whatever is started in it inherits it, too.
+        is_shared: neither it nor any around it has a *worker*.
+    """
+
     scope: OverrideScope
     own: Overrides
     overrides: Overrides
     outer: _Held | None
     live: LiveOverrides | None
+    worker: object = None
+    is_shared: bool = True
 
 
 _NOTHING: Mapping[object, _Held | None] = MappingProxyType({})
 _scoped: ContextVar[Mapping[object, _Held | None]] = ContextVar("prefiq_db_overrides", default=_NOTHING)
 
 
-def overrides_in_scope(key: object) -> Overrides:
+def overrides_in_scope(key: Keyed) -> Overrides:
     """Return the overrides in force here for the database *key*, including inherited ones.
 
     A task, or a thread with a copy of the context, that was started inside a scope keeps the scope's overrides even
     after the scope was left: ``read_only`` must not end silently.
     """
     held = _scoped.get().get(key)
+    if held is not None and not held.is_shared:
+        held = _as_seen_by(key.runtime.worker(), held)
     if held is None:
         return NO_OVERRIDES
     if held.live is None:
@@ -100,14 +126,18 @@ class OverrideScope:
 
     _watch: object = None
 
-    def __init__(self, key: object, overrides: Overrides, live: LiveOverrides | None = None) -> None:
+    def __init__(
+        self, key: Keyed, overrides: Overrides, live: LiveOverrides | None = None, *, inherit: bool = True
+    ) -> None:
         self._key = key
+        self._inherit = inherit
         self._overrides = overrides
         self._live = live
 
     def __enter__(self) -> None:
         held = _scoped.get()
-        _scoped.set({**held, self._key: _on_top(self, self._overrides, held.get(self._key), self._live)})
+        worker = None if self._inherit else self._key.runtime.worker()
+        _scoped.set({**held, self._key: _on_top(self, self._overrides, held.get(self._key), self._live, worker)})
 
     @surely
     def __exit__(self, *exc: object) -> None:
@@ -132,10 +162,23 @@ class OverrideScope:
         self.__exit__(*exc)
 
 
-def _on_top(scope: OverrideScope, own: Overrides, outer: _Held | None, live: LiveOverrides | None) -> _Held:
+def _on_top(
+    scope: OverrideScope, own: Overrides, outer: _Held | None, live: LiveOverrides | None, worker: object
+) -> _Held:
     if outer is None:
-        return _Held(scope, own, own, None, live)
-    return _Held(scope, own, own.over(outer.overrides), outer, live or outer.live)
+        return _Held(scope, own, own, None, live, worker, worker is None)
+    is_shared = outer.is_shared and worker is None
+    return _Held(scope, own, own.over(outer.overrides), outer, live or outer.live, worker, is_shared)
+
+
+def _as_seen_by(worker: object, held: _Held | None) -> _Held | None:
+    """Return *held* without the scopes that apply to other tasks and threads than *worker*."""
+    if held is None or held.is_shared:
+        return held
+    outer = _as_seen_by(worker, held.outer)
+    if held.worker not in (None, worker):
+        return outer
+    return _on_top(held.scope, held.own, outer, held.scope._live, held.worker)
 
 
 def _without(held: _Held | None, scope: OverrideScope) -> _Held | None:
@@ -143,4 +186,4 @@ def _without(held: _Held | None, scope: OverrideScope) -> _Held | None:
     if held is None or held.scope is scope:
         return None if held is None else held.outer
     outer = _without(held.outer, scope)
-    return held if outer is held.outer else _on_top(held.scope, held.own, outer, held.scope._live)
+    return held if outer is held.outer else _on_top(held.scope, held.own, outer, held.scope._live, held.worker)

@@ -61,6 +61,7 @@ class Product:
         speaks_mysql: it has MySQL's SQL: character sets and fractional seconds in column types, backslashes in strings.
         rewrites_expressions: it reports defaults and checks in its own wording, with casts.
         error_fails_transaction: after a failed statement a transaction refuses all others.
+        has_namespaces: a database has several schemas, and a transaction chooses one. Elsewhere it is a database.
     """
 
     name: str
@@ -91,6 +92,7 @@ class Product:
     speaks_mysql: bool = False
     rewrites_expressions: bool = False
     error_fails_transaction: bool = False
+    has_namespaces: bool = False
 
     @property
     def flavor(self) -> str:
@@ -146,6 +148,7 @@ _POSTGRESQL: Final = Product(
     exact_collation="C",
     rewrites_expressions=True,
     error_fails_transaction=True,
+    has_namespaces=True,
 )
 
 _MARIADB: Final = Product(

@@ -212,6 +212,7 @@ class DatabaseStats:
         statements: the statements with the most total time, the worst first.
         holders: the connections checked out now, the oldest first.
         unknown_outcome_count: transactions and single writes whose outcome stayed unknown: no reply came.
+        tenant_pools: the pools of tenants' own databases, by their names; their statements and leaks are counted above.
     """
 
     database: str
@@ -229,6 +230,7 @@ class DatabaseStats:
     statements: tuple[StatementStats, ...] = ()
     holders: tuple[Holder, ...] = ()
     unknown_outcome_count: int = 0
+    tenant_pools: Mapping[str, PoolStats] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,6 @@ import prefiq_db
 from prefiq_db import ErrorKind
 from tests.docs.pages import PAGES, ROOT, blocks, page_id, prose
 
-DECISIONS = sorted((ROOT / "docs" / "decisions").glob("*.md"))
 _FOLDERS = ("benchmarks", "examples", "migrations", "src", "tests")
 _FILES = [path.as_posix() for folder in _FOLDERS for path in (ROOT / folder).rglob("*.py")]
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
@@ -40,10 +39,9 @@ def test_the_links_of_a_page_lead_somewhere(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
 def test_the_python_files_that_a_page_names_exist(page: Path) -> None:
-    """With or without the folders that they are in; or the page itself shows them, with the name in the first line."""
+    """With or without the folders that they are in; or the page shows what is in them."""
     named = re.findall(r"(?<![\w./-])([\w-]+(?:/[\w-]+)*\.py)\b(?!\.)", page.read_text("utf-8"))
-    shown = {block.code.split("\n", 1)[0].removeprefix("# ") for block in blocks(page)}
-    files = [*_FILES, *shown]
+    files = [*_FILES, *(block.title for block in blocks(page) if block.title)]
     assert [name for name in named if not any(f"/{path}".endswith(f"/{name}") for path in files)] == []
 
 
@@ -59,38 +57,6 @@ def _anchors(page: Path) -> set[str]:
     """Return the anchors that GitHub makes of a page's headings."""
     headings = re.findall(r"^#+ (.+)$", prose(page), re.M)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
-
-
-def test_every_page_can_be_reached_from_the_index() -> None:
-    index = ROOT / "docs" / "index.md"
-    linked = {(index.parent / link).resolve() for link in _LINK.findall(index.read_text("utf-8"))}
-    assert [page_id(page) for page in PAGES if page != index and page.resolve() not in linked] == []
-
-
-@pytest.mark.parametrize("page", DECISIONS, ids=lambda page: page.stem)
-def test_a_decision_asks_answers_and_says_what_would_change_it(page: Path) -> None:
-    lines = page.read_text("utf-8").splitlines()
-    assert re.fullmatch(r"# (Why|Who|When|What|How) .+\?", lines[0])
-    assert lines[2], "the answer follows the question"
-    headings = [line for line in lines if line.startswith("## ")]
-    assert headings == ["## Why", "## What we turned down", "## What would change our mind"]
-    assert 20 <= len(lines) <= 40
-
-
-def test_decisions_have_a_number_each_and_are_named_in_the_index() -> None:
-    """Gaps are allowed: each area of the work numbers its decisions in tens of its own."""
-    numbers = [int(page.name[:4]) for page in DECISIONS]
-    assert len(numbers) == len(set(numbers))
-    index = (ROOT / "docs" / "index.md").read_text("utf-8")
-    for page in DECISIONS:
-        question = page.read_text("utf-8").splitlines()[0].removeprefix("# ")
-        assert f"[{question}](decisions/{page.name})" in index
-
-
-def test_a_decision_that_the_source_names_is_there() -> None:
-    files = [*(ROOT / "src").rglob("*.py"), *(ROOT / "tests").rglob("*.py"), ROOT / "pyproject.toml"]
-    named = {name for file in files for name in re.findall(r"decisions/(\d{4}[\w-]*\.md)", file.read_text("utf-8"))}
-    assert named <= {page.name for page in DECISIONS}
 
 
 def test_the_architecture_draws_the_layers_of_the_import_contract() -> None:

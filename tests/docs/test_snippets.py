@@ -1,123 +1,187 @@
-"""Every snippet of the documentation runs, and every command in it exists.
+"""Every block of the documentation can be pasted and run as it stands, and every command in it exists.
 
-The Python blocks of a page share one namespace, in order, in an empty working directory; ``await`` works at the top
-level. A comment before a block changes that, and should be rare::
-
-    <!-- snippet: needs postgresql -->   the block runs only where that server is, with DB_URL set to it
-    <!-- snippet: skip: why -->          the block isn't run
+Each Python block is a program of its own: it runs alone, in a process and a directory of its own, twice, with warnings
+as errors. Only files that the page names above it are there (``title="shop.py"``). Data (YAML, JSON, TOML, INI) is read
+by the parser of its language. ``pages.py`` lists what a page can say about a block.
 """
 
 from __future__ import annotations
 
 import ast
-import asyncio
+import configparser
 import importlib.util
-import inspect
+import json
 import os
 import re
 import shlex
 import sys
 import tomllib
-import types
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from prefiq_db import AsyncDatabase, Database
-from prefiq_db.providers import default_registry
+from tests import interpreters
 from tests.docs.pages import PAGES, ROOT, Block, blocks, page_id, prose
 
 _SERVERS = ("postgresql", "mariadb")
+# Blocks that are no programs, by page: each is the env.py of an Alembic history, which only Alembic can run; or needs
+# what the commands of the tutorial do first.
+_EXCERPTS = {"docs/migrations.md": 1, "docs/layering-alembic.md": 3, "docs/tutorial.md": 3}
+TUTORIAL = ROOT / "docs" / "tutorial.md"
+# Pages that are one long program, whose blocks are pasted one after the other.
+_ONE_PROGRAM = ("README.md",)
+# Pages whose blocks are the files of a project: another test makes it and runs it.
+_PROJECTS = {"docs/how-to/testing.md": "tests/docs/test_testing_page.py"}
+# What is only for the newest Python.
+_NEWEST = {"docs/guide/queries.md": 1}
 
 
-def _cases() -> Iterator[Any]:
+def _read_env(text: str) -> None:
+    for line in text.splitlines():
+        assert re.fullmatch(r"(#.*|[A-Z][A-Z0-9_]*=.*)?", line), line
+
+
+def _read_ini(text: str) -> None:
+    configparser.ConfigParser(interpolation=None).read_string(text)
+
+
+_READERS: dict[str, Callable[[str], Any]] = {
+    "json": json.loads,
+    "yaml": lambda text: list(yaml.safe_load_all(text)),
+    "toml": tomllib.loads,
+    "ini": _read_ini,
+    "dotenv": _read_env,
+}
+# An error that Python could only print, as in a finalizer.
+_BROKEN = re.compile(r"^(Traceback|Exception ignored|\S+Warning:)", re.M)
+_COMMANDS = ("console", "sh", "bash", "shell")
+_PLAIN = ("text", "sql", "promql", "dockerfile")
+
+
+def _joined(name: str) -> Block:
+    """Return the blocks of a page as one program, each at its own line."""
+    page, code = ROOT / name, ""
+    for block in (block for block in blocks(page) if block.language == "python"):
+        code += "\n" * (block.line - 1 - code.count("\n")) + block.code
+    return Block(page, "python", code, 1, "")
+
+
+def _python_blocks() -> Iterator[Block]:
     for page in PAGES:
-        python = [block for block in blocks(page) if block.language == "python"]
-        if python:
-            yield pytest.param(page, None, id=page_id(page))
-        for server in _SERVERS:
-            if any(block.needs == server for block in python):
-                marks = [getattr(pytest.mark, server), pytest.mark.integration]
-                yield pytest.param(page, server, id=f"{page_id(page)}-{server}", marks=marks)
+        yield from (block for block in blocks(page) if block.language == "python")
 
 
-@pytest.fixture
-def clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """An empty working directory, no settings in the environment, and the providers as they were."""
-    for name in os.environ:
-        if re.match(r"DB_|DATABASE|PREFIQ_", name):
-            monkeypatch.delenv(name)
-    monkeypatch.chdir(tmp_path)
-    registered = dict(default_registry._classes)
-    yield
-    default_registry._classes.clear()
-    default_registry._classes.update(registered)
+def _programs() -> Iterator[Any]:
+    for page in _ONE_PROGRAM:
+        yield pytest.param(_joined(page), id=page)
+    for block in (block for block in _python_blocks() if page_id(block.page) not in {*_ONE_PROGRAM, *_PROJECTS}):
+        if not block.is_excerpt:
+            marks = [getattr(pytest.mark, block.needs), pytest.mark.integration] if block.needs in _SERVERS else []
+            yield pytest.param(block, id=block.place, marks=marks)
 
 
-@pytest.mark.usefixtures("clean")
-@pytest.mark.parametrize(("page", "server"), list(_cases()))
-def test_the_snippets_of_a_page_run(
-    page: Path, server: str | None, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    module = types.ModuleType(f"snippets_of_{page.stem}")
-    monkeypatch.setitem(sys.modules, module.__name__, module)  # dataclasses and pydantic look there for names
-    url = _url(server, request) if server else ""
-    with asyncio.Runner() as runner:
-        for block in blocks(page):
-            if block.language != "python" or block.skipped or block.needs not in ("", server):
-                continue
-            with monkeypatch.context() as patched:
-                if block.needs:
-                    patched.setenv("DB_URL", url)
-                try:
-                    _run(block, module.__dict__, runner)
-                except BaseException:
-                    _close_all(module.__dict__, runner)  # or what is left open would hide the failure
-                    raise
+@pytest.mark.parametrize("block", list(_programs()))
+def test_a_block_runs_as_pasted_twice(block: Block, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    if sys.version_info[:2] < block.python:
+        pytest.skip(f"a syntax of Python {'.'.join(map(str, block.python))}")
+    for earlier in blocks(block.page):
+        if earlier.title and earlier.line < block.line:
+            _write(tmp_path / earlier.title, earlier)
+    program = _write(tmp_path / (block.title or "pasted.py"), block)
+    environment = _environment(tmp_path)
+    if block.needs:
+        server = request.getfixturevalue(f"{block.needs}_server")
+        environment["DB_URL"] = server.url(server.create_database())
+    for number in ("first", "second"):
+        done = interpreters.run(
+            _command(program), cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60
+        )
+        broken = done.returncode != 0 or _BROKEN.search(done.stderr)  # what the library logs may be there
+        assert not broken, f"{block.place}, {number} run: {done.stdout}{done.stderr}"
 
 
-def _close_all(namespace: dict[str, Any], runner: asyncio.Runner) -> None:
-    for value in namespace.values():
-        if isinstance(value, AsyncDatabase):
-            runner.run(value.close())
-        elif isinstance(value, Database):
-            value.close()
+def _write(file: Path, block: Block) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    # Empty lines before a program, so that a traceback names the line of the page.
+    above = "\n" * (block.line - 1) if block.language == "python" else ""
+    file.write_text(above + block.code, "utf-8")
+    return file
 
 
-def _url(server: str, request: pytest.FixtureRequest) -> str:
-    running = request.getfixturevalue(f"{server}_server")
-    return str(running.url(running.create_database()))
+def _command(program: Path) -> list[Any]:
+    if program.name.startswith("test_"):
+        return [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:anyio", program]
+    return [sys.executable, "-W", "error", program]
 
 
-def _run(block: Block, namespace: dict[str, Any], runner: asyncio.Runner) -> None:
-    # Empty lines before it, so that a traceback names the line of the page.
-    source = "\n" * (block.line - 1) + block.code
-    code = compile(source, str(block.page), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
-    if code.co_flags & inspect.CO_COROUTINE:
-        runner.run(_awaited(code, namespace))
-    else:
-        exec(code, namespace)
+def _environment(home: Path) -> dict[str, str]:
+    """Return the process's environment without settings of databases."""
+    kept = {name: value for name, value in os.environ.items() if not re.match(r"DB_|DATABASE|PREFIQ_|PYTEST", name)}
+    return {**kept, "PYTHONDONTWRITEBYTECODE": "1"} | ({"HOME": str(home)} if "HOME" in kept else {})
 
 
-async def _awaited(code: types.CodeType, namespace: dict[str, Any]) -> None:
-    await eval(code, namespace)
+def test_a_marker_is_understood_and_excerpts_are_few() -> None:
+    excerpts: Counter[str] = Counter()
+    newest: Counter[str] = Counter()
+    for block in (block for page in PAGES for block in blocks(page) if block.marker):
+        known = block.needs in _SERVERS or re.fullmatch(r"excerpt: \w.+|python 3\.14", block.marker)
+        assert known, f"{block.place}: {block.marker}"
+        excerpts[page_id(block.page)] += block.is_excerpt
+        newest[page_id(block.page)] += bool(block.python)
+    assert +excerpts == _EXCERPTS
+    assert +newest == _NEWEST
 
 
-def test_a_marker_is_understood_and_a_skip_has_a_reason() -> None:
-    for page in PAGES:
-        for block in blocks(page):
-            known = block.needs in _SERVERS or re.fullmatch(r"skip: \w.+", block.marker)
-            assert not block.marker or known, f"{page_id(page)}:{block.line}: {block.marker}"
+@pytest.mark.parametrize("page", [page for page in PAGES if page_id(page) in _PROJECTS], ids=page_id)
+def test_a_page_that_is_a_project_has_its_test(page: Path) -> None:
+    assert f'"{page.name}"' in (ROOT / _PROJECTS[page_id(page)]).read_text("utf-8")
+
+
+def test_an_excerpt_is_python() -> None:
+    for block in _python_blocks():
+        if block.is_excerpt:
+            ast.parse(block.code)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_the_data_of_a_page_can_be_read(page: Path) -> None:
+    for block in blocks(page):
+        if block.language in _READERS:
+            _READERS[block.language](block.code)
+        else:
+            assert block.language in ("python", *_COMMANDS, *_PLAIN), (
+                f"{block.place}: {block.language or 'no language'}"
+            )
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "await something()\n",
+        "db.fetch_all('select 1')\n",
+        "import pathlib\npathlib.Path('left').touch(exist_ok=False)\n",
+        "import warnings\nwarnings.warn('old', DeprecationWarning)\n",
+    ],
+    ids=["await", "a name from elsewhere", "not twice", "a warning"],
+)
+def test_control_a_block_that_is_no_program_is_found(code: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    block = Block(ROOT / "docs" / "index.md", "python", code, 1, "")
+    with pytest.raises(AssertionError):
+        test_a_block_runs_as_pasted_twice(block, tmp_path, request)
 
 
 # --- commands ------------------------------------------------------------------------------------
 
 
 def _commands(page: Path) -> Iterator[list[str]]:
+    if page == TUTORIAL:
+        return  # test_tutorial.py runs them
     for block in blocks(page):
-        if block.language not in ("console", "sh", "bash", "shell"):
+        if block.language not in _COMMANDS:
             continue
         for line in block.code.splitlines():
             if block.language != "console":
@@ -160,10 +224,12 @@ def _check(command: list[str]) -> None:
             _check_module(module)
         case ["python", path, *_]:
             assert (ROOT / path).is_file()
+        case ["pip", "install", "-r", _] | ["python", "-m", "venv", _] | [".", _]:
+            return
         case ["pip", "install", *requirements]:
             for requirement in requirements:
                 _check_requirement(requirement)
-        case ["cd" | "git" | "psql" | "mariadb" | "pytest", *_]:
+        case ["cd" | "curl" | "docker" | "flask" | "git" | "kubectl" | "mariadb" | "psql" | "pytest" | "uvicorn", *_]:
             return
         case _:
             raise AssertionError("nobody taught the test this command")

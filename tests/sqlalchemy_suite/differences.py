@@ -1,7 +1,7 @@
 """What differs from SQLAlchemy's own dialects in SQLAlchemy's own suite, by name.
 
 The list can only get shorter: a listed test that passes, is left out or isn't there is a failure, and so is one that
-fails for another reason than the listed one. docs/usage.md tells users of each entry, see
+fails for another reason than the listed one. docs/guide/sqlalchemy-differences.md tells users of each entry, see
 ``tests/unit/test_dialect_suite_list.py``.
 """
 

@@ -233,7 +233,7 @@ async def test_values_in_expressions_leave_one_statement(store: Any, backend: Ba
 @pytest.mark.mariadb
 @pytest.mark.parametrize("backend", ["mariadb"], indirect=True)
 async def test_an_update_takes_mariadbs_last_id(store: Any) -> None:
-    """As docs/usage.md says: 0 after a row that was there, also where nothing of it was updated."""
+    """As docs/guide/upsert.md says: 0 after a row that was there, also where nothing of it was updated."""
     async with store.transaction() as tx:
         await tx.upsert(item, {"sku": "A", "qty": 1}, key="sku")
         for number, update in enumerate((None, ())):

@@ -7,7 +7,7 @@ from prefiq_db.core.attempts import AttemptCore, Attempts, begin_attempts
 from prefiq_db.core.bulk_insert import Progress, Request
 from prefiq_db.core.database_core import DatabaseCore
 from prefiq_db.core.quiet_session import QuietSession, quiet
-from prefiq_db.core.sessions import join_options, note_session
+from prefiq_db.core.sessions import engine_of, join_options, note_session
 from prefiq_db.core.signatures import wraps_without_tx
 from prefiq_db.core.streams import StreamCore
 from prefiq_db.core.transaction_core import TransactionCore
@@ -27,6 +27,7 @@ __all__ = [
     "TransactionCore",
     "assemble",
     "begin_attempts",
+    "engine_of",
     "join_options",
     "note_session",
     "quiet",

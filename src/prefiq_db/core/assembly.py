@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from prefiq_db.bridge import Runtime
+from prefiq_db.config import Target
 from prefiq_db.core.database_core import DatabaseCore
 from prefiq_db.engines import make_async_engine, make_engine
-from prefiq_db.errors import UsageError
+from prefiq_db.errors import SchemaError, SubKind, UsageError
 from prefiq_db.exactly_once import Claimer, Pruner, Resolver
 from prefiq_db.execution.standard import StandardRoad
 from prefiq_db.hooks.registry import Hooks
@@ -19,6 +22,7 @@ from prefiq_db.instance import Instance
 from prefiq_db.pool.watcher import ConnectionWatcher
 from prefiq_db.retry_budget import RetryBudget
 from prefiq_db.settings import DatabaseSettings
+from prefiq_db.tenants import TenantPools, beside
 
 
 def assemble(settings: DatabaseSettings | str, fields: Mapping[str, Any], name: str, runtime: Runtime) -> DatabaseCore:
@@ -30,7 +34,53 @@ def assemble(settings: DatabaseSettings | str, fields: Mapping[str, Any], name: 
         SettingsError: if the settings are wrong; the message lists every problem, without values.
         MissingDriverError: if the driver isn't installed; the message names the extra to install.
     """
-    return DatabaseCore(_assemble_instance(_as_settings(settings, fields), name, runtime))
+    instance = _assemble_instance(_as_settings(settings, fields), name, runtime)
+    instance.tenants = TenantPools(lambda tenant: _of_tenant(instance, tenant), instance.settings.tenant_pools)
+    return DatabaseCore(instance)
+
+
+def _of_tenant(origin: Instance, tenant: str) -> Instance:
+    """Return the database *tenant* beside *origin*: it has an engine and a pool of its own, and reports to the same."""
+    settings, runtime = origin.settings, origin.runtime
+    target = beside(settings.target, tenant)
+    make = make_async_engine if runtime.is_async else make_engine
+    watcher = ConnectionWatcher(origin.name, origin.hooks, settings.leak_after_seconds)
+    made: Any = make(settings, name=origin.name, observer=origin.observer, watcher=watcher, target=target)
+    engine = made.sync_engine if runtime.is_async else made
+    _when_connecting(engine, lambda: _make_ready(origin, target))
+    road = StandardRoad(engine, origin.name, masked=settings.masked)
+    return replace(
+        origin,
+        watcher=watcher,
+        engine=engine,
+        async_engine=made if runtime.is_async else None,
+        road=road,
+        resolver=Resolver(Claimer(road, runtime), origin.hooks, origin.name, settings.retry.total_seconds),
+        pruner=Pruner(road, origin.name),
+        tenant=tenant,
+        origin=origin,
+    )
+
+
+def _make_ready(origin: Instance, target: Target) -> None:
+    """Prepare the connecting to *target*: close what is in the way, and refuse a file that SQLite would create."""
+    origin.tenants.close_left()
+    if target.product.is_file and not os.path.exists(target.database):
+        raise SchemaError(
+            f"database {origin.name}: this tenant has no file; migrate it first, which creates it",
+            database=origin.name,
+            sub_kind=SubKind.MISSING,
+        )
+
+
+def _when_connecting(engine: Any, prepare: Callable[[], None]) -> None:
+    creator = engine.pool._creator
+
+    def connect(record: Any = None) -> Any:
+        prepare()
+        return creator(record)
+
+    engine.pool._creator = connect
 
 
 def _assemble_instance(settings: DatabaseSettings, name: str, runtime: Runtime) -> Instance:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TypeVar
 
 from prefiq_db.config import RetryPolicy
@@ -14,7 +15,7 @@ from prefiq_db.core.transactions import transaction_repeatable
 from prefiq_db.deadline import Deadline, own_deadline, sooner
 from prefiq_db.errors import PrefiqDbError, UsageError
 from prefiq_db.retry import affordable, attempt_failed, drawn_wait, note_attempt
-from prefiq_db.transaction import RootBlock, TransactionOptions, ambient
+from prefiq_db.transaction import RootBlock, TransactionOptions
 
 logger = logging.getLogger("prefiq_db.transaction")
 
@@ -28,13 +29,14 @@ def begin_attempts(core: DatabaseCore, options: TransactionOptions, retry: Retry
         UsageError: if called inside a transaction.
     """
     core.check_usable()
-    if ambient(core.instance) is not None:
+    if core.ambient() is not None:
         raise UsageError(
             "attempts() inside a transaction: an inner block can't run again by itself; put the loop around the "
             "outermost transaction"
         )
     given = core.overrides()
     deadline = sooner(own_deadline(given.timeout), own_deadline(options.timeout_seconds))
+    options = replace(options, schema=core.schema_of(given))  # as of now, wherever the loop goes on
     return Attempts(core, options, core.policy(given, retry), deadline)
 
 

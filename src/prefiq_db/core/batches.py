@@ -16,7 +16,7 @@ from prefiq_db.errors import PrefiqDbError
 from prefiq_db.execution.batch_items import items_of, name_statement
 from prefiq_db.execution.statement_facts import Facts, facts_of_call
 from prefiq_db.hooks.calls import CALL_EVENTS, tell_call, tell_refused_call
-from prefiq_db.transaction import Block, BurstBlock, BurstSavepoint, Savepoint, TransactionOptions, ambient
+from prefiq_db.transaction import Block, BurstBlock, BurstSavepoint, Savepoint, TransactionOptions
 
 
 class Batches(Statements):
@@ -31,12 +31,13 @@ class Batches(Statements):
             return None
         batch = Batch(items, given, exactly_once=options.exactly_once)
         try:
-            scope = ambient(self.instance) if block is None else None
+            scope = self.ambient() if block is None else None
             if scope is not None:
                 self._check_items(items, scope.blocks[0].options)
                 batch.way, batch.block = Way.AMBIENT, scope.blocks[-1]
             elif block is not None:
                 self._check_items(items, block.root.options)
+                self.check_tenant(given, block)
                 batch.way, batch.block = Way.EXPLICIT, block
             else:
                 batch.way = Way.OWN_TRANSACTION

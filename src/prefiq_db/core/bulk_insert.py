@@ -30,7 +30,7 @@ from prefiq_db.execution.target_tables import Target, reflect_on, update_key
 from prefiq_db.execution.upsert_request import check_key, has_key
 from prefiq_db.hooks.calls import CALL_EVENTS, tell_call
 from prefiq_db.reports import BulkResult
-from prefiq_db.transaction import Block, Savepoint, TransactionOptions, ambient
+from prefiq_db.transaction import Block, Savepoint, TransactionOptions
 
 Progress = Callable[[int], Any]
 
@@ -79,9 +79,10 @@ def bulk_insert(database: Transactions, block: Block | None, request: Request) -
         raise UsageError("progress: expected a function that takes the number of rows done")
     call = Call("bulk_insert", plain_insert, None, ROW_COUNT, given)  # type: ignore[arg-type]  # replaced before use
     if block is None:
-        scope = ambient(database.instance)
+        scope = database.ambient()
         call.way, block = (Way.OWN_TRANSACTION, None) if scope is None else (Way.AMBIENT, scope.blocks[-1])
     else:
+        database.check_tenant(given, block)
         call.way = Way.EXPLICIT
     if block is not None and given.read_only and not block.root.options.read_only:
         raise StatementRefusedError(
@@ -109,6 +110,7 @@ class _Work:
         self.outer = block
         self.request = request
         self.started = started
+        self.tables = database.tables(block)
 
     def run(self, call: Call) -> BulkResult:
         database = self.database
@@ -121,7 +123,7 @@ class _Work:
             return self._insert_all(_Job(database, call, target, source, self.request.on_conflict))
         except PrefiqDbError as error:
             if error.kind in _TABLE_CHANGED:
-                database.instance.tables.forget(target)
+                self.tables.forget(target)
             raise
 
     def _insert_all(self, job: _Job) -> BulkResult:
@@ -143,7 +145,7 @@ class _Work:
         try:
             return target, BulkSource(lambda: GivenRows(request.rows, request.columns, target, runtime))
         except UsageError as error:
-            self.database.instance.tables.forget(target)
+            self.tables.forget(target)
             # With columns= no row was taken yet.
             may_look = isinstance(request.rows, Sequence) or request.columns is not None
             if not (target.is_reflected and error.sub_kind is SubKind.MISSING and may_look):
@@ -153,7 +155,7 @@ class _Work:
 
     def _target(self) -> Target:
         database, table = self.database, self.request.table
-        tables = database.instance.tables
+        tables = self.tables
 
         def resolve(tx: Block) -> Target:
             return tables.resolve(table, lambda schema, name: _reflected(database, tx, schema, name))
@@ -233,7 +235,7 @@ class _Job:
         database, dialect, insert = self.database, self.dialect, self.insert
         if not dialect.asks_for_the_table:
             return
-        tables = database.instance.tables
+        tables = database.tables(tx)
 
         def stored() -> Table:
             return tables.reflected(self.target, lambda schema, name: _reflected(database, tx, schema, name))

@@ -14,7 +14,7 @@ from prefiq_db.call import NO_OVERRIDES
 from prefiq_db.core.diagnosis import Diagnosis
 from prefiq_db.errors import PrefiqDbError, UnsupportedError, UsageError
 from prefiq_db.instance import Instance
-from prefiq_db.transaction import Block, Scope, ambient
+from prefiq_db.transaction import Block, Scope
 
 logger = logging.getLogger("prefiq_db.database")
 
@@ -23,14 +23,8 @@ class DatabaseCore(Diagnosis):
     """One database. The public verbs delegate every decision to it."""
 
     def __init__(self, instance: Instance) -> None:
-        self.instance = instance
         self.view = NO_OVERRIDES
-        # Every statement reads these; copies here save an attribute look-up.
-        self.settings = instance.settings
-        self.name = instance.name
-        self.runtime = instance.runtime
-        self.hooks = instance.hooks
-        self.road = instance.road
+        self.settle(instance)
 
     # --- open and closed -------------------------------------------------------------------------
 
@@ -88,7 +82,12 @@ class DatabaseCore(Diagnosis):
     def check_engine_allowed(self) -> None:
         """Raise inside a transaction, where the engine would open a second connection."""
         self._check_writable("engine")
-        if ambient(self.instance) is not None:
+        if self.schema_of(self.overrides()) is not None:
+            raise UnsupportedError(
+                "engine under a schema: its connections look up names in the session's own schema; use session() or "
+                "transaction(), or SQLAlchemy's schema_translate_map on the engine of the database itself"
+            )
+        if self.ambient() is not None:
             raise UsageError(
                 "engine inside transaction(): it would work on another connection, outside the transaction; use "
                 "session() or tx.connection"
@@ -97,7 +96,7 @@ class DatabaseCore(Diagnosis):
     def pinned(self) -> Scope[Block] | None:
         """Return the transaction that a new session joins, or ``None`` if it gets its own connection."""
         self.check_usable()
-        scope = ambient(self.instance)
+        scope = self.ambient()
         if scope is None or not scope.blocks[0].options.read_only:
             self._check_writable("session()")
         return scope

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from typing import Any, Final
 
@@ -10,7 +11,8 @@ from prefiq_db.core.upserts import Upserts
 from prefiq_db.errors import ErrorKind, PrefiqDbError
 from prefiq_db.execution.shapes import ONE_ROW, ONE_VALUE
 from prefiq_db.insight.statement_budgets import StatementBudget
-from prefiq_db.reports import DatabaseStats, HealthReport
+from prefiq_db.instance import Instance
+from prefiq_db.reports import DatabaseStats, HealthReport, PoolStats
 
 _PING: Final = "SELECT 1"
 
@@ -59,25 +61,32 @@ class Diagnosis(Batches, Upserts):
         return None if ailment is ErrorKind.READ_ONLY and not writes else ailment
 
     def stats(self) -> DatabaseStats:
-        observer, watcher = self.instance.observer, self.instance.watcher
-        statistics = observer.statistics
+        origin = self.instance.origin
+        statistics, tenants = origin.observer.statistics, origin.tenants.items()
+        watchers = [origin.watcher, *(each.watcher for _, each in tenants)]
         return DatabaseStats(
             database=self.name,
-            pool=watcher.pool_stats(self.instance.engine.pool, self.settings.pool_size, self.settings.max_overflow),
+            pool=self._pool_stats(origin),
             statement_count=statistics.statement_count,
             error_count=statistics.error_count,
             retry_count=statistics.retries.total(),
-            retry_refused_count=self.instance.retry_budget.refused,
+            retry_refused_count=origin.retry_budget.refused,
             hook_error_count=self.hooks.error_count,
-            leak_count=watcher.leak_count,
+            leak_count=sum(each.leak_count for each in watchers),
             slow_count=statistics.slow_count,
             unknown_outcome_count=statistics.unknown_outcome_count,
             errors=dict(statistics.errors),
             retries=dict(statistics.retries),
             durations=statistics.durations(),
             statements=statistics.top(),
-            holders=watcher.holders(),
+            holders=tuple(
+                sorted(itertools.chain(*(each.holders() for each in watchers)), key=lambda one: -one.age_seconds)
+            ),
+            tenant_pools={name: self._pool_stats(each) for name, each in tenants},
         )
+
+    def _pool_stats(self, instance: Instance) -> PoolStats:
+        return instance.watcher.pool_stats(instance.engine.pool, self.settings.pool_size, self.settings.max_overflow)
 
     def expect(self, max_statements: int | None, max_repeats: int | None) -> StatementBudget:
         self.instance.observer.expect_budgets()

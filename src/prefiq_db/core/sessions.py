@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
+from sqlalchemy import Engine
 from sqlalchemy.exc import PendingRollbackError
+from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.orm import Session
 from sqlalchemy.orm.exc import StaleDataError
 
+from prefiq_db.core.view import View
+from prefiq_db.dialects.characteristics import SCHEMA
 from prefiq_db.errors import ErrorClass, ErrorKind, PrefiqDbError, SerializationError, TransactionAbortedError
 from prefiq_db.instance import Instance
 from prefiq_db.transaction import RUN_AGAIN, Block, request_here
 from prefiq_db.translation.both import of_both
 from prefiq_db.translation.classify import treatment
+
+E = TypeVar("E", Engine, AsyncEngine)
 
 
 def join_options(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -23,6 +29,12 @@ def join_options(options: Mapping[str, Any]) -> dict[str, Any]:
     reload them with.
     """
     return {"expire_on_commit": False, **options}
+
+
+def engine_of(core: View, engine: E) -> E:
+    """Return *engine*, that of *core* in either world, for a session: its transactions are in the schema in force."""
+    schema = core.schema_of(core.overrides())
+    return engine if schema is None else engine.execution_options(**{SCHEMA: schema})
 
 
 def note_session(instance: Instance, session: Session) -> None:

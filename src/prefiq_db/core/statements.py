@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import TextClause
 
-from prefiq_db.call import Call, Overrides, Shape, Way
+from prefiq_db.call import NO_OVERRIDES, Call, Overrides, Shape, Way
 from prefiq_db.core.bulk_insert import Request, bulk_insert
 from prefiq_db.core.doubt import Doubt, fate_unknown
 from prefiq_db.core.streams import StreamCore
@@ -22,6 +22,7 @@ from prefiq_db.errors import (
     ErrorKind,
     OutcomeUnknownError,
     PrefiqDbError,
+    ReadOnlyError,
     StatementRefusedError,
 )
 from prefiq_db.execution.binds import bind_params, bind_rows, check_params, checked_rows
@@ -34,7 +35,7 @@ from prefiq_db.hooks.calls import CALL_EVENTS, tell_call, tell_refused_call
 from prefiq_db.insight.explainer import LIMIT_SECONDS, Explain
 from prefiq_db.insight.summary import fingerprint
 from prefiq_db.reports import BulkResult
-from prefiq_db.transaction import Block, TransactionOptions, ambient
+from prefiq_db.transaction import Block, TransactionOptions
 
 logger = logging.getLogger("prefiq_db.database")
 
@@ -98,9 +99,10 @@ class Statements(Transactions, CoreVerbs):
         if block is not None:
             if call.given.read_only:
                 check_read_only(call, block.root.options, self.road.dialect)
+            self.check_tenant(call.given, block)
             call.way = Way.EXPLICIT
             return block
-        scope = ambient(self.instance)
+        scope = self.ambient()
         if scope is not None:
             check_read_only(call, scope.blocks[0].options, self.road.dialect)
             call.way = Way.AMBIENT
@@ -117,10 +119,12 @@ class Statements(Transactions, CoreVerbs):
         if block is not None:
             if call.given.read_only:
                 check_read_only(call, block.root.options, self.road.dialect)
+            if call.given is not NO_OVERRIDES:
+                self.check_tenant(call.given, block)
             call.way, call.block = Way.EXPLICIT, block
             return
         try:
-            scope = ambient(self.instance)
+            scope = self.ambient()
             if scope is not None:
                 check_read_only(call, scope.blocks[0].options, self.road.dialect)
                 call.way, call.block = Way.AMBIENT, scope.blocks[-1]
@@ -142,8 +146,10 @@ class Statements(Transactions, CoreVerbs):
         # Only the server knows what a view or a function does, so a READ ONLY transaction lets it judge. Behind a
         # transaction pooler only a transaction can have its own timeout.
         settings = self.settings
-        return bool(given.read_only and not settings.read_only) or (
-            settings.pgbouncer and bool(given.timeout or settings.read_only)
+        return (
+            bool(given.read_only and not settings.read_only)
+            or (settings.pgbouncer and bool(given.timeout or settings.read_only))
+            or (given.schema is not None and self.has_namespaces)
         )
 
     # --- carry it out ------------------------------------------------------------------------------
@@ -159,6 +165,8 @@ class Statements(Transactions, CoreVerbs):
             if call.block is not None:
                 return call.block.run(call, explicit=call.way is Way.EXPLICIT)
             if call.way is Way.OWN_TRANSACTION:
+                if call.shape is not ROW_COUNT and self.schema_of(call.given) is not None:
+                    return self._run_in_schema(call)
                 return self._run_in_own_transaction(call)
             try:
                 fetched = self._one_shot(call)
@@ -177,7 +185,7 @@ class Statements(Transactions, CoreVerbs):
             # The connection knows its last call until the next one, and must not keep what the caller gave it.
             del call.statement, call.params, call.block
 
-    def _run_in_own_transaction(self, call: Call) -> Any:
+    def _run_in_own_transaction(self, call: Call, *, read_only: bool = False) -> Any:
         if call.shape is ROW_COUNT:
 
             def attempt(tx: Block) -> Any:
@@ -185,8 +193,36 @@ class Statements(Transactions, CoreVerbs):
                 return tx.run(call, explicit=True)
 
             return self.in_transaction(attempt)
-        options = TransactionOptions(read_only=bool(call.given.read_only), timeout_seconds=call.given.timeout)
+        options = TransactionOptions(
+            read_only=read_only or bool(call.given.read_only), timeout_seconds=call.given.timeout
+        )
         return self.in_transaction(lambda tx: tx.run(call, explicit=True), options)
+
+    def _run_in_schema(self, call: Call) -> Any:
+        """Run one statement in a transaction of its own, which chooses the schema: all of it is one message.
+
+        What surely reads runs in a read-only one, whose COMMIT nobody has to wait for; with a write COMMIT travels.
+        """
+        facts = facts_of_call(call, self.road.dialect)
+        if facts.reads_only and not facts.takable:
+            try:
+                fetched = self._run_in_own_transaction(call, read_only=True)
+            except ReadOnlyError:  # a view or a function that writes after all; nothing of it was done
+                if call.given.read_only or self.settings.read_only:
+                    raise
+            else:
+                if self.instance.explainer is not None:
+                    self._explain_if_slow(call)
+                return fetched
+        call.last = not call.given.read_only
+        try:
+            return self._run_in_own_transaction(call)
+        except OutcomeUnknownError as error:
+            if not self._may_run_twice(call):
+                raise
+            first = error
+        retrier = self.retrier(call.given, lambda error: isinstance(error, OutcomeUnknownError))
+        return retrier.resume(lambda: self._run_in_own_transaction(call), first, call.started)
 
     def _explain_if_slow(self, call: Call) -> None:
         """Ask for the plan of a SELECT that took too long, on another connection; a failure is only logged."""
@@ -199,7 +235,9 @@ class Statements(Transactions, CoreVerbs):
             return
         given = replace(call.given, timeout=LIMIT_SECONDS, tags=None)
         try:
-            rows = self._one_shot(Call("explain", Explain(call.statement), call.params, ALL_ROWS, given))
+            asked = Call("explain", Explain(call.statement), call.params, ALL_ROWS, given)
+            in_schema = self.schema_of(given) is not None
+            rows = self._run_in_own_transaction(asked, read_only=True) if in_schema else self._one_shot(asked)
         except PrefiqDbError as error:
             logger.debug(
                 "no plan for %s on database %s: %s",

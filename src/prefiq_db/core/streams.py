@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Final
 
 from prefiq_db.call import Call, Way
@@ -101,7 +102,7 @@ class StreamCore:
             self._call.attempts += 1
             return self._read_in(block, self._first_batch(block, is_own=False))
         database, given = self._database, self._call.given
-        options = database.with_overrides(_READ_ONLY)
+        options = database.with_overrides(replace(_READ_ONLY, schema=database.schema_of(given)))
         numbers = itertools.count()
         retrier = database.retrier(given, lambda error: transaction_repeatable(error, options))
         rows: list[Any] = retrier.run(lambda: self._attempt(options, next(numbers)))

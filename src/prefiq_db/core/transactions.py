@@ -14,7 +14,7 @@ from prefiq_db.deadline import Deadline, own_deadline
 from prefiq_db.errors import ErrorKind, PrefiqDbError, UnsupportedError
 from prefiq_db.exactly_once import check_token
 from prefiq_db.retry import worth_repeating
-from prefiq_db.transaction import Block, Outcome, RootBlock, Savepoint, Scope, TransactionOptions, ambient
+from prefiq_db.transaction import Block, Outcome, RootBlock, Savepoint, Scope, TransactionOptions, of_another_tenant
 
 
 class Transactions(View):
@@ -23,7 +23,7 @@ class Transactions(View):
     def transaction(self, options: TransactionOptions) -> Block:
         """Return a transaction that has not begun: a savepoint if one is open here, else a new one."""
         self.check_usable()
-        return self._block(options, ambient(self.instance))
+        return self._block(options, self.ambient())
 
     def _block(
         self, options: TransactionOptions, parent: Scope[Block] | None, deadline: Deadline | None = None
@@ -47,6 +47,11 @@ class Transactions(View):
             raise self._needs_to_write("exactly_once", "the token")
         if (given.read_only or self.settings.read_only) and not options.read_only:
             options = replace(options, read_only=True)
+        schema = self.schema_of(given)
+        if schema is not None:
+            if options.schema not in (None, schema):
+                raise of_another_tenant(self.name)
+            options = replace(options, schema=schema)
         return options if given.timeout is None else replace(options, step_timeout_seconds=given.timeout)
 
     def begin(self, tx: Block) -> None:
@@ -87,7 +92,7 @@ class Transactions(View):
         """
         self.check_usable()
         chosen = options or TransactionOptions()
-        parent = ambient(self.instance)
+        parent = self.ambient()
         if parent is not None:
             return self.attempt(self._block(chosen, parent), body)
         given, shown = self.overrides(), self.with_overrides(chosen)

@@ -13,12 +13,12 @@ from prefiq_db.core.statements import Statements, check_read_only
 from prefiq_db.core.upsert_steps import UpsertSteps
 from prefiq_db.errors import ConcurrencyError, ErrorKind, PrefiqDbError, UsageError
 from prefiq_db.execution.shapes import ONE_VALUE
-from prefiq_db.execution.target_tables import Reflect, Target, reflect_on
+from prefiq_db.execution.target_tables import Reflect, Target, TargetTables, reflect_on
 from prefiq_db.execution.upsert_request import UpsertRequest, check_key, has_key, request_of
 from prefiq_db.hooks.calls import CALL_EVENTS, tell_call
 from prefiq_db.reports import UpsertResult
 from prefiq_db.retry import affordable, attempt_failed, note_attempt
-from prefiq_db.transaction import Block, Savepoint, TransactionOptions, ambient
+from prefiq_db.transaction import Block, Savepoint, TransactionOptions
 
 
 def _fetch(result: CursorResult[Any]) -> Any:
@@ -39,27 +39,29 @@ class Upserts(Statements):
         """Insert *rows*, and update those that are there; in *block*, if the caller named one."""
         given = self.admit()
         reflect = self._reflect(block)
-        target = self.instance.tables.resolve(table, reflect)
+        tables = self.tables(block)
+        target = tables.resolve(table, reflect)
         try:
             request = request_of(target, rows, key, update, returning, self.runtime)
         except UsageError:
             if target.is_reflected:  # the next call looks whether the table has changed
-                self.instance.tables.forget(target)
+                tables.forget(target)
             raise
         if request is None:
             return UpsertResult(0, 0, 0)
         if self.road.dialect.upserts.names_no_key:
-            self._check_key(request, target, reflect)
+            _check_key(request, target, reflect, tables)
         steps = UpsertSteps(request, self.road.dialect)
         call = Call("upsert", steps.insert, None, _ROWS, given)
         if block is None:
-            scope = ambient(self.instance)
+            scope = self.ambient()
             call.way, inner = (Way.ONE_SHOT, None) if scope is None else (Way.AMBIENT, scope.blocks[-1])
         else:
+            self.check_tenant(given, block)
             call.way, inner = Way.EXPLICIT, block
         if inner is not None:
             check_read_only(call, inner.root.options, self.road.dialect)
-        work = _Work(self, call, steps, inner, target)
+        work = _Work(self, call, steps, inner, target, tables)
         try:
             if self.hooks.wanted.isdisjoint(CALL_EVENTS):
                 return work.done(call)
@@ -67,16 +69,9 @@ class Upserts(Statements):
         finally:
             call.params = call.block = None
 
-    def _check_key(self, request: UpsertRequest, target: Target, reflect: Reflect) -> None:
-        """Raise if the database doesn't have the key; what is known of the table may be old, so it is read anew."""
-        tables = self.instance.tables
-        if not has_key(request.wanted, tables.reflected(target, reflect)):
-            tables.forget(target)
-            check_key(request.wanted, tables.reflected(target, reflect))
-
     def _reflect(self, block: Block | None) -> Reflect:
         """Return a function that reads a table's columns and keys from the database."""
-        if block is None and (scope := ambient(self.instance)) is not None:
+        if block is None and (scope := self.ambient()) is not None:
             block = scope.blocks[-1]
 
         def reflect(schema: str | None, name: str) -> Table:
@@ -102,12 +97,28 @@ class Upserts(Statements):
             return self.road.border.cross(reflect)
 
 
+def _check_key(request: UpsertRequest, target: Target, reflect: Reflect, tables: TargetTables) -> None:
+    """Raise if the database doesn't have the key; what is known of the table may be old, so it is read anew."""
+    if not has_key(request.wanted, tables.reflected(target, reflect)):
+        tables.forget(target)
+        check_key(request.wanted, tables.reflected(target, reflect))
+
+
 class _Work:
     """One call of upsert: how its statements reach the server."""
 
-    def __init__(self, core: Upserts, call: Call, steps: UpsertSteps, inner: Block | None, target: Target) -> None:
+    def __init__(
+        self,
+        core: Upserts,
+        call: Call,
+        steps: UpsertSteps,
+        inner: Block | None,
+        target: Target,
+        tables: TargetTables,
+    ) -> None:
         self.core = core
         self.target = target
+        self.tables = tables
         self.call = call
         self.steps = steps
         self.inner = inner
@@ -118,9 +129,8 @@ class _Work:
             return self._done()
         except PrefiqDbError as error:
             if error.kind in _TABLE_CHANGED:
-                instance = self.core.instance
-                instance.tables.forget(self.target)
-                instance.tells_inserted.kept.pop(self.steps.table_name, None)
+                self.tables.forget(self.target)
+                self.core.instance.tells_inserted.kept.pop(self._table_key, None)
             explained = self.steps.explained(error)
             if explained is None:
                 raise
@@ -162,6 +172,7 @@ class _Work:
         def attempt(tx: Block) -> UpsertResult:
             call.attempts += 1
             self._learn(tx)
+            call.last = self.steps.is_one_statement and tx.options.schema is not None
             return self.steps.run(self._sender(tx))
 
         result: UpsertResult = self.core.in_transaction(attempt, options)
@@ -196,10 +207,13 @@ class _Work:
         if question is None:
             return
         known = core.instance.tells_inserted
-        table = steps.table_name
-        told = known.kept.get(table)
+        told = known.kept.get(self._table_key)
         if told is None:
             asked = Call("upsert", question, None, ONE_VALUE, self.call.given)
             value = core._carry_out(asked) if tx is None else tx.run(asked, explicit=True)
-            told = known.keep(table, bool(value), table)
+            told = known.keep(self._table_key, bool(value), steps.table_name)
         steps.tell(told)
+
+    @property
+    def _table_key(self) -> tuple[str | None, str]:
+        return self.tables.schema, self.steps.table_name

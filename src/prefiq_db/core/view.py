@@ -10,15 +10,18 @@ from typing import Any, Self
 from prefiq_db.bridge import Runtime
 from prefiq_db.call import NO_OVERRIDES, Overrides
 from prefiq_db.config import RetryPolicy
-from prefiq_db.errors import ClosedError, EventLoopError
+from prefiq_db.errors import ClosedError, EventLoopError, UsageError
 from prefiq_db.events import AttemptFailed
 from prefiq_db.execution.standard import StandardRoad
+from prefiq_db.execution.target_tables import TargetTables
 from prefiq_db.hooks.registry import Hooks
 from prefiq_db.instance import Instance
 from prefiq_db.overrides import OverrideScope, check_overrides, overrides_in_scope
 from prefiq_db.retry import Retrier
 from prefiq_db.settings import DatabaseSettings
 from prefiq_db.silence import hush
+from prefiq_db.tenants import beside
+from prefiq_db.transaction import Block, Scope, ambient, is_adopted, of_another_tenant
 
 
 class View:
@@ -30,6 +33,7 @@ class View:
     instance: Instance
     hooks: Hooks
     road: StandardRoad
+    has_namespaces: bool
     view: Overrides
 
     def check_world(self) -> None:
@@ -53,7 +57,7 @@ class View:
     def admit(self) -> Overrides:
         """Return the overrides in force, or raise if the database is closed or belongs to another event loop."""
         self.check_usable()
-        here = overrides_in_scope(self.instance)  # same as overrides(); inlined because every call runs it
+        here = overrides_in_scope(self.instance.origin)  # same as overrides(); inlined because every call runs it
         return self.view if here is NO_OVERRIDES else self.view.over(here)
 
     # --- overrides -------------------------------------------------------------------------------
@@ -61,15 +65,102 @@ class View:
     def using(self, given: Mapping[str, Any]) -> Self:
         """Return the same database with other defaults."""
         other = copy.copy(self)
-        other.view = check_overrides(given).over(self.view)
+        other.view = self._checked(given).over(self.view)
         return other
 
-    def override(self, given: Mapping[str, Any]) -> OverrideScope:
-        return OverrideScope(self.instance, check_overrides(given))
+    def override(self, given: Mapping[str, Any], *, inherit: bool = True) -> OverrideScope:
+        if not isinstance(inherit, bool):
+            raise UsageError("override inherit: expected True or False")
+        return OverrideScope(self.instance.origin, self._checked(given), inherit=inherit)
+
+    def _checked(self, given: Mapping[str, Any]) -> Overrides:
+        """Return the overrides *given*, validated for this kind of database; look for tenants from now on."""
+        checked = check_overrides(given)
+        if self.database_of(checked) is not None:
+            beside(self.settings.target, "checked")  # in memory there is no place for one
+            self.instance.origin.has_tenants = True
+        return checked
 
     def overrides(self) -> Overrides:
-        here = overrides_in_scope(self.instance)
+        here = overrides_in_scope(self.instance.origin)
         return self.view if here is NO_OVERRIDES else self.view.over(here)
+
+    # --- tenants ---------------------------------------------------------------------------------
+
+    def schema_of(self, given: Overrides) -> str | None:
+        """Return the namespace that *given* choose; ``None``: the session's own."""
+        return given.schema if self.has_namespaces else None
+
+    def database_of(self, given: Overrides) -> str | None:
+        """Return the database that *given* choose; ``None``: the one of the settings.
+
+        Raises:
+            UsageError: there are two, because a schema is a database here.
+        """
+        if self.has_namespaces or given.schema is None:
+            return given.database
+        if given.database not in (None, given.schema):
+            raise UsageError(
+                "override schema and database: here a schema is a database, so they contradict each other; give one"
+            )
+        return given.schema
+
+    def here(self) -> Self:
+        """Return the same view of the tenant's database that the overrides in force choose; without any I/O."""
+        name = self.database_of(self.overrides())
+        if name == self.instance.tenant:
+            return self
+        if self.instance.origin.closed:
+            self.check_usable()
+        other = copy.copy(self)
+        other.settle(self.instance.origin.tenants.get(name) if name is not None else self.instance.origin)
+        return other
+
+    def settle(self, instance: Instance) -> None:
+        """Make this a view of *instance*."""
+        self.instance = instance
+        # Every statement reads these; copies here save an attribute look-up.
+        self.settings = instance.settings
+        self.has_namespaces = instance.settings.target.product.has_namespaces
+        self.name = instance.name
+        self.runtime = instance.runtime
+        self.hooks = instance.hooks
+        self.road = instance.road
+
+    def ambient(self) -> Scope[Block] | None:
+        """Return the transaction that the database's own verbs run in here, if any.
+
+        Raises:
+            NestingError: it is another tenant's.
+            TransactionOwnershipError: this task or thread inherited it and did not open it.
+        """
+        scope = ambient(self.instance)
+        if scope is not None and self.has_namespaces:
+            self._check_schema(scope)
+        return scope
+
+    def _check_schema(self, scope: Scope[Block]) -> None:
+        schema, own = self.overrides().schema, scope.blocks[0].options.schema
+        if schema != own and not (schema is None and is_adopted(self.instance)):
+            raise of_another_tenant(self.name)
+
+    def tables(self, block: Block | None) -> TargetTables:
+        """Return what is known of the tables that a call sees, in *block* or in the transaction that is open here."""
+        if not self.has_namespaces:
+            return self.instance.tables
+        scope = self.ambient() if block is None else block.root.scope
+        return self.instance.tables_in(
+            self.schema_of(self.overrides()) if scope is None else scope.blocks[0].options.schema
+        )
+
+    def check_tenant(self, given: Overrides, block: Block) -> None:
+        """Raise if *given* choose another tenant than that of *block*, whose ``tx`` the caller used."""
+        schema = self.schema_of(given)
+        if schema is not None and schema != block.root.options.schema:
+            raise of_another_tenant(self.name)
+        database = self.database_of(given)
+        if database is not None and database != self.instance.tenant:
+            raise of_another_tenant(self.name)
 
     # --- retries ---------------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from sqlalchemy import exc as sa_exc
 from sqlalchemy.engine.characteristics import (
@@ -14,6 +14,9 @@ from sqlalchemy.engine.characteristics import (
 
 from prefiq_db.config import ISOLATION_LEVELS
 from prefiq_db.dialects.session import AUTOCOMMIT
+
+#: the execution option of an engine whose transactions look up names in one schema
+SCHEMA: Final = "prefiq_schema"
 
 
 class _Isolation(IsolationLevelCharacteristic):
@@ -51,6 +54,16 @@ class Remembered(ConnectionCharacteristic):
 
     def get_connection_characteristic(self, dialect: Any, conn: Any, dbapi_conn: Any) -> Any:
         return getattr(dialect.session_of(conn.connection).transaction, self.attribute)
+
+
+class RememberedSchema(Remembered):
+    """Remember a schema for our BEGIN; the name has been checked."""
+
+    def __init__(self) -> None:
+        super().__init__("schema")
+
+    def set_connection_characteristic(self, dialect: Any, conn: Any, dbapi_conn: Any, value: Any) -> None:
+        dialect.session_of(conn.connection).transaction.schema = value
 
 
 def characteristics(**more: ConnectionCharacteristic) -> Mapping[str, ConnectionCharacteristic]:

@@ -14,7 +14,7 @@ from prefiq_db.dialects.base import PrefiqDialect
 from prefiq_db.dialects.binary import Bytes
 from prefiq_db.dialects.bulk_postgresql import AsyncCopy, PostgresqlBulk, SyncCopy
 from prefiq_db.dialects.bursts_postgresql import AsyncPostgresqlBursts, PostgresqlBursts
-from prefiq_db.dialects.characteristics import Remembered, characteristics
+from prefiq_db.dialects.characteristics import SCHEMA, Remembered, RememberedSchema, characteristics
 from prefiq_db.dialects.enums import QuietPostgresqlEnum
 from prefiq_db.dialects.session import AUTOCOMMIT, HALF, TransactionState
 from prefiq_db.dialects.token_sql import ABANDONED, TABLE, first_word
@@ -42,6 +42,7 @@ class _Postgresql(PostgresqlBulk, PipelineTravelling, PrefiqDialect):
     connection_characteristics: Any = characteristics(
         postgresql_readonly=Remembered("read_only"),
         postgresql_deferrable=Remembered("deferrable"),
+        **{SCHEMA: RememberedSchema()},
     )
     values = POSTGRESQL
     upserts = PostgresqlUpsert()
@@ -75,12 +76,20 @@ class _Postgresql(PostgresqlBulk, PipelineTravelling, PrefiqDialect):
             message.append("SET LOCAL timezone = 'UTC'")
         if transaction.token is not None:
             message.append(self.token_sql(transaction.token))
+        if transaction.schema is not None:
+            # Behind the token, whose table is in the session's own schema: one for all tenants. The name is checked.
+            message.append(f'SET LOCAL search_path TO "{transaction.schema}"')
         return message
 
     def do_begin(self, dbapi_connection: Any) -> None:
-        pooled = self.limits.read_only and not self.limits.session_settings
-        if pooled and self.session_of(dbapi_connection).transaction.isolation == AUTOCOMMIT:
-            raise UnsupportedError("AUTOCOMMIT: behind pgbouncer only BEGIN can say that this database is read_only")
+        transaction = self.session_of(dbapi_connection).transaction
+        if transaction.isolation == AUTOCOMMIT:
+            if self.limits.read_only and not self.limits.session_settings:
+                raise UnsupportedError(
+                    "AUTOCOMMIT: behind pgbouncer only BEGIN can say that this database is read_only"
+                )
+            if transaction.schema is not None:
+                raise UnsupportedError("AUTOCOMMIT: the override schema holds for a transaction, and there is none")
         super().do_begin(dbapi_connection)
 
     def commit_would_lie(self, dbapi_connection: Any) -> bool:

@@ -49,6 +49,7 @@ class TransactionState:
         "only_reads",
         "owes_begin",
         "read_only",
+        "schema",
         "token",
         "travelled",
         "wants_commit",
@@ -100,6 +101,8 @@ class TransactionState:
         self.isolation: str | None = None
         #: inserted with BEGIN, so that a later query shows whether COMMIT succeeded
         self.token: str | None = None
+        #: the schema that BEGIN chooses for this transaction alone; ``None``: the session's own
+        self.schema: str | None = None
         #: the limit of BEGIN, COMMIT and the like, if it isn't the settings'
         self.control_timeout: float | None = None
         #: the number of the block, as in events
@@ -237,6 +240,7 @@ class SessionState:
         isolation: str | None,
         read_only: bool,
         token: str | None,
+        schema: str | None,
         statement_timeout: float | None,
         control_timeout: float | None,
         may_wait: bool,
@@ -258,6 +262,7 @@ class SessionState:
         if isolation is not None:
             transaction.isolation = isolation
         transaction.token = token
+        transaction.schema = schema
         if statement_timeout is not None:
             transaction.local_timeout = statement_timeout
         if control_timeout is not None:

@@ -81,9 +81,14 @@ class Target:
 
 
 class TargetTables:
-    """The tables that one database was asked for by name; at most 256 are remembered."""
+    """The tables that one database was asked for by name; at most 256 are remembered.
 
-    def __init__(self) -> None:
+    Attributes:
+        schema: the namespace that a tenant's names without a schema are of; ``None``: the session's own.
+    """
+
+    def __init__(self, schema: str | None = None) -> None:
+        self.schema = schema
         self._reflected: Memory[Table] = Memory(_MOST_TABLES)
 
     def resolve(self, table: Any, reflect: Reflect) -> Target:

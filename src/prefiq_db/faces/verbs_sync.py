@@ -301,7 +301,7 @@ class Verbs(Protocol):
         on_conflict: Literal["error", "ignore", "update"] = "error",
         progress: Progress | None = None,
     ) -> BulkResult:
-        """Insert many rows, all or nothing, the fastest way that the database has; see docs/usage.md.
+        """Insert many rows, all or nothing, the fastest way that the database has; see docs/guide/bulk-insert.md.
 
         Args:
             table: a ``Table``, an ORM class, or a name such as ``"item"`` or ``"sales.item"``.

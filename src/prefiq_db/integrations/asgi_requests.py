@@ -40,6 +40,7 @@ class RequestMiddleware:
         route: returns the route's template from the ASGI scope, once the framework has found it.
         answer: sends the response to an exception that the COMMIT raised, or raises it: ``answer(failure, scope,
             receive, send)``. ``None``: raise it.
+        request: returns the framework's request of an ASGI scope.
     """
 
     def __init__(
@@ -48,18 +49,26 @@ class RequestMiddleware:
         service: Service,
         route: Callable[[Scope], str | None] = lambda scope: None,
         answer: Callable[[Exception, Scope, Receive, Send], Awaitable[None]] | None = None,
+        request: Callable[[Scope], Any] = lambda scope: scope,
     ) -> None:
         self.app = app
         self.service = service
         self.route = route
         self.answer = answer
+        self.request = request
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         header = functools.partial(_header, scope)
-        request = RequestScope(self.service.options, scope["method"], header, lambda: self.route(scope))
+        request = RequestScope(
+            self.service.options,
+            scope["method"],
+            header,
+            lambda: self.route(scope),
+            lambda: self.request(scope),
+        )
         with entered(request, self.service.databases.values()):
             await _Exchange(self, request, scope, receive, send).run()
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from litestar import Litestar
+from litestar import Litestar, Request
 from litestar.utils.scope.state import ScopeState
 
 from prefiq_db.integrations.asgi import Receive, Scope, Send
@@ -45,12 +45,16 @@ class PrefiqDb(AsgiService):
 
     def middleware(self, app: AsgiApp) -> RequestMiddleware:
         """Return the middleware around *app*; put it first in the list, so that it is outermost."""
-        return RequestMiddleware(app, self, _route, _answer)
+        return RequestMiddleware(app, self, _route, _answer, _request)
 
 
 async def _doom(error: Exception, scope: object) -> None:
     """Roll back after an exception behind the handler: in serialization, or in ``after_request``."""
     doom_request()
+
+
+def _request(scope: Scope) -> Any:
+    return Request(scope)  # type: ignore[arg-type]  # ours is any ASGI framework's
 
 
 def _route(scope: Scope) -> str | None:

@@ -82,7 +82,7 @@ def instrument(
             raise UsageError(f"database {db.name} is instrumented already; call uninstrument() first")
         attributes = identity(db.settings.target)
         spans: Spans | None = None
-        if _traced_by_another(db._core.instance.engine):
+        if _traced_by_another(db._base.instance.engine):
             logger.warning(
                 "database %s is traced by opentelemetry-instrumentation-sqlalchemy already: metrics, but no spans",
                 db.name,

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Final
 
+from prefiq_db.call import NO_OVERRIDES, Overrides
 from prefiq_db.config import MAX_SECONDS
 from prefiq_db.errors import UsageError
+from prefiq_db.overrides import check_overrides
 from prefiq_db.transaction import check_timeout
+from prefiq_db.unrun import refuse_coroutine_function, refuse_uncallable
 
 # What a client may call its request: enough for any id or trace, and harmless in a log.
 _ID: Final = re.compile(r"[\w.:/+=-]{1,128}", re.ASCII)
@@ -33,6 +36,9 @@ class RequestOptions:
         rolls_back_from: the first status of a response that rolls the transaction back.
         cancel_on_disconnect: cancel an ``async`` endpoint whose client has gone; a ``def`` endpoint runs to its end.
             Either way the transaction is rolled back.
+        tenant: a function of the framework's request that returns the override of its tenant, ``{"schema": name}`` or
+            ``{"database": name}``; ``None``: no tenant. It is called once in a request, at the first use of a database;
+            what it raises is the request's error. It must not wait.
 
     Raises:
         UsageError: if one has a wrong value.
@@ -45,6 +51,7 @@ class RequestOptions:
     read_only_requests: bool = False
     rolls_back_from: int = 400
     cancel_on_disconnect: bool = True
+    tenant: Callable[[Any], Mapping[str, str] | None] | None = None
 
     def __post_init__(self) -> None:
         check_timeout(self.timeout)
@@ -55,6 +62,9 @@ class RequestOptions:
         for name in ("read_only_requests", "cancel_on_disconnect"):
             if not isinstance(getattr(self, name), bool):
                 raise UsageError(f"{name}: expected True or False")
+        if self.tenant is not None:
+            refuse_uncallable(self.tenant, "tenant")
+            refuse_coroutine_function(self.tenant, "tenant")
         first = self.rolls_back_from
         if isinstance(first, bool) or not isinstance(first, int) or not 200 <= first <= 600:
             raise UsageError(
@@ -73,6 +83,19 @@ class RequestOptions:
         if own is None or not 0 < own <= MAX_SECONDS:
             return self.timeout
         return own if self.timeout is None else min(own, self.timeout)
+
+    def tenant_of(self, request: Any) -> Overrides:
+        """Return the overrides that choose the tenant of the framework's *request*.
+
+        Raises:
+            UsageError: the function has returned something else.
+        """
+        chosen = None if self.tenant is None else self.tenant(request)
+        if chosen is None:
+            return NO_OVERRIDES
+        if not isinstance(chosen, Mapping) or not {*chosen} <= {"schema", "database"}:
+            raise UsageError('tenant: expected a function that returns {"schema": name}, {"database": name} or None')
+        return check_overrides(chosen)
 
     def is_safe(self, method: str) -> bool:
         """Return whether requests with *method* only read."""

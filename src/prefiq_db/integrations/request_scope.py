@@ -5,6 +5,7 @@ Nothing here knows a framework. A scope is one mutable object in the context of 
 
 from __future__ import annotations
 
+import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -37,6 +38,7 @@ class RequestScope:
     Args:
         header: returns a header's value by its name.
         route: returns the route's template, once the framework has found it: ``/orders/{number}``.
+        request: returns the framework's request, for the function that tells its tenant.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class RequestScope:
         method: str,
         header: Callable[[str], str | None],
         route: Callable[[], str | None],
+        request: Callable[[], Any],
     ) -> None:
         self.options = options
         self.method = method
@@ -64,25 +67,46 @@ class RequestScope:
         #: the status is known and the transactions have ended
         self.settled = False
         self._route = route
-        self._overrides: Overrides | None = None
+        self._request = request
+        self._tenant: Overrides | None = None
+        # the threads that are asking for it
+        self._asking: set[int] = set()
+        self._overrides: RequestOverrides | None = None
         self._tagged_route: str | None = None
 
     # --- overrides -------------------------------------------------------------------------------
 
     def now(self) -> Overrides:
-        """Return the overrides in force now: the time that is left, and the tags as far as they are known."""
+        """Return the overrides in force now: the tenant, the time that is left, and the tags as far as known."""
+        tenant = self._tenant or self._ask_for_tenant()
         route = self._route() or self._tagged_route
         if self._overrides is None or route != self._tagged_route:
             found = {"request_id": self.request_id, "route": route, "method": self.method}
             tags = Tags({key: value for key, value in found.items() if value}, _KEPT_BACK)
             read_only = True if self.is_safe and self.options.read_only_requests else None
             self._overrides, self._tagged_route = RequestOverrides(tags=tags, read_only=read_only), route
-        if self.deadline is None:
-            return self._overrides
         known = self._overrides
+        if self.deadline is None and tenant is NO_OVERRIDES:
+            return known
+        left = None if self.deadline is None else self.deadline.left(_LEAST_SECONDS)
         return RequestOverrides(
-            self.deadline.left(_LEAST_SECONDS), known.retry, known.read_only, known.idempotent, known.tags
+            left, known.retry, known.read_only, known.idempotent, known.tags, tenant.schema, tenant.database
         )
+
+    def _ask_for_tenant(self) -> Overrides:
+        """Return the overrides that choose the request's tenant, and keep them.
+
+        What the caller's function asks of a database, to find the tenant, goes to that of the settings.
+        """
+        here = threading.get_ident()
+        if here in self._asking:
+            return NO_OVERRIDES
+        self._asking.add(here)
+        try:
+            self._tenant = self.options.tenant_of(self._request())
+        finally:
+            self._asking.discard(here)
+        return self._tenant
 
     def answered(self) -> None:
         """Note that the response was sent: what is still done in the background has no deadline."""
@@ -138,7 +162,7 @@ class RequestScope:
         if self.transactions.refused is not None:
             raise self.transactions.refused
         for database in databases:
-            instance = database._core.instance
+            instance = database._base.instance
             why = "its COMMIT would come after the response, and could not fail any more; see docs/requests.md"
             self.transactions.check_none_left(instance, why)
             mine = self.open.get(database.name)
@@ -167,7 +191,10 @@ def entered(scope: RequestScope, databases: Iterable[AnyDatabase]) -> Iterator[R
         with ExitStack() as stack:
             stack.enter_context(within_request(scope.transactions))
             for database in databases:
-                stack.enter_context(OverrideScope(database._core.instance, NO_OVERRIDES, scope))
+                instance = database._base.instance
+                if scope.options.tenant is not None:
+                    instance.has_tenants = True
+                stack.enter_context(OverrideScope(instance, NO_OVERRIDES, scope))
             yield scope
     finally:
         _current.set(before)

@@ -30,7 +30,7 @@ def schema_at_head(
     passed: set[bool] = set()
 
     def find_needed() -> bool:
-        return database._core.instance.needs_tokens if tokens is None else tokens
+        return database._base.instance.needs_tokens if tokens is None else tokens
 
     def judge(report: HeadReport, asked_for_tokens: bool) -> Verdict:
         behind = [each for each in report.histories if each.behind]

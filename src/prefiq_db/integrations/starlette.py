@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from starlette.applications import Starlette
 from starlette.middleware.exceptions import ExceptionMiddleware
+from starlette.requests import Request
 
 from prefiq_db.integrations.asgi import HealthApp, Receive, Scope, Send
 from prefiq_db.integrations.asgi_requests import AsgiApp, RequestMiddleware
@@ -27,7 +28,7 @@ class PrefiqDb(AsgiService):
 
     def middleware(self, app: AsgiApp) -> RequestMiddleware:
         """Return the middleware around *app*; add it last: outside of those that use ``db`` before the endpoint."""
-        return RequestMiddleware(app, self, _route, _answer)
+        return RequestMiddleware(app, self, _route, _answer, Request)
 
 
 def _route(scope: Scope) -> str | None:

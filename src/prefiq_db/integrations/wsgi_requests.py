@@ -28,6 +28,7 @@ class RequestMiddleware:
         route: returns the route's template, once the framework has found it.
         answer: answers an exception that the COMMIT raised, as a WSGI application, or raises it: ``answer(failure,
             environ, start_response)``.
+        request: returns the framework's request of a WSGI environment.
     """
 
     def __init__(
@@ -36,18 +37,26 @@ class RequestMiddleware:
         service: Service,
         route: Callable[[], str | None],
         answer: Callable[[Exception, dict[str, Any], Callable[..., Any]], Iterable[bytes]],
+        request: Callable[[dict[str, Any]], Any],
     ) -> None:
         self._app = app
         self._service = service
         self._route = route
         self._answer = answer
+        self._request = request
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         def header(name: str) -> str | None:
             value = environ.get("HTTP_" + name.upper().replace("-", "_"))
             return None if value is None else str(value)
 
-        request = RequestScope(self._service.options, environ["REQUEST_METHOD"], header, self._route)
+        request = RequestScope(
+            self._service.options,
+            environ["REQUEST_METHOD"],
+            header,
+            self._route,
+            lambda: self._request(environ),
+        )
         response = _Response(request, self._service, start_response)
         with entered(request, self._service.databases.values()):
             try:

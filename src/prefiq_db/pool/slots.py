@@ -65,6 +65,13 @@ class SlottedPool(QueuePool):
     def _overflow(self, count: int) -> None:
         """Ignore SQLAlchemy's own counting."""
 
+    #: whether each connection that comes back is closed
+    _retired = False
+
+    def retire(self) -> None:
+        """Close each connection that comes back from now on."""
+        self._retired = True
+
     def _is_full(self) -> bool:
         return -1 < self._max_overflow <= self._overflow
 
@@ -127,6 +134,9 @@ class SlottedPool(QueuePool):
     def _do_return_conn(self, record: Any) -> None:
         # From here on another caller may already hold it, whatever interrupts us.
         record.going_home = True
+        if self._retired:
+            self._drop_surplus(record)
+            return
         try:
             self._pool.put(record, False)
         except Full:

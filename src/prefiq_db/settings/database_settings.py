@@ -76,6 +76,7 @@ class DatabaseSettings(BaseModel):
     replicas: Replicas = ()
     pool_size: Count = 5
     max_overflow: CountOrZero = 5
+    tenant_pools: Count = 32
     pool_timeout_seconds: Seconds = 5.0
     pool_max_age_seconds: Seconds = 1800.0
     ping_after_idle_seconds: SecondsOrZero = 30.0

@@ -7,9 +7,9 @@ from prefiq_db.transaction.block import RUN_AGAIN, Block
 from prefiq_db.transaction.burst_block import BurstBlock
 from prefiq_db.transaction.burst_savepoint import BurstSavepoint
 from prefiq_db.transaction.options import TransactionOptions, check_timeout
-from prefiq_db.transaction.ownership import Binding, ambient, open_here
+from prefiq_db.transaction.ownership import Binding, ambient, is_adopted, open_here
 from prefiq_db.transaction.reading import ReadBlock
-from prefiq_db.transaction.requests import RequestTransactions, request_here, within_request
+from prefiq_db.transaction.requests import RequestTransactions, of_another_tenant, request_here, within_request
 from prefiq_db.transaction.root import RootBlock
 from prefiq_db.transaction.savepoint import Savepoint
 from prefiq_db.transaction.scope import Scope
@@ -29,6 +29,8 @@ __all__ = [
     "TransactionOptions",
     "ambient",
     "check_timeout",
+    "is_adopted",
+    "of_another_tenant",
     "open_here",
     "request_here",
     "within_request",

@@ -73,6 +73,7 @@ class BurstBlock(RootBlock):
             isolation=None,
             read_only=self.options.read_only,
             token=self.token,
+            schema=self.options.schema,
             statement_timeout=None,
             control_timeout=None,
             may_wait=False,

@@ -21,6 +21,7 @@ class TransactionOptions:
             :mod:`prefiq_db.exactly_once`.
         step_timeout_seconds: the timeout of ``using()`` and ``override()``. It applies separately to the checkout, to
             BEGIN, to COMMIT and to finding out its outcome; a call that runs the whole transaction bounds all of it.
+        schema: the schema of ``using()`` and ``override()`` that names are looked up in; ``None``: the session's own.
 
     Raises:
         UsageError: if an option has a wrong value, or two of them exclude each other.
@@ -32,6 +33,7 @@ class TransactionOptions:
     timeout_seconds: float | None = None
     exactly_once: bool = False
     step_timeout_seconds: float | None = None
+    schema: str | None = None
 
     def __post_init__(self) -> None:
         if self.isolation is not None:

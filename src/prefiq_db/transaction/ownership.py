@@ -17,7 +17,7 @@ from prefiq_db.errors import ClosedError, TransactionOwnershipError
 from prefiq_db.instance import Instance
 from prefiq_db.leaving import surely
 from prefiq_db.transaction.block import Block
-from prefiq_db.transaction.requests import request_here
+from prefiq_db.transaction.requests import of_another_tenant, request_here
 from prefiq_db.transaction.scope import Scope
 
 HAND_OVER: Final = (
@@ -43,7 +43,7 @@ def ambient(instance: Instance) -> Scope[Block] | None:
     Raises:
         TransactionOwnershipError: if this task or thread inherited it and did not open it.
     """
-    held = _ambient.get().get(instance)
+    held = _ambient.get().get(instance.origin)
     if held is None:
         request = request_here.get()
         return None if request is None else request.ambient(instance)
@@ -62,14 +62,22 @@ def ambient(instance: Instance) -> Scope[Block] | None:
         )
         request = request_here.get()
         raise error if request is None else request.note(error)
+    if held.scope.instance is not instance:
+        raise of_another_tenant(instance.name)
     if held.bound:
         held.scope.explicit_uses += 1
     return held.scope
 
 
+def is_adopted(instance: Instance) -> bool:
+    """Return whether the ambient transaction was adopted here with ``tx.bind()``."""
+    held = _ambient.get().get(instance.origin)
+    return held is not None and held.bound
+
+
 def open_here(instance: Instance) -> Scope[Block] | None:
     """Return the transaction that is open here, whoever opened it."""
-    held = _ambient.get().get(instance)
+    held = _ambient.get().get(instance.origin)
     return None if held is None or held.scope.finished else held.scope
 
 
@@ -78,7 +86,7 @@ def enter(scope: Scope[Block]) -> None:
     request = request_here.get()
     if request is not None:
         request.opened(scope)
-    _set(scope.instance, _Held(scope, scope.instance.runtime.worker(), bound=False))
+    _set(scope.instance.origin, _Held(scope, scope.instance.runtime.worker(), bound=False))
 
 
 def leave(scope: Scope[Block]) -> bool:
@@ -86,10 +94,10 @@ def leave(scope: Scope[Block]) -> bool:
     request = request_here.get()
     if request is not None and scope.finished:
         request.closed(scope)
-    held = _ambient.get().get(scope.instance)
+    held = _ambient.get().get(scope.instance.origin)
     if held is None or held.scope is not scope:
         return False
-    _set(scope.instance, None)
+    _set(scope.instance.origin, None)
     return True
 
 
@@ -105,10 +113,10 @@ class Binding:
 
     def __enter__(self) -> None:
         scope, instance = self._scope, self._scope.instance
-        self._before = _ambient.get().get(instance)
+        self._before = _ambient.get().get(instance.origin)
         self._held = _Held(scope, instance.runtime.worker(), bound=True)
         scope.explicit_uses += 1
-        _set(instance, self._held)
+        _set(instance.origin, self._held)
 
     @surely
     def __exit__(self, *exc: object) -> None:
@@ -120,12 +128,12 @@ class Binding:
         return self._held is not None
 
     def _finish(self) -> None:
-        instance = self._scope.instance
-        if _ambient.get().get(instance) is self._held:
-            _set(instance, self._before)
+        origin = self._scope.instance.origin
+        if _ambient.get().get(origin) is self._held:
+            _set(origin, self._before)
 
 
-def _set(instance: Instance, held: _Held | None) -> None:
+def _set(origin: Instance, held: _Held | None) -> None:
     # set, never reset(token): that raises in another context, and generators are finished in other contexts
-    others = {other: value for other, value in _ambient.get().items() if other is not instance}
-    _ambient.set(others if held is None else {**others, instance: held})
+    others = {other: value for other, value in _ambient.get().items() if other is not origin}
+    _ambient.set(others if held is None else {**others, origin: held})

@@ -18,7 +18,7 @@ from types import FrameType
 from typing import Any
 from weakref import ReferenceType, ref
 
-from prefiq_db.errors import TransactionOwnershipError
+from prefiq_db.errors import NestingError, TransactionOwnershipError
 from prefiq_db.instance import Instance
 from prefiq_db.transaction.block import Block
 from prefiq_db.transaction.scope import Scope
@@ -48,7 +48,7 @@ class RequestTransactions:
         """
         scope = block.scope
         scope.explicit_uses += 1  # it is left where the response is sent, perhaps in another context
-        self._own[block.instance] = scope
+        self._own[block.instance.origin] = scope
 
     def opened(self, scope: Scope[Block]) -> None:
         """Note a transaction that a task or thread of the request opened."""
@@ -71,8 +71,10 @@ class RequestTransactions:
             TransactionOwnershipError: a dependency of the request, say, has yielded with a transaction open, or the
                 request's own belongs to another task; a statement here would be outside it.
         """
-        scope = self._own.get(instance)
+        scope = self._own.get(instance.origin)
         if scope is not None and not scope.finished:
+            if scope.instance is not instance:
+                raise of_another_tenant(instance.name)
             if not instance.runtime.is_async:
                 return scope
             raise self.note(
@@ -105,12 +107,21 @@ class RequestTransactions:
                 raise _left_open(instance, why)
         for of, reference, has_work in self._sessions:
             session = reference()
-            if of is instance and session is not None and has_work(session):
+            if of.origin is instance.origin and session is not None and has_work(session):
                 raise TransactionOwnershipError(
                     f"a session on database {instance.name} has work that is not committed when the response starts: "
                     f"{why}; commit it in the endpoint, or in a dependency with scope='function'",
                     database=instance.name,
                 )
+
+
+def of_another_tenant(database: str) -> NestingError:
+    """Return the error for a call that isn't for the tenant whose transaction is open."""
+    return NestingError(
+        f"the transaction that is open on database {database} is not of the schema or database that this call is for: "
+        "it would run outside of it, or in the wrong one; end the transaction first, or give both the same override",
+        database=database,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +140,7 @@ class _Opened:
 
     def is_left(self, instance: Instance) -> bool:
         """Return whether it is open on *instance*, and who opened it isn't just running in it."""
-        if self.scope.instance is not instance or self.scope.finished:
+        if self.scope.instance.origin is not instance.origin or self.scope.finished:
             return False
         return not (self._runs_in_thread() if self.task is None else self._runs_in_task(self.task))
 

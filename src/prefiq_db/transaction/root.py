@@ -97,6 +97,7 @@ class RootBlock(LastStatement, FirstStatement):
             isolation=options.isolation,
             read_only=options.read_only,
             token=self.token,
+            schema=options.schema,
             statement_timeout=limit if limit is not None and limit < usual else None,
             control_timeout=step_seconds if step_seconds is not None and step_seconds < usual else None,
             # Without its table a transaction must fail before the body runs, so the first token goes ahead.

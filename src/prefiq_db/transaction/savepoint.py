@@ -98,6 +98,10 @@ def _check_nesting(options: TransactionOptions, outer: TransactionOptions) -> No
     """Raise if a savepoint can't apply *options*, in a transaction that began with *outer*."""
     if options.durable:
         raise NestingError("transaction(durable=True) was opened inside another transaction; open it outside")
+    if options.schema is not None and options.schema != outer.schema:
+        raise NestingError(
+            "schema: a nested transaction is a savepoint and can't be in another schema than the outermost"
+        )
     if options.isolation is not None and options.isolation != outer.isolation:
         raise NestingError("isolation: a nested transaction is a savepoint and can't change the level; set it outside")
     if options.read_only and not outer.read_only:

@@ -204,6 +204,32 @@ def test_deferred_constraints_are_checked_at_the_commit(db: Database) -> None:
     assert db.fetch_value("select count(*) from part") == 1
 
 
+@pytest.mark.databases("postgresql")
+def test_what_a_transaction_sets_for_itself_ends_with_it(db: Database) -> None:
+    names = ("lock_timeout", "statement_timeout", "search_path")
+    ask = "select " + ", ".join(f"current_setting('{name}')" for name in names)
+    before = tuple(db.fetch_one(ask))
+    with db.transaction(timeout=3) as tx:
+        tx.execute("set local lock_timeout = '123ms'")
+        tx.execute("set local suite.tenant = 'a'")
+        assert tx.fetch_value("select current_setting('lock_timeout')") == "123ms"
+    assert tuple(db.fetch_one(ask)) == before
+    assert db.fetch_value("select current_setting('suite.tenant', true)") == ""
+    db.execute("create schema tenant")
+    db.execute("create table tenant.item (sku varchar(20))")
+    with db.override(schema="tenant"), db.transaction(exactly_once=True) as tx:
+        tx.execute("insert into item values ('theirs')")
+        token = tx.token
+    assert tuple(db.fetch_one(ask)) == before
+    assert db.fetch_value("select count(*) from tenant.item") == 1
+    assert db.resolve_outcome(token) is Outcome.COMMITTED
+
+
+def test_the_database_of_a_tenant_is_refused(db: Database) -> None:
+    with pytest.raises(UsageError, match="db_committed"):
+        db.using(database="other").fetch_value("select 1")
+
+
 @pytest.mark.databases("sqlite", "postgresql")
 def test_tables_that_a_test_makes_are_undone(db: Database) -> None:
     assert not sa.inspect(db.engine).has_table("made")
