@@ -2,8 +2,8 @@
 
     python -m benchmarks                              # SQLite, and private servers of PostgreSQL and MariaDB
     python -m benchmarks postgresql --rounds 21
-    python -m benchmarks --json docs/performance.json --svg docs/performance.svg
-    python -m benchmarks --from docs/performance.json --markdown
+    python -m benchmarks --json benchmarks/measured.json
+    python -m benchmarks --from benchmarks/measured.json --svg docs/performance.svg --docs docs/performance.md
 
 Each database has a process of its own, in which the contenders take turns in random order. It measures on loopback, and
 on a link that takes a millisecond for a round trip. Times are never asserted anywhere; round trips and instructions are
@@ -30,8 +30,10 @@ def main() -> None:
         _measure_one(options)
         return
     found = report.Report.load_from(options.from_json) if options.from_json else _measure(options)
-    for line in report.markdown(found) if options.markdown else report.lines(found):
+    for line in report.lines(found):
         say(line)
+    for page in options.docs or ():
+        page.write_text(report.replace_blocks(page.read_text("utf-8"), found), "utf-8")
     if options.json:
         found.save(options.json)
     if options.svg:
@@ -51,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--no-instructions", action="store_true", help="don't count instructions by valgrind")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything to this file")
     parser.add_argument("--svg", type=Path, metavar="FILE", help="draw a chart into this file")
-    parser.add_argument("--markdown", action="store_true", help="print tables for the documentation")
+    parser.add_argument("--docs", type=Path, action="append", metavar="PAGE", help="write the tables into this page")
     parser.add_argument("--from", dest="from_json", type=Path, metavar="FILE", help="report on such a file instead")
     parser.add_argument("--one", type=Path, metavar="FILE", help=argparse.SUPPRESS)  # be the process of one database
     return parser

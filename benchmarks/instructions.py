@@ -19,7 +19,7 @@ from typing import Any
 
 from benchmarks import valgrind
 from benchmarks import workload as w
-from benchmarks.contenders import OURS, PLAIN, RAW, SETTLE, Operations
+from benchmarks.contenders import LISTENER, OURS, PLAIN, RAW, SETTLE, Operations
 from benchmarks.measuring import say
 from benchmarks.places import DATABASES, Place, make_place
 from benchmarks.worlds import AsyncWorld, SyncWorld, World
@@ -27,9 +27,7 @@ from prefiq_db import Database
 
 #: The operations that are counted.
 OPERATIONS = (w.POINT, w.SELECT, w.INSERT, w.TRANSACTION)
-#: A point select that one listener gets the event of.
-LISTENED = "listened-to point select"
-_WARM_UP_CALLS, _CALLS = 24, 64
+_WARM_UP_CALLS, _CALLS = 12, 40
 _LATER, _NOTHING_LEFT = "later", "nothing left"
 
 
@@ -67,7 +65,7 @@ def _run(place: Place, *, ours_only: bool) -> None:
         for world in (SyncWorld(), AsyncWorld(runner)):
             contenders = dict(stack.enter_context(world.opened(place, names)))
             if world.name == "sync":
-                contenders["one listener"] = stack.enter_context(_listened(place))
+                contenders[LISTENER] = stack.enter_context(_listened(place))
             for name, operations in contenders.items():
                 settle = operations.get(SETTLE, _nothing)
                 for operation, call in _counted(operations):
@@ -75,7 +73,7 @@ def _run(place: Place, *, ours_only: bool) -> None:
 
 
 def _counted(operations: Operations) -> Iterator[tuple[str, Callable[[], Any]]]:
-    for operation in (*OPERATIONS, LISTENED):
+    for operation in (*OPERATIONS, w.LISTENED):
         if operation in operations:
             yield operation, operations[operation]
 
@@ -85,7 +83,7 @@ def _listened(place: Place) -> Iterator[Operations]:
     point = w.statements("named").point
     with Database(place.url, pool_size=1) as db:
         db.hooks.after(lambda event: None)
-        yield {LISTENED: lambda: db.fetch_all(point.sql, point.values), SETTLE: db.stats}
+        yield {w.LISTENED: lambda: db.fetch_all(point.sql, point.values), SETTLE: db.stats}
 
 
 def _nothing() -> None:

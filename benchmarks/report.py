@@ -14,15 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import workload as w
-from benchmarks.comparing import Comparison, Result
+from benchmarks.comparing import LOOPBACK, Comparison, Result
 from benchmarks.contenders import AGAIN, OURS, PLAIN
 from benchmarks.measuring import Spread
-from benchmarks.targets import TARGETS, Target
+from benchmarks.targets import INSTRUCTION_TARGETS, TARGETS, Target
 
 _PACKAGES = (
     "SQLAlchemy", "psycopg", "PyMySQL", "asyncmy", "aiosqlite", "greenlet", "asyncpg", "psycopg-pool", "aiomysql",
     "databases", "advanced-alchemy", "Django", "uvloop",
 )  # fmt: skip
+_THOUSANDS = ["target, thousand instructions", "", "limit", "counted", ""]
 _NOISE = 0.15  # a difference below it is not one
 
 
@@ -73,7 +74,7 @@ class Report:
     # --- JSON ------------------------------------------------------------------------------------
 
     def save(self, path: Path) -> None:
-        path.write_text(json.dumps(dataclasses.asdict(self), indent=1, default=str) + "\n", "utf-8")
+        path.write_text(json.dumps(_rounded(dataclasses.asdict(self)), indent=1) + "\n", "utf-8")
 
     @classmethod
     def load_from(cls, path: Path) -> Report:
@@ -81,6 +82,15 @@ class Report:
         found["comparisons"] = [_comparison(each) for each in found["comparisons"]]
         found["load"] = tuple(found["load"])
         return cls(**found)
+
+
+def _rounded(value: Any) -> Any:
+    """Return it with floats of four digits, which is more than they are good for."""
+    if isinstance(value, float):
+        return float(f"{value:.4g}")
+    if isinstance(value, Mapping):
+        return {name: _rounded(each) for name, each in value.items()}
+    return [_rounded(each) for each in value] if isinstance(value, (list, tuple)) else value
 
 
 def _comparison(found: dict[str, Any]) -> Comparison:
@@ -104,7 +114,7 @@ def _version(package: str) -> str:
 
 def lines(report: Report) -> Iterator[str]:
     """Yield the whole report for a terminal."""
-    yield f"{report.date}, {report.cores} cores, load {' to '.join(f'{each:.1f}' for each in report.load)}, "
+    yield f"{report.date}, {report.cores} cores, load {' to '.join(f'{each:.1f}' for each in report.load)}"
     yield "  ".join(f"{name} {number}" for name, number in report.versions.items())
     yield f"medians of {report.rounds} interleaved rounds; in brackets the quartiles; RT: round trips of a call"
     for comparison in report.comparisons:
@@ -118,6 +128,9 @@ def lines(report: Report) -> Iterator[str]:
     yield from _instruction_lines(report.instructions)
     yield "measured beside target"
     yield from (f"  {' | '.join(cells)}" for cells in target_rows(report))
+    if report.instructions:
+        yield "counted beside target, in thousand instructions"
+        yield from (f"  {' | '.join(cells)}" for cells in instruction_target_rows(report))
 
 
 def _grouped(results: Iterable[Result]) -> Iterator[tuple[tuple[str, str], list[Result]]]:
@@ -159,38 +172,108 @@ def target_rows(report: Report) -> Iterator[list[str]]:
         yield [what, target.other, target.limit_shown, shown, _verdict(spread.median, target.limit)]
 
 
+def instruction_target_rows(report: Report) -> Iterator[list[str]]:
+    """Yield a row for each target of instructions: what, against, at most, counted, and the verdict."""
+    for target in INSTRUCTION_TARGETS:
+        counted = target.measured(report.instructions)
+        shown, verdict = "not counted", ""
+        if counted is not None:
+            shown, verdict = f"{counted / 1000:.0f}", "met" if counted <= target.limit else "missed"
+        more = f"more than {target.than}" if target.than else ""
+        yield [target.place, more, f"{target.limit / 1000:.0f}", shown, verdict]
+
+
 def _verdict(measured: float, limit: float) -> str:
     if measured <= limit:
         return "met"
     return "missed, within the noise" if measured <= limit * (1 + _NOISE) else "missed"
 
 
-def noise(report: Report) -> Spread:
-    """Return the ratios of plain SQLAlchemy to itself: the median of all, the lowest and the highest."""
-    found = sorted(each.of_others[PLAIN].median for each in report.results if each.contender == AGAIN)
-    return Spread(found[len(found) // 2], found[0], found[-1])
+def noise(report: Report) -> str:
+    """Return how plain SQLAlchemy compares to itself, over all operations."""
+    found = [each.of_others[PLAIN].median for each in report.results if each.contender == AGAIN]
+    half = Spread.of(found)
+    ends = f"{min(found):.2f} and {max(found):.2f} at the ends"
+    return f"{half.low:.2f} to {half.high:.2f} in the middle half of all rows, {ends}"
 
 
 # --- Markdown ------------------------------------------------------------------------------------
 
 
-def markdown(report: Report) -> Iterator[str]:
-    """Yield the tables of docs/performance.md: all contenders by operation, and the targets."""
+def blocks(report: Report) -> dict[str, list[str]]:
+    """Return the tables of the documentation, by name."""
+    return {
+        "summary": list(_summary(report)),
+        "conditions": list(_conditions(report)),
+        "targets": list(_table(["target", "against", "limit", "measured (quartiles)", ""], target_rows(report))),
+        "contenders": list(_contender_tables(report)),
+        "instructions": list(_instruction_table(report)),
+        "instruction targets": list(_table(_THOUSANDS, instruction_target_rows(report))),
+    }
+
+
+def replace_blocks(page: str, report: Report) -> str:
+    """Return *page* with new contents between ``<!-- benchmarks: name -->`` and ``<!-- end -->``."""
+    for name, block in blocks(report).items():
+        begin, end = f"<!-- benchmarks: {name} -->\n", "<!-- end -->"
+        before, found, rest = page.partition(begin)
+        if found and block:
+            page = f"{before}{begin}\n{chr(10).join(block).strip()}\n\n{end}{rest.partition(end)[2]}"
+    return page
+
+
+def _summary(report: Report) -> Iterator[str]:
+    """Yield our time as a multiple of SQLAlchemy's, on loopback."""
+    ratios = {
+        (each.operation, each.world, each.database): each.of_sqlalchemy
+        for each in report.results
+        if (each.contender, each.network) == (OURS, LOOPBACK) and each.of_sqlalchemy is not None
+    }
+    databases = [each.database for each in report.comparisons]
+    rows = [
+        [f"{operation}, {world}", *(f"{ratios[operation, world, name].median:.2f}" for name in databases)]
+        for operation in w.OPERATIONS
+        for world in ("sync", "async")
+        if all((operation, world, name) in ratios for name in databases)
+    ]
+    yield from _table(["", *databases], rows)
+    verdicts = [row[-1] for row in target_rows(report)]
+    yield ""
+    yield f"Measured on {report.date}: {verdicts.count('met')} of {len(verdicts)} targets are met. The noise,"
+    yield f"SQLAlchemy measured against itself: {noise(report)}."
+
+
+def _conditions(report: Report) -> Iterator[str]:
+    versions = ", ".join(f"{name} {number}" for name, number in report.versions.items())
+    load = " to ".join(f"{each:.1f}" for each in report.load)
+    yield f"Measured on {report.date} with {report.event_loop}, medians of {report.rounds} interleaved rounds, on"
+    yield f"{report.cores} cores that others used too: {load} processes wanted one. {versions}."
+    for comparison in report.comparisons:
+        for name, reason in comparison.not_measured.items():
+            yield f"Not measured on {comparison.database}: {name} ({reason})."
+
+
+def _contender_tables(report: Report) -> Iterator[str]:
     for comparison in report.comparisons:
         for (world, network), results in _grouped(comparison.results):
             operations = list(dict.fromkeys(result.operation for result in results))
             cells = {(each.contender, each.operation): each for each in results}
             yield f"### {comparison.database}, {world}, {network}"
             yield ""
-            yield _row(["", *operations])
-            yield _row(["---"] * (len(operations) + 1))
-            for name in dict.fromkeys(result.contender for result in results):
-                yield _row([name, *(_cell(cells.get((name, operation))) for operation in operations)])
+            names = dict.fromkeys(result.contender for result in results)
+            rows = [[name, *(_cell(cells.get((name, operation))) for operation in operations)] for name in names]
+            yield from _table(["", *operations], rows)
             yield ""
-    yield _row(["target", "against", "at most", "measured", ""])
-    yield _row(["---"] * 5)
-    for row in target_rows(report):
-        yield _row(row)
+
+
+def _instruction_table(report: Report) -> Iterator[str]:
+    names = dict.fromkeys(name for counts in report.instructions.values() for name in counts)
+    rows = [
+        [place, *(f"{counts[name] / 1000:.0f}" if name in counts else "" for name in names)]
+        for place, counts in report.instructions.items()
+    ]
+    if rows:
+        yield from _table(["thousand instructions", *names], rows)
 
 
 def _cell(result: Result | None) -> str:
@@ -202,9 +285,6 @@ def _cell(result: Result | None) -> str:
     return f"{result.seconds.median * 1e6:.0f} µs{ratio}{trips}"
 
 
-def _row(cells: Iterable[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-#: What the chart and the README show.
-SHOWN_OPERATIONS = (w.POINT, w.TRANSACTION, w.TASKS, w.THREADS)
+def _table(head: list[str], rows: Iterable[list[str]]) -> Iterator[str]:
+    for row in (head, ["---"] * len(head), *rows):
+        yield f"| {' | '.join(row)} |".replace("  |", " |")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from benchmarks import workload as w
 from benchmarks.comparing import LOOPBACK, SLOW
-from benchmarks.contenders import PLAIN, RAW
+from benchmarks.contenders import LISTENER, OURS, PLAIN, RAW
 
 _EVERYWHERE = ("sqlite", "postgresql", "mariadb")
 
@@ -63,3 +64,37 @@ def _rates() -> list[Target]:
 
 
 TARGETS = (*_times(), *_rates())
+
+
+@dataclass(frozen=True, slots=True)
+class InstructionTarget:
+    """A limit for the instructions of a call.
+
+    Attributes:
+        than: an operation of ours, or a contender of the same operation, that may cost this much less; empty: none.
+    """
+
+    place: str
+    limit: int
+    than: str = ""
+
+    def measured(self, counts: Mapping[str, Mapping[str, int]]) -> int | None:
+        """Return what it is held against, from counts by place and contender; ``None`` if it was not counted."""
+        found = counts.get(self.place, {})
+        mine = found.get(OURS, found.get(LISTENER))
+        if not self.than:
+            return mine
+        base = found.get(self.than, counts.get(self.than, {}).get(OURS))
+        return None if mine is None or base is None else mine - base
+
+
+INSTRUCTION_TARGETS = (
+    InstructionTarget(f"sqlite sync {w.POINT}", 60_000),
+    InstructionTarget(f"postgresql sync {w.POINT}", 150_000),
+    InstructionTarget(f"mariadb sync {w.POINT}", 45_000, RAW),
+    InstructionTarget(f"sqlite sync {w.TRANSACTION}", 180_000),
+    InstructionTarget(f"postgresql sync {w.TRANSACTION}", 400_000),
+    InstructionTarget(f"sqlite async {w.POINT}", 250_000),
+    InstructionTarget(f"postgresql async {w.POINT}", 250_000),
+    *(InstructionTarget(f"{name} sync {w.LISTENED}", 8_000, f"{name} sync {w.POINT}") for name in _EVERYWHERE),
+)

@@ -17,6 +17,8 @@ POINT, SELECT, INSERT, TRANSACTION, MANY_ROWS, TASKS, THREADS = OPERATIONS = (
     "64 tasks over 10",
     "32 threads over 10",
 )
+#: A point select that one listener gets the event of.
+LISTENED = "listened-to point select"
 TASK_COUNT, THREAD_COUNT, POOL_SIZE = 64, 32, 10
 #: How many calls a turn has; of tasks and threads: each of them.
 CALLS = {POINT: 100, SELECT: 100, INSERT: 60, TRANSACTION: 40, MANY_ROWS: 8, TASKS: 6, THREADS: 8}

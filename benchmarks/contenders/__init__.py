@@ -17,5 +17,7 @@ Open = Callable[[Place], AbstractContextManager[Operations]]
 OpenAsync = Callable[[Place], AbstractAsyncContextManager[Operations]]
 
 RAW, PLAIN, AGAIN, OURS = "raw driver", "SQLAlchemy", "SQLAlchemy, again", "prefiq_db"
+#: prefiq_db with one listener; its instructions are counted, and nothing else.
+LISTENER = "one listener"
 #: An operation that is no part of the comparison: it does what the other ones have put off. A plain function.
 SETTLE = "settle"

@@ -12,7 +12,7 @@ from sqlalchemy import Engine
 
 from prefiq_db.bridge import Runtime
 from prefiq_db.exactly_once import Pruner, Resolver
-from prefiq_db.execution.standard import StandardRoad
+from prefiq_db.execution.direct import DirectRoad
 from prefiq_db.execution.target_tables import TargetTables
 from prefiq_db.forks import in_child
 from prefiq_db.hooks.registry import Hooks
@@ -59,7 +59,7 @@ class Instance:
     watcher: ConnectionWatcher
     engine: Engine
     async_engine: Any
-    road: StandardRoad
+    road: DirectRoad
     retry_budget: RetryBudget
     explainer: Explainer | None
     resolver: Resolver

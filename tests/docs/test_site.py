@@ -28,6 +28,7 @@ pytestmark = pytest.mark.timeout(600)
 TASKS = {
     "a list parameter": "guide/queries.md#lists-in-in",
     "a transaction per request": "requests.md",
+    "tenants": "how-to/tenants.md",
     "an upsert": "guide/upsert.md",
     "a streamed export": "guide/stream.md",
     "the size of the pool": "pool-sizing.md",

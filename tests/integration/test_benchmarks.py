@@ -41,10 +41,16 @@ def test_a_saved_run_can_be_reported_again(tmp_path: Path) -> None:
     out = tmp_path / "found.json"
     quick = ["-m", "benchmarks", "sqlite", "--quick", "--only", workload.POINT]
     interpreters.run([sys.executable, *quick, "--json", str(out)], cwd=ROOT, check=True, capture_output=True)
-    again = [sys.executable, "-m", "benchmarks", "--from", str(out), "--markdown"]
+    page = tmp_path / "page.md"
+    page.write_text("Before.\n<!-- benchmarks: targets -->\nold\n<!-- end -->\nBehind.\n")
+    again = [sys.executable, "-m", "benchmarks", "--from", str(out), "--docs", str(page)]
     said = interpreters.run(again, cwd=ROOT, check=True, capture_output=True, text=True).stdout
-    assert "### sqlite, sync, loopback" in said
-    assert "| point select, postgresql sync | SQLAlchemy | <= x0.25 | not measured |  |" in said
+    assert "sqlite, sync, loopback" in said
+    text = page.read_text()
+    assert text.startswith("Before.\n<!-- benchmarks: targets -->\n\n| target |")
+    assert "| point select, postgresql sync | SQLAlchemy | <= x0.25 | not measured | |" in text
+    assert text.endswith("\n<!-- end -->\nBehind.\n")
+    assert "old" not in text
 
 
 def test_an_unknown_database_is_refused() -> None:

@@ -9,7 +9,7 @@ import pytest
 from benchmarks import chart, report
 from benchmarks import workload as w
 from benchmarks.comparing import LOOPBACK, Comparison, Result
-from benchmarks.contenders import AGAIN, OURS, PLAIN
+from benchmarks.contenders import AGAIN, LISTENER, OURS, PLAIN, RAW
 from benchmarks.measuring import Spread, ratio, take_turns
 
 
@@ -42,10 +42,28 @@ def test_a_rate_is_told_as_one() -> None:
     assert rows["64 tasks over 10, sqlite async"][3] == "met"
 
 
+def test_instructions_have_targets_too() -> None:
+    found = _report(0.3)
+    found.instructions = {
+        "sqlite sync point select": {OURS: 61_000},
+        "sqlite sync listened-to point select": {LISTENER: 68_000},
+        "mariadb sync point select": {RAW: 324_000, OURS: 370_000},
+    }
+    rows = {row[0]: row[1:] for row in report.instruction_target_rows(found)}
+    assert rows["sqlite sync point select"] == ["", "60", "61", "missed"]
+    assert rows["sqlite sync listened-to point select"] == ["more than sqlite sync point select", "8", "7", "met"]
+    assert rows["mariadb sync point select"] == ["more than raw driver", "45", "46", "missed"]
+    assert rows["sqlite async point select"][2:] == ["not counted", ""]
+
+
 def test_a_report_survives_its_file(tmp_path: Path) -> None:
     found = _report(0.3)
     found.save(tmp_path / "found.json")
-    assert report.Report.load_from(tmp_path / "found.json") == found
+    again = report.Report.load_from(tmp_path / "found.json")
+    again.save(tmp_path / "again.json")
+    assert report.Report.load_from(tmp_path / "again.json") == again
+    assert list(report.target_rows(again)) == list(report.target_rows(found))
+    assert again.results[2].of_others == {PLAIN: Spread(0.3, 0.27, 0.33)}
 
 
 def test_who_was_not_measured_is_named_and_the_noise_is_shown() -> None:

@@ -14,7 +14,7 @@ from prefiq_db.core.database_core import DatabaseCore
 from prefiq_db.engines import make_async_engine, make_engine
 from prefiq_db.errors import SchemaError, SubKind, UsageError
 from prefiq_db.exactly_once import Claimer, Pruner, Resolver
-from prefiq_db.execution.standard import StandardRoad
+from prefiq_db.execution.direct import DirectRoad
 from prefiq_db.hooks.registry import Hooks
 from prefiq_db.insight.explainer import Explainer
 from prefiq_db.insight.statement_observer import StatementObserver
@@ -48,7 +48,7 @@ def _of_tenant(origin: Instance, tenant: str) -> Instance:
     made: Any = make(settings, name=origin.name, observer=origin.observer, watcher=watcher, target=target)
     engine = made.sync_engine if runtime.is_async else made
     _when_connecting(engine, lambda: _make_ready(origin, target))
-    road = StandardRoad(engine, origin.name, masked=settings.masked)
+    road = DirectRoad(engine, origin.name, masked=settings.masked)
     return replace(
         origin,
         watcher=watcher,
@@ -92,7 +92,7 @@ def _assemble_instance(settings: DatabaseSettings, name: str, runtime: Runtime) 
     make = make_async_engine if runtime.is_async else make_engine
     made: Any = make(settings, name=name, observer=observer, watcher=watcher)
     engine = made.sync_engine if runtime.is_async else made
-    road = StandardRoad(engine, name, masked=settings.masked)
+    road = DirectRoad(engine, name, masked=settings.masked)
     return Instance(
         settings=settings,
         name=name,

@@ -12,7 +12,7 @@ from prefiq_db.call import NO_OVERRIDES, Overrides
 from prefiq_db.config import RetryPolicy
 from prefiq_db.errors import ClosedError, EventLoopError, UsageError
 from prefiq_db.events import AttemptFailed
-from prefiq_db.execution.standard import StandardRoad
+from prefiq_db.execution.direct import DirectRoad
 from prefiq_db.execution.target_tables import TargetTables
 from prefiq_db.hooks.registry import Hooks
 from prefiq_db.instance import Instance
@@ -32,7 +32,7 @@ class View:
     runtime: Runtime
     instance: Instance
     hooks: Hooks
-    road: StandardRoad
+    road: DirectRoad
     has_namespaces: bool
     view: Overrides
 
@@ -56,7 +56,8 @@ class View:
 
     def admit(self) -> Overrides:
         """Return the overrides in force, or raise if the database is closed or belongs to another event loop."""
-        self.check_usable()
+        if self.instance.closed or self.runtime.is_async:
+            self.check_usable()
         here = overrides_in_scope(self.instance.origin)  # same as overrides(); inlined because every call runs it
         return self.view if here is NO_OVERRIDES else self.view.over(here)
 

@@ -99,7 +99,7 @@ class StandardRoad:
         Raises:
             PrefiqDbError: classified by the step that failed: before the statement was sent, it had no effect.
         """
-        trip = _OneShot(self, call)
+        trip = self.new_shot(call)
         try:
             try:
                 return self.border.cross(trip.go, trip.phase)
@@ -123,6 +123,10 @@ class StandardRoad:
             # A no-op unless an interruption kept the connection from being returned.
             trip.drop()
             raise
+
+    def new_shot(self, call: Call) -> OneShot:
+        """Return the way that *call* goes to the driver and back."""
+        return OneShot(self, call)
 
     def _interruption_of(self, connection: Connection | None) -> BaseException | None:
         if connection is None or connection.invalidated or connection.closed:
@@ -190,7 +194,7 @@ class StandardRoad:
         return self.border.cross(connection.begin_nested)
 
 
-class _OneShot:
+class OneShot:
     """The steps of one statement; the step reached decides what an error means."""
 
     __slots__ = ("call", "connection", "road", "sent")
