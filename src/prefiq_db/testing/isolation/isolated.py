@@ -8,6 +8,7 @@ from typing import Any, Final, NoReturn
 from prefiq_db.database import Database
 from prefiq_db.database_async import AsyncDatabase
 from prefiq_db.errors import UsageError
+from prefiq_db.execution.direct import DirectRoad
 from prefiq_db.execution.standard import StandardRoad
 from prefiq_db.instance import Instance
 from prefiq_db.settings import DatabaseSettings
@@ -104,8 +105,13 @@ def _refuse_tenant(name: str) -> NoReturn:
     )
 
 
-class _OneRoad(StandardRoad):
-    """The road of a test, which leads nowhere else: another connection would see nothing of the test."""
+class _OneRoad(DirectRoad):
+    """The road of a test, which leads nowhere else: another connection would see nothing of the test.
+
+    Statements take SQLAlchemy's way, where each can have a savepoint of its own.
+    """
+
+    steps_aside = True
 
     def outside(self) -> StandardRoad:
         return self
