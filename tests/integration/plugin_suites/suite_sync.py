@@ -38,11 +38,6 @@ def rows(db: Database) -> set[tuple[str, int]]:
     return {(row.sku, row.qty) for row in db.fetch_all("select sku, qty from item")}
 
 
-@pytest.fixture(autouse=True)
-def _fresh(db: Database) -> None:
-    assert rows(db) == {("seed", 1)}
-
-
 def test_statements(db: Database) -> None:
     assert db.execute(item.insert().values(sku="a", qty=1)).rowcount == 1
     assert (
@@ -291,6 +286,11 @@ def test_a_connection_that_does_not_come_back(db: Database) -> None:
         thread.join()
     assert isinstance(seen[0], PoolTimeoutError | TransactionOwnershipError)
     assert "db_committed" in str(seen[0])
+
+
+def test_asked_for_during_the_test(request: pytest.FixtureRequest) -> None:
+    late: Database = request.getfixturevalue("db")
+    late.execute("insert into item values ('a', 1)")
 
 
 @pytest.mark.no_waits
