@@ -30,6 +30,7 @@ TASKS = {
     "a transaction per request": "requests.md",
     "tenants": "how-to/tenants.md",
     "two databases": "how-to/two-databases.md",
+    "a test that is undone": "how-to/testing.md",
     "an upsert": "guide/upsert.md",
     "a streamed export": "guide/stream.md",
     "the size of the pool": "pool-sizing.md",
