@@ -64,7 +64,7 @@ def _of_tenant(origin: Instance, tenant: str) -> Instance:
 
 
 def _resolver(
-    settings: DatabaseSettings, road: StandardRoad, runtime: Runtime, hooks: Hooks, name: str, target: Target
+    settings: DatabaseSettings, road: DirectRoad, runtime: Runtime, hooks: Hooks, name: str, target: Target
 ) -> Resolver:
     return Resolver(
         Claimer(road, runtime), hooks, name, settings.retry.total_seconds, os.path.basename(target.database)
