@@ -29,6 +29,7 @@ TASKS = {
     "a list parameter": "guide/queries.md#lists-in-in",
     "a transaction per request": "requests.md",
     "tenants": "how-to/tenants.md",
+    "a rollback per test": "how-to/testing.md",
     "two databases": "how-to/two-databases.md",
     "a test that is undone": "how-to/testing.md",
     "an upsert": "guide/upsert.md",
