@@ -30,14 +30,14 @@ def main() -> None:
         _measure_one(options)
         return
     found = report.Report.load_from(options.from_json) if options.from_json else _measure(options)
-    for line in report.lines(found):
-        say(line)
-    for page in options.docs or ():
-        page.write_text(report.replace_blocks(page.read_text("utf-8"), found), "utf-8")
     if options.json:
         found.save(options.json)
     if options.svg:
         options.svg.write_text(chart.draw(found), "utf-8")
+    for page in options.docs or ():
+        page.write_text(report.replace_blocks(page.read_text("utf-8"), found), "utf-8")
+    for line in report.lines(found):
+        say(line)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -199,7 +199,7 @@ class Database:
             return self._core.in_transaction(self._body(fn, args, kwargs), options, retry)
         except BaseException as error:
             del fn, args, kwargs
-            self._core.hush(error)
+            self._base.hush(error)
             raise
 
     @overload
@@ -234,7 +234,7 @@ class Database:
                 return self._core.in_transaction(self._body(fn, args, kwargs), options, retry)
             except BaseException as error:
                 del args, kwargs
-                self._core.hush(error)
+                self._base.hush(error)
                 raise
 
         return wrapper
@@ -264,7 +264,8 @@ class Database:
 
         *token* comes from an :class:`~prefiq_db.errors.OutcomeUnknownError` or a transaction (``tx.token``). The call
         settles the outcome: a transaction that is not committed by now never will be. ``unknown`` means that the
-        database did not answer in time, or that the token is older than a day.
+        database did not answer in time, that the token is older than a day, or that it is another database's: ask for
+        a tenant's with ``using(database=...)``.
 
         Raises:
             UsageError: if *token* is not a token.

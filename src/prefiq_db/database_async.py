@@ -221,7 +221,7 @@ class AsyncDatabase:
             return await spawn(self._core.in_transaction, self._body(fn, args, kwargs), options, retry)
         except BaseException as error:
             del fn, args, kwargs
-            self._core.hush(error)
+            self._base.hush(error)
             raise
 
     @overload
@@ -257,7 +257,7 @@ class AsyncDatabase:
                 return await spawn(self._core.in_transaction, self._body(fn, args, kwargs), options, retry)
             except BaseException as error:
                 del args, kwargs
-                self._core.hush(error)
+                self._base.hush(error)
                 raise
 
         return wrapper
@@ -288,7 +288,8 @@ class AsyncDatabase:
 
         *token* comes from an :class:`~prefiq_db.errors.OutcomeUnknownError` or a transaction (``tx.token``). The call
         settles the outcome: a transaction that is not committed by now never will be. ``unknown`` means that the
-        database did not answer in time, or that the token is older than a day.
+        database did not answer in time, that the token is older than a day, or that it is another database's: ask for
+        a tenant's with ``using(database=...)``.
 
         Raises:
             UsageError: if *token* is not a token.

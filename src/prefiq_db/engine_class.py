@@ -10,7 +10,8 @@ from sqlalchemy.engine.base import OptionEngineMixin
 from sqlalchemy.engine.interfaces import IsolationLevel
 from sqlalchemy.pool import PoolProxiedConnection
 
-from prefiq_db.errors import ClosedError
+from prefiq_db.dialects.characteristics import SCHEMA
+from prefiq_db.errors import ClosedError, UnsupportedError
 
 
 class PrefiqConnection(Connection):
@@ -35,6 +36,17 @@ class PrefiqConnection(Connection):
             self.send_begin()
         if not self._is_own:
             dialect.let_driver_work(proxied.dbapi_connection)
+        return proxied
+
+    def _revalidate_connection(self) -> PoolProxiedConnection:
+        """Take another connection instead of a lost one, with what was chosen for it: the isolation, a schema.
+
+        SQLAlchemy would take a raw one, and forget it all.
+        """
+        if not self.invalidated or self._transaction is not None:
+            return super()._revalidate_connection()
+        self._dbapi_connection = proxied = checked_out(self.engine)
+        self.dialect.set_connection_execution_options(self, self._execution_options)
         return proxied
 
     def send_begin(self) -> None:
@@ -119,6 +131,8 @@ class PrefiqEngine(Engine):
         """
         dialect: Any = self.dialect
         dialect.check_driver_may_begin()
+        if self.get_execution_options().get(SCHEMA) is not None:
+            raise UnsupportedError("raw_connection() under a schema: the driver's own BEGIN doesn't choose it")
         proxied = self.pool.connect()
         try:
             dialect.let_driver_begin(proxied)

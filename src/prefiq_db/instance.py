@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import Engine
 
 from prefiq_db.bridge import Runtime
+from prefiq_db.config import Target
 from prefiq_db.exactly_once import Pruner, Resolver
 from prefiq_db.execution.direct import DirectRoad
 from prefiq_db.execution.target_tables import TargetTables
@@ -31,6 +32,7 @@ class Instance:
     """The parts of one database, shared by all its views. Ambient transactions and overrides are kept per instance.
 
     Attributes:
+        target: where it is.
         async_engine: SQLAlchemy's ``AsyncEngine`` over ``engine`` in async mode, else ``None``.
         road: checks out connections and runs statements on them.
         explainer: asks for plans of slow statements, if the settings enable it.
@@ -52,6 +54,7 @@ class Instance:
     """
 
     settings: DatabaseSettings
+    target: Target
     name: str
     runtime: Runtime
     hooks: Hooks
@@ -104,7 +107,10 @@ class Instance:
             self.tenants.close()
         watchdog.forget(self.watcher)
         self.watcher.start_with(watchdog.watch)
+        pool: Any = self.engine.pool
+        pool.retire(True)  # what is in use now is closed when it comes back
         self.engine.dispose()
+        self.engine.pool.retire(False)  # type: ignore[attr-defined]  # the new one, for open()
         connector: Any = self.engine.dialect.connector  # type: ignore[attr-defined]
         if hasattr(connector, "close"):
             connector.close()

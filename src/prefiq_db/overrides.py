@@ -86,7 +86,8 @@ class _Held:
 
     Attributes:
         own: what it says itself.
-        overrides: that, and what the scopes around it say.
+        overrides: that, and what the scopes around it say; with *live* overrides only those inside of them.
+        below: what the scopes around *live* overrides say, which weighs less than they do.
         worker: the only task or thread that it applies to; ``None``: whatever is started in it inherits it, too.
         is_shared: neither it nor any around it has a *worker*.
     """
@@ -96,6 +97,7 @@ class _Held:
     overrides: Overrides
     outer: _Held | None
     live: LiveOverrides | None
+    below: Overrides = NO_OVERRIDES
     worker: object = None
     is_shared: bool = True
 
@@ -118,6 +120,8 @@ def overrides_in_scope(key: Keyed) -> Overrides:
     if held.live is None:
         return held.overrides
     live = held.live.now()
+    if held.below is not NO_OVERRIDES:
+        live = live.over(held.below)
     return live if held.overrides is NO_OVERRIDES else held.overrides.over(live)
 
 
@@ -166,9 +170,12 @@ def _on_top(
     scope: OverrideScope, own: Overrides, outer: _Held | None, live: LiveOverrides | None, worker: object
 ) -> _Held:
     if outer is None:
-        return _Held(scope, own, own, None, live, worker, worker is None)
+        return _Held(scope, own, own, None, live, worker=worker, is_shared=worker is None)
     is_shared = outer.is_shared and worker is None
-    return _Held(scope, own, own.over(outer.overrides), outer, live or outer.live, worker, is_shared)
+    if live is None:
+        return _Held(scope, own, own.over(outer.overrides), outer, outer.live, outer.below, worker, is_shared)
+    # Of two requests, one inside the other, the inner one counts.
+    return _Held(scope, own, own, outer, live, outer.overrides.over(outer.below), worker, is_shared)
 
 
 def _as_seen_by(worker: object, held: _Held | None) -> _Held | None:

@@ -56,6 +56,7 @@ class Tenant(Protocol):
     """The parts of one database, as its pools' keeper uses them."""
 
     engine: Any
+    closed: bool
 
     def close(self) -> None:
         """Close the pool's connections."""
@@ -78,25 +79,28 @@ class TenantPools(Generic[I]):
         self._make = make
         self._most = most
         self._lock = renewed(self, "_lock")
+        self._closed = False
         #: by name, the one used longest ago first
         self._kept: dict[str, I] = {}
-        # Whoever has a transaction in one of these keeps it, and must find it again.
+        # Those without a place that somebody still has: a transaction, or a loop of attempts that waits for its next
+        # one. It must find its own database again, not another one of that name.
         self._passing: WeakValueDictionary[str, I] = WeakValueDictionary()
         self._left: list[I] = []
 
     def get(self, name: str) -> I:
-        """Return the database *name*; there is no I/O."""
+        """Return the database *name*; there is no I/O. After :meth:`close` it is a closed one."""
         with self._lock:
             found = self._kept.pop(name, None)
             if found is None:
-                found = self._passing.get(name)
-                if found is not None:
+                found = self._passing.get(name) or self._make(name)
+                if self._closed:
+                    found.closed = True
                     return found
-                found = self._make(name)
                 if not self._has_place():
-                    found.engine.pool.retire()
-                    self._passing[name] = found
+                    self._pass(name, found)
                     return found
+                self._passing.pop(name, None)
+                found.engine.pool.retire(False)
             self._kept[name] = found
             return found
 
@@ -106,11 +110,15 @@ class TenantPools(Generic[I]):
         for name, each in self._kept.items():
             if each.engine.pool.checkedout() == 0:
                 del self._kept[name]
-                # Who has just found it may still take a connection: that one is closed when it comes back.
-                each.engine.pool.retire()
+                self._pass(name, each)
                 self._left.append(each)
                 return True
         return False
+
+    def _pass(self, name: str, instance: I) -> None:
+        """Give *instance* no place: each connection that somebody still takes is closed when it comes back."""
+        instance.engine.pool.retire(True)
+        self._passing[name] = instance
 
     def close_left(self) -> None:
         """Close the idle connections of those that have lost their place. Called where a wait is possible."""
@@ -121,8 +129,17 @@ class TenantPools(Generic[I]):
                 return
             each.engine.pool.dispose()
 
+    def open(self) -> None:
+        """Make databases again, after :meth:`close`."""
+        self._closed = False
+
     def close(self) -> None:
-        """Close all, and forget them."""
+        """Close all, and forget them; a thread that comes in the middle gets none that is open."""
+        with self._lock:
+            self._closed = True
+            for name, each in self._passing.items():
+                self._kept.setdefault(name, each)
+            self._passing.clear()
         while self._kept:
             _, each = self._kept.popitem()
             self._left.append(each)
@@ -132,4 +149,4 @@ class TenantPools(Generic[I]):
     def items(self) -> list[tuple[str, I]]:
         """Return the databases with a pool, by name."""
         with self._lock:
-            return sorted([*self._kept.items(), *self._passing.items()])
+            return sorted({**self._passing, **self._kept}.items())

@@ -33,7 +33,7 @@ INSTALL, DEPLOY = SECTIONS[0], SECTIONS[-1]
 SQLITE_ONLY = SECTIONS[1:6]
 _SERVER = "127.0.0.1:5432/shop"
 
-pytestmark = pytest.mark.timeout(400)  # a virtual environment is made, and some 50 programs run
+pytestmark = pytest.mark.timeout(900)  # some 50 programs run, maybe on a busy machine
 
 
 def _requirements() -> list[str]:

@@ -166,7 +166,8 @@ class Walkthrough:
 
     def serve(self, command: str) -> None:
         """Start a server beside the shell's other commands."""
-        self._shell.run(f"{command} >server.log 2>&1 & server=$!")
+        # Emptied first: the server's process does it later, and until then the log of an earlier server is in it.
+        self._shell.run(f": >server.log; {command} >>server.log 2>&1 & server=$!")
 
     def stop_server(self) -> None:
         """Stop it as a cluster does, and see that it ended well."""

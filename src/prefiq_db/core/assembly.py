@@ -42,23 +42,32 @@ def assemble(settings: DatabaseSettings | str, fields: Mapping[str, Any], name: 
 def _of_tenant(origin: Instance, tenant: str) -> Instance:
     """Return the database *tenant* beside *origin*: it has an engine and a pool of its own, and reports to the same."""
     settings, runtime = origin.settings, origin.runtime
-    target = beside(settings.target, tenant)
+    target = beside(origin.target, tenant)
     make = make_async_engine if runtime.is_async else make_engine
-    watcher = ConnectionWatcher(origin.name, origin.hooks, settings.leak_after_seconds)
+    watcher = ConnectionWatcher(origin.name, origin.hooks, settings.leak_after_seconds, origin.watcher)
     made: Any = make(settings, name=origin.name, observer=origin.observer, watcher=watcher, target=target)
     engine = made.sync_engine if runtime.is_async else made
     _when_connecting(engine, lambda: _make_ready(origin, target))
     road = DirectRoad(engine, origin.name, masked=settings.masked)
     return replace(
         origin,
+        target=target,
         watcher=watcher,
         engine=engine,
         async_engine=made if runtime.is_async else None,
         road=road,
-        resolver=Resolver(Claimer(road, runtime), origin.hooks, origin.name, settings.retry.total_seconds),
+        resolver=_resolver(settings, road, runtime, origin.hooks, origin.name, target),
         pruner=Pruner(road, origin.name),
         tenant=tenant,
         origin=origin,
+    )
+
+
+def _resolver(
+    settings: DatabaseSettings, road: StandardRoad, runtime: Runtime, hooks: Hooks, name: str, target: Target
+) -> Resolver:
+    return Resolver(
+        Claimer(road, runtime), hooks, name, settings.retry.total_seconds, os.path.basename(target.database)
     )
 
 
@@ -95,6 +104,7 @@ def _assemble_instance(settings: DatabaseSettings, name: str, runtime: Runtime) 
     road = DirectRoad(engine, name, masked=settings.masked)
     return Instance(
         settings=settings,
+        target=settings.target,
         name=name,
         runtime=runtime,
         hooks=hooks,
@@ -105,7 +115,7 @@ def _assemble_instance(settings: DatabaseSettings, name: str, runtime: Runtime) 
         road=road,
         retry_budget=RetryBudget(name, settings.retry_budget),
         explainer=_explainer(settings, name),
-        resolver=Resolver(Claimer(road, runtime), hooks, name, settings.retry.total_seconds),
+        resolver=_resolver(settings, road, runtime, hooks, name, settings.target),
         pruner=Pruner(road, name),
     )
 

@@ -24,7 +24,14 @@ class DatabaseCore(Diagnosis):
 
     def __init__(self, instance: Instance) -> None:
         self.view = NO_OVERRIDES
-        self.settle(instance)
+        self.instance = instance
+        self.has_namespaces = instance.target.product.has_namespaces
+        # Every statement reads these; copies here save an attribute look-up.
+        self.settings = instance.settings
+        self.name = instance.name
+        self.runtime = instance.runtime
+        self.hooks = instance.hooks
+        self.road = instance.road
 
     # --- open and closed -------------------------------------------------------------------------
 
@@ -32,6 +39,7 @@ class DatabaseCore(Diagnosis):
         """Fill the pool: one connection must succeed, the rest is best effort."""
         self.check_world()
         self.instance.closed = False
+        self.instance.tenants.open()
         held: list[Connection] = []
         try:
             held.append(self.road.checkout())

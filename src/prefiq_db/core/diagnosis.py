@@ -72,7 +72,7 @@ class Diagnosis(Batches, Upserts):
             retry_count=statistics.retries.total(),
             retry_refused_count=origin.retry_budget.refused,
             hook_error_count=self.hooks.error_count,
-            leak_count=sum(each.leak_count for each in watchers),
+            leak_count=origin.watcher.leak_count,
             slow_count=statistics.slow_count,
             unknown_outcome_count=statistics.unknown_outcome_count,
             errors=dict(statistics.errors),

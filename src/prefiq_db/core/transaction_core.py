@@ -65,6 +65,10 @@ class TransactionCore(CoreVerbs):
     def hush(self, error: BaseException) -> None:
         self.database.hush(error)
 
+    def check_tenant(self) -> None:
+        """Raise if the overrides in force here choose another tenant than this transaction's."""
+        self.database.check_tenant(self.database.overrides(), self.tx)
+
     def bind(self) -> Binding:
         """Return a block in which this transaction is ambient for the running task or thread."""
         return Binding(self.tx.root.scope)
@@ -72,4 +76,5 @@ class TransactionCore(CoreVerbs):
     def make_savepoint(self, options: TransactionOptions) -> Savepoint:
         """Return a savepoint in this transaction that has not begun."""
         self.database.check_usable()
+        self.check_tenant()
         return Savepoint(self.tx.instance, options, self.tx.root.scope)

@@ -78,7 +78,7 @@ class View:
         """Return the overrides *given*, validated for this kind of database; look for tenants from now on."""
         checked = check_overrides(given)
         if self.database_of(checked) is not None:
-            beside(self.settings.target, "checked")  # in memory there is no place for one
+            beside(self.instance.target, "checked")  # in memory there is no place for one
             self.instance.origin.has_tenants = True
         return checked
 
@@ -114,19 +114,9 @@ class View:
         if self.instance.origin.closed:
             self.check_usable()
         other = copy.copy(self)
-        other.settle(self.instance.origin.tenants.get(name) if name is not None else self.instance.origin)
+        other.instance = instance = self.instance.origin if name is None else self.instance.origin.tenants.get(name)
+        other.road = instance.road
         return other
-
-    def settle(self, instance: Instance) -> None:
-        """Make this a view of *instance*."""
-        self.instance = instance
-        # Every statement reads these; copies here save an attribute look-up.
-        self.settings = instance.settings
-        self.has_namespaces = instance.settings.target.product.has_namespaces
-        self.name = instance.name
-        self.runtime = instance.runtime
-        self.hooks = instance.hooks
-        self.road = instance.road
 
     def ambient(self) -> Scope[Block] | None:
         """Return the transaction that the database's own verbs run in here, if any.

@@ -90,6 +90,8 @@ class _Postgresql(PostgresqlBulk, PipelineTravelling, PrefiqDialect):
                 )
             if transaction.schema is not None:
                 raise UnsupportedError("AUTOCOMMIT: the override schema holds for a transaction, and there is none")
+        if transaction.schema is not None:
+            self._driver(dbapi_connection.dbapi_connection)._prepared.transaction = transaction
         super().do_begin(dbapi_connection)
 
     def commit_would_lie(self, dbapi_connection: Any) -> bool:

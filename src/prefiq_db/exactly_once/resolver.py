@@ -12,7 +12,7 @@ from prefiq_db.deadline import Deadline
 from prefiq_db.errors import LockTimeoutError, PrefiqDbError, SchemaError, StatementTimeoutError
 from prefiq_db.events import OutcomeResolved
 from prefiq_db.exactly_once.claims import Claimer
-from prefiq_db.exactly_once.tokens import is_kept
+from prefiq_db.exactly_once.tokens import is_kept, may_be_of
 from prefiq_db.exactly_once.words import missing_table
 from prefiq_db.hooks.registry import Hooks
 from prefiq_db.reports import Outcome
@@ -34,13 +34,15 @@ class Resolver:
 
     Args:
         budget_seconds: how long it keeps asking a server that doesn't reply.
+        home: the name of the database on its server, which its tokens are marked with.
     """
 
-    def __init__(self, claimer: Claimer, hooks: Hooks, database: str, budget_seconds: float) -> None:
+    def __init__(self, claimer: Claimer, hooks: Hooks, database: str, budget_seconds: float, home: str) -> None:
         self.claimer = claimer
         self.hooks = hooks
         self.database = database
         self.budget_seconds = budget_seconds
+        self.home = home
 
     def resolve(self, token: str, deadline: Deadline | None = None, *, transaction_id: int | None = None) -> Outcome:
         """Return ``COMMITTED`` or ``NOT_COMMITTED``, for good, or ``UNKNOWN`` when the time is up.
@@ -114,8 +116,11 @@ class _Resolution:
                 if not self._may_pass(error):
                     return Outcome.UNKNOWN
             else:
-                if word is not None:
+                if word is not None and (word == "work" or may_be_of(self.token, self.resolver.home)):
                     return _WORDS[word]
+                if word is not None:
+                    self.reason = "the token is not known here, and was made for another database"
+                    return Outcome.UNKNOWN
                 self.reason = "the token's row was removed"
                 self._vanished += 1
                 if self._vanished == _VANISHED_LIMIT:

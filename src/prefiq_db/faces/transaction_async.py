@@ -24,7 +24,7 @@ class AsyncTransaction:
 
     def __init__(self, core: DatabaseCore, engine: AsyncEngine, tx: Block) -> None:
         self._engine = engine
-        self._core = TransactionCore(core, tx)
+        self._base = self._core = TransactionCore(core, tx)
 
     @property
     def outcome(self) -> Outcome:
@@ -87,6 +87,7 @@ class AsyncTransaction:
 
     def session(self, **options: Any) -> AsyncSession:
         """Return an ORM session that works in a savepoint of this transaction; its objects don't expire on commit."""
+        self._core.check_tenant()
         session = AsyncSession(
             self.connection, join_transaction_mode="create_savepoint", **quiet(join_options(options))
         )

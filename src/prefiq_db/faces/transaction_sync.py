@@ -25,7 +25,7 @@ class Transaction:
     _watch: object = None
 
     def __init__(self, core: DatabaseCore, tx: Block) -> None:
-        self._core = TransactionCore(core, tx)
+        self._base = self._core = TransactionCore(core, tx)
 
     @property
     def outcome(self) -> Outcome:
@@ -93,6 +93,7 @@ class Transaction:
 
     def session(self, **options: Any) -> Session:
         """Return an ORM session that works in a savepoint of this transaction; its objects don't expire on commit."""
+        self._core.check_tenant()
         session = QuietSession(self.connection, join_transaction_mode="create_savepoint", **join_options(options))
         note_session(self._core.tx.instance, session)
         return session

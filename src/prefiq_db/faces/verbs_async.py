@@ -26,6 +26,8 @@ class AsyncVerbs(Protocol):
 
     @property
     def _core(self) -> CoreVerbs: ...
+    @property
+    def _base(self) -> CoreVerbs: ...  # the same, whoever the tenant is: asking for it never fails
 
     @overload
     async def fetch_all(
@@ -62,7 +64,7 @@ class AsyncVerbs(Protocol):
             return await spawn(self._core.fetch_all, statement, params, into, types)
         except BaseException as error:
             del statement, params
-            self._core.hush(error)
+            self._base.hush(error)
             raise
 
     @overload
@@ -97,7 +99,7 @@ class AsyncVerbs(Protocol):
             return await spawn(self._core.fetch_one, statement, params, into, types)
         except BaseException as error:
             del statement, params
-            self._core.hush(error)
+            self._base.hush(error)
             raise
 
     @overload
@@ -137,7 +139,7 @@ class AsyncVerbs(Protocol):
             return await spawn(self._core.fetch_exactly_one, statement, params, into, types)
         except BaseException as error:
             del statement, params
-            self._core.hush(error)
+            self._base.hush(error)
             raise
 
     @overload
@@ -164,7 +166,7 @@ class AsyncVerbs(Protocol):
             return await spawn(self._core.fetch_value, statement, params, into, types)
         except BaseException as error:
             del statement, params
-            self._core.hush(error)
+            self._base.hush(error)
             raise
 
     @overload
@@ -245,7 +247,7 @@ class AsyncVerbs(Protocol):
             return AsyncStream(self._core.stream(statement, params, batch_size, into, types))
         except BaseException as error:
             del statement, params
-            self._core.hush(error)
+            self._base.hush(error)
             raise
 
     async def execute(self, statement: Any, params: Params = None, *, last: bool = False) -> ExecuteResult:
@@ -257,7 +259,7 @@ class AsyncVerbs(Protocol):
             return await spawn(self._core.execute, statement, params, last)
         except BaseException as error:
             del statement, params
-            self._core.hush(error)
+            self._base.hush(error)
             raise
 
     async def execute_many(self, statement: Any, rows: Iterable[Mapping[str, Any]]) -> int | None:
@@ -266,7 +268,7 @@ class AsyncVerbs(Protocol):
             return await spawn(self._core.execute_many, statement, rows)
         except BaseException as error:
             del statement, rows
-            self._core.hush(error)
+            self._base.hush(error)
             raise
 
     async def batch(
@@ -290,7 +292,7 @@ class AsyncVerbs(Protocol):
             return await spawn(self._core.batch, statements, exactly_once)
         except BaseException as error:
             del statements
-            self._core.hush(error)
+            self._base.hush(error)
             raise
 
     async def bulk_insert(
@@ -322,7 +324,7 @@ class AsyncVerbs(Protocol):
             return await spawn(self._core.bulk_insert, Request(table, rows, columns, on_conflict, progress))
         except BaseException as error:
             del rows
-            self._core.hush(error)
+            self._base.hush(error)
             raise
 
     async def upsert(
@@ -348,5 +350,5 @@ class AsyncVerbs(Protocol):
             return await spawn(self._core.upsert, table, rows, key, update, returning)
         except BaseException as error:
             del rows, update
-            self._core.hush(error)
+            self._base.hush(error)
             raise

@@ -25,6 +25,8 @@ class Verbs(Protocol):
 
     @property
     def _core(self) -> CoreVerbs: ...
+    @property
+    def _base(self) -> CoreVerbs: ...  # the same, whoever the tenant is: asking for it never fails
 
     @overload
     def fetch_all(
@@ -61,7 +63,7 @@ class Verbs(Protocol):
             return self._core.fetch_all(statement, params, into, types)
         except BaseException as error:
             del statement, params
-            self._core.hush(error)
+            self._base.hush(error)
             raise
 
     @overload
@@ -96,7 +98,7 @@ class Verbs(Protocol):
             return self._core.fetch_one(statement, params, into, types)
         except BaseException as error:
             del statement, params
-            self._core.hush(error)
+            self._base.hush(error)
             raise
 
     @overload
@@ -136,7 +138,7 @@ class Verbs(Protocol):
             return self._core.fetch_exactly_one(statement, params, into, types)
         except BaseException as error:
             del statement, params
-            self._core.hush(error)
+            self._base.hush(error)
             raise
 
     @overload
@@ -163,7 +165,7 @@ class Verbs(Protocol):
             return self._core.fetch_value(statement, params, into, types)
         except BaseException as error:
             del statement, params
-            self._core.hush(error)
+            self._base.hush(error)
             raise
 
     @overload
@@ -244,7 +246,7 @@ class Verbs(Protocol):
             return Stream(self._core.stream(statement, params, batch_size, into, types))
         except BaseException as error:
             del statement, params
-            self._core.hush(error)
+            self._base.hush(error)
             raise
 
     def execute(self, statement: Any, params: Params = None, *, last: bool = False) -> ExecuteResult:
@@ -256,7 +258,7 @@ class Verbs(Protocol):
             return self._core.execute(statement, params, last)
         except BaseException as error:
             del statement, params
-            self._core.hush(error)
+            self._base.hush(error)
             raise
 
     def execute_many(self, statement: Any, rows: Iterable[Mapping[str, Any]]) -> int | None:
@@ -265,7 +267,7 @@ class Verbs(Protocol):
             return self._core.execute_many(statement, rows)
         except BaseException as error:
             del statement, rows
-            self._core.hush(error)
+            self._base.hush(error)
             raise
 
     def batch(
@@ -289,7 +291,7 @@ class Verbs(Protocol):
             return self._core.batch(statements, exactly_once)
         except BaseException as error:
             del statements
-            self._core.hush(error)
+            self._base.hush(error)
             raise
 
     def bulk_insert(
@@ -321,7 +323,7 @@ class Verbs(Protocol):
             return self._core.bulk_insert(Request(table, rows, columns, on_conflict, progress))
         except BaseException as error:
             del rows
-            self._core.hush(error)
+            self._base.hush(error)
             raise
 
     def upsert(self, table: Any, rows: Any, *, key: Any, update: Any = None, returning: Any = None) -> UpsertResult:
@@ -345,5 +347,5 @@ class Verbs(Protocol):
             return self._core.upsert(table, rows, key, update, returning)
         except BaseException as error:
             del rows, update
-            self._core.hush(error)
+            self._base.hush(error)
             raise

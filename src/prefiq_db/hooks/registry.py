@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from typing import Any, TypeVar
+from weakref import WeakMethod
 
 from prefiq_db import events
 from prefiq_db.errors import UsageError
@@ -47,7 +48,7 @@ class Hooks:
         self._called: dict[type, tuple[Callable[[Any], object], ...]] = dict.fromkeys(_METHODS, ())
         #: the kinds of events that have a listener
         self.wanted: frozenset[type] = frozenset()
-        self._on_change: list[Callable[[], None]] = []
+        self._on_change: list[WeakMethod[Callable[[], None]]] = []
         self._lock = renewed(self, "_lock")
         self._failed: set[tuple[int, type]] = set()
         self.error_count = 0
@@ -114,12 +115,14 @@ class Hooks:
 
     def _note_wanted(self) -> None:
         self.wanted = frozenset(kind for kind, functions in self._called.items() if functions)
-        for noted in self._on_change:
-            noted()
+        for noted in list(self._on_change):
+            if (fn := noted()) is not None:
+                fn()
 
-    def on_change(self, fn: Callable[[], None]) -> None:
-        """Call *fn* whenever a listener is added or removed."""
-        self._on_change.append(fn)
+    def on_change(self, method: Callable[[], None]) -> None:
+        """Call *method* whenever a listener is added or removed, as long as its object is alive."""
+        with self._lock:
+            self._on_change = [*(each for each in self._on_change if each() is not None), WeakMethod(method)]
 
     def _note_failure(self, fn: Callable[..., object], error: Exception) -> None:
         self.error_count += 1

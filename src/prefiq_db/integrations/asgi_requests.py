@@ -19,7 +19,15 @@ import anyio.to_thread
 from prefiq_db.errors import OutcomeUnknownError
 from prefiq_db.faces.transaction_sync import Transaction
 from prefiq_db.integrations.asgi import Receive, Scope, Send
-from prefiq_db.integrations.request_scope import AnyTransaction, NoResponse, RequestScope, current_request, entered
+from prefiq_db.integrations.request_scope import (
+    AnyTransaction,
+    NoResponse,
+    RequestScope,
+    TenantOf,
+    current_request,
+    entered,
+    entered_by_websocket,
+)
 from prefiq_db.integrations.service import Service
 
 AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
@@ -40,7 +48,7 @@ class RequestMiddleware:
         route: returns the route's template from the ASGI scope, once the framework has found it.
         answer: sends the response to an exception that the COMMIT raised, or raises it: ``answer(failure, scope,
             receive, send)``. ``None``: raise it.
-        request: returns the framework's request of an ASGI scope.
+        request: returns the framework's request of an ASGI scope, or the connection of a WebSocket's.
     """
 
     def __init__(
@@ -58,6 +66,11 @@ class RequestMiddleware:
         self.request = request
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket" and self.service.options.tenant is not None:
+            tenant = TenantOf(self.service.options, lambda: self.request(scope))
+            with entered_by_websocket(tenant, self.service.databases.values()):
+                await self.app(scope, receive, send)
+            return
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any, ClassVar
 
 from litestar import Litestar, Request
+from litestar.connection import ASGIConnection
 from litestar.utils.scope.state import ScopeState
 
 from prefiq_db.integrations.asgi import Receive, Scope, Send
@@ -54,7 +55,8 @@ async def _doom(error: Exception, scope: object) -> None:
 
 
 def _request(scope: Scope) -> Any:
-    return Request(scope)  # type: ignore[arg-type]  # ours is any ASGI framework's
+    kind = Request if scope["type"] == "http" else ASGIConnection
+    return kind(scope)  # type: ignore[arg-type]  # ours is any ASGI framework's
 
 
 def _route(scope: Scope) -> str | None:

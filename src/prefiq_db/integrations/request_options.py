@@ -38,7 +38,8 @@ class RequestOptions:
             Either way the transaction is rolled back.
         tenant: a function of the framework's request that returns the override of its tenant, ``{"schema": name}`` or
             ``{"database": name}``; ``None``: no tenant. It is called once in a request, at the first use of a database;
-            what it raises is the request's error. It must not wait.
+            what it raises is the request's error. It must not wait. For a WebSocket it gets the framework's connection:
+            Starlette's ``HTTPConnection``, Litestar's ``ASGIConnection``.
 
     Raises:
         UsageError: if one has a wrong value.

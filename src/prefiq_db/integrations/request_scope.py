@@ -32,6 +32,40 @@ _LEAST_SECONDS: Final = 0.001
 _current: ContextVar[RequestScope | None] = ContextVar("prefiq_db_request_scope", default=None)
 
 
+class TenantOf:
+    """The tenant of one request or WebSocket: it is asked for at the first use of a database, and kept.
+
+    Args:
+        request: returns the framework's request, for the function that tells its tenant.
+    """
+
+    def __init__(self, options: RequestOptions, request: Callable[[], Any]) -> None:
+        self._options = options
+        self._request = request
+        self._found: Overrides | None = None
+        # the threads that are asking for it
+        self._asking: set[int] = set()
+
+    def now(self) -> Overrides:
+        """Return the overrides that choose it."""
+        return self._found or self._ask()
+
+    def _ask(self) -> Overrides:
+        """Return them, and keep them.
+
+        What the caller's function asks of a database, to find the tenant, goes to that of the settings.
+        """
+        here = threading.get_ident()
+        if here in self._asking:
+            return NO_OVERRIDES
+        self._asking.add(here)
+        try:
+            self._found = self._options.tenant_of(self._request())
+        finally:
+            self._asking.discard(here)
+        return self._found
+
+
 class RequestScope:
     """One request, from its first line to the last byte of its response.
 
@@ -67,10 +101,7 @@ class RequestScope:
         #: the status is known and the transactions have ended
         self.settled = False
         self._route = route
-        self._request = request
-        self._tenant: Overrides | None = None
-        # the threads that are asking for it
-        self._asking: set[int] = set()
+        self._tenant = TenantOf(options, request)
         self._overrides: RequestOverrides | None = None
         self._tagged_route: str | None = None
 
@@ -78,7 +109,7 @@ class RequestScope:
 
     def now(self) -> Overrides:
         """Return the overrides in force now: the tenant, the time that is left, and the tags as far as known."""
-        tenant = self._tenant or self._ask_for_tenant()
+        tenant = self._tenant.now()
         route = self._route() or self._tagged_route
         if self._overrides is None or route != self._tagged_route:
             found = {"request_id": self.request_id, "route": route, "method": self.method}
@@ -92,21 +123,6 @@ class RequestScope:
         return RequestOverrides(
             left, known.retry, known.read_only, known.idempotent, known.tags, tenant.schema, tenant.database
         )
-
-    def _ask_for_tenant(self) -> Overrides:
-        """Return the overrides that choose the request's tenant, and keep them.
-
-        What the caller's function asks of a database, to find the tenant, goes to that of the settings.
-        """
-        here = threading.get_ident()
-        if here in self._asking:
-            return NO_OVERRIDES
-        self._asking.add(here)
-        try:
-            self._tenant = self.options.tenant_of(self._request())
-        finally:
-            self._asking.discard(here)
-        return self._tenant
 
     def answered(self) -> None:
         """Note that the response was sent: what is still done in the background has no deadline."""
@@ -198,6 +214,19 @@ def entered(scope: RequestScope, databases: Iterable[AnyDatabase]) -> Iterator[R
             yield scope
     finally:
         _current.set(before)
+
+
+@contextmanager
+def entered_by_websocket(tenant: TenantOf, databases: Iterable[AnyDatabase]) -> Iterator[None]:
+    """Give the code in the block, and all that inherits the context, the tenant of a WebSocket; it has no more of a
+    request.
+    """
+    with ExitStack() as stack:
+        for database in databases:
+            instance = database._base.instance
+            instance.has_tenants = True
+            stack.enter_context(OverrideScope(instance, NO_OVERRIDES, tenant))
+        yield
 
 
 def doom_request() -> None:

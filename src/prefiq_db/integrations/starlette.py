@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from starlette.applications import Starlette
 from starlette.middleware.exceptions import ExceptionMiddleware
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 
 from prefiq_db.integrations.asgi import HealthApp, Receive, Scope, Send
 from prefiq_db.integrations.asgi_requests import AsgiApp, RequestMiddleware
@@ -28,7 +28,11 @@ class PrefiqDb(AsgiService):
 
     def middleware(self, app: AsgiApp) -> RequestMiddleware:
         """Return the middleware around *app*; add it last: outside of those that use ``db`` before the endpoint."""
-        return RequestMiddleware(app, self, _route, _answer, Request)
+        return RequestMiddleware(app, self, _route, _answer, _request)
+
+
+def _request(scope: Scope) -> HTTPConnection:
+    return Request(scope) if scope["type"] == "http" else HTTPConnection(scope)
 
 
 def _route(scope: Scope) -> str | None:

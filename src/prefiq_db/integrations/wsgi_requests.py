@@ -6,6 +6,7 @@ The COMMIT happens where the framework calls ``start_response``: the status is k
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from itertools import chain
 from typing import Any, Final
 
@@ -15,6 +16,9 @@ from prefiq_db.integrations.request_scope import NoResponse, RequestScope, enter
 from prefiq_db.integrations.service import Service
 
 WsgiApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+
+#: Returns a block within the scope of a request.
+Within = Callable[[], AbstractContextManager[RequestScope]]
 
 # The first status that tells the client of an error.
 _FIRST_ERROR: Final = 400
@@ -58,9 +62,13 @@ class RequestMiddleware:
             lambda: self._request(environ),
         )
         response = _Response(request, self._service, start_response)
-        with entered(request, self._service.databases.values()):
+
+        def within() -> AbstractContextManager[RequestScope]:
+            return entered(request, self._service.databases.values())
+
+        with within():
             try:
-                body = response.begun(self._app(environ, response.start))
+                body = response.begun(self._app(environ, response.start), within)
             except BaseException as error:
                 response.end_without(error)
                 if response.is_started or not isinstance(error, Exception):
@@ -104,7 +112,7 @@ class _Response:
         self.is_started = True
         return self._start_response(status, headers, *exc_info)
 
-    def begun(self, body: Iterable[bytes]) -> _Body:
+    def begun(self, body: Iterable[bytes], within: Within) -> _Body:
         """Return *body*, read as far as it must be to start the response: a middleware may do that only when read.
 
         What is read here is read inside of the request. WSGI wants the start before the first bytes.
@@ -117,9 +125,9 @@ class _Response:
         except StopIteration:
             pass
         except BaseException:
-            _Body(body, chunks).close()
+            _Body(body, chunks, within).close()
             raise
-        return _Body(body, chain(read, chunks))
+        return _Body(body, chain(read, chunks), within)
 
     def end_without(self, error: BaseException) -> None:
         """Roll back what is still open, because of *error*: no response has started."""
@@ -160,16 +168,26 @@ class _Response:
 
 
 class _Body:
-    """The body of a response, of which a part may be read already; the server closes it, and so the application's."""
+    """The body of a response, of which a part may be read already; the server closes it, and so the application's.
 
-    def __init__(self, body: Iterable[bytes], chunks: Iterator[bytes]) -> None:
+    The server reads it when the application has returned. A generator that makes it works for the request all the same:
+    each of its parts is made within the request's scope.
+    """
+
+    def __init__(self, body: Iterable[bytes], chunks: Iterator[bytes], within: Within) -> None:
         self._body = body
         self._chunks = chunks
+        self._within = within
 
     def __iter__(self) -> Iterator[bytes]:
-        return self._chunks
+        return self
+
+    def __next__(self) -> bytes:
+        with self._within():
+            return next(self._chunks)
 
     def close(self) -> None:
         close = getattr(self._body, "close", None)
         if close is not None:
-            close()
+            with self._within():
+                close()

@@ -53,6 +53,8 @@ class SlottedPool(QueuePool):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._places: set[weakref.ref[Slot]] = set()
+        # taken out of the queue, for whoever may wait to close
+        self._leaving: list[Any] = []
         super().__init__(*args, **kwargs)
         # Reentrant: the garbage collector may call into here in a thread that already holds the lock.
         self._overflow_lock = threading.RLock()  # type: ignore[assignment]
@@ -68,9 +70,15 @@ class SlottedPool(QueuePool):
     #: whether each connection that comes back is closed
     _retired = False
 
-    def retire(self) -> None:
-        """Close each connection that comes back from now on."""
-        self._retired = True
+    def retire(self, retired: bool) -> None:
+        """Hand out no idle connection any more, and close each that comes back from now on; or no longer.
+
+        It doesn't wait: :meth:`dispose` closes those that are idle now.
+        """
+        self._retired = retired
+        while retired and (slot := self._idle()) is not None:
+            self._leaving.append(slot)
+            self._retire(slot)
 
     def _is_full(self) -> bool:
         return -1 < self._max_overflow <= self._overflow
@@ -165,7 +173,7 @@ class SlottedPool(QueuePool):
     def dispose(self) -> None:
         """Close the idle connections, all of them even after a cancellation or another interruption."""
         try:
-            while (slot := self._idle()) is not None:
+            while (slot := self._to_close()) is not None:
                 self._drop_surplus(slot)
         except BaseException:
             self._drop_idle()
@@ -173,13 +181,19 @@ class SlottedPool(QueuePool):
         self.logger.info("Pool disposed. %s", self.status())
 
     def _drop_idle(self) -> None:
-        while (slot := self._idle()) is not None:
+        while (slot := self._to_close()) is not None:
             try:
                 slot.invalidate()
             except Exception as error:  # noqa: BLE001 - another error is being raised already
                 self.logger.debug("closing an idle connection failed: %s", type(error).__name__)
             finally:
                 self._retire(slot)
+
+    def _to_close(self) -> Any:
+        try:
+            return self._leaving.pop()
+        except IndexError:
+            return self._idle()
 
     def _idle(self) -> Any:
         try:

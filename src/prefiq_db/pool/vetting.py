@@ -76,6 +76,7 @@ class _VettingPool(SlottedPool):
     def recreate(self) -> Any:
         recreated: Any = super().recreate()
         recreated.limits, recreated.watcher = self.limits, self.watcher
+        recreated.retire(self._retired)
         return recreated
 
     def connect(self) -> Any:

@@ -34,9 +34,17 @@ logger = logging.getLogger("prefiq_db.leaks")
 
 
 class ConnectionWatcher:
-    """Watches the connections of one database."""
+    """Watches the connections of one pool.
 
-    def __init__(self, database: str, hooks: Hooks, leak_after_seconds: float) -> None:
+    Args:
+        origin: that of the pool of the settings' database, which counts the leaks of all its tenants; ``None``: this is
+            it.
+    """
+
+    def __init__(
+        self, database: str, hooks: Hooks, leak_after_seconds: float, origin: ConnectionWatcher | None = None
+    ) -> None:
+        self._leaks = weakref.ref(origin or self)
         self.database = database
         self.hooks = hooks
         self.leak_after_seconds = leak_after_seconds
@@ -135,8 +143,10 @@ class ConnectionWatcher:
         self._leaked(state, now - (since or now), collected=True)
 
     def _leaked(self, state: SessionState, age: float, *, collected: bool) -> None:
-        with self._lock:
-            self.leak_count += 1
+        # The pool of a tenant may be gone tomorrow, and a count must never fall.
+        counts = self._leaks() or self
+        with counts._lock:
+            counts.leak_count += 1
         origin, worker = readable(state.checkout.line), _worker_name(state.checkout.worker)
         what = "was lost unclosed" if collected else "has not come back"
         logger.warning(

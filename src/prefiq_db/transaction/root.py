@@ -48,7 +48,7 @@ class RootBlock(LastStatement, FirstStatement):
         super().__init__(instance, options, None)
         self.deadline = deadline
         if options.exactly_once:
-            self.token = new_token()
+            self.token = new_token(instance.resolver.home)
         self.line: Line | None = None
         self._started = 0.0
         self._tried = False
@@ -59,7 +59,7 @@ class RootBlock(LastStatement, FirstStatement):
     def _begin(self) -> None:
         if self._tried and self.token is not None:
             # The server session of an earlier attempt may still exist and hold the token.
-            self.token = new_token()
+            self.token = new_token(self.instance.resolver.home)
         self._tried = True
         self._started = time.perf_counter()
         deadline = self._deadline_of_a_step()
@@ -133,7 +133,7 @@ class RootBlock(LastStatement, FirstStatement):
     def _begin_again(self) -> None:
         """Begin again on another connection, where nothing was done yet."""
         if self.token is not None and not self.is_told:
-            self.token = new_token()  # as in _begin()
+            self.token = new_token(self.instance.resolver.home)  # as in _begin()
         if self._pinned is not None:
             discard(self._pinned)
         deadline = self._deadline_of_a_step()
