@@ -68,7 +68,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
     waits: Any = nullcontext()
     if item.get_closest_marker("no_waits"):
-        from prefiq_db.testing.no_waits import no_waits
+        from prefiq_db.testing.skipped_waits import no_waits
 
         waits = no_waits()
     with waits:
