@@ -14,7 +14,6 @@ from typing import Any, Final
 
 import psycopg
 from psycopg import capabilities, generators, waiting
-from psycopg._preparing import PrepareManager
 from psycopg.errors import _WaitTimeout
 from psycopg.pq import TransactionStatus
 
@@ -25,12 +24,10 @@ from prefiq_db.drivers.challenges import in_tls, is_refused, refusal
 from prefiq_db.drivers.deadlines import DeadlinePassed
 from prefiq_db.drivers.psycopg_cursors import AsyncServerCursor, ServerCursor
 from prefiq_db.drivers.psycopg_pipelines import AsyncPipeline, Pipeline
+from prefiq_db.drivers.psycopg_preparing import Preparing
 from prefiq_db.drivers.stopping import STOP_SECONDS, beside, tell
 from prefiq_db.drivers.travellers import Accompanied
 from prefiq_db.interruptions import is_interruption
-
-#: In bytes. A longer text is never prepared: it is a dump or a generated list, and each connection would remember it.
-LONGEST_PREPARED: Final = 50_000
 
 # How often psycopg interrupts a wait to check for Ctrl-C; psycopg's own number.
 _INTERVAL_SECONDS: Final = 0.1
@@ -86,26 +83,6 @@ def _addresses(found: list[tuple[Any, ...]]) -> list[str]:
     return list(dict.fromkeys(place[4][0] for place in found))
 
 
-class _Preparing(PrepareManager):
-    """Counts how often a statement comes, to prepare it later, unless its text is long; remembers a hundred of them.
-
-    What one schema's tables and types made of a text doesn't fit another schema's: each has a prepared statement of its
-    own.
-    """
-
-    #: the state of the connection's transactions, once one of them has chosen a schema
-    transaction: Any = None
-
-    def key(self, query: Any) -> Any:  # type: ignore[override]
-        key, transaction = super().key(query), self.transaction
-        return key if transaction is None or transaction.schema is None else (*key, transaction.schema)
-
-    def maybe_add_to_cache(self, query: Any, prep: Any, name: bytes) -> Any:
-        if len(query.query) > LONGEST_PREPARED:
-            return None
-        return super().maybe_add_to_cache(query, prep, name)
-
-
 class _Hurried(Accompanied):
     """Limits each host to its share of the time for connecting, whatever the server sends."""
 
@@ -117,7 +94,7 @@ class _Hurried(Accompanied):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self._prepared: PrepareManager = _Preparing()
+        self._prepared = Preparing()
         self.server_cursor_factory = self._server_cursor_type
 
     @classmethod

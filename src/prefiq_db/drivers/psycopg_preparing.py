@@ -1,0 +1,30 @@
+"""Which statements psycopg prepares on a connection."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from psycopg._preparing import PrepareManager
+
+#: In bytes. A longer text is never prepared: it is a dump or a generated list, and each connection would remember it.
+LONGEST_PREPARED: Final = 50_000
+
+
+class Preparing(PrepareManager):
+    """Counts how often a statement comes, to prepare it later, unless its text is long; remembers a hundred of them.
+
+    What one schema's tables and types made of a text doesn't fit another schema's: each has a prepared statement of its
+    own.
+    """
+
+    #: the state of the connection's transactions, once one of them has chosen a schema
+    transaction: Any = None
+
+    def key(self, query: Any) -> Any:  # type: ignore[override]
+        key, transaction = super().key(query), self.transaction
+        return key if transaction is None or transaction.schema is None else (*key, transaction.schema)
+
+    def maybe_add_to_cache(self, query: Any, prep: Any, name: bytes) -> Any:
+        if len(query.query) > LONGEST_PREPARED:
+            return None
+        return super().maybe_add_to_cache(query, prep, name)
