@@ -80,7 +80,7 @@ class TenantPools(Generic[I]):
         self._lock = renewed(self, "_lock")
         #: by name, the one used longest ago first
         self._kept: dict[str, I] = {}
-        # Whoever has a transaction in one of these keeps it, and must find it again.
+        # Those that lost their place, or never had one. Whoever has a transaction in one must find it again.
         self._passing: WeakValueDictionary[str, I] = WeakValueDictionary()
         self._left: list[I] = []
 
@@ -89,12 +89,10 @@ class TenantPools(Generic[I]):
         with self._lock:
             found = self._kept.pop(name, None)
             if found is None:
-                found = self._passing.get(name)
-                if found is not None:
-                    return found
-                found = self._make(name)
-                if not self._has_place():
-                    found.engine.pool.retire()
+                found = self._passing.pop(name, None) or self._make(name)
+                keeps = self._has_place()
+                found.engine.pool.retire(not keeps)
+                if not keeps:
                     self._passing[name] = found
                     return found
             self._kept[name] = found
@@ -106,8 +104,10 @@ class TenantPools(Generic[I]):
         for name, each in self._kept.items():
             if each.engine.pool.checkedout() == 0:
                 del self._kept[name]
-                # Who has just found it may still take a connection: that one is closed when it comes back.
+                # Who has just found it may still take a connection, and begin a transaction on it: as long as anybody
+                # has it, it is found again. The connection is closed when it comes back.
                 each.engine.pool.retire()
+                self._passing[name] = each
                 self._left.append(each)
                 return True
         return False
@@ -130,6 +130,7 @@ class TenantPools(Generic[I]):
         self.close_left()
 
     def items(self) -> list[tuple[str, I]]:
-        """Return the databases with a pool, by name."""
+        """Return the databases with a pool, by name: those that are kept, and others in use."""
         with self._lock:
-            return sorted([*self._kept.items(), *self._passing.items()])
+            used = [(name, each) for name, each in self._passing.items() if each.engine.pool.checkedout()]
+            return sorted([*self._kept.items(), *used])

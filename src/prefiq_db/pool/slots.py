@@ -68,9 +68,9 @@ class SlottedPool(QueuePool):
     #: whether each connection that comes back is closed
     _retired = False
 
-    def retire(self) -> None:
-        """Close each connection that comes back from now on."""
-        self._retired = True
+    def retire(self, retired: bool = True) -> None:
+        """Close each connection that comes back from now on; or keep them again."""
+        self._retired = retired
 
     def _is_full(self) -> bool:
         return -1 < self._max_overflow <= self._overflow
