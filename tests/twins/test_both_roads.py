@@ -18,12 +18,12 @@ from typing import Any
 import pydantic
 import pytest
 import sqlalchemy as sa
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from prefiq_db import PrefiqDbError
 from prefiq_db.events import Listener
-from prefiq_db.execution import direct
-from prefiq_db.execution.direct import DirectRoad, DirectShot
+from prefiq_db.execution.direct import DirectRoad, DirectShot, DirectStatement
 from prefiq_db.execution.prepared import Prepared, RowFormat
 from tests.conftest import Backend
 
@@ -220,7 +220,11 @@ def steps(draw: st.DrawFn) -> Step:
     )
 
 
+OUTSIDE, IN_SAVEPOINTS = "outside", "in savepoints"
+INSIDE = ("inside", IN_SAVEPOINTS)
+
 scripts = st.lists(steps(), min_size=1, max_size=8)
+_PHASES = (Phase.generate, Phase.shrink)  # explaining traces each line, which takes minutes
 
 
 # --- what a caller sees --------------------------------------------------------------------------
@@ -234,7 +238,7 @@ class _Events(Listener):
 
     def _note(self, event: Any) -> None:
         fields = {field.name: getattr(event, field.name) for field in dataclasses.fields(event)}
-        for name in ("duration_seconds", "wait_seconds", "use_seconds", "call_id"):
+        for name in ("duration_seconds", "wait_seconds", "use_seconds", "call_id", "transaction_id"):
             if fields.get(name) is not None:
                 fields[name] = type(fields[name]).__name__
         self.seen.append((type(event).__name__, str(fields)))
@@ -303,7 +307,7 @@ def _statement(name: str, backend: Backend) -> Any:
     return found() if callable(found) and not isinstance(found, sa.Executable) else found
 
 
-async def _play(db: Any, backend: Backend, script: list[Step], *, listens: bool) -> list[Any]:
+async def _play(db: Any, backend: Backend, script: list[Step], *, listens: bool, where: str) -> list[Any]:
     for sql in ("drop table if exists thing", sa.schema.CreateTable(thing)):
         await db.execute(sql)
     rows = [
@@ -318,13 +322,44 @@ async def _play(db: Any, backend: Backend, script: list[Step], *, listens: bool)
         db.hooks.add(events)
     seen: list[Any] = []
     try:
-        for step in script:
-            for _ in range(step.times):
-                seen.append(await _made(db, backend, step))
+        if where == OUTSIDE:
+            seen += [await _made(db, backend, step) for step in script for _ in range(step.times)]
+        else:
+            seen += await _play_inside(db, backend, script, saves=where == IN_SAVEPOINTS)
     finally:
         db.hooks.remove(events)
     seen.append(_seen(await db.fetch_all("select * from thing order by id")))
     return [*seen, events.seen, _seen_of_stats(db.stats())]
+
+
+async def _play_inside(db: Any, backend: Backend, script: list[Step], *, saves: bool) -> list[Any]:
+    """Play *script* in one transaction; with *saves*, each step in a savepoint of its own."""
+    seen: list[Any] = []
+    try:
+        async with db.transaction() as tx:
+            for step in script:
+                for _ in range(step.times):
+                    seen.append(await (_in_savepoint if saves else _made)(tx, backend, step))
+    except PrefiqDbError as error:
+        seen.append(_seen_of_error(error))
+    return seen
+
+
+async def _in_savepoint(tx: Any, backend: Backend, step: Step) -> Any:
+    try:
+        async with tx.transaction() as inner:
+            seen = await _made(inner, backend, step)
+            if isinstance(seen, tuple) and seen[0].endswith("Error"):
+                raise _LeftError
+    except _LeftError:
+        return seen, "and rolled back"
+    except PrefiqDbError as error:
+        return _seen_of_error(error)
+    return seen
+
+
+class _LeftError(Exception):
+    pass
 
 
 async def _made(db: Any, backend: Backend, step: Step) -> Any:
@@ -332,56 +367,53 @@ async def _made(db: Any, backend: Backend, step: Step) -> Any:
     if step.into == "nothing":
         more.pop("into", None)
     try:
-        used = db.using(**step.overrides) if step.overrides else db
+        used = db.using(**step.overrides) if step.overrides and hasattr(db, "using") else db
         return _seen(await getattr(used, step.verb)(_statement(step.name, backend), step.params, **more))
     except Exception as error:
         return _seen_of_error(error)
 
 
 @contextmanager
-def _counted() -> Iterator[list[Any]]:
-    """Count what the direct road carries."""
-    shots: list[Any] = []
-    made = direct.DirectShot
+def _counted() -> Iterator[list[str]]:
+    """Count what the direct road carries, by the kind of statement."""
+    shots: list[str] = []
+    bound = Prepared.bound
 
-    class Counted(made):  # type: ignore[misc, valid-type]
-        __slots__ = ()
+    def counted(self: Prepared, params: Any) -> Any:
+        shots.append(type(self.compiled().statement).__name__)
+        return bound(self, params)
 
-        def __init__(self, *arguments: Any) -> None:
-            super().__init__(*arguments)
-            shots.append(type(self.call.statement).__name__)
-
-    direct.DirectShot = Counted  # type: ignore[misc]
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Prepared, "bound", counted)
         yield shots
-    finally:
-        direct.DirectShot = made  # type: ignore[misc]
 
 
 Make = Callable[..., Any]
 Run = Callable[[Any], Any]
 
 
-def compare(make_db: Make, run: Run, backend: Backend, **options: Any) -> list[Any]:
+def compare(make_db: Make, run: Run, backend: Backend, **options: Any) -> list[str]:
     """Play random scripts on both roads; return what the direct road carried."""
 
-    @settings(deadline=None, suppress_health_check=list(HealthCheck), database=None, **options)
-    @given(scripts, st.booleans())
-    def check(script: list[Step], listens: bool) -> None:
-        play_twice(make_db, run, backend, script, listens=listens)
+    @settings(deadline=None, suppress_health_check=list(HealthCheck), database=None, phases=_PHASES, **options)
+    @given(scripts, st.booleans(), st.sampled_from([OUTSIDE, *INSIDE]))
+    def check(script: list[Step], listens: bool, where: str) -> None:
+        play_twice(make_db, run, backend, script, listens=listens, where=where)
 
     with _counted() as shots:
         check()
     return shots
 
 
-def play_twice(make_db: Make, run: Run, backend: Backend, script: list[Step], *, listens: bool) -> None:
+def play_twice(
+    make_db: Make, run: Run, backend: Backend, script: list[Step], *, listens: bool, where: str = "outside"
+) -> None:
     """Play *script* on either road, and compare all that was seen."""
     ours, theirs = make_db(pool_size=1), make_db(pool_size=1)
     _road(theirs).steps_aside = True
     try:
-        of_direct = run(_play(ours, backend, script, listens=listens))
-        of_standard = run(_play(theirs, backend, script, listens=listens))
+        of_direct = run(_play(ours, backend, script, listens=listens, where=where))
+        of_standard = run(_play(theirs, backend, script, listens=listens, where=where))
     finally:
         for db in (ours, theirs):
             run(db.close())
@@ -389,8 +421,9 @@ def play_twice(make_db: Make, run: Run, backend: Backend, script: list[Step], *,
     assert not differences, f"the roads differ: {differences[0]}"
 
 
+@pytest.mark.timeout(400)
 def test_both_roads_are_one_to_the_caller(make_db: Make, run: Run, backend: Backend) -> None:
-    compare(make_db, run, backend, max_examples=15)
+    compare(make_db, run, backend, max_examples=12)
 
 
 def everything(verb: str) -> list[Step]:
@@ -407,6 +440,14 @@ def test_every_statement_is_the_same_on_both_roads(make_db: Make, run: Run, back
     with _counted() as shots:
         play_twice(make_db, run, backend, everything(verb), listens=True)
     assert {"TextClause", "Select", "CompoundSelect"} <= set(shots), "hardly anything took the direct road"
+
+
+@pytest.mark.parametrize("where", INSIDE)
+def test_every_statement_is_the_same_in_a_transaction(make_db: Make, run: Run, backend: Backend, where: str) -> None:
+    script = [step for verb in ("fetch_one", "execute") for step in everything(verb)]
+    with _counted() as shots:
+        play_twice(make_db, run, backend, script, listens=True, where=where)
+    assert {"TextClause"} <= set(shots), "hardly anything took the direct road"
 
 
 # --- controls --------------------------------------------------------------------------------------
@@ -438,7 +479,7 @@ def _stale(found: Callable[..., RowFormat]) -> Callable[..., RowFormat]:
     return format_of
 
 
-def _reraise(self: DirectShot, error: BaseException, *about: Any) -> None:
+def _reraise(self: DirectStatement, error: BaseException, *about: Any) -> None:
     raise error
 
 

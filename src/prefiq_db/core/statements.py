@@ -139,7 +139,7 @@ class Statements(Transactions, CoreVerbs):
             elif call.shape is ROW_COUNT:
                 call.way = Way.OWN_TRANSACTION
             else:
-                if call.prepared is None:
+                if call.prepared is None or not call.prepared.stands_alone:
                     facts = facts_of(call.statement, self.road.dialect.label)
                     if not facts.stands_alone:
                         refuse_one_shot(facts)

@@ -18,14 +18,16 @@ from sqlalchemy.engine.result import RMKeyView
 from sqlalchemy.pool.base import _ConnectionFairy
 
 from prefiq_db.call import NO_OVERRIDES, Call, Overrides
+from prefiq_db.deadline import Deadline
 from prefiq_db.dialects.session import SESSION_KEY
 from prefiq_db.engine_class import taken
 from prefiq_db.execution.audience import Audience
 from prefiq_db.execution.prepared import Prepared, RowFormat, prepare
-from prefiq_db.execution.standard import OneShot, StandardRoad
+from prefiq_db.execution.standard import OneShot, Shot, StandardRoad, discard
 from prefiq_db.execution.statement_facts import facts_of_call
 from prefiq_db.memory import Memory
 from prefiq_db.pool.checkout_deadline import checkout_by
+from prefiq_db.translation.classify import Phase
 
 #: Overrides that the direct road knows; with another one a call takes the standard road.
 _KNOWN_OVERRIDES: Final = frozenset({"timeout", "retry", "read_only", "idempotent", "tags"})
@@ -50,19 +52,33 @@ class DirectRoad(StandardRoad):
         self._audience = Audience(engine)
         self._constructs: WeakKeyDictionary[Any, Prepared | None] = WeakKeyDictionary()
 
-    def new_shot(self, call: Call) -> OneShot:
-        if (
-            self.steps_aside
-            or (call.given is not NO_OVERRIDES and _has_unknown(call.given))
-            or self._audience.is_there()
-        ):
+    def new_shot(self, call: Call) -> Shot:
+        prepared = self._known(call)
+        if prepared is None or not prepared.stands_alone:
             return OneShot(self, call)
-        prepared: Prepared | None = call.prepared
-        if prepared is None:
-            prepared = self._prepared(call)
-            if prepared is None or not prepared.takes(call.params):
-                return OneShot(self, call)
         return DirectShot(self, call, prepared)
+
+    def send(self, connection: Connection, call: Call, seconds: float, deadline: Deadline | None) -> Any:
+        prepared = self._known(call) if _is_plain(connection, call) else None
+        if prepared is None:
+            return super().send(connection, call, seconds, deadline)
+        self.state(connection).statement.call = call
+        self.dialect.bound_statements(connection, seconds, deadline)
+        ours: Any = connection
+        ours.begin_waits = False  # nobody sees the cursor before BEGIN and the statement are sent
+        return DirectStatement(self, call, prepared, connection).carried_out(connection._dbapi_connection)
+
+    def _known(self, call: Call) -> Prepared | None:
+        """Return what is known of the statement of *call*; ``None``: it takes the standard road."""
+        is_strange = call.given is not NO_OVERRIDES and _has_unknown(call.given)
+        if self.steps_aside or is_strange or self._audience.is_there():
+            return None
+        known: Prepared | None = call.prepared
+        if known is None:
+            known = self._prepared(call)
+            if known is None or not known.takes(call.params):
+                return None
+        return known
 
     def _prepared(self, call: Call) -> Prepared | None:
         statement: Any = call.statement
@@ -81,69 +97,66 @@ class DirectRoad(StandardRoad):
 _UNSEEN: Final = object()
 
 
+def _is_plain(connection: Any, call: Call) -> bool:
+    """Return whether SQLAlchemy's *connection*, in a transaction, would execute the statement and nothing more."""
+    transaction, nested = connection._transaction, connection._nested_transaction
+    return (
+        not call.last
+        and not isinstance(call.params, list)  # many rows
+        and not connection._has_events
+        and connection._execution_options is connection.engine._execution_options
+        and connection._trans_context_manager is None
+        and transaction is not None
+        and transaction.is_active
+        and (nested is None or nested.is_active)
+    )
+
+
 def _has_unknown(given: Overrides) -> bool:
     return any(getattr(given, name) is not None for name in _UNKNOWN_OVERRIDES)
 
 
-class DirectShot(OneShot):
+class DirectStatement:
     """One statement on the driver's connection.
 
-    The dialect, the observer and the shapes get this object where they get SQLAlchemy's connection, execution context
-    or result on the standard road; it has what they use of them.
+    The dialect, the observer and the shapes get this object where they get SQLAlchemy's execution context or its result
+    on the standard road; it has what they use of them.
+
+    Attributes:
+        connection: SQLAlchemy's; ``None`` outside a transaction, as long as nothing fails.
     """
 
-    __slots__ = (
-        "_connection_record",
-        "compiled",
-        "cursor",
-        "dbapi_connection",
-        "format",
-        "is_done",
-        "prepared",
-        "rowcount",
-    )
+    __slots__ = ("call", "compiled", "connection", "cursor", "format", "parameters", "prepared", "road", "rowcount")
 
     executemany: ClassVar[bool] = False
     is_crud: ClassVar[bool] = False
+    isinsert: ClassVar[bool] = False
     isddl: ClassVar[bool] = False
     _is_server_side: ClassVar[bool] = False
     execution_options: ClassVar[Mapping[str, Any]] = _NO_OPTIONS
 
-    def __init__(self, road: StandardRoad, call: Call, prepared: Prepared) -> None:
+    def __init__(
+        self, road: StandardRoad, call: Call, prepared: Prepared, connection: Connection | None = None
+    ) -> None:
         self.road = road
         self.call = call
-        self.connection = None
-        self.sent = False
         self.prepared = prepared
         self.compiled: Any = prepared.compiled()
-        self._connection_record: Any = None
-        self.dbapi_connection: Any = None
+        self.connection = connection
         self.cursor: Any = None
         self.format: RowFormat | None = None
-        self.is_done = False
         self.rowcount = -1
 
-    def go(self) -> Any:
+    def carried_out(self, connection: Any) -> Any:
+        """Send the statement on the driver's *connection* and return what the shape fetches."""
         road, call, prepared = self.road, self.call, self.prepared
-        deadline = call.deadline
-        if deadline is None:
-            self._connection_record = record = taken(road.engine)
-        else:
-            with checkout_by(deadline):
-                self._connection_record = record = taken(road.engine)
-        self.dbapi_connection = raw = record.dbapi_connection
-        dialect, limit = road.dialect, road.dialect.limits.statement_timeout_seconds
-        state = record.info[SESSION_KEY]
-        checkout = state.checkout
-        checkout.one_shot = True
-        state.statement.call = call
-        checkout.retry_number = call.attempts - 1
-        if dialect.has_sockets and dialect.is_unheard(raw):
-            checkout.repeatable = facts_of_call(call, dialect).reads_only
-        dialect.bound_statements(self, limit if deadline is None else deadline.seconds, deadline)
-        self.sent = True
-        parameters = self._bound(call.params)
-        cursor = self.cursor
+        try:
+            parameters = prepared.bound(call.params)
+            self.parameters = [parameters]
+            self.cursor = cursor = connection.cursor()
+        except BaseException as error:  # noqa: BLE001 - SQLAlchemy decides how to raise it
+            self._handle_dbapi_exception(error, prepared.sql, [call.params], None, None)
+        dialect = road.dialect
         try:
             dialect.do_execute(cursor, prepared.sql, parameters, self)
             columns = dialect.columns_of(cursor)
@@ -152,81 +165,31 @@ class DirectShot(OneShot):
                 cursor.close()
             else:
                 self.format = prepared.format_of(columns, lambda: cursor.description, call.statement, dialect)
-        except BaseException as error:  # noqa: BLE001 - SQLAlchemy decides how to raise it
-            self._handle_dbapi_exception(error, prepared.sql, parameters, cursor, self)
-        fetched = call.shape.fetch(self)  # type: ignore[arg-type]
-        # Only a statement that left no open transaction counts as done.
-        if not dialect.is_at_rest(raw):
-            raise dialect.not_at_rest(self)
-        self.is_done = True
-        return fetched
-
-    def _bound(self, params: Any) -> Any:
-        """Return *params* for the driver, and make the cursor that takes them."""
-        try:
-            parameters = self.prepared.bound(params)
-            self.cursor = self.dbapi_connection.cursor()
         except BaseException as error:  # noqa: BLE001 - likewise
-            self._handle_dbapi_exception(error, self.prepared.sql, [params], None, None)
-        return parameters
-
-    # --- the end -----------------------------------------------------------------------------------
-
-    def drop(self) -> None:
-        record = self._connection_record
-        if self.connection is None and record is not None and not record.going_home and record.place is not None:
-            self._connect()
-        super().drop()
-
-    def end(self) -> None:
-        record = self._connection_record
-        if self.connection is None and record is not None and not self.is_done:
-            self._connect()  # whatever it left behind, SQLAlchemy cleans up
-        if self.connection is not None:
-            super().end()
-        elif record is not None:
-            record.pool.give_back(record)
-
-    def _connect(self) -> Connection:
-        """Return SQLAlchemy's connection over the driver's, as on the standard road."""
-        connection = self.connection
-        if connection is None:
-            record = self._connection_record
-            proxied = _ConnectionFairy(record.pool, self.dbapi_connection, record, echo=False)
-            record.fairy_ref = weakref.ref(proxied, _ignore)
-            proxied._counter = 1
-            self.connection = connection = Connection(self.road.engine, proxied, _allow_autobegin=False)
-        return connection
+            self._handle_dbapi_exception(error, prepared.sql, parameters, cursor, self)
+        return call.shape.fetch(self)  # type: ignore[arg-type]
 
     def _handle_dbapi_exception(self, error: BaseException, *about: Any) -> NoReturn:
         """Let SQLAlchemy handle *error*: it wraps it, tells the listeners, and closes a connection that is lost."""
-        self._connect()._handle_dbapi_exception(error, *about)
+        assert self.connection is not None, "in a transaction there is one"
+        self.connection._handle_dbapi_exception(error, *about)
 
     # --- what others use of SQLAlchemy's objects ---------------------------------------------------
-
-    @property
-    def closed(self) -> bool:
-        """Whether the driver knows that its connection is closed; SQLAlchemy's dialect of psycopg asks its proxy."""
-        return bool(self.dbapi_connection.closed)
-
-    @property
-    def broken(self) -> bool:
-        """Whether psycopg knows that its connection is lost."""
-        return bool(self.dbapi_connection.broken)
 
     def handle_dbapi_exception(self, error: BaseException) -> None:
         """Do nothing, as SQLAlchemy's own context."""
 
     @property
-    def _dbapi_connection(self) -> DirectShot:
-        return self
+    def _dbapi_connection(self) -> Any:
+        connection: Any = self.connection
+        return connection._dbapi_connection
 
     @property
-    def root_connection(self) -> DirectShot:
-        return self
+    def root_connection(self) -> Any:
+        return self.connection
 
     @property
-    def context(self) -> DirectShot:
+    def context(self) -> DirectStatement:
         return self
 
     @property
@@ -286,6 +249,97 @@ class DirectShot(OneShot):
         except BaseException as error:  # noqa: BLE001 - SQLAlchemy decides how to raise it
             self._handle_dbapi_exception(error, None, None, self.cursor, self)
         return rows
+
+
+class DirectShot(DirectStatement):
+    """One statement outside a transaction, from the pool and back; also what SQLAlchemy's proxy is to our dialects."""
+
+    __slots__ = ("_connection_record", "dbapi_connection", "is_done", "sent")
+
+    def __init__(self, road: StandardRoad, call: Call, prepared: Prepared) -> None:
+        super().__init__(road, call, prepared)
+        self._connection_record: Any = None
+        self.dbapi_connection: Any = None
+        self.is_done = self.sent = False
+
+    def phase(self) -> Phase:
+        return "statement" if self.sent else "connect"
+
+    def go(self) -> Any:
+        road, call = self.road, self.call
+        deadline = call.deadline
+        if deadline is None:
+            self._connection_record = record = taken(road.engine)
+        else:
+            with checkout_by(deadline):
+                self._connection_record = record = taken(road.engine)
+        self.dbapi_connection = raw = record.dbapi_connection
+        dialect, limit = road.dialect, road.dialect.limits.statement_timeout_seconds
+        state = record.info[SESSION_KEY]
+        checkout = state.checkout
+        checkout.one_shot = True
+        state.statement.call = call
+        checkout.retry_number = call.attempts - 1
+        if dialect.has_sockets and dialect.is_unheard(raw):
+            checkout.repeatable = facts_of_call(call, dialect).reads_only
+        dialect.bound_statements(self, limit if deadline is None else deadline.seconds, deadline)
+        self.sent = True
+        fetched = self.carried_out(raw)
+        # Only a statement that left no open transaction counts as done.
+        if not dialect.is_at_rest(raw):
+            raise dialect.not_at_rest(self)
+        self.is_done = True
+        return fetched
+
+    def drop(self) -> None:
+        """Close the connection, unless it has been returned."""
+        record = self._connection_record
+        if self.connection is None and record is not None and not record.going_home and record.place is not None:
+            self._connect()
+        if self.connection is not None:
+            discard(self.connection)
+
+    def end(self) -> None:
+        """Return the connection; a result that was not read to its end is discarded."""
+        record = self._connection_record
+        if self.connection is None and record is not None and not self.is_done:
+            self._connect()  # whatever it left behind, SQLAlchemy cleans up
+        if self.connection is not None:
+            self.connection.close()
+        elif record is not None:
+            record.pool.give_back(record)
+
+    def _connect(self) -> Connection:
+        """Return SQLAlchemy's connection over the driver's, as on the standard road."""
+        connection = self.connection
+        if connection is None:
+            record = self._connection_record
+            proxied = _ConnectionFairy(record.pool, self.dbapi_connection, record, echo=False)
+            record.fairy_ref = weakref.ref(proxied, _ignore)
+            proxied._counter = 1
+            self.connection = connection = Connection(self.road.engine, proxied, _allow_autobegin=False)
+        return connection
+
+    def _handle_dbapi_exception(self, error: BaseException, *about: Any) -> NoReturn:
+        self._connect()._handle_dbapi_exception(error, *about)
+
+    @property
+    def _dbapi_connection(self) -> DirectShot:
+        return self
+
+    @property
+    def root_connection(self) -> DirectShot:
+        return self
+
+    @property
+    def closed(self) -> bool:
+        """Whether the driver knows that its connection is closed; SQLAlchemy's dialect of psycopg asks its proxy."""
+        return bool(self.dbapi_connection.closed)
+
+    @property
+    def broken(self) -> bool:
+        """Whether psycopg knows that its connection is lost."""
+        return bool(self.dbapi_connection.broken)
 
 
 def _ignore(reference: object) -> None:

@@ -33,6 +33,7 @@ class Prepared:
         sql: the driver's text.
         compiled: returns SQLAlchemy's compiled statement; ``None`` once SQLAlchemy has dropped it.
         keys: the names that the binds take, if all of them need a value and no conversion; else ``None``.
+        stands_alone: it may be sent outside a transaction.
         statement: a text's own object; ``None`` for another construct, which this must not keep alive.
         format: how its rows were read last time; ``None`` before the first ones.
     """
@@ -47,12 +48,14 @@ class Prepared:
         "format",
         "keys",
         "sql",
+        "stands_alone",
         "statement",
     )
 
     def __init__(self, compiled: Any, defaults: Mapping[str, Any], dialect: Any, *, weak: bool) -> None:
         self.compiled: Callable[[], Any] = weakref.ref(compiled) if weak else lambda: compiled
         self.sql: str = compiled.string
+        self.stands_alone = facts_of_text(self.sql, dialect.label).stands_alone
         converts = compiled._bind_processors
         self._binds = [(name, bind.key, defaults[name]) for bind, name in compiled.bind_names.items()]
         self._required = [(name, key) for name, key, default in self._binds if default is _UNSET]
@@ -161,7 +164,7 @@ def prepare(statement: Executable, params: Mapping[str, Any] | None, engine: Any
         )
     except sa_exc.SQLAlchemyError:  # the standard road raises it
         return None
-    if collected or not _is_complete(compiled) or not facts_of_text(compiled.string, dialect.label).stands_alone:
+    if collected or not _is_complete(compiled):
         return None
     defaults = _defaults(compiled, extracted)
     return None if defaults is None else Prepared(compiled, defaults, dialect, weak=weak)
