@@ -296,7 +296,7 @@ def make_outside(db: Any) -> Any:
 
     core = getattr(db, "_wrapped", db)._core
     if core.runtime.is_async:
-        return AsyncSession(db._engine)
+        return AsyncSession(db._base.instance.async_engine)
     return SyncSessionFacade(orm.Session(core.instance.engine))
 
 
