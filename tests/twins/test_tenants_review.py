@@ -22,11 +22,11 @@ from starlette.testclient import TestClient
 from starlette.websockets import WebSocket
 
 from prefiq_db import Database, bootstrap_async
-from prefiq_db.errors import ClosedError, NestingError, OutcomeUnknownError, PrefiqDbError, UnsupportedError
+from prefiq_db.errors import ClosedError, NestingError, OutcomeUnknownError, PrefiqDbError, UnsupportedError, UsageError
 from prefiq_db.integrations import flask, litestar, starlette
 from tests.conftest import Backend
 from tests.twins.tenancy import ADD, SKUS, Tenants, prepare_main, two_tenants
-from tests.twins.test_tenants import on_postgresql, on_sqlite
+from tests.twins.test_tenants import on_postgresql, on_servers, on_sqlite
 
 a = {"sku": "A", "qty": 1}
 WHERE = "select current_schemas(false)"
@@ -330,3 +330,44 @@ async def test_another_tenants_database_does_not_say_that_a_token_was_not_commit
             raise ZeroDivisionError
     assert str(await db.resolve_outcome(own.token)) == "committed"
     assert str(await view.resolve_outcome(undone.token)) == "not committed"
+
+
+# --- what a session leaves -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["database"])
+@on_servers
+async def test_what_a_session_changes_on_its_connection_ends_with_it(
+    backend: Backend, tenants: Tenants, make_db: Callable[..., Any]
+) -> None:
+    """Left in the pool, the connection would write the next user's rows into the other tenant's tables."""
+    if backend.name == "postgresql":
+        change, where = "set search_path to information_schema", "select current_schema()"
+    else:
+        change, where = f"use {tenants.names[1]}", "select database()"
+    view = make_db(pool_size=1, max_overflow=0).using(**tenants.over(0))
+    home = await view.fetch_value(where)
+    for work in ("session", "savepoint"):
+        if work == "session":
+            async with view.session() as session:
+                await session.execute(sa.text(change))
+                assert (await session.execute(sa.text(where))).scalar_one() != home
+                await session.commit()
+        else:
+            async with view.transaction(), view.session() as session:
+                await session.execute(sa.text(change))
+                await session.commit()
+        assert await view.fetch_value(where) == home
+        await view.execute(ADD, {"sku": work, "qty": 1})
+    assert await tenants.rows(view, None) == ["savepoint", "session"]
+    # the control: without such a statement the connection is used again
+    asks = "select pg_backend_pid()" if backend.name == "postgresql" else "select connection_id()"
+    first = await view.fetch_value(asks)
+    async with view.session() as session:
+        assert (await session.execute(sa.text(asks))).scalar_one() == first
+    assert await view.fetch_value(asks) == first
+
+
+async def test_a_template_is_nobodys_database(db: Any) -> None:
+    with pytest.raises(UsageError, match="of the server's own"):
+        db.using(database="template1")

@@ -54,6 +54,9 @@ class ConfiguredDialect:
         #: adds a call's tags to its statements as a comment; None when comments are off
         self.commenter = commenter
 
+    #: looks at each statement of a session or a connection of the engine; ``None``: nobody does
+    guard_of_sessions: Callable[[str, Any], None] | None = None
+
     def session_of(self, proxied: Any) -> SessionState:
         """Return the state of the connection behind SQLAlchemy's *proxied* connection."""
         record = proxied._connection_record
