@@ -371,3 +371,19 @@ async def test_what_a_session_changes_on_its_connection_ends_with_it(
 async def test_a_template_is_nobodys_database(db: Any) -> None:
     with pytest.raises(UsageError, match="of the server's own"):
         db.using(database="template1")
+
+
+@pytest.mark.parametrize("kind", ["schema", "database"])
+async def test_a_stream_is_not_opened_under_another_tenant(db: Any, tenants: Tenants) -> None:
+    """It keeps the tenant that it was made for, also where no override is in force."""
+    await db.using(**tenants.over(0)).execute(ADD, a)
+    async with db.override(**tenants.over(0)):
+        kept, refused = db.stream(SKUS), db.stream(SKUS)
+    of_none = db.stream(SKUS)
+    async with kept as rows:
+        assert [row.sku async for row in rows] == ["A"]
+    async with db.override(**tenants.over(1)):
+        for each in (refused, of_none):
+            with pytest.raises(NestingError):
+                async with each:
+                    pass
