@@ -71,6 +71,13 @@ def dialect_suite(session: nox.Session) -> None:
 
 
 @nox.session
+def bench(session: nox.Session) -> None:
+    """Measure what a statement costs, beside the drivers and other libraries: ``-- sqlite --quick``."""
+    install(session, "bench")
+    session.run("python", "-m", "benchmarks", *session.posargs)
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Check style and the import contract."""
     install(session, "test", "lint")

@@ -1,7 +1,7 @@
 """What a stream costs: all rows of a query, against the raw driver's server-side cursor and plain SQLAlchemy.
 
-    python benchmarks/stream.py                          # SQLite, and private servers of PostgreSQL and MariaDB
-    python benchmarks/stream.py --rows 1000000 --rounds 5 --only postgresql
+    python -m benchmarks.stream                          # SQLite, and private servers of PostgreSQL and MariaDB
+    python -m benchmarks.stream --rows 1000000 --rounds 5 --only postgresql
 
 The contenders run in one process, in random order in each round. The table shows the median of their times, and of the
 ratios to the raw driver in the same round: of time, and of this process's CPU, which a busy machine disturbs less. All
@@ -16,13 +16,8 @@ import argparse
 import asyncio
 import random
 import sqlite3
-import statistics
-import sys
-import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import Any
 
 import aiosqlite
@@ -34,10 +29,11 @@ from asyncmy.cursors import SSCursor as AsyncmySSCursor
 from pymysql.cursors import SSCursor
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
+from benchmarks.measuring import Spread, ratio, say
+from benchmarks.places import DATABASES, Place, make_place
 from prefiq_db import AsyncDatabase, Database
-from prefiq_db.testing import MariaDbServer, PostgresServer
 
-QUERY = "select id, seven, word from item"
+QUERY = "select id, seven, word from streamed"
 MOST = 1.15
 Contender = Callable[[], Awaitable[int]]
 
@@ -72,8 +68,8 @@ async def _count_pieces(cursor: Any, size: int) -> int:
     return count
 
 
-def _raw_sqlite(url: str, size: int) -> dict[str, Callable[[], Awaitable[int]]]:
-    path = url.removeprefix("sqlite:///")
+def _raw_sqlite(place: Place, size: int) -> dict[str, Callable[[], Awaitable[int]]]:
+    path = place.path
     connection = sqlite3.connect(path)
 
     async def sync() -> int:
@@ -86,8 +82,8 @@ def _raw_sqlite(url: str, size: int) -> dict[str, Callable[[], Awaitable[int]]]:
     return {"sync": sync, "async": asynchronous}
 
 
-def _raw_postgresql(url: str, size: int) -> dict[str, Callable[[], Awaitable[int]]]:
-    connection = psycopg.connect(url)
+def _raw_postgresql(place: Place, size: int) -> dict[str, Callable[[], Awaitable[int]]]:
+    connection = psycopg.connect(place.url)
 
     async def sync() -> int:
         with connection.transaction(), connection.cursor("c") as cursor:
@@ -96,7 +92,7 @@ def _raw_postgresql(url: str, size: int) -> dict[str, Callable[[], Awaitable[int
             return _count(cursor)
 
     async def asynchronous() -> int:
-        async with await psycopg.AsyncConnection.connect(url) as other, other.cursor("c") as cursor:
+        async with await psycopg.AsyncConnection.connect(place.url) as other, other.cursor("c") as cursor:
             cursor.itersize = size
             await cursor.execute(QUERY)
             return await _count_async(cursor)
@@ -104,13 +100,8 @@ def _raw_postgresql(url: str, size: int) -> dict[str, Callable[[], Awaitable[int
     return {"sync": sync, "async": asynchronous}
 
 
-def _raw_mariadb(url: str, size: int) -> dict[str, Callable[[], Awaitable[int]]]:
-    place = sa.make_url(url)
-    arguments: dict[str, Any] = {
-        "host": place.host, "port": place.port, "user": place.username, "password": place.password or "",
-        "database": place.database,
-    }  # fmt: skip
-    connection: Any = pymysql.connect(**arguments)
+def _raw_mariadb(place: Place, size: int) -> dict[str, Callable[[], Awaitable[int]]]:
+    connection: Any = pymysql.connect(**place.arguments)
 
     async def sync() -> int:
         with connection.cursor(SSCursor) as cursor:
@@ -118,7 +109,7 @@ def _raw_mariadb(url: str, size: int) -> dict[str, Callable[[], Awaitable[int]]]
             return _count(_in_pieces(cursor, size))
 
     async def asynchronous() -> int:
-        other = await asyncmy.connect(**arguments)
+        other = await asyncmy.connect(**place.arguments)
         async with other.cursor(AsyncmySSCursor) as cursor:
             await cursor.execute(QUERY)
             count = await _count_pieces(cursor, size)
@@ -129,11 +120,6 @@ def _raw_mariadb(url: str, size: int) -> dict[str, Callable[[], Awaitable[int]]]
 
 
 RAW = {"sqlite": _raw_sqlite, "postgresql": _raw_postgresql, "mariadb": _raw_mariadb}
-DRIVERS = {
-    "sqlite": ("sqlite", "sqlite+aiosqlite"),
-    "postgresql": ("postgresql+psycopg", "postgresql+psycopg"),
-    "mariadb": ("mariadb+pymysql", "mariadb+asyncmy"),
-}
 
 
 # --- the others ----------------------------------------------------------------------------------
@@ -183,10 +169,6 @@ def _sqlalchemy_async(engine: AsyncEngine, size: int) -> Contender:
     return rows
 
 
-def _engine_url(name: str, url: str, place: int) -> str:
-    return DRIVERS[name][place] + url[url.index("://") :]
-
-
 async def _measure(contenders: dict[str, Contender], rows: int, rounds: int) -> dict[str, tuple[float, float, float]]:
     """Return the median time of each contender, and the medians of its ratios to the first one: of time and of CPU."""
     times: dict[str, list[float]] = {name: [] for name in contenders}
@@ -199,30 +181,21 @@ async def _measure(contenders: dict[str, Contender], rows: int, rounds: int) -> 
                 times[name].append(time.perf_counter() - started)
                 cpu[name].append(time.process_time() - worked)
             assert found == rows, (name, found)
+    first = next(iter(contenders))
     return {
-        name: (statistics.median(times[name]), _median_ratio(times, name), _median_ratio(cpu, name)) for name in times
+        name: (Spread.of(times[name]).median, ratio(times, name, first).median, ratio(cpu, name, first).median)
+        for name in contenders
     }
 
 
-def _median_ratio(measured: dict[str, list[float]], name: str) -> float:
-    first = next(iter(measured.values()))
-    return statistics.median(one / other for one, other in zip(measured[name], first, strict=True))
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
-
-
-async def _compare(name: str, url: str, rows: int, rounds: int, size: int) -> None:
-    raw = RAW[name](url, size)
+async def _compare(place: Place, rows: int, rounds: int, size: int) -> None:
+    name, url = place.name, place.url
+    raw = RAW[name](place, size)
     db = Database(url, pool_size=1)
     _fill(db, rows)
     async with AsyncDatabase(url, pool_size=1) as async_db:
-        engine, async_engine = (
-            sa.create_engine(_engine_url(name, url, 0)),
-            create_async_engine(_engine_url(name, url, 1)),
-        )
+        engine = sa.create_engine(place.plain_url("sync"))
+        async_engine = create_async_engine(place.plain_url("async"))
         worlds: dict[str, dict[str, Contender]] = {
             "sync": {"raw driver": raw["sync"], "prefiq_db": _ours(db, size), "SQLAlchemy": _sqlalchemy(engine, size)},
             "async": {
@@ -235,33 +208,19 @@ async def _compare(name: str, url: str, rows: int, rounds: int, size: int) -> No
         for world, contenders in worlds.items():
             for contender, (seconds, ratio, cpu) in (await _measure(contenders, rows, rounds)).items():
                 verdict = "" if not contender.startswith("prefiq_db") else "met" if ratio <= MOST else "missed"
-                _say(f"{name:<12}{world:<7}{contender:<22}{seconds:>9.3f} s  x{ratio:>5.2f}  x{cpu:>5.2f}  {verdict}")
+                say(f"{name:<12}{world:<7}{contender:<22}{seconds:>9.3f} s  x{ratio:>5.2f}  x{cpu:>5.2f}  {verdict}")
         engine.dispose()
         await async_engine.dispose()
     db.close()
 
 
 def _fill(db: Database, rows: int) -> None:
-    db.execute("create table item (id integer primary key, seven integer not null, word varchar(40) not null)")
+    db.execute("create table streamed (id integer primary key, seven integer not null, word varchar(40) not null)")
     for start in range(1, rows + 1, 10_000):
         numbers = range(start, min(start + 10_000, rows + 1))
         values = ", ".join(f"({number}, {number * 7 % 1000}, 'row number {number}')" for number in numbers)
         with db.engine.begin() as connection:
-            connection.exec_driver_sql(f"insert into item (id, seven, word) values {values}")
-
-
-@contextmanager
-def _places(only: str | None) -> Iterator[dict[str, str]]:
-    with ExitStack() as stack:
-        places: dict[str, str] = {}
-        if only in (None, "sqlite"):
-            folder = stack.enter_context(tempfile.TemporaryDirectory())
-            places["sqlite"] = f"sqlite:///{Path(folder, 'stream.db')}"
-        for kind in (PostgresServer, MariaDbServer):
-            if only in (None, kind.kind.name):
-                server = stack.enter_context(kind())
-                places[kind.kind.name] = server.url(server.create_database())
-        yield places
+            connection.exec_driver_sql(f"insert into streamed (id, seven, word) values {values}")
 
 
 def main() -> None:
@@ -271,11 +230,11 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=1000, help="rows in each batch")
     parser.add_argument("--only", choices=tuple(RAW), help="one driver instead of all")
     options = parser.parse_args()
-    _say(f"{options.rows} rows, batches of {options.batch_size}, medians of {options.rounds} interleaved rounds")
-    _say(f"{'':<41}{'time':>11}  {'ratio':>6}  {'of CPU':>6}  at most {MOST:g}")
-    with _places(options.only) as places:
-        for name, url in places.items():
-            asyncio.run(_compare(name, url, options.rows, options.rounds, options.batch_size))
+    say(f"{options.rows} rows, batches of {options.batch_size}, medians of {options.rounds} interleaved rounds")
+    say(f"{'':<41}{'time':>11}  {'ratio':>6}  {'of CPU':>6}  at most {MOST:g}")
+    for name in [options.only] if options.only else DATABASES:
+        with make_place(name) as place:
+            asyncio.run(_compare(place, options.rows, options.rounds, options.batch_size))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What ``upsert()`` costs beside plain SQLAlchemy's ON CONFLICT and the raw driver, interleaved in one run.
 
-    python benchmarks/upsert.py [rows]         # 10,000 rows by default, half of them there already
+    python -m benchmarks.upsert [rows]          # 10,000 rows by default, half of them there already
 
 Each contender upserts the same rows into a table of its own kind, in random order, and the medians of five rounds are
 printed. ``upsert()`` counts inserted and updated rows; the others don't. Plain SQLAlchemy sends its ordinary
@@ -13,33 +13,26 @@ What was measured: docs/performance.md.
 from __future__ import annotations
 
 import argparse
-import random
-import statistics
-import sys
-import tempfile
-import time
 from collections.abc import Callable
-from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 
+from benchmarks.measuring import Spread, one_after_another, ratio, say, take_turns
+from benchmarks.places import DATABASES, Place, make_place
 from prefiq_db import Database
-from prefiq_db.testing import MariaDbServer, PostgresServer
 
 _ROUNDS, _SINGLES = 5, 200
 _TABLE = sa.Table(
-    "item",
+    "upsert_item",
     sa.MetaData(),
     sa.Column("id", sa.Integer, primary_key=True),
     sa.Column("sku", sa.String(40), nullable=False, unique=True),
     sa.Column("qty", sa.Integer),
     sa.Column("name", sa.String(60)),
 )
-_INSERT = "INSERT INTO item (sku, qty, name) VALUES ({}) "
-_DRIVERS = {"sqlite": "sqlite", "postgresql": "postgresql+psycopg", "mariadb": "mariadb+pymysql"}
+_INSERT = f"INSERT INTO {_TABLE} (sku, qty, name) VALUES ({{}}) "
 _TAILS = {
     "postgresql": "ON CONFLICT (sku) DO UPDATE SET qty = excluded.qty, name = excluded.name",
     "sqlite": "ON CONFLICT (sku) DO UPDATE SET qty = excluded.qty, name = excluded.name",
@@ -89,28 +82,25 @@ def _ignore(result: object) -> None:
     """Drop *result*."""
 
 
-def _measure(name: str, url: str, count: int) -> None:
+def _measure(place: Place, count: int) -> None:
     rows = [{"sku": f"S{number}", "qty": number, "name": "x" * 20} for number in range(count)]
-    with Database(url, slow_query_seconds=60) as db:
+    with Database(place.url, slow_query_seconds=60) as db:
         _TABLE.create(db.engine)
-        plain = sa.create_engine(sa.make_url(url).set(drivername=_DRIVERS[name]))
-        work = _contenders(name, db, plain, rows)
-        times: dict[str, list[float]] = {each: [] for each in work}
-        for _ in range(_ROUNDS):
-            for each in random.sample(list(work), len(work)):
-                with plain.begin() as connection:
-                    connection.execute(sa.delete(_TABLE))
-                    connection.execute(sa.insert(_TABLE), rows[::2])
-                started = time.perf_counter()
-                work[each]()
-                times[each].append(time.perf_counter() - started)
-        for each, seconds in times.items():
+        plain = sa.create_engine(place.plain_url("sync"))
+
+        def half_of_them() -> None:
+            with plain.begin() as connection:
+                connection.execute(sa.delete(_TABLE))
+                connection.execute(sa.insert(_TABLE), rows[::2])
+
+        work = _contenders(place.name, db, plain, rows)
+        turns = {each: one_after_another(call, 1) for each, call in work.items()}
+        seconds = take_turns(turns, _ROUNDS, before=half_of_them, warm_up=0)
+        for each in work:
             number = count if each.startswith("many") else _SINGLES
-            base = statistics.median(times[each.partition(":")[0] + ": driver"])
-            middle = statistics.median(seconds)
-            sys.stdout.write(
-                f"{name:11}{each:26}{number / middle:10,.0f} rows/s   x{middle / base:.2f} of the driver\n"
-            )
+            times = ratio(seconds, each, each.partition(":")[0] + ": driver").median
+            rate = number / Spread.of(seconds[each]).median
+            say(f"{place.name:11}{each:26}{rate:10,.0f} rows/s   x{times:.2f} of the driver")
         plain.dispose()
 
 
@@ -118,12 +108,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("count", type=int, nargs="?", default=10_000, help="rows in a call of many")
     count = parser.parse_args().count
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        _measure("sqlite", f"sqlite:///{folder / 'app.db'}", count)
-        for kind in (PostgresServer, MariaDbServer):
-            server = stack.enter_context(kind.locate())
-            _measure(server.name, server.url(server.create_database()), count)
+    for name in DATABASES:
+        with make_place(name) as place:
+            _measure(place, count)
 
 
 if __name__ == "__main__":

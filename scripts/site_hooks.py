@@ -1,6 +1,6 @@
 """What MkDocs can't do by itself for our site; ``mkdocs.yml`` names this file as a hook.
 
-- An entry of the navigation that ends in ``*.md`` stands for the pages of its folder that no other entry names.
+- An entry of the navigation that ends in ``*.md`` stands for the pages that it matches and no entry before it names.
 - The pages link to files outside of ``docs/`` (``../examples/ledger.py``, ``../CHANGELOG.md``), as a reader of the
   repository needs it. On the site each of those files is a page of its own, and the links lead there.
 """
@@ -52,8 +52,9 @@ def _expand(entries: Any, named: set[str]) -> list[Any]:
         if isinstance(value, list):
             made.append({title: _expand(value, named)})
         elif value.endswith("*.md"):
-            pages = (path.relative_to(DOCS).as_posix() for path in sorted(DOCS.glob(value)))
+            pages = [path.relative_to(DOCS).as_posix() for path in sorted(DOCS.glob(value))]
             made += [{title: page} if title else page for page in pages if page not in named]
+            named.update(pages)
         else:
             made.append(entry)
     return made

@@ -68,7 +68,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
     waits: Any = nullcontext()
     if item.get_closest_marker("no_waits"):
-        from prefiq_db.testing.no_waits import no_waits
+        from prefiq_db.testing.skipped_waits import no_waits
 
         waits = no_waits()
     with waits:
@@ -147,7 +147,8 @@ def prefiq_database(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Place:
     """Where this worker's tests run on one kind of database: ``name``, ``url``, ``server``."""
-    name: str = request.param
+    # Without a parameter where db was asked for during the test: request.getfixturevalue("db").
+    name: str = getattr(request, "param", None) or _names(request.config, None)[0]
     if name not in _prefiq_places:
         _prefiq_places[name] = _make_place(name, tmp_path_factory.mktemp("prefiq_db"), prefiq_migrate, prefiq_settings)
     place = _prefiq_places[name]

@@ -117,6 +117,8 @@ class Call:
             ``None``: the caller gave no limit, or the transaction begun for the call has it.
         tags: the request's tags.
         facts: what :func:`~prefiq_db.execution.statement_facts.facts_of_call` returned; ``None`` before its first call.
+        text: the SQL that the caller gave, if it was text.
+        prepared: what the direct road knows of that text; ``None``: nothing yet.
         way: how it is carried out.
         block: the block to carry it out in, when a transaction is open for it.
         last: the caller says that the transaction ends with it.
@@ -133,10 +135,12 @@ class Call:
         "id",
         "last",
         "params",
+        "prepared",
         "shape",
         "started",
         "statement",
         "tags",
+        "text",
         "verb",
         "way",
     )
@@ -152,6 +156,8 @@ class Call:
         self.given = given
         self.tags: Mapping[str, str] = given.tags or NO_TAGS
         self.facts: Any = None
+        self.text: str | None = None
+        self.prepared: Any = None
         self.way = Way.ONE_SHOT
         self.block: Runner | None = None
         self.last = False

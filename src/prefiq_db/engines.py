@@ -124,6 +124,9 @@ def _make(
     if settings.masked:
         mask_loggers(sync_engine.logger, sync_engine.pool.logger)
     translate_errors(sync_engine, name, masked=settings.masked)
+    for each in (sync_engine, engine.dialect):
+        # Every statement reads their attributes; see _VettingPool.__init__.
+        each.__dict__ = dict(each.__dict__)
     if watcher is not None:
         _tell_of_invalidation(sync_engine, watcher)
     return engine

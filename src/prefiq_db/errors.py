@@ -195,7 +195,11 @@ class ForkError(UsageError):
 
 
 class NestingError(UsageError):
-    """A ``durable`` transaction was nested, or a savepoint was given an option that only BEGIN can apply."""
+    """A call doesn't fit into the open transaction.
+
+    A ``durable`` transaction was nested, a savepoint was given an option that only BEGIN can apply, or the call is for
+    another tenant.
+    """
 
 
 class StatementBudgetError(UsageError, AssertionError):

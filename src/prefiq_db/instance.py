@@ -11,8 +11,9 @@ from typing import Any
 from sqlalchemy import Engine
 
 from prefiq_db.bridge import Runtime
+from prefiq_db.config import Target
 from prefiq_db.exactly_once import Pruner, Resolver
-from prefiq_db.execution.standard import StandardRoad
+from prefiq_db.execution.direct import DirectRoad
 from prefiq_db.execution.target_tables import TargetTables
 from prefiq_db.forks import in_child
 from prefiq_db.hooks.registry import Hooks
@@ -31,6 +32,7 @@ class Instance:
     """The parts of one database, shared by all its views. Ambient transactions and overrides are kept per instance.
 
     Attributes:
+        target: where it is.
         async_engine: SQLAlchemy's ``AsyncEngine`` over ``engine`` in async mode, else ``None``.
         road: checks out connections and runs statements on them.
         explainer: asks for plans of slow statements, if the settings enable it.
@@ -52,6 +54,7 @@ class Instance:
     """
 
     settings: DatabaseSettings
+    target: Target
     name: str
     runtime: Runtime
     hooks: Hooks
@@ -59,7 +62,7 @@ class Instance:
     watcher: ConnectionWatcher
     engine: Engine
     async_engine: Any
-    road: StandardRoad
+    road: DirectRoad
     retry_budget: RetryBudget
     explainer: Explainer | None
     resolver: Resolver

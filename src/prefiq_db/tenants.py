@@ -148,6 +148,7 @@ class TenantPools(Generic[I]):
         self.close_left()
 
     def items(self) -> list[tuple[str, I]]:
-        """Return the databases with a pool, by name."""
+        """Return the databases with a pool, by name: those that are kept, and others in use."""
         with self._lock:
-            return sorted({**self._passing, **self._kept}.items())
+            used = {name: each for name, each in self._passing.items() if each.engine.pool.checkedout()}
+            return sorted({**used, **self._kept}.items())

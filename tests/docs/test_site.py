@@ -28,6 +28,10 @@ pytestmark = pytest.mark.timeout(600)
 TASKS = {
     "a list parameter": "guide/queries.md#lists-in-in",
     "a transaction per request": "requests.md",
+    "tenants": "how-to/tenants.md",
+    "a rollback per test": "how-to/testing.md",
+    "two databases": "how-to/two-databases.md",
+    "a test that is undone": "how-to/testing.md",
     "an upsert": "guide/upsert.md",
     "a streamed export": "guide/stream.md",
     "the size of the pool": "pool-sizing.md",
@@ -117,6 +121,16 @@ def test_the_api_reference_has_every_public_name(site: Path) -> None:
 @pytest.mark.parametrize("target", TASKS.values(), ids=TASKS)
 def test_a_task_is_one_click_away(target: str) -> None:
     assert target in _LINK.findall(START.read_text("utf-8"))
+
+
+def test_the_start_page_lists_nothing_twice() -> None:
+    """As it would after a merge that keeps the lines of both sides."""
+    rows = [line.strip("|").split("|") for line in START.read_text("utf-8").splitlines() if line.startswith("| ")]
+    for column in (0, 1):
+        named = [row[column].strip() for row in rows if row[column].strip(" -") != "page"]
+        assert [each for each in named if named.count(each) > 1] == []
+    pages = [_LINK.findall(row[0])[0] for row in rows if "](" in row[0]]
+    assert [page for page in pages if pages.count(page) > 1] == []
 
 
 def test_control_what_is_broken_is_a_warning(tmp_path: Path) -> None:

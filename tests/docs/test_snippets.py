@@ -1,8 +1,9 @@
 """Every block of the documentation can be pasted and run as it stands, and every command in it exists.
 
-Each Python block is a program of its own: it runs alone, in a process and a directory of its own, twice, with warnings
-as errors. Only files that the page names above it are there (``title="shop.py"``). Data (YAML, JSON, TOML, INI) is read
-by the parser of its language. ``pages.py`` lists what a page can say about a block.
+Each Python block is a program of its own: it runs alone, in a process and a directory of its own, with warnings as
+errors, and once more if it left anything behind. Only files that the page names above it are there
+(``title="shop.py"``). Data (YAML, JSON, TOML, INI) is read by the parser of its language. ``pages.py`` lists what a
+page can say about a block.
 """
 
 from __future__ import annotations
@@ -28,10 +29,14 @@ from tests import interpreters
 from tests.docs.pages import PAGES, ROOT, Block, blocks, page_id, prose
 
 _SERVERS = ("postgresql", "mariadb")
-# Blocks that are no programs, by page: each is the env.py of an Alembic history, which only Alembic can run.
-_EXCERPTS = {"docs/migrations.md": 1, "docs/layering-alembic.md": 3}
+# Blocks that are no programs, by page: each is the env.py of an Alembic history, which only Alembic can run; or needs
+# what the commands of the tutorial do first.
+_EXCERPTS = {"docs/migrations.md": 1, "docs/layering-alembic.md": 3, "docs/tutorial.md": 3}
+TUTORIAL = ROOT / "docs" / "tutorial.md"
 # Pages that are one long program, whose blocks are pasted one after the other.
 _ONE_PROGRAM = ("README.md",)
+# Pages whose blocks are the files of a project: another test makes it and runs it.
+_PROJECTS = {"docs/how-to/testing.md": "tests/docs/test_testing_page.py"}
 # What is only for the newest Python.
 _NEWEST = {"docs/guide/queries.md": 1}
 
@@ -74,14 +79,14 @@ def _python_blocks() -> Iterator[Block]:
 def _programs() -> Iterator[Any]:
     for page in _ONE_PROGRAM:
         yield pytest.param(_joined(page), id=page)
-    for block in (block for block in _python_blocks() if page_id(block.page) not in _ONE_PROGRAM):
+    for block in (block for block in _python_blocks() if page_id(block.page) not in {*_ONE_PROGRAM, *_PROJECTS}):
         if not block.is_excerpt:
             marks = [getattr(pytest.mark, block.needs), pytest.mark.integration] if block.needs in _SERVERS else []
             yield pytest.param(block, id=block.place, marks=marks)
 
 
 @pytest.mark.parametrize("block", list(_programs()))
-def test_a_block_runs_as_pasted_twice(block: Block, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+def test_a_block_runs_as_pasted(block: Block, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     if sys.version_info[:2] < block.python:
         pytest.skip(f"a syntax of Python {'.'.join(map(str, block.python))}")
     for earlier in blocks(block.page):
@@ -92,12 +97,18 @@ def test_a_block_runs_as_pasted_twice(block: Block, tmp_path: Path, request: pyt
     if block.needs:
         server = request.getfixturevalue(f"{block.needs}_server")
         environment["DB_URL"] = server.url(server.create_database())
-    for number in ("first", "second"):
-        done = interpreters.run(
-            _command(program), cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60
-        )
-        broken = done.returncode != 0 or _BROKEN.search(done.stderr)  # what the library logs may be there
-        assert not broken, f"{block.place}, {number} run: {done.stdout}{done.stderr}"
+    before = sorted(tmp_path.rglob("*"))
+    _run(program, environment, block.place)
+    if block.needs or sorted(tmp_path.rglob("*")) != before:  # else a second run would find what the first one found
+        _run(program, environment, f"{block.place}, second run")
+
+
+def _run(program: Path, environment: dict[str, str], place: str) -> None:
+    done = interpreters.run(
+        _command(program), cwd=program.parent, env=environment, capture_output=True, text=True, timeout=100
+    )
+    broken = done.returncode != 0 or _BROKEN.search(done.stderr)  # what the library logs may be there
+    assert not broken, f"{place}: {done.stdout}{done.stderr}"
 
 
 def _write(file: Path, block: Block) -> Path:
@@ -132,6 +143,11 @@ def test_a_marker_is_understood_and_excerpts_are_few() -> None:
     assert +newest == _NEWEST
 
 
+def test_a_page_that_is_a_project_has_its_test() -> None:
+    for page in (page for page in PAGES if page_id(page) in _PROJECTS):
+        assert f'"{page.name}"' in (ROOT / _PROJECTS[page_id(page)]).read_text("utf-8")
+
+
 def test_an_excerpt_is_python() -> None:
     for block in _python_blocks():
         if block.is_excerpt:
@@ -162,13 +178,15 @@ def test_the_data_of_a_page_can_be_read(page: Path) -> None:
 def test_control_a_block_that_is_no_program_is_found(code: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     block = Block(ROOT / "docs" / "index.md", "python", code, 1, "")
     with pytest.raises(AssertionError):
-        test_a_block_runs_as_pasted_twice(block, tmp_path, request)
+        test_a_block_runs_as_pasted(block, tmp_path, request)
 
 
 # --- commands ------------------------------------------------------------------------------------
 
 
 def _commands(page: Path) -> Iterator[list[str]]:
+    if page == TUTORIAL:
+        return  # test_tutorial.py runs them
     for block in blocks(page):
         if block.language not in _COMMANDS:
             continue
@@ -218,6 +236,8 @@ def _check(command: list[str]) -> None:
         case ["pip", "install", *requirements]:
             for requirement in requirements:
                 _check_requirement(requirement)
+        case ["prefiq-db", "migrate" | "bootstrap", *_]:  # their arguments: test_howto.py
+            return
         case ["cd" | "curl" | "docker" | "flask" | "git" | "kubectl" | "mariadb" | "psql" | "pytest" | "uvicorn", *_]:
             return
         case _:

@@ -20,15 +20,18 @@ import pytest
 
 from prefiq_db.testing import DatabaseServer
 from tests import interpreters
+from tests.plugin import plugin_arguments
 
 ROOT = Path(__file__).parents[2]
 SUITES = Path(__file__).parent / "plugin_suites"
 CANARY = "canary-7f3a"
+# A run takes less than a minute, and longer where others need the processor, too.
+pytestmark = pytest.mark.timeout(300)
 ALL = ("--prefiq-databases", "sqlite,postgresql,mariadb")
 
 INI = """
 [pytest]
-addopts = -p prefiq_db_pytest -p no:cacheprovider --strict-markers -rA --timeout=100
+addopts = -p no:cacheprovider --strict-markers -rA --timeout=100
 filterwarnings = error
 """
 BESIDE_ASYNCIO = ("-o", "asyncio_default_fixture_loop_scope=function", "-o")
@@ -72,13 +75,13 @@ def run_pytest(tmp_path: Path, postgresql_server: DatabaseServer, mariadb_server
             "PREFIQ_TEST_MARIADB_URL": mariadb_server.url(),
         }
         done = interpreters.run(
-            [sys.executable, "-m", "pytest", *arguments],
+            [sys.executable, "-m", "pytest", *plugin_arguments(), *arguments],
             cwd=tmp_path,
             env=environment,
             capture_output=True,
             text=True,
             check=False,
-            timeout=110,
+            timeout=280,
         )
         left = {path.stem: json.loads(path.read_text()) for path in (tmp_path / "left").iterdir()}
         return Run(_outcomes(done.stdout), done.stdout + done.stderr, left)
@@ -181,7 +184,7 @@ def test_it_does_not_use_the_plugin():
 
 def test_a_run_that_does_not_use_it_imports_nothing(tmp_path: Path) -> None:
     (tmp_path / "test_unused.py").write_text(_UNUSED)
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "prefiq_db_pytest", "-p", "no:cacheprovider", "."]
+    command = [sys.executable, "-m", "pytest", *plugin_arguments(), "-q", "-p", "no:cacheprovider", "."]
     command += ["-p", "no:asyncio", "-p", "no:anyio", "-p", "no:pytest_alembic", "-p", "no:hypothesispytest"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)

@@ -178,7 +178,7 @@ class SyncTransactionFacade(SyncFacade):
     """A ``Transaction`` with the face of an ``AsyncTransaction``."""
 
     awaited = _VERBS
-    plain = frozenset({"outcome", "callback_errors", "connection", "token"})
+    plain = frozenset({"outcome", "callback_errors", "connection", "token", "rollback"})
     scopes = frozenset({"transaction", "session", "stream", "bind"})
 
     def on_commit(self, fn: Callable[..., Any]) -> Callable[..., Any]:

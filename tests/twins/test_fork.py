@@ -250,7 +250,7 @@ def test_no_lock_is_made_without_being_registered() -> None:
         if path.relative_to(source).parts[0] != "testing" and made.search(path.read_text())
     }
     # They are the pool's, and a child has a pool of its own.
-    assert found == {"pool/slots.py", "pool/waiting_line.py"}
+    assert found == {"pool/idle_connections.py", "pool/slots.py", "pool/waiting_line.py"}
 
 
 def test_there_is_one_registry_of_what_a_child_renews() -> None:

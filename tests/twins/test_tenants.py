@@ -479,6 +479,33 @@ async def test_nobody_waits_for_the_commit_of_a_read(world: str, backend: Backen
     assert count.round_trips == 3
 
 
+@on_postgresql
+@pytest.mark.parametrize("kind", ["database"])
+async def test_a_schema_in_a_tenants_database(backend: Backend, db: Any, tenants: Tenants) -> None:
+    """Both overrides at once: another database, and in it another namespace."""
+    assert backend.server is not None
+    for statement in ("create schema branch", "create table branch.item (like public.item)"):
+        backend.server.execute(statement, tenants.names[0])
+    try:
+        async with db.override(**tenants.over(0)):
+            await db.using(schema="branch").execute(ADD, a)
+            async with db.override(schema="branch"), db.transaction(exactly_once=True) as tx:
+                await tx.execute(ADD, b)
+            assert [sku for (sku,) in await db.fetch_all("select sku from branch.item")] == ["A", "B"]
+            assert await db.fetch_all(SKUS) == []
+        assert await tenants.rows(db, None) == []
+    finally:
+        backend.server.execute("drop schema branch cascade", tenants.names[0])
+
+
+async def test_a_cancelled_or_failed_scope_is_over(db: Any, tenants: Tenants) -> None:
+    with pytest.raises(ZeroDivisionError):
+        async with db.override(**tenants.over(0)):
+            raise ZeroDivisionError
+    await db.execute(ADD, a)
+    assert [await tenants.rows(db, number) for number in (0, 1, None)] == [[], [], ["A"]]
+
+
 # --- pools of tenants ----------------------------------------------------------------------------
 
 
@@ -509,6 +536,23 @@ async def test_pools_of_tenants_are_few_and_closed_with_the_database(
         await first.fetch_all(SKUS)
     await db.open()
     assert await tenants.rows(db, 0) == ["A", "B"]
+
+
+@pytest.mark.parametrize("kind", ["database"])
+async def test_a_transaction_is_found_again_when_its_pool_has_lost_its_place(
+    tenants: Tenants, make_db: Callable[..., Any]
+) -> None:
+    """Another tenant may come between the call of ``transaction()`` and its connection."""
+    db = make_db(tenant_pools=1)
+    async with db.override(**tenants.over(0)):
+        tx = db.transaction()
+        await db.using(**tenants.over(1)).execute(ADD, b)
+        async with tx:
+            await db.execute(ADD, a)
+            async with db.transaction():
+                await db.execute("update item set qty = 9")
+    assert [await tenants.rows(db, number) for number in (0, 1, None)] == [["A"], ["B"], []]
+    assert len(db.stats().tenant_pools) == 1
 
 
 @pytest.mark.parametrize("kind", ["database"])

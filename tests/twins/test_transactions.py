@@ -855,3 +855,47 @@ async def test_a_timeout_undone_with_a_savepoint_is_set_again(make_db: Callable[
             async with db.transaction():
                 await tx.fetch_value(slow_read(backend))
         assert await tx.fetch_value("select 1") == 1
+
+
+async def test_a_block_is_rolled_back_without_an_exception(stock: Any) -> None:
+    """``tx.rollback()``: the block ends normally, nothing of it stays, and nothing runs again."""
+    told: list[str] = []
+    async with stock.transaction() as tx:
+        await tx.execute(INSERT_STOCK, row(1))
+        tx.on_commit(lambda: told.append("committed"))
+        tx.on_rollback(lambda: told.append("rolled back"))
+        tx.rollback()
+        await tx.execute(INSERT_STOCK, row(2))
+    assert (tx.outcome, told) == ("not committed", ["rolled back"])
+    async with stock.transaction() as tx:
+        await tx.execute(INSERT_STOCK, row(3))
+        async with stock.transaction() as inner:
+            await inner.execute(INSERT_STOCK, row(4))
+            inner.rollback()
+        assert inner.outcome == "not committed"
+    assert tx.outcome == "committed"
+    tries: list[int] = []
+
+    async def body(tx: Any) -> str:
+        tries.append(1)
+        await tx.execute(INSERT_STOCK, row(5))
+        tx.rollback()
+        return "said"
+
+    assert await stock.run_in_transaction(body) == "said"
+    assert tries == [1]
+    async for attempt in stock.attempts():
+        async with attempt as tx:
+            await tx.execute(INSERT_STOCK, row(6))
+            tx.rollback()
+    assert await ids(stock) == [3]
+
+
+async def test_a_transaction_that_has_ended_is_not_rolled_back(stock: Any) -> None:
+    async with stock.transaction() as tx:
+        await tx.execute(INSERT_STOCK, row(1), last=True)
+        with pytest.raises(ClosedError):
+            tx.rollback()
+    with pytest.raises(ClosedError):
+        tx.rollback()
+    assert await ids(stock) == [1]

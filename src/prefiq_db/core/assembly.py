@@ -14,7 +14,7 @@ from prefiq_db.core.database_core import DatabaseCore
 from prefiq_db.engines import make_async_engine, make_engine
 from prefiq_db.errors import SchemaError, SubKind, UsageError
 from prefiq_db.exactly_once import Claimer, Pruner, Resolver
-from prefiq_db.execution.standard import StandardRoad
+from prefiq_db.execution.direct import DirectRoad
 from prefiq_db.hooks.registry import Hooks
 from prefiq_db.insight.explainer import Explainer
 from prefiq_db.insight.statement_observer import StatementObserver
@@ -42,15 +42,16 @@ def assemble(settings: DatabaseSettings | str, fields: Mapping[str, Any], name: 
 def _of_tenant(origin: Instance, tenant: str) -> Instance:
     """Return the database *tenant* beside *origin*: it has an engine and a pool of its own, and reports to the same."""
     settings, runtime = origin.settings, origin.runtime
-    target = beside(settings.target, tenant)
+    target = beside(origin.target, tenant)
     make = make_async_engine if runtime.is_async else make_engine
     watcher = ConnectionWatcher(origin.name, origin.hooks, settings.leak_after_seconds, origin.watcher)
     made: Any = make(settings, name=origin.name, observer=origin.observer, watcher=watcher, target=target)
     engine = made.sync_engine if runtime.is_async else made
     _when_connecting(engine, lambda: _make_ready(origin, target))
-    road = StandardRoad(engine, origin.name, masked=settings.masked)
+    road = DirectRoad(engine, origin.name, masked=settings.masked)
     return replace(
         origin,
+        target=target,
         watcher=watcher,
         engine=engine,
         async_engine=made if runtime.is_async else None,
@@ -63,7 +64,7 @@ def _of_tenant(origin: Instance, tenant: str) -> Instance:
 
 
 def _resolver(
-    settings: DatabaseSettings, road: StandardRoad, runtime: Runtime, hooks: Hooks, name: str, target: Target
+    settings: DatabaseSettings, road: DirectRoad, runtime: Runtime, hooks: Hooks, name: str, target: Target
 ) -> Resolver:
     return Resolver(
         Claimer(road, runtime), hooks, name, settings.retry.total_seconds, os.path.basename(target.database)
@@ -100,9 +101,10 @@ def _assemble_instance(settings: DatabaseSettings, name: str, runtime: Runtime) 
     make = make_async_engine if runtime.is_async else make_engine
     made: Any = make(settings, name=name, observer=observer, watcher=watcher)
     engine = made.sync_engine if runtime.is_async else made
-    road = StandardRoad(engine, name, masked=settings.masked)
+    road = DirectRoad(engine, name, masked=settings.masked)
     return Instance(
         settings=settings,
+        target=settings.target,
         name=name,
         runtime=runtime,
         hooks=hooks,

@@ -24,7 +24,14 @@ class DatabaseCore(Diagnosis):
 
     def __init__(self, instance: Instance) -> None:
         self.view = NO_OVERRIDES
-        self.settle(instance)
+        self.instance = instance
+        self.has_namespaces = instance.target.product.has_namespaces
+        # Every statement reads these; copies here save an attribute look-up.
+        self.settings = instance.settings
+        self.name = instance.name
+        self.runtime = instance.runtime
+        self.hooks = instance.hooks
+        self.road = instance.road
 
     # --- open and closed -------------------------------------------------------------------------
 

@@ -52,10 +52,18 @@ class Statements(Transactions, CoreVerbs):
             PrefiqDbError: if the call can't or must not be carried out.
         """
         given = self.admit()
-        executable = bind_params(as_executable(statement), check_params(params), self.road.dialect.label)
-        if type(executable) is not TextClause and shape.typed and getattr(executable, "_propagate_attrs", None):
-            refuse_entities(executable)
+        text = statement if type(statement) is str else None
+        known = None if text is None else self.road.texts.kept.get(text)
+        executable: Any
+        if known is not None and known.fits(params):
+            executable = known.statement
+        else:
+            known = None
+            executable = bind_params(as_executable(statement), check_params(params), self.road.dialect.label)
+            if type(executable) is not TextClause and shape.typed and getattr(executable, "_propagate_attrs", None):
+                refuse_entities(executable)
         call = Call(verb, executable, params, shape, given)
+        call.text, call.prepared = text, known
         self._choose_way(call, block)
         return call
 
@@ -131,9 +139,10 @@ class Statements(Transactions, CoreVerbs):
             elif call.shape is ROW_COUNT:
                 call.way = Way.OWN_TRANSACTION
             else:
-                facts = facts_of(call.statement, self.road.dialect.label)
-                if not facts.stands_alone:
-                    refuse_one_shot(facts)
+                if call.prepared is None or not call.prepared.stands_alone:
+                    facts = facts_of(call.statement, self.road.dialect.label)
+                    if not facts.stands_alone:
+                        refuse_one_shot(facts)
                 if self._needs_a_transaction(call.given):
                     call.way = Way.OWN_TRANSACTION
                     call.deadline = None  # the transaction has it
@@ -183,7 +192,7 @@ class Statements(Transactions, CoreVerbs):
             return fetched if call.shape.finish is None else call.shape.finish(fetched)
         finally:
             # The connection knows its last call until the next one, and must not keep what the caller gave it.
-            del call.statement, call.params, call.block
+            del call.statement, call.params, call.block, call.text
 
     def _run_in_own_transaction(self, call: Call, *, read_only: bool = False) -> Any:
         if call.shape is ROW_COUNT:

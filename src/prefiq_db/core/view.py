@@ -12,7 +12,7 @@ from prefiq_db.call import NO_OVERRIDES, Overrides
 from prefiq_db.config import RetryPolicy
 from prefiq_db.errors import ClosedError, EventLoopError, UsageError
 from prefiq_db.events import AttemptFailed
-from prefiq_db.execution.standard import StandardRoad
+from prefiq_db.execution.direct import DirectRoad
 from prefiq_db.execution.target_tables import TargetTables
 from prefiq_db.hooks.registry import Hooks
 from prefiq_db.instance import Instance
@@ -32,7 +32,7 @@ class View:
     runtime: Runtime
     instance: Instance
     hooks: Hooks
-    road: StandardRoad
+    road: DirectRoad
     has_namespaces: bool
     view: Overrides
 
@@ -56,7 +56,8 @@ class View:
 
     def admit(self) -> Overrides:
         """Return the overrides in force, or raise if the database is closed or belongs to another event loop."""
-        self.check_usable()
+        if self.instance.closed or self.runtime.is_async:
+            self.check_usable()
         here = overrides_in_scope(self.instance.origin)  # same as overrides(); inlined because every call runs it
         return self.view if here is NO_OVERRIDES else self.view.over(here)
 
@@ -77,7 +78,7 @@ class View:
         """Return the overrides *given*, validated for this kind of database; look for tenants from now on."""
         checked = check_overrides(given)
         if self.database_of(checked) is not None:
-            beside(self.settings.target, "checked")  # in memory there is no place for one
+            beside(self.instance.target, "checked")  # in memory there is no place for one
             self.instance.origin.has_tenants = True
         return checked
 
@@ -113,19 +114,9 @@ class View:
         if self.instance.origin.closed:
             self.check_usable()
         other = copy.copy(self)
-        other.settle(self.instance.origin.tenants.get(name) if name is not None else self.instance.origin)
+        other.instance = instance = self.instance.origin if name is None else self.instance.origin.tenants.get(name)
+        other.road = instance.road
         return other
-
-    def settle(self, instance: Instance) -> None:
-        """Make this a view of *instance*."""
-        self.instance = instance
-        # Every statement reads these; copies here save an attribute look-up.
-        self.settings = instance.settings
-        self.has_namespaces = instance.settings.target.product.has_namespaces
-        self.name = instance.name
-        self.runtime = instance.runtime
-        self.hooks = instance.hooks
-        self.road = instance.road
 
     def ambient(self) -> Scope[Block] | None:
         """Return the transaction that the database's own verbs run in here, if any.

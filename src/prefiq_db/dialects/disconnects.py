@@ -16,6 +16,9 @@ class JudgingDialect(ClockDialect):
     #: the database's name, for classify_error and in messages
     label: ClassVar[str]
 
+    #: whether its connections have sockets, which are polled before a connection is used
+    has_sockets: ClassVar[bool] = True
+
     def judge(self, error: BaseException, proxied: Any) -> Judgement:
         """Judge *error*, raised on SQLAlchemy's *proxied* connection, unless it was judged before."""
         judgement = find_judgement(error)

@@ -228,6 +228,13 @@ class _Postgresql(PostgresqlBulk, PipelineTravelling, PrefiqDialect):
     def _driver_cursor(self, cursor: Any) -> Any:
         return cursor
 
+    def columns_of(self, cursor: Any) -> Any:
+        # psycopg's description makes an object of each column, and they can't be compared.
+        result = self._driver_cursor(cursor).pgresult
+        if result is None or not result.nfields:
+            return None if cursor.description is None else ()
+        return [(result.fname(place), result.ftype(place)) for place in range(result.nfields)]
+
     def knows(self, context: Any, kind: type) -> bool:
         from psycopg import ProgrammingError
         from psycopg.adapt import PyFormat

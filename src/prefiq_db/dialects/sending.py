@@ -32,6 +32,10 @@ class StatementDialect(TransactionDialect):
         """Return whether the driver takes values of a type that is in none of our tables, such as a range."""
         return False
 
+    def columns_of(self, cursor: Any) -> Any:
+        """Return what the driver says of the columns of a result, to be compared; ``None`` if it has no rows."""
+        return cursor.description
+
     def do_execute(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
         parameters = self.values.one(parameters, statement, context, self.knows)
         self._send(self._execute, cursor, statement, parameters, context, 1)
@@ -59,7 +63,7 @@ class StatementDialect(TransactionDialect):
         context: Any,
         batch_size: int,
     ) -> None:
-        proxied = None if context is None else context.root_connection._dbapi_connection
+        proxied = None if context is None else context._dbapi_connection
         # SQLAlchemy's own queries to a new server belong to no caller, and a listener that used the database here would
         # wait for the very connection that is being opened.
         if proxied is None or type(proxied) is _AdhocProxiedConnection:

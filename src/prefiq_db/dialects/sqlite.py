@@ -44,6 +44,7 @@ _BEGIN: Final = re.compile(r"\s*BEGIN(?:\s+(?:DEFERRED|IMMEDIATE|EXCLUSIVE))?(?:
 
 class _Sqlite(SqliteBulk, DecimalSqlite, PrefiqDialect):
     label = "sqlite"
+    has_sockets = False
     explain_words = "EXPLAIN QUERY PLAN"
     connection_characteristics: Any = characteristics()
     server_side_timeout = False
@@ -175,7 +176,7 @@ class _Sqlite(SqliteBulk, DecimalSqlite, PrefiqDialect):
         if context is None:
             PrefiqDialect._send(self, send, cursor, statement, parameters, context, batch_size)
             return
-        connection = self._sqlite(context.root_connection._dbapi_connection.dbapi_connection)
+        connection = self._sqlite(context._dbapi_connection.dbapi_connection)
         columns = getattr(context.compiled, "decimal_columns", None)
         if columns and not connection.decimal_columns.issuperset(columns):
             self._check_decimals(columns, context, connection)
@@ -245,7 +246,8 @@ class _Sqlite(SqliteBulk, DecimalSqlite, PrefiqDialect):
 
     def _check_decimals(self, columns: Any, context: Any, connection: SqliteConnection) -> None:
         """Refuse a statement on a decimal column that still holds texts; check once per connection and column."""
-        raw = context.root_connection.connection.dbapi_connection
+        raw = context.root_connection._dbapi_connection.dbapi_connection
+        connection.stop_clock()  # it may still run for the last statement
         for table, column in columns - connection.decimal_columns:
             name, of = (word.replace("'", "''") for word in (column, table))
             rows = self.ask(raw, f"SELECT type FROM pragma_table_info('{of}') WHERE name = '{name}'")

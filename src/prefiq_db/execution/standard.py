@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from sqlalchemy import Connection, Engine, NullPool, RootTransaction, TextClause
 from sqlalchemy.engine import NestedTransaction
@@ -99,7 +99,7 @@ class StandardRoad:
         Raises:
             PrefiqDbError: classified by the step that failed: before the statement was sent, it had no effect.
         """
-        trip = _OneShot(self, call)
+        trip = self.new_shot(call)
         try:
             try:
                 return self.border.cross(trip.go, trip.phase)
@@ -124,6 +124,10 @@ class StandardRoad:
             trip.drop()
             raise
 
+    def new_shot(self, call: Call) -> Shot:
+        """Return the way that *call* goes to the driver and back."""
+        return OneShot(self, call)
+
     def _interruption_of(self, connection: Connection | None) -> BaseException | None:
         if connection is None or connection.invalidated or connection.closed:
             return None
@@ -135,12 +139,15 @@ class StandardRoad:
         *deadline*, where given, is the transaction's own.
         """
 
-        def send() -> Any:
-            self.state(connection).statement.call = call
-            self.dialect.bound_statements(connection, timeout_seconds, deadline)
-            return call.shape.fetch(connection.execute(call.statement, call.params))
+        return self.crossed(
+            connection, lambda: self.send(connection, call, timeout_seconds, deadline), is_last=call.last
+        )
 
-        return self.crossed(connection, send, is_last=call.last)
+    def send(self, connection: Connection, call: Call, seconds: float, deadline: Deadline | None) -> Any:
+        """Execute the statement of *call* in a transaction and return what its shape fetches."""
+        self.state(connection).statement.call = call
+        self.dialect.bound_statements(connection, seconds, deadline)
+        return call.shape.fetch(connection.execute(call.statement, call.params))
 
     def crossed(self, connection: Connection, send: Callable[[], Any], *, is_last: bool = False) -> Any:
         """Return what *send* returns, which runs a statement in the transaction on *connection*."""
@@ -190,7 +197,25 @@ class StandardRoad:
         return self.border.cross(connection.begin_nested)
 
 
-class _OneShot:
+class Shot(Protocol):
+    """One statement outside a transaction, from the checkout to the checkin."""
+
+    connection: Connection | None
+
+    def go(self) -> Any:
+        """Return what the shape fetches."""
+
+    def phase(self) -> Phase:
+        """Return which step an error belongs to."""
+
+    def drop(self) -> None:
+        """Close the connection, unless it has been returned."""
+
+    def end(self) -> None:
+        """Return the connection."""
+
+
+class OneShot:
     """The steps of one statement; the step reached decides what an error means."""
 
     __slots__ = ("call", "connection", "road", "sent")

@@ -111,3 +111,10 @@ class Transaction:
         """Call *fn* after this block, or one around it, was rolled back."""
         self._core.tx.on_rollback(fn)
         return fn
+
+    def rollback(self) -> None:
+        """Roll this block back when it is left, without an exception; statements until then still run.
+
+        In a nested one it undoes that block alone. ``outcome`` is ``not committed`` then.
+        """
+        self._core.tx.unwant()

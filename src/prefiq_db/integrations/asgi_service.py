@@ -20,7 +20,7 @@ class AsgiService(Service):
 
     Args:
         source: a function that boots the container; it is called when the application starts, and what it returns is
-            shut down at the end. Or a container or databases that somebody else opens and closes. ``None``:
+            shut down at the end. Or a container or databases that your program opens and closes itself. ``None``:
             :func:`~prefiq_db.bootstrap_async`.
         options: see :class:`~prefiq_db.integrations.request_options.RequestOptions`: ``timeout``, ``timeout_header``,
             ``id_header``, ``safe_methods``, ``read_only_requests``, ``rolls_back_from``, ``cancel_on_disconnect``.

@@ -33,12 +33,12 @@ class PrefiqDb(Service):
         app: the application; ``None``: call :meth:`init_app` later.
         source: a function that boots the container; ``None``: :func:`~prefiq_db.bootstrap`. It is called by
             :meth:`init_app`, and what it returns is shut down by :meth:`shutdown`, at the latest when the process ends.
-            Or a container or databases that somebody else opens and closes.
+            Or a container or databases that your program opens and closes itself.
         options: see :class:`~prefiq_db.integrations.request_options.RequestOptions`: ``timeout``, ``timeout_header``,
             ``id_header``, ``safe_methods``, ``read_only_requests``, ``rolls_back_from``.
 
     Raises:
-        UsageError: for ``cancel_on_disconnect``: a WSGI server tells nobody that the client has gone.
+        UsageError: for ``cancel_on_disconnect``: a WSGI server doesn't report that the client has gone.
     """
 
     install: ClassVar[str] = "call prefiq.init_app(app), or PrefiqDb(app)"

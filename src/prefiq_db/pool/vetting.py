@@ -26,6 +26,7 @@ from prefiq_db.interruptions import is_interruption
 from prefiq_db.masking import border_translates
 from prefiq_db.origin import application_line
 from prefiq_db.pool.checkout_deadline import checkout_by, checkout_deadline
+from prefiq_db.pool.idle_connections import IdleConnections
 from prefiq_db.pool.slots import SlottedPool
 from prefiq_db.pool.waiting_line import WaitingLine
 from prefiq_db.translation.both import of_both
@@ -79,7 +80,6 @@ class _VettingPool(SlottedPool):
         return recreated
 
     def connect(self) -> Any:
-        # Runs for every statement: few calls, and names that are looked up once.
         watcher = self.watcher
         if watcher is None:
             return super().connect()
@@ -87,24 +87,11 @@ class _VettingPool(SlottedPool):
         proxied: Any = None
         try:
             proxied = super().connect()
-            info = _record_of(proxied).info
-            try:
-                state = info[SESSION_KEY]
-            except KeyError:
-                state = self._prefiq.session_in(info)
-            checkout = state.checkout
-            # The vetting read the clock when it got the connection, or just now, if it is a new one.
-            checkout.checked_out_at = now = state.vetted_at
-            checkout.wait_seconds = waited = now - started
-            current_worker = self._current_worker
-            checkout.worker = current_worker()
-            watcher.waits.append(waited)
-            if watcher.wants_checkouts:
-                watcher.checked_out(state)
+            state = self._note_checkout(_record_of(proxied), watcher, started)
             if not _within_a_verb():
                 # engine or session(): the verbs return what they take, so they need no line in a leak report
-                checkout.line = application_line()
-                checkout.guard = self._prefiq.guard_of_sessions
+                state.checkout.line = application_line()
+                state.checkout.guard = self._prefiq.guard_of_sessions
                 self._prefiq.expect_back(proxied, state)
             return proxied
         except BaseException:
@@ -112,6 +99,50 @@ class _VettingPool(SlottedPool):
             if proxied is not None:
                 proxied.invalidate()
             raise
+
+    def take(self) -> Any:
+        """Return a connection's place in the pool, for a verb, which returns it with ``checkin()``.
+
+        Like :meth:`connect`, without SQLAlchemy's proxy, which returns a connection that its user forgets.
+        """
+        started = perf_counter()
+        record: Any = self._do_get()
+        try:
+            record.going_home = False
+            since = record.starttime
+            if (
+                record.dbapi_connection is None
+                or self._invalidate_time > since
+                or record._soft_invalidate_time > since
+                or self._recycle > -1
+            ):
+                record.get_connection()  # a new one
+            watcher = self.watcher
+            if watcher is not None:
+                self._note_checkout(record, watcher, started)
+            elif SESSION_KEY not in record.info:
+                self._prefiq.session_in(record.info)
+        except BaseException as error:
+            record._checkin_failed(error, _fairy_was_created=False)
+            raise
+        return record
+
+    def _note_checkout(self, record: Any, watcher: Watcher, started: float) -> SessionState:
+        # Runs for every statement: few calls, and names that are looked up once.
+        info = record.info
+        try:
+            state: SessionState = info[SESSION_KEY]
+        except KeyError:
+            state = self._prefiq.session_in(info)
+        checkout = state.checkout
+        # The vetting read the clock when it got the connection, or just now, if it is a new one.
+        checkout.checked_out_at = now = state.vetted_at
+        checkout.wait_seconds = waited = now - started
+        checkout.worker = self._current_worker()
+        watcher.waits.append(waited)
+        if watcher.wants_checkouts:
+            watcher.checked_out(state)
+        return state
 
     def _do_get(self) -> ConnectionPoolEntry:
         record: Any = None
@@ -185,8 +216,29 @@ class _VettingPool(SlottedPool):
         if self._line.waiters:
             self._line.serve()
 
-    def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
-        state = record.info.get(SESSION_KEY) or self._prefiq.session_in(record.info)
+    def give_back(self, record: Any) -> None:
+        """Return a connection that a verb took, and that is known to be at rest."""
+        if record.finalize_callback or self.dispatch.checkin:
+            record.checkin(_fairy_was_created=False)
+            return
+        record.going_home = False
+        try:
+            state = record.info[SESSION_KEY]
+            if state.checkout.tainted:
+                self._do_return_conn(record)
+                return
+            state.last_used = self._note_return(state)
+            state.forget()
+            SlottedPool._do_return_conn(self, record)
+        except BaseException:
+            if not record.going_home:
+                self._drop(record)
+            raise
+        if self._line.waiters:
+            self._line.serve()
+
+    def _note_return(self, state: SessionState) -> float:
+        """Note how long the connection was used; return what the clock says."""
         watcher, checkout = self.watcher, state.checkout
         now, since = perf_counter(), checkout.checked_out_at
         if since and watcher is not None:
@@ -197,6 +249,12 @@ class _VettingPool(SlottedPool):
                 watcher.checked_in(state, now - since)
             if len(uses) >= _FOLD_AT:
                 watcher.fold()
+        return now
+
+    def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
+        state = record.info.get(SESSION_KEY) or self._prefiq.session_in(record.info)
+        watcher, checkout = self.watcher, state.checkout
+        now = self._note_return(state)
         # Also after an invalidation: then no caller returns the connection, or needs to.
         checkout.fairy_ref = None
         if record.dbapi_connection is not None and (checkout.tainted or not self._is_at_rest(record)):
@@ -227,13 +285,14 @@ class _VettingPool(SlottedPool):
         now = perf_counter()
         if now >= state.expires_at:
             return _AGE
-        if dialect.is_unheard(record.dbapi_connection):
-            if not self._hears(record):
-                return _DEAD
-        else:
-            descriptor = dialect.socket_of(record.dbapi_connection)
-            if descriptor is not None and is_readable(descriptor):
-                return _DEAD
+        if dialect.has_sockets:
+            if dialect.is_unheard(record.dbapi_connection):
+                if not self._hears(record):
+                    return _DEAD
+            else:
+                descriptor = dialect.socket_of(record.dbapi_connection)
+                if descriptor is not None and is_readable(descriptor):
+                    return _DEAD
         if not self._is_at_rest(record):
             return _NOT_AT_REST
         state.vetted_at = now
@@ -315,6 +374,8 @@ def _task_name() -> object:
 
 class PrefiqPool(_VettingPool):
     """The pool of sync engines."""
+
+    _queue_class = IdleConnections
 
     __module__ = "prefiq_db.pool"  # SQLAlchemy names the pool's logger by it
 

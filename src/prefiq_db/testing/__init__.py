@@ -6,9 +6,9 @@ Importing it needs no driver; starting a server needs the one of its database.
 from __future__ import annotations
 
 from prefiq_db.testing.injection import Injection
-from prefiq_db.testing.no_waits import no_waits
 from prefiq_db.testing.postgresql_pair import PostgresPair
 from prefiq_db.testing.servers import DatabaseServer, MariaDbServer, PostgresServer, ServerUnavailableError
+from prefiq_db.testing.skipped_waits import no_waits
 from prefiq_db.testing.wire import WireCounter
 
 __all__ = [

@@ -54,8 +54,8 @@ class MariaDbServer(DatabaseServer):
     def open_transactions(self, database: str) -> int:
         """Return how many sessions in a database, except our own, have an open transaction or run a statement.
 
-        Takes a tenth of a second: the server reports a snapshot of its transactions, and makes a new one only if nobody
-        read the old one for that long.
+        Takes a tenth of a second: the server reports a snapshot of its transactions, and makes a new one only if the
+        old one was not read for that long.
         """
         time.sleep(_PICTURE_SECONDS)
         return super().open_transactions(database)

@@ -70,6 +70,8 @@ class Block(ABC):
         self.open_streams: list[OpenStream] = []
         self._scope = scope
         self._handle: Any = None
+        #: stands for the error that rolls it back although none leaves it; ``None``: it is to be kept
+        self._unwanted: BaseException | None = None
         self.deadline: Deadline | None = None
         self._over = False
         #: begins again on another connection, if the first one turns out to be dead; ``None``: that is an error
@@ -232,12 +234,19 @@ class Block(ABC):
 
     # --- end -------------------------------------------------------------------------------------
 
+    def unwant(self) -> None:
+        """Roll the block back when it is left, whether an error leaves it or not."""
+        self._check_active()
+        if self.scope.is_closed:
+            raise ClosedError("the transaction's last statement was sent, and COMMIT belongs to it")
+        self._unwanted = UsageError("rolled back as wanted")
+
     def end(self, error: BaseException | None) -> None:
         """Commit, or roll back if *error* is leaving the block."""
         self._check_active()
         try:
             self._close_streams(error)
-            self._end(error)
+            self._end(error or self._unwanted)
         finally:
             self.abandon()
 

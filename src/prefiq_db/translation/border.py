@@ -82,8 +82,9 @@ class Border:
             try:
                 border_translates.set(outside)
             finally:
-                # Twice: an interruption before the first would disable translation and masking in this thread for good.
-                border_translates.set(outside)
+                # An interruption before that would disable translation and masking in this thread for good.
+                if border_translates.get() is not outside:
+                    border_translates.set(outside)
             del handled
         if interruption is not None:
             try:

@@ -93,6 +93,9 @@ async def test_transactions_are_outermost(async_db: AsyncDatabase) -> None:
             await tx.execute("insert into item values ('c', 1)")
             raise ZeroDivisionError
     async with db.transaction() as tx:
+        await tx.execute("delete from item")
+        tx.rollback()
+    async with db.transaction() as tx:
         await tx.execute("insert into item values ('last', 1)", last=True)
     assert await rows(db) == {("seed", 1), ("a", 1), ("last", 1)}
 

@@ -38,11 +38,6 @@ def rows(db: Database) -> set[tuple[str, int]]:
     return {(row.sku, row.qty) for row in db.fetch_all("select sku, qty from item")}
 
 
-@pytest.fixture(autouse=True)
-def _fresh(db: Database) -> None:
-    assert rows(db) == {("seed", 1)}
-
-
 def test_statements(db: Database) -> None:
     assert db.execute(item.insert().values(sku="a", qty=1)).rowcount == 1
     assert (
@@ -107,6 +102,9 @@ def test_transactions_are_outermost(db: Database) -> None:
     assert tx.outcome is Outcome.NOT_COMMITTED
     assert told[-1] == "rolled back"
     assert db.resolve_outcome(token) is Outcome.NOT_COMMITTED
+    with db.transaction() as tx:
+        tx.execute("delete from item")
+        tx.rollback()
     with db.transaction() as tx:
         tx.execute("insert into item values ('last', 1)", last=True)
     assert rows(db) == {("seed", 1), ("a", 1), ("last", 1)}
@@ -201,6 +199,32 @@ def test_deferred_constraints_are_checked_at_the_commit(db: Database) -> None:
     assert db.fetch_value("select count(*) from part") == 1
 
 
+@pytest.mark.databases("postgresql")
+def test_what_a_transaction_sets_for_itself_ends_with_it(db: Database) -> None:
+    names = ("lock_timeout", "statement_timeout", "search_path")
+    ask = "select " + ", ".join(f"current_setting('{name}')" for name in names)
+    before = tuple(db.fetch_one(ask))
+    with db.transaction(timeout=3) as tx:
+        tx.execute("set local lock_timeout = '123ms'")
+        tx.execute("set local suite.tenant = 'a'")
+        assert tx.fetch_value("select current_setting('lock_timeout')") == "123ms"
+    assert tuple(db.fetch_one(ask)) == before
+    assert db.fetch_value("select current_setting('suite.tenant', true)") == ""
+    db.execute("create schema tenant")
+    db.execute("create table tenant.item (sku varchar(20))")
+    with db.override(schema="tenant"), db.transaction(exactly_once=True) as tx:
+        tx.execute("insert into item values ('theirs')")
+        token = tx.token
+    assert tuple(db.fetch_one(ask)) == before
+    assert db.fetch_value("select count(*) from tenant.item") == 1
+    assert db.resolve_outcome(token) is Outcome.COMMITTED
+
+
+def test_the_database_of_a_tenant_is_refused(db: Database) -> None:
+    with pytest.raises(UsageError, match="db_committed"):
+        db.using(database="other").fetch_value("select 1")
+
+
 @pytest.mark.databases("sqlite", "postgresql")
 def test_tables_that_a_test_makes_are_undone(db: Database) -> None:
     assert not sa.inspect(db.engine).has_table("made")
@@ -262,6 +286,11 @@ def test_a_connection_that_does_not_come_back(db: Database) -> None:
         thread.join()
     assert isinstance(seen[0], PoolTimeoutError | TransactionOwnershipError)
     assert "db_committed" in str(seen[0])
+
+
+def test_asked_for_during_the_test(request: pytest.FixtureRequest) -> None:
+    late: Database = request.getfixturevalue("db")
+    late.execute("insert into item values ('a', 1)")
 
 
 @pytest.mark.no_waits

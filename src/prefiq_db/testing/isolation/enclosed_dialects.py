@@ -8,6 +8,7 @@ sent one by one: that saves round trips, and decides nothing.
 from __future__ import annotations
 
 import functools
+import re
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -38,6 +39,12 @@ _CHECK_NOW: Final = """DO $$ DECLARE late record; BEGIN
 SET CONSTRAINTS ALL IMMEDIATE;
 FOR late IN SELECT DISTINCT nspname, conname FROM pg_constraint JOIN pg_namespace AS space ON space.oid = connamespace
 WHERE condeferred LOOP EXECUTE format('SET CONSTRAINTS %I.%I DEFERRED', late.nspname, late.conname); END LOOP; END $$"""
+# SET LOCAL x, SET x, and the name in set_config('x', ...) where the text has it.
+_SETS: Final = re.compile(r"(?i)^\s*set\s+(?:local\s+|session\s+)?([\w.]+)|\bset_config\s*\(\s*'([\w.]+)'")
+_SETTINGS_BACK: Final = (
+    "SELECT set_config(name, reset_val, true) FROM pg_settings WHERE source = 'session'"
+    " AND setting IS DISTINCT FROM reset_val AND name NOT LIKE 'transaction~_%' ESCAPE '~'"
+)
 _CHANGES_NO_SCHEMA: Final = COUNTED | {"select", "values", "table", "with", "show", "explain", "copy"}
 _DEFERRED_IN_SQLITE: Final = "SELECT 1 FROM sqlite_master WHERE sql LIKE '%DEFERRED%' LIMIT 1"
 _FOREIGN_KEY: Final = 787  # SQLITE_CONSTRAINT_FOREIGNKEY
@@ -195,15 +202,37 @@ class EnclosedPostgresql(EnclosedDialect):
             message.append("SET LOCAL transaction_read_only = on")
         if transaction.local_timeout is not None:
             message.append(_timeout(transaction.local_timeout))
+        if transaction.token is not None:
+            message.append(self.token_sql(transaction.token))
+        if transaction.schema is not None:  # behind the token, as in production
+            message.append(f'SET LOCAL search_path TO "{transaction.schema}"')
         return "; ".join(message)
 
+    @property
+    def token_rides_with_begin(self) -> bool:
+        return True
+
     def release(self, savepoint: str) -> list[str]:
-        message = f"RELEASE SAVEPOINT {savepoint}"
-        state = self.enclosure.state
-        if savepoint == TRANSACTION and state.transaction.local_timeout is not None:
-            # A SET LOCAL of the savepoint goes on to hold in the test's transaction.
-            message += f"; {_timeout(state.session_timeout)}"
-        return [message]
+        message = [f"RELEASE SAVEPOINT {savepoint}"]
+        if savepoint == TRANSACTION:
+            # A SET LOCAL of the savepoint would go on to hold in the test's transaction.
+            message += self._settings_back(self.enclosure.state.transaction)
+        return ["; ".join(message)]
+
+    def _settings_back(self, transaction: TransactionState) -> Iterator[str]:
+        settings = self.enclosure.settings
+        if settings:
+            yield _SETTINGS_BACK
+            # PostgreSQL leaves an empty text where a setting of the application's own was.
+            yield from (f"SET LOCAL {name} = ''" for name in sorted(settings) if "." in name)
+        elif transaction.schema is not None:
+            yield "SET LOCAL search_path TO DEFAULT"
+        if settings or transaction.local_timeout is not None:
+            yield _timeout(self.enclosure.state.session_timeout)
+
+    def _send_begin(self, state: SessionState, dbapi_connection: Any) -> None:
+        self.enclosure.settings.clear()
+        super()._send_begin(state, dbapi_connection)
 
     def undo(self, savepoint: str) -> list[str]:
         return ["; ".join(super().undo(savepoint))]
@@ -211,6 +240,8 @@ class EnclosedPostgresql(EnclosedDialect):
     def judged(self, send: Callable[..., None], state: SessionState, statement: str, context: Any) -> Any:
         if facts_sent(context, statement, self.label).verb not in _CHANGES_NO_SCHEMA:
             self.enclosure.deferred = None
+        if state.transaction.began:
+            self.enclosure.settings.update((one or other).lower() for one, other in _SETS.findall(statement))
         return send
 
     def alone(self, send: Callable[..., None], dbapi_connection: Any) -> Callable[..., None]:

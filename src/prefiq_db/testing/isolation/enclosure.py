@@ -32,6 +32,8 @@ class Enclosure:
         self.state: Any = None
         self.lost = ""
         self.deferred: bool | None = None
+        #: the settings that the open transaction has changed for itself, as far as its statements tell
+        self.settings: set[str] = set()
 
     @property
     def began(self) -> bool:

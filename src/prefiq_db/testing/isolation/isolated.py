@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from prefiq_db.database import Database
 from prefiq_db.database_async import AsyncDatabase
+from prefiq_db.errors import UsageError
+from prefiq_db.execution.direct import DirectRoad
 from prefiq_db.execution.standard import StandardRoad
 from prefiq_db.instance import Instance
 from prefiq_db.settings import DatabaseSettings
+from prefiq_db.tenants import TenantPools
 from prefiq_db.testing.isolation.enclosed_dialects import enclosed
-from prefiq_db.testing.isolation.enclosure import Enclosure
+from prefiq_db.testing.isolation.enclosure import COMMITTED, Enclosure
 from prefiq_db.testing.isolation.loop_keeper import LoopKeeper
 from prefiq_db.testing.isolation.taking_turns import AsyncKept, AsyncTurns, SyncTurns
 
@@ -83,6 +86,7 @@ class IsolatedDatabase(TestDatabase):
         pool.__class__ = SyncTurns if self._keeper is None else AsyncTurns
         pool.keeper = self._keeper
         dialect.enclosure = pool.enclosure = self.enclosure
+        instance.tenants = TenantPools(_refuse_tenant, 1)
         road: Any = instance.road
         road.__class__ = _OneRoad
 
@@ -94,8 +98,20 @@ class IsolatedDatabase(TestDatabase):
         self._pool.drop_held()
 
 
-class _OneRoad(StandardRoad):
-    """The road of a test, which leads nowhere else: another connection would see nothing of the test."""
+def _refuse_tenant(name: str) -> NoReturn:
+    raise UsageError(
+        "override database (and schema, where that is a database): it has connections of its own, which the rollback "
+        f"of this test's fixture doesn't reach; {COMMITTED}"
+    )
+
+
+class _OneRoad(DirectRoad):
+    """The road of a test, which leads nowhere else: another connection would see nothing of the test.
+
+    Statements take SQLAlchemy's way, where each can have a savepoint of its own.
+    """
+
+    steps_aside = True
 
     def outside(self) -> StandardRoad:
         return self

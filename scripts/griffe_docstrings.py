@@ -1,10 +1,35 @@
-"""For the API reference: a class that lists its verbs (``fetch_all = Verbs.fetch_all``) has them as methods."""
+"""How the API reference reads our source; ``mkdocs.yml`` names this file.
+
+- A class that lists its verbs (``fetch_all = Verbs.fetch_all``) has them as methods.
+- A role in a docstring (``:class:`~prefiq_db.Database```) is a link, where what it names is on the site.
+"""
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import griffe
+
+_ROLE = re.compile(r":(?:class|func|meth|attr|data|exc|mod):`(?P<path>~?[\w.]+)`")
+
+
+class Roles(griffe.Extension):
+    """Write roles as links of the site."""
+
+    def on_object(self, *, obj: griffe.Object, **kwargs: Any) -> None:
+        if obj.docstring is not None:
+            obj.docstring.value = _ROLE.sub(lambda found: _link(obj, found["path"]), obj.docstring.value)
+
+
+def _link(obj: griffe.Object, named: str) -> str:
+    path = named.removeprefix("~")
+    shown = path.rpartition(".")[2] if named.startswith("~") else path
+    try:
+        target = path if path.startswith("prefiq_db.") else obj.resolve(path)
+    except griffe.NameResolutionError:
+        target = path
+    return f'<autoref optional identifier="{target}"><code>{shown}</code></autoref>'
 
 
 class ListedVerbs(griffe.Extension):

@@ -1,0 +1,346 @@
+"""Run one statement on the driver's connection itself, where that is proven to be the same as SQLAlchemy's execution.
+
+The pool, its vetting, the dialect that sends, the observer and the border are those of the standard road. What is left
+out is what SQLAlchemy makes anew for each statement: the proxy of the connection, its Connection, context and result.
+When something fails they are made after all, and SQLAlchemy handles the error as it does on the standard road.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import Any, ClassVar, Final, NoReturn
+from weakref import WeakKeyDictionary
+
+from sqlalchemy import Connection, Row, TextClause
+from sqlalchemy.engine.result import RMKeyView
+from sqlalchemy.pool.base import _ConnectionFairy
+
+from prefiq_db.call import NO_OVERRIDES, Call, Overrides
+from prefiq_db.deadline import Deadline
+from prefiq_db.dialects.session import SESSION_KEY
+from prefiq_db.engine_class import taken
+from prefiq_db.execution.audience import Audience
+from prefiq_db.execution.prepared import Prepared, RowFormat, prepare
+from prefiq_db.execution.standard import OneShot, Shot, StandardRoad, discard
+from prefiq_db.execution.statement_facts import facts_of_call
+from prefiq_db.memory import Memory
+from prefiq_db.pool.checkout_deadline import checkout_by
+from prefiq_db.translation.classify import Phase
+
+#: Overrides that the direct road knows; with another one a call takes the standard road.
+_KNOWN_OVERRIDES: Final = frozenset({"timeout", "retry", "read_only", "idempotent", "tags"})
+_UNKNOWN_OVERRIDES: Final = tuple(each.name for each in fields(Overrides) if each.name not in _KNOWN_OVERRIDES)
+
+_NO_OPTIONS: Final[Mapping[str, Any]] = {}
+
+
+class DirectRoad(StandardRoad):
+    """The standard road, with a shorter way for one-shots that are known to need no more.
+
+    Attributes:
+        steps_aside: every statement takes the standard road; for tests that compare both.
+    """
+
+    steps_aside = False
+
+    def __init__(self, engine: Any, database: str, *, masked: bool = True) -> None:
+        super().__init__(engine, database, masked=masked)
+        #: by the text that a verb was given
+        self.texts: Memory[Prepared] = Memory(1024)
+        self._audience = Audience(engine)
+        self._constructs: WeakKeyDictionary[Any, Prepared | None] = WeakKeyDictionary()
+
+    def new_shot(self, call: Call) -> Shot:
+        prepared = self._known(call)
+        if prepared is None or not prepared.stands_alone:
+            return OneShot(self, call)
+        return DirectShot(self, call, prepared)
+
+    def send(self, connection: Connection, call: Call, seconds: float, deadline: Deadline | None) -> Any:
+        prepared = self._known(call) if _is_plain(connection, call) else None
+        if prepared is None:
+            return super().send(connection, call, seconds, deadline)
+        self.state(connection).statement.call = call
+        self.dialect.bound_statements(connection, seconds, deadline)
+        ours: Any = connection
+        ours.begin_waits = False  # nobody sees the cursor before BEGIN and the statement are sent
+        return DirectStatement(self, call, prepared, connection).carried_out(connection._dbapi_connection)
+
+    def _known(self, call: Call) -> Prepared | None:
+        """Return what is known of the statement of *call*; ``None``: it takes the standard road."""
+        is_strange = call.given is not NO_OVERRIDES and _has_unknown(call.given)
+        if self.steps_aside or is_strange or self._audience.is_there():
+            return None
+        known: Prepared | None = call.prepared
+        if known is None:
+            known = self._prepared(call)
+            if known is None or not known.takes(call.params):
+                return None
+        return known
+
+    def _prepared(self, call: Call) -> Prepared | None:
+        statement: Any = call.statement
+        if call.text is not None and type(statement) is TextClause:
+            made = prepare(statement, call.params, self.engine, weak=False)
+            if made is not None:
+                made.statement = statement
+                self.texts.keep(call.text, made, call.text, made.sql)
+            return made
+        known = self._constructs.get(statement, _UNSEEN)
+        if known is _UNSEEN or (known is not None and known.compiled() is None):  # type: ignore[attr-defined]
+            self._constructs[statement] = known = prepare(statement, call.params, self.engine, weak=True)
+        return known  # type: ignore[return-value]
+
+
+_UNSEEN: Final = object()
+
+
+def _is_plain(connection: Any, call: Call) -> bool:
+    """Return whether SQLAlchemy's *connection*, in a transaction, would execute the statement and nothing more."""
+    transaction, nested = connection._transaction, connection._nested_transaction
+    return (
+        not call.last
+        and not isinstance(call.params, list)  # many rows
+        and not connection._has_events
+        and connection._execution_options is connection.engine._execution_options
+        and connection._trans_context_manager is None
+        and transaction is not None
+        and transaction.is_active
+        and (nested is None or nested.is_active)
+    )
+
+
+def _has_unknown(given: Overrides) -> bool:
+    return any(getattr(given, name) is not None for name in _UNKNOWN_OVERRIDES)
+
+
+class DirectStatement:
+    """One statement on the driver's connection.
+
+    The dialect, the observer and the shapes get this object where they get SQLAlchemy's execution context or its result
+    on the standard road; it has what they use of them.
+
+    Attributes:
+        connection: SQLAlchemy's; ``None`` outside a transaction, as long as nothing fails.
+    """
+
+    __slots__ = ("call", "compiled", "connection", "cursor", "format", "parameters", "prepared", "road", "rowcount")
+
+    executemany: ClassVar[bool] = False
+    is_crud: ClassVar[bool] = False
+    isinsert: ClassVar[bool] = False
+    isddl: ClassVar[bool] = False
+    _is_server_side: ClassVar[bool] = False
+    execution_options: ClassVar[Mapping[str, Any]] = _NO_OPTIONS
+
+    def __init__(
+        self, road: StandardRoad, call: Call, prepared: Prepared, connection: Connection | None = None
+    ) -> None:
+        self.road = road
+        self.call = call
+        self.prepared = prepared
+        self.compiled: Any = prepared.compiled()
+        self.connection = connection
+        self.cursor: Any = None
+        self.format: RowFormat | None = None
+        self.rowcount = -1
+
+    def carried_out(self, connection: Any) -> Any:
+        """Send the statement on the driver's *connection* and return what the shape fetches."""
+        road, call, prepared = self.road, self.call, self.prepared
+        try:
+            parameters = prepared.bound(call.params)
+            self.parameters = [parameters]
+            self.cursor = cursor = connection.cursor()
+        except BaseException as error:  # noqa: BLE001 - SQLAlchemy decides how to raise it
+            self._handle_dbapi_exception(error, prepared.sql, [call.params], None, None)
+        dialect = road.dialect
+        try:
+            dialect.do_execute(cursor, prepared.sql, parameters, self)
+            columns = dialect.columns_of(cursor)
+            if columns is None:
+                self.rowcount = cursor.rowcount
+                cursor.close()
+            else:
+                self.format = prepared.format_of(columns, lambda: cursor.description, call.statement, dialect)
+        except BaseException as error:  # noqa: BLE001 - likewise
+            self._handle_dbapi_exception(error, prepared.sql, parameters, cursor, self)
+        return call.shape.fetch(self)  # type: ignore[arg-type]
+
+    def _handle_dbapi_exception(self, error: BaseException, *about: Any) -> NoReturn:
+        """Let SQLAlchemy handle *error*: it wraps it, tells the listeners, and closes a connection that is lost."""
+        assert self.connection is not None, "in a transaction there is one"
+        self.connection._handle_dbapi_exception(error, *about)
+
+    # --- what others use of SQLAlchemy's objects ---------------------------------------------------
+
+    def handle_dbapi_exception(self, error: BaseException) -> None:
+        """Do nothing, as SQLAlchemy's own context."""
+
+    @property
+    def _dbapi_connection(self) -> Any:
+        connection: Any = self.connection
+        return connection._dbapi_connection
+
+    @property
+    def root_connection(self) -> Any:
+        return self.connection
+
+    @property
+    def context(self) -> DirectStatement:
+        return self
+
+    @property
+    def dialect(self) -> Any:
+        return self.road.dialect
+
+    @property
+    def statement(self) -> str:
+        return self.prepared.sql
+
+    @property
+    def compiled_parameters(self) -> list[dict[str, Any] | None]:
+        return [self.prepared.named(self.call.params or {})]
+
+    # --- the result --------------------------------------------------------------------------------
+
+    @property
+    def returns_rows(self) -> bool:
+        return self.format is not None
+
+    @property
+    def _format(self) -> RowFormat:
+        assert self.format is not None, "asked for without rows"
+        return self.format
+
+    def keys(self) -> RMKeyView:
+        return RMKeyView(self._format.metadata)
+
+    def all(self) -> list[Row[Any]]:
+        """Return all rows."""
+        known = self._format
+        metadata, processors, key_to_index = known.metadata, known.processors, known.key_to_index
+        return [Row(metadata, processors, key_to_index, row) for row in self._read(self.cursor.fetchall, ends=True)]
+
+    def first(self) -> Row[Any] | None:
+        """Return the first row, or ``None``."""
+        row = self._read(self.cursor.fetchone, ends=True)
+        return None if row is None else self._made(row)
+
+    def fetchmany(self, size: int) -> list[Row[Any]]:
+        """Return at most *size* rows."""
+        return [self._made(row) for row in self._read(self.cursor.fetchmany, size)]
+
+    def close(self) -> None:
+        """Read no more."""
+        self.cursor.close()
+
+    def _made(self, row: Sequence[Any]) -> Row[Any]:
+        known = self._format
+        return Row(known.metadata, known.processors, known.key_to_index, row)
+
+    def _read(self, fetch: Any, *size: int, ends: bool = False) -> Any:
+        try:
+            rows = fetch(*size)
+            if ends:
+                self.cursor.close()
+        except BaseException as error:  # noqa: BLE001 - SQLAlchemy decides how to raise it
+            self._handle_dbapi_exception(error, None, None, self.cursor, self)
+        return rows
+
+
+class DirectShot(DirectStatement):
+    """One statement outside a transaction, from the pool and back; also what SQLAlchemy's proxy is to our dialects."""
+
+    __slots__ = ("_connection_record", "dbapi_connection", "is_done", "sent")
+
+    def __init__(self, road: StandardRoad, call: Call, prepared: Prepared) -> None:
+        super().__init__(road, call, prepared)
+        self._connection_record: Any = None
+        self.dbapi_connection: Any = None
+        self.is_done = self.sent = False
+
+    def phase(self) -> Phase:
+        return "statement" if self.sent else "connect"
+
+    def go(self) -> Any:
+        road, call = self.road, self.call
+        deadline = call.deadline
+        if deadline is None:
+            self._connection_record = record = taken(road.engine)
+        else:
+            with checkout_by(deadline):
+                self._connection_record = record = taken(road.engine)
+        self.dbapi_connection = raw = record.dbapi_connection
+        dialect, limit = road.dialect, road.dialect.limits.statement_timeout_seconds
+        state = record.info[SESSION_KEY]
+        checkout = state.checkout
+        checkout.one_shot = True
+        state.statement.call = call
+        checkout.retry_number = call.attempts - 1
+        if dialect.has_sockets and dialect.is_unheard(raw):
+            checkout.repeatable = facts_of_call(call, dialect).reads_only
+        dialect.bound_statements(self, limit if deadline is None else deadline.seconds, deadline)
+        self.sent = True
+        fetched = self.carried_out(raw)
+        # Only a statement that left no open transaction counts as done.
+        if not dialect.is_at_rest(raw):
+            raise dialect.not_at_rest(self)
+        self.is_done = True
+        return fetched
+
+    def drop(self) -> None:
+        """Close the connection, unless it has been returned."""
+        record = self._connection_record
+        if self.connection is None and record is not None and not record.going_home and record.place is not None:
+            self._connect()
+        if self.connection is not None:
+            discard(self.connection)
+
+    def end(self) -> None:
+        """Return the connection; a result that was not read to its end is discarded."""
+        record = self._connection_record
+        if self.connection is None and record is not None and not self.is_done:
+            self._connect()  # whatever it left behind, SQLAlchemy cleans up
+        if self.connection is not None:
+            self.connection.close()
+        elif record is not None:
+            record.pool.give_back(record)
+
+    def _connect(self) -> Connection:
+        """Return SQLAlchemy's connection over the driver's, as on the standard road."""
+        connection = self.connection
+        if connection is None:
+            record = self._connection_record
+            proxied = _ConnectionFairy(record.pool, self.dbapi_connection, record, echo=False)
+            record.fairy_ref = weakref.ref(proxied, _ignore)
+            proxied._counter = 1
+            self.connection = connection = Connection(self.road.engine, proxied, _allow_autobegin=False)
+        return connection
+
+    def _handle_dbapi_exception(self, error: BaseException, *about: Any) -> NoReturn:
+        self._connect()._handle_dbapi_exception(error, *about)
+
+    @property
+    def _dbapi_connection(self) -> DirectShot:
+        return self
+
+    @property
+    def root_connection(self) -> DirectShot:
+        return self
+
+    @property
+    def closed(self) -> bool:
+        """Whether the driver knows that its connection is closed; SQLAlchemy's dialect of psycopg asks its proxy."""
+        return bool(self.dbapi_connection.closed)
+
+    @property
+    def broken(self) -> bool:
+        """Whether psycopg knows that its connection is lost."""
+        return bool(self.dbapi_connection.broken)
+
+
+def _ignore(reference: object) -> None:
+    """Do nothing; see SQLAlchemy's ``_NOOP_WEAKREF_CALLBACK`` for why its proxy's reference needs a callback."""

@@ -1,0 +1,201 @@
+"""What is found out once of a statement on the direct road: its SQL, how it takes its binds, and how it gives its rows.
+
+SQLAlchemy finds out all of it, once: it compiles the statement and describes its rows. What it doesn't do by the
+compiled statement alone (defaults that it makes itself, lists, sequences, many rows) is left to the standard road.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+from sqlalchemy import Executable, TextClause
+from sqlalchemy import exc as sa_exc
+from sqlalchemy.engine import CursorResult
+from sqlalchemy.sql.compiler import WARN_LINTING, SQLCompiler
+from sqlalchemy.sql.selectable import CompoundSelect, Select, TextualSelect
+
+from prefiq_db.execution.statement_facts import facts_of_text
+
+#: the kinds of statements whose execution is known to need nothing but the compiled statement
+_KNOWN_KINDS: Final = frozenset({TextClause, TextualSelect, Select, CompoundSelect})
+
+_UNSET: Final = object()
+_SCALARS: Final = frozenset({str, int, float, bool, bytes, type(None)})
+_NOTHING: Final[Mapping[str, Any]] = {}
+
+
+class Prepared:
+    """One statement, as one dialect sends it and reads its rows.
+
+    Attributes:
+        sql: the driver's text.
+        compiled: returns SQLAlchemy's compiled statement; ``None`` once SQLAlchemy has dropped it.
+        keys: the names that the binds take, if all of them need a value and no conversion; else ``None``.
+        stands_alone: it may be sent outside a transaction.
+        statement: a text's own object; ``None`` for another construct, which this must not keep alive.
+        format: how its rows were read last time; ``None`` before the first ones.
+    """
+
+    __slots__ = (
+        "_binds",
+        "_converts",
+        "_order",
+        "_required",
+        "_sequence",
+        "compiled",
+        "format",
+        "keys",
+        "sql",
+        "stands_alone",
+        "statement",
+    )
+
+    def __init__(self, compiled: Any, defaults: Mapping[str, Any], dialect: Any, *, weak: bool) -> None:
+        self.compiled: Callable[[], Any] = weakref.ref(compiled) if weak else lambda: compiled
+        self.sql: str = compiled.string
+        self.stands_alone = facts_of_text(self.sql, dialect.label).stands_alone
+        converts = compiled._bind_processors
+        self._binds = [(name, bind.key, defaults[name]) for bind, name in compiled.bind_names.items()]
+        self._required = [(name, key) for name, key, default in self._binds if default is _UNSET]
+        self._converts = [(name, converts[name]) for name, *_ in self._binds if name in converts]
+        self._order: tuple[str, ...] | None = tuple(compiled.positiontup) if compiled.positional else None
+        self._sequence = dialect.execute_sequence_format
+        is_plain = not self._converts and all(name == key and given is _UNSET for name, key, given in self._binds)
+        self.keys: frozenset[str] | None = frozenset(compiled.bind_names.values()) if is_plain else None
+        self.statement: TextClause | None = None
+        self.format: RowFormat | None = None
+
+    def takes(self, params: Mapping[str, Any] | None) -> bool:
+        """Return whether *params* has every value that the statement needs."""
+        given = _NOTHING if params is None else params
+        if self.keys is not None:
+            return given.keys() == self.keys
+        return all(key in given or name in given for name, key in self._required)
+
+    def fits(self, params: Any) -> bool:
+        """Return whether *params* are exactly what a text needs, and simple enough that no more is to be checked."""
+        if params is None:
+            return not self.keys and self.keys is not None
+        return type(params) is dict and params.keys() == self.keys and _SCALARS.issuperset(map(type, params.values()))
+
+    def bound(self, params: Mapping[str, Any] | None) -> Any:
+        """Return *params* as the driver takes them."""
+        given = _NOTHING if params is None else params
+        if self.keys is not None:
+            return dict(given) if self._order is None else self._sequence([given[name] for name in self._order])
+        values = self.named(given)
+        for name, convert in self._converts:
+            values[name] = convert(values[name])
+        return values if self._order is None else self._sequence([values[name] for name in self._order])
+
+    def named(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the value of each bind before any conversion."""
+        return {name: params[key] if key in params else params.get(name, default) for name, key, default in self._binds}
+
+    def format_of(self, columns: Any, description: Any, statement: Executable, dialect: Any) -> RowFormat:
+        """Return how rows with these *columns* become SQLAlchemy's: as last time, or found out anew.
+
+        A text may have other columns than last time, after ``ALTER TABLE`` or with another type in a bind.
+        """
+        known = self.format
+        if known is not None and (known.columns is None or known.columns == columns):
+            return known
+        self.format = made = _describe(self.compiled(), columns, description(), statement, dialect)
+        return made
+
+
+class RowFormat:
+    """How the driver's rows become SQLAlchemy's.
+
+    Attributes:
+        columns: the columns that it is for; ``None``: the statement always has the same.
+        metadata: what a row knows of its columns.
+        processors: convert the values of a row, each its own; ``None``: there is nothing to convert.
+        key_to_index: the place of each name in a row.
+    """
+
+    __slots__ = ("columns", "key_to_index", "metadata", "processors")
+
+    def __init__(self, columns: Any, metadata: Any) -> None:
+        effective = metadata._effective_processors
+        self.columns = columns
+        self.metadata = metadata
+        self.processors = None if effective is None else tuple(effective)
+        self.key_to_index = metadata._key_to_index
+
+
+def _describe(compiled: Any, columns: Any, description: Any, statement: Executable, dialect: Any) -> RowFormat:
+    """Let SQLAlchemy find out how the rows of a cursor's *description* become its own."""
+    context = dialect.execution_ctx_cls.__new__(dialect.execution_ctx_cls)
+    context.dialect, context.compiled, context.invoked_statement = dialect, compiled, statement
+    context.execution_options, context.cache_hit = {}, dialect.CACHE_HIT
+    context.result_column_struct = (
+        compiled._result_columns,
+        compiled._ordered_columns,
+        compiled._textual_ordered_columns,
+        compiled._ad_hoc_textual,
+        compiled._loose_column_name_matching,
+    )
+    result: Any = CursorResult.__new__(CursorResult)
+    result.context, result._echo = context, False
+    metadata = result._init_metadata(context, description)
+    # SQLAlchemy's own rule: where it keeps them, they don't depend on what the server says of its columns.
+    return RowFormat(None if metadata._safe_for_cache else columns, metadata)
+
+
+def prepare(statement: Executable, params: Mapping[str, Any] | None, engine: Any, *, weak: bool) -> Prepared | None:
+    """Return what is known of *statement*; ``None`` if its execution needs more than that.
+
+    Args:
+        weak: it is kept with the statement itself, so it must not hold it.
+    """
+    made: Any = statement
+    if type(statement) not in _KNOWN_KINDS or made._execution_options or made._propagate_attrs:
+        return None
+    dialect = engine.dialect
+    try:
+        compiled, extracted, collected, _ = made._compile_w_cache(
+            dialect,
+            compiled_cache=engine._compiled_cache,
+            column_keys=sorted(params or ()),
+            linting=dialect.compiler_linting | WARN_LINTING,
+        )
+    except sa_exc.SQLAlchemyError:  # the standard road raises it
+        return None
+    if collected or not _is_complete(compiled):
+        return None
+    defaults = _defaults(compiled, extracted)
+    return None if defaults is None else Prepared(compiled, defaults, dialect, weak=weak)
+
+
+def _is_complete(compiled: Any) -> bool:
+    """Return whether SQLAlchemy would send *compiled* as it is, and do nothing before or after."""
+    return isinstance(compiled, SQLCompiler) and not (
+        compiled.post_compile_params
+        or compiled.literal_execute_params
+        or compiled.escaped_bind_names
+        or compiled.has_out_parameters
+        or compiled.schema_translate_map
+        or compiled._collect_params
+        or compiled.isinsert
+        or compiled.isupdate
+        or compiled.isdelete
+    )
+
+
+def _defaults(compiled: Any, extracted: Sequence[Any] | None) -> dict[str, Any] | None:
+    """Return the value that each bind has by itself, as in ``column == 7``; ``None`` if a function makes one."""
+    given = {}
+    if extracted:
+        own = compiled._cache_key_bind_match[0]
+        given = {
+            bind: each for first, each in zip(compiled.cache_key[1], extracted, strict=True) for bind in own[first]
+        }
+    defaults = {}
+    for bind, name in compiled.bind_names.items():
+        if bind.callable is not None:
+            return None
+        defaults[name] = _UNSET if bind.required else given.get(bind, bind).value
+    return defaults

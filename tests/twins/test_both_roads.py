@@ -1,0 +1,498 @@
+"""The direct road and the standard road are one to a caller: random statements give the same on both.
+
+Each script runs twice on an emptied database, once on either road: rows and their types, row counts, errors, events and
+statistics have to be the same. The controls plant a difference, which is found.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import enum
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+import pydantic
+import pytest
+import sqlalchemy as sa
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from prefiq_db import PrefiqDbError
+from prefiq_db.events import Listener
+from prefiq_db.execution.direct import DirectRoad, DirectShot, DirectStatement
+from prefiq_db.execution.prepared import Prepared, RowFormat
+from tests.conftest import Backend
+
+
+class Colour(enum.Enum):
+    RED = "red"
+    BLUE = "blue"
+
+
+meta = sa.MetaData()
+thing = sa.Table(
+    "thing",
+    meta,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("label", sa.String(20), nullable=False, unique=True),
+    sa.Column("qty", sa.Integer, key="amount"),
+    sa.Column("price", sa.Numeric(10, 2)),
+    sa.Column("ratio", sa.Float),
+    sa.Column("flag", sa.Boolean),
+    sa.Column("day", sa.Date),
+    sa.Column("moment", sa.DateTime),
+    sa.Column("data", sa.LargeBinary),
+    sa.Column("document", sa.JSON),
+    sa.Column("colour", sa.Enum(Colour, native_enum=False, length=10)),
+)
+
+
+@dataclass
+class Label:
+    id: int
+    label: str
+
+
+class Model(pydantic.BaseModel):
+    id: int
+    label: str
+
+
+def _raising(row: Any) -> Any:
+    raise ValueError("the caller's own")
+
+
+INTO: dict[str, Any] = {
+    "nothing": None,
+    "dataclass": Label,
+    "model": Model,
+    "dict": dict,
+    "tuple": tuple,
+    "raising": _raising,
+    "no callable": 5,
+}
+
+LABELLED = sa.select(thing.c.id, thing.c.label).order_by(thing.c.id)
+BY_ID = sa.select(thing).where(thing.c.id == sa.bindparam("id"))
+MORE = sa.select((thing.c.amount + 1).label("more"), thing.c.amount, sa.literal("x").label("label")).order_by("more")
+UNION = sa.union_all(sa.select(thing.c.id), sa.select(thing.c.amount).where(thing.c.amount > 3)).order_by("id")
+TEXT = sa.text("select id, price from thing where id >= :least order by id").bindparams(least=2)
+TYPED = sa.text("select id, price from thing order by id").columns(sa.column("id", sa.Integer), price=sa.Numeric(10, 2))
+NAMED = sa.select(thing.c.id.label("one"), thing.c.id.label("two")).where(thing.c.id == 3)
+MISSING = sa.select(sa.column("nothing")).select_from(thing)
+LISTED = sa.select(thing.c.id).where(thing.c.id.in_([1, 3])).order_by(thing.c.id)
+OWN_VALUES = sa.select(thing.c.label).where(thing.c.id == sa.bindparam("id", 4))
+MADE = sa.select(thing.c.label).where(thing.c.id == sa.bindparam("id", callable_=lambda: 4))
+BOUND_TYPE = sa.select(thing.c.id).where(thing.c.day >= sa.bindparam("day")).order_by(thing.c.id)
+WITH_OPTION = LABELLED.execution_options(of_mine=1)
+
+#: what is sent, by name; a function makes it anew each time
+STATEMENTS: dict[str, Any] = {
+    "all": "select * from thing order by id",
+    "by id": "select * from thing where id = :id",
+    "two": "select id, label from thing order by id",
+    "same name": "select id, id from thing order by id",
+    "dotted": {"sqlite": 'select 1 as "a.b"', "postgresql": 'select 1 as "a.b"', "mariadb": "select 1 as `a.b`"},
+    "value": {"sqlite": "select :a as a", "postgresql": "select :a as a", "mariadb": "select :a as a"},
+    "none": "select id from thing where 1 = 0",
+    "list": "select id from thing where id in :ids order by id",
+    "percent": "select label from thing where label like '%b%' order by id",
+    "insert": "insert into thing (id, label, qty) values (:id, :label, :qty)",
+    "update": "update thing set qty = qty + :qty where id <= :id",
+    "delete": "delete from thing where id = :id",
+    "returning": "insert into thing (id, label) values (:id, :label) returning id, label",
+    "null": "insert into thing (id, label) values (:id, null)",
+    "syntax": "selec 1",
+    "no column": "select nothing from thing",
+    "no table": "select 1 from nothing",
+    "control": "begin",
+    "several": "select 1; select 2",
+    "empty": " ",
+    "locking": "select id from thing for update",
+    "alter": "alter table thing add column extra integer",
+    "all again": "select * from thing order by id",
+    "drop": "alter table thing drop column extra",
+    "cast": {
+        "sqlite": "select prefiq_exact('x', 2)",
+        "postgresql": "select label::integer from thing",
+        "mariadb": "insert into thing (id, label, qty) values (9, 'nine', 'x')",
+    },
+    "show": {"sqlite": "pragma user_version", "postgresql": "show timezone", "mariadb": "show variables like 'port'"},
+    "labelled": LABELLED,
+    "by bind": BY_ID,
+    "more": MORE,
+    "union": UNION,
+    "own text": TEXT,
+    "typed": TYPED,
+    "named": NAMED,
+    "missing": MISSING,
+    "listed": LISTED,
+    "own values": OWN_VALUES,
+    "made value": MADE,
+    "bound type": BOUND_TYPE,
+    "option": WITH_OPTION,
+    "built": lambda: sa.select(thing.c.label, thing.c.price).where(thing.c.id == 2),
+    "built text": lambda: sa.text("select label from thing where id = :id"),
+    "core insert": sa.insert(thing),
+    "core update": sa.update(thing).where(thing.c.id == 2).values(amount=thing.c.amount + 1),
+    "core delete": sa.delete(thing).where(thing.c.id == sa.bindparam("gone")),
+    "core returning": sa.update(thing).where(thing.c.id < 3).values(amount=1).returning(thing.c.id),
+    "for update": sa.select(thing.c.id).with_for_update(),
+}
+
+PARAMS: list[Mapping[str, Any] | None] = [
+    None,
+    {},
+    {"id": 1},
+    {"id": 2},
+    {"id": "x"},
+    {"id": 99},
+    {"id": 7, "label": "seven", "qty": 1},
+    {"id": 7, "label": "b", "qty": None},
+    {"id": 8, "label": "eight"},
+    {"id": 2, "qty": 5},
+    {"a": 1},
+    {"a": "text"},
+    {"a": None},
+    {"a": Decimal("1.5")},
+    {"a": dt.date(2024, 2, 29)},
+    {"a": b"\x00\xff"},
+    {"a": True},
+    {"a": 1.25},
+    {"a": object()},
+    {"a": {1}},
+    {"ids": [1, 2]},
+    {"ids": []},
+    {"ids": 4},
+    {"least": 3},
+    {"day": dt.date(2024, 1, 2)},
+    {"day": "no day"},
+    {"gone": 3},
+    {"unknown": 1},
+]
+#: which of them fit which statement, so that most calls succeed
+FITTING: dict[str, list[Mapping[str, Any]]] = {
+    name: [each for each in PARAMS if each is not None and set(each) == names]
+    for name, names in {
+        "by id": {"id"}, "value": {"a"}, "list": {"ids"}, "insert": {"id", "label", "qty"}, "update": {"id", "qty"},
+        "delete": {"id"}, "returning": {"id", "label"}, "null": {"id"}, "by bind": {"id"}, "own text": {"least"},
+        "own values": {"id"}, "bound type": {"day"}, "built text": {"id"}, "core insert": {"id", "label"},
+        "core delete": {"gone"},
+    }.items()
+}  # fmt: skip
+VERBS = ("fetch_all", "fetch_one", "fetch_exactly_one", "fetch_value", "execute")
+OVERRIDES: list[dict[str, Any]] = [{}, {}, {"timeout": 20}, {"tags": {"route": "r"}}, {"idempotent": True}]
+TYPES: list[Any] = [None, None, None, {"id": sa.Integer}, {"price": sa.Numeric(10, 2)}, {"nothing": sa.Integer}]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One call of a verb, made *times* in a row."""
+
+    verb: str
+    name: str
+    params: Mapping[str, Any] | None
+    into: str
+    types: Any
+    overrides: Mapping[str, Any]
+    times: int
+
+
+@st.composite
+def steps(draw: st.DrawFn) -> Step:
+    name = draw(st.sampled_from(sorted(STATEMENTS)))
+    fits = FITTING.get(name, [{}])
+    params = draw(st.sampled_from([*fits * 3, *PARAMS]))
+    verb = draw(st.sampled_from(VERBS))
+    plain = verb == "execute"
+    return Step(
+        verb,
+        name,
+        params,
+        "nothing" if plain else draw(st.sampled_from(["nothing", "nothing", "nothing", *INTO])),
+        None if plain or not isinstance(STATEMENTS[name], str) else draw(st.sampled_from(TYPES)),
+        draw(st.sampled_from(OVERRIDES)),
+        draw(st.integers(1, 3)),
+    )
+
+
+OUTSIDE, IN_SAVEPOINTS = "outside", "in savepoints"
+INSIDE = ("inside", IN_SAVEPOINTS)
+
+scripts = st.lists(steps(), min_size=1, max_size=8)
+_PHASES = (Phase.generate, Phase.shrink)  # explaining traces each line, which takes minutes
+
+
+# --- what a caller sees --------------------------------------------------------------------------
+
+
+class _Events(Listener):
+    """All events of statements and calls, and what the pool lost, without clocks and counters."""
+
+    def __init__(self) -> None:
+        self.seen: list[Any] = []
+
+    def _note(self, event: Any) -> None:
+        fields = {field.name: getattr(event, field.name) for field in dataclasses.fields(event)}
+        for name in ("duration_seconds", "wait_seconds", "use_seconds", "call_id", "transaction_id"):
+            if fields.get(name) is not None:
+                fields[name] = type(fields[name]).__name__
+        self.seen.append((type(event).__name__, str(fields)))
+
+    statement_started = statement_finished = statement_failed = _note
+    call_started = call_finished = attempt_failed = _note
+    connection_opened = connection_lost = connection_checked_out = connection_checked_in = _note
+
+
+def _seen(value: Any) -> Any:
+    """Return all that a caller can see of *value*."""
+    if isinstance(value, sa.Row):
+        mapping: Any = value._mapping
+        columns = [str(mapping.get(column)) for column in (*thing.c, *MORE.selected_columns, *TYPED.selected_columns)
+                   if column in mapping]  # fmt: skip
+        return (
+            type(value).__name__,
+            [(type(each).__name__, repr(each)) for each in value],
+            value._fields,
+            list(map(str, mapping.keys())),
+            columns,
+        )
+    if isinstance(value, list | tuple):
+        return type(value).__name__, [_seen(each) for each in value]
+    if dataclasses.is_dataclass(value):
+        return type(value).__name__, [_seen(getattr(value, each.name)) for each in dataclasses.fields(value)]
+    return type(value).__name__, repr(value)
+
+
+def _seen_of_error(error: BaseException) -> Any:
+    known = ("kind", "code", "is_transient", "constraint", "table", "column", "classification", "database")
+    original = getattr(error, "original", None)
+    return (
+        type(error).__name__,
+        str(error),
+        [repr(getattr(error, name, None)) for name in known],
+        type(original).__name__,
+        str(original),
+        (error.__cause__, error.__context__),
+    )
+
+
+def _seen_of_stats(stats: Any) -> Any:
+    pool = stats.pool
+    return (
+        (pool.checked_out, pool.idle, pool.opened_count, pool.lost, pool.wait.count, pool.use.count),
+        (stats.statement_count, stats.error_count, stats.retry_count, stats.errors, stats.retries),
+        sorted((each.fingerprint, each.summary, each.statement, each.calls, each.errors, each.rows, each.retries,
+                each.origin) for each in stats.statements),
+    )  # fmt: skip
+
+
+# --- the comparison ------------------------------------------------------------------------------
+
+
+def _road(db: Any) -> DirectRoad:
+    road = getattr(db, "_wrapped", db)._core.road
+    assert isinstance(road, DirectRoad)
+    return road
+
+
+def _statement(name: str, backend: Backend) -> Any:
+    found = STATEMENTS[name]
+    if isinstance(found, dict):
+        return found[backend.name]
+    return found() if callable(found) and not isinstance(found, sa.Executable) else found
+
+
+async def _play(db: Any, backend: Backend, script: list[Step], *, listens: bool, where: str) -> list[Any]:
+    for sql in ("drop table if exists thing", sa.schema.CreateTable(thing)):
+        await db.execute(sql)
+    rows = [
+        {"id": n, "label": "abcd"[n], "amount": n * 2, "price": Decimal(n) / 4, "ratio": n / 8, "flag": n % 2 == 0,
+         "day": dt.date(2024, 1, n + 1), "moment": dt.datetime(2024, 1, 1, n), "data": bytes([n]),
+         "document": {"n": n}, "colour": Colour.RED}
+        for n in range(4)
+    ]  # fmt: skip
+    await db.execute_many(sa.insert(thing), rows)
+    events = _Events()
+    if listens:
+        db.hooks.add(events)
+    seen: list[Any] = []
+    try:
+        if where == OUTSIDE:
+            seen += [await _made(db, backend, step) for step in script for _ in range(step.times)]
+        else:
+            seen += await _play_inside(db, backend, script, saves=where == IN_SAVEPOINTS)
+    finally:
+        db.hooks.remove(events)
+    seen.append(_seen(await db.fetch_all("select * from thing order by id")))
+    return [*seen, events.seen, _seen_of_stats(db.stats())]
+
+
+async def _play_inside(db: Any, backend: Backend, script: list[Step], *, saves: bool) -> list[Any]:
+    """Play *script* in one transaction; with *saves*, each step in a savepoint of its own."""
+    seen: list[Any] = []
+    try:
+        async with db.transaction() as tx:
+            for step in script:
+                for _ in range(step.times):
+                    seen.append(await (_in_savepoint if saves else _made)(tx, backend, step))
+    except PrefiqDbError as error:
+        seen.append(_seen_of_error(error))
+    return seen
+
+
+async def _in_savepoint(tx: Any, backend: Backend, step: Step) -> Any:
+    try:
+        async with tx.transaction() as inner:
+            seen = await _made(inner, backend, step)
+            if isinstance(seen, tuple) and seen[0].endswith("Error"):
+                raise _LeftError
+    except _LeftError:
+        return seen, "and rolled back"
+    except PrefiqDbError as error:
+        return _seen_of_error(error)
+    return seen
+
+
+class _LeftError(Exception):
+    pass
+
+
+async def _made(db: Any, backend: Backend, step: Step) -> Any:
+    more = {} if step.verb == "execute" else {"into": INTO[step.into], "types": step.types}
+    if step.into == "nothing":
+        more.pop("into", None)
+    try:
+        used = db.using(**step.overrides) if step.overrides and hasattr(db, "using") else db
+        return _seen(await getattr(used, step.verb)(_statement(step.name, backend), step.params, **more))
+    except Exception as error:
+        return _seen_of_error(error)
+
+
+@contextmanager
+def _counted() -> Iterator[list[str]]:
+    """Count what the direct road carries, by the kind of statement."""
+    shots: list[str] = []
+    bound = Prepared.bound
+
+    def counted(self: Prepared, params: Any) -> Any:
+        shots.append(type(self.compiled().statement).__name__)
+        return bound(self, params)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Prepared, "bound", counted)
+        yield shots
+
+
+Make = Callable[..., Any]
+Run = Callable[[Any], Any]
+
+
+def compare(make_db: Make, run: Run, backend: Backend, **options: Any) -> list[str]:
+    """Play random scripts on both roads; return what the direct road carried."""
+
+    @settings(deadline=None, suppress_health_check=list(HealthCheck), database=None, phases=_PHASES, **options)
+    @given(scripts, st.booleans(), st.sampled_from([OUTSIDE, *INSIDE]))
+    def check(script: list[Step], listens: bool, where: str) -> None:
+        play_twice(make_db, run, backend, script, listens=listens, where=where)
+
+    with _counted() as shots:
+        check()
+    return shots
+
+
+def play_twice(
+    make_db: Make, run: Run, backend: Backend, script: list[Step], *, listens: bool, where: str = "outside"
+) -> None:
+    """Play *script* on either road, and compare all that was seen."""
+    ours, theirs = make_db(pool_size=1), make_db(pool_size=1)
+    _road(theirs).steps_aside = True
+    try:
+        of_direct = run(_play(ours, backend, script, listens=listens, where=where))
+        of_standard = run(_play(theirs, backend, script, listens=listens, where=where))
+    finally:
+        for db in (ours, theirs):
+            run(db.close())
+    differences = [(mine, yours) for mine, yours in zip(of_direct, of_standard, strict=True) if mine != yours]
+    assert not differences, f"the roads differ: {differences[0]}"
+
+
+@pytest.mark.timeout(400)
+def test_both_roads_are_one_to_the_caller(make_db: Make, run: Run, backend: Backend) -> None:
+    compare(make_db, run, backend, max_examples=12)
+
+
+def everything(verb: str) -> list[Step]:
+    """Return a script of every statement, each twice with each of some parameters."""
+    return [
+        Step(verb, name, params, "nothing", None, {}, 2)
+        for name in STATEMENTS
+        for params in FITTING.get(name, [{}])[:3]
+    ]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_statement_is_the_same_on_both_roads(make_db: Make, run: Run, backend: Backend, verb: str) -> None:
+    with _counted() as shots:
+        play_twice(make_db, run, backend, everything(verb), listens=True)
+    assert {"TextClause", "Select", "CompoundSelect"} <= set(shots), "hardly anything took the direct road"
+
+
+@pytest.mark.parametrize("where", INSIDE)
+def test_every_statement_is_the_same_in_a_transaction(make_db: Make, run: Run, backend: Backend, where: str) -> None:
+    script = [step for verb in ("fetch_one", "execute") for step in everything(verb)]
+    with _counted() as shots:
+        play_twice(make_db, run, backend, script, listens=True, where=where)
+    assert {"TextClause"} <= set(shots), "hardly anything took the direct road"
+
+
+# --- controls --------------------------------------------------------------------------------------
+
+
+def _plant(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    if name == "values are not converted":
+        monkeypatch.setattr(RowFormat, "__init__", _raw(RowFormat.__init__))
+    elif name == "columns are those of the first time":
+        monkeypatch.setattr(Prepared, "format_of", _stale(Prepared.format_of))
+    elif name == "a row count is missing":
+        monkeypatch.setattr(DirectShot, "rowcount", property(lambda self: -1, lambda self, value: None))
+    elif name == "an error is raised unhandled":
+        monkeypatch.setattr(DirectShot, "_handle_dbapi_exception", _reraise)
+
+
+def _raw(make: Callable[..., None]) -> Callable[..., None]:
+    def make_raw(self: RowFormat, *arguments: Any) -> None:
+        make(self, *arguments)
+        self.processors = None
+
+    return make_raw
+
+
+def _stale(found: Callable[..., RowFormat]) -> Callable[..., RowFormat]:
+    def format_of(self: Prepared, *arguments: Any) -> RowFormat:
+        return found(self, *arguments) if self.format is None else self.format
+
+    return format_of
+
+
+def _reraise(self: DirectStatement, error: BaseException, *about: Any) -> None:
+    raise error
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+@pytest.mark.parametrize(
+    "planted",
+    ["values are not converted", "columns are those of the first time", "a row count is missing",
+     "an error is raised unhandled"],
+)  # fmt: skip
+def test_a_planted_difference_is_found(
+    make_db: Make, run: Run, backend: Backend, monkeypatch: pytest.MonkeyPatch, planted: str
+) -> None:
+    _plant(monkeypatch, planted)
+    with pytest.raises(AssertionError, match="the roads differ"):
+        for verb in VERBS:
+            play_twice(make_db, run, backend, everything(verb), listens=False)
