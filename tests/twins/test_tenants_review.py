@@ -387,3 +387,22 @@ async def test_a_stream_is_not_opened_under_another_tenant(db: Any, tenants: Ten
             with pytest.raises(NestingError):
                 async with each:
                     pass
+
+
+@on_servers
+@pytest.mark.parametrize("kind", ["database"])
+def test_a_raw_connection_of_a_tenant_is_not_used_again(backend: Backend, tenants: Tenants) -> None:
+    """Nobody sees what is sent on it: a USE would take the next user's rows to another tenant."""
+    asks = "select pg_backend_pid()" if backend.name == "postgresql" else "select connection_id()"
+    with Database(backend.url, pool_size=1, max_overflow=0) as db:
+        view = db.using(**tenants.over(0))
+        raw = view.engine.raw_connection()
+        cursor = raw.cursor()
+        cursor.execute(asks)
+        used = cursor.fetchone()[0]
+        raw.close()
+        assert view.fetch_value(asks) != used
+        # the control: that of the settings' database is
+        first = db.fetch_value(asks)
+        db.engine.raw_connection().close()
+        assert db.fetch_value(asks) == first
