@@ -136,6 +136,8 @@ class PrefiqEngine(Engine):
         proxied = self.pool.connect()
         try:
             dialect.let_driver_begin(proxied)
+            if not dialect.reuses_raw:
+                dialect.session_of(proxied).checkout.tainted = True
         except BaseException:
             proxied.invalidate()
             proxied.close()

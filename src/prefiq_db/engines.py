@@ -19,6 +19,7 @@ from prefiq_db.dialects.values import json_text
 from prefiq_db.engine_class import PrefiqEngine
 from prefiq_db.errors import MissingDriverError, UnsupportedError, UsageError
 from prefiq_db.execution.comments import comment
+from prefiq_db.execution.lingering_statements import marking_lingering
 from prefiq_db.hooks.logs import logging_name, mask_loggers
 from prefiq_db.pool.vetting import INVALIDATED, AsyncPrefiqPool, PrefiqPool
 from prefiq_db.products import PRODUCTS, SUPPORTED_ENGINES, Driver
@@ -117,6 +118,7 @@ def _make(
     )
     sync_engine: Any = engine.sync_engine if is_async else engine
     sync_engine.pool._creator = _ours_only(sync_engine.pool._creator, engine.dialect)
+    sync_engine.dialect.guard_of_sessions = marking_lingering(sync_engine.dialect)
     # create_engine() has no argument for the class; ours only adds methods.
     sync_engine.__class__ = PrefiqEngine
     if settings.masked:

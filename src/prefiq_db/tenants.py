@@ -16,7 +16,8 @@ from prefiq_db.forks import renewed
 # PostgreSQL cuts a longer name, and two tenants would then share a schema.
 _LONGEST_NAME: Final = 63
 _NAME: Final = re.compile(rf"[A-Za-z_][A-Za-z0-9_]{{0,{_LONGEST_NAME - 1}}}", re.ASCII)
-_OF_THE_SERVER: Final = re.compile(r"pg_.*|information_schema|performance_schema|mysql|sys", re.I)
+# What is written into PostgreSQL's template1 is in every database that is made after it, each tenant's too.
+_OF_THE_SERVER: Final = re.compile(r"pg_.*|template[01]|information_schema|performance_schema|mysql|sys", re.I)
 
 
 def check_tenant_name(field: str, name: Any) -> None:

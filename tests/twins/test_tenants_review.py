@@ -22,11 +22,11 @@ from starlette.testclient import TestClient
 from starlette.websockets import WebSocket
 
 from prefiq_db import Database, bootstrap_async
-from prefiq_db.errors import ClosedError, NestingError, OutcomeUnknownError, PrefiqDbError, UnsupportedError
+from prefiq_db.errors import ClosedError, NestingError, OutcomeUnknownError, PrefiqDbError, UnsupportedError, UsageError
 from prefiq_db.integrations import flask, litestar, starlette
 from tests.conftest import Backend
 from tests.twins.tenancy import ADD, SKUS, Tenants, prepare_main, two_tenants
-from tests.twins.test_tenants import on_postgresql, on_sqlite
+from tests.twins.test_tenants import on_postgresql, on_servers, on_sqlite
 
 a = {"sku": "A", "qty": 1}
 WHERE = "select current_schemas(false)"
@@ -330,3 +330,79 @@ async def test_another_tenants_database_does_not_say_that_a_token_was_not_commit
             raise ZeroDivisionError
     assert str(await db.resolve_outcome(own.token)) == "committed"
     assert str(await view.resolve_outcome(undone.token)) == "not committed"
+
+
+# --- what a session leaves -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["database"])
+@on_servers
+async def test_what_a_session_changes_on_its_connection_ends_with_it(
+    backend: Backend, tenants: Tenants, make_db: Callable[..., Any]
+) -> None:
+    """Left in the pool, the connection would write the next user's rows into the other tenant's tables."""
+    if backend.name == "postgresql":
+        change, where = "set search_path to information_schema", "select current_schema()"
+    else:
+        change, where = f"use {tenants.names[1]}", "select database()"
+    view = make_db(pool_size=1, max_overflow=0).using(**tenants.over(0))
+    home = await view.fetch_value(where)
+    for work in ("session", "savepoint"):
+        if work == "session":
+            async with view.session() as session:
+                await session.execute(sa.text(change))
+                assert (await session.execute(sa.text(where))).scalar_one() != home
+                await session.commit()
+        else:
+            async with view.transaction(), view.session() as session:
+                await session.execute(sa.text(change))
+                await session.commit()
+        assert await view.fetch_value(where) == home
+        await view.execute(ADD, {"sku": work, "qty": 1})
+    assert await tenants.rows(view, None) == ["savepoint", "session"]
+    # the control: without such a statement the connection is used again
+    asks = "select pg_backend_pid()" if backend.name == "postgresql" else "select connection_id()"
+    first = await view.fetch_value(asks)
+    async with view.session() as session:
+        assert (await session.execute(sa.text(asks))).scalar_one() == first
+    assert await view.fetch_value(asks) == first
+
+
+async def test_a_template_is_nobodys_database(db: Any) -> None:
+    with pytest.raises(UsageError, match="of the server's own"):
+        db.using(database="template1")
+
+
+@pytest.mark.parametrize("kind", ["schema", "database"])
+async def test_a_stream_is_not_opened_under_another_tenant(db: Any, tenants: Tenants) -> None:
+    """It keeps the tenant that it was made for, also where no override is in force."""
+    await db.using(**tenants.over(0)).execute(ADD, a)
+    async with db.override(**tenants.over(0)):
+        kept, refused = db.stream(SKUS), db.stream(SKUS)
+    of_none = db.stream(SKUS)
+    async with kept as rows:
+        assert [row.sku async for row in rows] == ["A"]
+    async with db.override(**tenants.over(1)):
+        for each in (refused, of_none):
+            with pytest.raises(NestingError):
+                async with each:
+                    pass
+
+
+@on_servers
+@pytest.mark.parametrize("kind", ["database"])
+def test_a_raw_connection_of_a_tenant_is_not_used_again(backend: Backend, tenants: Tenants) -> None:
+    """Nobody sees what is sent on it: a USE would take the next user's rows to another tenant."""
+    asks = "select pg_backend_pid()" if backend.name == "postgresql" else "select connection_id()"
+    with Database(backend.url, pool_size=1, max_overflow=0) as db:
+        view = db.using(**tenants.over(0))
+        raw = view.engine.raw_connection()
+        cursor = raw.cursor()
+        cursor.execute(asks)
+        used = cursor.fetchone()[0]
+        raw.close()
+        assert view.fetch_value(asks) != used
+        # the control: that of the settings' database is
+        first = db.fetch_value(asks)
+        db.engine.raw_connection().close()
+        assert db.fetch_value(asks) == first

@@ -47,6 +47,7 @@ def _of_tenant(origin: Instance, tenant: str) -> Instance:
     watcher = ConnectionWatcher(origin.name, origin.hooks, settings.leak_after_seconds, origin.watcher)
     made: Any = make(settings, name=origin.name, observer=origin.observer, watcher=watcher, target=target)
     engine = made.sync_engine if runtime.is_async else made
+    engine.dialect.reuses_raw = False
     _when_connecting(engine, lambda: _make_ready(origin, target))
     road = DirectRoad(engine, origin.name, masked=settings.masked)
     return replace(

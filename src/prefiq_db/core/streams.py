@@ -102,6 +102,7 @@ class StreamCore:
             self._call.attempts += 1
             return self._read_in(block, self._first_batch(block, is_own=False))
         database, given = self._database, self._call.given
+        database.check_same_tenant(given)
         options = database.with_overrides(replace(_READ_ONLY, schema=database.schema_of(given)))
         numbers = itertools.count()
         retrier = database.retrier(given, lambda error: transaction_repeatable(error, options))

@@ -153,6 +153,13 @@ class View:
         if database is not None and database != self.instance.tenant:
             raise of_another_tenant(self.name)
 
+    def check_same_tenant(self, given: Overrides) -> None:
+        """Raise if the overrides in force here choose another tenant than *given*, with which a call was prepared."""
+        now = self.overrides()
+        schema, database = self.schema_of(now), self.database_of(now)
+        if schema not in (None, self.schema_of(given)) or database not in (None, self.instance.tenant):
+            raise of_another_tenant(self.name)
+
     # --- retries ---------------------------------------------------------------------------------
 
     def policy(self, given: Overrides, retry: RetryPolicy | None = None) -> RetryPolicy:

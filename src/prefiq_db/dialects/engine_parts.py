@@ -54,6 +54,12 @@ class ConfiguredDialect:
         #: adds a call's tags to its statements as a comment; None when comments are off
         self.commenter = commenter
 
+    #: looks at each statement of a session or a connection of the engine; ``None``: nobody does
+    guard_of_sessions: Callable[[str, Any], None] | None = None
+
+    #: a raw connection goes back to the pool; in a tenant's it may have seen another tenant's database
+    reuses_raw = True
+
     def session_of(self, proxied: Any) -> SessionState:
         """Return the state of the connection behind SQLAlchemy's *proxied* connection."""
         record = proxied._connection_record

@@ -91,6 +91,7 @@ class _VettingPool(SlottedPool):
             if not _within_a_verb():
                 # engine or session(): the verbs return what they take, so they need no line in a leak report
                 state.checkout.line = application_line()
+                state.checkout.guard = self._prefiq.guard_of_sessions
                 self._prefiq.expect_back(proxied, state)
             return proxied
         except BaseException:
