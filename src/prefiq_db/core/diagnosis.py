@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from prefiq_db.core.batches import Batches
 from prefiq_db.core.upserts import Upserts
+from prefiq_db.core.view import Shared, View
 from prefiq_db.errors import ErrorKind, PrefiqDbError
 from prefiq_db.execution.shapes import ONE_ROW, ONE_VALUE
 from prefiq_db.insight.statement_budgets import StatementBudget
+from prefiq_db.pool.watcher import ConnectionWatcher
 from prefiq_db.reports import DatabaseStats, HealthReport
 
 _PING: Final = "SELECT 1"
@@ -44,7 +46,7 @@ class Diagnosis(Batches, Upserts):
             latency = time.perf_counter() - started
             ailment = core.ailment_of(row)
         except PrefiqDbError as error:
-            return HealthReport(self.name, False, _reason_of(error), error.kind, None, details)
+            return HealthReport(self.name, False, reason_of(error), error.kind, None, details)
         if ailment is not None:
             return HealthReport(self.name, False, ailment.value, ailment, latency, details)
         return HealthReport(self.name, True, latency_seconds=latency, details=details)
@@ -59,32 +61,43 @@ class Diagnosis(Batches, Upserts):
         return None if ailment is ErrorKind.READ_ONLY and not writes else ailment
 
     def stats(self) -> DatabaseStats:
-        observer, watcher = self.instance.observer, self.instance.watcher
-        statistics = observer.statistics
-        return DatabaseStats(
-            database=self.name,
-            pool=watcher.pool_stats(self.instance.engine.pool, self.settings.pool_size, self.settings.max_overflow),
-            statement_count=statistics.statement_count,
-            error_count=statistics.error_count,
-            retry_count=statistics.retries.total(),
-            retry_refused_count=self.instance.retry_budget.refused,
-            hook_error_count=self.hooks.error_count,
-            leak_count=watcher.leak_count,
-            slow_count=statistics.slow_count,
-            unknown_outcome_count=statistics.unknown_outcome_count,
-            errors=dict(statistics.errors),
-            retries=dict(statistics.retries),
-            durations=statistics.durations(),
-            statements=statistics.top(),
-            holders=watcher.holders(),
-        )
+        return collect_stats(self, self.instance, self.instance.engine.pool)
 
     def expect(self, max_statements: int | None, max_repeats: int | None) -> StatementBudget:
         self.instance.observer.expect_budgets()
         return StatementBudget(self.instance.observer, max_statements=max_statements, max_repeats=max_repeats)
 
 
-def _reason_of(error: PrefiqDbError) -> str:
+class Counted(Shared, Protocol):
+    """The part of an instance that counts."""
+
+    @property
+    def watcher(self) -> ConnectionWatcher: ...
+
+
+def collect_stats(database: View, instance: Counted, pool: Any) -> DatabaseStats:
+    """Return the current state of *database*, of its *pool* and of the counters of *instance*."""
+    statistics, watcher, settings = instance.observer.statistics, instance.watcher, database.settings
+    return DatabaseStats(
+        database=database.name,
+        pool=watcher.pool_stats(pool, settings.pool_size, settings.max_overflow),
+        statement_count=statistics.statement_count,
+        error_count=statistics.error_count,
+        retry_count=statistics.retries.total(),
+        retry_refused_count=instance.retry_budget.refused,
+        hook_error_count=database.hooks.error_count,
+        leak_count=watcher.leak_count,
+        slow_count=statistics.slow_count,
+        unknown_outcome_count=statistics.unknown_outcome_count,
+        errors=dict(statistics.errors),
+        retries=dict(statistics.retries),
+        durations=statistics.durations(),
+        statements=statistics.top(),
+        holders=watcher.holders(),
+    )
+
+
+def reason_of(error: PrefiqDbError) -> str:
     """Return why a database is unhealthy, without host, user or value."""
     code = "" if error.code is None else f" (code {error.code})"
     return f"{error.kind.value}{code}"

@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from prefiq_db.call import Call, Way
 from prefiq_db.core.transactions import Transactions, transaction_repeatable
@@ -24,6 +24,26 @@ _NEW: Final = "the stream is not open: use it as `with db.stream(...) as rows:`"
 _LEFT: Final = "the stream is closed: its block has ended"
 _CUT_OFF: Final = "the stream is closed: the transaction or savepoint that it read in has ended"
 _FAILED: Final = "the stream has ended with an error, and gives no more rows"
+
+
+class ReadStream(Protocol):
+    """What a stream of the public API needs behind it, whatever it reads."""
+
+    @property
+    def is_begun(self) -> bool: ...
+
+    @property
+    def is_over(self) -> bool: ...
+
+    def open(self) -> None: ...
+
+    def next_batch(self) -> tuple[list[Any], Callable[[Any], Any] | None]: ...
+
+    def close(self, error: BaseException | None = None) -> None: ...
+
+    def abandon(self) -> None: ...
+
+    def hush(self, error: BaseException) -> None: ...
 
 
 class StreamCore:

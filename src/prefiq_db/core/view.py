@@ -5,31 +5,55 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, Self
+from typing import Any, ClassVar, Protocol, Self
 
 from prefiq_db.bridge import Runtime
 from prefiq_db.call import NO_OVERRIDES, Overrides
 from prefiq_db.config import RetryPolicy
 from prefiq_db.errors import ClosedError, EventLoopError
 from prefiq_db.events import AttemptFailed
-from prefiq_db.execution.standard import StandardRoad
 from prefiq_db.hooks.registry import Hooks
-from prefiq_db.instance import Instance
+from prefiq_db.insight.statistics import StatementStatistics
 from prefiq_db.overrides import OverrideScope, check_overrides, overrides_in_scope
 from prefiq_db.retry import Retrier
+from prefiq_db.retry_budget import RetryBudget
 from prefiq_db.settings import DatabaseSettings
 from prefiq_db.silence import hush
 
 
+class Observing(Protocol):
+    """What counts the retries of a database."""
+
+    @property
+    def statistics(self) -> StatementStatistics: ...
+
+
+class Shared(Protocol):
+    """The part of an instance that a view uses, whatever kind of database it is."""
+
+    closed: bool
+
+    @property
+    def observer(self) -> Observing: ...
+
+    @property
+    def retry_budget(self) -> RetryBudget: ...
+
+
 class View:
-    """A view of a database: the instance that all views share, and this view's own overrides."""
+    """A view of a database: the instance that all views share, and this view's own overrides.
+
+    Attributes:
+        also: overrides that only this kind of database has.
+    """
+
+    also: ClassVar[frozenset[str]] = frozenset()
 
     settings: DatabaseSettings
     name: str
     runtime: Runtime
-    instance: Instance
+    instance: Shared
     hooks: Hooks
-    road: StandardRoad
     view: Overrides
 
     def check_world(self) -> None:
@@ -61,11 +85,11 @@ class View:
     def using(self, given: Mapping[str, Any]) -> Self:
         """Return the same database with other defaults."""
         other = copy.copy(self)
-        other.view = check_overrides(given).over(self.view)
+        other.view = check_overrides(given, also=self.also).over(self.view)
         return other
 
     def override(self, given: Mapping[str, Any]) -> OverrideScope:
-        return OverrideScope(self.instance, check_overrides(given))
+        return OverrideScope(self.instance, check_overrides(given, also=self.also))
 
     def overrides(self) -> Overrides:
         here = overrides_in_scope(self.instance)
