@@ -28,6 +28,8 @@ class Overrides:
         read_only: the server refuses writes.
         idempotent: the caller guarantees that every statement may be sent twice.
         tags: labels for events, spans and SQL comments, such as the route; few distinct ones, never values.
+        database: another database of the same server (MongoDB).
+        replica: reads may go to a secondary (MongoDB).
     """
 
     timeout: float | None = None
@@ -35,6 +37,8 @@ class Overrides:
     read_only: bool | None = None
     idempotent: bool | None = None
     tags: Mapping[str, str] | None = None
+    database: str | None = None
+    replica: bool | None = None
 
     def over(self, below: Overrides) -> Overrides:
         """Return these overrides, with those of *below* where these are ``None``."""

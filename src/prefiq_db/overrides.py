@@ -29,25 +29,31 @@ class OverrideOptions(TypedDict, total=False):
     tags: Mapping[str, str] | None
 
 
-def check_overrides(given: Mapping[str, Any]) -> Overrides:
+def check_overrides(given: Mapping[str, Any], *, also: frozenset[str] = frozenset()) -> Overrides:
     """Return the overrides given as keywords, validated.
+
+    Args:
+        also: those of the later ones that this kind of database has already.
 
     Raises:
         UnsupportedError: for one that is planned for a later version.
         UsageError: for an unknown one, or a value of the wrong type.
     """
-    known = [field.name for field in fields(Overrides)]
+    known = [field.name for field in fields(Overrides) if field.name in also or field.name not in _LATER]
     for name in given:
-        if name in _LATER:
+        if name in _LATER and name not in also:
             raise UnsupportedError(f"override {name}: not supported yet; supported are {', '.join(known)}")
         if name not in known:
             raise UsageError(f"override {name}: unknown; expected some of {', '.join(known)}")
     check_timeout(given.get("timeout"))
     if not isinstance(given.get("retry"), (RetryPolicy, type(None))):
         raise UsageError("override retry: expected a RetryPolicy; RetryPolicy(attempts=1) means no retry")
-    for name in ("read_only", "idempotent"):
+    for name in ("read_only", "idempotent", "replica"):
         if not isinstance(given.get(name), (bool, type(None))):
             raise UsageError(f"override {name}: expected True or False")
+    database = given.get("database")
+    if database is not None and (not isinstance(database, str) or not database):
+        raise UsageError("override database: expected the name of a database")
     tags = given.get("tags")
     if tags is not None and not (
         isinstance(tags, Mapping) and all(isinstance(part, str) for item in tags.items() for part in item)

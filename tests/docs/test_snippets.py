@@ -29,7 +29,7 @@ from prefiq_db import AsyncDatabase, Database
 from prefiq_db.providers import default_registry
 from tests.docs.pages import PAGES, ROOT, Block, blocks, page_id, prose
 
-_SERVERS = ("postgresql", "mariadb")
+_SERVERS = ("postgresql", "mariadb", "mongodb")
 
 
 def _cases() -> Iterator[Any]:
