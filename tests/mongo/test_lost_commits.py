@@ -217,6 +217,7 @@ async def test_a_write_whose_reply_is_lost_is_written_once(
 ) -> None:
     """PyMongo sends it again under its number, and the server knows that."""
     db = make_db(scripted.url, **quick)
+    await db.open()
     numbers: list[int] = []
     db.hooks.before(lambda event: numbers.append(event.retry_number))
     scripted.on("insert", does)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any, Final
 
 import pymongo
+from pymongo import ReadPreference
 from pymongo.errors import ConnectionFailure, WaitQueueTimeoutError
 
 from prefiq_db.deadline import CONNECT_TIMEOUT, Deadline
@@ -25,16 +27,31 @@ _INTERRUPTED: Final = frozenset({11600, 11602, 91, 189})
 _NOTHING_DONE: Final = ("NoWritesPerformed", "SystemOverloadedError")
 
 
-def ask(instance: MongoInstance, told: Note, seconds: float, action: Callable[[], Any]) -> Any:
+def ask(
+    instance: MongoInstance, told: Note, seconds: float, action: Callable[[], Any], *, is_probe: bool = False
+) -> Any:
     """Return the result of *action*, which calls PyMongo once; it may take *seconds* in all.
+
+    Within a time limit PyMongo looks for a server as long as the limit allows, not ``serverSelectionTimeoutMS``. So
+    while no server is known, one is looked for first, by a ping within ``connect_timeout_seconds``.
+
+    Args:
+        is_probe: *action* is such a ping itself.
 
     Raises:
         PrefiqDbError: of the class that fits the kind.
     """
 
     def work() -> Any:
+        left = seconds
         try:
-            with pymongo.timeout(max(_LEAST_SECONDS, seconds)):
+            if not _knows_server(instance):
+                limit = min(seconds, instance.settings.connect_timeout_seconds)
+                if is_probe:
+                    left = limit
+                else:
+                    left -= _find_server(instance, told, limit)
+            with pymongo.timeout(max(_LEAST_SECONDS, left)):
                 return instance.settle(action())
         except ConnectionFailure as error:
             if not told.sent and not isinstance(error, WaitQueueTimeoutError):
@@ -48,6 +65,26 @@ def ask(instance: MongoInstance, told: Note, seconds: float, action: Callable[[]
         return instance.border.cross(work, told.told_phase)
     finally:
         running.set(before)
+
+
+def _knows_server(instance: MongoInstance) -> bool:
+    """Return whether there is a server that takes what most calls ask, as far as PyMongo knows."""
+    description = instance.client.topology_description
+    servers = description.server_descriptions().values()
+    if description.topology_type_name == "Single":
+        return any(server.is_server_type_known for server in servers)
+    return any(server.is_writable for server in servers)
+
+
+def _find_server(instance: MongoInstance, told: Note, limit: float) -> float:
+    """Wait until PyMongo knows a server; return how many seconds that took."""
+    started = time.monotonic()
+    client = instance.client
+    with pymongo.timeout(max(_LEAST_SECONDS, limit)):
+        # Any member will do: which one a call needs, PyMongo finds out by itself.
+        instance.settle(client.admin.command("ping", read_preference=ReadPreference.PRIMARY_PREFERRED))
+    told.sent = 0  # nothing of the call itself was sent
+    return time.monotonic() - started
 
 
 def _tried(instance: MongoInstance) -> Connecting:

@@ -113,6 +113,7 @@ class MongoCore(MongoCalls, DocumentCarrier):
             Note(None),
             limit if seconds is None else min(limit, seconds),
             lambda: client.admin.command(name, **options),
+            is_probe=True,
         )
 
     def test_connection(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,8 +23,11 @@ def make_client(settings: DatabaseSettings, listeners: Sequence[Any], *, is_asyn
     """
     kind: Any = AsyncMongoClient if is_async else MongoClient
     try:
-        return kind(**client_options(settings), event_listeners=listeners)
-    except (PyMongoError, ValueError, TypeError) as error:
+        with warnings.catch_warnings():
+            # It only warns of a bad value in a URL, and goes on without the option.
+            warnings.simplefilter("error", UserWarning)
+            return kind(**client_options(settings), event_listeners=listeners)
+    except (PyMongoError, ValueError, TypeError, UserWarning) as error:
         hush(error)
         what = "name service" if isinstance(error, ConfigurationError) and settings.target.is_srv else "driver"
     # PyMongo's text quotes the value that it refuses.

@@ -107,7 +107,8 @@ class SessionBlock(Block):
         """Raise if the server has no transactions; the first time, that needs one round trip."""
         if not self._server_types():
             client = self.instance.client
-            ask(self.instance, self._note(None), self._seconds(), lambda: client.admin.command("ping"))
+            note, seconds = self._note(None), self._seconds()
+            ask(self.instance, note, seconds, lambda: client.admin.command("ping"), is_probe=True)
         if "Standalone" in self._server_types():
             raise UnsupportedError(
                 f"database {self.instance.name}: this MongoDB server has no transactions, since it stands alone; run "
