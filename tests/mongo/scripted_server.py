@@ -7,6 +7,7 @@ and number is answered from what was done, and so is a COMMIT. A test adds rules
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import socketserver
 import struct
@@ -80,11 +81,13 @@ class ScriptedServer:
         documents: what is committed, by collection.
         stands_alone: it is no replica set: no transactions and no retryable writes.
         secondary: it says that it is a secondary.
+        keeps_record: whether it notes what it has seen; a benchmark would fill the memory.
     """
 
     def __init__(self, *, stands_alone: bool = False) -> None:
         self.stands_alone = stands_alone
         self.secondary = False
+        self.keeps_record = True
         self.seen: list[Seen] = []
         self.documents: dict[str, list[dict[str, Any]]] = {}
         self._rules: list[Rule] = []
@@ -114,9 +117,14 @@ class ScriptedServer:
             self._server.shutdown()
             self._server.server_close()
             self._server = None
+        self.cut_all()
+
+    def cut_all(self) -> None:
+        """Close every connection."""
         with self._lock:
             for each in list(self._sockets):
-                each.close()
+                with contextlib.suppress(OSError):
+                    each.shutdown(socket.SHUT_RDWR)
 
     @property
     def address(self) -> str:
@@ -151,7 +159,8 @@ class ScriptedServer:
         with self._lock:
             if name.lower() in ("hello", "ismaster"):
                 return self._hello(command)
-            self.seen.append(Seen(name, command))
+            if self.keeps_record:
+                self.seen.append(Seen(name, command))
             rule = self._rule_for(name)
             if rule is None:
                 return self._carry_out(name, command)
@@ -233,6 +242,9 @@ class ScriptedServer:
         return reply
 
     def _find(self, command: Mapping[str, Any]) -> Reply:
+        key = Seen("find", command).transaction
+        if key is not None and self._transactions.setdefault(key, _Transaction()).state != "open":
+            return _no_such_transaction()
         found = [dict(each) for each in self.documents.get(command["find"], [])]
         limit = command.get("limit") or len(found)
         batch = command.get("batchSize", len(found))

@@ -20,7 +20,7 @@ from prefiq_db.errors import (
     TransactionAbortedError,
     UnsupportedError,
 )
-from prefiq_db.events import Listener, TransactionFinished
+from prefiq_db.events import AttemptFailed, Listener, TransactionFinished
 from tests.mongo.scripted_server import CUT, CUT_AFTER, SILENT_AFTER, ScriptedServer
 
 UNKNOWN = {"code": 91, "codeName": "ShutdownInProgress", "errmsg": "c4n4ry", "errorLabels": ["RetryableWriteError"]}
@@ -123,6 +123,31 @@ async def test_a_lost_connection_in_the_body_runs_the_whole_again(
     scripted.on("insert", CUT_AFTER)
     assert await db.run_in_transaction(pay, runs) == "paid"
     assert (runs, scripted.count("payment")) == ([1, 2], 1)
+
+
+async def test_a_server_that_is_gone_for_a_while_runs_the_whole_again(
+    scripted: ScriptedServer, make_db: Callable[..., Any], quick: dict[str, Any]
+) -> None:
+    db = make_db(scripted.url, **quick | {"connect_timeout_seconds": 1.0})
+    runs: list[int] = []
+    failures: list[AttemptFailed] = []
+
+    class ComesBack(Listener):
+        def attempt_failed(self, event: AttemptFailed) -> None:
+            failures.append(event)
+            if len(failures) == 2:  # the statement found it gone, and so did the next begin
+                scripted.start()
+
+    async def pay_twice(tx: Any) -> None:
+        runs.append(1)
+        await tx.insert("payment", {"amount": 1})
+        if len(runs) == 1:
+            scripted.stop()
+        await tx.insert("payment", {"amount": 2})
+
+    db.hooks.add(ComesBack())
+    await db.run_in_transaction(pay_twice)
+    assert (len(runs), scripted.count("payment"), len(failures)) == (2, 2, 2)
 
 
 async def test_an_error_without_the_label_runs_nothing_again(

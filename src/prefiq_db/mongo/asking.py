@@ -50,11 +50,12 @@ def ask(
                 if is_probe:
                     left = limit
                 else:
-                    left -= _find_server(instance, told, limit)
+                    left -= _find_server(instance, limit)
             with pymongo.timeout(max(_LEAST_SECONDS, left)):
                 return instance.settle(action())
         except ConnectionFailure as error:
-            if not told.sent and not isinstance(error, WaitQueueTimeoutError):
+            # A COMMIT that is not sent isn't told from one whose reply is lost: PyMongo may have sent it before.
+            if told.phase != "commit" and not told.sent and not isinstance(error, WaitQueueTimeoutError):
                 told.phase = "connect"
                 note(error, _tried(instance))
             raise
@@ -76,14 +77,16 @@ def _knows_server(instance: MongoInstance) -> bool:
     return any(server.is_writable for server in servers)
 
 
-def _find_server(instance: MongoInstance, told: Note, limit: float) -> float:
+def _find_server(instance: MongoInstance, limit: float) -> float:
     """Wait until PyMongo knows a server; return how many seconds that took."""
-    started = time.monotonic()
-    client = instance.client
-    with pymongo.timeout(max(_LEAST_SECONDS, limit)):
-        # Any member will do: which one a call needs, PyMongo finds out by itself.
-        instance.settle(client.admin.command("ping", read_preference=ReadPreference.PRIMARY_PREFERRED))
-    told.sent = 0  # nothing of the call itself was sent
+    started, client, told = time.monotonic(), instance.client, running.get()
+    running.set(None)  # it is no part of the call
+    try:
+        with pymongo.timeout(max(_LEAST_SECONDS, limit)):
+            # Any member will do: which one a call needs, PyMongo finds out by itself.
+            instance.settle(client.admin.command("ping", read_preference=ReadPreference.PRIMARY_PREFERRED))
+    finally:
+        running.set(told)
     return time.monotonic() - started
 
 

@@ -20,9 +20,10 @@ from prefiq_db.insight.slow_log import SlowLog
 from prefiq_db.insight.statement_budgets import NO_BUDGETS, note_in_budgets, open_budgets
 from prefiq_db.insight.statistics import FOLD_AT, StatementEntry, StatementStatistics
 from prefiq_db.insight.summary import Description
+from prefiq_db.memory import Memory
 from prefiq_db.mongo.command_words import batch_size, describe_command, describe_parts, rows_of, show_command
 from prefiq_db.mongo.running_calls import Note, running
-from prefiq_db.origin import Line, application_line, readable
+from prefiq_db.origin import application_line, readable
 from prefiq_db.tags import NO_TAGS
 from prefiq_db.translation.classify import classify_error
 from prefiq_db.translation.driver_reports import codeless_kind
@@ -31,22 +32,31 @@ logger = logging.getLogger("prefiq_db.statements")
 
 # Commands that are being answered. A listener that never hears of an end must not make the table grow without bound.
 _MOST_PENDING: Final = 10_000
+# How many texts are remembered; new ones push old ones out.
+_MOST_TEXTS: Final = 2000
+# Further commands of one operation, not its repetition.
+_GOES_ON: Final = frozenset({"getMore", "killCursors"})
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What is known about a command's text since it was first seen."""
+
+    description: Description
+    shown: str
+    entry: StatementEntry
 
 
 @dataclass(slots=True)
 class _Pending:
     """A command that was sent and is not answered yet."""
 
-    description: Description
-    shown: str
-    entry: StatementEntry
-    fields: dict[str, Any] | None
-    line: Line | None
+    known: _Known
     retry_number: int
     wait_seconds: float
     transaction_id: int | None
     tags: Mapping[str, str]
-    started: float
+    fields: dict[str, Any] | None = None
 
 
 class CommandObserver:
@@ -60,6 +70,7 @@ class CommandObserver:
         self.statistics = StatementStatistics()
         self.slow = SlowLog(database, slow_seconds, time.monotonic)
         self._budgeted = False
+        self._memory: Memory[_Known] = Memory(_MOST_TEXTS)
         self._pending: dict[int, _Pending] = {}
 
     def expect_budgets(self) -> None:
@@ -70,49 +81,40 @@ class CommandObserver:
 
     def started(self, name: str, command: Mapping[str, Any], request: int) -> None:
         """Note that a command is sent."""
-        description = describe_command(name, command)
-        shown = show_command(description.summary, command)
-        entry = self.statistics.entry(description, shown)
-        line = application_line()
-        entry.line = line
+        text = show_command(name, command)
+        known = self._memory.kept.get(text) or self._learn(name, command, text)
         note = running.get()
-        made = self._make_pending(note, description, shown, entry, line)
+        made = self._make_pending(note, known)
         if note is not None:
-            self._mark_sent(note, description)
+            self._mark_sent(note, known.description)
         if made.retry_number:
             with self.statistics.lock:
-                entry.retries += 1
+                known.entry.retries += 1
         if self._budgeted and open_budgets.get() is not NO_BUDGETS:
-            note_in_budgets(self, description.fingerprint, description.summary)
+            note_in_budgets(self, known.description.fingerprint, known.description.summary)
         if not self.hooks.wanted.isdisjoint(_STATEMENT_EVENTS):
             made.fields = self._event_fields(made, command, None if note is None else note.call)
             self.hooks.emit(StatementStarted(**made.fields))
         if len(self._pending) < _MOST_PENDING:
             self._pending[request] = made
 
-    def _make_pending(
-        self, note: Note | None, description: Description, shown: str, entry: StatementEntry, line: Line | None
-    ) -> _Pending:
-        state = None if note is None else note.state
-        wait, retries = 0.0, 0
-        if state is not None:
-            wait, state.checkout.wait_seconds = state.checkout.wait_seconds, 0.0
-        if note is not None:
-            # PyMongo repeats a write by itself, under the number that the server knows it by.
-            retries = note.retry_number + (note.sent if description.operation not in ("getMore", "killCursors") else 0)
-        call = None if note is None else note.call
-        return _Pending(
-            description,
-            shown,
-            entry,
-            None,
-            line,
-            retries,
-            wait,
-            None if note is None else note.transaction_id,
-            NO_TAGS if call is None else call.tags,
-            perf_counter(),
-        )
+    def _learn(self, name: str, command: Mapping[str, Any], text: str) -> _Known:
+        description = describe_command(name, command, text)
+        entry = self.statistics.entry(description, text)
+        entry.line = application_line()
+        return self._memory.keep(text, _Known(description, text, entry), text)
+
+    def _make_pending(self, note: Note | None, known: _Known) -> _Pending:
+        if note is None:
+            return _Pending(known, 0, 0.0, None, NO_TAGS)
+        wait, retries = 0.0, note.retry_number
+        if note.state is not None:
+            checkout = note.state.checkout
+            wait, checkout.wait_seconds = checkout.wait_seconds, 0.0
+        if note.sent and known.description.operation not in _GOES_ON:
+            retries += note.sent  # PyMongo repeats a write by itself, under the number that the server knows it by
+        tags = NO_TAGS if note.call is None else note.call.tags
+        return _Pending(known, retries, wait, note.transaction_id, tags)
 
     def _mark_sent(self, note: Note, description: Description) -> None:
         note.sent += 1
@@ -131,11 +133,13 @@ class CommandObserver:
             self._note_failure(made, duration, *self._kind_of(code, "WriteError"))
             return
         rows = rows_of(reply)
-        made.entry.durations.append(duration)
+        entry = made.known.entry
+        entry.durations.append(duration)
         if rows > 0:
-            made.entry.rows.append(rows)
-        if len(made.entry.durations) >= FOLD_AT:
-            made.entry.fold()
+            entry.rows.append(rows)
+        if len(entry.durations) >= FOLD_AT:
+            entry.fold()
+            entry.line = application_line()
         if duration >= self.slow.threshold_seconds:
             self._note_slow(made, duration, rows, None)
         if made.fields is not None and StatementFinished in self.hooks.wanted:
@@ -163,11 +167,11 @@ class CommandObserver:
     # --- what it becomes ---------------------------------------------------------------------------
 
     def _note_failure(self, made: _Pending, duration: float, kind: ErrorKind, code: int | None) -> None:
-        made.entry.durations.append(duration)
+        made.known.entry.durations.append(duration)
         with self.statistics.lock:
             self.statistics.error_count += 1
             self.statistics.errors[kind] += 1
-            made.entry.errors += 1
+            made.known.entry.errors += 1
         if duration >= self.slow.threshold_seconds:
             self._note_slow(made, duration, -1, kind.value)
         if made.fields is not None and StatementFailed in self.hooks.wanted:
@@ -176,18 +180,18 @@ class CommandObserver:
     def _event_fields(self, made: _Pending, command: Mapping[str, Any], call: Call | None) -> dict[str, Any]:
         return {
             "database": self.database,
-            "statement": made.shown,
+            "statement": made.known.shown,
             "parameters": describe_parts(command),
             "batch_size": batch_size(command),
-            "operation": made.description.operation,
-            "summary": made.description.summary,
-            "tables": made.description.tables,
-            "fingerprint": made.description.fingerprint,
+            "operation": made.known.description.operation,
+            "summary": made.known.description.summary,
+            "tables": made.known.description.tables,
+            "fingerprint": made.known.description.fingerprint,
             "wait_seconds": made.wait_seconds,
             "retry_number": made.retry_number,
             "call_id": None if call is None else call.id,
             "transaction_id": made.transaction_id,
-            "origin": readable(made.line),
+            "origin": readable(application_line()),
             "tags": made.tags,
         }
 
@@ -195,34 +199,34 @@ class CommandObserver:
         with self.statistics.lock:
             self.statistics.slow_count += 1
         self.slow.note(
-            statement=made.shown,
-            summary=made.description.summary,
-            fingerprint=made.description.fingerprint,
+            statement=made.known.shown,
+            summary=made.known.description.summary,
+            fingerprint=made.known.description.fingerprint,
             duration_seconds=duration,
             wait_seconds=made.wait_seconds,
             rows=rows,
             retries=made.retry_number,
             transaction_id=made.transaction_id,
-            line=made.line,
+            line=application_line(),
             error_kind=error_kind,
             tags=made.tags,
         )
 
     def _log(self, made: _Pending, duration: float, rows: int) -> None:
-        origin = readable(made.line)
+        origin = readable(application_line())
         logger.debug(
             "%s on database %s: %.6f s, %d rows",
-            made.description.summary,
+            made.known.description.summary,
             self.database,
             duration,
             rows,
             extra={
                 "database": self.database,
-                "summary": made.description.summary,
-                "fingerprint": made.description.fingerprint,
+                "summary": made.known.description.summary,
+                "fingerprint": made.known.description.fingerprint,
                 "duration_seconds": round(duration, 6),
                 "rows": rows,
-                "query_bytes": len(made.shown.encode()),
+                "query_bytes": len(made.known.shown.encode()),
                 "retries": made.retry_number,
                 "transaction_id": made.transaction_id,
                 "source": None if origin is None else str(origin),

@@ -22,16 +22,19 @@ _SHOWN: Final = ("filter", "query", "documents", "updates", "deletes", "pipeline
 _MOST_OPERATORS: Final = 12
 
 
-def describe_command(name: str, command: Mapping[str, Any]) -> Description:
+def describe_command(name: str, command: Mapping[str, Any], text: str) -> Description:
     """Return the description of a command: ``find item``, ``aggregate item``, ``update item``.
 
-    The fingerprint depends on the command, the collection and the operators, not on fields and values.
+    The fingerprint is that of *text*, made by :func:`show_command`: it depends on the command, the collection and the
+    operators, not on fields and values.
     """
     collection = collection_of(name, command)
-    summary = f"{name} {collection}" if collection else name
-    text = show_command(summary, command)
     fingerprint = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
-    return Description(summary, name, (collection,) if collection else (), fingerprint)
+    return Description(_summary(name, collection), name, (collection,) if collection else (), fingerprint)
+
+
+def _summary(name: str, collection: str) -> str:
+    return f"{name} {collection}" if collection else name
 
 
 def collection_of(name: str, command: Mapping[str, Any]) -> str:
@@ -40,8 +43,11 @@ def collection_of(name: str, command: Mapping[str, Any]) -> str:
     return found if isinstance(found, str) and _NAME.fullmatch(found) else ""
 
 
-def show_command(summary: str, command: Mapping[str, Any]) -> str:
+def show_command(name: str, command: Mapping[str, Any]) -> str:
     """Return the text that events and logs show: ``aggregate item [$match, $group]``, ``update item [$set]``."""
+    summary = _summary(name, collection_of(name, command))
+    if "pipeline" not in command and "updates" not in command:
+        return summary
     operators = list(dict.fromkeys(_operators(command)))[:_MOST_OPERATORS]
     return f"{summary} [{', '.join(operators)}]" if operators else summary
 

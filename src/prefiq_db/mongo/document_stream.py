@@ -18,7 +18,7 @@ from prefiq_db.errors import ClosedError, ErrorKind, PrefiqDbError, TransactionB
 from prefiq_db.events import StreamFinished
 from prefiq_db.hooks.calls import CALL_EVENTS, SUCCEEDED, judged, tell_end, tell_start
 from prefiq_db.mongo.asking import ask, may_read_again
-from prefiq_db.mongo.command_words import describe_command
+from prefiq_db.mongo.command_words import describe_command, show_command
 from prefiq_db.mongo.document_requests import Request
 from prefiq_db.mongo.mongo_calls import MongoCalls
 from prefiq_db.mongo.running_calls import Note, worker_name
@@ -264,7 +264,8 @@ class DocumentStreamCore:
             tell_end(database.hooks, database.name, self._call, duration, failed)
 
     def _event_fields(self, duration: float, kind: ErrorKind | None) -> Mapping[str, Any]:
-        description = describe_command("find", {"find": self._request.collection})
+        command = {"find": self._request.collection}
+        description = describe_command("find", command, show_command("find", command))
         return {
             "database": self._database.name,
             "statement": description.summary,

@@ -38,7 +38,8 @@ class MongoCalls(Transactions):
 
     def database_name(self, given: Overrides) -> str:
         """Return the name of the database that calls go to."""
-        return given.database or self.settings.target.database or self.settings.target.product.default_database
+        name: str = given.database or self.instance.database
+        return name
 
     def _collection(self, name: str, given: Overrides, *, pinned: bool) -> Any:
         collection = self.instance.client[self.database_name(given)][name]

@@ -25,6 +25,7 @@ class MongoInstance:
     Attributes:
         make_client: makes PyMongo's client; a closed one can't be opened again.
         pool: counts the connections of the client.
+        database: the name of the database that calls go to unless they say another one.
         needs_tokens: always false: MongoDB's COMMIT can be repeated, so nothing has to be looked up.
         closing: whether closing was begun and interrupted; ``close()`` continues it.
     """
@@ -40,6 +41,7 @@ class MongoInstance:
     retry_budget: RetryBudget
     border: Border
     client: Any = field(init=False)
+    database: str = field(init=False)
     statement_timeout_seconds: float = field(init=False)
     commit_budget_seconds: float = field(init=False)
     closed: bool = field(default=False, init=False)
@@ -48,6 +50,8 @@ class MongoInstance:
 
     def __post_init__(self) -> None:
         settings = self.settings
+        target = settings.target  # made anew each time that it is asked for
+        self.database = target.database or target.product.default_database
         self.client = self.make_client()
         self.statement_timeout_seconds = settings.statement_timeout_seconds
         self.commit_budget_seconds = (

@@ -107,7 +107,9 @@ class PoolEvents(monitoring.ConnectionPoolListener):
             return
         checkout, waited = state.checkout, event.duration or 0.0
         checkout.checked_out_at, checkout.wait_seconds = perf_counter(), waited
-        checkout.worker, checkout.line = worker_name(), application_line()
+        checkout.worker = worker_name()
+        if running.get() is None:
+            checkout.line = application_line()  # a verb returns what it takes, so needs no line in a leak report
         self._watcher.waits.append(waited)
         if self._watcher.wants_checkouts:
             self._watcher.checked_out(state)

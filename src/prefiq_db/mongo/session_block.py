@@ -151,7 +151,8 @@ class SessionBlock(Block):
 
     def _judge(self, error: PrefiqDbError, told: Note) -> None:
         """Note what *error* means for the whole: the server has rolled it back, and its label says what may be done."""
-        again = _has_label(error, TRANSIENT_TRANSACTION)
+        # Before it looks for a server PyMongo knows of no transaction, and labels nothing.
+        again = _has_label(error, TRANSIENT_TRANSACTION) or told.phase == "connect"
         found = replace(error.classification, retry_statement=False, retry_transaction=again)
         error.classification = replace(found, transient=True) if again else found
         if told.sent or again:
@@ -270,7 +271,6 @@ class SessionBlock(Block):
         self.outcome = Outcome.UNKNOWN
         told = Note(None, self.id, attempt - 1)
         told.phase = "commit"
-        told.sent = 1  # a COMMIT that is not sent is not told from one whose reply is lost
         try:
             ask(instance, told, self._seconds(), session.commit_transaction)
         except PrefiqDbError as error:
