@@ -32,7 +32,7 @@ from tests.mongo.scripted_server import ScriptedServer
 from prefiq_db.mongo import MongoDatabase
 
 MOST_INSTRUCTIONS = 40_000
-_WARM_UP_CALLS, _COUNTED_CALLS = 300, 700
+_WARM_UP_CALLS, _COUNTED_CALLS = 50, 200
 
 
 def _serve() -> None:

@@ -1,8 +1,8 @@
 """Find a MongoDB server for the tests: by URL, on PATH, or a stand-in, which is not MongoDB.
 
 ``PREFIQ_TEST_MONGODB_URL`` names a server that may create databases. Without it, a ``mongod`` on PATH is started as a
-replica set of one. Without that, the stand-in runs in the Python that ``MONGOECO_PYTHON`` names: 3.13 or later, with
-``mongoeco[wire]``. Reports name what was used.
+replica set of one. Without that, the stand-in runs in a Python of its own: the one that ``MONGOECO_PYTHON`` names, or
+that ``scripts/install-mongodb-stand-in`` has made. Reports name what was used.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import secrets
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,8 +27,8 @@ from prefiq_db.testing.processes import wait_until
 _START_SECONDS = 60.0
 _STAND_IN = Path(__file__).with_name("stand_in.py")
 _PREFIX = "prefiq_test_"
-#: Where the project's own script puts the stand-in.
-_USUAL_PYTHON = Path("/opt/mongoeco-venv/bin/python")
+#: Where scripts/install-mongodb-stand-in puts the stand-in.
+_USUAL_PYTHON = Path(__file__).resolve().parents[2] / ".mongoeco" / "bin" / "python"
 
 
 class NoMongoError(Exception):
@@ -152,6 +151,6 @@ def find_server(folder: Path) -> MongoServer:
     if python:
         return MongoServer("stand-in", folder, command=[python, str(_STAND_IN), "{port}"])
     raise NoMongoError(
-        "no MongoDB server for the tests. Looked for: PREFIQ_TEST_MONGODB_URL, mongod on PATH, and MONGOECO_PYTHON, a "
-        f"Python 3.13 with mongoeco[wire] (this is {sys.version_info.major}.{sys.version_info.minor})"
+        "no MongoDB server for the tests. Looked for: PREFIQ_TEST_MONGODB_URL, mongod on PATH, MONGOECO_PYTHON and "
+        ".mongoeco; scripts/install-mongodb-stand-in makes the last, a stand-in that needs Python 3.13"
     )
