@@ -12,10 +12,16 @@ import pytest
 from pymongo import MongoClient
 
 from prefiq_db import ErrorKind
-from prefiq_db.errors import ConnectFailedError, PrefiqDbError, StatementBudgetError, UniqueViolationError
+from prefiq_db.errors import (
+    ConnectFailedError,
+    PoolTimeoutError,
+    PrefiqDbError,
+    StatementBudgetError,
+    UniqueViolationError,
+)
 from prefiq_db.events import Listener
 from prefiq_db.testing.proxy import TcpProxy
-from tests.mongo.scripted_server import CUT_AFTER, ScriptedServer
+from tests.mongo.scripted_server import CUT_AFTER, SILENT_AFTER, ScriptedServer
 
 CANARY = "c4n4ry"
 
@@ -197,6 +203,40 @@ async def test_cut_connections_are_replaced_and_silence_ends(
         proxy.restore()
         assert await behind.count("item") == 1
         await behind.close()
+
+
+async def test_a_full_pool_is_a_pool_timeout(
+    scripted: ScriptedServer, make_db: Callable[..., Any], harness: Any
+) -> None:
+    db = make_db(scripted.url, pool_size=1, max_overflow=0)
+    await db.open()
+    seen = Recorder()
+    db.hooks.add(seen)
+    scripted.on("find", SILENT_AFTER)
+
+    async def hold() -> None:
+        with pytest.raises(PrefiqDbError):
+            await db.using(timeout=3).find("item")
+
+    async def wait() -> None:
+        async def is_held() -> bool:
+            return "find" in scripted.names()
+
+        await harness.until(is_held)
+        with pytest.raises(PoolTimeoutError):
+            await db.using(timeout=0.3).find("item")
+
+    await harness.together(hold, wait)
+    assert (len(seen.of("PoolTimedOut")), db.stats().pool.timeout_count, db.stats().pool.checked_out) == (1, 1, 0)
+
+
+async def test_clear_text_to_another_machine_is_told(
+    scripted: ScriptedServer, make_db: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "prefiq_db.connectors"):
+        await make_db(scripted.url).open()
+        await make_db(scripted.url, ssl_mode="disable").open()
+    assert [(each.levelname, "clear text" in each.getMessage()) for each in caplog.records] == [("INFO", True)]
 
 
 # --- canaries ------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ It begins and repeats transactions, applies overrides and counts retries by the 
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -13,6 +14,7 @@ from pymongo import ReadPreference
 
 from prefiq_db.call import NO_OVERRIDES
 from prefiq_db.core.diagnosis import collect_stats, reason_of
+from prefiq_db.drivers.tls_trust import is_loopback
 from prefiq_db.errors import (
     ErrorKind,
     PrefiqDbError,
@@ -28,6 +30,8 @@ from prefiq_db.mongo.mongo_instance import MongoInstance
 from prefiq_db.mongo.running_calls import Note
 from prefiq_db.reports import DatabaseStats, HealthReport
 from prefiq_db.transaction import Block
+
+logger = logging.getLogger("prefiq_db.connectors")
 
 
 class MongoCore(MongoCalls, DocumentCarrier):
@@ -48,6 +52,22 @@ class MongoCore(MongoCalls, DocumentCarrier):
         self.check_world()
         self.instance.open()
         self.ping()
+        self._tell_what_is_in_clear()
+
+    def _tell_what_is_in_clear(self) -> None:
+        """Log that nothing is encrypted, if ``ssl_mode`` is ``prefer``; at INFO if no host is another machine."""
+        target = self.settings.target
+        if self.settings.ssl_mode != "prefer" or target.is_srv:
+            return
+        others = [host for host in target.hosts if not host.is_path and not is_loopback(host.host)]
+        logger.log(
+            logging.WARNING if others else logging.INFO,
+            "ssl_mode=prefer: the connection of database %s to %s is in clear text, for MongoDB can't negotiate TLS;"
+            " ssl_mode=verify-full encrypts, and ssl_mode=disable says that clear text is meant",
+            self.name,
+            ", ".join(map(str, target.hosts)),
+            extra={"database": self.name},
+        )
 
     def close(self) -> None:
         """Close all connections. Later calls raise ClosedError; open() opens it again."""
