@@ -98,19 +98,31 @@ class MongoCalls(Transactions):
         return block.carry_out(call, lambda session: request.work(collection, session, settle), explicit=explicit)
 
     def _alone(self, request: Request, call: Call) -> Any:
-        told: list[Note] = []
+        told = Note(call)
+        try:
+            found = self._attempt(request, call, told)
+        except PrefiqDbError as error:
+            first = error
+        else:
+            self.instance.retry_budget.successes += 1
+            return found
+        return self._alone_again(request, call, told, first)
 
-        def attempt() -> Any:
-            told[:] = [Note(call, retry_number=call.attempts)]
-            return self._attempt(request, call, told[0])
+    def _alone_again(self, request: Request, call: Call, told: Note, first: PrefiqDbError) -> Any:
+        """Retry after a first failure; the objects that a retry needs are created only here."""
+        last = [told]
+
+        def again() -> Any:
+            last[0] = Note(call, retry_number=call.attempts)
+            return self._attempt(request, call, last[0])
 
         def repeatable(error: BaseException) -> bool:
             if not isinstance(error, PrefiqDbError) or isinstance(error, OutcomeUnknownError):
                 return False
             reads = request.reads or bool(call.given.idempotent)
-            return may_read_again(error) if reads else may_write_again(error, told[0])
+            return may_read_again(error) if reads else may_write_again(error, last[0])
 
-        found = self.retrier(call.given, repeatable).run(attempt)
+        found = self.retrier(call.given, repeatable).resume(again, first, call.started)
         self.instance.retry_budget.successes += 1
         return found
 
