@@ -5,8 +5,6 @@ from __future__ import annotations
 from functools import partial
 from typing import Any, ClassVar, Final, cast
 
-from pymongo import ReadPreference
-
 from prefiq_db.call import Call, Overrides, Shape
 from prefiq_db.core.transactions import Transactions
 from prefiq_db.deadline import Deadline
@@ -40,12 +38,6 @@ class MongoCalls(Transactions):
         """Return the name of the database that calls go to."""
         name: str = given.database or self.instance.database
         return name
-
-    def _collection(self, name: str, given: Overrides, *, pinned: bool) -> Any:
-        collection = self.instance.client[self.database_name(given)][name]
-        if given.replica and not pinned:
-            return collection.with_options(read_preference=ReadPreference.SECONDARY_PREFERRED)
-        return collection
 
     # --- calls -----------------------------------------------------------------------------------
 
@@ -89,7 +81,9 @@ class MongoCalls(Transactions):
 
     def collection_for(self, request: Request, call: Call, *, pinned: bool) -> Any:
         """Return PyMongo's collection for *request*; *pinned* if it is used in a transaction."""
-        return self._collection(request.collection, call.given, pinned=pinned)
+        given = call.given
+        replica = bool(given.replica) and not pinned
+        return self.instance.collection(self.database_name(given), request.collection, replica=replica)
 
     def _in_block(self, request: Request, block: SessionBlock, call: Call, *, explicit: bool) -> Any:
         call.attempts += 1

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
+
+from pymongo import ReadPreference
 
 from prefiq_db.bridge import Runtime, await_
 from prefiq_db.forks import in_child
@@ -52,13 +54,31 @@ class MongoInstance:
         settings = self.settings
         target = settings.target  # made anew each time that it is asked for
         self.database = target.database or target.product.default_database
-        self.client = self.make_client()
+        self.connect_anew()
         self.statement_timeout_seconds = settings.statement_timeout_seconds
         self.commit_budget_seconds = (
             settings.statement_timeout_seconds + settings.retry.total_seconds + settings.connect_timeout_seconds
         )
         self.watcher.start_with(watchdog.watch)
         in_child(self, MongoInstance.forget_after_fork)
+
+    def connect_anew(self) -> None:
+        """Make a client, which connects when it is first used."""
+        self.client = self.make_client()
+        self._collections: dict[tuple[str, str, bool], Any] = {}
+
+    def collection(self, database: str, name: str, *, replica: bool) -> Any:
+        """Return PyMongo's collection; with *replica* it reads from a secondary, if there is one."""
+        key = (database, name, replica)
+        found = self._collections.get(key)
+        if found is None:
+            found = self.client[database][name]
+            if replica:
+                found = found.with_options(read_preference=ReadPreference.SECONDARY_PREFERRED)
+            if len(self._collections) >= _MOST_COLLECTIONS:
+                self._collections.clear()  # names that are made up must not fill the memory
+            self._collections[key] = found
+        return found
 
     def settle(self, value: Any) -> Any:
         """Return the result of a call of PyMongo: in the async world it is a coroutine, to be awaited."""
@@ -75,14 +95,17 @@ class MongoInstance:
     def open(self) -> None:
         """Make a new client if the last one was closed."""
         if self.closed:
-            self.client = self.make_client()
+            self.connect_anew()
         self.closed = False
 
     def forget_after_fork(self) -> None:
         """Start with a new client in a forked child; the parent's sockets are neither used nor closed."""
         _of_the_parent.append(self.client)
-        self.client = self.make_client()
+        self.connect_anew()
         self.watcher.start_with(watchdog.watch)
 
+
+# PyMongo needs longer to make one than we need for all the rest of a call.
+_MOST_COLLECTIONS: Final = 1000
 
 _of_the_parent: list[object] = []
