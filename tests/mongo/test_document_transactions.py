@@ -82,6 +82,12 @@ async def test_a_read_only_transaction_refuses_writes(scripted: ScriptedServer, 
     assert scripted.count("item") == 0
 
 
+async def test_a_word_of_sql_names_the_document_verb(scripted: ScriptedServer, make_db: Callable[..., Any]) -> None:
+    async with make_db(scripted.url).transaction() as tx:
+        with pytest.raises(UnsupportedError, match="insert"):
+            tx.execute("delete from item")
+
+
 async def test_an_isolation_level_is_refused(scripted: ScriptedServer, make_db: Callable[..., Any]) -> None:
     db = make_db(scripted.url)
     with pytest.raises(UnsupportedError, match="isolation"):

@@ -45,7 +45,7 @@ class SyncMongoTransactionFacade(SyncFacade):
     """A ``MongoTransaction`` with the face of an ``AsyncMongoTransaction``."""
 
     awaited = _VERBS
-    plain = frozenset({"outcome", "callback_errors", "client_session"})
+    plain = _SQL | {"outcome", "callback_errors", "client_session"}
     scopes = frozenset({"stream", "bind"})
 
     def on_commit(self, fn: Callable[..., Any]) -> Callable[..., Any]:

@@ -70,7 +70,7 @@ class MongoDatabase(SqlWords):
     # --- open and close --------------------------------------------------------------------------
 
     @property
-    def name(self) -> str:  # type: ignore[override] # SqlWords only reads it
+    def name(self) -> str:
         return self._core.name
 
     @property

@@ -93,7 +93,7 @@ class AsyncMongoDatabase(SqlWords):
     # --- open and close --------------------------------------------------------------------------
 
     @property
-    def name(self) -> str:  # type: ignore[override] # SqlWords only reads it
+    def name(self) -> str:
         return self._core.name
 
     @property

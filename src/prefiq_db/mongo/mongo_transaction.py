@@ -10,6 +10,7 @@ from prefiq_db.faces.verb_names import takes_verbs_of
 from prefiq_db.leaving import surely
 from prefiq_db.mongo.document_verbs_sync import DocumentVerbs
 from prefiq_db.mongo.opened_session import OpenedSession
+from prefiq_db.mongo.sql_words import SqlWords
 from prefiq_db.reports import Outcome
 from prefiq_db.transaction import Block
 
@@ -20,10 +21,12 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 @takes_verbs_of(DocumentVerbs)
-class MongoTransaction:
+class MongoTransaction(SqlWords):
     """A transaction; every verb of :class:`MongoDatabase` runs in its session. MongoDB has no savepoints."""
 
     _watch: object = None
+
+    _core: OpenedSession
 
     def __init__(self, core: MongoCore, tx: Block) -> None:
         self._core = OpenedSession(core, tx)

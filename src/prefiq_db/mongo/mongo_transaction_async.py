@@ -11,6 +11,7 @@ from prefiq_db.errors import PrefiqDbError
 from prefiq_db.faces.verb_names import takes_verbs_of
 from prefiq_db.mongo.document_verbs_async import AsyncDocumentVerbs
 from prefiq_db.mongo.opened_session import OpenedSession
+from prefiq_db.mongo.sql_words import SqlWords
 from prefiq_db.reports import Outcome
 from prefiq_db.transaction import Block
 
@@ -21,8 +22,10 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 @takes_verbs_of(AsyncDocumentVerbs)
-class AsyncMongoTransaction:
+class AsyncMongoTransaction(SqlWords):
     """A transaction; every verb of :class:`AsyncMongoDatabase` runs in its session. MongoDB has no savepoints."""
+
+    _core: OpenedSession
 
     def __init__(self, core: MongoCore, tx: Block) -> None:
         self._core = OpenedSession(core, tx)

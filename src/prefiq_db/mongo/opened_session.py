@@ -20,6 +20,11 @@ class OpenedSession(OpenedTransaction, DocumentCarrier):
     database: MongoCore
 
     @property
+    def name(self) -> str:
+        """The database's name."""
+        return self.database.name
+
+    @property
     def requests(self) -> Any:
         return self.database.requests
 

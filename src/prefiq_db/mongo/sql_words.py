@@ -26,7 +26,8 @@ def sql_only(name: str) -> Callable[..., NoReturn]:
 
     def refuse(self: Any, *args: Any, **options: Any) -> NoReturn:
         raise UnsupportedError(
-            f"{name}() is for SQL, and database {self.name} keeps documents: use {_INSTEAD[name]}", database=self.name
+            f"{name}() is for SQL, and database {self._core.name} keeps documents: use {_INSTEAD[name]}",
+            database=self._core.name,
         )
 
     refuse.__name__ = name
@@ -48,12 +49,12 @@ class SqlWords:
     session = sql_only("session")
     resolve_outcome = sql_only("resolve_outcome")
 
-    name: str
+    _core: Any  # it has the database's name
 
     @property
     def engine(self) -> NoReturn:
         """Raise UnsupportedError: use ``client``."""
         raise UnsupportedError(
-            f"engine is SQLAlchemy's, and database {self.name} keeps documents: use client or collection(name)",
-            database=self.name,
+            f"engine is SQLAlchemy's, and database {self._core.name} keeps documents: use client or collection(name)",
+            database=self._core.name,
         )
