@@ -59,7 +59,7 @@ class DirectRoad(StandardRoad):
         return DirectShot(self, call, prepared)
 
     def send(self, connection: Connection, call: Call, seconds: float, deadline: Deadline | None) -> Any:
-        prepared = self._known(call) if _is_plain(connection, call) else None
+        prepared = self._known(call) if self._is_plain(connection, call) else None
         if prepared is None:
             return super().send(connection, call, seconds, deadline)
         self.state(connection).statement.call = call
@@ -93,23 +93,22 @@ class DirectRoad(StandardRoad):
             self._constructs[statement] = known = prepare(statement, call.params, self.engine, weak=True)
         return known  # type: ignore[return-value]
 
+    def _is_plain(self, connection: Any, call: Call) -> bool:
+        """Return whether SQLAlchemy's *connection*, in a transaction, would execute the statement and nothing more."""
+        transaction, nested = connection._transaction, connection._nested_transaction
+        return (
+            not call.last
+            and not isinstance(call.params, list)  # many rows
+            and not connection._has_events
+            and connection._execution_options is self.engine._execution_options  # not those of another engine, either
+            and connection._trans_context_manager is None
+            and transaction is not None
+            and transaction.is_active
+            and (nested is None or nested.is_active)
+        )
+
 
 _UNSEEN: Final = object()
-
-
-def _is_plain(connection: Any, call: Call) -> bool:
-    """Return whether SQLAlchemy's *connection*, in a transaction, would execute the statement and nothing more."""
-    transaction, nested = connection._transaction, connection._nested_transaction
-    return (
-        not call.last
-        and not isinstance(call.params, list)  # many rows
-        and not connection._has_events
-        and connection._execution_options is connection.engine._execution_options
-        and connection._trans_context_manager is None
-        and transaction is not None
-        and transaction.is_active
-        and (nested is None or nested.is_active)
-    )
 
 
 def _has_unknown(given: Overrides) -> bool:

@@ -1,0 +1,67 @@
+"""What the direct road may not leave out, each once found missing: options of the engine, logs, whose connection it is."""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from prefiq_db.errors import SchemaError
+
+thing = sa.Table("thing", sa.MetaData(), sa.Column("id", sa.Integer), sa.Column("label", sa.String(20)))
+LABELS = sa.select(thing.c.label).order_by(thing.c.id)
+
+
+def _engine(db: Any) -> Any:
+    engine = getattr(db, "_wrapped", db).engine
+    return getattr(engine, "sync_engine", engine)
+
+
+async def _with_things(db: Any) -> None:
+    await db.execute("create table thing (id integer, label varchar(20))")
+    await db.execute_many("insert into thing values (:id, :label)", [{"id": 1, "label": "a"}, {"id": 2, "label": "b"}])
+
+
+# --- options of the engine -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("inside", [False, True])
+async def test_an_option_that_the_engine_gets_later_is_obeyed(db: Any, inside: bool) -> None:
+    await _with_things(db)
+    assert await db.fetch_all(LABELS) == [("a",), ("b",)]
+    _engine(db).update_execution_options(schema_translate_map={None: "elsewhere"})
+    with pytest.raises(SchemaError):
+        if inside:
+            async with db.transaction() as tx:
+                await tx.fetch_all(LABELS)
+        else:
+            await db.fetch_all(LABELS)
+
+
+# --- logs ------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _logged(name: str) -> Iterator[io.StringIO]:
+    written, logger = io.StringIO(), logging.getLogger(name)
+    handler, level = logging.StreamHandler(written), logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG)
+    try:
+        yield written
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
+async def test_the_log_of_the_pool_shows_each_checkout_once_somebody_reads_it(db: Any) -> None:
+    await db.fetch_value("select 1")
+    with _logged("prefiq_db.pool") as written:
+        await db.fetch_value("select 1")
+        await db.fetch_value("select 1")
+    assert written.getvalue().count("checked out") == 2
