@@ -65,3 +65,27 @@ async def test_the_log_of_the_pool_shows_each_checkout_once_somebody_reads_it(db
         await db.fetch_value("select 1")
         await db.fetch_value("select 1")
     assert written.getvalue().count("checked out") == 2
+
+
+# --- values that SQLAlchemy makes --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("inside", [False, True])
+async def test_a_write_within_a_select_gets_the_defaults_of_its_columns(db: Any, inside: bool) -> None:
+    made = sa.Table(
+        "made",
+        sa.MetaData(),
+        sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+        sa.Column("kind", sa.String(9), default=lambda: "default"),
+        sa.Column("state", sa.String(9), default="fixed", onupdate=lambda: "updated"),
+    )
+    await db.execute(sa.schema.CreateTable(made))
+    insert = sa.select(sa.insert(made).values(id=1).returning(made.c.kind, made.c.state).cte("written"))
+    update = sa.select(sa.update(made).values(kind="other").returning(made.c.kind, made.c.state).cte("written"))
+    if inside:
+        async with db.transaction() as tx:
+            rows = [await tx.fetch_one(insert), await tx.fetch_one(update)]
+    else:
+        rows = [await db.fetch_one(insert), await db.fetch_one(update)]
+    assert rows == [("default", "fixed"), ("other", "updated")]
