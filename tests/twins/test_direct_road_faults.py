@@ -1,4 +1,4 @@
-"""What the direct road may not leave out, each once found missing: options of the engine, logs, whose connection it is."""
+"""What the direct road may not leave out, each once found missing: options of the engine, logs, whose it is."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import io
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
+from prefiq_db import Database
 from prefiq_db.errors import SchemaError
+from prefiq_db.pool.slots import SlottedPool
 
 thing = sa.Table("thing", sa.MetaData(), sa.Column("id", sa.Integer), sa.Column("label", sa.String(20)))
 LABELS = sa.select(thing.c.label).order_by(thing.c.id)
@@ -89,3 +92,39 @@ async def test_a_write_within_a_select_gets_the_defaults_of_its_columns(db: Any,
     else:
         rows = [await db.fetch_one(insert), await db.fetch_one(update)]
     assert rows == [("default", "fixed"), ("other", "updated")]
+
+
+# --- whose connection it is ----------------------------------------------------------------------------
+
+
+class _Halt(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("has_returned_it", [False, True])
+@pytest.mark.parametrize("steps_aside", [False, True])
+def test_an_interruption_after_the_return_closes_nothing_of_the_next_holders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps_aside: bool, has_returned_it: bool
+) -> None:
+    put, held = SlottedPool._do_return_conn, []
+
+    def cut_off(pool: Any, record: Any) -> None:
+        put(pool, record)
+        monkeypatch.undo()
+        held.append(pool.take())  # as another thread would
+        if has_returned_it:
+            pool.give_back(held[0])
+            held.append(pool.take())
+        raise _Halt
+
+    with Database(f"sqlite:///{tmp_path / 'a.db'}", pool_size=1, max_overflow=0) as db:
+        db._core.road.steps_aside = steps_aside
+        db.fetch_value("select 1")
+        monkeypatch.setattr(SlottedPool, "_do_return_conn", cut_off)
+        with pytest.raises(_Halt):
+            db.fetch_value("select 1")
+        record = held[-1]
+        assert record.dbapi_connection is not None, "closed under its next holder"
+        assert db.stats().pool.checked_out == 1
+        record.pool.give_back(record)
+        assert db.stats().pool.checked_out == 0

@@ -253,7 +253,7 @@ class DirectStatement:
 class DirectShot(DirectStatement):
     """One statement outside a transaction, from the pool and back; also what SQLAlchemy's proxy is to our dialects."""
 
-    __slots__ = ("_connection_record", "dbapi_connection", "is_done", "sent")
+    __slots__ = ("_connection_record", "_returns", "dbapi_connection", "is_done", "sent")
 
     def __init__(self, road: StandardRoad, call: Call, prepared: Prepared) -> None:
         super().__init__(road, call, prepared)
@@ -268,10 +268,12 @@ class DirectShot(DirectStatement):
         road, call = self.road, self.call
         deadline = call.deadline
         if deadline is None:
-            self._connection_record = record = taken(road.engine)
+            record = taken(road.engine)
         else:
             with checkout_by(deadline):
-                self._connection_record = record = taken(road.engine)
+                record = taken(road.engine)
+        self._returns = record.returns
+        self._connection_record = record
         self.dbapi_connection = raw = record.dbapi_connection
         dialect, limit = road.dialect, road.dialect.limits.statement_timeout_seconds
         state = record.info[SESSION_KEY]
@@ -293,8 +295,9 @@ class DirectShot(DirectStatement):
     def drop(self) -> None:
         """Close the connection, unless it has been returned."""
         record = self._connection_record
-        if self.connection is None and record is not None and not record.going_home and record.place is not None:
-            self._connect()
+        if self.connection is None and record is not None:
+            if record.returns == self._returns and record.place is not None:
+                self._connect()
         if self.connection is not None:
             discard(self.connection)
 
