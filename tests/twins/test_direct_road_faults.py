@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import logging
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import sqlalchemy as sa
 
 from prefiq_db import Database
 from prefiq_db.errors import SchemaError
+from prefiq_db.execution.prepared import Prepared
 from prefiq_db.pool.slots import SlottedPool
 
 thing = sa.Table("thing", sa.MetaData(), sa.Column("id", sa.Integer), sa.Column("label", sa.String(20)))
@@ -92,6 +94,34 @@ async def test_a_write_within_a_select_gets_the_defaults_of_its_columns(db: Any,
     else:
         rows = [await db.fetch_one(insert), await db.fetch_one(update)]
     assert rows == [("default", "fixed"), ("other", "updated")]
+
+
+# --- what SQLAlchemy forgets ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("inside", [False, True])
+async def test_a_statement_that_another_thread_evicts_is_still_carried_out(
+    db: Any, inside: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await _with_things(db)
+    takes, cache = Prepared.takes, _engine(db)._compiled_cache
+    evicted: list[bool] = []
+
+    def evicting(self: Prepared, params: Any) -> bool:
+        taken = takes(self, params)
+        cache.clear()
+        gc.collect()
+        evicted.append(self.compiled() is None)
+        return taken
+
+    monkeypatch.setattr(Prepared, "takes", evicting)
+    for _ in range(2):
+        if inside:
+            async with db.transaction() as tx:
+                assert await tx.fetch_all(LABELS) == [("a",), ("b",)]
+        else:
+            assert await db.fetch_all(LABELS) == [("a",), ("b",)]
+    assert True in evicted
 
 
 # --- whose connection it is ----------------------------------------------------------------------------
