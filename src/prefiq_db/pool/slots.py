@@ -70,12 +70,16 @@ class SlottedPool(QueuePool):
     #: whether each connection that comes back is closed
     _retired = False
 
+    def close_returning(self, closes: bool) -> None:
+        """Close each connection that comes back from now on, or no longer."""
+        self._retired = closes
+
     def retire(self, retired: bool) -> None:
         """Hand out no idle connection any more, and close each that comes back from now on; or no longer.
 
         It doesn't wait: :meth:`dispose` closes those that are idle now.
         """
-        self._retired = retired
+        self.close_returning(retired)
         while retired and (slot := self._idle()) is not None:
             self._leaving.append(slot)
             self._retire(slot)
