@@ -38,6 +38,7 @@ _MARKERS = {
     "sqlite": "runs on SQLite",
     "postgresql": "runs on PostgreSQL",
     "mariadb": "runs on MariaDB",
+    "mongodb": "runs on MongoDB, or on a stand-in for it",
     "sync": "runs in the sync world",
     "async": "runs in the async world",
     "integration": "belongs to the matrix of databases and worlds (set by itself)",
@@ -47,6 +48,7 @@ _SERVER_FIXTURES = {
     "new_postgresql_server": "postgresql",
     "mariadb_server": "mariadb",
     "new_mariadb_server": "mariadb",
+    "mongodb_server": "mongodb",
 }
 # Without servers of their own, which each worker would have to start.
 _LONGEST = (
@@ -55,6 +57,7 @@ _LONGEST = (
     "tests/twins/test_exit.py",
     "tests/twins/test_interrupted_blocks.py",
 )
+_BACKENDS = ("sqlite", *SERVERS, "mongodb")
 _STARTED = pytest.StashKey[list[str]]()
 
 
@@ -134,7 +137,7 @@ def _print_matrix(terminalreporter: Any) -> None:
     counts: Counter[tuple[str, str, str]] = Counter()
     for outcome in ("passed", "failed", "error", "skipped"):
         for report in terminalreporter.stats.get(outcome, ()):
-            for backend_name in ("sqlite", *SERVERS):
+            for backend_name in _BACKENDS:
                 if backend_name in getattr(report, "keywords", ()):
                     world_name = next((name for name in ("sync", "async") if name in report.keywords), "either")
                     counts[backend_name, world_name, outcome] += 1
@@ -143,7 +146,7 @@ def _print_matrix(terminalreporter: Any) -> None:
     terminalreporter.section("matrix")
     worlds = ("sync", "async", "either")
     rows = [("", *worlds)]
-    rows += [(name, *(_cell(counts, name, world) for world in worlds)) for name in ("sqlite", *SERVERS)]
+    rows += [(name, *(_cell(counts, name, world) for world in worlds)) for name in _BACKENDS]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for first, *cells in rows:
         line = "  ".join(cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True))
@@ -173,7 +176,7 @@ def _mark(item: pytest.Item) -> None:
         if fixture in fixtures and "backend" not in fixtures:  # the backend's parameters are marked already
             item.add_marker(name)
     in_matrix = any(item.get_closest_marker(name) for name in ("sqlite", *SERVERS))
-    if in_matrix or item.nodeid.startswith(("tests/integration/", "tests/twins/", "tests/chaos/")):
+    if in_matrix or item.nodeid.startswith(("tests/integration/", "tests/twins/", "tests/chaos/", "tests/mongo/")):
         item.add_marker("integration")
 
 
@@ -260,6 +263,23 @@ def postgresql_server(pytestconfig: pytest.Config) -> Iterator[DatabaseServer]:
 def mariadb_server(pytestconfig: pytest.Config) -> Iterator[DatabaseServer]:
     """A running MariaDB that the whole session shares."""
     yield from _shared_server(MariaDbServer, pytestconfig)
+
+
+@pytest.fixture(scope="session")
+def mongodb_server(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A running MongoDB, or a stand-in that speaks its protocol, see ``mongo/servers.py``."""
+    from tests.mongo.servers import NoMongoError, find_server
+
+    try:
+        found = find_server(tmp_path_factory.mktemp("mongodb"))
+    except NoMongoError as error:
+        if is_required("mongodb"):
+            pytest.fail(f"{REQUIRE_VARIABLE} demands mongodb, but there is {error}", pytrace=False)
+        pytest.skip(str(error))
+    with found as server:
+        kind = server.name if server.is_real else f"{server.name} STAND-IN (mongoeco), which says"
+        pytestconfig.stash[_STARTED].append(f"{kind} {server.version} ({server.source})")
+        yield server
 
 
 @pytest.fixture

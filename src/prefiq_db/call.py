@@ -30,7 +30,9 @@ class Overrides:
         tags: labels for events, spans and SQL comments, such as the route; few distinct ones, never values.
         schema: the namespace in which names without a schema are looked up. Elsewhere than on PostgreSQL a schema is a
             database.
-        database: another database of the same server, or another file beside SQLite's, with a pool of its own.
+        database: another database of the same server, or another file beside SQLite's, with a pool of its own; on
+            MongoDB another database of the same servers.
+        replica: reads may go to a secondary (MongoDB).
     """
 
     timeout: float | None = None
@@ -40,6 +42,7 @@ class Overrides:
     tags: Mapping[str, str] | None = None
     schema: str | None = None
     database: str | None = None
+    replica: bool | None = None
 
     def over(self, below: Overrides) -> Overrides:
         """Return these overrides, with those of *below* where these are ``None``."""

@@ -90,6 +90,7 @@ class Target:
         options: the URL's query options that are not fields of ours, passed on to the driver; never a secret.
         secret_options: the options among them that are secrets (``sslpassword``).
         flavor: ``"mysql"`` when the user said MySQL rather than MariaDB, else ``""``.
+        is_srv: the one host is a name for which the name service lists the hosts (``mongodb+srv://``).
     """
 
     engine: EngineName
@@ -100,6 +101,7 @@ class Target:
     options: Mapping[str, str] = field(default_factory=dict)
     secret_options: Mapping[str, Secret] = field(default_factory=dict)
     flavor: str = ""
+    is_srv: bool = False
 
     @property
     def product(self) -> Product:
@@ -110,6 +112,6 @@ class Target:
         """Return a URL that is safe to show: without password and options."""
         if self.product.is_file:
             return f"{self.engine}:///{self.database}"
-        hosts = ",".join(map(str, self.hosts))
+        hosts = ",".join(host.host if self.is_srv else str(host) for host in self.hosts)
         user = f"{self.user}@" if self.user else ""
-        return f"{self.engine}://{user}{hosts}/{self.database}"
+        return f"{self.engine}{'+srv' if self.is_srv else ''}://{user}{hosts}/{self.database}"

@@ -154,6 +154,11 @@ def _ours_only(creator: Callable[..., Any], dialect: Any) -> Callable[..., Any]:
 def _driver_for(target: Target, is_async: bool) -> Driver:
     product = target.product
     driver = product.driver(is_async)
+    if product.keeps_documents:
+        world = "Async" if is_async else ""
+        raise UnsupportedError(
+            f"{product.name} keeps documents, not tables: use {world}MongoDatabase of prefiq_db.mongo"
+        )
     if driver is None:
         raise UnsupportedError(f"{product.name}: not supported yet; expected {SUPPORTED_ENGINES}")
     if importlib.util.find_spec(driver.module) is None:

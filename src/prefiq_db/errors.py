@@ -89,7 +89,8 @@ class PrefiqDbError(Exception):
         database: the name of the :class:`~prefiq_db.Database` (``main``, ``analytics``), or ``None``.
         constraint, table, column: names from the server's structured error fields, where it sends them.
         classification: the whole :class:`ErrorClass`.
-        statement_index: of ``batch()``: which of its statements failed, counted from 0; else ``None``.
+        statement_index: of ``batch()``: which of its statements failed, counted from 0; on MongoDB, which of the
+            documents or operations of one call; else ``None``.
         original: the driver's exception (without its traceback), or ``None``. It holds values: don't log it.
     """
 

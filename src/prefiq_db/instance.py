@@ -108,9 +108,9 @@ class Instance:
         watchdog.forget(self.watcher)
         self.watcher.start_with(watchdog.watch)
         pool: Any = self.engine.pool
-        pool.retire(True)  # what is in use now is closed when it comes back
+        pool.close_returning(True)  # what is in use now is closed when it comes back
         self.engine.dispose()
-        self.engine.pool.retire(False)  # type: ignore[attr-defined]  # the new one, for open()
+        self.engine.pool.close_returning(False)  # type: ignore[attr-defined]  # the new one, for open()
         connector: Any = self.engine.dialect.connector  # type: ignore[attr-defined]
         if hasattr(connector, "close"):
             connector.close()

@@ -14,9 +14,18 @@ from typing import Any, Final
 from prefiq_db.errors import PrefiqDbError
 
 # Packages whose exceptions are always errors, whatever raised them.
-_REPORTERS: Final = frozenset(
-    {"sqlalchemy", "psycopg", "psycopg_pool", "pymysql", "asyncmy", "aiosqlite", "sqlite3", "_sqlite3", "prefiq_db"}
-)
+_DRIVERS: Final = {
+    "psycopg",
+    "psycopg_pool",
+    "pymysql",
+    "asyncmy",
+    "aiosqlite",
+    "sqlite3",
+    "_sqlite3",
+    "pymongo",
+    "bson",
+}
+_REPORTERS: Final = frozenset({"sqlalchemy", "prefiq_db", *_DRIVERS})
 # Packages in whose code an exception of a foreign class can only be an interruption.
 _LIBRARIES: Final = _REPORTERS | {"greenlet", "tenacity"} | sys.stdlib_module_names
 

@@ -30,7 +30,7 @@ _RUNNERS = (
     "<sqlalchemy generated ",
 )
 _LOOPS = tuple(_STDLIB + "asyncio" + os.sep + name for name in ("base_events.py", "runners.py"))
-_INSTALLED = re.compile(r"[/\\](?:site|dist)-packages[/\\](?P<bridge>(?:anyio|asgiref|nest_asyncio|uvloop)\b)?")
+_INSTALLED = re.compile(r"[/\\](?:site|dist)-packages[/\\](?P<bridge>(?:anyio|asgiref|nest_asyncio|pymongo|uvloop)\b)?")
 _PROGRAMS = os.path.dirname(os.path.abspath(sys.executable)) + os.sep
 _kinds: dict[str, int] = {}
 

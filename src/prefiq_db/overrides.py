@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, fields
 from types import MappingProxyType
@@ -18,7 +18,8 @@ from prefiq_db.tags import Tags
 from prefiq_db.tenants import check_tenant_name
 from prefiq_db.transaction import check_timeout
 
-_LATER: Final = ("replica",)
+#: What no SQL database has, and why.
+SQL_LACKS: Final[Mapping[str, str]] = MappingProxyType({"replica": "not supported yet"})
 
 
 class OverrideOptions(TypedDict, total=False):
@@ -33,27 +34,36 @@ class OverrideOptions(TypedDict, total=False):
     database: str | None
 
 
-def check_overrides(given: Mapping[str, Any]) -> Overrides:
+def check_overrides(
+    given: Mapping[str, Any],
+    *,
+    lacks: Mapping[str, str] = SQL_LACKS,
+    check_database: Callable[[str, Any], None] = check_tenant_name,
+) -> Overrides:
     """Return the overrides given as keywords, validated.
 
+    Args:
+        lacks: those that this kind of database doesn't have, and why.
+        check_database: raises for what can't be the name of another database of this kind.
+
     Raises:
-        UnsupportedError: for one that is planned for a later version.
+        UnsupportedError: for one that this kind of database doesn't have.
         UsageError: for an unknown one, or a value of the wrong type.
     """
-    known = [field.name for field in fields(Overrides)]
+    known = [field.name for field in fields(Overrides) if field.name not in lacks]
     for name in given:
-        if name in _LATER:
-            raise UnsupportedError(f"override {name}: not supported yet; supported are {', '.join(known)}")
+        if name in lacks:
+            raise UnsupportedError(f"override {name}: {lacks[name]}; supported are {', '.join(known)}")
         if name not in known:
             raise UsageError(f"override {name}: unknown; expected some of {', '.join(known)}")
     check_timeout(given.get("timeout"))
     if not isinstance(given.get("retry"), (RetryPolicy, type(None))):
         raise UsageError("override retry: expected a RetryPolicy; RetryPolicy(attempts=1) means no retry")
-    for name in ("read_only", "idempotent"):
+    for name in ("read_only", "idempotent", "replica"):
         if not isinstance(given.get(name), (bool, type(None))):
             raise UsageError(f"override {name}: expected True or False")
-    for name in ("schema", "database"):
-        check_tenant_name(name, given.get(name))
+    for name, check in (("schema", check_tenant_name), ("database", check_database)):
+        check(name, given.get(name))
     tags = given.get("tags")
     if tags is not None and not (
         isinstance(tags, Mapping) and all(isinstance(part, str) for item in tags.items() for part in item)

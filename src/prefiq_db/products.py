@@ -43,12 +43,15 @@ class Product:
         default_user: likewise the user.
         default_database: likewise the database; for a file its path.
         scheme_drivers: the drivers that may follow a ``+`` in a URL's scheme: those that we use anyway.
-        url_options: the options that a URL may have: none, ``target_session_attrs`` alone, libpq's, or any.
+        url_options: the options that a URL may have: none, ``target_session_attrs`` alone, libpq's, or MongoDB's.
         has_socket_option: a URL may have ``?unix_socket=<path>`` instead of a host.
+        has_srv: a URL may begin with ``<name>+srv://``: the name service then lists the hosts.
 
         extra: the extra to install: ``prefiq-db[extra]``; ``""`` if the driver is part of Python.
         sync_driver: the driver for sync use; ``None``: not supported yet.
         async_driver: likewise for async use.
+        document_driver: the module of the driver of a database that keeps documents, not tables; it has neither of
+            the drivers above.
         has_migrations: whether Alembic can migrate it.
 
         literals: the rules for recognising strings, names and comments when a statement is masked.
@@ -74,12 +77,14 @@ class Product:
     default_user: str | None = None
     default_database: str
     scheme_drivers: frozenset[str] = frozenset()
-    url_options: Literal["none", "session_attrs", "libpq", "any"]
+    url_options: Literal["none", "session_attrs", "libpq", "documents"]
     has_socket_option: bool = False
+    has_srv: bool = False
 
     extra: str = ""
     sync_driver: Driver | None = None
     async_driver: Driver | None = None
+    document_driver: str = ""
     has_migrations: bool = True
 
     literals: Literal["sqlite", "postgresql", "mysql", ""]
@@ -98,6 +103,11 @@ class Product:
     def flavor(self) -> str:
         """Its name if that differs from its engine's: ``"mysql"``; else ``""``."""
         return "" if self.name == self.engine else self.name
+
+    @property
+    def keeps_documents(self) -> bool:
+        """Whether it keeps documents, not tables."""
+        return bool(self.document_driver)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -186,8 +196,10 @@ _MONGODB: Final = Product(
     aliases=("mongo",),
     default_port=27017,
     default_database="test",
-    url_options="any",
+    url_options="documents",
+    has_srv=True,
     extra="mongodb",
+    document_driver="pymongo",
     has_migrations=False,
     literals="",
 )

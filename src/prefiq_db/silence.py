@@ -14,7 +14,18 @@ from typing import Final
 
 # Packages whose frames see the arguments of a verb. All other frames belong to the application and stay as they are.
 _EMPTIED: Final = frozenset(
-    {"prefiq_db", "sqlalchemy", "tenacity", "psycopg", "psycopg_binary", "pymysql", "asyncmy", "aiosqlite"}
+    {
+        "prefiq_db",
+        "sqlalchemy",
+        "tenacity",
+        "psycopg",
+        "psycopg_binary",
+        "pymysql",
+        "asyncmy",
+        "aiosqlite",
+        "pymongo",
+        "bson",
+    }
 )
 
 

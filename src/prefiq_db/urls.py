@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv6Address
 from typing import Final
 from urllib.parse import quote, unquote
@@ -26,6 +26,7 @@ _HOST_AND_PORT = re.compile(r"(?:\[(?P<ipv6>[^\[\]]*)\]|(?P<name>[^\[\]:]*))(?::
 _HOST_NAME = re.compile(r"[\w.-]+|/[^,\x00-\x1f]+")
 _PATH_AND_PORT = re.compile(r"(?P<path>.+?)(?::(?P<port>[0-9]+))?", re.DOTALL)
 _PORT = re.compile(r"[0-9]{1,5}")
+_SRV: Final = "+srv"
 _LOCAL: Final = frozenset({"", "localhost", "127.0.0.1", "[::1]"})
 
 
@@ -70,9 +71,10 @@ def format_url(target: Target) -> str:
             login += ":" + quote(target.password.reveal(), safe="")
         else:
             options["password"] = target.password.reveal()
-    hosts = ",".join(map(_format_host, target.hosts))
+    hosts = ",".join(host.host if target.is_srv else _format_host(host) for host in target.hosts)
     database = quote(target.database, safe="")
-    return f"{target.product.name}://{login}{'@' if login else ''}{hosts}/{database}{_format_options(options)}"
+    scheme = f"{target.product.name}{_SRV if target.is_srv else ''}"
+    return f"{scheme}://{login}{'@' if login else ''}{hosts}/{database}{_format_options(options)}"
 
 
 def _format_host(host: Host) -> str:
@@ -106,14 +108,17 @@ class _Reader:
         product = self.scheme(scheme.lower())
         if product is None:
             return None
-        return self.file(product, rest) if product.is_file else self.network(product, rest)
+        if product.is_file:
+            return self.file(product, rest)
+        target = self.network(product, rest)
+        return self.srv(target) if target is not None and scheme.lower().endswith(_SRV) else target
 
     def scheme(self, scheme: str) -> Product | None:
         name, plus, driver = scheme.partition("+")
         product = product_named(name)
         if product is None:
             self.wrong("scheme", ACCEPTED_ENGINES, "begin the URL with one of these names and ://")
-        elif plus and driver not in product.scheme_drivers:
+        elif plus and driver not in product.scheme_drivers and not (product.has_srv and f"+{driver}" == _SRV):
             fix = f"write {product.engine}:// alone: prefiq_db chooses the driver by DB_MODE"
             self.wrong("scheme", "no driver name", fix)
         return product
@@ -158,6 +163,12 @@ class _Reader:
             secret_options=secrets,
             flavor=product.flavor,
         )
+
+    def srv(self, target: Target) -> Target:
+        """Return *target* as one whose hosts the name service lists; its port is listed there, too."""
+        if len(target.hosts) != 1 or target.hosts[0].port != target.product.default_port or target.hosts[0].is_path:
+            self.wrong("host", "one name without a port", "with +srv the name service lists hosts and ports")
+        return replace(target, is_srv=True)
 
     def ambiguous(self, rest: str, authority: str) -> bool:
         before = len(self.problems)

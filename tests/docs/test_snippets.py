@@ -28,10 +28,15 @@ import yaml
 from tests import interpreters
 from tests.docs.pages import PAGES, ROOT, Block, blocks, page_id, prose
 
-_SERVERS = ("postgresql", "mariadb")
+_SERVERS = ("postgresql", "mariadb", "mongodb")
 # Blocks that are no programs, by page: each is the env.py of an Alembic history, which only Alembic can run; or needs
-# what the commands of the tutorial do first.
-_EXCERPTS = {"docs/migrations.md": 1, "docs/layering-alembic.md": 3, "docs/tutorial.md": 3}
+# what the commands of the tutorial do first; or a replica set.
+_EXCERPTS = {
+    "docs/migrations.md": 1,
+    "docs/layering-alembic.md": 3,
+    "docs/tutorial.md": 3,
+    "docs/databases/mongodb.md": 1,
+}
 TUTORIAL = ROOT / "docs" / "tutorial.md"
 # Pages that are one long program, whose blocks are pasted one after the other.
 _ONE_PROGRAM = ("README.md",)

@@ -234,6 +234,14 @@ def facade(value: Any) -> Any:
     return wrapper(value) if (wrapper := _wrapper(value)) else value
 
 
+_further: list[tuple[type, type[SyncFacade]]] = []
+
+
+def add_facade(kind: type, wrapper: type[SyncFacade]) -> None:
+    """Wrap values of *kind* in *wrapper*, too."""
+    _further.append((kind, wrapper))
+
+
 def _wrapper(value: Any) -> type[SyncFacade] | None:
     from sqlalchemy.orm import Session
 
@@ -245,6 +253,7 @@ def _wrapper(value: Any) -> type[SyncFacade] | None:
         (Transaction, SyncTransactionFacade),
         (Stream, SyncStreamFacade),
         (Session, SyncSessionFacade),
+        *_further,
     ):
         if isinstance(value, kind):
             return wrapper

@@ -18,7 +18,7 @@ import pydantic
 import pytest
 
 import prefiq_db
-from prefiq_db import errors, events, health, reports, testing, types
+from prefiq_db import errors, events, health, mongo, reports, testing, types
 from prefiq_db.integrations import asgi, fastapi, flask, litestar, schema, starlette, wsgi
 from prefiq_db.settings import Settings
 from prefiq_db.testing import faults
@@ -85,6 +85,7 @@ def _lines() -> Iterator[str]:
         (events, _own_names(events)),
         (reports, _own_names(reports)),
         (health, health.__all__),
+        (mongo, mongo.__all__),
         (types, _own_names(types)),
         (testing, testing.__all__),
         (faults, faults.__all__),
@@ -149,7 +150,7 @@ def _default(field: dataclasses.Field[Any]) -> str:
 
 def _own_members(cls: type) -> dict[str, Any]:
     """Return what the class defines, and what bases of ours define that have no name in the public API."""
-    modules = (prefiq_db, errors, health, testing)
+    modules = (prefiq_db, errors, health, mongo, testing)
     public = {value for module in modules for value in vars(module).values() if _is_class(value)}
     members: dict[str, Any] = {}
     for base in reversed(cls.__mro__):

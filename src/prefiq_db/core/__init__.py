@@ -9,7 +9,7 @@ from prefiq_db.core.database_core import DatabaseCore
 from prefiq_db.core.quiet_session import QuietSession, quiet
 from prefiq_db.core.sessions import engine_of, join_options, note_session
 from prefiq_db.core.signatures import wraps_without_tx
-from prefiq_db.core.streams import StreamCore
+from prefiq_db.core.streams import ReadStream, StreamCore
 from prefiq_db.core.transaction_core import TransactionCore
 from prefiq_db.core.unsupported import unpicklable
 from prefiq_db.core.verbs import CoreVerbs, Params
@@ -22,6 +22,7 @@ __all__ = [
     "Params",
     "Progress",
     "QuietSession",
+    "ReadStream",
     "Request",
     "StreamCore",
     "TransactionCore",

@@ -34,7 +34,7 @@ def assemble(settings: DatabaseSettings | str, fields: Mapping[str, Any], name: 
         SettingsError: if the settings are wrong; the message lists every problem, without values.
         MissingDriverError: if the driver isn't installed; the message names the extra to install.
     """
-    instance = _assemble_instance(_as_settings(settings, fields), name, runtime)
+    instance = _assemble_instance(as_settings(settings, fields), name, runtime)
     instance.tenants = TenantPools(lambda tenant: _of_tenant(instance, tenant), instance.settings.tenant_pools)
     return DatabaseCore(instance)
 
@@ -121,7 +121,7 @@ def _assemble_instance(settings: DatabaseSettings, name: str, runtime: Runtime) 
     )
 
 
-def _as_settings(settings: DatabaseSettings | str, fields: Mapping[str, Any]) -> DatabaseSettings:
+def as_settings(settings: DatabaseSettings | str, fields: Mapping[str, Any]) -> DatabaseSettings:
     """Return *settings*; if it is a URL, make settings from it."""
     if isinstance(settings, DatabaseSettings):
         if fields:

@@ -6,23 +6,23 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from prefiq_db.config import RetryPolicy
-from prefiq_db.core.database_core import DatabaseCore
 from prefiq_db.core.sessions import judge_session_error
-from prefiq_db.core.transactions import transaction_repeatable
+from prefiq_db.core.transactions import Transactions, transaction_repeatable
 from prefiq_db.deadline import Deadline, own_deadline, sooner
 from prefiq_db.errors import PrefiqDbError, UsageError
 from prefiq_db.retry import affordable, attempt_failed, drawn_wait, note_attempt
-from prefiq_db.transaction import RootBlock, TransactionOptions
+from prefiq_db.transaction import Block, TransactionOptions
 
 logger = logging.getLogger("prefiq_db.transaction")
 
 T = TypeVar("T")
+D = TypeVar("D", bound=Transactions)
 
 
-def begin_attempts(core: DatabaseCore, options: TransactionOptions, retry: RetryPolicy | None) -> Attempts:
+def begin_attempts(core: D, options: TransactionOptions, retry: RetryPolicy | None) -> Attempts[D]:
     """Return attempts at a transaction of *core*; none has begun.
 
     Raises:
@@ -40,11 +40,11 @@ def begin_attempts(core: DatabaseCore, options: TransactionOptions, retry: Retry
     return Attempts(core, options, core.policy(given, retry), deadline)
 
 
-class Attempts:
+class Attempts(Generic[D]):
     """``for attempt in db.attempts(): with attempt as tx:``: the loop ends with success or with the last error."""
 
     def __init__(
-        self, core: DatabaseCore, options: TransactionOptions, policy: RetryPolicy, deadline: Deadline | None = None
+        self, core: D, options: TransactionOptions, policy: RetryPolicy, deadline: Deadline | None = None
     ) -> None:
         self.core = core
         self.options = options
@@ -52,12 +52,12 @@ class Attempts:
         self.number = 0
         self.wait_seconds = 0.0
         self.done = False
-        self.last: AttemptCore | None = None
+        self.last: AttemptCore[D] | None = None
         self._owed = False
         self.deadline = deadline
         self._started = time.monotonic()
 
-    def next(self) -> AttemptCore | None:
+    def next(self) -> AttemptCore[D] | None:
         """Return the next attempt, or ``None`` when the loop is over."""
         if self.done:
             return None
@@ -100,22 +100,22 @@ class Attempts:
             )
 
 
-class AttemptCore:
+class AttemptCore(Generic[D]):
     """One attempt: a transaction, preceded by a wait if an earlier attempt failed."""
 
-    def __init__(self, loop: Attempts) -> None:
+    def __init__(self, loop: Attempts[D]) -> None:
         self.loop = loop
         self.number = loop.number
-        self.tx: RootBlock | None = None
+        self.tx: Block | None = None
 
-    def enter(self, shell: Callable[[RootBlock], T]) -> T:
+    def enter(self, shell: Callable[[Block], T]) -> T:
         """Wait if an earlier attempt failed, then begin; return ``shell(transaction)``."""
         if self.loop.wait_seconds:
             self.loop.core.runtime.sleep(self.loop.wait_seconds)
             self.loop.wait_seconds = 0.0
         core = self.loop.core
         try:
-            self.tx = RootBlock(core.instance, core.with_overrides(self.loop.options), self.loop.deadline)
+            self.tx = core.new_root(core.with_overrides(self.loop.options), self.loop.deadline)
             self.tx.retry_number = self.number - 1
             core.begin(self.tx)
             return shell(self.tx)

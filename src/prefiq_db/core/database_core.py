@@ -38,8 +38,10 @@ class DatabaseCore(Diagnosis):
     def open(self) -> None:
         """Fill the pool: one connection must succeed, the rest is best effort."""
         self.check_world()
-        self.instance.closed = False
-        self.instance.tenants.open()
+        instance = self.instance
+        instance.closed = False
+        instance.engine.pool.close_returning(False)  # type: ignore[attr-defined]  # close() may have been interrupted
+        instance.tenants.open()
         held: list[Connection] = []
         try:
             held.append(self.road.checkout())

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import itertools
 import time
-from typing import Any, Final
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Final, Protocol
 
 from prefiq_db.core.batches import Batches
 from prefiq_db.core.upserts import Upserts
+from prefiq_db.core.view import Shared, View
 from prefiq_db.errors import ErrorKind, PrefiqDbError
 from prefiq_db.execution.shapes import ONE_ROW, ONE_VALUE
 from prefiq_db.insight.statement_budgets import StatementBudget
 from prefiq_db.instance import Instance
+from prefiq_db.pool.watcher import ConnectionWatcher
 from prefiq_db.reports import DatabaseStats, HealthReport, PoolStats
 
 _PING: Final = "SELECT 1"
@@ -46,7 +50,7 @@ class Diagnosis(Batches, Upserts):
             latency = time.perf_counter() - started
             ailment = core.ailment_of(row)
         except PrefiqDbError as error:
-            return HealthReport(self.name, False, _reason_of(error), error.kind, None, details)
+            return HealthReport(self.name, False, reason_of(error), error.kind, None, details)
         if ailment is not None:
             return HealthReport(self.name, False, ailment.value, ailment, latency, details)
         return HealthReport(self.name, True, latency_seconds=latency, details=details)
@@ -62,28 +66,9 @@ class Diagnosis(Batches, Upserts):
 
     def stats(self) -> DatabaseStats:
         origin = self.instance.origin
-        statistics, tenants = origin.observer.statistics, origin.tenants.items()
-        watchers = [origin.watcher, *(each.watcher for _, each in tenants)]
-        return DatabaseStats(
-            database=self.name,
-            pool=self._pool_stats(origin),
-            statement_count=statistics.statement_count,
-            error_count=statistics.error_count,
-            retry_count=statistics.retries.total(),
-            retry_refused_count=origin.retry_budget.refused,
-            hook_error_count=self.hooks.error_count,
-            leak_count=origin.watcher.leak_count,
-            slow_count=statistics.slow_count,
-            unknown_outcome_count=statistics.unknown_outcome_count,
-            errors=dict(statistics.errors),
-            retries=dict(statistics.retries),
-            durations=statistics.durations(),
-            statements=statistics.top(),
-            holders=tuple(
-                sorted(itertools.chain(*(each.holders() for each in watchers)), key=lambda one: -one.age_seconds)
-            ),
-            tenant_pools={name: self._pool_stats(each) for name, each in tenants},
-        )
+        tenants = origin.tenants.items()
+        stats = collect_stats(self, origin, origin.engine.pool, [each.watcher for _, each in tenants])
+        return replace(stats, tenant_pools={name: self._pool_stats(each) for name, each in tenants})
 
     def _pool_stats(self, instance: Instance) -> PoolStats:
         return instance.watcher.pool_stats(instance.engine.pool, self.settings.pool_size, self.settings.max_overflow)
@@ -93,7 +78,44 @@ class Diagnosis(Batches, Upserts):
         return StatementBudget(self.instance.observer, max_statements=max_statements, max_repeats=max_repeats)
 
 
-def _reason_of(error: PrefiqDbError) -> str:
+class Counted(Shared, Protocol):
+    """The part of an instance that counts."""
+
+    @property
+    def watcher(self) -> ConnectionWatcher: ...
+
+
+def collect_stats(
+    database: View, instance: Counted, pool: Any, others: Sequence[ConnectionWatcher] = ()
+) -> DatabaseStats:
+    """Return the current state of *database*, of its *pool* and of the counters of *instance*.
+
+    Args:
+        others: who watches further pools, whose holders are told too.
+    """
+    statistics, watcher, settings = instance.observer.statistics, instance.watcher, database.settings
+    return DatabaseStats(
+        database=database.name,
+        pool=watcher.pool_stats(pool, settings.pool_size, settings.max_overflow),
+        statement_count=statistics.statement_count,
+        error_count=statistics.error_count,
+        retry_count=statistics.retries.total(),
+        retry_refused_count=instance.retry_budget.refused,
+        hook_error_count=database.hooks.error_count,
+        leak_count=watcher.leak_count,
+        slow_count=statistics.slow_count,
+        unknown_outcome_count=statistics.unknown_outcome_count,
+        errors=dict(statistics.errors),
+        retries=dict(statistics.retries),
+        durations=statistics.durations(),
+        statements=statistics.top(),
+        holders=tuple(
+            sorted(itertools.chain(*(each.holders() for each in (watcher, *others))), key=lambda one: -one.age_seconds)
+        ),
+    )
+
+
+def reason_of(error: PrefiqDbError) -> str:
     """Return why a database is unhealthy, without host, user or value."""
     code = "" if error.code is None else f" (code {error.code})"
     return f"{error.kind.value}{code}"

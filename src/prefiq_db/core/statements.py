@@ -14,7 +14,7 @@ from prefiq_db.call import NO_OVERRIDES, Call, Overrides, Shape, Way
 from prefiq_db.core.bulk_insert import Request, bulk_insert
 from prefiq_db.core.doubt import Doubt, fate_unknown
 from prefiq_db.core.streams import StreamCore
-from prefiq_db.core.transactions import Transactions
+from prefiq_db.core.tenant_view import TenantView
 from prefiq_db.core.verbs import CoreVerbs
 from prefiq_db.dialects.functions import taken_sql
 from prefiq_db.errors import (
@@ -40,7 +40,7 @@ from prefiq_db.transaction import Block, TransactionOptions
 logger = logging.getLogger("prefiq_db.database")
 
 
-class Statements(Transactions, CoreVerbs):
+class Statements(TenantView, CoreVerbs):
     """A database that runs statements."""
 
     # --- prepare a call: nothing here waits --------------------------------------------------------

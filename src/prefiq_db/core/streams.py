@@ -8,10 +8,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from prefiq_db.call import Call, Way
-from prefiq_db.core.transactions import Transactions, transaction_repeatable
+from prefiq_db.core.tenant_view import TenantView
+from prefiq_db.core.transactions import transaction_repeatable
 from prefiq_db.errors import ClosedError, PrefiqDbError, TransactionBusyError, UsageError
 from prefiq_db.execution.row_batches import BatchReader
 from prefiq_db.hooks.calls import CALL_EVENTS, SUCCEEDED, judged, tell_end, tell_start
@@ -27,6 +28,26 @@ _CUT_OFF: Final = "the stream is closed: the transaction or savepoint that it re
 _FAILED: Final = "the stream has ended with an error, and gives no more rows"
 
 
+class ReadStream(Protocol):
+    """What a stream of the public API needs behind it, whatever it reads."""
+
+    @property
+    def is_begun(self) -> bool: ...
+
+    @property
+    def is_over(self) -> bool: ...
+
+    def open(self) -> None: ...
+
+    def next_batch(self) -> tuple[list[Any], Callable[[Any], Any] | None]: ...
+
+    def close(self, error: BaseException | None = None) -> None: ...
+
+    def abandon(self) -> None: ...
+
+    def hush(self, error: BaseException) -> None: ...
+
+
 class StreamCore:
     """One stream of *call*, whose rows *reader* reads.
 
@@ -37,7 +58,7 @@ class StreamCore:
 
     def __init__(
         self,
-        database: Transactions,
+        database: TenantView,
         call: Call,
         reader: BatchReader,
         make: Callable[[Any], Any] | None,

@@ -9,6 +9,7 @@ from prefiq_db.call import Batch, Call, Shape
 from prefiq_db.core.bulk_insert import Request
 from prefiq_db.core.database_core import DatabaseCore
 from prefiq_db.core.streams import StreamCore
+from prefiq_db.core.transactions import Transactions
 from prefiq_db.core.verbs import CoreVerbs
 from prefiq_db.execution.row_batches import BatchReader
 from prefiq_db.reports import BulkResult, UpsertResult
@@ -17,10 +18,10 @@ from prefiq_db.transaction import Binding, Block, Savepoint, TransactionOptions
 T = TypeVar("T")
 
 
-class TransactionCore(CoreVerbs):
-    """The base of ``tx`` in the sync and the async API: a database, and the block that every call runs in."""
+class OpenedTransaction:
+    """The base of ``tx``, whatever its verbs are: a database, and the block that every call runs in."""
 
-    def __init__(self, database: DatabaseCore, tx: Block) -> None:
+    def __init__(self, database: Transactions, tx: Block) -> None:
         self.database = database
         self.tx = tx
 
@@ -35,6 +36,19 @@ class TransactionCore(CoreVerbs):
         except BaseException:
             self.tx.abandon()
             raise
+
+    def hush(self, error: BaseException) -> None:
+        self.database.hush(error)
+
+    def bind(self) -> Binding:
+        """Return a block in which this transaction is ambient for the running task or thread."""
+        return Binding(self.tx.root.scope)
+
+
+class TransactionCore(OpenedTransaction, CoreVerbs):
+    """The base of ``tx`` in the sync and the async API: a database, and the block that every call runs in."""
+
+    database: DatabaseCore
 
     def prepare(self, verb: str, statement: Any, params: Any, shape: Shape) -> Call:
         return self.database.prepare(verb, statement, params, shape, self.tx)
@@ -62,16 +76,9 @@ class TransactionCore(CoreVerbs):
     def bulk_insert(self, request: Request) -> BulkResult:
         return self.database.bulk_insert(request, self.tx)
 
-    def hush(self, error: BaseException) -> None:
-        self.database.hush(error)
-
     def check_tenant(self) -> None:
         """Raise if the overrides in force here choose another tenant than this transaction's."""
         self.database.check_tenant(self.database.overrides(), self.tx)
-
-    def bind(self) -> Binding:
-        """Return a block in which this transaction is ambient for the running task or thread."""
-        return Binding(self.tx.root.scope)
 
     def make_savepoint(self, options: TransactionOptions) -> Savepoint:
         """Return a savepoint in this transaction that has not begun."""

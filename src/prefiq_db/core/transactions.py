@@ -13,12 +13,34 @@ from prefiq_db.core.view import View
 from prefiq_db.deadline import Deadline, own_deadline
 from prefiq_db.errors import ErrorKind, PrefiqDbError, UnsupportedError
 from prefiq_db.exactly_once import check_token
+from prefiq_db.execution.standard import StandardRoad
+from prefiq_db.instance import Instance
 from prefiq_db.retry import worth_repeating
-from prefiq_db.transaction import Block, Outcome, RootBlock, Savepoint, Scope, TransactionOptions, of_another_tenant
+from prefiq_db.transaction import (
+    Block,
+    Outcome,
+    RootBlock,
+    Savepoint,
+    Scope,
+    TransactionOptions,
+    ambient,
+    of_another_tenant,
+)
 
 
 class Transactions(View):
     """A database that begins transactions."""
+
+    instance: Instance
+    road: StandardRoad
+
+    def ambient(self) -> Scope[Block] | None:
+        """Return the transaction that the database's own verbs run in here, if any.
+
+        Raises:
+            TransactionOwnershipError: this task or thread inherited it and did not open it.
+        """
+        return ambient(self.instance)
 
     def transaction(self, options: TransactionOptions) -> Block:
         """Return a transaction that has not begun: a savepoint if one is open here, else a new one."""
@@ -30,8 +52,12 @@ class Transactions(View):
     ) -> Block:
         chosen = self.with_overrides(options)
         if parent is None:
-            return RootBlock(self.instance, chosen, deadline)
+            return self.new_root(chosen, deadline)
         return Savepoint(self.instance, chosen, parent)
+
+    def new_root(self, options: TransactionOptions, deadline: Deadline | None) -> Block:
+        """Return a transaction of its own that has not begun; *options* have the overrides already."""
+        return RootBlock(self.instance, options, deadline)
 
     def declare(self, options: TransactionOptions) -> TransactionOptions:
         """Record what *options* need of the database before anything runs; readiness checks for it."""

@@ -1,8 +1,8 @@
-"""Whether anybody but us listens to an engine, its dialect or its pool, or reads SQLAlchemy's log of statements."""
+"""Whether anybody but us changes or listens to an engine, its dialect or its pool, or reads their logs."""
 
 from __future__ import annotations
 
-from logging import INFO
+from logging import DEBUG, INFO
 from typing import Any
 
 from sqlalchemy import Connection, Engine
@@ -11,29 +11,37 @@ from prefiq_db.pool.vetting import AsyncPrefiqPool, PrefiqPool
 
 
 class Audience:
-    """The listeners of one engine, looked up once: every statement asks whether there are any."""
+    """The listeners and options of one engine, looked up once: every statement asks whether there are any."""
 
-    __slots__ = ("_collections", "_engine", "_is_ours", "_pool")
+    __slots__ = ("_collections", "_engine", "_is_ours", "_options", "_pool")
 
     def __init__(self, engine: Engine) -> None:
         self._engine: Any = engine
+        #: those that we gave it; update_execution_options() replaces them
+        self._options = self._engine._execution_options
         self._pool: Any = None
         self._is_ours = False
 
     def is_there(self) -> bool:
-        """Return whether SQLAlchemy's own objects are to be seen, because somebody else listens or logs."""
+        """Return whether SQLAlchemy's own objects are to be seen, because somebody else listens or logs.
+
+        So they are for execution options of the engine itself, which change what is sent: other schemas, for instance.
+        """
         engine = self._engine
-        if engine.pool is not self._pool:
+        pool = engine.pool
+        if pool is not self._pool:
             self._look_up()
+        if engine._execution_options is not self._options:
+            return True
         errors, of_errors, sends, of_sends, takes, of_takes, resets, of_resets = self._collections
         if engine._has_events or Connection._has_events or len(errors) != 1 or not self._is_ours:  # one is our own
             return True
         if of_errors or sends or of_sends or takes or of_takes or resets or of_resets:
             return True
         try:
-            return bool(engine.logger._cache[INFO])
+            return bool(engine.logger._cache[INFO] or pool.logger._cache[DEBUG])
         except (AttributeError, KeyError):
-            return bool(engine._should_log_info())
+            return bool(engine._should_log_info() or pool._should_log_debug())
 
     def _look_up(self) -> None:
         """Get the collections that SQLAlchemy adds listeners to; it keeps them as long as their owner."""

@@ -56,17 +56,20 @@ class DirectRoad(StandardRoad):
         prepared = self._known(call)
         if prepared is None or not prepared.stands_alone:
             return OneShot(self, call)
-        return DirectShot(self, call, prepared)
+        # Another thread may have evicted it just now.
+        compiled = prepared.compiled()
+        return OneShot(self, call) if compiled is None else DirectShot(self, call, prepared, compiled)
 
     def send(self, connection: Connection, call: Call, seconds: float, deadline: Deadline | None) -> Any:
-        prepared = self._known(call) if _is_plain(connection, call) else None
-        if prepared is None:
+        prepared = self._known(call) if self._is_plain(connection, call) else None
+        compiled = None if prepared is None else prepared.compiled()
+        if prepared is None or compiled is None:
             return super().send(connection, call, seconds, deadline)
         self.state(connection).statement.call = call
         self.dialect.bound_statements(connection, seconds, deadline)
         ours: Any = connection
         ours.begin_waits = False  # nobody sees the cursor before BEGIN and the statement are sent
-        return DirectStatement(self, call, prepared, connection).carried_out(connection._dbapi_connection)
+        return DirectStatement(self, call, prepared, compiled, connection).carried_out(connection._dbapi_connection)
 
     def _known(self, call: Call) -> Prepared | None:
         """Return what is known of the statement of *call*; ``None``: it takes the standard road."""
@@ -93,23 +96,22 @@ class DirectRoad(StandardRoad):
             self._constructs[statement] = known = prepare(statement, call.params, self.engine, weak=True)
         return known  # type: ignore[return-value]
 
+    def _is_plain(self, connection: Any, call: Call) -> bool:
+        """Return whether SQLAlchemy's *connection*, in a transaction, would execute the statement and nothing more."""
+        transaction, nested = connection._transaction, connection._nested_transaction
+        return (
+            not call.last
+            and not isinstance(call.params, list)  # many rows
+            and not connection._has_events
+            and connection._execution_options is self.engine._execution_options  # not those of another engine, either
+            and connection._trans_context_manager is None
+            and transaction is not None
+            and transaction.is_active
+            and (nested is None or nested.is_active)
+        )
+
 
 _UNSEEN: Final = object()
-
-
-def _is_plain(connection: Any, call: Call) -> bool:
-    """Return whether SQLAlchemy's *connection*, in a transaction, would execute the statement and nothing more."""
-    transaction, nested = connection._transaction, connection._nested_transaction
-    return (
-        not call.last
-        and not isinstance(call.params, list)  # many rows
-        and not connection._has_events
-        and connection._execution_options is connection.engine._execution_options
-        and connection._trans_context_manager is None
-        and transaction is not None
-        and transaction.is_active
-        and (nested is None or nested.is_active)
-    )
 
 
 def _has_unknown(given: Overrides) -> bool:
@@ -136,12 +138,12 @@ class DirectStatement:
     execution_options: ClassVar[Mapping[str, Any]] = _NO_OPTIONS
 
     def __init__(
-        self, road: StandardRoad, call: Call, prepared: Prepared, connection: Connection | None = None
+        self, road: StandardRoad, call: Call, prepared: Prepared, compiled: Any, connection: Connection | None = None
     ) -> None:
         self.road = road
         self.call = call
         self.prepared = prepared
-        self.compiled: Any = prepared.compiled()
+        self.compiled = compiled
         self.connection = connection
         self.cursor: Any = None
         self.format: RowFormat | None = None
@@ -254,10 +256,10 @@ class DirectStatement:
 class DirectShot(DirectStatement):
     """One statement outside a transaction, from the pool and back; also what SQLAlchemy's proxy is to our dialects."""
 
-    __slots__ = ("_connection_record", "dbapi_connection", "is_done", "sent")
+    __slots__ = ("_connection_record", "_returns", "dbapi_connection", "is_done", "sent")
 
-    def __init__(self, road: StandardRoad, call: Call, prepared: Prepared) -> None:
-        super().__init__(road, call, prepared)
+    def __init__(self, road: StandardRoad, call: Call, prepared: Prepared, compiled: Any) -> None:
+        super().__init__(road, call, prepared, compiled)
         self._connection_record: Any = None
         self.dbapi_connection: Any = None
         self.is_done = self.sent = False
@@ -269,10 +271,12 @@ class DirectShot(DirectStatement):
         road, call = self.road, self.call
         deadline = call.deadline
         if deadline is None:
-            self._connection_record = record = taken(road.engine)
+            record = taken(road.engine)
         else:
             with checkout_by(deadline):
-                self._connection_record = record = taken(road.engine)
+                record = taken(road.engine)
+        self._returns = record.returns
+        self._connection_record = record
         self.dbapi_connection = raw = record.dbapi_connection
         dialect, limit = road.dialect, road.dialect.limits.statement_timeout_seconds
         state = record.info[SESSION_KEY]
@@ -294,7 +298,8 @@ class DirectShot(DirectStatement):
     def drop(self) -> None:
         """Close the connection, unless it has been returned."""
         record = self._connection_record
-        if self.connection is None and record is not None and not record.going_home and record.place is not None:
+        is_ours = record is not None and record.returns == self._returns and record.place is not None
+        if self.connection is None and is_ours:
             self._connect()
         if self.connection is not None:
             discard(self.connection)

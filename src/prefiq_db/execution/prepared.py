@@ -179,6 +179,8 @@ def _is_complete(compiled: Any) -> bool:
         or compiled.has_out_parameters
         or compiled.schema_translate_map
         or compiled._collect_params
+        or compiled.insert_prefetch  # defaults that SQLAlchemy makes, also those of an INSERT within a SELECT
+        or compiled.update_prefetch
         or compiled.isinsert
         or compiled.isupdate
         or compiled.isdelete

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from prefiq_db.bridge import spawn
-from prefiq_db.core import AttemptCore, Attempts
+from prefiq_db.core import AttemptCore, Attempts, DatabaseCore
 from prefiq_db.errors import PrefiqDbError
 from prefiq_db.faces.transaction_async import AsyncTransaction
 
@@ -18,7 +18,7 @@ class AsyncAttemptLoop:
     Don't ``return`` or ``break`` inside the block: that leaves the loop even if COMMIT fails.
     """
 
-    def __init__(self, loop: Attempts, engine: AsyncEngine) -> None:
+    def __init__(self, loop: Attempts[DatabaseCore], engine: AsyncEngine) -> None:
         self._loop = loop
         self._engine = engine
 
@@ -38,7 +38,7 @@ class AsyncAttemptLoop:
 class AsyncAttempt:
     """One attempt: ``async with attempt as tx:``. The block suppresses its error if another attempt follows."""
 
-    def __init__(self, core: AttemptCore, engine: AsyncEngine) -> None:
+    def __init__(self, core: AttemptCore[DatabaseCore], engine: AsyncEngine) -> None:
         self._core = core
         self._engine = engine
 

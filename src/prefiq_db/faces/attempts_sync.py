@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from prefiq_db.core import AttemptCore, Attempts
+from prefiq_db.core import AttemptCore, Attempts, DatabaseCore
 from prefiq_db.faces.transaction_sync import Transaction
 from prefiq_db.leaving import surely
 
@@ -15,7 +15,7 @@ class AttemptLoop:
     Don't ``return`` or ``break`` inside the block: that leaves the loop even if COMMIT fails.
     """
 
-    def __init__(self, loop: Attempts) -> None:
+    def __init__(self, loop: Attempts[DatabaseCore]) -> None:
         self._loop = loop
 
     def __iter__(self) -> Iterator[Attempt]:
@@ -32,7 +32,7 @@ class Attempt:
 
     _watch: object = None
 
-    def __init__(self, core: AttemptCore) -> None:
+    def __init__(self, core: AttemptCore[DatabaseCore]) -> None:
         self._core = core
 
     @property

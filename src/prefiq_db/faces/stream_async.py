@@ -7,7 +7,7 @@ from operator import length_hint
 from typing import Any, Generic, Self, TypeVar
 
 from prefiq_db.bridge import spawn
-from prefiq_db.core import StreamCore
+from prefiq_db.core import ReadStream
 
 T = TypeVar("T")
 
@@ -18,7 +18,7 @@ class AsyncStream(Generic[T]):
     It gives each row once, to whoever asks. One task at a time may use it.
     """
 
-    def __init__(self, core: StreamCore) -> None:
+    def __init__(self, core: ReadStream) -> None:
         self._core = core
         # The current batch, what is left of it, and the iterator that makes rows of that and hands them out.
         self._batch: list[Any] = []

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from operator import length_hint
 from typing import Any, Generic, Self, TypeVar
 
-from prefiq_db.core import StreamCore
+from prefiq_db.core import ReadStream
 from prefiq_db.leaving import surely
 
 T = TypeVar("T")
@@ -20,7 +20,7 @@ class Stream(Generic[T]):
 
     _watch: object = None
 
-    def __init__(self, core: StreamCore) -> None:
+    def __init__(self, core: ReadStream) -> None:
         self._core = core
         # The current batch, what is left of it, and the iterator that makes rows of that and hands them out.
         self._batch: list[Any] = []

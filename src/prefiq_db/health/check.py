@@ -13,13 +13,15 @@ from prefiq_db.database_async import AsyncDatabase
 from prefiq_db.deadline import Deadline
 from prefiq_db.errors import UsageError
 from prefiq_db.events import HealthChanged
+from prefiq_db.health.document_probe import probe_documents
 from prefiq_db.health.probe import Held, probe
 from prefiq_db.health.running_checks import RunningCheck, TaskCheck, ThreadCheck
 from prefiq_db.health.verdicts import Finding, Health, Verdict, judge_answer
 from prefiq_db.health.watch import Pace, Subject, Watch
+from prefiq_db.mongo import AsyncMongoDatabase, MongoDatabase
 from prefiq_db.unrun import is_coroutine_function
 
-AnyDatabase = Database | AsyncDatabase
+AnyDatabase = Database | AsyncDatabase | MongoDatabase | AsyncMongoDatabase
 Check = Callable[[], Any]
 
 
@@ -154,6 +156,8 @@ def _tell(database: AnyDatabase, healthy: bool, reason: str) -> None:
 
 def _begin_probe(database: AnyDatabase, writable: bool, deadline: Deadline) -> RunningCheck:
     def ask(held: Held) -> Verdict:
+        if isinstance(database, (MongoDatabase, AsyncMongoDatabase)):
+            return probe_documents(database._core, deadline, writable=writable)
         return probe(database._core, held, deadline.share(2), writable=writable)
 
     if database.is_async:

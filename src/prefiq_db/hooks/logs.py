@@ -1,8 +1,8 @@
 """Keep values out of the log records of other libraries.
 
 SQLAlchemy logs rows at DEBUG and literals at INFO despite ``hide_parameters``; aiosqlite logs statements with their
-parameters at DEBUG; asyncmy logs the server's warnings at WARNING, with the value in question. We install filters only:
-no handler, no level, no formatter.
+parameters at DEBUG; asyncmy logs the server's warnings at WARNING, with the value in question; PyMongo logs commands
+and replies at DEBUG. We install filters only: no handler, no level, no formatter.
 """
 
 from __future__ import annotations
@@ -55,6 +55,39 @@ class _AsyncmyFilter(logging.Filter):
         record.msg = _QUOTED_TO_THE_END.sub("?", record.getMessage())
         record.args = None
         return True
+
+
+class _PymongoFilter(logging.Filter):
+    """For the loggers of PyMongo: keep names, numbers and durations, drop commands, replies and the servers' texts."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        fields = getattr(record.msg, "_kwargs", None)
+        if isinstance(fields, dict):
+            kept = {name: _shown(value) for name, value in fields.items() if name in _PYMONGO_FIELDS}
+            record.msg, record.args = ", ".join(f"{name}={value}" for name, value in kept.items()), None
+        if record.exc_info is not None and record.exc_info[0] is not None:
+            record.msg = f"{record.msg} ({record.exc_info[0].__name__})"
+            record.exc_info = None
+        return True
+
+
+# What a record of PyMongo may tell; everything else is a document, or a text that may quote one.
+_PYMONGO_FIELDS = frozenset(
+    """message clientId commandName databaseName requestId operationId driverConnectionId serverConnectionId serverHost
+    serverPort durationMS reason operation topologyId awaited attempt remainingTimeMS""".split()  # noqa: SIM905
+)
+
+
+def _shown(value: object) -> str:
+    return str(getattr(value, "value", value))
+
+
+def mask_pymongo_loggers() -> None:
+    """Install the filters on PyMongo's loggers, once."""
+    for name in ("command", "connection", "serverSelection", "topology", "client"):
+        logger = logging.getLogger(f"pymongo.{name}")
+        if not any(isinstance(installed, _PymongoFilter) for installed in logger.filters):
+            logger.addFilter(_PymongoFilter())
 
 
 _QUOTED_TO_THE_END = re.compile(r"['\"].*", re.S)

@@ -17,9 +17,9 @@ import anyio
 import anyio.to_thread
 
 from prefiq_db.errors import OutcomeUnknownError
-from prefiq_db.faces.transaction_sync import Transaction
 from prefiq_db.integrations.asgi import Receive, Scope, Send
 from prefiq_db.integrations.request_scope import (
+    SYNC_TRANSACTIONS,
     AnyTransaction,
     NoResponse,
     RequestScope,
@@ -191,7 +191,7 @@ class _Exchange:
         """Commit the open transactions, or roll them back because of *error*."""
         for tx in self._request.to_end():
             kind = None if error is None else type(error)
-            if isinstance(tx, Transaction):
+            if isinstance(tx, SYNC_TRANSACTIONS):
                 await _in_thread(tx.__exit__, kind, error, None)
             else:
                 await tx.__aexit__(kind, error, None)
@@ -300,7 +300,7 @@ async def transaction_of_request(
     request = current_request(install)
     chosen = service.database(database)
     tx = request.make(chosen, options)
-    if isinstance(tx, Transaction):
+    if isinstance(tx, SYNC_TRANSACTIONS):
         async with _beginners():
             await _in_thread(tx.__enter__)
     else:

@@ -27,8 +27,7 @@ from prefiq_db.integrations.otel_metrics import MetricListener
 from prefiq_db.integrations.otel_spans import Spans
 
 if TYPE_CHECKING:
-    from prefiq_db.database import Database
-    from prefiq_db.database_async import AsyncDatabase
+    from prefiq_db.integrations.sources import AnyDatabase
 
 logger = logging.getLogger("prefiq_db.otel")
 
@@ -43,7 +42,7 @@ class Instrumentation:
         tracing: False if another tracer already creates the spans, so that only metrics are recorded here.
     """
 
-    def __init__(self, db: Database | AsyncDatabase, spans: Spans | None, told: MetricListener) -> None:
+    def __init__(self, db: AnyDatabase, spans: Spans | None, told: MetricListener) -> None:
         self.tracing = spans is not None
         self._hooks = db.hooks
         self._metrics = told
@@ -62,7 +61,7 @@ class Instrumentation:
 
 
 def instrument(
-    db: Database | AsyncDatabase,
+    db: AnyDatabase,
     *,
     tracer_provider: trace.TracerProvider | None = None,
     meter_provider: metrics.MeterProvider | None = None,
@@ -82,7 +81,7 @@ def instrument(
             raise UsageError(f"database {db.name} is instrumented already; call uninstrument() first")
         attributes = identity(db.settings.target)
         spans: Spans | None = None
-        if _traced_by_another(db._base.instance.engine):
+        if not db.settings.target.product.keeps_documents and _traced_by_another(db._base.instance.engine):
             logger.warning(
                 "database %s is traced by opentelemetry-instrumentation-sqlalchemy already: metrics, but no spans",
                 db.name,

@@ -60,8 +60,7 @@ from prefiq_db.integrations.otel_spans import describe_failure, summary_of
 from prefiq_db.reports import DatabaseStats
 
 if TYPE_CHECKING:
-    from prefiq_db.database import Database
-    from prefiq_db.database_async import AsyncDatabase
+    from prefiq_db.integrations.sources import AnyDatabase
 
 Readings = tuple[tuple[Mapping[str, Value], Callable[[DatabaseStats], int]], ...]
 
@@ -152,9 +151,7 @@ def _instruments(provider: MeterProvider | None) -> _Instruments:
 class MetricListener(Listener):
     """Records what happens to one database and to its pool."""
 
-    def __init__(
-        self, db: Database | AsyncDatabase, provider: MeterProvider | None, identity: Mapping[str, Value]
-    ) -> None:
+    def __init__(self, db: AnyDatabase, provider: MeterProvider | None, identity: Mapping[str, Value]) -> None:
         self._db: Any = db
         self._identity = identity
         self._summaries: set[str] = set()

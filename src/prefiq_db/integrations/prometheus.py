@@ -67,8 +67,7 @@ except ModuleNotFoundError:
     raise missing_extra(__name__, "prometheus-client", "prometheus") from None
 
 if TYPE_CHECKING:
-    from prefiq_db.database import Database
-    from prefiq_db.database_async import AsyncDatabase
+    from prefiq_db.integrations.sources import AnyDatabase
 
 Reading = HistogramStats | float
 Attributes = Mapping[str, Value]
@@ -101,7 +100,7 @@ _STALE_SECONDS: Final = 300.0
 
 
 def export(
-    *databases: Database | AsyncDatabase,
+    *databases: AnyDatabase,
     registry: CollectorRegistry = REGISTRY,
     health: HealthCheck | AsyncHealthCheck | None = None,
 ) -> DatabaseCollector:
@@ -128,14 +127,12 @@ def export(
 class DatabaseCollector(Collector):
     """The metrics of databases. A registry accepts only one collector; :meth:`add` further databases to it."""
 
-    def __init__(
-        self, *databases: Database | AsyncDatabase, health: HealthCheck | AsyncHealthCheck | None = None
-    ) -> None:
+    def __init__(self, *databases: AnyDatabase, health: HealthCheck | AsyncHealthCheck | None = None) -> None:
         self._databases: tuple[Any, ...] = databases
         self._health = health
         self._lock = renewed(self, "_lock")
 
-    def add(self, database: Database | AsyncDatabase) -> None:
+    def add(self, database: AnyDatabase) -> None:
         """Export one more database."""
         with self._lock:
             self._databases = (*self._databases, database)

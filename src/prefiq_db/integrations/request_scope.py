@@ -19,11 +19,14 @@ from prefiq_db.faces.transaction_async import AsyncTransaction
 from prefiq_db.faces.transaction_sync import Transaction
 from prefiq_db.integrations.request_options import RequestOptions, usable_id
 from prefiq_db.integrations.sources import AnyDatabase
+from prefiq_db.mongo import AsyncMongoTransaction, MongoTransaction
 from prefiq_db.overrides import OverrideScope
 from prefiq_db.tags import Tags
 from prefiq_db.transaction import RequestTransactions, ambient, open_here, within_request
 
-AnyTransaction = Transaction | AsyncTransaction
+AnyTransaction = Transaction | AsyncTransaction | MongoTransaction | AsyncMongoTransaction
+#: the transactions of threads
+SYNC_TRANSACTIONS: Final = (Transaction, MongoTransaction)
 
 _KEPT_BACK: Final = ("request_id",)
 # A statement needs some time: this is what one gets whose request has none left.

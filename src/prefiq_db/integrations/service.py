@@ -12,10 +12,15 @@ from prefiq_db.application import Application
 from prefiq_db.database import Database
 from prefiq_db.database_async import AsyncDatabase
 from prefiq_db.errors import BindingError, ClosedError, UsageError
-from prefiq_db.faces.transaction_sync import Transaction
 from prefiq_db.integrations.request_options import request_options
-from prefiq_db.integrations.request_scope import RequestScope, check_transaction_options, current_request
-from prefiq_db.integrations.sources import AnyDatabase, Source, databases_of
+from prefiq_db.integrations.request_scope import (
+    SYNC_TRANSACTIONS,
+    RequestScope,
+    check_transaction_options,
+    current_request,
+)
+from prefiq_db.integrations.sources import DATABASES, AnyDatabase, Source, databases_of
+from prefiq_db.mongo import AsyncMongoDatabase, MongoDatabase
 from prefiq_db.unrun import refuse_generator_function
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -157,7 +162,7 @@ class Service:
 def _check_source(source: object) -> None:
     """Raise for an application of a framework: it can be called, but boots no container."""
     if not callable(source):
-        if isinstance(source, (Application, Database, AsyncDatabase, Iterable)):
+        if isinstance(source, (Application, *DATABASES, Iterable)):
             return
     else:
         try:
@@ -175,7 +180,7 @@ def _check_source(source: object) -> None:
 
 
 @contextmanager
-def begun_in_thread(request: RequestScope, database: AnyDatabase, options: Mapping[str, Any]) -> Iterator[Transaction]:
+def begun_in_thread(request: RequestScope, database: AnyDatabase, options: Mapping[str, Any]) -> Iterator[Any]:
     """Begin the request's transaction in the thread that runs the endpoint; the middleware ends it.
 
     An exception that leaves the block rolls it back, whatever response is made of it.
@@ -184,7 +189,7 @@ def begun_in_thread(request: RequestScope, database: AnyDatabase, options: Mappi
         UsageError: if the database is asynchronous.
     """
     tx = request.make(_sync(database), options)
-    assert isinstance(tx, Transaction)
+    assert isinstance(tx, SYNC_TRANSACTIONS)
     tx.__enter__()
     request.share(tx)
     try:
@@ -194,9 +199,9 @@ def begun_in_thread(request: RequestScope, database: AnyDatabase, options: Mappi
         raise
 
 
-def _sync(database: AnyDatabase) -> Database:
+def _sync(database: AnyDatabase) -> Database | MongoDatabase:
     """Return *database* for code that can't await."""
-    if isinstance(database, AsyncDatabase):
+    if isinstance(database, (AsyncDatabase, AsyncMongoDatabase)):
         raise UsageError(
             f"database {database.name} is asynchronous, and this endpoint can't await: write it as `async def`, or set "
             "the mode `sync`"

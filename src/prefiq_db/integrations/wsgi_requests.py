@@ -11,8 +11,7 @@ from itertools import chain
 from typing import Any, Final
 
 from prefiq_db.errors import UsageError
-from prefiq_db.faces.transaction_sync import Transaction
-from prefiq_db.integrations.request_scope import NoResponse, RequestScope, entered
+from prefiq_db.integrations.request_scope import SYNC_TRANSACTIONS, NoResponse, RequestScope, entered
 from prefiq_db.integrations.service import Service
 
 WsgiApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
@@ -162,7 +161,7 @@ class _Response:
         found = False
         for tx in self._request.to_end():
             found = True
-            assert isinstance(tx, Transaction)
+            assert isinstance(tx, SYNC_TRANSACTIONS)
             tx.__exit__(None if error is None else type(error), error, None)
         return found
 

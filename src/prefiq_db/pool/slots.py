@@ -25,12 +25,12 @@ class Slot(_ConnectionRecord):
     Attributes:
         place: its entry in the pool's count; ``None`` when it doesn't count.
         interruption: an interruption from outside during the return to the pool, which SQLAlchemy only logs.
-        going_home: whether the return to the pool has begun; then only the pool knows the next holder.
+        returns: how often it was handed to the pool: once it was, only the pool knows its next holder.
     """
 
     place: weakref.ref[Slot] | None = None
     interruption: BaseException | None = None
-    going_home = False
+    returns = 0
 
     def __init__(self, pool: SlottedPool) -> None:
         super().__init__(pool, connect=False)
@@ -70,12 +70,16 @@ class SlottedPool(QueuePool):
     #: whether each connection that comes back is closed
     _retired = False
 
+    def close_returning(self, closes: bool) -> None:
+        """Close each connection that comes back from now on, or no longer."""
+        self._retired = closes
+
     def retire(self, retired: bool) -> None:
         """Hand out no idle connection any more, and close each that comes back from now on; or no longer.
 
         It doesn't wait: :meth:`dispose` closes those that are idle now.
         """
-        self._retired = retired
+        self.close_returning(retired)
         while retired and (slot := self._idle()) is not None:
             self._leaving.append(slot)
             self._retire(slot)
@@ -128,11 +132,11 @@ class SlottedPool(QueuePool):
     # --- overrides of SQLAlchemy's methods -------------------------------------------------------
 
     def _return_conn(self, record: Any) -> None:
-        record.going_home = False
+        returns = record.returns
         try:
             self._do_return_conn(record)
         except BaseException:
-            if not record.going_home:
+            if record.returns == returns:
                 self._drop(record)
             raise
         if record.interruption is not None:
@@ -140,8 +144,8 @@ class SlottedPool(QueuePool):
             raise interruption
 
     def _do_return_conn(self, record: Any) -> None:
-        # From here on another caller may already hold it, whatever interrupts us.
-        record.going_home = True
+        # From here on another caller may already hold it, or have returned it, too, whatever interrupts us.
+        record.returns += 1
         if self._retired:
             self._drop_surplus(record)
             return

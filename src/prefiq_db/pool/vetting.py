@@ -108,7 +108,6 @@ class _VettingPool(SlottedPool):
         started = perf_counter()
         record: Any = self._do_get()
         try:
-            record.going_home = False
             since = record.starttime
             if (
                 record.dbapi_connection is None
@@ -221,7 +220,7 @@ class _VettingPool(SlottedPool):
         if record.finalize_callback or self.dispatch.checkin:
             record.checkin(_fairy_was_created=False)
             return
-        record.going_home = False
+        returns = record.returns
         try:
             state = record.info[SESSION_KEY]
             if state.checkout.tainted:
@@ -231,7 +230,7 @@ class _VettingPool(SlottedPool):
             state.forget()
             SlottedPool._do_return_conn(self, record)
         except BaseException:
-            if not record.going_home:
+            if record.returns == returns:
                 self._drop(record)
             raise
         if self._line.waiters:

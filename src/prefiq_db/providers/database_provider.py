@@ -13,11 +13,15 @@ from prefiq_db.database import Database
 from prefiq_db.database_async import AsyncDatabase
 from prefiq_db.errors import DatabaseError, ErrorKind, PrefiqDbError, UsageError, error_type
 from prefiq_db.hooks.application_hooks import HooksOfAll
+from prefiq_db.mongo import AsyncMongoDatabase, MongoDatabase
 from prefiq_db.providers.base_provider import BaseProvider
 from prefiq_db.reports import HealthReport
-from prefiq_db.settings import Settings
+from prefiq_db.settings import DatabaseSettings, Settings
 from prefiq_db.settings.database_settings import is_production
 from prefiq_db.settings.target import TARGET_FIELDS
+
+AnyDatabase = Database | AsyncDatabase | MongoDatabase | AsyncMongoDatabase
+_Async = (AsyncDatabase, AsyncMongoDatabase)
 
 logger = logging.getLogger("prefiq_db.boot")
 
@@ -44,10 +48,10 @@ class DatabaseProvider(BaseProvider):
     name = "database"
     requires = ("settings",)
     provides = ("db", "hooks")
-    given: ClassVar[Mapping[str, Database | AsyncDatabase]] = MappingProxyType({})
+    given: ClassVar[Mapping[str, AnyDatabase]] = MappingProxyType({})
 
     def __init__(self) -> None:
-        self.databases: dict[str, Database | AsyncDatabase] = {}
+        self.databases: dict[str, AnyDatabase] = {}
         self.reports: dict[str, HealthReport] = {}
         self.failures: dict[str, Exception] = {}
         self.note = ""
@@ -56,13 +60,12 @@ class DatabaseProvider(BaseProvider):
         settings = self.app.resolve("settings")
         self.note = "" if "main" in self.given else _explain_default_file(settings)
         for name, each in settings.databases.items():
-            world = AsyncDatabase if each.mode == "async" else Database
-            self.databases[name] = self._check_given(name, world) or world(each, name=name)
+            self.databases[name] = self._check_given(name, _class_for(each)) or _class_for(each)(each, name=name)
             self.app.bind(f"db.{name}", self.databases[name])
         self.app.bind("db", self.databases["main"])
         self.app.bind("hooks", HooksOfAll([database.hooks for database in self.databases.values()]))
 
-    def _check_given(self, name: str, world: type[Database | AsyncDatabase]) -> Database | AsyncDatabase | None:
+    def _check_given(self, name: str, world: type[AnyDatabase]) -> AnyDatabase | None:
         given = self.given.get(name)
         if given is not None and not isinstance(given, world):
             raise UsageError(
@@ -72,7 +75,7 @@ class DatabaseProvider(BaseProvider):
         return given
 
     @property
-    def _own(self) -> list[Database | AsyncDatabase]:
+    def _own(self) -> list[AnyDatabase]:
         """The databases that are opened and closed here."""
         return [database for name, database in self.databases.items() if database is not self.given.get(name)]
 
@@ -88,7 +91,7 @@ class DatabaseProvider(BaseProvider):
         self._tell_unsaid()
         try:
             for database in self._own:
-                assert isinstance(database, Database)  # ensured by async_only()
+                assert not isinstance(database, _Async)  # ensured by async_only()
                 failure = attempt(database.open)
                 self._note(database, failure, database.health() if failure is None else None)
             failed = self._failure()
@@ -103,7 +106,7 @@ class DatabaseProvider(BaseProvider):
         self._tell_unsaid()
         try:
             for database in self._own:
-                if isinstance(database, AsyncDatabase):
+                if isinstance(database, _Async):
                     failure = await attempt_async(database.open)
                     self._note(database, failure, await database.health() if failure is None else None)
                 else:
@@ -131,7 +134,7 @@ class DatabaseProvider(BaseProvider):
             raise failure
 
     def _close_all(self) -> Exception | None:
-        failures = [attempt(d.close) for d in reversed(self._own) if isinstance(d, Database)]
+        failures = [attempt(d.close) for d in reversed(self._own) if not isinstance(d, _Async)]
         return next(filter(None, failures), None)
 
     async def _close_all_async(self) -> Exception | None:
@@ -139,7 +142,7 @@ class DatabaseProvider(BaseProvider):
         interruption: BaseException | None = None
         for database in reversed(self._own):
             try:
-                if isinstance(database, AsyncDatabase):
+                if isinstance(database, _Async):
                     failures.append(await attempt_async(database.close))
                 else:
                     failures.append(attempt(database.close))
@@ -156,7 +159,7 @@ class DatabaseProvider(BaseProvider):
             production = is_production(self.app.resolve("settings").environment)
             logger.log(logging.WARNING if production else logging.INFO, "%s", self.note, extra={"database": "main"})
 
-    def _note(self, database: Database | AsyncDatabase, failure: Exception | None, report: HealthReport | None) -> None:
+    def _note(self, database: AnyDatabase, failure: Exception | None, report: HealthReport | None) -> None:
         if report is None:
             kind = failure.kind if isinstance(failure, PrefiqDbError) else ErrorKind.UNKNOWN
             reason = str(failure) if isinstance(failure, PrefiqDbError) else type(failure).__name__
@@ -196,6 +199,13 @@ class DatabaseProvider(BaseProvider):
         return error_type(first.kind)(
             down, code=first.code, database=first.database, classification=first.classification, original=together
         )
+
+
+def _class_for(settings: DatabaseSettings) -> type[AnyDatabase]:
+    """Return the class of the database of *settings*: by what it keeps, and by its mode."""
+    if settings.target.product.keeps_documents:
+        return AsyncMongoDatabase if settings.mode == "async" else MongoDatabase
+    return AsyncDatabase if settings.mode == "async" else Database
 
 
 def _explain_default_file(settings: Settings) -> str:

@@ -25,6 +25,35 @@ _TLS: Final = ("sslmode", "sslrootcert", "sslcert", "sslkey")
 _OURS: Final = {"connect_timeout": "connect_timeout_seconds", "application_name": "application_name"}
 
 
+# What PyMongo takes in a URL, except what the URL's own parts and our settings cover; names in any case.
+_MONGODB: Final = {
+    name.lower(): name
+    for name in """authMechanism authMechanismProperties authSource compressors directConnection heartbeatFrequencyMS
+    journal loadBalanced localThresholdMS maxConnecting maxStalenessSeconds readConcernLevel readPreference
+    readPreferenceTags replicaSet retryWrites serverMonitoringMode srvMaxHosts srvServiceName uuidRepresentation w
+    wtimeoutMS zlibCompressionLevel""".split()  # noqa: SIM905 - likewise
+}
+_OF_SETTINGS: Final = {
+    "appname": "application_name",
+    "connecttimeoutms": "connect_timeout_seconds",
+    "maxidletimems": "pool_max_age_seconds",
+    "maxpoolsize": "pool_size",
+    "minpoolsize": "pool_size",
+    "retryreads": "retry",
+    "serverselectiontimeoutms": "connect_timeout_seconds",
+    "sockettimeoutms": "statement_timeout_seconds",
+    "ssl": "ssl_mode",
+    "timeoutms": "statement_timeout_seconds",
+    "tls": "ssl_mode",
+    "tlsallowinvalidcertificates": "ssl_mode",
+    "tlsallowinvalidhostnames": "ssl_mode",
+    "tlscafile": "ssl_ca",
+    "tlscertificatekeyfile": "ssl_cert",
+    "tlsinsecure": "ssl_mode",
+    "waitqueuetimeoutms": "pool_timeout_seconds",
+}
+
+
 def find_option_problems(target: Target, where: str, names: Names) -> Iterator[Problem]:
     """Yield a problem for each option of the URL *where* that would have no effect: by its name, never by its value."""
     rest, lifted = lift_tls(target)
@@ -47,8 +76,8 @@ def _judge_option(target: Target, key: str, names: Names) -> tuple[str, str] | N
             return _judge_mariadb_option(target, key)
         case "libpq":
             return _judge_libpq_option(key, names)
-        case "any":
-            return None
+        case "documents":
+            return _judge_mongodb_option(target, key, names)
 
 
 def _judge_mariadb_option(target: Target, key: str) -> tuple[str, str] | None:
@@ -74,3 +103,16 @@ def _judge_libpq_option(key: str, names: Names) -> tuple[str, str] | None:
     close = difflib.get_close_matches(key, [*_TLS, *_OURS, *_LIBPQ], 1, cutoff=0.6)
     hint = f"did you mean {close[0]}?" if close else "remove it."
     return "a connection parameter of libpq", f"{hint} Accepted are {', '.join(_TLS)} and libpq's others"
+
+
+def _judge_mongodb_option(target: Target, key: str, names: Names) -> tuple[str, str] | None:
+    small = key.lower()
+    if small == "w" and target.options.get(key, "").strip() == "0":
+        return "writes that the server acknowledges", "write w=majority or a number of at least 1, or leave it out"
+    if small in _MONGODB:
+        return None
+    if small in _OF_SETTINGS:
+        return "no option that a setting says", f"set {names(_OF_SETTINGS[small])} instead"
+    close = difflib.get_close_matches(small, [*_MONGODB], 1, cutoff=0.6)
+    hint = f"did you mean {_MONGODB[close[0]]}?" if close else "remove it."
+    return "an option of MongoDB's connection string", f"{hint} Accepted are {', '.join(_MONGODB.values())}"

@@ -25,6 +25,8 @@ class Report:
         more: what the server adds: details, and a hint.
         by_user: a user wrote the text, with RAISE, so it may say anything.
         driver: the driver that raised the error.
+        labels: what MongoDB or its driver says besides the code: the error's labels, and some of its classes.
+        item: which document or operation of many failed, counted from 0.
     """
 
     code: str | int | None
@@ -33,6 +35,8 @@ class Report:
     more: tuple[str, ...] = field(default=(), repr=False)
     by_user: bool = False
     driver: Driver | None = field(default=None, repr=False)
+    labels: frozenset[str] = frozenset()
+    item: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +99,56 @@ def _read_sqlite(error: Any) -> Report:
     return Report(code, text, _identifiers(_cut_names(_SQLITE_TEMPLATES, code, text)))
 
 
+# MongoDB says "collection: <database>.<collection> index: <index> dup key: { <key>: <value> }", and lists the index's
+# fields apart. No value stands before the names.
+_DUPLICATE: Final = re.compile(
+    r"E1100[01] duplicate key error collection: [\w-]{1,64}\.(\S{1,200}) index: (\S{1,200}) "
+)
+# Dots are those of fields in fields, and of collections' names.
+_DOCUMENT_NAME: Final = re.compile(r"[^\W\d$][\w$.-]{0,119}")
+_TOLD_BY_CLASS: Final = frozenset({"NetworkTimeout", "WriteConcernError"})
+
+
 def _read_pymongo(error: Any) -> Report:
-    return Report(getattr(error, "code", None), "", {})
+    details = _mapping(getattr(error, "details", None))
+    labels = {name for name in getattr(error, "_error_labels", ()) if isinstance(name, str)}
+    labels |= {cls.__name__ for cls in type(error).__mro__} & _TOLD_BY_CLASS
+    code, item = getattr(error, "code", None), None
+    failed, unconfirmed = (_first(details.get(name)) for name in ("writeErrors", "writeConcernErrors"))
+    if failed is not None:  # of many documents
+        details, code, item = failed, failed.get("code"), failed.get("index")
+    elif unconfirmed is not None:
+        code = unconfirmed.get("code")
+        labels.add("WriteConcernError")
+    elif code is None:
+        code = details.get("code")
+    return Report(
+        code if isinstance(code, int) else None,
+        names=_names_of_duplicate(details) if code in _DUPLICATE_CODES else {},
+        labels=frozenset(labels),
+        item=item if isinstance(item, int) else None,
+    )
+
+
+_DUPLICATE_CODES: Final = (11000, 11001, 12582)
+
+
+def _mapping(found: Any) -> Mapping[str, Any]:
+    return found if isinstance(found, Mapping) else {}
+
+
+def _first(found: Any) -> Mapping[str, Any] | None:
+    return _mapping(found[0]) if isinstance(found, list) and found else None
+
+
+def _names_of_duplicate(details: Mapping[str, Any]) -> dict[str, str]:
+    """Return the collection, the index and its fields; never the key's value, which stands beside them."""
+    found = _DUPLICATE.match(str(details.get("errmsg", "")))
+    names = {} if found is None else {"table": found[1], "constraint": found[2]}
+    keys = [str(key) for key in _mapping(details.get("keyPattern"))]
+    if keys and all(map(_DOCUMENT_NAME.fullmatch, keys)):
+        names["column"] = ", ".join(keys)
+    return {noun: name for noun, name in names.items() if noun == "column" or _DOCUMENT_NAME.fullmatch(name)}
 
 
 # The servers' fixed message templates, matched as a whole. A value before the name is matched greedily, so that the
@@ -203,12 +255,16 @@ _PYMONGO_DRIVER: Final = Driver(
     {
         "ServerSelectionTimeoutError": ErrorKind.CONNECT_FAILED,
         "WaitQueueTimeoutError": ErrorKind.POOL_TIMEOUT,
+        "_OperationCancelled": ErrorKind.CONNECTION_LOST,
         "ConnectionFailure": ErrorKind.CONNECTION_LOST,
         "ConfigurationError": ErrorKind.USAGE,
         "InvalidOperation": ErrorKind.USAGE,
         "InvalidName": ErrorKind.USAGE,
+        "CollectionInvalid": ErrorKind.SCHEMA,
         "DocumentTooLarge": ErrorKind.DATA,
         "InvalidDocument": ErrorKind.DATA,
+        "BSONError": ErrorKind.DATA,
+        "ProtocolError": ErrorKind.CONNECTION_LOST,
     },
 )
 
@@ -228,6 +284,20 @@ def read_report(error: BaseException) -> Report | None:
     roots = (cls.__module__.partition(".")[0] for cls in type(error).__mro__)
     driver = next((_DRIVERS[root] for root in roots if root in _DRIVERS), None)
     return None if driver is None else replace(driver.read(error), driver=driver)
+
+
+def codeless_kind(package: str, class_name: str) -> ErrorKind:
+    """Return the kind of a driver's error without a code, by the name of its class."""
+    return _DRIVERS[package].codeless.get(class_name, _CODELESS_SUBCLASSES.get(class_name, ErrorKind.UNKNOWN))
+
+
+# Classes whose base classes say what they are, for whoever knows the name alone.
+_CODELESS_SUBCLASSES: Final[Mapping[str, ErrorKind]] = {
+    "AutoReconnect": ErrorKind.CONNECTION_LOST,
+    "NotPrimaryError": ErrorKind.READ_ONLY,
+    "NetworkTimeout": ErrorKind.STATEMENT_TIMEOUT,
+    "CancelledError": ErrorKind.CANCELLED,
+}
 
 
 def code_of(error: BaseException) -> str | int | None:

@@ -26,6 +26,7 @@ from prefiq_db.silence import has_ended
 from prefiq_db.translation.classify import UNANSWERED, Phase, classify_error, in_phase, treatment
 from prefiq_db.translation.cleaning import KEPT, unwrap
 from prefiq_db.translation.driver_reports import Report, read_report
+from prefiq_db.translation.labels_mongodb import apply_labels
 from prefiq_db.translation.named_exceptions import find_named
 from prefiq_db.translation.python_errors import classify_python
 from prefiq_db.translation.refused_calls import refused_kind, refuses_call
@@ -48,6 +49,7 @@ _DRIVERS: Final = (
     "asyncmy.",
     "aiosqlite.",
     "sqlite3.",
+    "pymongo.",
     "sqlalchemy.dialects.",
     "sqlalchemy.connectors.",
     "prefiq_db.drivers.",
@@ -179,6 +181,11 @@ def _classify_in(report: Report | None, original: BaseException, dialect: str, p
 
 
 def _classify_report(report: Report, error: BaseException, dialect: str, phase: Phase) -> ErrorClass:
+    found = _classify_code(report, error, dialect, phase)
+    return apply_labels(found, report.labels, phase) if report.labels else found
+
+
+def _classify_code(report: Report, error: BaseException, dialect: str, phase: Phase) -> ErrorClass:
     if getattr(error, STALE, False):
         return in_phase(treatment(ErrorKind.SERIALIZATION), phase)
     if getattr(error, OUTDATED, False):

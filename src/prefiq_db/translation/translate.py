@@ -95,7 +95,7 @@ def translate(
         details = Details()
     else:
         details = describe_statement(error, report, dialect, migrating=migrating)
-    return error_type(found.kind)(
+    failure = error_type(found.kind)(
         say(found, phase, details, code=report.code, database=database, statement_seconds=statement_seconds),
         code=report.code,
         database=database,
@@ -106,6 +106,9 @@ def translate(
         classification=found,
         original=clean(original),
     )
+    if report.item is not None:
+        failure.statement_index = report.item
+    return failure
 
 
 # The dialect of a driver's errors, if the caller names none.

@@ -1,0 +1,121 @@
+"""Ask MongoDB something: within a time limit, noted for the listeners, with our errors."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+import pymongo
+from pymongo import ReadPreference
+from pymongo.errors import ConnectionFailure, WaitQueueTimeoutError
+
+from prefiq_db.deadline import CONNECT_TIMEOUT, Deadline
+from prefiq_db.errors import ErrorKind, PrefiqDbError
+from prefiq_db.mongo.mongo_instance import MongoInstance
+from prefiq_db.mongo.running_calls import Note, running
+from prefiq_db.translation.classify import leaves_unknown
+from prefiq_db.translation.connecting import Connecting, note
+
+# To PyMongo, 0 means no limit.
+_LEAST_SECONDS: Final = 0.001
+
+# The server refused before anything ran: it isn't the primary, or can't serve yet.
+_NOT_STARTED: Final = frozenset({10107, 13435, 10058, 13436, 133})
+# The server stopped an operation in the middle: a write of many documents may be half done.
+_INTERRUPTED: Final = frozenset({11600, 11602, 91, 189})
+_NOTHING_DONE: Final = ("NoWritesPerformed", "SystemOverloadedError")
+
+
+def ask(
+    instance: MongoInstance, told: Note, seconds: float, action: Callable[[], Any], *, is_probe: bool = False
+) -> Any:
+    """Return the result of *action*, which calls PyMongo once; it may take *seconds* in all.
+
+    Within a time limit PyMongo looks for a server as long as the limit allows, not ``serverSelectionTimeoutMS``. So
+    while no server is known, one is looked for first, by a ping within ``connect_timeout_seconds``.
+
+    Args:
+        is_probe: *action* is such a ping itself.
+
+    Raises:
+        PrefiqDbError: of the class that fits the kind.
+    """
+
+    def work() -> Any:
+        left = seconds
+        try:
+            if not _knows_server(instance):
+                limit = min(seconds, instance.settings.connect_timeout_seconds)
+                if is_probe:
+                    left = limit
+                else:
+                    left -= _find_server(instance, limit)
+            with pymongo.timeout(max(_LEAST_SECONDS, left)):
+                return instance.settle(action())
+        except ConnectionFailure as error:
+            # A COMMIT that is not sent isn't told from one whose reply is lost: PyMongo may have sent it before.
+            if told.phase != "commit" and not told.sent and not isinstance(error, WaitQueueTimeoutError):
+                told.phase = "connect"
+                note(error, _tried(instance))
+            raise
+
+    before = running.get()
+    running.set(told)
+    try:
+        return instance.border.cross(work, told.told_phase)
+    finally:
+        running.set(before)
+
+
+def _knows_server(instance: MongoInstance) -> bool:
+    """Return whether there is a server that takes what most calls ask, as far as PyMongo knows."""
+    description = instance.client.topology_description
+    servers = description.server_descriptions().values()
+    if description.topology_type_name == "Single":
+        return any(server.is_server_type_known for server in servers)
+    return any(server.is_writable for server in servers)
+
+
+def _find_server(instance: MongoInstance, limit: float) -> float:
+    """Wait until PyMongo knows a server; return how many seconds that took."""
+    started, client, told = time.monotonic(), instance.client, running.get()
+    running.set(None)  # it is no part of the call
+    try:
+        with pymongo.timeout(max(_LEAST_SECONDS, limit)):
+            # Any member will do: which one a call needs, PyMongo finds out by itself.
+            instance.settle(client.admin.command("ping", read_preference=ReadPreference.PRIMARY_PREFERRED))
+    finally:
+        running.set(told)
+    return time.monotonic() - started
+
+
+def _tried(instance: MongoInstance) -> Connecting:
+    settings = instance.settings
+    place = ", ".join(host.host if settings.target.is_srv else str(host) for host in settings.target.hosts)
+    return Connecting(place, deadline=Deadline.after(settings.connect_timeout_seconds, CONNECT_TIMEOUT))
+
+
+def may_write_again(error: PrefiqDbError, told: Note) -> bool:
+    """Return whether a write that failed with *error* certainly had no effect, so that it may be sent again."""
+    if not told.sent:
+        return error.classification.retry_statement
+    return error.code in _NOT_STARTED or _says_nothing_was_done(error)
+
+
+def may_read_again(error: PrefiqDbError) -> bool:
+    """Return whether a read that failed with *error* may succeed when it is sent again."""
+    found = error.classification
+    return found.retry_statement or found.retry_transaction
+
+
+def fate_unknown(error: PrefiqDbError, told: Note) -> bool:
+    """Return whether a write that failed with *error* may have been done, wholly or in part."""
+    if not told.sent or _says_nothing_was_done(error) or error.kind is ErrorKind.OUTCOME_UNKNOWN:
+        return False
+    return leaves_unknown(error.classification) or error.code in _INTERRUPTED
+
+
+def _says_nothing_was_done(error: PrefiqDbError) -> bool:
+    said = getattr(error.original, "has_error_label", None)
+    return callable(said) and any(said(label) for label in _NOTHING_DONE)
