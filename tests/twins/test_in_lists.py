@@ -197,7 +197,9 @@ async def test_a_single_value_behind_in_is_a_mistake_that_is_explained(db: Any, 
     await filled(db)
     before = db.stats().statement_count
     words = rf"params: ids stands in IN :ids: expected a list or tuple, not {type(value).__name__}"
-    if not isinstance(value, (set, dict)):
+    if isinstance(value, (set, dict)):
+        words += r"; write list\(\.\.\.\)"
+    else:
         words += "; for a single value give a list of one, or write = instead of IN"
     sql, params = "select id from stock where id not in :ids", {"ids": value}
     for verb in (db.fetch_all, db.fetch_value, db.execute):

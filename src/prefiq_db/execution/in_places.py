@@ -108,7 +108,7 @@ def is_list(name: str, value: Any, places: Sequence[Place]) -> bool:
     is_one = not isinstance(value, Iterable) or isinstance(value, _NO_LISTS)
     if is_one and not any(place.bare for place in places):
         return False
-    hint = "; for a single value give a list of one, or write = instead of IN" if is_one else ""
+    hint = "; for a single value give a list of one, or write = instead of IN" if is_one else "; write list(...)"
     raise UsageError(f"params: {name} stands in IN :{name}: expected a list or tuple, not {type(value).__name__}{hint}")
 
 

@@ -63,14 +63,14 @@ class SlowLog:
         if tags:
             fields["tags"] = ",".join(f"{name}={value}" for name, value in tags.items())
         logger.warning(
-            "slow statement on database %s: %s took %.3f s (waited %.3f; rows %d, retries %d, held back %d) at %s: %s",
+            "slow statement on database %s: %s took %.3f s (waited %.3f s, rows %s, retries %d%s) at %s: %s",
             self.database,
             summary or "statement",
             duration_seconds,
             wait_seconds,
-            rows,
+            rows if rows >= 0 else "unknown",
             retries,
-            held_back,
+            f", {held_back} more since the last record" if held_back else "",
             origin,
             statement,
             extra=fields,
