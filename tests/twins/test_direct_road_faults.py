@@ -54,6 +54,28 @@ async def test_an_option_that_the_engine_gets_later_is_obeyed(db: Any, inside: b
             await db.fetch_all(LABELS)
 
 
+# --- listeners -------------------------------------------------------------------------------------
+
+
+async def test_a_listener_of_all_engines_is_heard_and_forgotten(db: Any) -> None:
+    """SQLAlchemy's flag stays set when the last listener is gone; a library that listened once must not cost for good."""
+    await _with_things(db)
+    heard: list[str] = []
+
+    def hear(connection: Any, cursor: Any, statement: str, *more: Any) -> None:
+        heard.append(statement)
+
+    sa.event.listen(sa.Engine, "before_cursor_execute", hear)
+    try:
+        assert await db.fetch_all(LABELS) == [("a",), ("b",)]
+        assert len(heard) == 1
+    finally:
+        sa.event.remove(sa.Engine, "before_cursor_execute", hear)
+    assert not _road(db)._audience.is_there()
+    assert await db.fetch_all(LABELS) == [("a",), ("b",)]
+    assert len(heard) == 1
+
+
 # --- logs ------------------------------------------------------------------------------------------
 
 
