@@ -58,7 +58,7 @@ async def test_an_option_that_the_engine_gets_later_is_obeyed(db: Any, inside: b
 
 
 async def test_a_listener_of_all_engines_is_heard_and_forgotten(db: Any) -> None:
-    """SQLAlchemy's flag stays set when the last listener is gone; a library that listened once must not cost for good."""
+    """SQLAlchemy's flag stays set when the last listener is gone; who listened once must not cost for good."""
     await _with_things(db)
     heard: list[str] = []
 
