@@ -190,10 +190,10 @@ def test_an_interruption_while_an_error_is_handled_returns_the_connection_once(
     with Database(f"sqlite:///{tmp_path / 'a.db'}", pool_size=1, max_overflow=1) as db:
         for _ in range(2):
             with pytest.raises(SchemaError):
-                db.fetch_value("select 1 from nothing")
+                db.fetch_value("select 1 from missing_table")
         monkeypatch.setattr(direct, "Connection", cut_off)
         with pytest.raises(_Halt):
-            db.fetch_value("select 1 from nothing")
+            db.fetch_value("select 1 from missing_table")
         assert direct.Connection is made, "not reached"
         assert db.stats().pool.checked_out == 0
         with db.engine.connect() as one, db.engine.connect() as other:

@@ -119,7 +119,7 @@ def fetch_all(db: Database, seen: Seen) -> None:
 
 def fail(db: Database, seen: Seen) -> None:
     with suppress(SchemaError):
-        db.fetch_value("select 1 from nothing")
+        db.fetch_value("select 1 from missing_table")
 
 
 def execute_many(db: Database, seen: Seen) -> None:
