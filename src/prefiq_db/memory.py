@@ -36,8 +36,8 @@ class Memory(Generic[V]):
         size = sum(map(sys.getsizeof, texts))
         if size * 4 > self._most_bytes:
             return value
+        self.size_bytes += size - self._sizes.get(key, 0)
         self.kept[key], self._sizes[key] = value, size
-        self.size_bytes += size
         while len(self.kept) > self._most or self.size_bytes > self._most_bytes:
             self._forget()
         return value

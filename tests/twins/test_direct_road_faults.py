@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import gc
 import io
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,10 @@ LABELS = sa.select(thing.c.label).order_by(thing.c.id)
 def _engine(db: Any) -> Any:
     engine = getattr(db, "_wrapped", db).engine
     return getattr(engine, "sync_engine", engine)
+
+
+def _road(db: Any) -> Any:
+    return getattr(db, "_wrapped", db)._core.road
 
 
 async def _with_things(db: Any) -> None:
@@ -46,6 +52,28 @@ async def test_an_option_that_the_engine_gets_later_is_obeyed(db: Any, inside: b
                 await tx.fetch_all(LABELS)
         else:
             await db.fetch_all(LABELS)
+
+
+# --- listeners -------------------------------------------------------------------------------------
+
+
+async def test_a_listener_of_all_engines_is_heard_and_forgotten(db: Any) -> None:
+    """SQLAlchemy's flag stays set when the last listener is gone; who listened once must not cost for good."""
+    await _with_things(db)
+    heard: list[str] = []
+
+    def hear(connection: Any, cursor: Any, statement: str, *more: Any) -> None:
+        heard.append(statement)
+
+    sa.event.listen(sa.Engine, "before_cursor_execute", hear)
+    try:
+        assert await db.fetch_all(LABELS) == [("a",), ("b",)]
+        assert len(heard) == 1
+    finally:
+        sa.event.remove(sa.Engine, "before_cursor_execute", hear)
+    assert not _road(db)._audience.is_there()
+    assert await db.fetch_all(LABELS) == [("a",), ("b",)]
+    assert len(heard) == 1
 
 
 # --- logs ------------------------------------------------------------------------------------------
@@ -122,6 +150,17 @@ async def test_a_statement_that_another_thread_evicts_is_still_carried_out(
         else:
             assert await db.fetch_all(LABELS) == [("a",), ("b",)]
     assert True in evicted
+
+
+async def test_a_text_is_prepared_once_whatever_its_values_are(db: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    sql = "select :value as value"
+    for value in ("a", 1, None, Decimal("1.5"), dt.date(2024, 2, 29), Decimal("2.5")):
+        await db.fetch_value(sql, {"value": value})
+        if value == "a":
+            first = _road(db).texts.kept[sql]
+            size = _road(db).texts.size_bytes
+    assert _road(db).texts.kept[sql] is first
+    assert _road(db).texts.size_bytes == size
 
 
 # --- whose connection it is ----------------------------------------------------------------------------

@@ -59,3 +59,10 @@ def test_threads_may_share_it() -> None:
     memory.keep("last", 0, "x" * 1000)
     assert len(memory.kept) <= 51
     assert memory.size_bytes <= 21_000
+
+
+def test_what_is_kept_again_counts_once() -> None:
+    memory: Memory[str] = Memory(10)
+    for _ in range(3):
+        memory.keep("a", "value", "text")
+    assert memory.size_bytes == sys.getsizeof("text")

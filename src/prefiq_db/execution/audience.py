@@ -34,7 +34,10 @@ class Audience:
         if engine._execution_options is not self._options:
             return True
         errors, of_errors, sends, of_sends, takes, of_takes, resets, of_resets = self._collections
-        if engine._has_events or Connection._has_events or len(errors) != 1 or not self._is_ours:  # one is our own
+        if Connection._has_events or len(errors) != 1 or not self._is_ours:  # one is our own
+            return True
+        # SQLAlchemy sets the flag with the first listener, and never back.
+        if engine._has_events and any(getattr(engine.dispatch, name) for name in engine.dispatch._event_names):
             return True
         if of_errors or sends or of_sends or takes or of_takes or resets or of_resets:
             return True

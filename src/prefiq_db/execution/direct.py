@@ -86,6 +86,9 @@ class DirectRoad(StandardRoad):
     def _prepared(self, call: Call) -> Prepared | None:
         statement: Any = call.statement
         if call.text is not None and type(statement) is TextClause:
+            kept = self.texts.kept.get(call.text)
+            if kept is not None:  # its values had to be looked at, as one of another type than the usual
+                return kept
             made = prepare(statement, call.params, self.engine, weak=False)
             if made is not None:
                 made.statement = statement

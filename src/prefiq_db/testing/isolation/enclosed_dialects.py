@@ -45,6 +45,10 @@ _SETTINGS_BACK: Final = (
     "SELECT set_config(name, reset_val, true) FROM pg_settings WHERE source = 'session'"
     " AND setting IS DISTINCT FROM reset_val AND name NOT LIKE 'transaction~_%' ESCAPE '~'"
 )
+_WHO_ONE_IS: Final = (
+    ({"session", "authorization", "session_authorization"}, "SET LOCAL SESSION AUTHORIZATION DEFAULT"),
+    ({"role"}, "SET LOCAL role TO DEFAULT"),
+)
 _CHANGES_NO_SCHEMA: Final = COUNTED | {"select", "values", "table", "with", "show", "explain", "copy"}
 _DEFERRED_IN_SQLITE: Final = "SELECT 1 FROM sqlite_master WHERE sql LIKE '%DEFERRED%' LIMIT 1"
 _FOREIGN_KEY: Final = 787  # SQLITE_CONSTRAINT_FOREIGNKEY
@@ -221,6 +225,8 @@ class EnclosedPostgresql(EnclosedDialect):
 
     def _settings_back(self, transaction: TransactionState) -> Iterator[str]:
         settings = self.enclosure.settings
+        # Who one is, is no row of pg_settings; and it comes first, because another role may not set all of them.
+        yield from (sql for names, sql in _WHO_ONE_IS if names & settings)
         if settings:
             yield _SETTINGS_BACK
             # PostgreSQL leaves an empty text where a setting of the application's own was.

@@ -15,7 +15,7 @@ from prefiq_db.errors import UsageError
 from prefiq_db.migrate import migrations_directory
 from prefiq_db.migrate.environment import HEARD
 from prefiq_db.testing.isolation.isolated import IsolatedDatabase, TestDatabase
-from prefiq_db.testing.isolation.past_commits import Change, Watch
+from prefiq_db.testing.isolation.past_commits import Watch
 from prefiq_db.testing.isolation.stock import Migrate, Stock, make_stock
 
 
@@ -50,23 +50,30 @@ class Place:
         """The :class:`~prefiq_db.testing.DatabaseServer`; ``None`` for SQLite."""
         return self._stock.server
 
-    def _renew(self) -> None:
-        if self._watch is not None:
-            self._watch.close()
+    def _renew(self) -> Watch:
+        watch, self._watch = self._watch, None
+        if watch is not None:
+            watch.close()
             self._stock.drop(self._copy)
         self._copy = self._stock.copy()
-        self._watch = self._stock.watch(self._copy)
+        self._watch = watch = self._stock.watch(self._copy)
+        return watch
 
     def isolated(self, *, is_async: bool) -> IsolatedDatabase:
         """Return a database whose end undoes everything; from now on commits past it are noted."""
-        assert self._watch is not None
-        self._watch.start()
+        try:
+            (self._watch or self._renew()).start()
+        except Exception:  # noqa: BLE001 - the watch may have lost its connection; if the server is down, this raises
+            self._renew().start()
         return IsolatedDatabase(self.url, is_async=is_async, fields=self.fields)
 
-    def changes(self) -> list[Change]:
-        """Return what was committed since; then the next test gets a new copy."""
+    def changes(self) -> list[str]:
+        """Return what was committed since, a line each; then the next test gets a new copy."""
         assert self._watch is not None
-        found = self._watch.changes()
+        try:
+            found = [str(change) for change in self._watch.changes()]
+        except Exception as error:  # noqa: BLE001 - whatever it is, the copy may be changed and must not be used again
+            found = [f"nobody knows what: looking for it failed ({type(error).__name__})"]
         if found:
             self._renew()
         return found

@@ -65,9 +65,11 @@ def isolated(place: Place, records: list[Any], *, is_async: bool) -> Iterator[An
     try:
         yield _recorded(test, records)
     finally:
-        test.end()
+        try:
+            test.end()
+        finally:
+            changes = place.changes()  # whatever became of its end, the next test must not see this one's rows
         problems += _leaks(test)
-        changes = place.changes()
         if changes:
             problems.append(
                 "this test committed past its fixture, so it was not undone (another connection, another process, the "
