@@ -254,10 +254,11 @@ class Database:
         isolation: str | None = None,
         read_only: bool = False,
         timeout: float | None = None,
-    ) -> AttemptLoop:
+    ) -> AttemptLoop[Transaction]:
         """Return the attempts of a retry loop: ``for attempt in db.attempts(): with attempt as tx: ...``."""
         options = TransactionOptions(isolation, read_only, timeout_seconds=timeout, exactly_once=exactly_once)
-        return AttemptLoop(begin_attempts(self._core, options, retry))
+        core = self._core
+        return AttemptLoop(begin_attempts(core, options, retry), lambda tx: Transaction(core, tx))
 
     def resolve_outcome(self, token: str | UUID) -> Outcome:
         """Return the outcome of the transaction with *token*, whichever process ran it.

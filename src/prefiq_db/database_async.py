@@ -277,11 +277,12 @@ class AsyncDatabase:
         isolation: str | None = None,
         read_only: bool = False,
         timeout: float | None = None,
-    ) -> AsyncAttemptLoop:
+    ) -> AsyncAttemptLoop[AsyncTransaction]:
         """Return attempts for ``for attempt in db.attempts(): async with attempt as tx:``; ``async for`` works too."""
         options = TransactionOptions(isolation, read_only, timeout_seconds=timeout, exactly_once=exactly_once)
         core = self._core
-        return AsyncAttemptLoop(begin_attempts(core, options, retry), _engine_of(core))
+        attempts = begin_attempts(core, options, retry)
+        return AsyncAttemptLoop(attempts, lambda tx: AsyncTransaction(core, _engine_of(core), tx))
 
     async def resolve_outcome(self, token: str | UUID) -> Outcome:
         """Return the outcome of the transaction with *token*, whichever process ran it.

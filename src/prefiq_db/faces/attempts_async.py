@@ -2,53 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
-
-from sqlalchemy.ext.asyncio import AsyncEngine
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any, Generic, TypeVar
 
 from prefiq_db.bridge import spawn
-from prefiq_db.core import AttemptCore, Attempts, DatabaseCore
+from prefiq_db.core import AttemptCore, Attempts
 from prefiq_db.errors import PrefiqDbError
-from prefiq_db.faces.transaction_async import AsyncTransaction
+from prefiq_db.transaction import Block
+
+#: The class of ``tx``.
+X = TypeVar("X")
 
 
-class AsyncAttemptLoop:
+class AsyncAttemptLoop(Generic[X]):
     """Iterates over attempts until one succeeds; if none does, raises the last error.
 
     Don't ``return`` or ``break`` inside the block: that leaves the loop even if COMMIT fails.
     """
 
-    def __init__(self, loop: Attempts[DatabaseCore], engine: AsyncEngine) -> None:
+    def __init__(self, loop: Attempts[Any], make: Callable[[Block], X]) -> None:
         self._loop = loop
-        self._engine = engine
+        self._make = make
 
-    def __iter__(self) -> Iterator[AsyncAttempt]:
+    def __iter__(self) -> Iterator[AsyncAttempt[X]]:
         try:
             while (attempt := self._loop.next()) is not None:
-                yield AsyncAttempt(attempt, self._engine)
+                yield AsyncAttempt(attempt, self._make)
         except GeneratorExit:
             self._loop.left()
             raise
 
-    async def __aiter__(self) -> AsyncIterator[AsyncAttempt]:
+    async def __aiter__(self) -> AsyncIterator[AsyncAttempt[X]]:
         for attempt in self:
             yield attempt
 
 
-class AsyncAttempt:
+class AsyncAttempt(Generic[X]):
     """One attempt: ``async with attempt as tx:``. The block suppresses its error if another attempt follows."""
 
-    def __init__(self, core: AttemptCore[DatabaseCore], engine: AsyncEngine) -> None:
+    def __init__(self, core: AttemptCore[Any], make: Callable[[Block], X]) -> None:
         self._core = core
-        self._engine = engine
+        self._make = make
 
     @property
     def number(self) -> int:
         """The number of this attempt; the first is 1."""
         return self._core.number
 
-    async def __aenter__(self) -> AsyncTransaction:
-        return await spawn(self._core.enter, lambda tx: AsyncTransaction(self._core.loop.core, self._engine, tx))
+    async def __aenter__(self) -> X:
+        return await spawn(self._core.enter, self._make)
 
     async def __aexit__(self, exc_type: object, exc: BaseException | None, traceback: object) -> bool:
         try:

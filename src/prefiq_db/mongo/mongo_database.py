@@ -10,12 +10,12 @@ from prefiq_db.bridge import SyncRuntime
 from prefiq_db.config import RetryPolicy
 from prefiq_db.core import begin_attempts, unpicklable, wraps_without_tx
 from prefiq_db.deprecations import accept_old_name
+from prefiq_db.faces.attempts_sync import AttemptLoop
 from prefiq_db.faces.verb_names import takes_verbs_of
 from prefiq_db.hooks.registry import Hooks
 from prefiq_db.insight.statement_budgets import StatementBudget
 from prefiq_db.mongo.document_verbs_sync import DocumentVerbs
 from prefiq_db.mongo.mongo_assembly import assemble_mongo
-from prefiq_db.mongo.mongo_attempts import MongoAttemptLoop
 from prefiq_db.mongo.mongo_options import DocumentOverrides, refuse_isolation
 from prefiq_db.mongo.mongo_transaction import MongoTransaction
 from prefiq_db.mongo.sql_words import SqlWords
@@ -222,10 +222,11 @@ class MongoDatabase(SqlWords):
 
     def attempts(
         self, *, retry: RetryPolicy | None = None, read_only: bool = False, timeout: float | None = None
-    ) -> MongoAttemptLoop:
+    ) -> AttemptLoop[MongoTransaction]:
         """Return the attempts of a retry loop: ``for attempt in db.attempts(): with attempt as tx: ...``."""
         options = TransactionOptions(None, read_only, timeout_seconds=timeout)
-        return MongoAttemptLoop(begin_attempts(self._core, options, retry))
+        core = self._core
+        return AttemptLoop(begin_attempts(core, options, retry), lambda tx: MongoTransaction(core, tx))
 
     # --- overrides -------------------------------------------------------------------------------
 

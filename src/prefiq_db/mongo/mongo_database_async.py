@@ -22,12 +22,12 @@ from prefiq_db.bridge import AsyncRuntime, spawn
 from prefiq_db.config import RetryPolicy
 from prefiq_db.core import begin_attempts, unpicklable, wraps_without_tx
 from prefiq_db.deprecations import accept_old_name
+from prefiq_db.faces.attempts_async import AsyncAttemptLoop
 from prefiq_db.faces.verb_names import takes_verbs_of
 from prefiq_db.hooks.registry import Hooks
 from prefiq_db.insight.statement_budgets import StatementBudget
 from prefiq_db.mongo.document_verbs_async import AsyncDocumentVerbs
 from prefiq_db.mongo.mongo_assembly import assemble_mongo
-from prefiq_db.mongo.mongo_attempts_async import AsyncMongoAttemptLoop
 from prefiq_db.mongo.mongo_options import DocumentOverrides, refuse_isolation
 from prefiq_db.mongo.mongo_transaction_async import AsyncMongoTransaction
 from prefiq_db.mongo.sql_words import SqlWords
@@ -254,10 +254,11 @@ class AsyncMongoDatabase(SqlWords):
 
     def attempts(
         self, *, retry: RetryPolicy | None = None, read_only: bool = False, timeout: float | None = None
-    ) -> AsyncMongoAttemptLoop:
+    ) -> AsyncAttemptLoop[AsyncMongoTransaction]:
         """Return the attempts of a retry loop: ``for attempt in db.attempts(): async with attempt as tx: ...``."""
         options = TransactionOptions(None, read_only, timeout_seconds=timeout)
-        return AsyncMongoAttemptLoop(begin_attempts(self._core, options, retry))
+        core = self._core
+        return AsyncAttemptLoop(begin_attempts(core, options, retry), lambda tx: AsyncMongoTransaction(core, tx))
 
     # --- overrides -------------------------------------------------------------------------------
 
