@@ -36,6 +36,14 @@ TASKS = {
     "a streamed export": "guide/stream.md",
     "the size of the pool": "pool-sizing.md",
     "an alert": "pool-sizing.md#the-dashboard-and-the-alerts",
+    "an alert, step by step": "how-to/alerts.md",
+    "models": "how-to/orm-models.md",
+    "deploying migrations": "how-to/kubernetes-migrations.md",
+    "moving a service": "how-to/from-sqlalchemy.md",
+    "a lost reply to COMMIT": "guide/exactly-once.md",
+    "what is set on a session": "databases/postgresql.md#what-is-set-on-each-session",
+    "slow statements": "observability.md#slow-statements",
+    "a time limit for one call": "limits.md#a-limit-for-one-call",
 }
 
 
