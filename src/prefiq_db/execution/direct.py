@@ -201,8 +201,9 @@ class DirectStatement:
         return self.prepared.sql
 
     @property
-    def compiled_parameters(self) -> list[dict[str, Any] | None]:
-        return [self.prepared.named(self.call.params or {})]
+    def compiled_parameters(self) -> list[Mapping[str, Any]]:
+        prepared, params = self.prepared, self.call.params or {}
+        return [params if prepared.keys is not None else prepared.named(params)]
 
     # --- the result --------------------------------------------------------------------------------
 
