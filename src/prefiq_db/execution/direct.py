@@ -203,7 +203,8 @@ class DirectStatement:
     @property
     def compiled_parameters(self) -> list[Mapping[str, Any]]:
         prepared, params = self.prepared, self.call.params or {}
-        return [params if prepared.keys is not None else prepared.named(params)]
+        is_named = prepared.keys is not None and len(params) < 2  # more are told in the statement's order
+        return [params if is_named else prepared.named(params)]
 
     # --- the result --------------------------------------------------------------------------------
 
