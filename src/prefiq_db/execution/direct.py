@@ -206,8 +206,10 @@ class DirectStatement:
         return self.prepared.sql
 
     @property
-    def compiled_parameters(self) -> list[dict[str, Any] | None]:
-        return [self.prepared.named(self.call.params or {})]
+    def compiled_parameters(self) -> list[Mapping[str, Any]]:
+        prepared, params = self.prepared, self.call.params or {}
+        is_named = prepared.keys is not None and len(params) < 2  # more are told in the statement's order
+        return [params if is_named else prepared.named(params)]
 
     # --- the result --------------------------------------------------------------------------------
 
