@@ -13,6 +13,7 @@ from sqlalchemy import CursorResult, Executable
 
 from prefiq_db.config import RetryPolicy
 from prefiq_db.deadline import Deadline, own_deadline
+from prefiq_db.events import LaterOrigin
 from prefiq_db.tags import NO_TAGS, Tags
 
 _ids = itertools.count(1)
@@ -127,6 +128,7 @@ class Call:
         last: the caller says that the transaction ends with it.
         attempts: how many attempts were begun.
         started: on the monotonic clock.
+        line: the application's line, as events note it; ``None``: not looked for, as nobody listened.
     """
 
     __slots__ = (
@@ -137,6 +139,7 @@ class Call:
         "given",
         "id",
         "last",
+        "line",
         "params",
         "prepared",
         "shape",
@@ -163,6 +166,7 @@ class Call:
         self.prepared: Any = None
         self.way = Way.ONE_SHOT
         self.block: Runner | None = None
+        self.line: LaterOrigin | None = None
         self.last = False
         self.attempts = 0
         self.started = time.monotonic()

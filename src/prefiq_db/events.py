@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import CodeType
+from typing import Any, TypeAlias
 
 from prefiq_db.errors import ErrorKind
 from prefiq_db.tags import NO_TAGS
@@ -23,6 +25,17 @@ class Origin:
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line} in {self.function}"
+
+
+#: Where the application was: code, and the offset of an instruction in it; becomes an :class:`Origin` when it is read.
+LaterOrigin: TypeAlias = tuple[CodeType, int]
+
+
+def _origin_at(code: CodeType, offset: int) -> Origin:
+    for start, end, line in code.co_lines():
+        if start <= offset < end and line is not None:
+            return Origin(code.co_filename, line, code.co_qualname)
+    return Origin(code.co_filename, code.co_firstlineno, code.co_qualname)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +73,25 @@ class StatementEvent:
     transaction_id: int | None = None
     origin: Origin | None = None
     tags: Mapping[str, str] = field(default_factory=lambda: NO_TAGS)
+
+
+# An event is made for each statement, and its origin is read of few of them. To find the number of a line, the table of
+# its function's lines is read from the beginning; so the slot itself, ``_origin``, may hold a LaterOrigin.
+_statement_event: Any = StatementEvent
+_origin_slot: Any = _statement_event.origin
+
+
+def _read_origin(event: StatementEvent) -> Origin | None:
+    kept: Origin | LaterOrigin | None = _origin_slot.__get__(event)
+    if not isinstance(kept, tuple):
+        return kept
+    origin = _origin_at(*kept)
+    _origin_slot.__set__(event, origin)
+    return origin
+
+
+_statement_event._origin = _origin_slot
+_statement_event.origin = property(_read_origin, _origin_slot.__set__)
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,11 +79,16 @@ def is_secret_key(key: str) -> bool:
     return _SECRET_KEY.search(key.lower()) is not None
 
 
+# Looked up, because it is done for each parameter of each statement that somebody listens to.
+_UNSIZED: Final[dict[type, str]] = {type(None): "None", int: "<int>", float: "<float>", bool: "<bool>"}
+
+
 def describe_value(value: object) -> str:
     """Return a parameter's type and length, never the value: ``<str:12>``, ``<int>``, ``<bytes:3>``, ``None``."""
-    if value is None:
-        return "None"
-    name = type(value).__name__
+    kind = type(value)
+    if kind in _UNSIZED:
+        return _UNSIZED[kind]
+    name = kind.__name__
     if isinstance(value, (str, bytes, bytearray, list, tuple, dict, set, frozenset)):
         return f"<{name}:{len(value)}>"
     return f"<{name}>"

@@ -17,6 +17,7 @@ import sqlalchemy as sa
 
 from prefiq_db import Database
 from prefiq_db.errors import SchemaError
+from prefiq_db.execution import direct
 from prefiq_db.execution.prepared import Prepared
 from prefiq_db.pool.slots import SlottedPool
 
@@ -197,3 +198,26 @@ def test_an_interruption_after_the_return_closes_nothing_of_the_next_holders(
         assert db.stats().pool.checked_out == 1
         record.pool.give_back(record)
         assert db.stats().pool.checked_out == 0
+
+
+def test_an_interruption_while_an_error_is_handled_returns_the_connection_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = direct.Connection
+
+    def cut_off(*arguments: Any, **options: Any) -> Any:
+        monkeypatch.undo()
+        raise _Halt
+
+    with Database(f"sqlite:///{tmp_path / 'a.db'}", pool_size=1, max_overflow=1) as db:
+        for _ in range(2):
+            with pytest.raises(SchemaError):
+                db.fetch_value("select 1 from missing_table")
+        monkeypatch.setattr(direct, "Connection", cut_off)
+        with pytest.raises(_Halt):
+            db.fetch_value("select 1 from missing_table")
+        assert direct.Connection is made, "not reached"
+        assert db.stats().pool.checked_out == 0
+        with db.engine.connect() as one, db.engine.connect() as other:
+            assert one._dbapi_connection is not other._dbapi_connection
+            assert db.stats().pool.checked_out == 2

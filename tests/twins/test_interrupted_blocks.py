@@ -14,13 +14,14 @@ import random
 import signal
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
 from prefiq_db import AsyncDatabase, Database, RetryPolicy
 from prefiq_db.bridge import can_await
-from prefiq_db.errors import NotCommittedError, OutcomeUnknownError, PoolTimeoutError
+from prefiq_db.errors import NotCommittedError, OutcomeUnknownError, PoolTimeoutError, SchemaError
 from prefiq_db.masking import border_translates
 from prefiq_db.pool.slots import Slot, SlottedPool
 from prefiq_db.transaction import Block, Outcome, ownership
@@ -116,6 +117,11 @@ def fetch_all(db: Database, seen: Seen) -> None:
     db.fetch_all(BALANCE)
 
 
+def fail(db: Database, seen: Seen) -> None:
+    with suppress(SchemaError):
+        db.fetch_value("select 1 from missing_table")
+
+
 def execute_many(db: Database, seen: Seen) -> None:
     db.execute_many("update account set balance = balance + 1 where id = :id", [{"id": 1}])
 
@@ -132,7 +138,7 @@ def batch_in_transaction(db: Database, seen: Seen) -> None:
 
 WAYS = [
     *(commit, rollback, nested, run_in_transaction, transactional, attempts, exactly_once, bound),
-    *(overridden, execute, fetch_all, execute_many),
+    *(overridden, execute, fetch_all, fail, execute_many),
 ]
 
 

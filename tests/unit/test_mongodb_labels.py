@@ -32,6 +32,12 @@ def translated(error: Exception, phase: Any = "statement") -> PrefiqDbError:
         (driver.AutoReconnect(CANARY), "statement", K.CONNECTION_LOST, (True, True, False, True)),
         (driver.AutoReconnect(CANARY), "commit", K.OUTCOME_UNKNOWN, (False, True, False, False)),
         (driver.NetworkTimeout(CANARY), "statement", K.STATEMENT_TIMEOUT, (True, True, False, False)),
+        (
+            labelled(driver.NetworkTimeout(CANARY), "TransientTransactionError"),
+            "statement",
+            K.STATEMENT_TIMEOUT,
+            (True, True, False, True),
+        ),
         (driver.WaitQueueTimeoutError(CANARY), "statement", K.POOL_TIMEOUT, (True, False, False, False)),
         (driver.ServerSelectionTimeoutError(CANARY), "connect", K.CONNECT_FAILED, (True, False, True, True)),
         (

@@ -34,6 +34,7 @@ from prefiq_db.execution.statement_facts import as_executable, facts_of, facts_o
 from prefiq_db.hooks.calls import CALL_EVENTS, tell_call, tell_refused_call
 from prefiq_db.insight.explainer import LIMIT_SECONDS, Explain
 from prefiq_db.insight.summary import fingerprint
+from prefiq_db.origin import line_of_the_verb
 from prefiq_db.reports import BulkResult
 from prefiq_db.transaction import Block, TransactionOptions
 
@@ -64,6 +65,8 @@ class Statements(TenantView, CoreVerbs):
                 refuse_entities(executable)
         call = Call(verb, executable, params, shape, given)
         call.text, call.prepared = text, known
+        if self.hooks.wants_lines:
+            call.line = line_of_the_verb()
         self._choose_way(call, block)
         return call
 
@@ -81,6 +84,8 @@ class Statements(TenantView, CoreVerbs):
             return None
         executable = bind_rows(executable, checked, self.road.dialect.label)
         call = Call(verb, executable, checked, ROW_COUNT, given)
+        if self.hooks.wants_lines:
+            call.line = line_of_the_verb()
         self._choose_way(call, block)
         return call
 

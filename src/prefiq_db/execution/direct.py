@@ -206,8 +206,10 @@ class DirectStatement:
         return self.prepared.sql
 
     @property
-    def compiled_parameters(self) -> list[dict[str, Any] | None]:
-        return [self.prepared.named(self.call.params or {})]
+    def compiled_parameters(self) -> list[Mapping[str, Any]]:
+        prepared, params = self.prepared, self.call.params or {}
+        is_named = prepared.keys is not None and len(params) < 2  # more are told in the statement's order
+        return [params if is_named else prepared.named(params)]
 
     # --- the result --------------------------------------------------------------------------------
 
@@ -322,9 +324,8 @@ class DirectShot(DirectStatement):
         connection = self.connection
         if connection is None:
             record = self._connection_record
-            proxied = _ConnectionFairy(record.pool, self.dbapi_connection, record, echo=False)
+            proxied = _Proxy(record.pool, self.dbapi_connection, record)
             record.fairy_ref = weakref.ref(proxied, _ignore)
-            proxied._counter = 1
             self.connection = connection = Connection(self.road.engine, proxied, _allow_autobegin=False)
         return connection
 
@@ -348,6 +349,33 @@ class DirectShot(DirectStatement):
     def broken(self) -> bool:
         """Whether psycopg knows that its connection is lost."""
         return bool(self.dbapi_connection.broken)
+
+
+class _Proxy(_ConnectionFairy):
+    """SQLAlchemy's proxy of a connection, which doesn't return it when nobody has the proxy any more.
+
+    A shot returns it. A proxy that an interruption drops half-made would return it, too.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, pool: Any, dbapi_connection: Any, record: Any) -> None:
+        self._pool = pool
+        self.dbapi_connection = dbapi_connection
+        self._connection_record = record
+        self._echo = False
+        self._counter = 1
+        self._finalizer: Any = _NO_FINALIZER
+
+
+class _NoFinalizer:
+    """Where SQLAlchemy's proxy has what returns its connection."""
+
+    def detach(self) -> None:
+        """Do nothing."""
+
+
+_NO_FINALIZER: Final = _NoFinalizer()
 
 
 def _ignore(reference: object) -> None:

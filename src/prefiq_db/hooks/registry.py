@@ -48,6 +48,8 @@ class Hooks:
         self._called: dict[type, tuple[Callable[[Any], object], ...]] = dict.fromkeys(_METHODS, ())
         #: the kinds of events that have a listener
         self.wanted: frozenset[type] = frozenset()
+        #: one of them tells the line of each verb
+        self.wants_lines = False
         self._on_change: list[WeakMethod[Callable[[], None]]] = []
         self._lock = renewed(self, "_lock")
         self._failed: set[tuple[int, type]] = set()
@@ -115,6 +117,7 @@ class Hooks:
 
     def _note_wanted(self) -> None:
         self.wanted = frozenset(kind for kind, functions in self._called.items() if functions)
+        self.wants_lines = not self.wanted.isdisjoint((StatementStarted, StatementFinished, StatementFailed))
         for noted in list(self._on_change):
             if (fn := noted()) is not None:
                 fn()

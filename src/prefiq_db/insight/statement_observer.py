@@ -10,13 +10,15 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import lru_cache
 from time import perf_counter
 from typing import Any, Final
 
 from prefiq_db.dialects.session import SessionState
-from prefiq_db.events import StatementFailed, StatementFinished, StatementStarted, StreamFinished
+from prefiq_db.events import StatementEvent, StatementFailed, StatementFinished, StatementStarted, StreamFinished
 from prefiq_db.hooks.registry import Hooks
+from prefiq_db.insight.drafts import DraftOfFailed, DraftOfFinished, DraftOfStarted
 from prefiq_db.insight.slow_log import SlowLog
 from prefiq_db.insight.statement_budgets import NO_BUDGETS, note_in_budgets, open_budgets
 from prefiq_db.insight.statistics import FOLD_AT, StatementEntry, StatementStatistics
@@ -24,7 +26,7 @@ from prefiq_db.insight.stream_note import StreamNote
 from prefiq_db.insight.summary import Description, collapse_lists, describe
 from prefiq_db.masking import MASK, describe_value, head_of, is_secret_key, mask_statement
 from prefiq_db.memory import Memory
-from prefiq_db.origin import application_line, readable
+from prefiq_db.origin import application_line, line_for_an_event, readable
 from prefiq_db.tags import NO_TAGS
 from prefiq_db.translation.cleaning import drop_chain, forget
 from prefiq_db.translation.judging import Judgement, find_judgement, judge
@@ -38,6 +40,11 @@ _DEBUG: Final = logging.DEBUG
 
 # How many texts are remembered; new ones push old ones out, so ad-hoc texts cost no more than that.
 _MOST_TEXTS: Final = 2000
+
+_new: Final = object.__new__
+_SHARED: Final = fields(StatementEvent)
+# The names of binds are few, and each is met with every statement.
+_is_secret_name: Final = lru_cache(1024)(is_secret_key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +71,8 @@ class StatementObserver:
         self.statistics = StatementStatistics()
         self.slow = SlowLog(database, slow_seconds, time.monotonic)
         self._slow_seconds = slow_seconds
-        #: whether there is a listener, or ever was a budget; one check instead of one for each
-        self._has_listeners = self._budgeted = False
+        #: what is to be done before each statement, and after it; looked up once, when a listener or a budget comes
+        self._acts_before = self._tells_started = self._tells_finished = self._budgeted = False
         hooks.on_change(self._look_up)
         self._memory: Memory[_Known] = Memory(_MOST_TEXTS)
         self._known = self._memory.kept
@@ -86,7 +93,7 @@ class StatementObserver:
             known = self._learn(statement, context)
         note, checkout = state.statement, state.checkout
         note.summary = known.summary
-        if self._has_listeners:
+        if self._acts_before:
             self._before(known, parameters, context, batch_size, state)
         note.sent_at = started = perf_counter()
         try:
@@ -108,9 +115,12 @@ class StatementObserver:
             self._fold(known.entry)
         if duration >= self._slow_seconds:
             self._slow(known, duration, rows, state, None)
-        if self._has_listeners and StatementFinished in self.hooks.wanted:
-            fields = self._event_fields(known, parameters, context, batch_size, state)
-            self.hooks.emit(StatementFinished(**fields, duration_seconds=duration, rows=rows))
+        if self._tells_finished:
+            draft = self._fill(_new(DraftOfFinished), known, parameters, context, batch_size, state)
+            draft.duration_seconds = duration
+            draft.rows = rows
+            draft.__class__ = StatementFinished
+            self.hooks.emit(draft)
         try:
             debug = _levels[_DEBUG]
         except KeyError:
@@ -122,7 +132,7 @@ class StatementObserver:
     def stream_opened(self, context: Any, state: SessionState) -> StreamNote:
         known = self._known.get(context.statement) or self._learn(context.statement, context)
         wanted = StreamFinished in self.hooks.wanted
-        fields = self._event_fields(known, None, context, 1, state) if wanted else None
+        fields = self._stream_fields(known, context, state) if wanted else None
         return StreamNote(self.hooks, self.statistics, self.slow, known, fields, state)
 
     def expect_budgets(self) -> None:
@@ -131,13 +141,17 @@ class StatementObserver:
         self._look_up()
 
     def _look_up(self) -> None:
-        self._has_listeners = self._budgeted or bool(self.hooks.wanted)
+        wanted = self.hooks.wanted
+        self._tells_started, self._tells_finished = StatementStarted in wanted, StatementFinished in wanted
+        self._acts_before = self._budgeted or self._tells_started
 
     def _before(self, known: _Known, parameters: Any, context: Any, batch_size: int, state: SessionState) -> None:
         if self._budgeted and open_budgets.get() is not NO_BUDGETS:
             note_in_budgets(self, known.description.fingerprint, known.description.summary)
-        if StatementStarted in self.hooks.wanted:
-            self.hooks.emit(StatementStarted(**self._event_fields(known, parameters, context, batch_size, state)))
+        if self._tells_started:
+            draft = self._fill(_new(DraftOfStarted), known, parameters, context, batch_size, state)
+            draft.__class__ = StatementStarted
+            self.hooks.emit(draft)
 
     # --- counting --------------------------------------------------------------------------------
 
@@ -190,8 +204,12 @@ class StatementObserver:
         if duration >= self.slow.threshold_seconds:
             self._slow(known, duration, -1, state, kind.value)
         if self.hooks.wants(StatementFailed):
-            fields = self._event_fields(known, parameters, context, batch_size, state)
-            self.hooks.emit(StatementFailed(**fields, duration_seconds=duration, kind=kind, code=code))
+            draft = self._fill(_new(DraftOfFailed), known, parameters, context, batch_size, state)
+            draft.duration_seconds = duration
+            draft.kind = kind
+            draft.code = code
+            draft.__class__ = StatementFailed
+            self.hooks.emit(draft)
 
     def _judge(self, error: BaseException, context: Any, started: float) -> Judgement:
         """Return the judgement that the caller's error will use, so that both agree."""
@@ -209,42 +227,50 @@ class StatementObserver:
 
     # --- events ----------------------------------------------------------------------------------
 
-    def _event_fields(
-        self, known: _Known, parameters: Any, context: Any, batch_size: int, state: SessionState
-    ) -> dict[str, Any]:
-        """Return the fields that all events of a statement share."""
-        if context is not None and context.compiled is not None and context.compiled_parameters:
-            parameters = context.compiled_parameters[0]
-        call = state.statement.call
-        return {
-            "database": self.database,
-            "statement": known.shown,
-            "parameters": self._describe_parameters(parameters),
-            "batch_size": batch_size,
-            "operation": known.description.operation,
-            "summary": known.description.summary,
-            "tables": known.description.tables,
-            "fingerprint": known.description.fingerprint,
-            "wait_seconds": state.checkout.wait_seconds,
-            "retry_number": state.checkout.retry_number,
-            "call_id": None if call is None else call.id,
-            "transaction_id": state.transaction.id,
-            "origin": readable(application_line()),
-            "tags": {} if call is None else call.tags,
-        }
+    def _fill(
+        self, draft: Any, known: _Known, parameters: Any, context: Any, batch_size: int, state: SessionState
+    ) -> Any:
+        """Set the fields that all events of a statement share, and return *draft*."""
+        description = known.description
+        call, checkout = state.statement.call, state.checkout
+        draft.database = self.database
+        draft.statement = known.shown
+        draft.parameters = self._describe_parameters(parameters, context)
+        draft.batch_size = batch_size
+        draft.operation = description.operation
+        draft.summary = description.summary
+        draft.tables = description.tables
+        draft.fingerprint = description.fingerprint
+        draft.wait_seconds = checkout.wait_seconds
+        draft.retry_number = checkout.retry_number
+        draft.transaction_id = state.transaction.id
+        if call is None:
+            draft.call_id, draft.tags, draft._origin = None, NO_TAGS, line_for_an_event()
+        else:
+            draft.call_id, draft.tags, draft._origin = call.id, call.tags, call.line or line_for_an_event()
+        return draft
 
-    def _describe_parameters(self, parameters: Any) -> Mapping[str, str]:
+    def _stream_fields(self, known: _Known, context: Any, state: SessionState) -> dict[str, Any]:
+        """Return the same fields for the event at a stream's end."""
+        draft = self._fill(_new(DraftOfStarted), known, None, context, 1, state)
+        return {each.name: getattr(draft, each.name) for each in _SHARED}
+
+    def _describe_parameters(self, parameters: Any, context: Any) -> Mapping[str, str]:
+        if context is not None and context.compiled is not None and (of_rows := context.compiled_parameters):
+            parameters = of_rows[0]
         if not parameters:
             return {}
-        if isinstance(parameters, list):
+        if type(parameters) is list:
             parameters = parameters[0]
-        named = parameters.items() if isinstance(parameters, Mapping) else enumerate(parameters, 1)
-        return {str(name): self._describe_parameter(str(name), value) for name, value in named}
-
-    def _describe_parameter(self, name: str, value: object) -> str:
-        if is_secret_key(name):
-            return MASK
-        return describe_value(value) if self.masked else repr(value)
+        is_named = type(parameters) is dict or isinstance(parameters, Mapping)
+        shown: dict[str, str] = {}
+        for name, value in parameters.items() if is_named else enumerate(parameters, 1):
+            key = str(name)
+            if _is_secret_name(key):
+                shown[key] = MASK
+            else:
+                shown[key] = describe_value(value) if self.masked else repr(value)
+        return shown
 
     def _slow(self, known: _Known, duration: float, rows: int, state: SessionState, error_kind: str | None) -> None:
         with self.statistics.lock:

@@ -23,8 +23,10 @@ def apply_labels(found: ErrorClass, labels: frozenset[str], phase: Phase) -> Err
     """Return what an error of class *found* with *labels* means in *phase*."""
     if UNKNOWN_COMMIT in labels:
         return treatment(ErrorKind.OUTCOME_UNKNOWN)
-    if "NetworkTimeout" in labels and TRANSIENT_TRANSACTION not in labels:
-        return in_phase(UNANSWERED, phase)
+    if "NetworkTimeout" in labels:
+        found = in_phase(UNANSWERED, phase)
+        if TRANSIENT_TRANSACTION not in labels:
+            return found
     if TRANSIENT_TRANSACTION in labels:
         return replace(found, transient=True, retry_statement=False, retry_transaction=True)
     if NO_WRITES in labels or labels >= _OVERLOADED:
