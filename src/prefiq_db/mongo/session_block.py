@@ -26,11 +26,11 @@ from prefiq_db.errors import (
     TransactionOwnershipError,
     UnsupportedError,
 )
-from prefiq_db.events import TransactionFinished
+from prefiq_db.events import Line, TransactionFinished
 from prefiq_db.mongo.asking import ask
 from prefiq_db.mongo.mongo_instance import MongoInstance
 from prefiq_db.mongo.running_calls import Note, worker_name
-from prefiq_db.origin import Line, application_line, readable
+from prefiq_db.origin import application_line, readable
 from prefiq_db.reports import Outcome
 from prefiq_db.retry import attempt_failed, next_wait, note_attempt
 from prefiq_db.transaction.block import Block
