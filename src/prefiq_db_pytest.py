@@ -180,6 +180,19 @@ def _be_without(name: str, reason: str) -> None:
 # --- databases -------------------------------------------------------------------------------------
 
 
+def _check_marker(request: pytest.FixtureRequest, place: Place) -> None:
+    """Raise if the test runs elsewhere than its marker says: pytest has not parametrized it."""
+    node: pytest.Item = request.node
+    mark = node.get_closest_marker("databases")
+    if mark is not None and place.name not in mark.args:
+        pytest.fail(
+            f"databases({', '.join(map(repr, mark.args))}): this test would run on {place.name}, because pytest "
+            "doesn't parametrize methods of unittest.TestCase, nor fixtures that are asked for during the test. Use "
+            "a plain function or class with db as an argument, or --prefiq-databases",
+            pytrace=False,
+        )
+
+
 def _records(request: pytest.FixtureRequest) -> list[Any]:
     node: pytest.Item = request.node
     return node.stash.setdefault(_RECORDS, [])
@@ -190,6 +203,7 @@ def db(request: pytest.FixtureRequest, prefiq_database: Place) -> Iterator[Datab
     """A ``Database`` on which all that the test does is undone, whatever it commits."""
     from prefiq_db.testing.isolation.pytest_support import isolated
 
+    _check_marker(request, prefiq_database)
     with isolated(prefiq_database, _records(request), is_async=False) as database:
         yield database  # type: ignore[misc]
 
@@ -199,13 +213,15 @@ def async_db(request: pytest.FixtureRequest, prefiq_database: Place) -> Iterator
     """An ``AsyncDatabase`` on which all that the test does is undone. It belongs to the loop that uses it first."""
     from prefiq_db.testing.isolation.pytest_support import isolated
 
+    _check_marker(request, prefiq_database)
     with isolated(prefiq_database, _records(request), is_async=True) as database:
         yield database  # type: ignore[misc]
 
 
 @pytest.fixture
-def committed_url(prefiq_database: Place) -> Iterator[str]:
+def committed_url(request: pytest.FixtureRequest, prefiq_database: Place) -> Iterator[str]:
     """The URL of a database of the test's own, a copy of the migrated one: for other processes, and ``fault_proxy``."""
+    _check_marker(request, prefiq_database)
     with prefiq_database.copied() as url:
         yield url
 

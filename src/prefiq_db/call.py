@@ -13,7 +13,7 @@ from sqlalchemy import CursorResult, Executable
 
 from prefiq_db.config import RetryPolicy
 from prefiq_db.deadline import Deadline, own_deadline
-from prefiq_db.events import LaterOrigin
+from prefiq_db.events import Line
 from prefiq_db.tags import NO_TAGS, Tags
 
 _ids = itertools.count(1)
@@ -166,7 +166,7 @@ class Call:
         self.prepared: Any = None
         self.way = Way.ONE_SHOT
         self.block: Runner | None = None
-        self.line: LaterOrigin | None = None
+        self.line: Line | None = None
         self.last = False
         self.attempts = 0
         self.started = time.monotonic()

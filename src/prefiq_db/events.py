@@ -27,15 +27,8 @@ class Origin:
         return f"{self.file}:{self.line} in {self.function}"
 
 
-#: Where the application was: code, and the offset of an instruction in it; becomes an :class:`Origin` when it is read.
-LaterOrigin: TypeAlias = tuple[CodeType, int]
-
-
-def _origin_at(code: CodeType, offset: int) -> Origin:
-    for start, end, line in code.co_lines():
-        if start <= offset < end and line is not None:
-            return Origin(code.co_filename, line, code.co_qualname)
-    return Origin(code.co_filename, code.co_firstlineno, code.co_qualname)
+#: A line of the application as it is noted: two references, which become an :class:`Origin` when it is read.
+Line: TypeAlias = tuple[CodeType, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,17 +68,17 @@ class StatementEvent:
     tags: Mapping[str, str] = field(default_factory=lambda: NO_TAGS)
 
 
-# An event is made for each statement, and its origin is read of few of them. To find the number of a line, the table of
-# its function's lines is read from the beginning; so the slot itself, ``_origin``, may hold a LaterOrigin.
+# An event is made for each statement, and its origin is read of few: the slot itself, ``_origin``, may hold a Line.
 _statement_event: Any = StatementEvent
 _origin_slot: Any = _statement_event.origin
 
 
 def _read_origin(event: StatementEvent) -> Origin | None:
-    kept: Origin | LaterOrigin | None = _origin_slot.__get__(event)
+    kept: Origin | Line | None = _origin_slot.__get__(event)
     if not isinstance(kept, tuple):
         return kept
-    origin = _origin_at(*kept)
+    code, number = kept
+    origin = Origin(code.co_filename, number, code.co_qualname)
     _origin_slot.__set__(event, origin)
     return origin
 

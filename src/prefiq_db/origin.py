@@ -5,16 +5,13 @@ from __future__ import annotations
 import os
 import re
 import sys
-from types import CodeType, FrameType
+from types import FrameType
 
 import sqlalchemy
 import tenacity
 
 from prefiq_db.bridge import frame_behind
-from prefiq_db.events import LaterOrigin, Origin
-
-# A line as it is stored: two references, converted to text only when it is read.
-Line = tuple[CodeType, int]
+from prefiq_db.events import Line, Origin
 
 # The kind of a frame's file: the higher, the less likely it is the application.
 _APPLICATION, _PACKAGE, _RUNNER, _LOOP = range(4)
@@ -59,20 +56,10 @@ def application_line() -> Line | None:
     return None if frame is None else (frame.f_code, frame.f_lineno)
 
 
-def line_of_the_verb() -> LaterOrigin | None:
-    """Return the application's line as it is noted for events, cheaper than :func:`application_line`.
-
-    For a function that a verb's core calls: the two frames above are ours. What is noted keeps no frame alive, so
-    nothing of what the caller holds.
-    """
+def line_of_the_verb() -> Line | None:
+    """Return the same, cheaper, for a function that a verb's core calls: the two frames above are ours."""
     frame = _application_frame(sys._getframe(2))
-    return None if frame is None else (frame.f_code, frame.f_lasti)
-
-
-def line_for_an_event() -> LaterOrigin | None:
-    """Return the application's line as it is noted for events."""
-    frame = _application_frame(sys._getframe(1))
-    return None if frame is None else (frame.f_code, frame.f_lasti)
+    return None if frame is None else (frame.f_code, frame.f_lineno)
 
 
 def _application_frame(frame: FrameType | None) -> FrameType | None:

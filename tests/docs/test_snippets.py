@@ -36,6 +36,7 @@ _EXCERPTS = {
     "docs/layering-alembic.md": 3,
     "docs/tutorial.md": 3,
     "docs/databases/mongodb.md": 1,
+    "docs/how-to/orm-models.md": 1,
 }
 TUTORIAL = ROOT / "docs" / "tutorial.md"
 # Pages that are one long program, whose blocks are pasted one after the other.

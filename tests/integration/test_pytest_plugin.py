@@ -57,7 +57,14 @@ class Run:
 def run_pytest(tmp_path: Path, postgresql_server: DatabaseServer, mariadb_server: DatabaseServer) -> Callable[..., Run]:
     """Return a function that runs a suite: ``run(["suite_sync.py"], "-n", "2")``."""
 
-    def run(suites: list[str], *arguments: str, mark: str = "asyncio", ini: str = "", conftest: bool = True) -> Run:
+    def run(
+        suites: list[str],
+        *arguments: str,
+        mark: str = "asyncio",
+        ini: str = "",
+        conftest: bool = True,
+        environment: Mapping[str, str] | None = None,
+    ) -> Run:
         (tmp_path / "pytest.ini").write_text(INI + ini)
         if conftest:
             (tmp_path / "conftest.py").write_text((SUITES / "suite_conftest.py").read_text())
@@ -66,18 +73,19 @@ def run_pytest(tmp_path: Path, postgresql_server: DatabaseServer, mariadb_server
             (tmp_path / suite.replace("suite_", "test_")).write_text(text)
         (tmp_path / "left").mkdir()
         names = ("PATH", "HOME", "LANG", "TMPDIR", "PG_BIN", "MARIADB_BIN")
-        environment = {name: os.environ[name] for name in names if name in os.environ}
-        environment |= {
+        given = {name: os.environ[name] for name in names if name in os.environ}
+        given |= {
             "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT / "examples")]),
             "SUITE_LEFT": str(tmp_path / "left"),
             "PREFIQ_REQUIRE": "postgresql,mariadb",
             "PREFIQ_TEST_POSTGRESQL_URL": postgresql_server.url(),
             "PREFIQ_TEST_MARIADB_URL": mariadb_server.url(),
+            **(environment or {}),
         }
         done = interpreters.run(
             [sys.executable, "-m", "pytest", *plugin_arguments(), *arguments],
             cwd=tmp_path,
-            env=environment,
+            env=given,
             capture_output=True,
             text=True,
             check=False,

@@ -22,9 +22,12 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from prefiq_db import PrefiqDbError
+from prefiq_db.dialects.sending import StatementDialect
+from prefiq_db.dialects.session import SESSION_KEY, SessionState
 from prefiq_db.events import Listener
 from prefiq_db.execution.direct import DirectRoad, DirectShot, DirectStatement
 from prefiq_db.execution.prepared import Prepared, RowFormat
+from prefiq_db.pool.vetting import _VettingPool
 from tests.conftest import Backend
 
 
@@ -291,6 +294,16 @@ def _seen_of_stats(stats: Any) -> Any:
     )  # fmt: skip
 
 
+def _seen_of_idle(db: Any) -> Any:
+    """Return what the idle connection still knows of its last user, which the next one must not inherit."""
+    pool: Any = _road(db).engine.pool
+    record = pool._idle()
+    pool._pool.put(record, False)
+    state = record.info[SESSION_KEY]
+    parts = (state.checkout, state.transaction, state.statement)
+    return [(name, str(getattr(part, name))) for part in parts for name in part.__slots__]
+
+
 # --- the comparison ------------------------------------------------------------------------------
 
 
@@ -329,6 +342,7 @@ async def _play(db: Any, backend: Backend, script: list[Step], *, listens: bool,
     finally:
         db.hooks.remove(events)
     seen.append(_seen(await db.fetch_all("select * from thing order by id")))
+    seen.append(_seen_of_idle(db))
     return [*seen, events.seen, _seen_of_stats(db.stats())]
 
 
@@ -462,6 +476,12 @@ def _plant(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
         monkeypatch.setattr(DirectShot, "rowcount", property(lambda self: -1, lambda self, value: None))
     elif name == "an error is raised unhandled":
         monkeypatch.setattr(DirectShot, "_handle_dbapi_exception", _reraise)
+    elif name == "a connection remembers its last user":
+        monkeypatch.setattr(_VettingPool, "give_back", _remembering(_VettingPool.give_back))
+    elif name == "an event is missing":
+        monkeypatch.setattr(StatementDialect, "_send", _silent(StatementDialect._send))
+    elif name == "columns are swapped":
+        monkeypatch.setattr(DirectStatement, "_read", _swapped(DirectStatement._read))
 
 
 def _raw(make: Callable[..., None]) -> Callable[..., None]:
@@ -479,6 +499,38 @@ def _stale(found: Callable[..., RowFormat]) -> Callable[..., RowFormat]:
     return format_of
 
 
+def _remembering(give_back: Callable[..., None]) -> Callable[..., None]:
+    def give_back_as_it_is(self: Any, record: Any) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(SessionState, "forget", lambda self: None)
+            give_back(self, record)
+
+    return give_back_as_it_is
+
+
+def _silent(send: Callable[..., None]) -> Callable[..., None]:
+    def send_silently(self: Any, *arguments: Any) -> None:
+        observer, is_direct = self.observer, isinstance(arguments[4], DirectStatement)
+        try:
+            if is_direct:
+                self.observer = None
+            send(self, *arguments)
+        finally:
+            self.observer = observer
+
+    return send_silently
+
+
+def _swapped(read: Callable[..., Any]) -> Callable[..., Any]:
+    def read_swapped(self: Any, *arguments: Any, **options: Any) -> Any:
+        rows = read(self, *arguments, **options)
+        if isinstance(rows, list):
+            return [row[::-1] for row in rows]
+        return None if rows is None else rows[::-1]
+
+    return read_swapped
+
+
 def _reraise(self: DirectStatement, error: BaseException, *about: Any) -> None:
     raise error
 
@@ -487,7 +539,8 @@ def _reraise(self: DirectStatement, error: BaseException, *about: Any) -> None:
 @pytest.mark.parametrize(
     "planted",
     ["values are not converted", "columns are those of the first time", "a row count is missing",
-     "an error is raised unhandled"],
+     "an error is raised unhandled", "a connection remembers its last user", "an event is missing",
+     "columns are swapped"],
 )  # fmt: skip
 def test_a_planted_difference_is_found(
     make_db: Make, run: Run, backend: Backend, monkeypatch: pytest.MonkeyPatch, planted: str
@@ -495,4 +548,4 @@ def test_a_planted_difference_is_found(
     _plant(monkeypatch, planted)
     with pytest.raises(AssertionError, match="the roads differ"):
         for verb in VERBS:
-            play_twice(make_db, run, backend, everything(verb), listens=False)
+            play_twice(make_db, run, backend, everything(verb), listens=planted == "an event is missing")

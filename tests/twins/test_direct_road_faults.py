@@ -6,6 +6,7 @@ import datetime as dt
 import gc
 import io
 import logging
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from decimal import Decimal
@@ -221,3 +222,18 @@ def test_an_interruption_while_an_error_is_handled_returns_the_connection_once(
         with db.engine.connect() as one, db.engine.connect() as other:
             assert one._dbapi_connection is not other._dbapi_connection
             assert db.stats().pool.checked_out == 2
+
+
+def test_a_slot_that_another_thread_was_faster_to_fill_goes_quietly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", said.append)
+    with Database(f"sqlite:///{tmp_path / 'a.db'}", pool_size=1, max_overflow=0) as db:
+        pool: Any = db.engine.pool
+        is_full = iter([False, True])
+        monkeypatch.setattr(pool, "_is_full", lambda: next(is_full))
+        assert pool._reserve() is None
+        assert next(is_full, None) is None, "not asked twice"
+        monkeypatch.undo()
+    assert not said

@@ -8,14 +8,14 @@ import pickle
 import sys
 import weakref
 from collections.abc import Callable
-from types import CodeType, FrameType
+from types import FrameType
 from typing import Any
 
 import pytest
 
 from prefiq_db import Database, events
 from prefiq_db.errors import StatementSyntaxError
-from prefiq_db.events import LaterOrigin, Origin, StatementEvent
+from prefiq_db.events import Origin, StatementEvent
 from prefiq_db.masking import describe_value
 from prefiq_db.origin import _application_frame, readable
 
@@ -111,35 +111,6 @@ def test_the_test_above_sees_a_frame() -> None:
     event = events.StatementStarted("main", "select 1", {})
     events._origin_slot.__set__(event, (sys._getframe(), 0))
     assert [each for each in _reachable([event]) if isinstance(each, FrameType)]
-
-
-def both() -> tuple[Origin | None, LaterOrigin]:
-    """Return the caller's line: found now, and noted for later."""
-    frame = sys._getframe(1)
-    return readable((frame.f_code, frame.f_lineno)), (frame.f_code, frame.f_lasti)
-
-
-def test_the_line_found_later_is_the_line_of_that_moment() -> None:
-    found = [
-        both(),
-        {
-            "first": 1,
-            "second": both(),
-        }["second"],
-        *(both() for _ in range(2)),
-    ]
-    lines = set()
-    for now, later in found:
-        assert now is not None
-        assert events._origin_at(*later) == now
-        lines.add(now.line)
-    assert len(lines) == 3
-
-
-def test_code_without_lines_has_its_first_one() -> None:
-    code: CodeType = test_code_without_lines_has_its_first_one.__code__
-    origin = events._origin_at(code.replace(co_linetable=b""), 4)
-    assert origin == Origin(__file__, code.co_firstlineno, code.co_qualname)
 
 
 def walked_from(frame: FrameType) -> Origin | None:

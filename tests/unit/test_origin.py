@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import sqlalchemy
 
-from prefiq_db import Database, origin
+from prefiq_db import Database, events, origin
 
 PACKAGES = sysconfig.get_paths()["purelib"]
 STDLIB = os.path.dirname(os.path.abspath(os.__file__))
@@ -40,11 +40,11 @@ def test_what_a_file_is(path: str, kind: int) -> None:
     assert origin._kind_of(path) == kind
 
 
-def _called_from(path: str) -> origin.Line | None:
+def _called_from(path: str) -> events.Line | None:
     """Return what is found by code of that file, which is called by this test's."""
     names = {"line": origin.application_line}
     exec(compile("def ask():\n    return line()", path, "exec"), names)
-    line: origin.Line | None = names["ask"]()
+    line: events.Line | None = names["ask"]()
     return line
 
 
@@ -60,7 +60,7 @@ def test_an_installed_application_has_lines_and_what_generates_code_has_none() -
 def test_below_an_event_loop_an_installed_package_is_the_server() -> None:
     """As uvicorn is for a task that has no line of the application's in it."""
 
-    async def served() -> origin.Line | None:
+    async def served() -> events.Line | None:
         return origin.application_line()
 
     names = {"asyncio": asyncio, "served": served, "origin": origin}

@@ -6,8 +6,9 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from prefiq_db.events import Line
 from prefiq_db.forks import renewed
-from prefiq_db.origin import Line, readable
+from prefiq_db.origin import readable
 
 logger = logging.getLogger("prefiq_db.slow")
 

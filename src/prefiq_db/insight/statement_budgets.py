@@ -13,8 +13,9 @@ from types import MappingProxyType
 from typing import Final, Self
 
 from prefiq_db.errors import StatementBudgetError, UsageError
+from prefiq_db.events import Line
 from prefiq_db.forks import renewed
-from prefiq_db.origin import Line, application_line, readable
+from prefiq_db.origin import application_line, readable
 
 NO_BUDGETS: Final[Mapping[object, tuple[StatementBudget, ...]]] = MappingProxyType({})
 open_budgets: ContextVar[Mapping[object, tuple[StatementBudget, ...]]] = ContextVar(

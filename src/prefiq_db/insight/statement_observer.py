@@ -26,7 +26,7 @@ from prefiq_db.insight.stream_note import StreamNote
 from prefiq_db.insight.summary import Description, collapse_lists, describe
 from prefiq_db.masking import MASK, describe_value, head_of, is_secret_key, mask_statement
 from prefiq_db.memory import Memory
-from prefiq_db.origin import application_line, line_for_an_event, readable
+from prefiq_db.origin import application_line, readable
 from prefiq_db.tags import NO_TAGS
 from prefiq_db.translation.cleaning import drop_chain, forget
 from prefiq_db.translation.judging import Judgement, find_judgement, judge
@@ -245,9 +245,9 @@ class StatementObserver:
         draft.retry_number = checkout.retry_number
         draft.transaction_id = state.transaction.id
         if call is None:
-            draft.call_id, draft.tags, draft._origin = None, NO_TAGS, line_for_an_event()
+            draft.call_id, draft.tags, draft._origin = None, NO_TAGS, application_line()
         else:
-            draft.call_id, draft.tags, draft._origin = call.id, call.tags, call.line or line_for_an_event()
+            draft.call_id, draft.tags, draft._origin = call.id, call.tags, call.line or application_line()
         return draft
 
     def _stream_fields(self, known: _Known, context: Any, state: SessionState) -> dict[str, Any]:

@@ -9,10 +9,11 @@ from collections import Counter
 from typing import Final
 
 from prefiq_db.errors import ErrorKind
+from prefiq_db.events import Line
 from prefiq_db.forks import renewed
 from prefiq_db.insight.histogram import FINE_BOUNDS, Histogram, drained
 from prefiq_db.insight.summary import Description
-from prefiq_db.origin import Line, readable
+from prefiq_db.origin import readable
 from prefiq_db.reports import HistogramStats, StatementStats
 
 MOST_SUMMARIES: Final = 200

@@ -93,6 +93,7 @@ class SlottedPool(QueuePool):
             return None
         slot = Slot(self)
         place = weakref.ref(slot, self._places.discard)
+        hash(place)  # kept by it: once the slot is gone, it can't be worked out any more, and discard() needs it
         with self._overflow_lock:
             if self._is_full():
                 return None

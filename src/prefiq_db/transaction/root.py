@@ -19,11 +19,11 @@ from prefiq_db.errors import (
     TransactionOwnershipError,
     UsageError,
 )
-from prefiq_db.events import TransactionFinished
+from prefiq_db.events import Line, TransactionFinished
 from prefiq_db.exactly_once import forbidden_table, missing_table, never_committed, new_token, still_unknown
 from prefiq_db.execution.standard import discard
 from prefiq_db.instance import Instance
-from prefiq_db.origin import Line, readable
+from prefiq_db.origin import readable
 from prefiq_db.reports import Outcome
 from prefiq_db.transaction.block import RUN_AGAIN, Block
 from prefiq_db.transaction.first import FirstStatement

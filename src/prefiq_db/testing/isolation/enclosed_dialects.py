@@ -122,6 +122,8 @@ class EnclosedDialect(PrefiqDialect):
         return None
 
     def _send_rollback(self, dbapi_connection: Any) -> None:
+        if self.enclosure.lost and not self._outer_stands(dbapi_connection):
+            return  # the error that says so is on its way, and the server's would replace it
         for sql in self.undo(TRANSACTION):
             self.control(dbapi_connection, sql)
         self.enclosure.is_open = False

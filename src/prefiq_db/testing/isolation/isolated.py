@@ -42,7 +42,7 @@ class TestDatabase:
         self.leaked = ""
         self._instance: Instance = self.db._core.instance
         self._pool: Any = self._instance.engine.pool
-        self._keeper = LoopKeeper(self._close) if is_async else None
+        self._keeper = LoopKeeper(self._close, self._cut) if is_async else None
         self._dress()
 
     def _dress(self) -> None:
@@ -63,6 +63,9 @@ class TestDatabase:
             self.leaked = self._instance.watcher.table()
         self._drop_held()
         self._instance.close()
+
+    def _cut(self) -> None:
+        self._pool.cut()
 
     def _drop_held(self) -> None:
         """Close the connection that nobody has given back, where that matters."""

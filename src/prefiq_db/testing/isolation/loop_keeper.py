@@ -17,10 +17,15 @@ _END_SECONDS: Final = 30.0
 
 
 class LoopKeeper:
-    """Calls *close*, synchronous code that may wait, at the end of the loop that it was started in."""
+    """Calls *close*, synchronous code that may wait, at the end of the loop that it was started in.
 
-    def __init__(self, close: Callable[[], None]) -> None:
-        self._close = close
+    Args:
+        cut: called before *close* if the loop is closed already: nobody can say goodbye on its sockets.
+    """
+
+    def __init__(self, close: Callable[[], None], cut: Callable[[], None]) -> None:
+        self._close, self._cut = close, cut
+        self._is_closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._kept: AsyncGenerator[None] | None = None
 
@@ -35,14 +40,19 @@ class LoopKeeper:
         try:
             yield
         finally:
+            self._is_closed = True
             await spawn(self._close)
 
     def end(self) -> None:
         """Close now, from outside of the loop, unless the loop has."""
         kept, loop = self._kept, self._loop
-        if kept is None or loop is None or loop.is_closed():
+        if kept is None or loop is None or self._is_closed:
             return
-        if loop.is_running():
+        if loop.is_closed():
+            # Somebody closed it without shutdown_asyncgens(), and the connections would keep their locks.
+            self._cut()
+            asyncio.run(spawn(self._close))
+        elif loop.is_running():
             asyncio.run_coroutine_threadsafe(_ended(kept), loop).result(_END_SECONDS)
         else:
             loop.run_until_complete(_ended(kept))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from prefiq_db.database import Database
+from prefiq_db.errors import PrefiqDbError, UsageError
 from prefiq_db.testing.database_names import DATABASE_PREFIX, new_database_name
 from prefiq_db.testing.database_server import DatabaseServer
 from prefiq_db.testing.isolation.copying_mariadb import Template
@@ -122,7 +123,10 @@ class ServerStock(Stock):
         return self._server.url(database)
 
     def _make(self) -> str:
-        return self._server.create_database()
+        try:
+            return self._server.create_database()
+        except Exception as error:
+            raise _cannot("create databases", self._server, error) from error
 
     def drop(self, database: str) -> None:
         self._server.drop_database(database)
@@ -137,6 +141,11 @@ class PostgresqlStock(ServerStock):
 
     def copy(self) -> str:
         database = self._server.new_name()
+        # PostgreSQL copies no database that somebody uses: an engine of the migrations may never have been disposed of.
+        self._server.execute(
+            "select pg_terminate_backend(pid) from pg_stat_activity"
+            f" where datname = '{self.template}' and pid <> pg_backend_pid()"
+        )
         self._server.execute(f'create database "{database}" template "{self.template}"')
         return database
 
@@ -188,7 +197,23 @@ def make_stock(name: str, folder: Path) -> Stock:
 
     Raises:
         ServerUnavailableError: if there is no such server here.
+        UsageError: if the environment names one that can't be used.
     """
     if name not in _OF_SERVERS:
         return SqliteStock(folder)
-    return _OF_SERVERS[name](SERVERS[name].locate().start())
+    server = SERVERS[name].locate()
+    try:
+        return _OF_SERVERS[name](server.start())
+    except PrefiqDbError:
+        raise
+    except Exception as error:
+        raise _cannot("connect", server, error) from error
+
+
+def _cannot(what: str, server: DatabaseServer, error: Exception) -> UsageError:
+    """Return the error for a server on which we can't do *what*."""
+    where = "a private server" if server.is_private else server.kind.url_variable
+    return UsageError(
+        f"{where}: the tests can't {what} there ({type(error).__name__}, {server.kind.title}): they need a server that "
+        "answers, and a user who may create databases called prefiq_test_..."
+    )

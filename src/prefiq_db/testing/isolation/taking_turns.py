@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import socket
+from contextlib import suppress
 from typing import Any, Final
 
 from prefiq_db.errors import PoolTimeoutError, UsageError
@@ -91,24 +94,41 @@ class SyncTurns(TurnsPool, PrefiqPool):
     __module__ = "prefiq_db.pool"
 
 
-class AsyncTurns(TurnsPool, AsyncPrefiqPool):
+class _Kept(AsyncPrefiqPool):
+    """A pool that is closed before its event loop is."""
+
+    keeper: LoopKeeper
+
+    def cut(self) -> None:
+        """End the sockets of all connections, so that the server undoes what they did; for a closed loop."""
+        dialect: Any = self._dialect
+        for place in list(self._places):
+            slot = place()
+            if slot is not None and slot.dbapi_connection is not None and dialect.has_sockets:
+                _end_socket(dialect.socket_of(slot.dbapi_connection))
+
+
+def _end_socket(number: int | None) -> None:
+    """End the connection of a socket; its file number stays its owner's."""
+    if number is not None and number >= 0:
+        with suppress(OSError), socket.socket(fileno=os.dup(number)) as mine:
+            mine.shutdown(socket.SHUT_RDWR)
+
+
+class AsyncTurns(TurnsPool, _Kept):
     """The pool of an async test."""
 
     __module__ = "prefiq_db.pool"
-
-    keeper: LoopKeeper
 
     def _begin(self, raw: Any) -> None:
         super()._begin(raw)
         self.keeper.start()
 
 
-class AsyncKept(AsyncPrefiqPool):
+class AsyncKept(_Kept):
     """The pool of an async test that commits: as in production, and closed before its event loop is."""
 
     __module__ = "prefiq_db.pool"
-
-    keeper: LoopKeeper
 
     def _do_get(self) -> Any:
         self.keeper.start()
