@@ -229,7 +229,7 @@ async def test_a_block_that_cannot_run_again_says_what_happened(
 @pytest.mark.parametrize("on_claim", [CutReply(), CutRequest(), Reset(), Delay(reply_seconds=0.2)], ids=repr)
 @pytest.mark.parametrize("on_commit", [CutReply(), CutRequest(), DeliverLate(0.5)], ids=repr)
 async def test_claims_can_fail_too(
-    stock: Any, distant: Any, proxy: FaultProxy, on_commit: Fault, on_claim: Fault
+    stock: Any, distant: Any, proxy: FaultProxy, on_commit: Fault, on_claim: Fault, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A claim whose own reply is lost is repeated, and does not take its own row for the transaction's."""
     with proxy.fault(on_claim, on=CLAIM, times=3) as claims, proxy.fault(on_commit, on=COMMIT, times=1):
@@ -237,6 +237,7 @@ async def test_claims_can_fail_too(
     assert claims.hits >= 1
     proxy.wait()
     assert await applied(stock) == 1
+    assert [record.getMessage() for record in caplog.records if record.name.startswith("sqlalchemy")] == []
 
 
 @on_servers

@@ -74,5 +74,9 @@ class Claimer:
             # The server waits for the lock, and we for the server; if it is silent, we retry on another connection.
             road.dialect.bound_wait(state, dbapi_connection, min(wait_seconds + _ANSWER_SECONDS, deadline.left()))
             yield dbapi_connection
+        except PrefiqDbError as error:
+            if error.classification.connection_lost:
+                connection.invalidate()  # else SQLAlchemy's pool would try to reset it, and log that it can't
+            raise
         finally:
             road.border.cross(connection.close)
