@@ -37,6 +37,29 @@ class Difference:
 
 
 _SERVERS: Final = ("postgresql", "mariadb")
+# Tests of temporary tables make them on one connection, and look at them on another one.
+_TEMPORARY: Final = (
+    "ComponentReflectionTest.test_get_temp_table_columns",
+    "ComponentReflectionTest.test_get_temp_table_indexes",
+    "ComponentReflectionTest.test_get_temp_table_unique_constraints",
+    "ComponentReflectionTest.test_reflect_table_temp_table",
+)
+_TEMPORARY_TOO: Final = (
+    "ComponentReflectionTest.test_get_multi_check_constraints",
+    "ComponentReflectionTest.test_get_multi_columns",
+    "ComponentReflectionTest.test_get_multi_foreign_keys",
+    "ComponentReflectionTest.test_get_multi_indexes",
+    "ComponentReflectionTest.test_get_multi_pk_constraint",
+    "ComponentReflectionTest.test_get_multi_unique_constraints",
+    "ComponentReflectionTest.test_get_temp_table_names",
+    "ComponentReflectionTest.test_get_temp_view_columns",
+    "ComponentReflectionTest.test_get_temp_view_names",
+    "ComponentReflectionTest.test_multi_get_table_options_tables",
+)
+_ENDS_WITH_THE_CHECKOUT: Final = (
+    "A temporary table ends with its checkout",
+    "The pool closes a connection that has one, or that was told `USE` or `SET`: the next user would see it.",
+)
 _SERVER_SIDE: Final = (
     "ServerSideCursorsTest.test_roundtrip_fetchall",
     "ServerSideCursorsTest.test_roundtrip_fetchmany",
@@ -133,6 +156,42 @@ DIFFERENCES: tuple[Difference, ...] = (
         *_NO_VALUES,
         "the call was refused with InvalidRequestError: see .original for its text",
         ("ReturningGuardsTest.test_delete_many", "ReturningGuardsTest.test_update_many"),
+    ),
+    Difference(
+        *_ENDS_WITH_THE_CHECKOUT,
+        "user_tmp",
+        _TEMPORARY,
+        worlds=("sync",),
+        each=False,
+    ),
+    Difference(
+        *_ENDS_WITH_THE_CHECKOUT,
+        "user_tmp",
+        _TEMPORARY_TOO,
+        databases=("sqlite", "postgresql"),
+        worlds=("sync",),
+        each=False,
+    ),
+    Difference(
+        *_ENDS_WITH_THE_CHECKOUT,
+        "user_tmp",
+        ("ComponentReflectionTest.test_get_multi_table_comment",),
+        databases=("postgresql",),
+        worlds=("sync",),
+        each=False,
+    ),
+    Difference(
+        *_ENDS_WITH_THE_CHECKOUT,
+        "False is not True",
+        ("HasTableTest.test_has_table_temp_table",),
+        worlds=("sync",),
+    ),
+    Difference(
+        *_ENDS_WITH_THE_CHECKOUT,
+        "False is not True",
+        ("HasTableTest.test_has_table_temp_view",),
+        databases=("sqlite", "postgresql"),
+        worlds=("sync",),
     ),
     Difference(
         "Prepared statements survive a ROLLBACK",

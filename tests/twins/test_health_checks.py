@@ -151,7 +151,8 @@ async def test_the_transaction_of_whoever_asks_is_left_alone(db: Any, make_check
 async def refusing_writes(db: Any, backend: Backend) -> AsyncIterator[None]:
     """Make the backend refuse writes in this block."""
     if backend.server is None:
-        await on_engine(db, lambda connection: connection.exec_driver_sql("PRAGMA query_only = ON"))
+        # Below SQLAlchemy: a connection that is seen to be told so leaves the pool.
+        await on_engine(db, lambda each: each.connection.dbapi_connection.cursor().execute("PRAGMA query_only = ON"))
         yield
         return
     name = backend.url.rpartition("/")[2].partition("?")[0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 from time import perf_counter
 from typing import Any, Final
@@ -10,6 +9,7 @@ from typing import Any, Final
 from pymongo import monitoring
 
 from prefiq_db.dialects.session import SessionState
+from prefiq_db.forks import renewed
 from prefiq_db.mongo.command_observer import CommandObserver
 from prefiq_db.mongo.command_words import SECRET_COMMANDS
 from prefiq_db.mongo.running_calls import running, take_state, worker_name
@@ -50,7 +50,7 @@ class PoolEvents(monitoring.ConnectionPoolListener):
         self._states: dict[tuple[Any, int], SessionState] = {}
         self._waiting = 0
         self._opened_at: dict[tuple[Any, int], float] = {}
-        self._lock = threading.Lock()
+        self._lock = renewed(self, "_lock")
 
     # --- for stats() -------------------------------------------------------------------------------
 
