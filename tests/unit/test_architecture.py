@@ -21,6 +21,10 @@ PAGE = (ROOT / "docs" / "architecture.md").read_text("utf-8")
 ROOMS, WAY = re.findall(r"^```text\n(.*?)^```$", PAGE, re.M | re.S)[:2]
 
 
+def test_the_page_fits_two_screens() -> None:
+    assert len(PAGE.splitlines()) <= 120
+
+
 def test_every_room_is_in_the_list_once_in_the_order_of_the_contract() -> None:
     listed = [name for line in ROOMS.splitlines() for name in _first_column(line).split(" · ")]
     (contract,) = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["importlinter"]["contracts"]
@@ -63,7 +67,7 @@ def test_a_statement_goes_the_way_that_the_page_tells() -> None:
 
 
 def test_every_file_that_the_page_names_is_there() -> None:
-    pages = PAGE + (ROOT / "docs" / "translation.md").read_text("utf-8")
+    pages = PAGE + "".join((ROOT / "docs" / name).read_text("utf-8") for name in ("roads.md", "translation.md"))
     named = re.findall(r"`([\w/*]+\.(?:py|md|toml|txt))`", pages)
     missing = [name for name in named if not any(PACKAGE.rglob(name)) and not (ROOT / name).exists()]
     assert missing == []
