@@ -205,7 +205,7 @@ def db(request: pytest.FixtureRequest, prefiq_database: Place) -> Iterator[Datab
 
     _check_marker(request, prefiq_database)
     with isolated(prefiq_database, _records(request), is_async=False) as database:
-        yield database  # type: ignore[misc]
+        yield database  # type: ignore[misc]  # of the world that was asked for
 
 
 @pytest.fixture
@@ -215,7 +215,7 @@ def async_db(request: pytest.FixtureRequest, prefiq_database: Place) -> Iterator
 
     _check_marker(request, prefiq_database)
     with isolated(prefiq_database, _records(request), is_async=True) as database:
-        yield database  # type: ignore[misc]
+        yield database  # type: ignore[misc]  # of the world that was asked for
 
 
 @pytest.fixture
@@ -232,7 +232,7 @@ def db_committed(request: pytest.FixtureRequest, prefiq_database: Place, committ
     from prefiq_db.testing.isolation.pytest_support import committed
 
     with committed(prefiq_database, committed_url, _records(request), is_async=False) as database:
-        yield database  # type: ignore[misc]
+        yield database  # type: ignore[misc]  # of the world that was asked for
 
 
 @pytest.fixture
@@ -243,7 +243,7 @@ def async_db_committed(
     from prefiq_db.testing.isolation.pytest_support import committed
 
     with committed(prefiq_database, committed_url, _records(request), is_async=True) as database:
-        yield database  # type: ignore[misc]
+        yield database  # type: ignore[misc]  # of the world that was asked for
 
 
 # --- for the application ---------------------------------------------------------------------------

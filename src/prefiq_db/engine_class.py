@@ -152,7 +152,7 @@ class _OptionEngine(OptionEngineMixin, PrefiqEngine):
         PrefiqEngine.update_execution_options(self, **opt)
 
 
-PrefiqEngine._option_cls = _OptionEngine  # type: ignore[assignment]
+PrefiqEngine._option_cls = _OptionEngine  # type: ignore[assignment]  # SQLAlchemy declares its own class
 
 
 def checked_out(engine: Engine) -> PoolProxiedConnection:
@@ -167,7 +167,7 @@ def checked_out(engine: Engine) -> PoolProxiedConnection:
 def taken(engine: Engine) -> Any:
     """Return a connection's place in *engine*'s pool, without SQLAlchemy's proxy; errors as of :func:`checked_out`."""
     try:
-        return engine.pool.take()  # type: ignore[attr-defined]
+        return engine.pool.take()  # type: ignore[attr-defined]  # our pool has it
     except engine.dialect.loaded_dbapi.Error as error:
         Connection._handle_dbapi_exception_noconnection(error, engine.dialect, engine)
         raise

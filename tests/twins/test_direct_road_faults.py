@@ -78,6 +78,23 @@ async def test_a_listener_of_all_engines_is_heard_and_forgotten(db: Any) -> None
     assert len(heard) == 1
 
 
+def test_a_listener_of_the_transactions_connection_is_heard_and_forgotten() -> None:
+    heard: list[str] = []
+
+    def hear(connection: Any, cursor: Any, statement: str, *more: Any) -> None:
+        heard.append(statement)
+
+    with Database("sqlite://") as db, db.transaction() as tx:
+        for _ in range(2):
+            assert tx.fetch_value("select 1") == 1
+        sa.event.listen(tx.connection, "before_cursor_execute", hear)
+        assert tx.fetch_value("select 1") == 1
+        sa.event.remove(tx.connection, "before_cursor_execute", hear)
+        assert tx.fetch_value("select 1") == 1
+        assert not _road(db)._audience.hears(tx.connection)
+    assert heard == ["select 1"]
+
+
 # --- logs ------------------------------------------------------------------------------------------
 
 

@@ -20,7 +20,7 @@ class Preparing(PrepareManager):
     #: the state of the connection's transactions, once one of them has chosen a schema
     transaction: Any = None
 
-    def key(self, query: Any) -> Any:  # type: ignore[override]
+    def key(self, query: Any) -> Any:  # type: ignore[override]  # psycopg calls it with its own query
         key, transaction = super().key(query), self.transaction
         return key if transaction is None or transaction.schema is None else (*key, transaction.schema)
 

@@ -36,8 +36,7 @@ class Audience:
         errors, of_errors, sends, of_sends, takes, of_takes, resets, of_resets = self._collections
         if Connection._has_events or len(errors) != 1 or not self._is_ours:  # one is our own
             return True
-        # SQLAlchemy sets the flag with the first listener, and never back.
-        if engine._has_events and any(getattr(engine.dispatch, name) for name in engine.dispatch._event_names):
+        if engine._has_events and self.hears(engine):
             return True
         if of_errors or sends or of_sends or takes or of_takes or resets or of_resets:
             return True
@@ -45,6 +44,14 @@ class Audience:
             return bool(engine.logger._cache[INFO] or pool.logger._cache[DEBUG])
         except (AttributeError, KeyError):
             return bool(engine._should_log_info() or pool._should_log_debug())
+
+    def hears(self, target: Any) -> bool:
+        """Return whether somebody listens on *target*, the engine or one of its connections.
+
+        SQLAlchemy's flag ``_has_events`` is set with the first listener, and never back.
+        """
+        dispatch = target.dispatch
+        return any(getattr(dispatch, name) for name in self._engine.dispatch._event_names)
 
     def _look_up(self) -> None:
         """Get the collections that SQLAlchemy adds listeners to; it keeps them as long as their owner."""

@@ -94,10 +94,11 @@ class DirectRoad(StandardRoad):
                 made.statement = statement
                 self.texts.keep(call.text, made, call.text, made.sql)
             return made
-        known = self._constructs.get(statement, _UNSEEN)
-        if known is _UNSEEN or (known is not None and known.compiled() is None):  # type: ignore[attr-defined]
-            self._constructs[statement] = known = prepare(statement, call.params, self.engine, weak=True)
-        return known  # type: ignore[return-value]
+        found: Any = self._constructs.get(statement, _UNSEEN)
+        if found is _UNSEEN or (found is not None and found.compiled() is None):
+            self._constructs[statement] = found = prepare(statement, call.params, self.engine, weak=True)
+        known: Prepared | None = found
+        return known
 
     def _is_plain(self, connection: Any, call: Call) -> bool:
         """Return whether SQLAlchemy's *connection*, in a transaction, would execute the statement and nothing more."""
@@ -105,7 +106,7 @@ class DirectRoad(StandardRoad):
         return (
             not call.last
             and not isinstance(call.params, list)  # many rows
-            and not connection._has_events
+            and not (connection._has_events and self._audience.hears(connection))
             and connection._execution_options is self.engine._execution_options  # not those of another engine, either
             and connection._trans_context_manager is None
             and transaction is not None
@@ -172,7 +173,7 @@ class DirectStatement:
                 self.format = prepared.format_of(columns, lambda: cursor.description, call.statement, dialect)
         except BaseException as error:  # noqa: BLE001 - likewise
             self._handle_dbapi_exception(error, prepared.sql, parameters, cursor, self)
-        return call.shape.fetch(self)  # type: ignore[arg-type]
+        return call.shape.fetch(self)  # type: ignore[arg-type]  # it has what shapes use of SQLAlchemy's result
 
     def _handle_dbapi_exception(self, error: BaseException, *about: Any) -> NoReturn:
         """Let SQLAlchemy handle *error*: it wraps it, tells the listeners, and closes a connection that is lost."""

@@ -72,7 +72,7 @@ class PrefiqDb(Service):
         got_request_exception.connect(_doom, app)
         app.before_request_funcs.setdefault(None, []).insert(0, functools.partial(self._check_view, app))
         answer = functools.partial(_answer, app)
-        app.wsgi_app = RequestMiddleware(app.wsgi_app, self, _route, answer, functools.partial(_request, app))  # type: ignore[method-assign]
+        app.wsgi_app = RequestMiddleware(app.wsgi_app, self, _route, answer, functools.partial(_request, app))  # type: ignore[method-assign]  # as Flask says to
 
     def _check_view(self, app: Flask) -> None:
         """Refuse the request if its view has ``@transactional`` above its route."""
@@ -104,7 +104,9 @@ def _route() -> str | None:
 
 def _request(app: Flask, environ: dict[str, Any]) -> Any:
     """Return the running request, with its route's arguments; in a WSGI middleware, where none runs, a new one."""
-    return request._get_current_object() if has_request_context() else app.request_class(environ)  # type: ignore[attr-defined]
+    if has_request_context():
+        return request._get_current_object()  # type: ignore[attr-defined]  # of the proxy that Flask's request is
+    return app.request_class(environ)
 
 
 def _doom(sender: Flask, **_: Any) -> None:

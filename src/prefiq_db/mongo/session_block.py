@@ -204,7 +204,7 @@ class SessionBlock(Block):
         except BaseException as interruption:
             if not isinstance(interruption, PrefiqDbError):
                 # Raise the same instance again: a subclass would break asyncio.timeout().
-                interruption.transaction_outcome = self.outcome  # type: ignore[attr-defined]
+                interruption.transaction_outcome = self.outcome  # type: ignore[attr-defined]  # told to who catches it
             raise
 
     def _aborted(self, cause: ErrorClass) -> TransactionAbortedError:

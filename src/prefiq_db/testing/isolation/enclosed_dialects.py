@@ -289,7 +289,7 @@ class EnclosedMariadb(EnclosedDialect):
 
     def _refuse_write(self, cursor: Any, statement: str, parameters: Any, context: Any) -> None:
         """Raise what the server raises in START TRANSACTION READ ONLY; a savepoint can't be read-only."""
-        raise self.loaded_dbapi.OperationalError(*_REFUSED_WRITE)  # type: ignore[attr-defined]
+        raise self.loaded_dbapi.OperationalError(*_REFUSED_WRITE)  # type: ignore[attr-defined]  # every driver has it
 
     def alone(self, send: Callable[..., None], dbapi_connection: Any) -> Callable[..., None]:
         def send_alone(cursor: Any, statement: str, parameters: Any, context: Any) -> None:
@@ -300,7 +300,7 @@ class EnclosedMariadb(EnclosedDialect):
             try:
                 with self._within_savepoint(dbapi_connection):
                     send(cursor, statement, parameters, context)
-            except self.loaded_dbapi.Error as error:  # type: ignore[attr-defined]
+            except self.loaded_dbapi.Error as error:  # type: ignore[attr-defined]  # every driver has it
                 if code_of(error) != NO_SUCH_SAVEPOINT:
                     raise
             else:
@@ -324,7 +324,7 @@ class EnclosedSqlite(EnclosedDialect):
                 send(cursor, statement, parameters, context)
                 return
             self.control(dbapi_connection, f"SAVEPOINT {STATEMENT}")
-            self._sqlite(dbapi_connection).start_clock()  # type: ignore[attr-defined]
+            self._sqlite(dbapi_connection).start_clock()  # type: ignore[attr-defined]  # of the dialect mixed in
             try:
                 send(cursor, statement, parameters, context)
                 self.check_deferred(dbapi_connection)
