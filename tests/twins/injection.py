@@ -11,6 +11,7 @@ import functools
 import inspect
 import signal
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +33,23 @@ class Halt(BaseException):
 
 class JobTimeout(Exception):  # noqa: N818 - as the queues call theirs
     """Like RQ's JobTimeoutException or Celery's SoftTimeLimitExceeded: an ordinary exception, out of a handler."""
+
+
+class Line:
+    """A place in a code object where a line of it begins; the code is told by identity, which is faster."""
+
+    __slots__ = ("_key", "code", "offset")
+
+    def __init__(self, code: CodeType, offset: int) -> None:
+        self.code = code
+        self.offset = offset
+        self._key = (id(code), offset)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Line) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
 
 
 class Injector:
@@ -85,6 +103,35 @@ class Injector:
     def was_in(self, function: str) -> bool:
         """Return whether *function* was running when it was interrupted."""
         return any(line.endswith(f" {function}") for line in self.stack)
+
+
+class Recorder(Injector):
+    """Interrupts nothing, and notes the lines that a block executes, each with how many times it was there before."""
+
+    def __init__(self) -> None:
+        super().__init__(Halt, None)
+        self.visits: list[tuple[Line, int]] = []
+        self._visited: Counter[Line] = Counter()
+
+    def _reached(self, frame: FrameType) -> None:
+        line = Line(frame.f_code, frame.f_lasti)
+        self.visits.append((line, self._visited[line]))
+        self._visited[line] += 1
+
+
+class LineInjector(Injector):
+    """Interrupts at one line, when a block executes it once more than *visits* times; follows its function alone."""
+
+    def __init__(self, kind: type[BaseException], line: Line, visits: int) -> None:
+        super().__init__(kind, visits + 1)
+        self._line = line
+
+    def calls(self, frame: FrameType, event: str, arg: object) -> Any:
+        return super().calls(frame, event, arg) if frame.f_code is self._line.code else None
+
+    def _reached(self, frame: FrameType) -> None:
+        if frame.f_lasti == self._line.offset:
+            super()._reached(frame)
 
 
 class _Place:

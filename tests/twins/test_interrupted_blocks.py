@@ -1,8 +1,9 @@
 """Whatever interrupts, and wherever: nothing stays open, nothing is lost, and the outcome is the true one.
 
 A signal's exception is raised at each line of the library in turn, on the ways into and out of a block; then a second
-database looks at what is left. On SQLite at every line, each with one of the two kinds of exceptions; on the servers
-at every 48th, where each way and kind begins at another one. ``PREFIQ_INJECT_EVERY=1`` does all lines with both.
+database looks at what is left. On SQLite every line of the library is interrupted in the first way that comes to it,
+with one of the two kinds of exceptions, and in the other ways every 16th; on the servers it is every 48th, where each
+way and kind begins at another one. ``PREFIQ_INJECT_EVERY=1`` does all lines of all ways with both.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -27,7 +28,7 @@ from prefiq_db.pool.slots import Slot, SlottedPool
 from prefiq_db.transaction import Block, Outcome, ownership
 from prefiq_db.translation import judging
 from tests.conftest import Backend
-from tests.twins.injection import Halt, Injector, JobTimeout, handled, interrupted
+from tests.twins.injection import Halt, Injector, JobTimeout, Line, LineInjector, Recorder, handled, interrupted
 from tests.twins.support import upgrade_schema
 
 MOVE = "update account set balance = balance + 1 where id = 1"
@@ -35,7 +36,9 @@ BALANCE = "select balance from account where id = 1"
 Seen = list[Any]
 
 _EVERY = os.environ.get("PREFIQ_INJECT_EVERY")
-_SIGNALS = int(os.environ.get("PREFIQ_INJECT_SIGNALS") or 300)
+_SIGNALS = int(os.environ.get("PREFIQ_INJECT_SIGNALS") or 130)
+# Every how manieth of the lines that an earlier way has come to, too.
+_SHARED = 16
 
 
 # --- the ways into and out of a block ------------------------------------------------------------
@@ -201,8 +204,10 @@ class Scene:
         self.marks = 0
         self.balance = 0
 
-    def prepare(self) -> None:
+    def prepare(self, *, new_connection: bool = False) -> None:
         """Begin each time with a connection in the pool."""
+        if new_connection:
+            self.db.engine.dispose()
         self.run(self.db.fetch_value, "select 1")
 
     def run(self, verb: Callable[..., Any], *args: Any) -> Any:
@@ -332,15 +337,32 @@ def inject_everywhere(
     make: type[Injector] = Injector,
 ) -> tuple[int, list[str]]:
     """Interrupt *work* at each *step*-th line from *first* on; return how many there were and what was wrong."""
+    injectors = (make(kind, at) for at in range(first, 100_000, step))
+    return inject(scene, work, injectors, until_its_end=True)
+
+
+def inject(
+    scene: Scene, work: Callable[[Seen], Any], injectors: Iterable[Injector], *, until_its_end: bool = False
+) -> tuple[int, list[str]]:
+    """Let each of *injectors* interrupt *work*; return how many did and what was wrong.
+
+    *until_its_end*: the first that does not is behind the last line. Otherwise its line may be one for new connections.
+    """
     wrong: list[str] = []
     lines = 0
-    for at in range(first, 100_000, step):
-        scene.prepare()
-        seen: Seen = []
-        injector = make(kind, at)
-        error = interrupted(injector, lambda seen=seen: work(seen))
+    for injector in injectors:
+        for new_connection in (False, True):
+            scene.prepare(new_connection=new_connection)
+            seen: Seen = []
+            error = interrupted(injector, lambda seen=seen: work(seen))
+            if injector.error is not None or until_its_end:
+                break
+            injector.count = 0
+            scene.look_at_balance()
         if injector.error is None:
-            break
+            if until_its_end:
+                break
+            continue
         lines += 1
         problems = [] if came_through(injector, error) else [f"{error!r} came out"]
         # What a traceback holds is let go when the exception has been dealt with.
@@ -358,20 +380,54 @@ def inject_everywhere(
     return lines, wrong
 
 
+def lines_of(scene: Scene, way: Callable[[Any, Seen], Any]) -> list[tuple[Line, int]]:
+    """Return the lines that *way* executes, each with how many times it was there before; also on a new connection."""
+    found: dict[tuple[Line, int], None] = {}
+    for time in ("first", "usual", "new connection"):
+        scene.prepare(new_connection=time == "new connection")
+        recorder = Recorder()
+        interrupted(recorder, lambda recorder=recorder: way(scene.db, []))
+        if time != "first":  # when it learns what it knows from then on
+            found.update(dict.fromkeys(recorder.visits))
+    scene.look_at_balance()
+    return list(found)
+
+
+# What the ways execute on SQLite, in the sync world.
+_known: dict[Any, set[Line]] = {}
+
+
+def lines_to_interrupt(scene: Scene, way: Any, kind: type[BaseException]) -> list[tuple[Line, int]]:
+    """Return those lines of *way* that no earlier one comes to and some of the others; half of them for each kind."""
+    number = WAYS.index(way)
+    for earlier in WAYS[:number]:
+        if earlier not in _known:
+            _known[earlier] = {line for line, _ in lines_of(scene, earlier)}
+    known = set[Line]().union(*(_known[earlier] for earlier in WAYS[:number]))
+    mine = lines_of(scene, way)
+    assert len(mine) > 150, "the way has more lines than that, or they were not counted"
+    chosen = [
+        (line, visits)
+        for at, (line, visits) in enumerate(mine)
+        if (visits == 0 and line not in known) or at % _SHARED == number % _SHARED
+    ]
+    return chosen[kind is Halt :: 2]
+
+
 def step_of(backend: Backend) -> int:
-    """Return every how manieth line it is. On SQLite the one kind takes the odd ones, the other the even ones."""
-    return int(_EVERY or (2 if backend.name == "sqlite" else 48))
+    """Return every how manieth line it is."""
+    return int(_EVERY or (4 if backend.name == "sqlite" else 48))
 
 
 @pytest.fixture
 def only_what_is_new() -> Iterator[None]:
-    """Let the garbage collector pass over what is older than the test: this file calls it hundreds of times."""
+    """Let the garbage collector pass over what is older than the test: this file calls it hundreds of times.
+
+    It stays like that: to look at all that the run has collected, once more for each test, is more than the test.
+    """
     gc.collect()
     gc.freeze()
     yield
-    gc.unfreeze()
-    gc.collect()
-    gc.freeze()
 
 
 @pytest.fixture
@@ -392,6 +448,13 @@ def scene(backend: Backend, only_what_is_new: None) -> Iterator[Scene]:
 @pytest.mark.parametrize("way", WAYS)
 def test_an_interruption_at_any_line_leaves_nothing(scene: Scene, way: Any, kind: type[BaseException]) -> None:
     """The very exception comes out; no ambient transaction, no connection, no lock is left; the outcome is true."""
+    if scene.backend.name == "sqlite" and not _EVERY:
+        chosen = lines_to_interrupt(scene, way, kind)
+        injectors = (LineInjector(kind, line, visits) for line, visits in chosen)
+        lines, wrong = inject(scene, lambda seen: way(scene.db, seen), injectors)
+        assert not wrong, "\n".join(wrong)
+        assert lines > len(chosen) * 0.95, f"only {lines} of {len(chosen)} lines were interrupted"
+        return
     step = step_of(scene.backend)
     first = 1 + (2 * WAYS.index(way) + (kind is Halt)) % step
     lines, wrong = inject_everywhere(scene, lambda seen: way(scene.db, seen), kind, first, step)
