@@ -26,13 +26,15 @@ from sqlalchemy.testing.requirements import SuiteRequirements
 from prefiq_db import AsyncDatabase, Database
 from tests.sqlalchemy_suite import differences
 from tests.sqlalchemy_suite.differences import Difference
-from tests.sqlalchemy_suite.run import SCHEMAS_VARIABLE, URL_VARIABLE, plain_url
+from tests.sqlalchemy_suite.run import EVERY_VARIABLE, SCHEMAS_VARIABLE, URL_VARIABLE, plain_url
 
 _create_engine = sqlalchemy.create_engine
 _URL: Final = make_url(os.environ[URL_VARIABLE])
 _IS_OURS: Final = _URL.get_driver_name().startswith("prefiq")
 _WORLD: Final = "async" if _URL.get_dialect().is_async else "sync"
 _MARKERS: Final = ("backend", "sparse_backend", "sparse_driver_backend", "memory_intensive", "timing_intensive", "mypy")
+_EVERY: Final = int(os.environ[EVERY_VARIABLE])
+_MANY: Final = 8  # parameters of a test, from which on it is a sample of them
 _DIFFERENCE: Final = pytest.StashKey[Difference]()
 _FAILED: Final = pytest.StashKey[bool]()
 
@@ -162,7 +164,7 @@ def pytest_plugin_registered(plugin: Any, manager: pytest.PytestPluginManager) -
 
 
 @pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[Any]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[Any]) -> None:
     if _IS_OURS:
         asyncio._maybe_async_provisioning(_compare_dialects)
     there = [*items, *_collection.deselected]
@@ -173,6 +175,20 @@ def pytest_collection_modifyitems(items: list[Any]) -> None:
                 problems.append(f"listed, and there is no such test: {listed}")
             for item in found:
                 item.stash[_DIFFERENCE] = difference
+    left_out = set(_all_but_a_sample(items))
+    config.hook.pytest_deselected(items=list(left_out))
+    items[:] = [item for item in items if item not in left_out]
+
+
+def _all_but_a_sample(items: list[Any]) -> list[Any]:
+    """Return what a sample leaves out: of each test with many parameters most, and never what is listed by itself."""
+    by_test: dict[str, list[Any]] = {}
+    for item in items:
+        difference = item.stash.get(_DIFFERENCE, None)
+        if difference is None or not difference.each:
+            by_test.setdefault(_names_of(item)[1], []).append(item)
+    many = [same for same in by_test.values() if len(same) > _MANY]
+    return [item for same in many for number, item in enumerate(same) if number % _EVERY]
 
 
 def pytest_collection_finish() -> None:

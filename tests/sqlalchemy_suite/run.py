@@ -16,6 +16,7 @@ import prefiq_db
 FOLDER: Final = Path(__file__).parent
 URL_VARIABLE: Final = "PREFIQ_DIALECT_SUITE_URL"
 SCHEMAS_VARIABLE: Final = "PREFIQ_DIALECT_SUITE_SCHEMAS"
+EVERY_VARIABLE: Final = "PREFIQ_DIALECT_SUITE_EVERY"
 _OURS: Final = {"sync": "prefiq", "async": "prefiq_async"}
 _PLAIN: Final = {
     ("sqlite", "sync"): "pysqlite",
@@ -35,10 +36,12 @@ def run_suite(
     schemas: Sequence[str] = ("test_schema", "test_schema_2"),
     plain: bool = False,
     plugins: Sequence[str] = (),
+    every: int = 1,
 ) -> subprocess.CompletedProcess[str]:
     """Run the suite on an empty database, in *folder*, with further *arguments* for its pytest.
 
-    *schemas* are there already; SQLite makes its own. *plain*: on SQLAlchemy's dialect, and not on ours.
+    *schemas* are there already; SQLite makes its own. *plain*: on SQLAlchemy's dialect, and not on ours. *every*: of a
+    test with many parameters run every how manieth.
     """
     wanted = make_url(url)
     if wanted.get_backend_name() == "sqlite":
@@ -60,6 +63,7 @@ def run_suite(
             "PYTHONPATH": os.pathsep.join([str(FOLDER.parents[1]), str(Path(prefiq_db.__file__).parents[1])]),
             URL_VARIABLE: wanted.render_as_string(hide_password=False),
             SCHEMAS_VARIABLE: ",".join(schemas),
+            EVERY_VARIABLE: str(every),
         },
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -383,11 +383,11 @@ def inject(
 def lines_of(scene: Scene, way: Callable[[Any, Seen], Any]) -> list[tuple[Line, int]]:
     """Return the lines that *way* executes, each with how many times it was there before; also on a new connection."""
     found: dict[tuple[Line, int], None] = {}
-    for time in ("first", "usual", "new connection"):
-        scene.prepare(new_connection=time == "new connection")
+    for which in ("first", "usual", "new connection"):
+        scene.prepare(new_connection=which == "new connection")
         recorder = Recorder()
         interrupted(recorder, lambda recorder=recorder: way(scene.db, []))
-        if time != "first":  # when it learns what it knows from then on
+        if which != "first":  # when it learns what it knows from then on
             found.update(dict.fromkeys(recorder.visits))
     scene.look_at_balance()
     return list(found)
@@ -420,14 +420,13 @@ def step_of(backend: Backend) -> int:
 
 
 @pytest.fixture
-def only_what_is_new() -> Iterator[None]:
+def only_what_is_new() -> None:
     """Let the garbage collector pass over what is older than the test: this file calls it hundreds of times.
 
     It stays like that: to look at all that the run has collected, once more for each test, is more than the test.
     """
     gc.collect()
     gc.freeze()
-    yield
 
 
 @pytest.fixture
