@@ -31,6 +31,7 @@ from prefiq_db.testing import DatabaseServer, MariaDbServer, PostgresServer, Ser
 from prefiq_db.testing.locate import REQUIRE_VARIABLE
 from prefiq_db.testing.servers import SERVERS, is_required
 from tests.memory import keep_temporary_files_in_memory
+from tests.shared_servers import SharedMariaDb, SharedPostgres
 from tests.twins import harness as twins_harness
 from tests.twins.harness import Harness, connect_once, drive, make_database, make_harness
 
@@ -50,10 +51,15 @@ _SERVER_FIXTURES = {
     "new_mariadb_server": "mariadb",
     "mongodb_server": "mongodb",
 }
-# Without servers of their own, which each worker would have to start.
+# Those of which a single test takes many seconds, or mostly waits; the longest first.
 _LONGEST = (
-    "tests/chaos/test_exactly_once.py",
+    "tests/integration/test_cost_gates.py",
     "tests/integration/test_dialect_suite.py",
+    "tests/docs/test_tutorial.py",
+    "tests/integration/test_pytest_plugin.py",
+    "tests/chaos/",
+    "tests/twins/test_hand_overs.py",
+    "tests/docs/test_examples.py",
     "tests/twins/test_exit.py",
     "tests/twins/test_interrupted_blocks.py",
 )
@@ -183,6 +189,7 @@ def _mark(item: pytest.Item) -> None:
 def _longest_first(items: list[pytest.Item], workers: int) -> list[pytest.Item]:
     """Return *items* with the longest at the head of each worker's share; a share is an equal part of the list."""
     longest = [item for item in items if item.nodeid.startswith(_LONGEST)]
+    longest.sort(key=lambda item: next(at for at, name in enumerate(_LONGEST) if item.nodeid.startswith(name)))
     others = [item for item in items if not item.nodeid.startswith(_LONGEST)]
     ordered: list[pytest.Item] = []
     for worker in range(workers):
@@ -256,13 +263,13 @@ def _server_factory(kind: type[DatabaseServer]) -> Iterator[Callable[..., Databa
 @pytest.fixture(scope="session")
 def postgresql_server(pytestconfig: pytest.Config) -> Iterator[DatabaseServer]:
     """A running PostgreSQL that the whole session shares."""
-    yield from _shared_server(PostgresServer, pytestconfig)
+    yield from _shared_server(SharedPostgres, pytestconfig)
 
 
 @pytest.fixture(scope="session")
 def mariadb_server(pytestconfig: pytest.Config) -> Iterator[DatabaseServer]:
     """A running MariaDB that the whole session shares."""
-    yield from _shared_server(MariaDbServer, pytestconfig)
+    yield from _shared_server(SharedMariaDb, pytestconfig)
 
 
 @pytest.fixture(scope="session")
@@ -304,11 +311,11 @@ def free_databases() -> dict[str, list[str]]:
 
 
 @pytest.fixture(params=[pytest.param(name, marks=getattr(pytest.mark, name)) for name in ("sqlite", *SERVERS)])
-def backend(request: pytest.FixtureRequest, tmp_path: Path, free_databases: dict[str, list[str]]) -> Iterator[Backend]:
+def backend(request: pytest.FixtureRequest, free_databases: dict[str, list[str]]) -> Iterator[Backend]:
     """An empty database on each of SQLite, PostgreSQL and MariaDB."""
     name: str = request.param
     if name == "sqlite":
-        yield Backend(name, f"sqlite:///{tmp_path / 'test.db'}")
+        yield Backend(name, f"sqlite:///{request.getfixturevalue('tmp_path') / 'test.db'}")
         return
     server: DatabaseServer = request.getfixturevalue(f"{name}_server")
     free = free_databases[name]

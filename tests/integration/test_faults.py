@@ -35,6 +35,7 @@ from prefiq_db.testing.faults import (
     Slice,
 )
 from prefiq_db.testing.processes import wait_until
+from tests.shared_servers import NOT_OURS
 
 LOST = (psycopg.OperationalError, pymysql.err.OperationalError, pymysql.err.InterfaceError)
 PATIENCE_SECONDS = 60.0
@@ -93,7 +94,7 @@ class Bench:
     def sessions(self) -> int:
         """How many sessions the server has in the database, but for the one that asks."""
         if self.server.name == "postgresql":
-            question = "select count(*) - 1 from pg_stat_activity where datname = current_database()"
+            question = f"select count(*) - 1 from pg_stat_activity where datname = current_database() and {NOT_OURS}"
         else:
             question = "select count(*) - 1 from information_schema.processlist where db = database()"
         return int(self.sql(question)[0][0])

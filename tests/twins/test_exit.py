@@ -13,6 +13,7 @@ import pytest
 from prefiq_db.testing.processes import wait_until
 from tests import interpreters
 from tests.conftest import Backend
+from tests.shared_servers import NOT_OURS
 from tests.twins.support import slow_read
 
 #: Less than a slow statement takes: a program that waits for it is found.
@@ -181,7 +182,7 @@ def _sessions(backend: Backend) -> int:
     assert backend.server is not None
     name = backend.url.rpartition("/")[2]
     question = {
-        "postgresql": f"select count(*) from pg_stat_activity where datname = '{name}'",
+        "postgresql": f"select count(*) from pg_stat_activity where datname = '{name}' and {NOT_OURS}",
         "mariadb": f"select count(*) from information_schema.processlist where db = '{name}'",
     }
     return int(backend.server.execute(question[backend.name])[0][0])
