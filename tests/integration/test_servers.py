@@ -198,6 +198,7 @@ def test_tls_of_mariadb_can_be_verified(new_mariadb_server: Callable[..., MariaD
         assert cursor.fetchone() == ("Ssl_version", "TLSv1.3")
 
 
+_KINDS = {"postgresql": "PostgresServer", "mariadb": "MariaDbServer"}
 _PROGRAM = """
     import os, sys, threading
     from prefiq_db.testing import MariaDbServer, PostgresServer, templates
@@ -227,7 +228,7 @@ _PROGRAM = """
 def test_a_server_dies_with_its_program_however_that_ends(
     server: DatabaseServer, end: str, number: signal.Signals | None
 ) -> None:
-    program = textwrap.dedent(_PROGRAM).format(kind=type(server).__name__, end=end)
+    program = textwrap.dedent(_PROGRAM).format(kind=_KINDS[server.name], end=end)
     if not server.is_private:
         pytest.skip("needs local programs")
     with interpreters.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
