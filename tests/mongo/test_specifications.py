@@ -77,6 +77,7 @@ async def run_all(
     return held, failed, skipped
 
 
+@pytest.mark.timeout(600)  # hundreds of tests each, and the machine may be busy
 @pytest.mark.parametrize("specification", SPECIFICATIONS)
 async def test_what_applies_of_a_specification_holds(
     specification: str, spec_server: SpecServer, make_db: Callable[..., Any]

@@ -29,7 +29,9 @@ class _LeftError(Exception):
 
 
 #: What every call of ours may take; the tests plan failures, not slowness.
-_SECONDS: Final = 5.0
+_SECONDS: Final = 20.0
+#: And what it may take where the server never stops to fail, for PyMongo goes on until then.
+_SECONDS_OF_ENDLESS_FAILURE: Final = 3.0
 # Commands that our mapping sends for itself: it looks for a server, and gives sessions back.
 _OWN_COMMANDS: Final = frozenset({"ping", "endSessions"})
 
@@ -178,21 +180,16 @@ class Run:
         fields["retry"] = {"attempts": attempts, "wait_initial_seconds": 0.001, "wait_max_seconds": 0.01}
         query = "".join(f"&{name}={str(value).lower()}" for name, value in options.items())
         url = f"mongodb://{self._server.address}/{database}?directConnection=true{query}"
-        fields |= {"statement_timeout_seconds": self._limit(), "connect_timeout_seconds": _SECONDS}
+        fields |= {"statement_timeout_seconds": _SECONDS, "connect_timeout_seconds": _SECONDS}
         try:
             return _Client(self._make(url, **fields))
         except SettingsError as error:
             return SkippedError(f"refused by our settings: {', '.join(problem.where for problem in error.problems)}")
 
-    def _limit(self) -> float:
-        """Return what a call may take: little where the server never stops to fail, for PyMongo goes on until then."""
-        points = [
-            each["arguments"]["failPoint"] for each in self._case.test["operations"] if each["name"] == "failPoint"
-        ]
-        endless = any(
-            mode == "alwaysOn" or (mode != "off" and "times" not in mode) for mode in (p["mode"] for p in points)
-        )
-        return 1.0 if endless else _SECONDS
+    def _fails_endlessly(self) -> bool:
+        operations = self._case.test["operations"]
+        modes = [each["arguments"]["failPoint"]["mode"] for each in operations if each["name"] == "failPoint"]
+        return any(mode == "alwaysOn" or (mode != "off" and "times" not in mode) for mode in modes)
 
     async def _connect(self, entities: list[Mapping[str, Any]]) -> None:
         """Let each client find the server, so that what follows is what the test says."""
@@ -200,6 +197,8 @@ class Run:
             found = self._entities[each["client"]["id"]] if "client" in each else None
             if isinstance(found, _Client):
                 await found.db.open()
+                if self._fails_endlessly():
+                    found.db = found.db.using(timeout=_SECONDS_OF_ENDLESS_FAILURE)
 
     def _entity(self, name: str, kind: type) -> Any:
         found = self._entities.get(name)
