@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from benchmarks import gates, instructions, valgrind, workload
+from benchmarks import documents_cost, gates, instructions, valgrind, workload
 from benchmarks.contenders import OURS, PLAIN
 from benchmarks.places import Place, fill
 from benchmarks.worlds import AsyncWorld, SyncWorld
@@ -53,6 +53,22 @@ def test_a_call_costs_no_more_instructions_than_its_gate(place: Place) -> None:
     # The control: a listener is more work, and the counter sees it.
     listened, silent = (f"{place.name} sync {each}" for each in (workload.LISTENED, workload.POINT))
     assert measured[listened] > measured[silent] > 1000
+
+
+@pytest.mark.timeout(900)
+def test_a_document_costs_no_more_instructions_over_bare_pymongo_than_its_gate() -> None:
+    if reason := valgrind.why_not():
+        if is_required("valgrind"):
+            pytest.fail(f"valgrind is demanded, but {reason}")
+        pytest.skip(reason)
+    if not (most := gates.instructions("mongodb", "sync")):
+        pytest.skip(f"nobody has measured {gates.interpreter()} yet: see benchmarks/gates.toml")
+    with documents_cost.server() as url:
+        counted = documents_cost.count(url)
+    added = counted[documents_cost.OURS] - counted[documents_cost.BARE]
+    assert list(gates.exceeded({"find_one over bare PyMongo": added}, most)) == []
+    # The control: the driver's own part is counted, and ours is more work.
+    assert counted[documents_cost.OURS] > counted[documents_cost.BARE] > 100_000
 
 
 def test_control_a_dearer_call_a_new_one_and_a_lost_one_are_found() -> None:

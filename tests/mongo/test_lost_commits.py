@@ -89,6 +89,34 @@ async def test_another_error_of_the_second_commit_is_no_answer_to_the_first(
     assert (runs, scripted.count("payment")) == ([1], 1)
 
 
+@pytest.mark.parametrize("code", [79, 100], ids=["no such concern", "too few members"])
+async def test_a_commit_that_can_never_be_confirmed_is_not_repeated(
+    scripted: ScriptedServer, make_db: Callable[..., Any], quick: dict[str, Any], code: int
+) -> None:
+    """It is carried out, and repeating it would not confirm it either: the specification says to leave it."""
+    db = make_db(scripted.url, **quick)
+    runs: list[int] = []
+    concern = {"code": code, "errmsg": "c4n4ry"}
+    scripted.on("commitTransaction", {"ok": 1.0, "writeConcernError": concern}, times=1000, after=True)
+    with pytest.raises(OutcomeUnknownError) as caught:
+        await db.run_in_transaction(pay, runs)
+    assert (runs, scripted.names().count("commitTransaction"), scripted.count("payment")) == ([1], 1, 1)
+    assert caught.value.code == code
+
+
+async def test_a_read_that_the_servers_own_limit_ended_is_sent_again(
+    scripted: ScriptedServer, make_db: Callable[..., Any], quick: dict[str, Any]
+) -> None:
+    """ExceededTimeLimit (262); MaxTimeMSExpired (50) is the caller's limit, and ends the call."""
+    db = make_db(scripted.url, **quick)
+    scripted.on("find", {"code": 262, "codeName": "ExceededTimeLimit", "errmsg": "c4n4ry"})
+    assert await db.find("payment") == []
+    scripted.on("find", {"code": 50, "codeName": "MaxTimeMSExpired", "errmsg": "c4n4ry"})
+    with pytest.raises(PrefiqDbError) as caught:
+        await db.find("payment")
+    assert (caught.value.kind, scripted.names().count("find")) == (ErrorKind.STATEMENT_TIMEOUT, 3)
+
+
 async def test_a_commit_that_the_server_refuses_is_not_committed(
     scripted: ScriptedServer, make_db: Callable[..., Any], quick: dict[str, Any]
 ) -> None:

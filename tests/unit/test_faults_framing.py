@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from prefiq_db.testing.faults.framing import Framing, Message, Reply
 from prefiq_db.testing.faults.framing_mariadb import MariaDbFraming
+from prefiq_db.testing.faults.framing_mongodb import MongoFraming
 from prefiq_db.testing.faults.framing_postgresql import PostgresFraming
 
 # --- what goes over the wire ---------------------------------------------------------------------
@@ -87,6 +88,43 @@ def greeting(capabilities: int, *, extended: int = 0xFFFF) -> bytes:
     )  # fmt: skip
 
 
+def bson(name: str, value: str | None) -> bytes:
+    """A document with one field: text, or the number 1."""
+    kind, body = (b"\x10", struct.pack("<i", 1)) if value is None else (b"\x02", text(value))
+    fields = kind + name.encode() + b"\0" + body + b"\x02$db\0" + text("shop")
+    return struct.pack("<i", len(fields) + 5) + fields + b"\0"
+
+
+def text(value: str) -> bytes:
+    return struct.pack("<i", len(value.encode()) + 1) + value.encode() + b"\0"
+
+
+def mo(number: int, body: bytes, *, kind: int = 2013, answers: int = 0) -> bytes:
+    return struct.pack("<iiii", 16 + len(body), number, answers, kind) + body
+
+
+def command(number: int, name: str, value: str | None, *, flags: int = 0, before: bytes = b"") -> bytes:
+    return mo(number, struct.pack("<I", flags) + before + b"\0" + bson(name, value))
+
+
+def sequence(*documents: bytes) -> bytes:
+    body = b"documents\0" + b"".join(documents)
+    return b"\x01" + struct.pack("<i", len(body) + 4) + body
+
+
+HELLO = mo(1, bytes(4) + b"admin.$cmd\0" + struct.pack("<ii", 0, -1) + bson("ismaster", None), kind=2004)
+MONGODB = (
+    HELLO
+    + command(2, "insert", "item", before=sequence(bson("sku", "commitTransaction")))
+    + command(3, "find", "ärtikel")
+    + command(4, "commitTransaction", None)
+    + command(5, "insert", "item", flags=2)
+    + command(6, "sku c4n4ry", "item")
+    + mo(7, b"\x01\x02\x03\x04", kind=2012)
+)
+MONGODB_REQUESTS = ["ismaster", "insert", "find", "COMMIT", "?", "?"]
+
+
 def pieces(data: bytes, cuts: Iterable[int]) -> Iterator[bytes]:
     """Cut *data* at the given places."""
     places = [0, *sorted({cut % (len(data) + 1) for cut in cuts}), len(data)]
@@ -156,6 +194,45 @@ def test_any_pieces_of_mariadb_are_the_same_messages(cuts: list[int]) -> None:
                 replies(framing, [my(b"\x00" + struct.pack("<IHHBH", 7, 0, 0, 0, 0), 1)])
     assert b"".join(message.raw for message in found) == MARIADB
     assert [message.word for message in found if message.is_request] == MARIADB_REQUESTS
+
+
+@given(st.lists(st.integers(0, len(MONGODB)), max_size=40))
+def test_messages_of_mongodb_are_found_in_any_pieces(cuts: list[int]) -> None:
+    found = messages(MongoFraming(), pieces(MONGODB, cuts))
+    assert b"".join(message.raw for message in found) == MONGODB
+    assert [message.word for message in found if message.is_request] == MONGODB_REQUESTS
+    assert [message.collection for message in found] == ["", "item", "ärtikel", "", "item", "", ""]
+    assert [message.is_commit for message in found].count(True) == 1
+
+
+MONGODB_ANSWERS = (
+    mo(101, struct.pack("<iqii", 8, 0, 0, 1) + bson("ok", None), kind=1, answers=1)
+    + mo(102, struct.pack("<I", 2) + b"\0" + bson("ok", None), answers=2)
+    + mo(103, struct.pack("<I", 0) + b"\0" + bson("ok", None), answers=102)
+    + mo(104, struct.pack("<I", 0) + b"\0" + bson("ok", None), answers=4)
+    + mo(105, struct.pack("<I", 0) + b"\0" + bson("ok", None), answers=99)
+)
+
+
+@given(st.lists(st.integers(0, len(MONGODB_ANSWERS)), max_size=20))
+def test_the_end_of_an_answer_of_mongodb_is_found_in_any_pieces(cuts: list[int]) -> None:
+    """An answer that goes on in a second one, and one that nobody asked for."""
+    framing = MongoFraming()
+    messages(framing, [MONGODB])
+    found = replies(framing, pieces(MONGODB_ANSWERS, cuts))
+    assert b"".join(reply.raw for reply in found) == MONGODB_ANSWERS
+    words = [reply.request.word if reply.request else None for reply in found]
+    assert words == ["ismaster", "insert", "insert", "COMMIT", None]
+    assert [reply.is_last for reply in found] == [True, False, True, True, False]
+
+
+def test_bytes_that_are_no_message_of_mongodb_pass() -> None:
+    tls = b"\x16\x03\x01\x02\x00\x01\x00" + bytes(range(100))
+    framing = MongoFraming()
+    found = messages(framing, [tls, b"more"])
+    assert not any(message.is_request for message in found)
+    assert b"".join(message.raw for message in found) == tls + b"more"
+    assert [reply.raw for reply in replies(framing, [b"\x16", b"\x03"])] == [b"\x16", b"\x03"]
 
 
 ANSWER = my(b"\x01", 1) + my(b"column", 2) + my(EOF_PACKET, 3) + my(b"\x0242", 4) + my(b"\xfb", 5) + my(EOF_PACKET, 6)

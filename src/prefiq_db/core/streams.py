@@ -5,27 +5,22 @@ from __future__ import annotations
 import itertools
 import logging
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Final, Protocol
 
 from prefiq_db.call import Call, Way
+from prefiq_db.core.stream_life import StreamLife
 from prefiq_db.core.tenant_view import TenantView
 from prefiq_db.core.transactions import transaction_repeatable
-from prefiq_db.errors import ClosedError, PrefiqDbError, TransactionBusyError, UsageError
+from prefiq_db.errors import PrefiqDbError
 from prefiq_db.execution.row_batches import BatchReader
-from prefiq_db.hooks.calls import CALL_EVENTS, SUCCEEDED, judged, tell_end, tell_start
+from prefiq_db.hooks.calls import SUCCEEDED, judged
 from prefiq_db.transaction import Block, Outcome, ReadBlock, TransactionOptions
 
 logger = logging.getLogger("prefiq_db.database")
 
 _READ_ONLY: Final = TransactionOptions(read_only=True)
-
-_NEW: Final = "the stream is not open: use it as `with db.stream(...) as rows:`"
-_LEFT: Final = "the stream is closed: its block has ended"
-_CUT_OFF: Final = "the stream is closed: the transaction or savepoint that it read in has ended"
-_FAILED: Final = "the stream has ended with an error, and gives no more rows"
 
 
 class ReadStream(Protocol):
@@ -48,13 +43,17 @@ class ReadStream(Protocol):
     def hush(self, error: BaseException) -> None: ...
 
 
-class StreamCore:
+class StreamCore(StreamLife):
     """One stream of *call*, whose rows *reader* reads.
 
     Args:
         make: converts each row; ``None`` gives the rows themselves.
         place: returns the block to read in, or ``None`` to begin a transaction; asked when the stream is opened.
     """
+
+    _database: TenantView
+    _reads = "rows"
+    _cut_off = "the stream is closed: the transaction or savepoint that it read in has ended"
 
     def __init__(
         self,
@@ -64,31 +63,12 @@ class StreamCore:
         make: Callable[[Any], Any] | None,
         place: Callable[[Call], Block | None],
     ) -> None:
-        self._database = database
-        self._call = call
+        super().__init__(database, call)
         self._reader = reader
         self._make = make
         self._place = place
         self._block: Block | None = None
         self._owns_block = False
-        #: fetched, and not handed out yet
-        self._ready: list[Any] | None = None
-        self._refusal: str | None = _NEW
-        self._is_open = self._was_opened = self._told = False
-        self._users: dict[None, object] = {}
-        self._started = 0.0
-
-    def hush(self, error: BaseException) -> None:
-        self._database.hush(error)
-
-    @property
-    def is_begun(self) -> bool:
-        return self._was_opened
-
-    @property
-    def is_over(self) -> bool:
-        """Whether it holds nothing any more."""
-        return not self._is_open
 
     # --- open ------------------------------------------------------------------------------------
 
@@ -97,14 +77,8 @@ class StreamCore:
 
         Until a row was handed out, its own transaction is tried again after an error that may pass.
         """
-        if self._was_opened:
-            raise UsageError("a stream is opened once; call stream() again for another one")
-        self._was_opened, self._refusal = True, _FAILED
+        self._begin_to_open()
         database, call = self._database, self._call
-        self._started = time.perf_counter()
-        if not database.hooks.wanted.isdisjoint(CALL_EVENTS):
-            self._told = True
-            tell_start(database.hooks, database.name, call)
         try:
             with self._alone():
                 database.check_usable()
@@ -181,8 +155,7 @@ class StreamCore:
             TransactionBusyError: while another task or thread reads from it.
         """
         with self._alone():
-            if self._refusal is not None:
-                raise (UsageError if self._refusal is _NEW else ClosedError)(self._refusal)
+            self._check_gives()
             rows, self._ready = self._ready, None
             if rows is None and self._is_open:
                 rows = self._fetch()
@@ -220,26 +193,9 @@ class StreamCore:
 
     # --- close -----------------------------------------------------------------------------------
 
-    def close(self, error: BaseException | None = None) -> None:
-        """Close the cursor, and end the stream's own transaction; *error* is leaving the block, if any."""
-        self._shut(error, _LEFT)
-
-    def cut_off(self, error: BaseException | None) -> None:
-        """Close the cursor, because the block that it reads in ends."""
-        self._shut(error, _CUT_OFF)
-
-    def _shut(self, error: BaseException | None, refusal: str) -> None:
-        try:
-            with self._alone():
-                self._finish(error, of_ours=False)
-        except TransactionBusyError:
-            if self._owns_block:
-                self.abandon()
-            raise
-        finally:
-            self._ready = None
-            if self._refusal is not _CUT_OFF:
-                self._refusal = refusal
+    def _shut_while_used(self) -> None:
+        if self._owns_block:
+            self.abandon()
 
     def abandon(self) -> None:
         """Clean up after an interruption of :meth:`open` or :meth:`close`; does nothing if that has ended normally."""
@@ -257,7 +213,7 @@ class StreamCore:
     def _finish(self, error: BaseException | None, *, of_ours: bool = True) -> None:
         """Give everything back and report the end, once; *of_ours* if *error* is from the database."""
         if error is not None:
-            self._refusal, self._ready = _FAILED, None
+            self._refuse_after_failure()
         met = error if of_ours else None
         try:
             if self._is_open:
@@ -296,23 +252,7 @@ class StreamCore:
             )
 
     def _tell(self, error: BaseException | None) -> None:
-        database, duration = self._database, time.perf_counter() - self._started
+        duration = time.perf_counter() - self._started
         failed = SUCCEEDED if error is None else judged(error)
         self._reader.told(duration, failed[0])
-        if self._told:
-            self._told = False
-            tell_end(database.hooks, database.name, self._call, duration, failed)
-
-    # --- one user at a time ----------------------------------------------------------------------
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        mine = object()
-        if self._users.setdefault(None, mine) is not mine:
-            raise TransactionBusyError(
-                "two tasks or threads used one stream at the same moment; let one of them read it, and hand its rows on"
-            )
-        try:
-            yield
-        finally:
-            del self._users[None]
+        self._tell_end(duration, failed)

@@ -23,7 +23,9 @@ from prefiq_db.events import (
 )
 
 # Operations whose row count is the number of rows returned; for the others it is the number of rows changed.
-_READING: Final = frozenset({"SELECT", "SHOW", "EXPLAIN", "PRAGMA"})
+_READING: Final = frozenset({"SELECT", "SHOW", "EXPLAIN", "PRAGMA", "find", "aggregate"})
+# MongoDB's further commands of one operation: more of its rows, and the end of its cursor.
+_MORE_ROWS, _NO_ROWS = "getMore", "killCursors"
 _NANOSECONDS: Final = 1_000_000_000
 
 
@@ -86,7 +88,10 @@ class OperationListener(Listener):
 
     def statement_finished(self, event: StatementFinished) -> None:
         operation = self._operation(event)
-        operation.rows = event.rows if event.operation in _READING else -1
+        if event.operation == _MORE_ROWS:
+            operation.rows = max(0, operation.rows) + max(0, event.rows)
+        elif event.operation != _NO_ROWS:
+            operation.rows = event.rows if event.operation in _READING else -1
         if not operation.verb:
             operation.ended(event.duration_seconds, None, None)
             self._ended(operation)

@@ -56,7 +56,7 @@ from prefiq_db.integrations.conventions import (
     Value,
 )
 from prefiq_db.integrations.operations import Operation
-from prefiq_db.integrations.otel_spans import describe_failure, summary_of
+from prefiq_db.integrations.otel_spans import describe_failure, describe_names, summary_of
 from prefiq_db.reports import DatabaseStats
 
 if TYPE_CHECKING:
@@ -154,6 +154,8 @@ class MetricListener(Listener):
     def __init__(self, db: AnyDatabase, provider: MeterProvider | None, identity: Mapping[str, Value]) -> None:
         self._db: Any = db
         self._identity = identity
+        # Not on SQL, where only some calls would have the names: a series would split by verb.
+        self._sends_commands = db.settings.target.product.keeps_documents
         self._summaries: set[str] = set()
         self.named: Mapping[str, Value] = {POOL_NAME: db.name}
         self._to = _instruments(provider)
@@ -172,6 +174,8 @@ class MetricListener(Listener):
         attributes = {**self._identity, **describe_failure(operation)}
         if summary := self._summary(operation):
             attributes[SUMMARY] = summary
+            if self._sends_commands and operation.statement is not None and summary == summary_of(operation.statement):
+                attributes |= describe_names(operation, self._identity)
         self._to.duration.record(operation.duration_seconds, attributes)
         if operation.rows >= 0:
             self._to.rows.record(operation.rows, attributes)

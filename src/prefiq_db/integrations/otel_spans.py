@@ -42,6 +42,8 @@ _TAG: Final = "prefiq_db.tag."
 # Verbs that take a table and an operation as arguments. Other calls have them only in their text, and the
 # conventions rule out taking either attribute from there.
 _NAMING_VERBS: Final = frozenset({"bulk_insert", "upsert"})
+# Their statements are commands, which have a name and a collection of their own.
+_SEND_COMMANDS: Final = dialects(where=lambda product: product.keeps_documents)
 
 
 class Spans:
@@ -55,7 +57,7 @@ class Spans:
         self._kind = SpanKind.INTERNAL if in_memory else SpanKind.CLIENT
 
     def operation_ended(self, operation: Operation) -> None:
-        attributes = {**self._identity, **describe_request(operation), **describe_failure(operation)}
+        attributes = {**self._identity, **describe_request(operation, self._identity), **describe_failure(operation)}
         span = self._tracer.start_span(
             self._name(attributes, operation),
             context=operation.context,
@@ -80,8 +82,8 @@ class Spans:
         return target or str(self._identity[SYSTEM])
 
 
-def describe_request(operation: Operation) -> dict[str, Value]:
-    """Return the attributes that describe the statement."""
+def describe_request(operation: Operation, identity: Mapping[str, Value]) -> dict[str, Value]:
+    """Return the attributes that describe the statement to the database of *identity*."""
     statement = operation.statement
     if statement is None:
         return {}
@@ -90,10 +92,18 @@ def describe_request(operation: Operation) -> dict[str, Value]:
         attributes[SUMMARY] = summary
     if statement.batch_size > 1:
         attributes[BATCH_SIZE] = statement.batch_size
-    if operation.verb in _NAMING_VERBS and statement.operation:
-        attributes[OPERATION] = _batch(statement) + statement.operation
-        if len(statement.tables) == 1:
-            attributes[COLLECTION] = statement.tables[0]
+    return attributes | describe_names(operation, identity)
+
+
+def describe_names(operation: Operation, identity: Mapping[str, Value]) -> dict[str, Value]:
+    """Return the names of the operation and of what it is about, where they are known and not read from a text."""
+    statement = operation.statement
+    is_command = identity.get(SYSTEM) in _SEND_COMMANDS
+    if statement is None or not statement.operation or not (is_command or operation.verb in _NAMING_VERBS):
+        return {}
+    attributes: dict[str, Value] = {OPERATION: ("" if is_command else _batch(statement)) + statement.operation}
+    if len(statement.tables) == 1:
+        attributes[COLLECTION] = statement.tables[0]
     return attributes
 
 

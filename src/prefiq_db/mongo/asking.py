@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, NoReturn
 
 import pymongo
 from pymongo import ReadPreference
@@ -42,35 +43,57 @@ def ask(
         PrefiqDbError: of the class that fits the kind.
     """
 
-    def work() -> Any:
-        left = seconds
-        try:
-            if not _knows_server(instance):
-                limit = min(seconds, instance.settings.connect_timeout_seconds)
-                if is_probe:
-                    left = limit
-                else:
-                    left -= _find_server(instance, limit)
-            with pymongo.timeout(max(_LEAST_SECONDS, left)):
-                return instance.settle(action())
-        except ConnectionFailure as error:
-            # A COMMIT that is not sent isn't told from one whose reply is lost: PyMongo may have sent it before.
-            if told.phase != "commit" and not told.sent and not isinstance(error, WaitQueueTimeoutError):
-                told.phase = "connect"
-                note(error, _tried(instance))
-            raise
-
     before = running.get()
     running.set(told)
+    caught: BaseException
     try:
-        return instance.border.cross(work, told.told_phase)
+        return _ask_in_time(instance, told, seconds, action, is_probe)
+    except BaseException as error:  # noqa: BLE001 - the border judges it below, once this block has ended
+        caught = error
     finally:
         running.set(before)
+    # Only what fails crosses the border: it is for SQLAlchemy's sake that a call is inside it from the start.
+    try:
+        return instance.border.cross(partial(_raise, caught), told.told_phase)
+    finally:
+        del caught
+
+
+def _raise(error: BaseException) -> NoReturn:
+    raise error
+
+
+def _ask_in_time(instance: MongoInstance, told: Note, seconds: float, action: Callable[[], Any], is_probe: bool) -> Any:
+    left = seconds
+    try:
+        if not _knows_server(instance):
+            limit = min(seconds, instance.settings.connect_timeout_seconds)
+            if is_probe:
+                left = limit
+            else:
+                left -= _find_server(instance, limit)
+        with pymongo.timeout(left if left > _LEAST_SECONDS else _LEAST_SECONDS):
+            return instance.settle(action())
+    except ConnectionFailure as error:
+        # A COMMIT that is not sent isn't told from one whose reply is lost: PyMongo may have sent it before.
+        if told.phase != "commit" and not told.sent and not isinstance(error, WaitQueueTimeoutError):
+            told.phase = "connect"
+            note(error, _tried(instance))
+        raise
 
 
 def _knows_server(instance: MongoInstance) -> bool:
     """Return whether there is a server that takes what most calls ask, as far as PyMongo knows."""
     description = instance.client.topology_description
+    if description is instance.fit_topology:
+        return True
+    if _has_fit_server(description):
+        instance.fit_topology = description  # PyMongo makes another one when something changes
+        return True
+    return False
+
+
+def _has_fit_server(description: Any) -> bool:
     servers = description.server_descriptions().values()
     if description.topology_type_name == "Single":
         return any(server.is_server_type_known for server in servers)

@@ -21,7 +21,14 @@ from prefiq_db.insight.statement_budgets import NO_BUDGETS, note_in_budgets, ope
 from prefiq_db.insight.statistics import FOLD_AT, StatementEntry, StatementStatistics
 from prefiq_db.insight.summary import Description
 from prefiq_db.memory import Memory
-from prefiq_db.mongo.command_words import batch_size, describe_command, describe_parts, rows_of, show_command
+from prefiq_db.mongo.command_words import (
+    SECRET_COMMANDS,
+    batch_size,
+    describe_command,
+    describe_parts,
+    rows_of,
+    show_command,
+)
 from prefiq_db.mongo.running_calls import Note, running
 from prefiq_db.origin import application_line, readable
 from prefiq_db.tags import NO_TAGS
@@ -36,6 +43,8 @@ _MOST_PENDING: Final = 10_000
 _MOST_TEXTS: Final = 2000
 # Further commands of one operation, not its repetition.
 _GOES_ON: Final = frozenset({"getMore", "killCursors"})
+# What these are is said by their name and their collection alone.
+_PLAIN: Final = frozenset({"find", "insert", "delete", "distinct", "count"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +80,7 @@ class CommandObserver:
         self.slow = SlowLog(database, slow_seconds, time.monotonic)
         self._budgeted = False
         self._memory: Memory[_Known] = Memory(_MOST_TEXTS)
+        self._plain: dict[tuple[str, Any], _Known] = {}
         self._pending: dict[int, _Pending] = {}
 
     def expect_budgets(self) -> None:
@@ -81,8 +91,11 @@ class CommandObserver:
 
     def started(self, name: str, command: Mapping[str, Any], request: int) -> None:
         """Note that a command is sent."""
-        text = show_command(name, command)
-        known = self._memory.kept.get(text) or self._learn(name, command, text)
+        known = self._plain.get((name, command[name])) if name in _PLAIN else None
+        if known is None:
+            if name.lower() in SECRET_COMMANDS:
+                return
+            known = self._find(name, command)
         note = running.get()
         made = self._make_pending(note, known)
         if note is not None:
@@ -97,6 +110,15 @@ class CommandObserver:
             self.hooks.emit(StatementStarted(**made.fields))
         if len(self._pending) < _MOST_PENDING:
             self._pending[request] = made
+
+    def _find(self, name: str, command: Mapping[str, Any]) -> _Known:
+        text = show_command(name, command)
+        known = self._memory.kept.get(text) or self._learn(name, command, text)
+        if name in _PLAIN and known.description.tables:
+            if len(self._plain) >= _MOST_TEXTS:
+                self._plain.clear()  # collections whose names are made up must not fill the memory
+            self._plain[name, command[name]] = known
+        return known
 
     def _learn(self, name: str, command: Mapping[str, Any], text: str) -> _Known:
         description = describe_command(name, command, text)

@@ -84,7 +84,7 @@ def batch_size(command: Mapping[str, Any]) -> int:
 def rows_of(reply: Mapping[str, Any]) -> int:
     """Return how many documents a reply brought or changed; -1 if it doesn't say."""
     cursor = reply.get("cursor")
-    if isinstance(cursor, Mapping):
+    if type(cursor) is dict or isinstance(cursor, Mapping):
         batch = cursor.get("firstBatch", cursor.get("nextBatch"))
         return len(batch) if isinstance(batch, list) else -1
     count = reply.get("n")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, get_origin
+from typing import Any, get_origin
 
 import pydantic
 from bson import ObjectId
@@ -22,9 +22,9 @@ Document = dict[str, Any]
 Work = Callable[[Any, Any, Callable[[Any], Any]], Any]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Request:
-    """One use of a verb.
+    """One use of a verb; not frozen, for one is made for each call, and that costs less.
 
     Attributes:
         verb: ``find``, ``insert`` ...
@@ -46,8 +46,6 @@ class Request:
 
 # --- checks --------------------------------------------------------------------------------------
 
-_OURS: Final = {"session": "use transaction(), whose verbs run in its session"}
-
 
 def _check_collection(name: Any) -> str:
     if not isinstance(name, str) or not name or name.startswith(("$", ".")) or "\x00" in name:
@@ -56,12 +54,13 @@ def _check_collection(name: Any) -> str:
 
 
 def _check_options(options: Mapping[str, Any]) -> None:
-    for name, instead in _OURS.items():
-        if name in options:
-            raise UsageError(f"{name}: {instead}")
+    if options and "session" in options:
+        raise UsageError("session: use transaction(), whose verbs run in its session")
 
 
 def _check_mapping(what: str, value: Any, *, optional: bool = False) -> Any:
+    if type(value) is dict:  # the usual case, without asking for the abstract class
+        return value
     if value is None and optional:
         return {}
     if not isinstance(value, Mapping):

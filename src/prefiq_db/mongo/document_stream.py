@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any, Final, cast
 
 from prefiq_db.bridge import can_await
 from prefiq_db.call import Call, Shape
+from prefiq_db.core.stream_life import StreamLife
 from prefiq_db.dialects.session import SessionState
-from prefiq_db.errors import ClosedError, ErrorKind, PrefiqDbError, TransactionBusyError, UsageError
+from prefiq_db.errors import ErrorKind, PrefiqDbError
 from prefiq_db.events import StreamFinished
-from prefiq_db.hooks.calls import CALL_EVENTS, SUCCEEDED, judged, tell_end, tell_start
+from prefiq_db.hooks.calls import SUCCEEDED, judged
 from prefiq_db.mongo.asking import ask, may_read_again
 from prefiq_db.mongo.command_words import describe_command, show_command
 from prefiq_db.mongo.document_requests import Request
@@ -28,20 +28,20 @@ from prefiq_db.transaction import Block
 
 logger = logging.getLogger("prefiq_db.database")
 
-_NEW: Final = "the stream is not open: use it as `with db.stream(...) as documents:`"
-_LEFT: Final = "the stream is closed: its block has ended"
-_CUT_OFF: Final = "the stream is closed: the transaction that it read in has ended"
-_FAILED: Final = "the stream has ended with an error, and gives no more documents"
 _NO_SHAPE: Final = Shape(lambda result: result)
 
 
-class DocumentStreamCore:
+class DocumentStreamCore(StreamLife):
     """One stream of what *request* finds; its ``work`` returns PyMongo's cursor.
 
     Args:
         block: the transaction that the caller named; ``None``: the one that is open when the stream is opened, if any.
         make: converts each document; ``None`` gives the documents themselves.
     """
+
+    _database: MongoCalls
+    _reads = "documents"
+    _cut_off = "the stream is closed: the transaction that it read in has ended"
 
     def __init__(
         self,
@@ -51,47 +51,25 @@ class DocumentStreamCore:
         batch_size: int,
         make: Callable[[Any], Any] | None,
     ) -> None:
-        self._database = database
+        super().__init__(database, Call("stream", cast(Any, None), None, _NO_SHAPE, database.admit()))
         self._request = request
         self._named = block
         self._size = batch_size
         self._make = make
-        self._call = Call("stream", cast(Any, None), None, _NO_SHAPE, database.admit())
         self._block: SessionBlock | None = None
         self._cursor: Any = None
-        self._ready: list[Any] | None = None
-        self._refusal: str | None = _NEW
-        self._is_open = self._was_opened = self._told = self._has_ended = False
-        self._users: dict[None, object] = {}
+        self._has_ended = False
         self._state = SessionState(float("inf"), None)
-        self._started = self._first = self._slowest = 0.0
+        self._first = self._slowest = 0.0
         self._rows = self._batches = 0
         self._complete = False
-
-    def hush(self, error: BaseException) -> None:
-        self._database.hush(error)
-
-    @property
-    def is_begun(self) -> bool:
-        return self._was_opened
-
-    @property
-    def is_over(self) -> bool:
-        """Whether it holds nothing any more."""
-        return not self._is_open
 
     # --- open ------------------------------------------------------------------------------------
 
     def open(self) -> None:
         """Ask for the first batch; until it has come, it is asked again after an error that may pass."""
-        if self._was_opened:
-            raise UsageError("a stream is opened once; call stream() again for another one")
-        self._was_opened, self._refusal = True, _FAILED
-        database, call = self._database, self._call
-        self._started = time.perf_counter()
-        if not database.hooks.wanted.isdisjoint(CALL_EVENTS):
-            self._told = True
-            tell_start(database.hooks, database.name, call)
+        self._begin_to_open()
+        database = self._database
         try:
             with self._alone():
                 database.check_usable()
@@ -154,8 +132,7 @@ class DocumentStreamCore:
             TransactionBusyError: while another task or thread reads from it.
         """
         with self._alone():
-            if self._refusal is not None:
-                raise (UsageError if self._refusal is _NEW else ClosedError)(self._refusal)
+            self._check_gives()
             rows, self._ready = self._ready, None
             if rows is None and self._is_open:
                 rows = self._fetch()
@@ -194,23 +171,6 @@ class DocumentStreamCore:
 
     # --- close -----------------------------------------------------------------------------------
 
-    def close(self, error: BaseException | None = None) -> None:
-        """Close the cursor; *error* is leaving the block, if any."""
-        self._shut(error, _LEFT)
-
-    def cut_off(self, error: BaseException | None) -> None:
-        """Close the cursor, because the transaction that it reads in ends."""
-        self._shut(error, _CUT_OFF)
-
-    def _shut(self, error: BaseException | None, refusal: str) -> None:
-        try:
-            with self._alone():
-                self._finish(error, of_ours=False)
-        finally:
-            self._ready = None
-            if self._refusal is not _CUT_OFF:
-                self._refusal = refusal
-
     def abandon(self) -> None:
         """Clean up after an interruption of :meth:`open` or :meth:`close`; does nothing if that has ended normally."""
         if self._is_open and (not self._database.runtime.is_async or can_await()):
@@ -220,7 +180,7 @@ class DocumentStreamCore:
     def _finish(self, error: BaseException | None, *, of_ours: bool = True) -> None:
         """Give everything back and report the end, once; *of_ours* if *error* is from the database."""
         if error is not None:
-            self._refusal, self._ready = _FAILED, None
+            self._refuse_after_failure()
         try:
             if self._is_open:
                 self._release()
@@ -259,9 +219,7 @@ class DocumentStreamCore:
         if not self._has_ended and StreamFinished in database.hooks.wanted:
             database.hooks.emit(StreamFinished(**self._event_fields(duration, failed[0])))
         self._has_ended = True
-        if self._told:
-            self._told = False
-            tell_end(database.hooks, database.name, self._call, duration, failed)
+        self._tell_end(duration, failed)
 
     def _event_fields(self, duration: float, kind: ErrorKind | None) -> Mapping[str, Any]:
         command = {"find": self._request.collection}
@@ -286,21 +244,6 @@ class DocumentStreamCore:
             "complete": self._complete,
             "kind": kind,
         }
-
-    # --- one user at a time ----------------------------------------------------------------------
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        mine = object()
-        if self._users.setdefault(None, mine) is not mine:
-            raise TransactionBusyError(
-                "two tasks or threads used one stream at the same moment; let one of them read it, and hand its "
-                "documents on"
-            )
-        try:
-            yield
-        finally:
-            del self._users[None]
 
 
 def _may_read_again(error: BaseException) -> bool:

@@ -61,12 +61,9 @@ class MongoCalls(Transactions):
         """Return the answer to *request*, after as many attempts as needed; in *block*, if the caller named one."""
         given = self.admit()
         call = Call(request.verb, cast(Any, None), None, _NO_SHAPE, given)
-        work = partial(self._carry_out, request, block)
         if self.hooks.wanted.isdisjoint(CALL_EVENTS):
-            answer = work(call)
-        else:
-            answer = tell_call(self.hooks, self.name, call, work)
-        return answer
+            return self._carry_out(request, block, call)
+        return tell_call(self.hooks, self.name, call, partial(self._carry_out, request, block))
 
     def _carry_out(self, request: Request, block: Block | None, call: Call) -> Any:
         place = self.place(block)

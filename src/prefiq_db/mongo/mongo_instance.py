@@ -30,6 +30,7 @@ class MongoInstance:
         database: the name of the database that calls go to unless they say another one.
         needs_tokens: always false: MongoDB's COMMIT can be repeated, so nothing has to be looked up.
         has_tenants: whether a call may be for another database; a tenant has no pool of its own here.
+        fit_topology: PyMongo's description of servers that were found fit; another one has to be looked at.
         closing: whether closing was begun and interrupted; ``close()`` continues it.
     """
 
@@ -49,6 +50,7 @@ class MongoInstance:
     commit_budget_seconds: float = field(init=False)
     closed: bool = field(default=False, init=False)
     closing: bool = field(default=False, init=False)
+    fit_topology: Any = field(default=None, init=False)
     needs_tokens: bool = field(default=False, init=False)
     has_tenants: bool = field(default=False, init=False)
 
@@ -72,6 +74,7 @@ class MongoInstance:
     def connect_anew(self) -> None:
         """Make a client, which connects when it is first used."""
         self.client = self.make_client()
+        self.fit_topology = None
         self._collections: dict[tuple[str, str, bool], Any] = {}
 
     def collection(self, database: str, name: str, *, replica: bool) -> Any:

@@ -11,7 +11,6 @@ from pymongo import monitoring
 from prefiq_db.dialects.session import SessionState
 from prefiq_db.forks import renewed
 from prefiq_db.mongo.command_observer import CommandObserver
-from prefiq_db.mongo.command_words import SECRET_COMMANDS
 from prefiq_db.mongo.running_calls import running, take_state, worker_name
 from prefiq_db.origin import application_line
 from prefiq_db.pool.watcher import ConnectionWatcher
@@ -32,8 +31,7 @@ class CommandEvents(monitoring.CommandListener):
         self._observer = observer
 
     def started(self, event: monitoring.CommandStartedEvent) -> None:
-        if event.command_name.lower() not in SECRET_COMMANDS:
-            self._observer.started(event.command_name, event.command, event.request_id)
+        self._observer.started(event.command_name, event.command, event.request_id)
 
     def succeeded(self, event: monitoring.CommandSucceededEvent) -> None:
         self._observer.succeeded(event.request_id, event.duration_micros / 1e6, event.reply)
@@ -102,7 +100,7 @@ class PoolEvents(monitoring.ConnectionPoolListener):
     def connection_checked_out(self, event: monitoring.ConnectionCheckedOutEvent) -> None:
         with self._lock:
             self._waiting -= 1
-            state = self._states.get((event.address, event.connection_id))
+        state = self._states.get((event.address, event.connection_id))
         if state is None:
             return
         checkout, waited = state.checkout, event.duration or 0.0
@@ -116,10 +114,10 @@ class PoolEvents(monitoring.ConnectionPoolListener):
         take_state(state)
 
     def connection_checked_in(self, event: monitoring.ConnectionCheckedInEvent) -> None:
-        with self._lock:
-            state = self._states.get((event.address, event.connection_id))
-        if running.get() is not None:
-            take_state(None)
+        state = self._states.get((event.address, event.connection_id))
+        note = running.get()
+        if note is not None:
+            note.state = None
         if state is None or not state.checkout.checked_out_at:
             return
         seconds = perf_counter() - state.checkout.checked_out_at
@@ -129,7 +127,8 @@ class PoolEvents(monitoring.ConnectionPoolListener):
         watcher.checked_in(state, seconds)
         if len(watcher.uses) >= _FOLD_AT:
             watcher.fold()
-        state.forget()
+        state.checkout.reset()
+        state.statement.reset()  # nobody uses the rest of it
 
     def pool_created(self, event: monitoring.PoolCreatedEvent) -> None:
         """Nothing to count."""

@@ -43,6 +43,8 @@ logger = logging.getLogger("prefiq_db.transaction")
 
 # How long to wait for the server's word that a transaction is rolled back, or a session ended.
 _PATIENCE_SECONDS: Final = 5.0
+# UnknownReplWriteConcern, UnsatisfiableWriteConcern: COMMIT is carried out; repeating it would not confirm it either.
+_NEVER_CONFIRMED: Final = frozenset({79, 100})
 
 
 class SessionScope(Scope[Block]):
@@ -257,6 +259,8 @@ class SessionBlock(Block):
                 )
                 return error
             lost = error
+            if error.code in _NEVER_CONFIRMED:
+                return self._unknown(lost)
             wait = next_wait(attempt, time.monotonic() - started, policy, random.random())
             if wait is None or (self.deadline is not None and wait >= self.deadline.left()):
                 return self._unknown(lost)

@@ -48,6 +48,8 @@ EXACT: Final[Mapping[str, Mapping[int, ErrorClass]]] = {
         # The write reached the primary, but waiting for its copies failed: the connection is fine.
         64: ErrorClass(ErrorKind.OUTCOME_UNKNOWN),
         290: ErrorClass(ErrorKind.TRANSACTION_TIMEOUT, transient=True),
+        # ExceededTimeLimit is a limit of the server's own, not the caller's: the specification has reads repeated.
+        262: ErrorClass(ErrorKind.STATEMENT_TIMEOUT, transient=True, retry_statement=True, retry_transaction=True),
     },
     "connect": {},
     "commit": {

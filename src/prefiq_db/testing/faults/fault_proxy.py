@@ -11,6 +11,7 @@ from prefiq_db.products import product_named
 from prefiq_db.testing.database_server import DatabaseServer
 from prefiq_db.testing.faults.framing import Framing, Message
 from prefiq_db.testing.faults.framing_mariadb import MariaDbFraming
+from prefiq_db.testing.faults.framing_mongodb import MongoFraming
 from prefiq_db.testing.faults.framing_postgresql import PostgresFraming
 from prefiq_db.testing.faults.link import FaultyLink
 from prefiq_db.testing.faults.message_faults import Fault
@@ -23,6 +24,7 @@ _FRAMINGS: dict[str, type[Framing]] = {
     "postgresql": PostgresFraming,
     "mariadb": MariaDbFraming,
     "mysql": MariaDbFraming,
+    "mongodb": MongoFraming,
 }
 
 
@@ -47,7 +49,7 @@ class FaultRecord:
 
 
 class FaultProxy(TcpProxy):
-    """A proxy in front of PostgreSQL, MariaDB or MySQL that breaks connections at chosen messages.
+    """A proxy in front of PostgreSQL, MariaDB, MySQL or MongoDB that breaks connections at chosen messages.
 
     ::
 
@@ -57,12 +59,12 @@ class FaultProxy(TcpProxy):
             assert plan.hits
 
     It parses the protocol's messages, so the connection must not be encrypted: the proxy tells clients that the server
-    offers no TLS and no compression.
+    offers no TLS and no compression. A client of MongoDB asks for neither unless its URL says so.
 
     Args:
         server: a server that was started, or the name of a host.
         port: the host's port.
-        protocol: ``postgresql`` or ``mariadb`` (``mysql`` is the same); left out for a server.
+        protocol: ``postgresql``, ``mariadb`` (``mysql`` is the same) or ``mongodb``; left out for a server.
 
     Raises:
         UsageError: for SQLite, which has no network protocol, and for a server that was never started.

@@ -6,10 +6,13 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from prefiq_db.testing.faults import sql_words
 from prefiq_db.testing.faults.sql_words import Protocol
+
+# MongoDB's COMMIT; in SQL it is a statement.
+_COMMIT_COMMAND: Final = "commitTransaction"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -17,13 +20,14 @@ class Message:
     """One message of a client's protocol.
 
     Attributes:
-        command: the protocol's name for it: ``Query``, ``Execute``, ``COM_QUERY``, ``COM_PING``, ``login``.
+        command: the protocol's name for it: ``Query``, ``Execute``, ``COM_QUERY``, ``COM_PING``, ``login``, ``insert``.
         sql: the statement that it runs, even if that was prepared before; empty if there is none. Never printed.
         raw: its bytes. Never printed.
         is_request: whether the server answers it as a whole, so that it can be the target of a fault.
-        protocol: ``postgresql`` or ``mariadb``.
+        protocol: ``postgresql``, ``mariadb`` or ``mongodb``.
         parameters: the values bound to the statement, as bytes. Never printed.
         in_transaction: false if the server's last reply said that no transaction is open, and nothing was sent since.
+        collection: the collection that a command of MongoDB is about; empty if there is none.
     """
 
     command: str
@@ -33,10 +37,13 @@ class Message:
     protocol: Protocol = "postgresql"
     parameters: bytes = field(default=b"", repr=False)
     in_transaction: bool = True
+    collection: str = ""
 
     @property
     def is_commit(self) -> bool:
         """Whether it commits something; asyncmy sends COMMIT on each new connection, and that commits nothing."""
+        if self.command == _COMMIT_COMMAND:
+            return True
         return bool(self.sql) and sql_words.commits(self.sql, self.protocol, in_transaction=self.in_transaction)
 
     @property
@@ -47,10 +54,10 @@ class Message:
     @property
     def word(self) -> str:
         """A word for it that holds no value: ``COMMIT``, ``claim``, ``UPDATE``, ``login``, ``COM_PING``."""
-        if not self.sql:
-            return self.command
         if self.is_commit:
             return "COMMIT"
+        if not self.sql:
+            return self.command
         return "claim" if self.is_claim else sql_words.summary_word(self.sql, self.protocol)
 
 

@@ -55,6 +55,10 @@ class FaultyLink:
         self._framing.forwarded(message)
         self._proxy.send(self._link.server, message.raw)
 
+    def forward_start(self, message: Message, size_bytes: int) -> None:
+        """Pass on the first *size_bytes* of a message only: the server waits for the rest."""
+        self._proxy.send(self._link.server, message.raw[:size_bytes])
+
     def delay_reply(self, message: Message, seconds: float) -> None:
         """Hold the answer to *message*, and everything after it, from its first byte on."""
         self._delayed = message, seconds

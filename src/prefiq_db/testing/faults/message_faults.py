@@ -31,18 +31,22 @@ class _Checked:
 
 @dataclass(frozen=True, slots=True)
 class CutRequest(_Checked):
-    """The message never reaches the server, and the client's connection is cut.
+    """The message never reaches the server, or half of it does, and the client's connection is cut.
 
     Attributes:
+        after_bytes: how many bytes of the message arrive before; by default none.
         polite: end the client's connection (FIN) instead of resetting it (RST).
         zombie_seconds: how long the server's side stays open afterwards, with its transaction and locks. Default: it
             is closed at once, and the server rolls back. ``inf``: until :meth:`FaultProxy.cut_all` or the end.
     """
 
+    after_bytes: int = 0
     polite: bool = False
     zombie_seconds: float = 0.0
 
     def strike(self, link: FaultyLink, message: Message) -> None:
+        if self.after_bytes:
+            link.forward_start(message, min(self.after_bytes, len(message.raw) - 1))
         link.cut_client(polite=self.polite)
         link.close_server(after_seconds=self.zombie_seconds)
 

@@ -38,12 +38,12 @@ class _Kind:
         return self._name
 
 
-#: A COMMIT, however written, alone or one of several statements, even if it was prepared before.
+#: A COMMIT, however written, alone or one of several statements, even if it was prepared before; ``commitTransaction``.
 COMMIT: Target = _Kind("COMMIT", lambda message: message.is_commit)
 #: The claim of a commit token: the INSERT that determines the outcome of a COMMIT.
 CLAIM: Target = _Kind("CLAIM", lambda message: message.is_claim)
-#: Any message with SQL that runs.
-STATEMENT: Target = _Kind("STATEMENT", lambda message: bool(message.sql))
+#: Any message with SQL that runs, or a command about a collection.
+STATEMENT: Target = _Kind("STATEMENT", lambda message: bool(message.sql or message.collection))
 #: Any message that the server answers: logins and pings, too.
 ANY: Target = _Kind("ANY", lambda message: True)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Literal
 
-Protocol = Literal["postgresql", "mariadb"]
+Protocol = Literal["postgresql", "mariadb", "mongodb"]
 
 _COMMENTS = r"(?P<comment>--[^\n]*|/\*.*?\*/{hash})"
 _QUOTED = r"""(?P<quoted>"[^"]*"|`[^`]*`|{literals})"""
