@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-TEXTS = 6_000  # the caches hold one or two thousand each; 200,000 were tried by hand, and take minutes
+TEXTS = 6_000  # the caches hold one or two thousand each, and what has not grown by now does not grow with 200,000, which take minutes
 MOST_BYTES = 6 * 2**20
 
 _PROGRAM = """
