@@ -6,6 +6,7 @@ Importing it needs no driver; starting a server needs the one of its database.
 from __future__ import annotations
 
 from prefiq_db.testing.injection import Injection
+from prefiq_db.testing.postgresql_cluster import PostgresCluster
 from prefiq_db.testing.postgresql_pair import PostgresPair
 from prefiq_db.testing.servers import DatabaseServer, MariaDbServer, PostgresServer, ServerUnavailableError
 from prefiq_db.testing.skipped_waits import no_waits
@@ -15,6 +16,7 @@ __all__ = [
     "DatabaseServer",
     "Injection",
     "MariaDbServer",
+    "PostgresCluster",
     "PostgresPair",
     "PostgresServer",
     "ServerUnavailableError",
