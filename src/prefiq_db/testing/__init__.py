@@ -9,6 +9,7 @@ from prefiq_db.testing.galera_cluster import GaleraCluster
 from prefiq_db.testing.haproxy import HAProxy
 from prefiq_db.testing.injection import Injection
 from prefiq_db.testing.mariadb_cluster import MariaDbCluster
+from prefiq_db.testing.patroni_cluster import PatroniCluster
 from prefiq_db.testing.pgbouncer import PgBouncer
 from prefiq_db.testing.postgresql_cluster import PostgresCluster
 from prefiq_db.testing.postgresql_pair import PostgresPair
@@ -23,6 +24,7 @@ __all__ = [
     "Injection",
     "MariaDbCluster",
     "MariaDbServer",
+    "PatroniCluster",
     "PgBouncer",
     "PostgresCluster",
     "PostgresPair",

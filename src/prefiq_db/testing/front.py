@@ -29,8 +29,17 @@ class Front(ABC):
 
     _program_name: ClassVar[str]
     _accounts: ClassVar[tuple[str, ...]]
+    _abort_signal: ClassVar[signal.Signals] = signal.SIGTERM
 
     def __init__(self) -> None:
+        self._program = self._find()
+        self.host = LOOPBACK
+        self._port = 0
+        self._owner_pid = os.getpid()
+        self._folder = Path()
+        self._child: ChildProcess | None = None
+
+    def _find(self) -> str:
         path = os.pathsep.join([os.environ.get("PATH", ""), *_FOLDERS])
         program = shutil.which(self._program_name, path=path)
         if program is None:
@@ -38,12 +47,7 @@ class Front(ABC):
                 f"no {self._program_name} on PATH or in {', '.join(_FOLDERS)}. "
                 f"Debian: apt-get install -y --no-install-recommends {self._program_name}"
             )
-        self._program = program
-        self.host = LOOPBACK
-        self._port = 0
-        self._owner_pid = os.getpid()
-        self._folder = Path()
-        self._child: ChildProcess | None = None
+        return program
 
     @property
     def port(self) -> int:
@@ -69,26 +73,29 @@ class Front(ABC):
         """
         if self.running:
             return self
-        if self._child is None:
-            self._folder = make_folder(self._program_name)
-            self._child = ChildProcess(self._folder, abort_signal=signal.SIGTERM)
-            atexit.register(self.close)
-            self._port = free_port()
-            self._give(self._folder)
-        child = self._own_child("start")
-        self._configure()
-        child.spawn(
-            self._command(),
-            log=self._folder / "log",
-            account=account_for_root(*self._accounts),
-            environment=server_environment(),
-        )
+        child = self._spawn()
         wait_until(lambda: not child.running or self._listens(), timeout_seconds=_START_SECONDS)
         if not child.running or not self._listens():
             log = self.log
             self.close()
             raise ServerUnavailableError(f"{self._program_name} did not start:\n{log}")
         return self
+
+    def _spawn(self) -> ChildProcess:
+        if self._child is None:
+            self._folder = make_folder(self._program_name)
+            self._child = ChildProcess(self._folder, abort_signal=self._abort_signal)
+            atexit.register(self.close)
+            self._port = self._port or free_port()
+            self._give(self._folder)
+        self._configure()
+        self._child.spawn(
+            self._command(),
+            log=self._folder / "log",
+            account=account_for_root(*self._accounts),
+            environment=server_environment(),
+        )
+        return self._child
 
     def stop(self) -> None:
         """End the program at once, with all its connections; :meth:`start` brings it back on its port."""
