@@ -13,9 +13,10 @@ from sqlalchemy import TextClause
 from prefiq_db.call import NO_OVERRIDES, Call, Overrides, Shape, Way
 from prefiq_db.core.bulk_insert import Request, bulk_insert
 from prefiq_db.core.doubt import Doubt, fate_unknown
+from prefiq_db.core.reading import ReadingView, worth_another_server
 from prefiq_db.core.streams import StreamCore
-from prefiq_db.core.tenant_view import TenantView
 from prefiq_db.core.verbs import CoreVerbs
+from prefiq_db.deadline import own_deadline
 from prefiq_db.dialects.functions import taken_sql
 from prefiq_db.errors import (
     ErrorClass,
@@ -41,7 +42,7 @@ from prefiq_db.transaction import Block, TransactionOptions
 logger = logging.getLogger("prefiq_db.database")
 
 
-class Statements(TenantView, CoreVerbs):
+class Statements(ReadingView, CoreVerbs):
     """A database that runs statements."""
 
     # --- prepare a call: nothing here waits --------------------------------------------------------
@@ -109,6 +110,8 @@ class Statements(TenantView, CoreVerbs):
 
     def _place(self, call: Call, block: Block | None) -> Block | None:
         """Return the block that a stream reads in; ``None``: it needs a transaction of its own."""
+        if call.given.replica:
+            self.check_only_reads(call)
         if block is not None:
             if call.given.read_only:
                 check_read_only(call, block.root.options, self.road.dialect)
@@ -126,9 +129,12 @@ class Statements(TenantView, CoreVerbs):
 
     def bulk_insert(self, request: Request, block: Block | None = None) -> BulkResult:
         """Insert many rows; in *block*, if the caller named one."""
+        self.refuse_rows("bulk_insert")
         return bulk_insert(self, block, request)
 
     def _choose_way(self, call: Call, block: Block | None) -> None:
+        if call.given.replica:
+            self.check_only_reads(call)
         if block is not None:
             if call.given.read_only:
                 check_read_only(call, block.root.options, self.road.dialect)
@@ -178,6 +184,9 @@ class Statements(TenantView, CoreVerbs):
         try:
             if call.block is not None:
                 return call.block.run(call, explicit=call.way is Way.EXPLICIT)
+            if self.instance.readers is not None and self._goes_to_a_replica(call):
+                fetched = self._read_on_replica(call)
+                return fetched if call.shape.finish is None else call.shape.finish(fetched)
             if call.way is Way.OWN_TRANSACTION:
                 if call.shape is not ROW_COUNT and self.schema_of(call.given) is not None:
                     return self._run_in_schema(call)
@@ -198,6 +207,36 @@ class Statements(TenantView, CoreVerbs):
         finally:
             # The connection knows its last call until the next one, and must not keep what the caller gave it.
             del call.statement, call.params, call.block, call.text
+
+    def _goes_to_a_replica(self, call: Call) -> bool:
+        return (
+            self.reads_on_replica(call.given)
+            and call.shape is not ROW_COUNT
+            and facts_of_call(call, self.road.dialect).reads_by_words
+        )
+
+    def _read_on_replica(self, call: Call) -> Any:
+        """Run one statement on a replica, where its session refuses writes, or if none can serve, on the primary."""
+        usual, deadline = call.way, call.deadline or own_deadline(call.given.timeout, call.started)
+
+        def run(view: Statements) -> Any:
+            is_reader = view.instance.node is not None
+            in_transaction = view._needs_a_transaction(call.given) if is_reader else usual is Way.OWN_TRANSACTION
+            call.prepared = None  # each server has its own
+            if in_transaction:
+                call.deadline = None  # the transaction has it
+                return view._run_in_own_transaction(call, read_only=True)
+            call.deadline = deadline
+            return view._one_shot(call) if is_reader else view._one_shot_with_retries(call)
+
+        return self.read(call.given, run, leaves=worth_another_server)
+
+    def _one_shot_with_retries(self, call: Call) -> Any:
+        try:
+            return self._one_shot(call)
+        except PrefiqDbError as error:
+            first = error
+        return self._one_shot_again(first, call)
 
     def _run_in_own_transaction(self, call: Call, *, read_only: bool = False) -> Any:
         if call.shape is ROW_COUNT:

@@ -135,6 +135,9 @@ class MariadbBursts(BurstDialect):
         else:
             self._note_replies(burst, replies)
             burst.at_rest = True if burst.savepoint else self.is_at_rest(raw)  # type: ignore[attr-defined]
+        finally:
+            if not burst.savepoint and (burst.committed or not (burst.surely_failed or burst.unread)):
+                self.note_told(raw, is_sure=burst.committed)  # type: ignore[attr-defined]
 
     def _note_replies(self, burst: Burst, replies: Replies) -> None:
         for pending, result, counts in zip(burst.pending, replies.rows_of, replies.counts, strict=False):
