@@ -203,25 +203,26 @@ class ReadingView(TenantView):
             given = replace(given, replica=replica)
         if not self.reads_on_replica(given, read_only=options.read_only) or self.ambient() is not None:
             return self
-        self._see(given)
         view = copy.copy(self)
-        view.begins_on_reader = True
+        view.reads_under = given
         return view
 
     def for_attempts(self, options: TransactionOptions) -> Self:
         return self.for_transaction(options)
 
-    #: the next transaction begins on a replica, found when it begins
-    begins_on_reader = False
+    #: a transaction begins on a replica, found when it begins, under these overrides
+    reads_under: Overrides | None = None
 
     def begin(self, tx: Block) -> None:
-        if not self.begins_on_reader or not tx.is_root:
+        if self.reads_under is None or not tx.is_root:
             super().begin(tx)
             return
         tx.check_new()
-        self._begin(tx, lambda: self._begin_on_reader(tx))
+        given = self.reads_under
+        self._begin(tx, lambda: self._begin_on_reader(tx, given))
 
-    def _begin_on_reader(self, tx: Any) -> None:
+    def _begin_on_reader(self, tx: Any, given: Overrides) -> None:
+        self._see(given)
         readers = self._readers()
         tried: set[Node[Instance]] = set()
         behind = False

@@ -84,6 +84,11 @@ class MariadbTravelling(FollowingDialect):
         # Behind rows the server tells nothing.
         self._note_gtid(driver, is_sure=cursor is None or not cursor.description)
 
+    def note_gtid(self, gtid: str) -> None:
+        """Note the GTID of what was written; ``""``: it isn't known."""
+        if self.marker is not None:
+            self.marker.note(mark_of_gtids(gtid))
+
     def note_told(self, dbapi_connection: Any, *, is_sure: bool) -> None:
         """Note the GTID that the server told at COMMIT; if it told none, *is_sure* says that nothing was written."""
         if self.marker is not None:
@@ -124,7 +129,7 @@ def mark_of_gtids(text: str) -> Mark | None:
 def _waited(mark: Mark, seconds: float) -> str:
     """Return the condition that a replica did not get *mark* within *seconds*."""
     gtids = ",".join(f"{domain}-{server}-{number}" for domain, (server, number) in mark.places.items())
-    return f"MASTER_GTID_WAIT('{gtids}', {max(0.0, seconds):.3f}) <> 0"
+    return f"COALESCE(MASTER_GTID_WAIT('{gtids}', {max(0.0, seconds):.3f}), -1) <> 0"
 
 
 class AsyncMariadbTravelling(MariadbTravelling):
