@@ -301,25 +301,11 @@ class AsyncDatabase:
         return await spawn(self._core.resolve_outcome, token)
 
     async def mark(self) -> str:
-        """Return how far the primary is after all that was written here: a token for ``using(after=...)``.
-
-        "Here" is the innermost scope: of :meth:`override`, of the request, or else the task or thread. Reads on a
-        replica in the scope wait for it anyway; the token is for the next request or another process, in a header or a
-        cookie. It holds no secret. Asks the primary only if that is not known.
-
-        Raises:
-            UnsupportedError: the database has no replicas.
-        """
+        """Return how far the primary is after all that was written here: see :meth:`Database.mark`."""
         return await spawn(self._core.mark)
 
     def engine_for(self, replica: str) -> AsyncEngine:
-        """Return SQLAlchemy's engine of the replica with that name in the settings; its sessions refuse writes.
-
-        A transaction on it waits for what was written in the scope, as all reads on replicas do.
-
-        Raises:
-            UsageError: there is no replica of that name.
-        """
+        """Return SQLAlchemy's engine of the replica with that name: see :meth:`Database.engine_for`."""
         return _engine_of(self._core.engine_for(replica))
 
     # --- overrides -------------------------------------------------------------------------------

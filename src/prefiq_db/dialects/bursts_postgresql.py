@@ -52,16 +52,8 @@ class PostgresqlBursts(BurstDialect):
         pgconn = connection.pgconn
         cursors = [self._driver_cursor(each.cursor) for each in burst.pending]  # type: ignore[attr-defined]
         begin = [pipeline.command(pgconn, sql) for sql in burst.begin]
-        try:
-            statements = [
-                pipeline.request_of(cursor, self.commented(each), each.parameters)
-                for cursor, each in zip(cursors, burst.pending, strict=True)
-            ]
-        except Exception as error:
-            if is_interruption(error):
-                raise
-            # A value that psycopg can't convert: sent one by one it fails in its turn.
-            burst.unread = burst.at_rest = True
+        statements = self._requests_of(burst, cursors)
+        if statements is None:
             return
         sync = pgconn.pipeline_sync
         end = pipeline.command(pgconn, burst.end)
@@ -86,6 +78,22 @@ class PostgresqlBursts(BurstDialect):
             burst.at_rest = burst.committed if burst.savepoint else self.is_at_rest(raw)  # type: ignore[attr-defined]
         finally:
             told(replies)
+
+    def _requests_of(self, burst: Burst, cursors: list[Any]) -> list[Any] | None:
+        """Return what sends each statement; ``None``: a value can't be converted, so that all is sent one by one."""
+        from prefiq_db.drivers import psycopg_bursts as pipeline
+
+        try:
+            return [
+                pipeline.request_of(cursor, self.commented(each), each.parameters)
+                for cursor, each in zip(cursors, burst.pending, strict=True)
+            ]
+        except Exception as error:
+            if is_interruption(error):
+                raise
+            # Sent one by one it fails in its turn.
+            burst.unread = burst.at_rest = True
+            return None
 
     def _ask_behind(self, burst: Burst, requests: deque[Any], pgconn: Any) -> Callable[[list[list[Any]]], None]:
         """Add the question how far the primary is, if somebody has to know; return what notes the answer."""

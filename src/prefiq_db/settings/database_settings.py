@@ -255,7 +255,12 @@ def _field_problems(detail: ErrorDetails, names: Names) -> list[Problem]:
     if detail["type"] == "extra_forbidden":
         return [Problem(names(show_key(name)), *describe_unknown_key(name, DatabaseSettings.model_fields))]
     found = read_complaints(detail.get("ctx")) or [("", "another kind of value", "see docs/settings.md")]
-    return [Problem(names(f"{name}.{sub}" if sub else name), expected, fix) for sub, expected, fix in found]
+    return [Problem(_name_of(name, sub, names), expected, fix) for sub, expected, fix in found]
+
+
+def _name_of(name: str, sub: str, names: Names) -> str:
+    """Return the user's name for the part *sub* of a field; one in parentheses is a part of its value."""
+    return f"{names(name)} {sub}" if sub.startswith("(") else names(f"{name}.{sub}" if sub else name)
 
 
 def _new_settings() -> DatabaseSettings:

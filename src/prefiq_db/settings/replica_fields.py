@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Annotated, Any, Final, Protocol
 
 from pydantic import PlainSerializer, PlainValidator, SecretStr
@@ -100,13 +101,18 @@ def _replicas(value: object) -> tuple[Replica, ...]:
             "a list of URLs, or of mappings of " + ", ".join(_PARTS), "write URLs with commas between, or a JSON list"
         )
     found: list[Complaint] = []
-    made = [_replica(item, f"{number}", found) for number, item in enumerate(value)]
+    made = [_replica(item, partial(_where, "", number), found) for number, item in enumerate(value)]
     if found:
         raise field_errors(found)
     return tuple(each for each in made if each is not None)
 
 
-def _replica(item: Any, place: str, found: list[Complaint]) -> Replica | None:
+def _where(field: str, number: int, part: str) -> str:
+    """Return the name of a part of one entry of *field*, for messages: ``DB_REPLICAS (2: weight)``."""
+    return f"{field} ({number + 1}: {part})".lstrip()
+
+
+def _replica(item: Any, where: Names, found: list[Complaint]) -> Replica | None:
     if isinstance(item, Replica):
         item = {key: value for key, value in asdict(item).items() if value != ""}
     given = drop_unset(item) if isinstance(item, Mapping) else {"url": item}
@@ -114,14 +120,18 @@ def _replica(item: Any, place: str, found: list[Complaint]) -> Replica | None:
     bad = len(found)
     for key, value in given.items():
         if key not in _PARTS:
-            found.append((f"{place}.{show_key(key)}", *describe_unknown_key(key, _PARTS)))
+            found.append((where(show_key(key)), *describe_unknown_key(key, _PARTS)))
             continue
         try:
             checked[key] = _PARTS[key](value)
         except PydanticCustomError as error:
-            found.extend((f"{place}.{key}", expected, fix) for _, expected, fix in read_complaints(error.context))
+            found.extend((where(key), expected, fix) for _, expected, fix in read_complaints(error.context))
+    if "url" in checked:
+        problems: list[Problem] = []
+        collect(problems, parse_url, checked["url"].reveal(), where=where("url"))
+        found.extend((each.where, each.expected, each.fix) for each in problems)
     if len(found) == bad and not {"url", "host", "port"} & checked.keys():
-        found.append((place, "a url, a host or a port", "say where the replica is"))
+        found.append((where("host"), "a url, a host or a port", "say where the replica is"))
     return Replica(**checked) if len(found) == bad else None
 
 
@@ -160,8 +170,8 @@ def find_replicas(settings: Replicating, main: Target, names: Names) -> tuple[Re
         raise SettingsError([Problem(names("replicas"), "nothing: replicas of MySQL are not supported", fix)])
     made: list[ReplicaNode] = []
     for number, each in enumerate(settings.replicas):
-        where = f"replicas.{number}"
-        target = collect(problems, _target_of, each, main, lambda path, where=where: names(f"{where}.{path}"))
+        where = partial(_where, names("replicas"), number)
+        target = collect(problems, _target_of, each, main, where)
         if target is not None:
             made.append(ReplicaNode(each.name or f"replica-{number + 1}", each.weight, target))
     if len({each.name for each in made}) < len(made):
