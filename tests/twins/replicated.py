@@ -99,7 +99,10 @@ def replicated(
     request: pytest.FixtureRequest, clusters: dict[tuple[str, int], Any], world: str, loop_runner: Any
 ) -> Iterator[Replicated]:
     """A new database on a primary with two replicas, which are not held back."""
-    yield from on_cluster(request.param, clusters[request.param, 2], world, loop_runner)
+    cluster = clusters[request.param, 2]
+    yield from on_cluster(request.param, cluster, world, loop_runner)
+    for node in cluster.replicas:
+        cluster.hold_back(node, 0)
 
 
 def on_cluster(kind: str, cluster: Any, world: str, loop_runner: Any) -> Iterator[Replicated]:
@@ -120,4 +123,3 @@ def on_cluster(kind: str, cluster: Any, world: str, loop_runner: Any) -> Iterato
         finally:
             for database in databases:
                 run(database.close())
-            made.hold_back(0)
