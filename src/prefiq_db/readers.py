@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 from prefiq_db.errors import ErrorKind
+from prefiq_db.events import ReplicaChanged
 from prefiq_db.forks import renewed
 from prefiq_db.marks import Standing
 from prefiq_db.reports import NodeStats, PoolStats
@@ -57,6 +58,11 @@ class Node(Generic[I]):
         """What the next read is weighed by: connections in use, then reads until now, both for its weight."""
         return self.instance.engine.pool.checkedout() / self.weight, self._served / self.weight
 
+    @property
+    def role(self) -> str:
+        """What it said that it is."""
+        return {True: "replica", False: "primary", None: "unknown"}[self.standing.is_replica]
+
     def served(self) -> None:
         """Count one read that was sent there."""
         self._served += 1
@@ -101,19 +107,24 @@ class Node(Generic[I]):
 
     def stats(self, pool: PoolStats) -> NodeStats:
         """Return what is known of it, without asking it."""
-        role = {True: "replica", False: "primary", None: "unknown"}[self.standing.is_replica]
-        return NodeStats(self.name, role, not self.reason, self.reason, self.standing.lag_seconds, pool)
+        return NodeStats(self.name, self.role, not self.reason, self.reason, self.standing.lag_seconds, pool)
 
 
 class Readers(Generic[I]):
     """The replicas of one database.
 
+    Args:
+        emit: tells listeners.
+
     Attributes:
         key: what marks of this database are kept under.
     """
 
-    def __init__(self, database: str, nodes: list[Node[I]], max_lag_seconds: float) -> None:
+    def __init__(
+        self, database: str, nodes: list[Node[I]], max_lag_seconds: float, emit: Callable[[ReplicaChanged], None]
+    ) -> None:
         self.database = database
+        self._emit = emit
         self.nodes = nodes
         self.key = object()
         self.fallback_count = 0
@@ -182,6 +193,8 @@ class Readers(Generic[I]):
     def _tell(self, node: Node[I], level: int, message: str) -> None:
         extra = {"database": self.database, "node": node.name, "reason": node.reason}
         logger.log(level, message, node.name, self.database, extra=extra)
+        lag = node.standing.lag_seconds
+        self._emit(ReplicaChanged(self.database, node.name, not node.reason, node.reason, node.role, lag))
 
     def states(self) -> str:
         """Return the state of every node in words, for an error."""

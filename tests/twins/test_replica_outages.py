@@ -1,4 +1,4 @@
-"""Replicas that are killed, frozen, restarted, far behind or promoted: no read fails, and they come back by themselves."""
+"""Replicas that are killed, frozen, far behind or promoted: no read fails, and they come back by themselves."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ async def _returns(db: Any, sql: str, ports: set[int], harness: Harness) -> None
 @pytest.mark.parametrize("how", ["killed", "frozen"])
 async def test_a_replica_that_dies_fails_no_read(broken: Replicated, harness: Harness, how: str) -> None:
     db, sql = broken.database(**LIMITS), broken.port_sql
-    primary, one, other = broken.ports
+    _, one, other = broken.ports
     assert await _reads(db, sql) == {one, other}
     node = broken.cluster.nodes[1]
     node.kill() if how == "killed" else node.freeze()

@@ -51,7 +51,7 @@ def _add_replicas(origin: Instance) -> None:
         node: Node[Instance] = Node(each.name, each.weight, origin)
         node.instance = _of_node(origin, node, each.target)
         nodes.append(node)
-    origin.readers = readers = Readers(origin.name, nodes, settings.max_replica_lag_seconds)
+    origin.readers = readers = Readers(origin.name, nodes, settings.max_replica_lag_seconds, origin.hooks.emit)
     origin.has_tenants = True  # each call looks where it goes
     dialect: Any = origin.engine.dialect
     dialect.marker = ScopeMarker(dialect, runtime, readers.key)

@@ -43,6 +43,8 @@ class Diagnosis(Batches, Upserts):
         """Report whether the database answers and is ready for work; if not, why. One attempt; never raises."""
         core = self if timeout_seconds is None else self.using({"timeout": timeout_seconds})
         details = {"engine": self.settings.engine, "mode": "async" if self.runtime.is_async else "sync"}
+        if self.instance.origin.readers is not None:
+            details["replicas"] = self.instance.origin.readers.states()
         try:
             core.check_usable()
             started = time.perf_counter()
