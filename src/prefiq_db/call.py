@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from enum import Enum
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, Self
 
 from sqlalchemy import CursorResult, Executable
 
@@ -17,6 +17,10 @@ from prefiq_db.events import Line
 from prefiq_db.tags import NO_TAGS, Tags
 
 _ids = itertools.count(1)
+
+#: What events tell of a call on the short way: its number and the application's line.
+Told = tuple[int, Line | None]
+next_call_id: Final = _ids.__next__
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +79,14 @@ class RequestOverrides(Overrides):
 NO_OVERRIDES: Final = Overrides()
 
 
+class Reads(Enum):
+    """What a shape reads, if that is so simple that the rows alone are enough."""
+
+    EVERY_ROW = 1
+    FIRST_ROW = 2
+    FIRST_VALUE = 3
+
+
 @dataclass(frozen=True, slots=True)
 class Shape:
     """How to get an answer out of a result.
@@ -84,11 +96,13 @@ class Shape:
         finish: converts what was read to the answer, after the connection was returned; its exceptions are the
             caller's own (``into=``). ``None``: what was read is the answer.
         typed: the answer, or ``into=``, gets rows or values as the statement's types promise them.
+        reads: the same as *fetch* for a statement that returns rows; ``None``: it looks at more than its rows.
     """
 
     fetch: Callable[[CursorResult[Any]], Any]
     finish: Callable[[Any], Any] | None = None
     typed: bool = False
+    reads: Reads | None = None
 
 
 class Way(Enum):
@@ -175,6 +189,12 @@ class Call:
         self.attempts = 0
         self.started = time.monotonic()
         self.deadline: Deadline | None = None if given.timeout is None else own_deadline(given.timeout, self.started)
+
+    def told_as(self, told: Told | None) -> Self:
+        """Return this call, under the number and the line that events have told of it already."""
+        if told is not None:
+            self.id, self.line = told
+        return self
 
     def __repr__(self) -> str:
         return f"<Call {self.id}: {self.verb}>"

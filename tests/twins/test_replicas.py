@@ -146,6 +146,15 @@ async def test_read_only_work_goes_where_the_settings_say(replicated: Replicated
         assert await tx.fetch_value(sql) == primary
 
 
+async def test_rows_are_converted_once_wherever_they_come_from(replicated: Replicated) -> None:
+    db, alone = replicated.database(), replicated.database(replicas=[])
+    for each in (db, alone):
+        for given in ({"replica": True}, {"replica": True, "read_only": True}):
+            sql = "select 1 as one, 2 as two"
+            assert await each.using(**given).fetch_all(sql, into=dict) == [{"one": 1, "two": 2}]
+            assert await each.using(**given).fetch_value("select 1", into=lambda value: [value]) == [1]
+
+
 async def test_the_least_loaded_for_its_weight_is_next(replicated: Replicated) -> None:
     nodes = [{"url": replicated.url(1), "name": "big", "weight": 3}, {"url": replicated.url(2), "name": "small"}]
     db = replicated.database(replicas=nodes)

@@ -6,11 +6,12 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from time import perf_counter
 from typing import Any
 
 from sqlalchemy import TextClause
 
-from prefiq_db.call import NO_OVERRIDES, Call, Overrides, Shape, Way
+from prefiq_db.call import NO_OVERRIDES, Call, Overrides, Shape, Way, next_call_id
 from prefiq_db.core.bulk_insert import Request, bulk_insert
 from prefiq_db.core.doubt import Doubt, fate_unknown
 from prefiq_db.core.reading import ReadingView, worth_another_server
@@ -28,6 +29,7 @@ from prefiq_db.errors import (
 )
 from prefiq_db.execution.binds import bind_params, bind_rows, check_params, checked_rows
 from prefiq_db.execution.entities import refuse_entities
+from prefiq_db.execution.one_shot import UNUSUAL
 from prefiq_db.execution.refused_statements import refuse_one_shot
 from prefiq_db.execution.row_batches import BatchReader, streamed
 from prefiq_db.execution.shapes import ALL_ROWS, ONE_VALUE, ROW_COUNT
@@ -36,14 +38,62 @@ from prefiq_db.hooks.calls import CALL_EVENTS, tell_call, tell_refused_call
 from prefiq_db.insight.explainer import LIMIT_SECONDS, Explain
 from prefiq_db.insight.summary import fingerprint
 from prefiq_db.origin import line_of_the_verb
+from prefiq_db.overrides import NO_SCOPES, scopes_here
 from prefiq_db.reports import BulkResult
-from prefiq_db.transaction import Block, TransactionOptions
+from prefiq_db.transaction import NO_TRANSACTIONS, Block, TransactionOptions, request_here, transactions_here
 
 logger = logging.getLogger("prefiq_db.database")
+
+open_request = request_here.get
 
 
 class Statements(ReadingView, CoreVerbs):
     """A database that runs statements."""
+
+    # --- the short way -------------------------------------------------------------------------------
+
+    def run(self, verb: str, statement: Any, params: Any, shape: Shape) -> Any:
+        """Return the result of a call of *verb*; one that needs nothing decided is sent at once.
+
+        Raises:
+            PrefiqDbError: if the call can't or must not be carried out, or fails.
+        """
+        known = self.road.texts.kept.get(statement) if type(statement) is str else None
+        instance = self.instance
+        if (
+            known is None
+            or not known.is_plain
+            or not instance.is_usual
+            or instance.closed
+            or self.view is not NO_OVERRIDES
+            or scopes_here() is not NO_SCOPES
+            or transactions_here() is not NO_TRANSACTIONS
+            or open_request() is not None
+        ):
+            return self.carry_out(self.prepare(verb, statement, params, shape))
+        if type(params) is dict:
+            fits = params.keys() == known.keys and known.taken.issuperset(map(type, params.values()))
+        else:
+            fits = params is None and not known.keys
+        if not fits:
+            return self.carry_out(self.prepare(verb, statement, params, shape))
+        now = perf_counter()
+        told = (next_call_id(), line_of_the_verb(3)) if self.hooks.wants_lines else None
+        try:
+            fetched = self.road.shoot(known, params, shape, told, now)
+        except PrefiqDbError as error:
+            first = error
+        else:
+            if fetched is UNUSUAL:
+                return self.carry_out(self.prepare(verb, statement, params, shape))
+            instance.retry_budget.successes += 1
+            finish = shape.finish
+            return fetched if finish is None else finish(fetched)
+        call = Call(verb, known.statement, params, shape).told_as(told)  # type: ignore[arg-type]  # a text's is there
+        call.prepared = known
+        call.started = time.monotonic() - (perf_counter() - now)
+        call.attempts = 1
+        return self._carry_out(call, self._judged(first, call))
 
     # --- prepare a call: nothing here waits --------------------------------------------------------
 
@@ -180,30 +230,31 @@ class Statements(ReadingView, CoreVerbs):
             return self._carry_out(call)
         return tell_call(self.hooks, self.name, call, self._carry_out)
 
-    def _carry_out(self, call: Call) -> Any:
+    def _carry_out(self, call: Call, first: PrefiqDbError | None = None) -> Any:
+        """Carry out *call*, which has failed before if there was a *first* error."""
         try:
             if call.block is not None:
                 return call.block.run(call, explicit=call.way is Way.EXPLICIT)
             if self.instance.readers is not None and self._goes_to_a_replica(call):
-                fetched = self._read_on_replica(call)
-                return fetched if call.shape.finish is None else call.shape.finish(fetched)
+                return self._read_on_replica(call)
             if call.way is Way.OWN_TRANSACTION:
                 if call.shape is not ROW_COUNT and self.schema_of(call.given) is not None:
                     return self._run_in_schema(call)
                 return self._run_in_own_transaction(call)
-            try:
-                fetched = self._one_shot(call)
-            except PrefiqDbError as error:
-                first = error
+            if first is None:
+                try:
+                    fetched = self._one_shot(call)
+                except PrefiqDbError as error:
+                    first = error
+            if first is not None:
+                fetched = self._one_shot_again(first, call)
             else:
                 instance = self.instance
                 instance.retry_budget.successes += 1
                 if instance.explainer is not None:
                     self._explain_if_slow(call)
-                finish = call.shape.finish
-                return fetched if finish is None else finish(fetched)
-            fetched = self._one_shot_again(first, call)
-            return fetched if call.shape.finish is None else call.shape.finish(fetched)
+            finish = call.shape.finish
+            return fetched if finish is None else finish(fetched)
         finally:
             # The connection knows its last call until the next one, and must not keep what the caller gave it.
             del call.statement, call.params, call.block, call.text
@@ -227,7 +278,8 @@ class Statements(ReadingView, CoreVerbs):
                 call.deadline = None  # the transaction has it
                 return view._run_in_own_transaction(call, read_only=True)
             call.deadline = deadline
-            return view._one_shot(call) if is_reader else view._one_shot_with_retries(call)
+            fetched = view._one_shot(call) if is_reader else view._one_shot_with_retries(call)
+            return fetched if call.shape.finish is None else call.shape.finish(fetched)
 
         return self.read(call.given, run, leaves=worth_another_server)
 
@@ -343,12 +395,16 @@ class Statements(ReadingView, CoreVerbs):
         try:
             return self.road.one_shot(call)
         except PrefiqDbError as error:
-            if self.settings.read_only and error.kind is ErrorKind.READ_ONLY:
-                error.classification = ErrorClass(ErrorKind.READ_ONLY)  # our own setting: no failover to wait for
-            if not fate_unknown(error) or self._may_run_twice(call):
+            failure = self._judged(error, call)
+            if failure is error:
                 raise
-            failure = self._outcome_unknown(error)
         raise failure
+
+    def _judged(self, error: PrefiqDbError, call: Call) -> PrefiqDbError:
+        """Return *error* of an attempt, or what it means for a write whose fate it leaves open."""
+        if self.settings.read_only and error.kind is ErrorKind.READ_ONLY:
+            error.classification = ErrorClass(ErrorKind.READ_ONLY)  # our own setting: no failover to wait for
+        return self._outcome_unknown(error) if fate_unknown(error) and not self._may_run_twice(call) else error
 
     def _may_run_twice(self, call: Call) -> bool:
         return bool(call.given.idempotent) or facts_of_call(call, self.road.dialect).reads_only

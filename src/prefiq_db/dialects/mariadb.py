@@ -27,6 +27,7 @@ from prefiq_db.dialects.token_sql_mariadb import MysqlTokens
 from prefiq_db.dialects.travelling_mariadb import AsyncMariadbTravelling, MariadbTravelling
 from prefiq_db.dialects.upsert_sql import MariadbUpsert
 from prefiq_db.dialects.values import MARIADB
+from prefiq_db.drivers.readable import poller_of
 from prefiq_db.drivers.statuses import AT_REST_OF, AUTOCOMMIT, IN_TRANSACTION
 from prefiq_db.errors import ErrorKind, StatementRefusedError
 from prefiq_db.memory import Memory
@@ -172,6 +173,9 @@ class _MySQLFamily(MysqlStreams, MariadbBulk, MysqlTokens, PrefiqDialect):
     def clock_of(self, dbapi_connection: Any) -> Any:
         return dbapi_connection
 
+    def is_plain(self, compiled: Any) -> bool:
+        return kind_of(compiled.string) is Kind.PLAIN
+
     def commits_by_itself(self, statement: str) -> bool:
         return kind_of(statement) is Kind.DEFINITION
 
@@ -300,6 +304,29 @@ class _PyMySQL(PyMySQLBulk, _MySQLFamily):
 
     def _status(self, dbapi_connection: Any) -> int:
         return int(dbapi_connection.server_status)
+
+    def is_at_rest(self, dbapi_connection: Any) -> bool:
+        return bool(dbapi_connection.server_status & AT_REST_OF == AUTOCOMMIT)
+
+    def execute_alone(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
+        cursor.execute(statement, parameters)
+
+    def columns_of(self, cursor: Any) -> Any:
+        return cursor.description
+
+    def is_ready(self, dbapi_connection: Any, state: SessionState, now: float) -> bool:
+        sock, seconds, poll = dbapi_connection._sock, self.limits.statement_timeout_seconds, state.poll
+        if sock is None:
+            return False
+        if poll is None:
+            state.poll = poll = poller_of(sock.fileno())
+        return (
+            not dbapi_connection.is_unheard
+            and dbapi_connection.server_status & AT_REST_OF == AUTOCOMMIT
+            and state.session_timeout == seconds == state.patience_seconds
+            and not dbapi_connection.is_streaming
+            and not poll(0)
+        )
 
     def _other_results(self, cursor: Any) -> list[Any]:
         from prefiq_db.drivers.pymysql import read_other_results

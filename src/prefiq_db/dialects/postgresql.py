@@ -16,17 +16,19 @@ from prefiq_db.dialects.bulk_postgresql import AsyncCopy, PostgresqlBulk, SyncCo
 from prefiq_db.dialects.bursts_postgresql import AsyncPostgresqlBursts, PostgresqlBursts
 from prefiq_db.dialects.characteristics import SCHEMA, Remembered, RememberedSchema, characteristics
 from prefiq_db.dialects.enums import QuietPostgresqlEnum
-from prefiq_db.dialects.session import AUTOCOMMIT, HALF, TransactionState
+from prefiq_db.dialects.session import AUTOCOMMIT, HALF, SessionState, TransactionState
 from prefiq_db.dialects.token_sql import ABANDONED, TABLE, first_word
 from prefiq_db.dialects.travelling_postgresql import PipelineTravelling, was_refused_ahead
 from prefiq_db.dialects.upsert_sql import PostgresqlUpsert
 from prefiq_db.dialects.values import POSTGRESQL
 from prefiq_db.drivers.halfway import close_if_halfway
 from prefiq_db.drivers.prepared import is_outdated, is_repeatable, names_of, unprepared
+from prefiq_db.drivers.readable import poller_of
 from prefiq_db.errors import ErrorKind, UnsupportedError, UsageError
 
 # psycopg.pq.TransactionStatus, by number: the dialect must import without the driver.
 _IDLE, _ACTIVE, _IN_ERROR = 0, 1, 3
+_OK = 0  # psycopg.pq.ConnStatus
 
 # Prefix of application_name for a session whose claim waits: it lets us find the session that blocks it.
 _CLAIM: Final = "prefiq_db claim "
@@ -231,9 +233,11 @@ class _Postgresql(PostgresqlBulk, PipelineTravelling, PrefiqDialect):
     def columns_of(self, cursor: Any) -> Any:
         # psycopg's description makes an object of each column, and they can't be compared.
         result = self._driver_cursor(cursor).pgresult
-        if result is None or not result.nfields:
+        count = 0 if result is None else result.nfields
+        if not count:
             return None if cursor.description is None else ()
-        return [(result.fname(place), result.ftype(place)) for place in range(result.nfields)]
+        places = range(count)
+        return [*map(result.fname, places), *map(result.ftype, places)]
 
     def knows(self, context: Any, kind: type) -> bool:
         from psycopg import ProgrammingError
@@ -325,6 +329,26 @@ class PrefiqPostgresql(PostgresqlBursts, SyncCopy, _Postgresql, _PreparedAnew, P
         # prepare=False: psycopg would PREPARE a BEGIN it has seen five times, and that costs a round trip.
         tag: str | None = dbapi_connection.execute(sql, prepare=False).statusmessage
         return tag
+
+    def is_ready(self, dbapi_connection: Any, state: SessionState, now: float) -> bool:
+        pgconn, limits = dbapi_connection.pgconn, self.limits
+        seconds, poll = limits.statement_timeout_seconds, state.poll
+        if poll is None and pgconn.status == _OK:
+            state.poll = poll = poller_of(pgconn.socket)
+        return (
+            dbapi_connection._hearing is None
+            and pgconn.status == _OK
+            and pgconn.transaction_status == _IDLE
+            and dbapi_connection._autocommit
+            and dbapi_connection._pipeline is None
+            and state.session_timeout == seconds == state.patience_seconds
+            and limits.session_settings
+            and poll is not None
+            and not poll(0)
+        )
+
+    def execute_alone(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
+        _PreparedAnew.do_execute(self, cursor, statement, parameters)
 
     def hear_out(self, dbapi_connection: Any) -> bool:
         dbapi_connection.wait(iter(()))

@@ -210,6 +210,7 @@ class SessionState:
         session_timeout: the statement timeout that the server's session has, if known.
         patience_seconds: the setting of the driver's own clock; ``None``: not known.
         followed: of a replica, the latest mark that its server is known to have.
+        poll: called with 0, tells whether the connection's socket has something to read; ``None``: not asked yet.
     """
 
     __slots__ = (
@@ -219,6 +220,7 @@ class SessionState:
         "followed",
         "last_used",
         "patience_seconds",
+        "poll",
         "session_timeout",
         "statement",
         "transaction",
@@ -231,6 +233,7 @@ class SessionState:
         self.session_timeout = session_timeout
         self.patience_seconds: float | None = None
         self.followed: Any = None
+        self.poll: Callable[[int], Any] | None = None
         self.checkout = CheckoutState()
         self.transaction = TransactionState()
         self.statement = StatementState()

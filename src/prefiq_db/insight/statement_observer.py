@@ -15,6 +15,7 @@ from functools import lru_cache
 from time import perf_counter
 from typing import Any, Final
 
+from prefiq_db.call import Told
 from prefiq_db.dialects.session import SessionState
 from prefiq_db.events import StatementEvent, StatementFailed, StatementFinished, StatementStarted, StreamFinished
 from prefiq_db.hooks.registry import Hooks
@@ -35,7 +36,7 @@ logger = logging.getLogger("prefiq_db.statements")
 
 # Where a logger caches the results of isEnabledFor, cleared whenever any level changes: a lookup costs a quarter of
 # the call. Without that cache we call it each time.
-_levels: Final[Mapping[int, bool]] = getattr(logger, "_cache", {})
+LEVELS: Final[Mapping[int, bool]] = getattr(logger, "_cache", {})
 _DEBUG: Final = logging.DEBUG
 
 # How many texts are remembered; new ones push old ones out, so ad-hoc texts cost no more than that.
@@ -70,9 +71,9 @@ class StatementObserver:
         self.masked = masked
         self.statistics = StatementStatistics()
         self.slow = SlowLog(database, slow_seconds, time.monotonic)
-        self._slow_seconds = slow_seconds
+        self.slow_seconds = slow_seconds
         #: what is to be done before each statement, and after it; looked up once, when a listener or a budget comes
-        self._acts_before = self._tells_started = self._tells_finished = self._budgeted = False
+        self.acts_before = self._tells_started = self.tells_finished = self._budgeted = False
         hooks.on_change(self._look_up)
         self._memory: Memory[_Known] = Memory(_MOST_TEXTS)
         self._known = self._memory.kept
@@ -90,17 +91,17 @@ class StatementObserver:
         try:
             known = self._known[statement]
         except KeyError:
-            known = self._learn(statement, context)
+            known = self._learn(statement, None if context is None else context.compiled)
         note, checkout = state.statement, state.checkout
         note.summary = known.summary
-        if self._acts_before:
+        if self.acts_before:
             self._before(known, parameters, context, batch_size, state)
         note.sent_at = started = perf_counter()
         try:
             send(cursor, statement, parameters, context)
         except BaseException as error:
             note.sent_at = 0.0
-            self._failed(known, error, started, parameters, context, batch_size, state)
+            self.note_failure(known, error, started, parameters, context, batch_size, state)
             raise
         duration = perf_counter() - started + note.spent
         note.sent_at = 0.0
@@ -113,16 +114,16 @@ class StatementObserver:
             self._retried(known.entry)
         if len(durations) >= FOLD_AT:
             self._fold(known.entry)
-        if duration >= self._slow_seconds:
+        if duration >= self.slow_seconds:
             self._slow(known, duration, rows, state, None)
-        if self._tells_finished:
+        if self.tells_finished:
             draft = self._fill(_new(DraftOfFinished), known, parameters, context, batch_size, state)
             draft.duration_seconds = duration
             draft.rows = rows
             draft.__class__ = StatementFinished
             self.hooks.emit(draft)
         try:
-            debug = _levels[_DEBUG]
+            debug = LEVELS[_DEBUG]
         except KeyError:
             debug = True
         if debug and logger.isEnabledFor(_DEBUG):
@@ -130,7 +131,7 @@ class StatementObserver:
         checkout.wait_seconds = 0.0
 
     def stream_opened(self, context: Any, state: SessionState) -> StreamNote:
-        known = self._known.get(context.statement) or self._learn(context.statement, context)
+        known = self.look_up(context.statement, context.compiled)
         wanted = StreamFinished in self.hooks.wanted
         fields = self._stream_fields(known, context, state) if wanted else None
         return StreamNote(self.hooks, self.statistics, self.slow, known, fields, state)
@@ -142,8 +143,8 @@ class StatementObserver:
 
     def _look_up(self) -> None:
         wanted = self.hooks.wanted
-        self._tells_started, self._tells_finished = StatementStarted in wanted, StatementFinished in wanted
-        self._acts_before = self._budgeted or self._tells_started
+        self._tells_started, self.tells_finished = StatementStarted in wanted, StatementFinished in wanted
+        self.acts_before = self._budgeted or self._tells_started
 
     def _before(self, known: _Known, parameters: Any, context: Any, batch_size: int, state: SessionState) -> None:
         if self._budgeted and open_budgets.get() is not NO_BUDGETS:
@@ -155,8 +156,18 @@ class StatementObserver:
 
     # --- counting --------------------------------------------------------------------------------
 
-    def _learn(self, statement: str, context: Any) -> _Known:
-        compiled: Any = None if context is None else context.compiled
+    def look_up(self, statement: str, compiled: Any) -> _Known:
+        """Return what is known of *statement*, and where its time is noted."""
+        return self._known.get(statement) or self._learn(statement, compiled)
+
+    def note_more(self, known: _Known, duration: float, rows: int, state: SessionState) -> None:
+        """Note a statement whose time was slow, or the last that may be noted uncounted."""
+        if len(known.durations) >= FOLD_AT:
+            self._fold(known.entry)
+        if duration >= self.slow_seconds:
+            self._slow(known, duration, rows, state, None)
+
+    def _learn(self, statement: str, compiled: Any) -> _Known:
         # Each length of a list is another text, and all of them are one statement.
         has_lists = bool(getattr(compiled, "post_compile_params", None))
         head = head_of(compiled.string if has_lists else statement)
@@ -182,7 +193,7 @@ class StatementObserver:
         with self.statistics.lock:
             entry.retries += 1
 
-    def _failed(
+    def note_failure(
         self,
         known: _Known,
         error: BaseException,
@@ -249,6 +260,35 @@ class StatementObserver:
         else:
             draft.call_id, draft.tags, draft._origin = call.id, call.tags, call.line or application_line()
         return draft
+
+    def tell_finished(
+        self, known: _Known, values: Mapping[str, Any], duration: float, rows: int, told: Told | None
+    ) -> None:
+        """Notify listeners of a statement on the short way, which *told* is about."""
+        description = known.description
+        draft: Any = _new(DraftOfFinished)
+        draft.database = self.database
+        draft.statement = known.shown
+        if values:
+            show = describe_value if self.masked else repr
+            draft.parameters = {name: MASK if _is_secret_name(name) else show(value) for name, value in values.items()}
+        else:
+            draft.parameters = {}
+        draft.operation = description.operation
+        draft.summary = description.summary
+        draft.tables = description.tables
+        draft.fingerprint = description.fingerprint
+        draft.batch_size, draft.wait_seconds, draft.retry_number, draft.transaction_id = 1, 0.0, 0, None
+        draft.tags = NO_TAGS
+        if told is None:
+            draft.call_id, draft._origin = None, application_line()
+        else:
+            draft.call_id, line = told
+            draft._origin = line or application_line()
+        draft.duration_seconds = duration
+        draft.rows = rows
+        draft.__class__ = StatementFinished
+        self.hooks.emit(draft)
 
     def _stream_fields(self, known: _Known, context: Any, state: SessionState) -> dict[str, Any]:
         """Return the same fields for the event at a stream's end."""
