@@ -55,8 +55,8 @@ class Instance:
         has_tenants: whether the origin was asked for a tenant's database, so that each call looks whose it is.
         schema_tables: like *tables*, for each schema that is a tenant's namespace.
         is_usual: whether a statement by itself needs nothing but to be sent: nobody hears of calls, wants plans,
-            needs a transaction for a time limit, or has to know how far the primary is after it. Looked up when a listener
-            comes or goes.
+            needs a transaction for a time limit, or has to know how far the primary is after it. Looked up when a
+            listener comes or goes.
         tells_inserted: by a table's name, whether the server tells an inserted row from an updated one.
     """
 

@@ -10,7 +10,8 @@ from typing import Any
 from prefiq_db.call import Batch, Call, Way
 from prefiq_db.config import NO_RETRY, RetryPolicy
 from prefiq_db.core.reading import all_read, worth_another_server
-from prefiq_db.core.statements import Statements, check_read_only
+from prefiq_db.core.reading_statements import check_read_only
+from prefiq_db.core.statements import Statements
 from prefiq_db.core.transactions import transaction_repeatable
 from prefiq_db.deadline import own_deadline
 from prefiq_db.dialects.burst_control import CannotTravelError

@@ -14,10 +14,9 @@ from sqlalchemy import TextClause
 from prefiq_db.call import NO_OVERRIDES, Call, Overrides, Shape, Way, next_call_id
 from prefiq_db.core.bulk_insert import Request, bulk_insert
 from prefiq_db.core.doubt import Doubt, fate_unknown
-from prefiq_db.core.reading import ReadingView, worth_another_server
+from prefiq_db.core.reading_statements import ReadingStatements, check_read_only
 from prefiq_db.core.streams import StreamCore
 from prefiq_db.core.verbs import CoreVerbs
-from prefiq_db.deadline import own_deadline
 from prefiq_db.dialects.functions import taken_sql
 from prefiq_db.errors import (
     ErrorClass,
@@ -25,7 +24,6 @@ from prefiq_db.errors import (
     OutcomeUnknownError,
     PrefiqDbError,
     ReadOnlyError,
-    StatementRefusedError,
 )
 from prefiq_db.execution.binds import bind_params, bind_rows, check_params, checked_rows
 from prefiq_db.execution.entities import refuse_entities
@@ -47,7 +45,7 @@ logger = logging.getLogger("prefiq_db.database")
 open_request = request_here.get
 
 
-class Statements(ReadingView, CoreVerbs):
+class Statements(ReadingStatements, CoreVerbs):
     """A database that runs statements."""
 
     # --- the short way -------------------------------------------------------------------------------
@@ -235,8 +233,8 @@ class Statements(ReadingView, CoreVerbs):
         try:
             if call.block is not None:
                 return call.block.run(call, explicit=call.way is Way.EXPLICIT)
-            if self.instance.readers is not None and self._goes_to_a_replica(call):
-                return self._read_on_replica(call)
+            if self.instance.readers is not None and self.goes_to_replica(call):
+                return self.read_on_replica(call)
             if call.way is Way.OWN_TRANSACTION:
                 if call.shape is not ROW_COUNT and self.schema_of(call.given) is not None:
                     return self._run_in_schema(call)
@@ -258,37 +256,6 @@ class Statements(ReadingView, CoreVerbs):
         finally:
             # The connection knows its last call until the next one, and must not keep what the caller gave it.
             del call.statement, call.params, call.block, call.text
-
-    def _goes_to_a_replica(self, call: Call) -> bool:
-        return (
-            self.reads_on_replica(call.given)
-            and call.shape is not ROW_COUNT
-            and facts_of_call(call, self.road.dialect).reads_by_words
-        )
-
-    def _read_on_replica(self, call: Call) -> Any:
-        """Run one statement on a replica, where its session refuses writes, or if none can serve, on the primary."""
-        usual, deadline = call.way, call.deadline or own_deadline(call.given.timeout, call.started)
-
-        def run(view: Statements) -> Any:
-            is_reader = view.instance.node is not None
-            in_transaction = view._needs_a_transaction(call.given) if is_reader else usual is Way.OWN_TRANSACTION
-            call.prepared = None  # each server has its own
-            if in_transaction:
-                call.deadline = None  # the transaction has it
-                return view._run_in_own_transaction(call, read_only=True)
-            call.deadline = deadline
-            fetched = view._one_shot(call) if is_reader else view._one_shot_with_retries(call)
-            return fetched if call.shape.finish is None else call.shape.finish(fetched)
-
-        return self.read(call.given, run, leaves=worth_another_server)
-
-    def _one_shot_with_retries(self, call: Call) -> Any:
-        try:
-            return self._one_shot(call)
-        except PrefiqDbError as error:
-            first = error
-        return self._one_shot_again(first, call)
 
     def _run_in_own_transaction(self, call: Call, *, read_only: bool = False) -> Any:
         if call.shape is ROW_COUNT:
@@ -426,12 +393,3 @@ class Statements(ReadingView, CoreVerbs):
             return False
         found = error.classification
         return found.retry_statement or (found.retry_transaction and self._may_run_twice(call))
-
-
-def check_read_only(call: Call, options: TransactionOptions, dialect: Any) -> None:
-    """Raise if a read-only view or scope may write in a read-write transaction, where the server can't refuse it."""
-    if call.given.read_only and not options.read_only and not facts_of_call(call, dialect).reads_only:
-        raise StatementRefusedError(
-            "read_only: this statement may write, and the server would let it: the open transaction isn't read-only; "
-            "run it outside the read-only scope, or open transaction(read_only=True)"
-        )

@@ -9,7 +9,8 @@ from sqlalchemy import CursorResult, Table
 from sqlalchemy.exc import NoSuchTableError
 
 from prefiq_db.call import Call, Shape, Way
-from prefiq_db.core.statements import Statements, check_read_only
+from prefiq_db.core.reading_statements import check_read_only
+from prefiq_db.core.statements import Statements
 from prefiq_db.core.upsert_steps import UpsertSteps
 from prefiq_db.errors import ConcurrencyError, ErrorKind, PrefiqDbError, UsageError
 from prefiq_db.execution.shapes import ONE_VALUE
