@@ -115,10 +115,13 @@ class Seen:
             with what is known here, and notes here, too. ``None``: all that is started in the scope shares it.
     """
 
-    __slots__ = ("__weakref__", "_above", "_marks", "_unknown", "worker")
+    __slots__ = ("__weakref__", "_above", "_marks", "_unknown", "outer", "scope", "worker")
 
     def __init__(self, worker: object = None, outer: Seen | None = None) -> None:
         self.worker = worker
+        #: the block that it is for, and what is noted in after that
+        self.scope: object = None
+        self.outer: Seen | None = None
         self._marks: dict[object, Mark] = {} if outer is None else dict(outer._marks)
         # Those after whose writes nobody has asked how far the primary is.
         self._unknown: set[object] = set() if outer is None else set(outer._unknown)
@@ -173,13 +176,21 @@ def seen_by(worker: object) -> Seen:
     return held
 
 
-def leave_scope(outer: Seen | None) -> None:
-    """Note here what *outer* says again."""
-    _here.set(outer)
-
-
-def enter_scope(seen: Seen | None = None) -> Seen:
-    """Let the code from here on share one, *seen* or a new one; return it."""
-    made = Seen(None, _here.get()) if seen is None else seen
+def enter_scope(scope: object) -> None:
+    """Let the code of the block *scope* share one from here on."""
+    outer = _here.get()
+    made = Seen(None, outer)
+    made.scope, made.outer = scope, outer
     _here.set(made)
-    return made
+
+
+def leave_scope(scope: object) -> None:
+    """End what :func:`enter_scope` began here; without one around it, what the block wrote is still to be seen."""
+    mine = _here.get()
+    if mine is not None and mine.scope is scope and mine.outer is not None:
+        _here.set(mine.outer)
+
+
+def share(seen: Seen | None) -> None:
+    """Let the code from here on share *seen*; ``None``: nothing."""
+    _here.set(seen)

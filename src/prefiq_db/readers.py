@@ -10,7 +10,7 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 
 from prefiq_db.errors import ErrorKind
 from prefiq_db.events import ReplicaChanged
-from prefiq_db.forks import renewed
+from prefiq_db.forks import in_child, renewed
 from prefiq_db.marks import Standing
 from prefiq_db.reports import NodeStats, PoolStats
 
@@ -49,9 +49,14 @@ class Node(Generic[I]):
         self._out_until = 0.0
         self._out_seconds = _FIRST_OUT_SECONDS
         self._lookers: dict[None, object] = {}
+        in_child(self, Node._forget_lookers)
 
     def __repr__(self) -> str:
         return f"<Node {self.name}: {self.reason or 'in the rotation'}>"
+
+    def _forget_lookers(self) -> None:
+        """Forget who asks it: in a forked child nobody does."""
+        self._lookers.clear()
 
     @property
     def load(self) -> tuple[float, float]:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from prefiq_db.errors import PrefiqDbError, ReadOnlyError, StatementRefusedError, UsageError
+from prefiq_db.errors import ClosedError, PrefiqDbError, ReadOnlyError, StatementRefusedError, UsageError
 from prefiq_db.marks import seen_here
 from tests.twins.harness import Harness
 from tests.twins.replicated import BOTH, Replicated, clusters, replicated
@@ -180,6 +180,16 @@ async def test_the_engine_of_a_replica(replicated: Replicated) -> None:
     assert port == replicated.ports[2]
     with pytest.raises(UsageError, match="r1, r2"):
         db.engine_for("r9")
+
+
+async def test_a_database_is_opened_again_with_its_replicas(replicated: Replicated) -> None:
+    db = replicated.database()
+    await db.using(replica=True).fetch_value("select 1")
+    await db.close()
+    with pytest.raises(ClosedError):
+        await db.using(replica=True).fetch_value("select 1")
+    await db.open()
+    assert await db.using(replica=True).fetch_value(replicated.port_sql) in replicated.ports[1:]
 
 
 async def test_words_that_contradict_are_refused(replicated: Replicated) -> None:

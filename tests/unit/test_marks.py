@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import gc
 
 import pytest
@@ -12,7 +13,7 @@ from prefiq_db.dialects.travelling_mariadb import mark_of_gtids
 from prefiq_db.dialects.travelling_postgresql import PipelineTravelling
 from prefiq_db.drivers.travellers_mysql import gtid_in
 from prefiq_db.errors import UsageError
-from prefiq_db.marks import Mark, Seen, check_mark_text, mark_of
+from prefiq_db.marks import Mark, Seen, check_mark_text, enter_scope, leave_scope, mark_of, seen_by, seen_here
 
 _PLACES = st.tuples(st.integers(0, 2**32 - 1), st.integers(0, 2**63))
 _MARKS = st.builds(
@@ -94,6 +95,28 @@ def test_who_sees_what_was_written() -> None:
     assert not inner.is_unknown(key)
     outer.settle(key, later)
     assert not outer.is_unknown(key)
+
+
+def test_a_scope_sees_again_what_it_saw_when_an_inner_one_is_left() -> None:
+    key, mark = object(), Mark("p", {0: (1, 5)})
+
+    def work() -> None:
+        first = seen_by("worker")
+        enter_scope("outer")
+        outer = seen_here()
+        enter_scope("inner")
+        seen_by("worker").note(key, mark)
+        leave_scope("another")
+        assert seen_here() is not outer
+        leave_scope("inner")
+        assert seen_here() is outer
+        assert outer is not None
+        assert outer.mark(key) == mark
+        leave_scope("outer")
+        assert seen_here() is first
+        assert first.mark(key) == mark
+
+    contextvars.Context().run(work)
 
 
 def test_a_chain_of_tasks_keeps_none_of_those_before() -> None:

@@ -20,7 +20,7 @@ from weakref import ReferenceType, ref
 
 from prefiq_db.errors import NestingError, TransactionOwnershipError
 from prefiq_db.instance import Instance
-from prefiq_db.marks import Seen, enter_scope, leave_scope, seen_here
+from prefiq_db.marks import Seen, seen_here, share
 from prefiq_db.transaction.block import Block
 from prefiq_db.transaction.scope import Scope
 
@@ -191,9 +191,9 @@ def within_request(transactions: RequestTransactions) -> Iterator[None]:
     before = request_here.get()
     request_here.set(transactions)
     outer = seen_here()
-    enter_scope(transactions.seen)
+    share(transactions.seen)
     try:
         yield
     finally:
         request_here.set(before)
-        leave_scope(outer)
+        share(outer)
