@@ -146,7 +146,7 @@ def test_one_dashboard_serves_both_exporters(db: Database, registry: CollectorRe
     assert ours.keys() - theirs.keys() <= {
         "db_client_operation_retries", "db_client_connection_leaks", "db_client_connection_timeouts",
         "db_client_connection_create_time_seconds", "db_client_health_status",
-        "db_client_replica_in_rotation", "db_client_replica_lag_seconds",
+        "db_client_replica_in_rotation", "db_client_replica_lag_seconds", "db_client_operation_replica_fallbacks",
     }  # fmt: skip
     for name in ours.keys() & theirs.keys():
         assert (ours[name].type, ours[name].documentation) == (theirs[name].type, theirs[name].documentation)

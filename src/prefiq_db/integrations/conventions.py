@@ -164,9 +164,9 @@ HEALTH: Final = Metric(
 CONVENTIONAL: Final = (
     DURATION, ROWS, COUNT, IDLE_MAX, IDLE_MIN, MAX, PENDING, TIMEOUTS, CREATE_TIME, WAIT_TIME, USE_TIME,
 )  # fmt: skip
-OURS: Final = (RETRY_COUNT, ERROR_COUNT, LEAK_COUNT, REFUSED_COUNT, UNKNOWN_COUNT, SLOW_COUNT, FALLBACK_COUNT)
-#: Of a replica; its pool is named ``main/r1``, after the database and itself.
-OF_REPLICAS: Final = (REPLICA_IN_ROTATION, REPLICA_LAG)
+OURS: Final = (RETRY_COUNT, ERROR_COUNT, LEAK_COUNT, REFUSED_COUNT, UNKNOWN_COUNT, SLOW_COUNT)
+#: Of databases with replicas; the pool of a replica is named ``main/r1``, after the database and itself.
+OF_REPLICAS: Final = (REPLICA_IN_ROTATION, REPLICA_LAG, FALLBACK_COUNT)
 # Not of a database but of a health check, which knows several; for Prometheus only.
 OF_HEALTH: Final = (HEALTH,)
 

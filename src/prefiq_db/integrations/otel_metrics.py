@@ -67,7 +67,7 @@ from prefiq_db.reports import DatabaseStats, NodeStats
 if TYPE_CHECKING:
     from prefiq_db.integrations.sources import AnyDatabase
 
-Readings = tuple[tuple[Mapping[str, Value], Callable[[DatabaseStats], int]], ...]
+Readings = tuple[tuple[Mapping[str, Value], Callable[[DatabaseStats], int | None]], ...]
 
 # What is read from stats() when the metrics are collected: metric, further attributes, value. The counters among them
 # have no event.
@@ -80,7 +80,7 @@ _READ: Final[tuple[tuple[Metric, Readings], ...]] = (
     (REFUSED_COUNT, (({}, lambda of: of.retry_refused_count),)),
     (UNKNOWN_COUNT, (({}, lambda of: of.unknown_outcome_count),)),
     (SLOW_COUNT, (({}, lambda of: of.slow_count),)),
-    (FALLBACK_COUNT, (({}, lambda of: of.replica_fallback_count),)),
+    (FALLBACK_COUNT, (({}, lambda of: of.replica_fallback_count if of.replicas else None),)),
     (REPLICA_IN_ROTATION, ()),
     (REPLICA_LAG, ()),
 )
@@ -134,7 +134,8 @@ class _Instruments:
             for listener in listeners:
                 stats = listener.stats()
                 for attributes, value in readings:
-                    yield Observation(value(stats), {**listener.named, **attributes})
+                    if (found := value(stats)) is not None:
+                        yield Observation(found, {**listener.named, **attributes})
                 for node in stats.replicas:
                     yield from _observed_of(stats.database, node, metric)
 

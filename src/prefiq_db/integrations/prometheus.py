@@ -184,7 +184,8 @@ def _read(stats: DatabaseStats, of_database: Attributes) -> Iterator[tuple[Metri
     yield REFUSED_COUNT, named, stats.retry_refused_count
     yield UNKNOWN_COUNT, named, stats.unknown_outcome_count
     yield SLOW_COUNT, named, stats.slow_count
-    yield FALLBACK_COUNT, named, stats.replica_fallback_count
+    if stats.replicas:
+        yield FALLBACK_COUNT, named, stats.replica_fallback_count
 
 
 def _read_pool(pool: PoolStats, named: Attributes) -> Iterator[tuple[Metric, Attributes, Reading]]:
