@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from prefiq_db.errors import NotReadyError, PrefiqDbError
+from prefiq_db.events import Listener, ReplicaChanged
 from prefiq_db.testing.mariadb_cluster import PLAIN_USER
 from prefiq_db.testing.processes import wait_until
 from tests.twins.harness import Harness
@@ -56,6 +57,13 @@ async def test_a_replica_that_dies_fails_no_read(broken: Replicated, harness: Ha
     db, sql = broken.database(**LIMITS), broken.port_sql
     _, one, other = broken.ports
     assert await _reads(db, sql) == {one, other}
+    changes: list[ReplicaChanged] = []
+
+    class Told(Listener):
+        def replica_changed(self, event: ReplicaChanged) -> None:
+            changes.append(event)
+
+    db.hooks.add(Told())
     node = broken.cluster.nodes[1]
     node.kill() if how == "killed" else node.freeze()
     try:
@@ -68,6 +76,7 @@ async def test_a_replica_that_dies_fails_no_read(broken: Replicated, harness: Ha
         node.start() if how == "killed" else node.thaw()
     await _returns(db, sql, {one, other}, harness)
     assert all(each.in_rotation for each in db.stats().replicas)
+    assert [(event.node, event.in_rotation) for event in changes] == [("r1", False), ("r1", True)]
 
 
 async def test_when_all_are_out_the_primary_answers_or_an_error_names_them(
