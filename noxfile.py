@@ -56,6 +56,7 @@ def chaos(session: nox.Session) -> None:
     # Transfers with faults, steps of the hand-over machine for each driver, every how many lines one is interrupted.
     long_forms = {"PREFIQ_CHAOS_TRANSFERS": "10000", "PREFIQ_HAND_OVER_STEPS": "20000", "PREFIQ_INJECT_EVERY": "1"}
     long_forms["PREFIQ_CUT_REQUESTS"] = "1000"  # whose client goes away
+    long_forms["PREFIQ_REPLICA_PAIRS"] = "10000"  # of a write and a read
     environment = {name: os.environ.get(name) or value for name, value in long_forms.items()}
     session.run("pytest", *LONG, "--timeout=14400", *session.posargs, env=environment)
 

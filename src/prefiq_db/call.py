@@ -37,7 +37,10 @@ class Overrides:
             database.
         database: another database of the same server, or another file beside SQLite's, with a pool of its own; on
             MongoDB another database of the same servers.
-        replica: reads may go to a secondary (MongoDB).
+        replica: reads go to a replica, and nothing else may be sent; ``False``: to the primary, whatever ``read_from``
+            says. On MongoDB reads may go to a secondary.
+        after: what ``mark()`` returned, perhaps in another process: reads on a replica see what was written until
+            then.
     """
 
     timeout: float | None = None
@@ -48,6 +51,7 @@ class Overrides:
     schema: str | None = None
     database: str | None = None
     replica: bool | None = None
+    after: str | None = None
 
     def over(self, below: Overrides) -> Overrides:
         """Return these overrides, with those of *below* where these are ``None``."""

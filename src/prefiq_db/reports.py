@@ -193,6 +193,27 @@ class PoolStats:
 
 
 @dataclass(frozen=True, slots=True)
+class NodeStats:
+    """One replica, as far as this process knows it: nobody is asked.
+
+    Attributes:
+        name: its name in the settings.
+        role: ``replica``, ``primary`` once it was found promoted, or ``unknown``.
+        in_rotation: whether it gets reads.
+        reason: why it gets none, in a word; ``""``: it does.
+        lag_seconds: how far it was behind when it was last asked; ``None``: unknown.
+        pool: its pool.
+    """
+
+    name: str
+    role: str
+    in_rotation: bool
+    reason: str
+    lag_seconds: float | None
+    pool: PoolStats
+
+
+@dataclass(frozen=True, slots=True)
 class DatabaseStats:
     """The counters of one database since its object was created.
 
@@ -212,6 +233,8 @@ class DatabaseStats:
         statements: the statements with the most total time, the worst first.
         holders: the connections checked out now, the oldest first.
         unknown_outcome_count: transactions and single writes whose outcome stayed unknown: no reply came.
+        replicas: the replicas, in the order of the settings.
+        replica_fallback_count: reads for a replica that the primary answered, or nobody.
         tenant_pools: the pools of tenants' own databases, by their names; their statements and leaks are counted above.
     """
 
@@ -231,6 +254,8 @@ class DatabaseStats:
     holders: tuple[Holder, ...] = ()
     unknown_outcome_count: int = 0
     tenant_pools: Mapping[str, PoolStats] = field(default_factory=dict)
+    replicas: tuple[NodeStats, ...] = ()
+    replica_fallback_count: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from prefiq_db.drivers.deadlines import DeadlinePassed
 from prefiq_db.drivers.local_stream import LOCAL_FILES
 from prefiq_db.drivers.mysql_literals import conversions
 from prefiq_db.drivers.stopping import STOP_SECONDS
+from prefiq_db.drivers.travellers_mysql import SESSION_TRACK
 from prefiq_db.errors import ErrorKind, NotReadyError, PrefiqDbError, ReadOnlyError
 from prefiq_db.interruptions import is_interruption
 from prefiq_db.settings import DatabaseSettings
@@ -22,6 +23,10 @@ from prefiq_db.translation.classify import in_phase, treatment
 
 # The session's default, which holds for a plain START TRANSACTION and for a statement of its own.
 _MYSQL_READ_ONLY: Final = " /*M! , tx_read_only = 1 */ /*!50720 , transaction_read_only = 1 */"
+
+
+# The number of the first version that may know it; it is no MySQL.
+_TELL_GTID: Final = " /*M!100202 , session_track_system_variables = 'last_gtid' */"
 
 
 class _MySQLConnector(Connector):
@@ -55,6 +60,7 @@ class _MySQLConnector(Connector):
             f"innodb_lock_wait_timeout = {lock}, lock_wait_timeout = {lock} "
             f"/*M! , max_statement_time = {limit:.6f} */ "
             f"/*!50708 , max_execution_time = {max(1, round(limit * 1000))} */"
+            f"{_TELL_GTID if settings.replicas else ''}"
             f"{_MYSQL_READ_ONLY if settings.read_only else ''}"
         )
 
@@ -66,7 +72,9 @@ class _MySQLConnector(Connector):
     def client_flag(self, cparams: dict[str, Any]) -> int:
         # FOUND_ROWS, set by SQLAlchemy: an UPDATE counts the rows it matched, as on the other databases.
         # LOCAL_FILES: bulk_insert() streams rows that way; our drivers refuse a request for anything else.
-        return int(cparams.get("client_flag", 0)) | LOCAL_FILES
+        # SESSION_TRACK: the reply to what writes tells its GTID, which reads on a replica wait for.
+        tracks = SESSION_TRACK if self.settings.replicas else 0
+        return int(cparams.get("client_flag", 0)) | LOCAL_FILES | tracks
 
     def connected(self, connect: Connect, cparams: dict[str, Any], login: Mapping[str, Any], deadline: Deadline) -> Any:
         last: Exception | None = None
@@ -150,6 +158,7 @@ class PyMySQLConnector(_MySQLConnector):
 
     def equip(self, connection: Any, end_session: Callable[[int, int | None], None]) -> None:
         connection.end_session = end_session
+        connection.tells_gtid = bool(self.settings.replicas)
 
     def open(self, connect: Connect, arguments: dict[str, Any], deadline: Deadline) -> Any:
         from pymysql.converters import conversions as of_driver
@@ -182,6 +191,7 @@ class AsyncmyConnector(_MySQLConnector):
 
     def equip(self, connection: Any, end_session: Callable[[int, int | None], None]) -> None:
         connection._execute_mutex.end_session = end_session
+        connection._connection.tells_gtid = bool(self.settings.replicas)
 
     def open(self, connect: Connect, arguments: dict[str, Any], deadline: Deadline) -> Any:
         from asyncmy.converters import conversions as of_driver

@@ -14,8 +14,8 @@ from sqlalchemy import TextClause
 from prefiq_db.call import NO_OVERRIDES, Call, Overrides, Shape, Way, next_call_id
 from prefiq_db.core.bulk_insert import Request, bulk_insert
 from prefiq_db.core.doubt import Doubt, fate_unknown
+from prefiq_db.core.reading_statements import ReadingStatements, check_read_only
 from prefiq_db.core.streams import StreamCore
-from prefiq_db.core.tenant_view import TenantView
 from prefiq_db.core.verbs import CoreVerbs
 from prefiq_db.dialects.functions import taken_sql
 from prefiq_db.errors import (
@@ -24,7 +24,6 @@ from prefiq_db.errors import (
     OutcomeUnknownError,
     PrefiqDbError,
     ReadOnlyError,
-    StatementRefusedError,
 )
 from prefiq_db.execution.binds import bind_params, bind_rows, check_params, checked_rows
 from prefiq_db.execution.entities import refuse_entities
@@ -46,7 +45,7 @@ logger = logging.getLogger("prefiq_db.database")
 open_request = request_here.get
 
 
-class Statements(TenantView, CoreVerbs):
+class Statements(ReadingStatements, CoreVerbs):
     """A database that runs statements."""
 
     # --- the short way -------------------------------------------------------------------------------
@@ -159,6 +158,8 @@ class Statements(TenantView, CoreVerbs):
 
     def _place(self, call: Call, block: Block | None) -> Block | None:
         """Return the block that a stream reads in; ``None``: it needs a transaction of its own."""
+        if call.given.replica:
+            self.check_only_reads(call)
         if block is not None:
             if call.given.read_only:
                 check_read_only(call, block.root.options, self.road.dialect)
@@ -176,9 +177,12 @@ class Statements(TenantView, CoreVerbs):
 
     def bulk_insert(self, request: Request, block: Block | None = None) -> BulkResult:
         """Insert many rows; in *block*, if the caller named one."""
+        self.refuse_rows("bulk_insert")
         return bulk_insert(self, block, request)
 
     def _choose_way(self, call: Call, block: Block | None) -> None:
+        if call.given.replica:
+            self.check_only_reads(call)
         if block is not None:
             if call.given.read_only:
                 check_read_only(call, block.root.options, self.road.dialect)
@@ -229,6 +233,8 @@ class Statements(TenantView, CoreVerbs):
         try:
             if call.block is not None:
                 return call.block.run(call, explicit=call.way is Way.EXPLICIT)
+            if self.instance.readers is not None and self.goes_to_replica(call):
+                return self.read_on_replica(call)
             if call.way is Way.OWN_TRANSACTION:
                 if call.shape is not ROW_COUNT and self.schema_of(call.given) is not None:
                     return self._run_in_schema(call)
@@ -387,12 +393,3 @@ class Statements(TenantView, CoreVerbs):
             return False
         found = error.classification
         return found.retry_statement or (found.retry_transaction and self._may_run_twice(call))
-
-
-def check_read_only(call: Call, options: TransactionOptions, dialect: Any) -> None:
-    """Raise if a read-only view or scope may write in a read-write transaction, where the server can't refuse it."""
-    if call.given.read_only and not options.read_only and not facts_of_call(call, dialect).reads_only:
-        raise StatementRefusedError(
-            "read_only: this statement may write, and the server would let it: the open transaction isn't read-only; "
-            "run it outside the read-only scope, or open transaction(read_only=True)"
-        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, Self
 
 from prefiq_db.config import RetryPolicy
 from prefiq_db.core.sessions import judge_session_error
@@ -58,6 +58,10 @@ class Transactions(View):
     def new_root(self, options: TransactionOptions, deadline: Deadline | None) -> Block:
         """Return a transaction of its own that has not begun; *options* have the overrides already."""
         return RootBlock(self.instance, options, deadline)
+
+    def for_attempts(self, options: TransactionOptions) -> Self:
+        """Return the view whose transactions are the attempts of a loop."""
+        return self
 
     def declare(self, options: TransactionOptions) -> TransactionOptions:
         """Record what *options* need of the database before anything runs; readiness checks for it."""

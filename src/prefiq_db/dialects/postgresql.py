@@ -32,8 +32,6 @@ _OK = 0  # psycopg.pq.ConnStatus
 
 # Prefix of application_name for a session whose claim waits: it lets us find the session that blocks it.
 _CLAIM: Final = "prefiq_db claim "
-
-
 _GREATEST_PID: Final = 2**22  # Linux has none above it, and other systems stay far below
 _NAMES_OF_UTC: Final = frozenset(
     {"UTC", "Etc/UTC", "Etc/Zulu", "Zulu", "UCT", "Etc/UCT", "GMT", "Etc/GMT", "Universal"}

@@ -95,12 +95,16 @@ class StatementDialect(TransactionDialect):
         guard = state.checkout.guard
         if guard is not None:
             guard(statement, context)
+        if self.gate is not None:
+            self.refuse_write(statement, state, context)
         if self.commenter is not None:
             call = state.statement.call
             if call is not None and call.tags:
                 send = self._send_with_comment(send, call.tags)
         if transaction.owes_begin or transaction.wants_commit:
             send = self.in_company(send, state, proxied, context)
+        elif not transaction.began and (self.gate is not None or self.marker is not None):
+            send = self.in_step(send, statement, state, proxied, context)
         failure: Exception | None = None
         try:
             if self.observer is None:
@@ -116,6 +120,15 @@ class StatementDialect(TransactionDialect):
             raise failure
         if transaction.began:
             self._note_ending(transaction, proxied)
+
+    def refuse_write(self, statement: str, state: Any, context: Any) -> None:
+        """Raise if *statement* must not be sent to a replica."""
+
+    def in_step(
+        self, send: Callable[..., None], statement: str, state: Any, proxied: Any, context: Any
+    ) -> Callable[..., None]:
+        """Return *send* for a statement outside a transaction, where there are replicas."""
+        return send
 
     def note_failed_fetch(self, error: Exception, context: Any) -> None:
         """Note what *error*, met while rows were fetched, did to the open transaction."""

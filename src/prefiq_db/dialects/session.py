@@ -209,6 +209,7 @@ class SessionState:
         vetted_at: when the pool last checked whether it is fit to be handed out.
         session_timeout: the statement timeout that the server's session has, if known.
         patience_seconds: the setting of the driver's own clock; ``None``: not known.
+        followed: of a replica, the latest mark that its server is known to have.
         poll: called with 0, tells whether the connection's socket has something to read; ``None``: not asked yet.
     """
 
@@ -216,6 +217,7 @@ class SessionState:
         "__weakref__",
         "checkout",
         "expires_at",
+        "followed",
         "last_used",
         "patience_seconds",
         "poll",
@@ -230,6 +232,7 @@ class SessionState:
         self.last_used = self.vetted_at = time.perf_counter()
         self.session_timeout = session_timeout
         self.patience_seconds: float | None = None
+        self.followed: Any = None
         self.poll: Callable[[int], Any] | None = None
         self.checkout = CheckoutState()
         self.transaction = TransactionState()

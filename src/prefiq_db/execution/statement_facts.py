@@ -48,6 +48,8 @@ class Facts:
         verb: its main word: ``select``, ``insert``, ``update``, ``create`` ...
         reads_only: it changes nothing and locks nothing, so it may be sent twice, provided that no user-defined
             function has a name in *takable*.
+        reads_by_words: nothing but a function in it can change or lock anything: a server that
+            refuses writes may judge.
         takable: functions in it that the server may resolve to user-defined ones.
         only_built_in: every function that it calls is certainly a built-in one.
         control: it begins or ends a transaction by text; never allowed.
@@ -65,6 +67,7 @@ class Facts:
 
     verb: str = ""
     reads_only: bool = False
+    reads_by_words: bool = False
     takable: frozenset[str] = frozenset()
     only_built_in: bool = False
     control: bool = False
@@ -218,7 +221,7 @@ def _facts_of(tokens: Tokens, sql: str, rules: Rules, dialect: str) -> Facts:
     facts = parts[0]
     for part in parts[1:]:
         facts = _together(facts, part)
-    return facts if len(parts) == 1 else replace(facts, reads_only=False, several=True)
+    return facts if len(parts) == 1 else replace(facts, reads_only=False, reads_by_words=False, several=True)
 
 
 def _facts_of_part(tokens: Tokens, sql: str, rules: Rules, dialect: str) -> Facts:
@@ -235,6 +238,7 @@ def _facts_of_part(tokens: Tokens, sql: str, rules: Rules, dialect: str) -> Fact
     return Facts(
         verb=_verb(words, tokens.texts),
         reads_only=read.sure,
+        reads_by_words=read.by_words,
         carries_rows=carries_rows(tokens.texts),
         takable=read.takable,
         only_built_in=read.only_built_in,
@@ -250,7 +254,11 @@ def _facts_of_part(tokens: Tokens, sql: str, rules: Rules, dialect: str) -> Fact
 def _facts_of_inner(facts: Facts, words: list[str], tokens: Tokens, rules: Rules) -> Facts:
     """Return *facts* of the statement in PREPARE or EXECUTE IMMEDIATE; it needs its connection as they do."""
     tie = tie_of(words, tokens, rules, compound=False, temporary=False)
-    return facts if tie is None else replace(facts, reads_only=False, no_tomorrow=tie.reason, lingers=tie.lingers)
+    return (
+        facts
+        if tie is None
+        else replace(facts, reads_only=False, reads_by_words=False, no_tomorrow=tie.reason, lingers=tie.lingers)
+    )
 
 
 def _without_limits(words: list[str]) -> list[str]:

@@ -25,7 +25,7 @@ from prefiq_db.settings.field_types import (
     ExistingFile,
     Hosts,
     Port,
-    Replicas,
+    ReadFrom,
     Retry,
     Seconds,
     SecondsOrZero,
@@ -38,6 +38,7 @@ from prefiq_db.settings.field_types import (
     drop_unset,
 )
 from prefiq_db.settings.problems import Names, collect, describe_unknown_key, read_complaints, show_key
+from prefiq_db.settings.replica_fields import ReplicaNode, Replicas, find_replicas
 from prefiq_db.settings.target import TARGET_FIELDS, find_target
 from prefiq_db.settings.tls_options import lift_tls
 from prefiq_db.settings.url_options import find_option_problems
@@ -74,6 +75,9 @@ class DatabaseSettings(BaseModel):
     password: SecretText | None = None
     name: Text | None = None
     replicas: Replicas = ()
+    read_from: ReadFrom = "primary"
+    replica_wait_seconds: SecondsOrZero = 1.0
+    max_replica_lag_seconds: Seconds = 30.0
     pool_size: Count = 5
     max_overflow: CountOrZero = 5
     tenant_pools: Count = 32
@@ -123,6 +127,11 @@ class DatabaseSettings(BaseModel):
     def target(self) -> Target:
         """Where the database is: from the URL, the split fields or the defaults."""
         return find_target(self, self._flavor, str)
+
+    @property
+    def replica_nodes(self) -> tuple[ReplicaNode, ...]:
+        """Where the replicas are, each completed from the primary's login and database."""
+        return find_replicas(self, self.target, str)
 
     @property
     def masked(self) -> bool:
@@ -192,9 +201,11 @@ class DatabaseSettings(BaseModel):
             main = collect(problems, find_target, self, self._flavor, names)
         if main is not None:
             self.__dict__["engine"] = main.engine
-        if self.replicas:
-            fix = "remove it; a database of its own with read_only, for what you send there yourself, works today"
-            problems.append(Problem(names("replicas"), "nothing yet: no read would go to a replica", fix))
+        if main is not None and "replicas" not in bad:
+            collect(problems, find_replicas, self, main, names)
+        if self.read_from == "replica" and not self.replicas and {"replicas", "read_from"}.isdisjoint(bad):
+            fix = f"name the replicas, or choose replica_preferred for {names('read_from')}"
+            problems.append(Problem(names("replicas"), f"a replica, since {names('read_from')} is replica", fix))
         if (self.ssl_cert is None) != (self.ssl_key is None) and {"ssl_cert", "ssl_key"}.isdisjoint(bad):
             have, lack = ("ssl_cert", "ssl_key") if self.ssl_key is None else ("ssl_key", "ssl_cert")
             problems.append(Problem(names(lack), f"a file, since {names(have)} is set", "set both or neither"))
@@ -244,7 +255,12 @@ def _field_problems(detail: ErrorDetails, names: Names) -> list[Problem]:
     if detail["type"] == "extra_forbidden":
         return [Problem(names(show_key(name)), *describe_unknown_key(name, DatabaseSettings.model_fields))]
     found = read_complaints(detail.get("ctx")) or [("", "another kind of value", "see docs/settings.md")]
-    return [Problem(names(f"{name}.{sub}" if sub else name), expected, fix) for sub, expected, fix in found]
+    return [Problem(_name_of(name, sub, names), expected, fix) for sub, expected, fix in found]
+
+
+def _name_of(name: str, sub: str, names: Names) -> str:
+    """Return the user's name for the part *sub* of a field; one in parentheses is a part of its value."""
+    return f"{names(name)} {sub}" if sub.startswith("(") else names(f"{name}.{sub}" if sub else name)
 
 
 def _new_settings() -> DatabaseSettings:

@@ -83,6 +83,9 @@ class BurstBlock(RootBlock):
             pending = gather(connection, state, batch.items)
             # First the limits, because BEGIN may say them.
             road.border.cross(lambda: road.dialect.bound_burst(connection, seconds, self.deadline))
+            if road.dialect.gate is not None:
+                waiting: Any = road.dialect
+                road.border.cross(lambda: waiting.wait_for_mark(connection._dbapi_connection))
             begin = road.dialect.burst_begin(state.transaction)
         except CannotTravelError:
             connection.close()

@@ -23,6 +23,7 @@ from prefiq_db.events import Line, TransactionFinished
 from prefiq_db.exactly_once import forbidden_table, missing_table, never_committed, new_token, still_unknown
 from prefiq_db.execution.standard import discard
 from prefiq_db.instance import Instance
+from prefiq_db.marks import seen_by
 from prefiq_db.origin import readable
 from prefiq_db.reports import Outcome
 from prefiq_db.transaction.block import RUN_AGAIN, Block
@@ -43,6 +44,8 @@ class RootBlock(LastStatement, FirstStatement):
     """
 
     is_root: ClassVar[bool] = True
+    #: BEGIN doesn't wait for the first statement
+    begins_at_once = False
 
     def __init__(self, instance: Instance, options: TransactionOptions, deadline: Deadline | None = None) -> None:
         super().__init__(instance, options, None)
@@ -101,7 +104,7 @@ class RootBlock(LastStatement, FirstStatement):
             statement_timeout=limit if limit is not None and limit < usual else None,
             control_timeout=step_seconds if step_seconds is not None and step_seconds < usual else None,
             # Without its table a transaction must fail before the body runs, so the first token goes ahead.
-            may_wait=self.token is None or self.instance.has_tokens,
+            may_wait=not self.begins_at_once and (self.token is None or self.instance.has_tokens),
         )
         try:
             self._handle = road.begin(connection)
@@ -210,6 +213,8 @@ class RootBlock(LastStatement, FirstStatement):
         if error is not None:
             self._roll_back()
             return
+        if self.instance.readers is not None:
+            seen_by(self.instance.runtime.worker())  # in the shield it would be noted where nobody sees it
         try:
             self.instance.runtime.shielded(self._commit, self.instance.commit_budget_seconds)
         except TimeoutError:
