@@ -7,7 +7,6 @@ When something fails they are made after all, and SQLAlchemy handles the error a
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any, ClassVar, Final, NoReturn
@@ -15,17 +14,20 @@ from weakref import WeakKeyDictionary
 
 from sqlalchemy import Connection, Row, TextClause
 from sqlalchemy.engine.result import RMKeyView
-from sqlalchemy.pool.base import _ConnectionFairy
 
 from prefiq_db.call import NO_OVERRIDES, Call, Overrides
 from prefiq_db.deadline import Deadline
 from prefiq_db.dialects.session import SESSION_KEY
 from prefiq_db.engine_class import taken
+from prefiq_db.errors import PoolTimeoutError, ReadOnlyError, StatementCancelledError
 from prefiq_db.execution.audience import Audience
+from prefiq_db.execution.pinned import Pinned
+from prefiq_db.execution.pool_proxy import OwnProxy
 from prefiq_db.execution.prepared import Prepared, RowFormat, prepare
 from prefiq_db.execution.standard import OneShot, Shot, StandardRoad, discard
 from prefiq_db.execution.statement_facts import facts_of_call
 from prefiq_db.memory import Memory
+from prefiq_db.origin import application_line
 from prefiq_db.pool.checkout_deadline import checkout_by
 from prefiq_db.translation.classify import Phase
 
@@ -59,6 +61,57 @@ class DirectRoad(StandardRoad):
         # Another thread may have evicted it just now.
         compiled = prepared.compiled()
         return OneShot(self, call) if compiled is None else DirectShot(self, call, prepared, compiled)
+
+    # --- in a transaction ---------------------------------------------------------------------------
+
+    def is_watched(self) -> bool:
+        return self.steps_aside or self._audience.is_there()
+
+    def pin(self, deadline: Deadline | None = None, *, whole: bool = False) -> Pinned:
+        """Return a connection for a transaction; nothing was sent on it yet.
+
+        Args:
+            whole: with SQLAlchemy's Connection from the beginning.
+
+        Raises:
+            PoolTimeoutError: as of :meth:`checkout`.
+        """
+        if whole or self.is_watched():
+            return Pinned(self, self.checkout(deadline))
+        pinned = Pinned(self)
+        try:
+            if deadline is None:
+                self.border.cross(pinned.take, "connect")
+            else:
+                with checkout_by(deadline):
+                    self.border.cross(pinned.take, "connect")
+            pinned.state.checkout.line = application_line()
+        except PoolTimeoutError as error:
+            self._name_holders(error)
+            raise
+        except BaseException:
+            pinned.discard()
+            raise
+        return pinned
+
+    def run_pinned(self, pinned: Pinned, call: Call, seconds: float, deadline: Deadline | None) -> Any:
+        """Carry out *call* in the transaction on *pinned*, as :meth:`run` does."""
+        if pinned.view is None and not call.last and type(call.params) is not list:
+            prepared = self._known(call)
+            compiled = None if prepared is None else prepared.compiled()
+            if prepared is not None and compiled is not None:
+                statement = PinnedStatement(self, call, prepared, compiled, pinned, seconds, deadline)
+                try:
+                    return self.border.cross(statement.go)
+                except ReadOnlyError as error:
+                    self._note_read_only(pinned.connection, error)
+                    raise
+                except StatementCancelledError:
+                    interruption = self._interruption_of(pinned.connection)
+                    if interruption is None:
+                        raise
+                raise interruption
+        return self.run(pinned.connection, call, seconds, deadline)
 
     def send(self, connection: Connection, call: Call, seconds: float, deadline: Deadline | None) -> Any:
         prepared = self._known(call) if self._is_plain(connection, call) else None
@@ -259,6 +312,34 @@ class DirectStatement:
         return rows
 
 
+class PinnedStatement(DirectStatement):
+    """One statement of a transaction whose connection nobody has seen as SQLAlchemy's."""
+
+    __slots__ = ("deadline", "pinned", "seconds")
+
+    def __init__(
+        self,
+        road: StandardRoad,
+        call: Call,
+        prepared: Prepared,
+        compiled: Any,
+        pinned: Pinned,
+        seconds: float,
+        deadline: Deadline | None,
+    ) -> None:
+        super().__init__(road, call, prepared, compiled, pinned)  # type: ignore[arg-type] # it has what is used of one
+        self.pinned = pinned
+        self.seconds = seconds
+        self.deadline = deadline
+
+    def go(self) -> Any:
+        """Return what the shape fetches."""
+        pinned = self.pinned
+        pinned.state.statement.call = self.call
+        self.road.dialect.bound_statements(pinned, self.seconds, self.deadline)
+        return self.carried_out(pinned.dbapi_connection)
+
+
 class DirectShot(DirectStatement):
     """One statement outside a transaction, from the pool and back; also what SQLAlchemy's proxy is to our dialects."""
 
@@ -325,9 +406,7 @@ class DirectShot(DirectStatement):
         connection = self.connection
         if connection is None:
             record = self._connection_record
-            proxied = _Proxy(record.pool, self.dbapi_connection, record)
-            record.fairy_ref = weakref.ref(proxied, _ignore)
-            self.connection = connection = Connection(self.road.engine, proxied, _allow_autobegin=False)
+            self.connection = connection = Connection(self.road.engine, OwnProxy(record), _allow_autobegin=False)
         return connection
 
     def _handle_dbapi_exception(self, error: BaseException, *about: Any) -> NoReturn:
@@ -350,34 +429,3 @@ class DirectShot(DirectStatement):
     def broken(self) -> bool:
         """Whether psycopg knows that its connection is lost."""
         return bool(self.dbapi_connection.broken)
-
-
-class _Proxy(_ConnectionFairy):
-    """SQLAlchemy's proxy of a connection, which doesn't return it when nobody has the proxy any more.
-
-    A shot returns it. A proxy that an interruption drops half-made would return it, too.
-    """
-
-    __slots__ = ()
-
-    def __init__(self, pool: Any, dbapi_connection: Any, record: Any) -> None:
-        self._pool = pool
-        self.dbapi_connection = dbapi_connection
-        self._connection_record = record
-        self._echo = False
-        self._counter = 1
-        self._finalizer: Any = _NO_FINALIZER
-
-
-class _NoFinalizer:
-    """Where SQLAlchemy's proxy has what returns its connection."""
-
-    def detach(self) -> None:
-        """Do nothing."""
-
-
-_NO_FINALIZER: Final = _NoFinalizer()
-
-
-def _ignore(reference: object) -> None:
-    """Do nothing; see SQLAlchemy's ``_NOOP_WEAKREF_CALLBACK`` for why its proxy's reference needs a callback."""

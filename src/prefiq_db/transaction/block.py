@@ -135,7 +135,7 @@ class Block(ABC):
         """Carry out *call* in this transaction; *explicit* if the caller used its ``tx``."""
         scope = self._check_usable(call, explicit)
         with scope.used():
-            if scope.connection.invalidated or scope.connection.closed:
+            if scope.pinned.is_gone:
                 raise self._lost()
             fetched = self._send(call, scope)
         finish = call.shape.finish
@@ -145,7 +145,7 @@ class Block(ABC):
         """Return ``work(connection, call, seconds, deadline)``, which does a part of *call* on the connection."""
         scope = self._check_usable(call, explicit)
         with scope.used():
-            if scope.connection.invalidated or scope.connection.closed:
+            if scope.pinned.is_gone:
                 raise self._lost()
             scope.blocks[0].begin_now()
             seconds, deadline = self._limits(call)
@@ -163,7 +163,7 @@ class Block(ABC):
 
     def _send(self, call: Call, scope: Scope[Block]) -> Any:
         seconds, deadline = self._limits(call)
-        return self.instance.road.run(scope.connection, call, seconds, deadline)
+        return self.instance.road.run_pinned(scope.pinned, call, seconds, deadline)
 
     def _limits(self, call: Call) -> tuple[float, Deadline | None]:
         """Return how long the statement may take, and the deadline of the whole transaction or block.

@@ -6,8 +6,6 @@ import logging
 import time
 from typing import Any, ClassVar
 
-from sqlalchemy import Connection
-
 from prefiq_db.call import Call
 from prefiq_db.deadline import Deadline, own_deadline, sooner
 from prefiq_db.errors import (
@@ -21,7 +19,7 @@ from prefiq_db.errors import (
 )
 from prefiq_db.events import Line, TransactionFinished
 from prefiq_db.exactly_once import forbidden_table, missing_table, never_committed, new_token, still_unknown
-from prefiq_db.execution.standard import discard
+from prefiq_db.execution.pinned import Pinned
 from prefiq_db.instance import Instance
 from prefiq_db.origin import readable
 from prefiq_db.reports import Outcome
@@ -52,7 +50,7 @@ class RootBlock(LastStatement, FirstStatement):
         self.line: Line | None = None
         self._started = 0.0
         self._tried = False
-        self._pinned: Connection | None = None
+        self._pinned: Pinned | None = None
 
     # --- begin -----------------------------------------------------------------------------------
 
@@ -64,7 +62,7 @@ class RootBlock(LastStatement, FirstStatement):
         self._started = time.perf_counter()
         deadline = self._deadline_of_a_step()
         step_seconds = None if deadline is None else deadline.left()
-        self._pinned = self.instance.road.checkout(deadline)
+        self._pinned = self.instance.road.pin(deadline)
         try:
             self._begin_on(self._pinned, step_seconds)
         except (SchemaError, PermissionDeniedError) as error:
@@ -86,10 +84,9 @@ class RootBlock(LastStatement, FirstStatement):
         """Return the deadline of the next step: the checkout, or finding out the outcome of COMMIT."""
         return sooner(self.deadline, own_deadline(self.options.step_timeout_seconds))
 
-    def _begin_on(self, connection: Connection, step_seconds: float | None) -> None:
+    def _begin_on(self, pinned: Pinned, step_seconds: float | None) -> None:
         road, options, usual = self.instance.road, self.options, self.instance.statement_timeout_seconds
-        state, limit = road.state(connection), options.timeout_seconds
-        waiting: Any = connection
+        state, limit = pinned.state, options.timeout_seconds
         self.line = state.checkout.line
         state.begin_with(
             id=self.id,
@@ -104,20 +101,21 @@ class RootBlock(LastStatement, FirstStatement):
             may_wait=self.token is None or self.instance.has_tokens,
         )
         try:
-            self._handle = road.begin(connection)
+            road.border.cross(pinned.begin)
         except PrefiqDbError:
             # The server has replied: the connection is still usable.
-            connection.close()
+            pinned.close()
             raise
-        self._begins = waiting.begin_waits = state.transaction.owes_begin
+        self._handle = pinned
+        self._begins = state.transaction.owes_begin
         if self.token is not None and not self._begins:
             self.instance.has_tokens = True
         scope = self._scope
         if scope is None:
-            self._scope = scope = Scope(self.instance, connection)
+            self._scope = scope = Scope(self.instance, pinned)
             self._become_ambient()
         else:
-            scope.pin(connection)
+            scope.pin(pinned)
 
     def _become_ambient(self) -> None:
         enter(self.scope)
@@ -135,10 +133,10 @@ class RootBlock(LastStatement, FirstStatement):
         if self.token is not None and not self.is_told:
             self.token = new_token(self.instance.resolver.home)  # as in _begin()
         if self._pinned is not None:
-            discard(self._pinned)
+            self._pinned.discard()
         deadline = self._deadline_of_a_step()
         step_seconds = None if deadline is None else deadline.left()
-        self._pinned = self.instance.road.checkout(deadline)
+        self._pinned = self.instance.road.pin(deadline)
         self._begin_on(self._pinned, step_seconds)
         self._begins = False
 
@@ -225,11 +223,11 @@ class RootBlock(LastStatement, FirstStatement):
         try:
             with scope.used():
                 self.check_deadline()
-                if scope.connection.invalidated or scope.connection.closed:
+                if scope.pinned.is_gone:
                     raise self._lost()
                 if self.token is not None and self._begins:
                     self.begin_now()  # or the token would say that nothing was committed
-                self.instance.road.drop_begin(scope.connection)
+                scope.state.transaction.owes_begin = False  # there was no statement
                 self._bound_the_end()
                 # The outcome is unknown until the reply is read.
                 self.outcome = Outcome.UNKNOWN
@@ -261,8 +259,8 @@ class RootBlock(LastStatement, FirstStatement):
 
     def _committed(self) -> None:
         self.outcome = Outcome.COMMITTED  # known from the reply or from the token
-        if not self.scope.connection.closed:
-            self.instance.road.border.cross(self.scope.connection.close)
+        if not self.scope.pinned.is_closed:
+            self.instance.road.border.cross(self.scope.pinned.close)
         self._call(self.commit_functions, "on_commit")
 
     def _unanswered(self, lost: OutcomeUnknownError) -> None:
@@ -306,7 +304,7 @@ class RootBlock(LastStatement, FirstStatement):
 
     def _roll_back(self, outcome: Outcome = Outcome.NOT_COMMITTED) -> None:
         scope = self.scope
-        if self.instance.road.was_ended(scope.connection):
+        if scope.pinned.was_ended():
             # A statement ended it (a COMMIT in a procedure, say): everything before that may be committed.
             outcome = Outcome.UNKNOWN
         callbacks = [fn for block in scope.blocks for fn in block.rollback_functions]
@@ -316,8 +314,8 @@ class RootBlock(LastStatement, FirstStatement):
         try:
             if not scope.seize(self.instance.commit_budget_seconds):
                 self._discard()
-            elif not (scope.connection.invalidated or scope.connection.closed):
-                self.instance.road.drop_begin(scope.connection)
+            elif not scope.pinned.is_gone:
+                scope.state.transaction.owes_begin = False  # there was no statement
                 self._bound_the_end()
                 self.instance.road.border.cross(self._handle.rollback)
         except PrefiqDbError as error:
@@ -333,7 +331,7 @@ class RootBlock(LastStatement, FirstStatement):
             self._discard()
             raise
         else:
-            self.instance.road.border.cross(scope.connection.close)
+            self.instance.road.border.cross(scope.pinned.close)
         if outcome is Outcome.NOT_COMMITTED:
             self._call(callbacks, "on_rollback")
 
@@ -341,7 +339,7 @@ class RootBlock(LastStatement, FirstStatement):
         scope = self._scope
         try:
             if scope is not None:
-                ended = self.instance.road.was_ended(scope.connection)
+                ended = scope.pinned.was_ended()
                 for block in scope.blocks:
                     if block.outcome is Outcome.ACTIVE:
                         block.outcome = Outcome.UNKNOWN if ended else Outcome.NOT_COMMITTED
@@ -353,4 +351,4 @@ class RootBlock(LastStatement, FirstStatement):
     def _discard(self) -> None:
         """Close the connection for good, so that the server ends whatever is open on it."""
         if self._pinned is not None:
-            discard(self._pinned)
+            self._pinned.discard()

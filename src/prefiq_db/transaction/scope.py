@@ -12,6 +12,7 @@ from prefiq_db.dialects.base import PrefiqDialect
 from prefiq_db.dialects.session import SessionState
 from prefiq_db.errors import ClosedError, ForkError, PrefiqDbError, TransactionBusyError
 from prefiq_db.execution.enclosable import enclosed
+from prefiq_db.execution.pinned import Pinned
 from prefiq_db.execution.refused_statements import commit_refused, hidden_refused, refuse_everywhere
 from prefiq_db.execution.statement_facts import COUNTED, Facts, facts_sent
 from prefiq_db.execution.tied_statements import LOCK_REASON
@@ -83,10 +84,10 @@ def _is_enclosed(facts: Facts, statement: str, label: str) -> bool:
 class Scope(Generic[B]):
     """One pinned connection and the blocks open on it, the outermost first."""
 
-    def __init__(self, instance: Instance, connection: Connection) -> None:
+    def __init__(self, instance: Instance, pinned: Pinned) -> None:
         self.instance = instance
         self.guard = Guard(instance.road.dialect)
-        self.pin(connection)
+        self.pin(pinned)
         self.pid = os.getpid()
         self.blocks: list[B] = []
         # Verbs run through an explicit tx, or under bind(): their callers chose this transaction.
@@ -95,10 +96,10 @@ class Scope(Generic[B]):
         # interrupted, and an interrupted user stays recorded.
         self._users: dict[None, _Use] = {}
 
-    def pin(self, connection: Connection) -> None:
-        """Make *connection* the pinned one; another one takes its place if the first turns out to be dead at BEGIN."""
-        self.connection = connection
-        self.state: SessionState = self.instance.road.state(connection)
+    def pin(self, pinned: Pinned) -> None:
+        """Take *pinned*; another one takes its place if the first turns out to be dead at BEGIN."""
+        self.pinned = pinned
+        self.state: SessionState = pinned.state
         self.guard.state = self.state
         self.state.checkout.guard = self.guard.refuse_ending
 
@@ -128,8 +129,13 @@ class Scope(Generic[B]):
 
     def doubt(self) -> None:
         """Close the connection: after an interruption the state of its protocol is unknown."""
-        if not self.connection.closed and not self.connection.invalidated:
-            self.connection.invalidate()
+        self.pinned.doubt()
+
+    @property
+    def connection(self) -> Connection:
+        """SQLAlchemy's Connection, made when it is first asked for."""
+        connection: Connection = self.pinned.connection
+        return connection
 
     @property
     def finished(self) -> bool:
