@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
+from prefiq_db.call import NO_OVERRIDES
 from prefiq_db.config import RetryPolicy
 from prefiq_db.core.sessions import judge_session_error
 from prefiq_db.core.view import View
@@ -44,7 +47,7 @@ class Transactions(View):
 
     def transaction(self, options: TransactionOptions) -> Block:
         """Return a transaction that has not begun: a savepoint if one is open here, else a new one."""
-        self.check_usable()
+        self.admit()
         return self._block(options, self.ambient())
 
     def _block(
@@ -68,6 +71,8 @@ class Transactions(View):
     def with_overrides(self, options: TransactionOptions) -> TransactionOptions:
         """Return *options* with the overrides of the view and the scope applied."""
         given = self.overrides()
+        if given is NO_OVERRIDES and not (options.exactly_once or self.settings.read_only):
+            return options
         self.declare(options)
         if self.settings.read_only and options.exactly_once:
             raise self._needs_to_write("exactly_once", "the token")
@@ -87,16 +92,29 @@ class Transactions(View):
         limit = tx.options.timeout_seconds
         if limit is not None and (given.timeout is None or limit < given.timeout):
             given = replace(given, timeout=limit)
-        retrier = self.retrier(given, worth_repeating if tx.is_root else _never)
-        tx.retrier = retrier
-        self._begin(tx, lambda: retrier.run(tx.begin))
-
-    def _begin(self, tx: Block, begin: Callable[[], None]) -> None:
+        tx.new_retrier = partial(self.retrier, given, worth_repeating if tx.is_root else _never)
+        started = time.monotonic()
         try:
-            begin()
+            try:
+                tx.begin()
+            except Exception as error:
+                retrier = tx.new_retrier()
+                if not retrier.may_repeat(error):
+                    raise
+                first = error
+            else:
+                return
+            retrier.resume(tx.begin, first, started)
         except BaseException:
             # On any exception, a cancellation too: nothing was begun, so nothing can be committed.
             tx.abandon()
+            raise
+
+    def _begin(self, tx: Block) -> None:
+        try:
+            tx.begin()
+        except BaseException:
+            tx.abandon()  # as in begin()
             raise
 
     def in_transaction(
@@ -146,7 +164,7 @@ class Transactions(View):
     def attempt(self, tx: Block, body: Callable[[Block], Any]) -> Any:
         """Run *body* once, in *tx*, which begins and ends here."""
         try:
-            self._begin(tx, tx.begin)
+            self._begin(tx)
             try:
                 result = body(tx)
             except BaseException as error:

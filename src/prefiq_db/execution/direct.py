@@ -100,7 +100,8 @@ class DirectRoad(StandardRoad):
             prepared = self._known(call)
             compiled = None if prepared is None else prepared.compiled()
             if prepared is not None and compiled is not None:
-                statement = PinnedStatement(self, call, prepared, compiled, pinned, seconds, deadline)
+                statement = PinnedStatement(self, call, prepared, compiled, pinned)  # type: ignore[arg-type] # see there
+                statement._dbapi_connection, statement.seconds, statement.deadline = pinned, seconds, deadline
                 try:
                     return self.border.cross(statement.go)
                 except ReadOnlyError as error:
@@ -191,6 +192,8 @@ class DirectStatement:
     is_crud: ClassVar[bool] = False
     isinsert: ClassVar[bool] = False
     isddl: ClassVar[bool] = False
+    carrier: ClassVar[None] = None
+    inserted_row_count: ClassVar[None] = None
     _is_server_side: ClassVar[bool] = False
     execution_options: ClassVar[Mapping[str, Any]] = _NO_OPTIONS
 
@@ -313,28 +316,23 @@ class DirectStatement:
 
 
 class PinnedStatement(DirectStatement):
-    """One statement of a transaction whose connection nobody has seen as SQLAlchemy's."""
+    """One statement of a transaction whose connection nobody has seen as SQLAlchemy's.
 
-    __slots__ = ("deadline", "pinned", "seconds")
+    Attributes:
+        connection: the :class:`Pinned`, which has what is used of SQLAlchemy's.
+        seconds: how long it may take.
+        deadline: that of the transaction.
+    """
 
-    def __init__(
-        self,
-        road: StandardRoad,
-        call: Call,
-        prepared: Prepared,
-        compiled: Any,
-        pinned: Pinned,
-        seconds: float,
-        deadline: Deadline | None,
-    ) -> None:
-        super().__init__(road, call, prepared, compiled, pinned)  # type: ignore[arg-type] # it has what is used of one
-        self.pinned = pinned
-        self.seconds = seconds
-        self.deadline = deadline
+    __slots__ = ("_dbapi_connection", "deadline", "seconds")
+
+    _dbapi_connection: Pinned
+    seconds: float
+    deadline: Deadline | None
 
     def go(self) -> Any:
         """Return what the shape fetches."""
-        pinned = self.pinned
+        pinned = self._dbapi_connection
         pinned.state.statement.call = self.call
         self.road.dialect.bound_statements(pinned, self.seconds, self.deadline)
         return self.carried_out(pinned.dbapi_connection)

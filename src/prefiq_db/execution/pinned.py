@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import weakref
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import Any, Final, NoReturn
 
 from sqlalchemy import Connection, RootTransaction
 from sqlalchemy.engine import NestedTransaction
@@ -19,9 +19,6 @@ from prefiq_db.dialects.session import SESSION_KEY, SessionState
 from prefiq_db.engine_class import PrefiqConnection, taken
 from prefiq_db.execution.pool_proxy import OwnProxy, clean_up
 from prefiq_db.execution.standard import StandardRoad, discard
-
-if TYPE_CHECKING:
-    from prefiq_db.dialects.base import PrefiqDialect
 
 # What was pinned and not returned: the reference tells when nobody has it any more, and keeps its place in the pool.
 # Beside the place is how often it was returned until then: from the next time on, it may be another's.
@@ -39,7 +36,16 @@ class Pinned:
         dbapi_connection: the driver's, as long as there is no ``view``.
     """
 
-    __slots__ = ("__weakref__", "_connection_record", "_handle", "_is_begun", "dbapi_connection", "road", "state", "view")
+    __slots__ = (
+        "__weakref__",
+        "_connection_record",
+        "_handle",
+        "_is_begun",
+        "dbapi_connection",
+        "road",
+        "state",
+        "view",
+    )
 
     state: SessionState
 
@@ -117,7 +123,7 @@ class Pinned:
             view.begin_waits = self.state.transaction.owes_begin
             return
         try:
-            self._dialect.do_begin(self)
+            self.road.dialect.do_begin(self)
         except BaseException as error:  # noqa: BLE001 - SQLAlchemy decides how to raise it
             self._handle_dbapi_exception(error, None, None, None, None)
         self._is_begun = True
@@ -128,7 +134,7 @@ class Pinned:
             self.view.send_begin()
             return
         try:
-            self._dialect.begin_owed(self)
+            self.road.dialect.begin_owed(self)
         except BaseException as error:  # noqa: BLE001 - likewise
             self._handle_dbapi_exception(error, None, None, None, None)
 
@@ -139,9 +145,10 @@ class Pinned:
 
     def commit(self) -> None:
         """Commit; raise if that isn't certain."""
-        if self.view is None and not self.road.is_watched():
+        road = self.road
+        if self.view is None and not road.is_watched():
             try:
-                self._dialect.do_commit(self)
+                road.dialect.do_commit(self)
             except BaseException as error:  # noqa: BLE001 - likewise
                 self._failed(error)
             self._is_begun = False
@@ -150,9 +157,10 @@ class Pinned:
 
     def rollback(self) -> None:
         """Roll back what was begun."""
-        if self.view is None and not self.road.is_watched():
+        road = self.road
+        if self.view is None and not road.is_watched():
             try:
-                self._dialect.do_rollback(self)
+                road.dialect.do_rollback(self)
             except BaseException as error:  # noqa: BLE001 - likewise
                 self._failed(error)
             self._is_begun = False
@@ -178,22 +186,29 @@ class Pinned:
 
     def was_ended(self) -> bool:
         """Return whether something other than us ended the transaction."""
-        return not self.is_gone and self._dialect.was_ended(self)
+        return not self.is_gone and self.road.dialect.was_ended(self)
 
     # --- the end -------------------------------------------------------------------------------------
 
+    def give_back(self) -> bool:
+        """Return the connection if there is nothing to clean up, and nobody to be told; return whether that was done.
+
+        It is the pool that says whether the connection is at rest, by the server's last reply.
+        """
+        record = self._connection_record
+        if self.view is not None or record is None or self.state.transaction.began:
+            return False
+        pool = record.pool
+        if record.finalize_callback or pool.dispatch.checkin or not self.road.dialect.is_at_rest(self.dbapi_connection):
+            return False
+        self._no_longer_ours()
+        pool.give_back(record)
+        return True
+
     def close(self) -> None:
         """Return the connection, once the transaction has ended; what is still open is rolled back."""
-        view, record = self.view, self._connection_record
-        if view is None:
-            if record is None:
-                return
-            if not self.state.transaction.began and self._dialect.is_at_rest(self.dbapi_connection):
-                self._no_longer_ours()
-                record.pool.give_back(record)
-                return
-            view = self._make_view()
-        view.close()
+        if not self.is_closed and not self.give_back():
+            self.connection.close()
 
     def discard(self) -> None:
         """Close the connection for good, unless it was returned: its state is unknown."""
@@ -206,10 +221,6 @@ class Pinned:
             self.connection.invalidate()
 
     # --- what our dialects use of SQLAlchemy's Connection, and of its proxy -------------------------------
-
-    @property
-    def _dialect(self) -> PrefiqDialect:
-        return self.road.dialect
 
     @property
     def _dbapi_connection(self) -> Any:

@@ -6,7 +6,7 @@ from prefiq_db.reports import Outcome
 from prefiq_db.transaction.block import RUN_AGAIN, Block
 from prefiq_db.transaction.burst_block import BurstBlock
 from prefiq_db.transaction.burst_savepoint import BurstSavepoint
-from prefiq_db.transaction.options import TransactionOptions, check_timeout
+from prefiq_db.transaction.options import TransactionOptions, check_timeout, make_options
 from prefiq_db.transaction.ownership import Binding, ambient, is_adopted, open_here
 from prefiq_db.transaction.reading import ReadBlock
 from prefiq_db.transaction.requests import RequestTransactions, of_another_tenant, request_here, within_request
@@ -30,6 +30,7 @@ __all__ = [
     "ambient",
     "check_timeout",
     "is_adopted",
+    "make_options",
     "of_another_tenant",
     "open_here",
     "request_here",

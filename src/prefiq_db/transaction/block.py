@@ -26,7 +26,7 @@ from prefiq_db.interruptions import is_interruption
 from prefiq_db.reports import Outcome
 from prefiq_db.retry import Retrier
 from prefiq_db.transaction.options import TransactionOptions
-from prefiq_db.transaction.scope import Scope
+from prefiq_db.transaction.scope import Scope, Use
 from prefiq_db.unrun import refuse_coroutine_function, refuse_generator_function
 
 logger = logging.getLogger("prefiq_db.transaction")
@@ -54,28 +54,30 @@ class Block(ABC):
     #: whether this is a transaction of its own rather than a savepoint
     is_root: ClassVar[bool]
 
+    # What most blocks keep as it is stands here once: it costs nothing to begin with.
+    outcome: Outcome = Outcome.NOT_COMMITTED  # until it begins
+    callback_errors: tuple[Exception, ...] = ()
+    retry_number: int = 0
+    token: str | None = None
+    #: whether the caller has seen the token, so that no other one may take its place
+    is_told: bool = False
+    _handle: Any = None
+    #: stands for the error that rolls it back although none leaves it; ``None``: it is to be kept
+    _unwanted: BaseException | None = None
+    deadline: Deadline | None = None
+    _over: bool = False
+    #: makes what begins again on another connection, if the first is dead; ``None``: that is an error
+    new_retrier: Callable[[], Retrier] | None = None
+
     def __init__(self, instance: Instance, options: TransactionOptions, scope: Scope[Block] | None) -> None:
         self.instance = instance
         self.options = options
         self.id = next(_ids)
-        self.outcome = Outcome.NOT_COMMITTED  # until it begins
-        self.callback_errors: tuple[Exception, ...] = ()
-        self.retry_number = 0
-        self.token: str | None = None
-        #: whether the caller has seen the token, so that no other one may take its place
-        self.is_told = False
         self.commit_functions: list[Callable[[], Any]] = []
         self.rollback_functions: list[Callable[[], Any]] = []
         #: streams that read in this block, and end with it at the latest
         self.open_streams: list[OpenStream] = []
         self._scope = scope
-        self._handle: Any = None
-        #: stands for the error that rolls it back although none leaves it; ``None``: it is to be kept
-        self._unwanted: BaseException | None = None
-        self.deadline: Deadline | None = None
-        self._over = False
-        #: begins again on another connection, if the first one turns out to be dead; ``None``: that is an error
-        self.retrier: Retrier | None = None
 
     @property
     def scope(self) -> Scope[Block]:
@@ -96,7 +98,7 @@ class Block(ABC):
 
     def check_new(self) -> None:
         """Raise if the block has begun already."""
-        if self.is_begun:
+        if self._over or self._handle is not None:  # is_begun, without the call
             raise UsageError("a transaction begins once; call transaction() again for another one")
 
     def tell_token(self) -> str | None:
@@ -134,7 +136,7 @@ class Block(ABC):
     def run(self, call: Call, *, explicit: bool) -> Any:
         """Carry out *call* in this transaction; *explicit* if the caller used its ``tx``."""
         scope = self._check_usable(call, explicit)
-        with scope.used():
+        with Use(scope):
             if scope.pinned.is_gone:
                 raise self._lost()
             fetched = self._send(call, scope)
@@ -153,8 +155,10 @@ class Block(ABC):
 
     def _check_usable(self, call: Call, explicit: bool) -> Scope[Block]:
         """Return the scope that *call* is to run in, or raise."""
-        self._check_active()
-        scope = self.scope
+        scope = self._scope
+        if scope is None or self._handle is None or self.outcome is not Outcome.ACTIVE:
+            self._check_active()
+            scope = self.scope
         if call.last and not (self.is_root and scope.blocks == [self]):
             raise NestingError("last: only the outermost transaction can end with a statement, not a savepoint")
         if explicit:
@@ -173,7 +177,8 @@ class Block(ABC):
         """
         seconds = self.instance.statement_timeout_seconds if call.deadline is None else call.deadline.seconds
         soonest: Deadline | None = None
-        for block in self.scope.blocks:
+        scope = self._scope
+        for block in self.scope.blocks if scope is None else scope.blocks:
             if block.deadline is not None:
                 block.check_deadline()
                 soonest = block.deadline.sooner_of(soonest)
@@ -245,7 +250,8 @@ class Block(ABC):
         """Commit, or roll back if *error* is leaving the block."""
         self._check_active()
         try:
-            self._close_streams(error)
+            if self.open_streams:
+                self._close_streams(error)
             self._end(error or self._unwanted)
         finally:
             self.abandon()

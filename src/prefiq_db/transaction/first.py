@@ -71,9 +71,9 @@ class FirstStatement(Block):
         try:
             return attempt()
         except PrefiqDbError as error:
-            retrier = self.retrier
-            if retrier is None or not again[-1]:
+            if self.new_retrier is None or not again[-1]:
                 raise
+            retrier = self.new_retrier()
             first = error
         finally:
             # A statement that was refused before anything was sent leaves BEGIN to the next one.

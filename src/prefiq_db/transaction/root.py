@@ -28,7 +28,7 @@ from prefiq_db.transaction.first import FirstStatement
 from prefiq_db.transaction.last import LastStatement
 from prefiq_db.transaction.options import TransactionOptions
 from prefiq_db.transaction.ownership import HAND_OVER, enter, leave
-from prefiq_db.transaction.scope import Scope
+from prefiq_db.transaction.scope import Scope, Use
 
 logger = logging.getLogger("prefiq_db.transaction")
 
@@ -41,16 +41,17 @@ class RootBlock(LastStatement, FirstStatement):
     """
 
     is_root: ClassVar[bool] = True
+    line: Line | None = None
+    _started: float = 0.0
+    _tried: bool = False
+    _pinned: Pinned | None = None
 
     def __init__(self, instance: Instance, options: TransactionOptions, deadline: Deadline | None = None) -> None:
-        super().__init__(instance, options, None)
-        self.deadline = deadline
+        Block.__init__(self, instance, options, None)
+        if deadline is not None:
+            self.deadline = deadline
         if options.exactly_once:
             self.token = new_token(instance.resolver.home)
-        self.line: Line | None = None
-        self._started = 0.0
-        self._tried = False
-        self._pinned: Pinned | None = None
 
     # --- begin -----------------------------------------------------------------------------------
 
@@ -82,6 +83,8 @@ class RootBlock(LastStatement, FirstStatement):
 
     def _deadline_of_a_step(self) -> Deadline | None:
         """Return the deadline of the next step: the checkout, or finding out the outcome of COMMIT."""
+        if self.deadline is None and self.options.step_timeout_seconds is None:
+            return None
         return sooner(self.deadline, own_deadline(self.options.step_timeout_seconds))
 
     def _begin_on(self, pinned: Pinned, step_seconds: float | None) -> None:
@@ -123,10 +126,10 @@ class RootBlock(LastStatement, FirstStatement):
     # --- a BEGIN that waits for the first statement ------------------------------------------------
 
     def _send(self, call: Call, scope: Scope[Block]) -> Any:
-        if call.last or self._begins or scope.is_closed:
+        if call.last or self._begins or scope.guard.is_closed:
             self.check_open()
             return self.send_last(call, self.send_next) if call.last else self.send_next(call)
-        return super()._send(call, scope)
+        return Block._send(self, call, scope)
 
     def _begin_again(self) -> None:
         """Begin again on another connection, where nothing was done yet."""
@@ -143,8 +146,8 @@ class RootBlock(LastStatement, FirstStatement):
     # --- end -------------------------------------------------------------------------------------
 
     def end(self, error: BaseException | None) -> None:
-        if self._scope is None or self._over or self.outcome is Outcome.ACTIVE or not self._scope.is_closed:
-            super().end(error)
+        if self.outcome is Outcome.ACTIVE or self._scope is None or self._over or not self._scope.is_closed:
+            Block.end(self, error)
             return
         try:
             self._end(error)
@@ -221,14 +224,16 @@ class RootBlock(LastStatement, FirstStatement):
     def _commit(self) -> None:
         scope = self.scope
         try:
-            with scope.used():
-                self.check_deadline()
+            with Use(scope):
+                if self.deadline is not None:
+                    self.check_deadline()
                 if scope.pinned.is_gone:
                     raise self._lost()
                 if self.token is not None and self._begins:
                     self.begin_now()  # or the token would say that nothing was committed
                 scope.state.transaction.owes_begin = False  # there was no statement
-                self._bound_the_end()
+                if self.deadline is not None:
+                    self._bound_the_end()
                 # The outcome is unknown until the reply is read.
                 self.outcome = Outcome.UNKNOWN
                 self.instance.road.border.cross(self._send_commit, "commit")
@@ -259,9 +264,11 @@ class RootBlock(LastStatement, FirstStatement):
 
     def _committed(self) -> None:
         self.outcome = Outcome.COMMITTED  # known from the reply or from the token
-        if not self.scope.pinned.is_closed:
-            self.instance.road.border.cross(self.scope.pinned.close)
-        self._call(self.commit_functions, "on_commit")
+        pinned = self.scope.pinned
+        if not (pinned.give_back() or pinned.is_closed):
+            self.instance.road.border.cross(pinned.close)
+        if self.commit_functions:
+            self._call(self.commit_functions, "on_commit")
 
     def _unanswered(self, lost: OutcomeUnknownError) -> None:
         """Find out the outcome of a COMMIT without a reply, or raise that it is unknown."""
@@ -339,11 +346,12 @@ class RootBlock(LastStatement, FirstStatement):
         scope = self._scope
         try:
             if scope is not None:
-                ended = scope.pinned.was_ended()
-                for block in scope.blocks:
-                    if block.outcome is Outcome.ACTIVE:
-                        block.outcome = Outcome.UNKNOWN if ended else Outcome.NOT_COMMITTED
-                scope.blocks.clear()
+                if scope.blocks:
+                    ended = scope.pinned.was_ended()
+                    for block in scope.blocks:
+                        if block.outcome is Outcome.ACTIVE:
+                            block.outcome = Outcome.UNKNOWN if ended else Outcome.NOT_COMMITTED
+                    scope.blocks.clear()
                 leave(scope)
         finally:
             self._discard()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, NoReturn, TypeVar
 
 from sqlalchemy import Connection
 
@@ -94,7 +94,7 @@ class Scope(Generic[B]):
         self.explicit_uses = 0
         # The connection's user, under a single key: setdefault() checks and takes it in one step that can't be
         # interrupted, and an interrupted user stays recorded.
-        self._users: dict[None, _Use] = {}
+        self._users: dict[None, Use] = {}
 
     def pin(self, pinned: Pinned) -> None:
         """Take *pinned*; another one takes its place if the first turns out to be dead at BEGIN."""
@@ -117,7 +117,7 @@ class Scope(Generic[B]):
 
         Ending the transaction while another statement's reply is being read would mix up the replies.
         """
-        mine = _Use(self)
+        mine = Use(self)
         deadline: Deadline | None = None
         while (user := self._users.setdefault(None, mine)) is not mine:
             deadline = deadline or Deadline.after(wait_seconds)
@@ -141,34 +141,28 @@ class Scope(Generic[B]):
     def finished(self) -> bool:
         return not self.blocks
 
-    def used(self) -> _Use:
+    def used(self) -> Use:
         """Return a block that holds the connection for one statement.
 
         Raises:
             TransactionBusyError: if another task or thread holds it: only one may use it at a time.
             ForkError: in a forked child, whose copy of the connection belongs to the parent.
         """
-        return _Use(self)
+        return Use(self)
 
-    def take(self, use: _Use) -> None:
-        """Record that *use* has the connection, or raise."""
+    def refuse_use(self) -> NoReturn:
+        """Raise because the connection is another's."""
         if self.pid != os.getpid():
             raise ForkError(
                 "this transaction was opened before a fork and belongs to the parent process; open a new one here"
             )
-        if self._users.setdefault(None, use) is not use:
-            raise TransactionBusyError(
-                "two tasks or threads used one transaction at the same moment; run them one after the other, or give "
-                "each its own transaction()"
-            )
-
-    def let_go(self, use: _Use) -> None:
-        """Record that *use* has ended."""
-        if self._users.get(None) is use:
-            del self._users[None]
+        raise TransactionBusyError(
+            "two tasks or threads used one transaction at the same moment; run them one after the other, or give "
+            "each its own transaction()"
+        )
 
 
-class _Use:
+class Use:
     """One statement's hold on the connection. An interruption of it closes the connection."""
 
     __slots__ = ("scope", "worker")
@@ -178,11 +172,16 @@ class _Use:
         self.worker = scope.instance.runtime.worker()
 
     def __enter__(self) -> None:
-        self.scope.take(self)
+        scope = self.scope
+        if scope.pid != os.getpid() or scope._users.setdefault(None, self) is not self:
+            scope.refuse_use()
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        scope = self.scope
         try:
             if error is not None and not isinstance(error, PrefiqDbError):
-                self.scope.doubt()
+                scope.doubt()
         finally:
-            self.scope.let_go(self)
+            users = scope._users
+            if users.get(None) is self:
+                del users[None]
