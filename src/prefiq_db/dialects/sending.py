@@ -71,7 +71,11 @@ class StatementDialect(TransactionDialect):
             return
         state = self.session_of(proxied)
         transaction = state.transaction
-        if transaction.began:
+        raw = proxied.dbapi_connection
+        # It almost always is still open, which two questions tell; where not, the function finds out what to do.
+        if transaction.began and (
+            transaction.owes_begin or transaction.aborted is not None or not self.in_transaction(raw)
+        ):
             self._check_still_open(transaction, proxied, statement)
         guard = state.checkout.guard
         if guard is not None:
@@ -95,7 +99,7 @@ class StatementDialect(TransactionDialect):
             failure = cannot_go_on(transaction)
         if failure is not None:
             raise failure
-        if transaction.began:
+        if transaction.began and (transaction.aborted is not None or not self.in_transaction(raw)):
             self._note_ending(transaction, proxied)
 
     def note_failed_fetch(self, error: Exception, context: Any) -> None:

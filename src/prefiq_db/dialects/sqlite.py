@@ -81,7 +81,7 @@ class _Sqlite(SqliteBulk, DecimalSqlite, PrefiqDialect):
             connection.ran = None if managed else False
             if not managed:
                 connection.changes_before = connection.total_changes
-        if self._was_read_only(dbapi_connection):
+        if transaction.read_only and self._was_read_only(dbapi_connection):
             self.control(dbapi_connection.dbapi_connection, "PRAGMA query_only = ON")
 
     def do_commit(self, dbapi_connection: Any) -> None:

@@ -19,7 +19,7 @@ from prefiq_db.call import NO_OVERRIDES, Call, Overrides
 from prefiq_db.deadline import Deadline
 from prefiq_db.dialects.session import SESSION_KEY
 from prefiq_db.engine_class import taken
-from prefiq_db.errors import PoolTimeoutError, ReadOnlyError, StatementCancelledError
+from prefiq_db.errors import ReadOnlyError, StatementCancelledError
 from prefiq_db.execution.audience import Audience
 from prefiq_db.execution.pinned import Pinned
 from prefiq_db.execution.pool_proxy import OwnProxy
@@ -27,7 +27,6 @@ from prefiq_db.execution.prepared import Prepared, RowFormat, prepare
 from prefiq_db.execution.standard import OneShot, Shot, StandardRoad, discard
 from prefiq_db.execution.statement_facts import facts_of_call
 from prefiq_db.memory import Memory
-from prefiq_db.origin import application_line
 from prefiq_db.pool.checkout_deadline import checkout_by
 from prefiq_db.translation.classify import Phase
 
@@ -67,32 +66,17 @@ class DirectRoad(StandardRoad):
     def is_watched(self) -> bool:
         return self.steps_aside or self._audience.is_there()
 
-    def pin(self, deadline: Deadline | None = None, *, whole: bool = False) -> Pinned:
-        """Return a connection for a transaction; nothing was sent on it yet.
+    def new_pinned(self, deadline: Deadline | None = None, *, whole: bool = False) -> Pinned:
+        """Return what takes a connection for a transaction; it has taken one already, if others want to see that.
 
         Args:
+            deadline: of that checkout.
             whole: with SQLAlchemy's Connection from the beginning.
 
         Raises:
             PoolTimeoutError: as of :meth:`checkout`.
         """
-        if whole or self.is_watched():
-            return Pinned(self, self.checkout(deadline))
-        pinned = Pinned(self)
-        try:
-            if deadline is None:
-                self.border.cross(pinned.take, "connect")
-            else:
-                with checkout_by(deadline):
-                    self.border.cross(pinned.take, "connect")
-            pinned.state.checkout.line = application_line()
-        except PoolTimeoutError as error:
-            self._name_holders(error)
-            raise
-        except BaseException:
-            pinned.discard()
-            raise
-        return pinned
+        return Pinned(self, self.checkout(deadline) if whole or self.is_watched() else None)
 
     def run_pinned(self, pinned: Pinned, call: Call, seconds: float, deadline: Deadline | None) -> Any:
         """Carry out *call* in the transaction on *pinned*, as :meth:`run` does."""
@@ -334,7 +318,7 @@ class PinnedStatement(DirectStatement):
         """Return what the shape fetches."""
         pinned = self._dbapi_connection
         pinned.state.statement.call = self.call
-        self.road.dialect.bound_statements(pinned, self.seconds, self.deadline)
+        self.road.dialect.bound_statements(self, self.seconds, self.deadline)
         return self.carried_out(pinned.dbapi_connection)
 
 

@@ -15,10 +15,14 @@ from typing import Any, Final, NoReturn
 from sqlalchemy import Connection, RootTransaction
 from sqlalchemy.engine import NestedTransaction
 
+from prefiq_db.deadline import Deadline
 from prefiq_db.dialects.session import SESSION_KEY, SessionState
 from prefiq_db.engine_class import PrefiqConnection, taken
 from prefiq_db.execution.pool_proxy import OwnProxy, clean_up
 from prefiq_db.execution.standard import StandardRoad, discard
+from prefiq_db.origin import application_line
+from prefiq_db.pool.checkout_deadline import checkout_by
+from prefiq_db.translation.classify import Phase
 
 # What was pinned and not returned: the reference tells when nobody has it any more, and keeps its place in the pool.
 # Beside the place is how often it was returned until then: from the next time on, it may be another's.
@@ -59,14 +63,25 @@ class Pinned:
         if connection is not None:
             self.state = road.state(connection)
 
-    def take(self) -> None:
-        """Check a connection out, without SQLAlchemy's proxy."""
-        record = taken(self.road.engine)
+    def take(self, deadline: Deadline | None) -> None:
+        """Check a connection out, without SQLAlchemy's proxy; do nothing if there is one."""
+        if self.view is not None:
+            return
+        if deadline is None:
+            record = taken(self.road.engine)
+        else:
+            with checkout_by(deadline):
+                record = taken(self.road.engine)
         self.state = state = record.info[SESSION_KEY]
         self.dbapi_connection = record.dbapi_connection
         self._connection_record = record
         state.checkout.fairy_ref = reference = weakref.ref(self, _dropped)
         _unreturned[reference] = record, record.returns
+        state.checkout.line = application_line()
+
+    def phase(self) -> Phase:
+        """Return which step an error belongs to."""
+        return "connect" if self.view is None and self._connection_record is None else "statement"
 
     # --- SQLAlchemy's Connection -------------------------------------------------------------------
 

@@ -77,7 +77,7 @@ class StandardRoad:
                 self.dialect.expect_back(connection._dbapi_connection, state)
             return connection
         except PoolTimeoutError as error:
-            self._name_holders(error)
+            self.name_holders(error)
             raise
         except BaseException:
             # No one else has this connection yet.
@@ -85,8 +85,9 @@ class StandardRoad:
                 discard(connection)
             raise
 
-    def _name_holders(self, error: PoolTimeoutError) -> None:
-        if self.dialect.watcher is not None:
+    def name_holders(self, error: PrefiqDbError) -> None:
+        """Let *error* say who has the connections, if none became free in time."""
+        if isinstance(error, PoolTimeoutError) and self.dialect.watcher is not None:
             error.args = (f"{error}\nwho has them:\n{self.dialect.watcher.table()}",)
 
     def is_watched(self) -> bool:
@@ -107,7 +108,7 @@ class StandardRoad:
             try:
                 return self.border.cross(trip.go, trip.phase)
             except PoolTimeoutError as error:
-                self._name_holders(error)
+                self.name_holders(error)
                 raise
             except StatementCancelledError:
                 interruption = self._interruption_of(trip.connection)

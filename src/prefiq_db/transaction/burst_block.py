@@ -63,7 +63,7 @@ class BurstBlock(RootBlock):
         self._started = time.perf_counter()
         road, given = self.instance.road, batch.given
         deadline = self._deadline_of_a_step()
-        self._pinned = pinned = road.pin(deadline, whole=True)
+        self._pinned = pinned = road.new_pinned(deadline, whole=True)
         state, connection = pinned.state, pinned.connection
         self._state = state
         self.line = state.checkout.line

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from prefiq_db.call import Call
 from prefiq_db.deadline import Deadline, own_deadline, sooner
+from prefiq_db.dialects.session import SessionState
 from prefiq_db.errors import (
     OutcomeUnknownError,
     PermissionDeniedError,
@@ -63,9 +64,9 @@ class RootBlock(LastStatement, FirstStatement):
         self._started = time.perf_counter()
         deadline = self._deadline_of_a_step()
         step_seconds = None if deadline is None else deadline.left()
-        self._pinned = self.instance.road.pin(deadline)
+        self._pinned = pinned = self.instance.road.new_pinned(deadline)
         try:
-            self._begin_on(self._pinned, step_seconds)
+            self._begin_on(pinned, deadline, step_seconds)
         except (SchemaError, PermissionDeniedError) as error:
             failure = self._explained(error)
         else:
@@ -87,9 +88,36 @@ class RootBlock(LastStatement, FirstStatement):
             return None
         return sooner(self.deadline, own_deadline(self.options.step_timeout_seconds))
 
-    def _begin_on(self, pinned: Pinned, step_seconds: float | None) -> None:
-        road, options, usual = self.instance.road, self.options, self.instance.statement_timeout_seconds
-        state, limit = pinned.state, options.timeout_seconds
+    def _begin_on(self, pinned: Pinned, deadline: Deadline | None, step_seconds: float | None) -> None:
+        road = self.instance.road
+
+        def go() -> None:
+            pinned.take(deadline)
+            self._choose(pinned.state, step_seconds)
+            pinned.begin()
+
+        try:
+            road.border.cross(go, pinned.phase)
+        except PrefiqDbError as error:
+            # The server has replied, or there is no connection: one that was taken is still usable.
+            pinned.close()
+            road.name_holders(error)
+            raise
+        self._handle = pinned
+        self._begins = pinned.state.transaction.owes_begin
+        if self.token is not None and not self._begins:
+            self.instance.has_tokens = True
+        scope = self._scope
+        if scope is None:
+            self._scope = scope = Scope(self.instance, pinned)
+            self._become_ambient()
+        else:
+            scope.pin(pinned)
+
+    def _choose(self, state: SessionState, step_seconds: float | None) -> None:
+        """Tell *state* what BEGIN is to say."""
+        options, usual = self.options, self.instance.statement_timeout_seconds
+        limit = options.timeout_seconds
         self.line = state.checkout.line
         state.begin_with(
             id=self.id,
@@ -103,25 +131,37 @@ class RootBlock(LastStatement, FirstStatement):
             # Without its table a transaction must fail before the body runs, so the first token goes ahead.
             may_wait=self.token is None or self.instance.has_tokens,
         )
-        try:
-            road.border.cross(pinned.begin)
-        except PrefiqDbError:
-            # The server has replied: the connection is still usable.
-            pinned.close()
-            raise
-        self._handle = pinned
-        self._begins = state.transaction.owes_begin
-        if self.token is not None and not self._begins:
-            self.instance.has_tokens = True
-        scope = self._scope
-        if scope is None:
-            self._scope = scope = Scope(self.instance, pinned)
-            self._become_ambient()
-        else:
-            scope.pin(pinned)
 
     def _become_ambient(self) -> None:
         enter(self.scope)
+
+    # --- statements ------------------------------------------------------------------------------
+
+    def run(self, call: Call, *, explicit: bool) -> Any:
+        scope = self._scope
+        if (
+            scope is None
+            or self.outcome is not Outcome.ACTIVE
+            or self._handle is None
+            or self._begins
+            or self.deadline is not None
+            or call.deadline is not None
+            or call.last
+            or scope.guard.is_closed
+            or len(scope.blocks) != 1
+        ):
+            return Block.run(self, call, explicit=explicit)
+        # The usual statement: the same, with nothing to decide.
+        if explicit:
+            scope.explicit_uses += 1
+        instance = self.instance
+        with Use(scope):
+            pinned = scope.pinned
+            if pinned.is_gone:
+                raise self._lost()
+            fetched = instance.road.run_pinned(pinned, call, instance.statement_timeout_seconds, None)
+        finish = call.shape.finish
+        return fetched if finish is None else finish(fetched)
 
     # --- a BEGIN that waits for the first statement ------------------------------------------------
 
@@ -139,8 +179,8 @@ class RootBlock(LastStatement, FirstStatement):
             self._pinned.discard()
         deadline = self._deadline_of_a_step()
         step_seconds = None if deadline is None else deadline.left()
-        self._pinned = self.instance.road.pin(deadline)
-        self._begin_on(self._pinned, step_seconds)
+        self._pinned = pinned = self.instance.road.new_pinned(deadline)
+        self._begin_on(pinned, deadline, step_seconds)
         self._begins = False
 
     # --- end -------------------------------------------------------------------------------------

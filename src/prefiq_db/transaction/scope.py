@@ -57,11 +57,8 @@ class Guard:
             return
         dialect = self._dialect
         facts = facts_sent(context, statement, dialect.label)
-        refuse_everywhere(facts)
-        if facts.commits:
-            raise commit_refused(dialect.label, facts.commits)
-        if facts.hidden:
-            raise hidden_refused(dialect.label)
+        if not facts.stands_inside:
+            _refuse(facts, dialect.label)
         if facts.lingers:
             state.checkout.tainted = True
         transaction.may_travel = facts.verb in _TRAVELLING and (
@@ -74,6 +71,15 @@ class Guard:
         transaction.may_close = transaction.may_travel and (transaction.token is None or rowless)
         if not facts.reads_only:
             transaction.only_reads = False
+
+
+def _refuse(facts: Facts, label: str) -> None:
+    """Raise because a statement with these *facts* may not be sent in a transaction."""
+    refuse_everywhere(facts)
+    if facts.commits:
+        raise commit_refused(label, facts.commits)
+    if facts.hidden:
+        raise hidden_refused(label)
 
 
 def _is_enclosed(facts: Facts, statement: str, label: str) -> bool:
