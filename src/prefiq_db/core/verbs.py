@@ -47,6 +47,10 @@ class CoreVerbs(ABC):
     ) -> StreamCore:
         """Return a stream that isn't open yet, with its arguments checked; never waits."""
 
+    def run(self, verb: str, statement: Any, params: Any, shape: Shape) -> Any:
+        """Return the result of a call of *verb*, prepared and carried out."""
+        return self.carry_out(self.prepare(verb, statement, params, shape))
+
     @abstractmethod
     def carry_out(self, call: Call) -> Any:
         """Return the result of a prepared call."""
@@ -75,26 +79,26 @@ class CoreVerbs(ABC):
         shape = ALL_ROWS if into is None else all_rows(into)
         if types is not None:
             statement, shape = with_types(statement, types, shape)
-        rows: list[Any] = self.carry_out(self.prepare("fetch_all", statement, params, shape))
+        rows: list[Any] = self.run("fetch_all", statement, params, shape)
         return rows
 
     def fetch_one(self, statement: Any, params: Params, into: Into | None, types: Types | None = None) -> Any:
         shape = ONE_ROW if into is None else one_row(into)
         if types is not None:
             statement, shape = with_types(statement, types, shape)
-        return self.carry_out(self.prepare("fetch_one", statement, params, shape))
+        return self.run("fetch_one", statement, params, shape)
 
     def fetch_exactly_one(self, statement: Any, params: Params, into: Into | None, types: Types | None = None) -> Any:
         shape = EXACTLY_ONE_ROW if into is None else exactly_one_row(into)
         if types is not None:
             statement, shape = with_types(statement, types, shape)
-        return self.carry_out(self.prepare("fetch_exactly_one", statement, params, shape))
+        return self.run("fetch_exactly_one", statement, params, shape)
 
     def fetch_value(self, statement: Any, params: Params, into: Into | None, types: Types | None = None) -> Any:
         shape = ONE_VALUE if into is None else one_value(into)
         if types is not None:
             statement, shape = with_types(statement, types, shape)
-        return self.carry_out(self.prepare("fetch_value", statement, params, shape))
+        return self.run("fetch_value", statement, params, shape)
 
     def stream(
         self, statement: Any, params: Params, batch_size: int, into: Into | None, types: Types | None = None
@@ -107,12 +111,15 @@ class CoreVerbs(ABC):
         return self.prepare_stream(statement, params, reader, shape, make)
 
     def execute(self, statement: Any, params: Params, last: bool = False) -> ExecuteResult:
+        result: ExecuteResult
+        if not last:
+            result = self.run("execute", statement, params, OUTCOME)
+            return result
         call = self.prepare("execute", statement, params, OUTCOME)
-        if last:
-            if call.block is None:
-                raise UsageError("last: there is no transaction here that could end; use it inside transaction()")
-            call.last = True
-        result: ExecuteResult = self.carry_out(call)
+        if call.block is None:
+            raise UsageError("last: there is no transaction here that could end; use it inside transaction()")
+        call.last = True
+        result = self.carry_out(call)
         return result
 
     def execute_many(self, statement: Any, rows: Iterable[Mapping[str, Any]]) -> int | None:

@@ -33,8 +33,10 @@ class _Held:
     bound: bool
 
 
-_NOTHING: Mapping[Instance, _Held] = MappingProxyType({})
-_ambient: ContextVar[Mapping[Instance, _Held]] = ContextVar("prefiq_db_transactions", default=_NOTHING)
+NO_TRANSACTIONS: Final[Mapping[Instance, _Held]] = MappingProxyType({})
+_ambient: ContextVar[Mapping[Instance, _Held]] = ContextVar("prefiq_db_transactions", default=NO_TRANSACTIONS)
+#: returns ``NO_TRANSACTIONS`` where none is ambient, of whichever database
+transactions_here: Final = _ambient.get
 
 
 def ambient(instance: Instance) -> Scope[Block] | None:
@@ -140,4 +142,4 @@ def _set(origin: Instance, held: _Held | None) -> None:
         others = {other: value for other, value in now.items() if other is not origin}
         _ambient.set(others if held is None else {**others, origin: held})
     else:
-        _ambient.set(_NOTHING if held is None else {origin: held})
+        _ambient.set(NO_TRANSACTIONS if held is None else {origin: held})
