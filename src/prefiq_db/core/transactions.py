@@ -18,8 +18,10 @@ from prefiq_db.errors import ErrorKind, PrefiqDbError, UnsupportedError
 from prefiq_db.exactly_once import check_token
 from prefiq_db.execution.standard import StandardRoad
 from prefiq_db.instance import Instance
+from prefiq_db.overrides import NO_SCOPES, scopes_here
 from prefiq_db.retry import worth_repeating
 from prefiq_db.transaction import (
+    NO_TRANSACTIONS,
     Block,
     Outcome,
     RootBlock,
@@ -28,6 +30,8 @@ from prefiq_db.transaction import (
     TransactionOptions,
     ambient,
     of_another_tenant,
+    request_here,
+    transactions_here,
 )
 
 
@@ -47,6 +51,14 @@ class Transactions(View):
 
     def transaction(self, options: TransactionOptions) -> Block:
         """Return a transaction that has not begun: a savepoint if one is open here, else a new one."""
+        if (
+            transactions_here() is NO_TRANSACTIONS
+            and request_here.get() is None
+            and scopes_here() is NO_SCOPES
+            and self.view is NO_OVERRIDES
+            and not (self.instance.closed or self.runtime.is_async or self.settings.read_only or options.exactly_once)
+        ):
+            return self.new_root(options, None)
         self.admit()
         return self._block(options, self.ambient())
 
@@ -86,8 +98,7 @@ class Transactions(View):
         return options if given.timeout is None else replace(options, step_timeout_seconds=given.timeout)
 
     def begin(self, tx: Block) -> None:
-        """Begin *tx*; retry on a dead connection, since nothing was done yet."""
-        tx.check_new()
+        """Begin *tx*, a new one; retry on a dead connection, since nothing was done yet."""
         given = self.overrides()
         limit = tx.options.timeout_seconds
         if limit is not None and (given.timeout is None or limit < given.timeout):

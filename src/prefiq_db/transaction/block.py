@@ -31,6 +31,14 @@ from prefiq_db.unrun import refuse_coroutine_function, refuse_generator_function
 
 logger = logging.getLogger("prefiq_db.transaction")
 
+# To ask an enum for a member costs as much as a call.
+ACTIVE, COMMITTED, NOT_COMMITTED, UNKNOWN = (
+    Outcome.ACTIVE,
+    Outcome.COMMITTED,
+    Outcome.NOT_COMMITTED,
+    Outcome.UNKNOWN,
+)
+
 _ids = itertools.count(1)
 
 T = TypeVar("T")
@@ -54,18 +62,14 @@ class Block(ABC):
     #: whether this is a transaction of its own rather than a savepoint
     is_root: ClassVar[bool]
 
-    # What most blocks keep as it is stands here once: it costs nothing to begin with.
-    outcome: Outcome = Outcome.NOT_COMMITTED  # until it begins
+    # What most blocks keep as it is, and few ask for, stands here once.
     callback_errors: tuple[Exception, ...] = ()
     retry_number: int = 0
     token: str | None = None
     #: whether the caller has seen the token, so that no other one may take its place
     is_told: bool = False
-    _handle: Any = None
     #: stands for the error that rolls it back although none leaves it; ``None``: it is to be kept
     _unwanted: BaseException | None = None
-    deadline: Deadline | None = None
-    _over: bool = False
     #: makes what begins again on another connection, if the first is dead; ``None``: that is an error
     new_retrier: Callable[[], Retrier] | None = None
 
@@ -73,11 +77,15 @@ class Block(ABC):
         self.instance = instance
         self.options = options
         self.id = next(_ids)
+        self.outcome = NOT_COMMITTED  # until it begins
+        self.deadline: Deadline | None = None
         self.commit_functions: list[Callable[[], Any]] = []
         self.rollback_functions: list[Callable[[], Any]] = []
         #: streams that read in this block, and end with it at the latest
         self.open_streams: list[OpenStream] = []
         self._scope = scope
+        self._handle: Any = None
+        self._over = False
 
     @property
     def scope(self) -> Scope[Block]:
@@ -115,7 +123,7 @@ class Block(ABC):
             self.deadline = Deadline.after(self.options.timeout_seconds, OWN_TIMEOUT).sooner_of(self.deadline)
         began = False
         try:
-            self.outcome = Outcome.ACTIVE
+            self.outcome = ACTIVE
             self._begin()
             self.scope.blocks.append(self)
             began = True
@@ -156,7 +164,7 @@ class Block(ABC):
     def _check_usable(self, call: Call, explicit: bool) -> Scope[Block]:
         """Return the scope that *call* is to run in, or raise."""
         scope = self._scope
-        if scope is None or self._handle is None or self.outcome is not Outcome.ACTIVE:
+        if scope is None or self._handle is None or self.outcome is not ACTIVE:
             self._check_active()
             scope = self.scope
         if call.last and not (self.is_root and scope.blocks == [self]):
@@ -199,7 +207,7 @@ class Block(ABC):
     def _check_active(self) -> None:
         if self._handle is None and not self._over:
             raise UsageError("the transaction has not begun: use it as `with db.transaction() as tx:`")
-        if self.outcome is not Outcome.ACTIVE:
+        if self.outcome is not ACTIVE:
             raise ClosedError(f"the transaction has ended ({self.outcome.value}); open a new one")
 
     def _lost(self) -> NotCommittedError:
@@ -213,7 +221,7 @@ class Block(ABC):
     @property
     def is_settled(self) -> bool:
         """Whether it is committed, or may be: then its body must not run again."""
-        return self.outcome in (Outcome.COMMITTED, Outcome.UNKNOWN)
+        return self.outcome in (COMMITTED, UNKNOWN)
 
     # --- callbacks -------------------------------------------------------------------------------
 
@@ -271,8 +279,8 @@ class Block(ABC):
         if self._over:
             return
         try:
-            if self.outcome is Outcome.ACTIVE:
-                self.outcome = Outcome.NOT_COMMITTED
+            if self.outcome is ACTIVE:
+                self.outcome = NOT_COMMITTED
         finally:
             self._let_go()
         self._over = True

@@ -24,7 +24,7 @@ from prefiq_db.execution.pinned import Pinned
 from prefiq_db.instance import Instance
 from prefiq_db.origin import readable
 from prefiq_db.reports import Outcome
-from prefiq_db.transaction.block import RUN_AGAIN, Block
+from prefiq_db.transaction.block import ACTIVE, COMMITTED, NOT_COMMITTED, RUN_AGAIN, UNKNOWN, Block
 from prefiq_db.transaction.first import FirstStatement
 from prefiq_db.transaction.last import LastStatement
 from prefiq_db.transaction.options import TransactionOptions
@@ -49,8 +49,8 @@ class RootBlock(LastStatement, FirstStatement):
 
     def __init__(self, instance: Instance, options: TransactionOptions, deadline: Deadline | None = None) -> None:
         Block.__init__(self, instance, options, None)
-        if deadline is not None:
-            self.deadline = deadline
+        self.deadline = deadline
+        self._begins = False
         if options.exactly_once:
             self.token = new_token(instance.resolver.home)
 
@@ -133,7 +133,9 @@ class RootBlock(LastStatement, FirstStatement):
         )
 
     def _become_ambient(self) -> None:
-        enter(self.scope)
+        scope = self._scope
+        assert scope is not None, "there is one before"
+        enter(scope)
 
     # --- statements ------------------------------------------------------------------------------
 
@@ -141,7 +143,7 @@ class RootBlock(LastStatement, FirstStatement):
         scope = self._scope
         if (
             scope is None
-            or self.outcome is not Outcome.ACTIVE
+            or self.outcome is not ACTIVE
             or self._handle is None
             or self._begins
             or self.deadline is not None
@@ -186,7 +188,7 @@ class RootBlock(LastStatement, FirstStatement):
     # --- end -------------------------------------------------------------------------------------
 
     def end(self, error: BaseException | None) -> None:
-        if self.outcome is Outcome.ACTIVE or self._scope is None or self._over or not self._scope.is_closed:
+        if self.outcome is ACTIVE or self._scope is None or self._over or not self._scope.is_closed:
             Block.end(self, error)
             return
         try:
@@ -198,7 +200,7 @@ class RootBlock(LastStatement, FirstStatement):
 
     def _end(self, error: BaseException | None) -> None:
         try:
-            if self.outcome is Outcome.ACTIVE:
+            if self.outcome is ACTIVE:
                 self._commit_or_roll_back(error)
             else:
                 self._leave_settled()
@@ -227,7 +229,7 @@ class RootBlock(LastStatement, FirstStatement):
 
     def _tell(self) -> None:
         hooks = self.instance.hooks
-        if self.outcome is Outcome.UNKNOWN and not self.options.read_only:
+        if self.outcome is UNKNOWN and not self.options.read_only:
             self.instance.observer.statistics.note_unknown_outcome()
         if hooks.wants(TransactionFinished):
             duration = time.perf_counter() - self._started
@@ -275,15 +277,15 @@ class RootBlock(LastStatement, FirstStatement):
                 if self.deadline is not None:
                     self._bound_the_end()
                 # The outcome is unknown until the reply is read.
-                self.outcome = Outcome.UNKNOWN
+                self.outcome = UNKNOWN
                 self.instance.road.border.cross(self._send_commit, "commit")
         except TransactionEndedError:
-            self._roll_back(Outcome.UNKNOWN)
+            self._roll_back(UNKNOWN)
             raise
         except OutcomeUnknownError as error:
             lost = error
         except PrefiqDbError:
-            self.outcome = Outcome.ACTIVE
+            self.outcome = ACTIVE
             self._roll_back()
             raise
         else:
@@ -295,7 +297,7 @@ class RootBlock(LastStatement, FirstStatement):
     def _send_commit(self) -> None:
         self._handle.commit()
         # Set it right here: an interruption from now on doesn't change the outcome.
-        self.outcome = Outcome.COMMITTED
+        self.outcome = COMMITTED
 
     def _bound_the_end(self) -> None:
         """Limit COMMIT or ROLLBACK to the time that is left; the driver's grace period is added to that."""
@@ -303,7 +305,7 @@ class RootBlock(LastStatement, FirstStatement):
             self.scope.state.transaction.bound_end(self.deadline)
 
     def _committed(self) -> None:
-        self.outcome = Outcome.COMMITTED  # known from the reply or from the token
+        self.outcome = COMMITTED  # known from the reply or from the token
         pinned = self.scope.pinned
         if not (pinned.give_back() or pinned.is_closed):
             self.instance.road.border.cross(pinned.close)
@@ -314,14 +316,14 @@ class RootBlock(LastStatement, FirstStatement):
         """Find out the outcome of a COMMIT without a reply, or raise that it is unknown."""
         # The reply may still arrive, or COMMIT's cleanup may be half done: the connection must not be used again.
         self.scope.doubt()
-        self._roll_back(Outcome.UNKNOWN)
+        self._roll_back(UNKNOWN)
         if self.token is None:
             raise lost
         outcome = self._ask_for_outcome(self.token)
-        if outcome is Outcome.COMMITTED:
+        if outcome is COMMITTED:
             self._committed()
             return
-        if outcome is Outcome.NOT_COMMITTED:
+        if outcome is NOT_COMMITTED:
             self.outcome = outcome
             self._call(self.rollback_functions, "on_rollback")
             raise never_committed(self.instance.name, RUN_AGAIN)
@@ -332,28 +334,28 @@ class RootBlock(LastStatement, FirstStatement):
             return self.instance.resolver.resolve(token, self._deadline_of_a_step(), transaction_id=self.id)
         except SchemaError:
             # The table was dropped meanwhile; that error alone would be taken for "nothing was committed".
-            return Outcome.UNKNOWN
+            return UNKNOWN
 
     def _give_up(self) -> None:
         """Report that COMMIT, or what follows it, did not end within its budget."""
         budget = self.instance.commit_budget_seconds
-        if self.outcome is Outcome.COMMITTED:
+        if self.outcome is COMMITTED:
             self._note_callback_error("on_commit", None, TimeoutError(f"not done within {budget:g} s"))
             return
-        if self.outcome is Outcome.NOT_COMMITTED:
+        if self.outcome is NOT_COMMITTED:
             raise never_committed(self.instance.name, RUN_AGAIN)
-        self.outcome = Outcome.UNKNOWN
+        self.outcome = UNKNOWN
         raise OutcomeUnknownError(
             f"COMMIT on database {self.instance.name} was not answered within {budget:g} s: it may have happened",
             database=self.instance.name,
             token=self.token,
         )
 
-    def _roll_back(self, outcome: Outcome = Outcome.NOT_COMMITTED) -> None:
+    def _roll_back(self, outcome: Outcome = NOT_COMMITTED) -> None:
         scope = self.scope
         if scope.pinned.was_ended():
             # A statement ended it (a COMMIT in a procedure, say): everything before that may be committed.
-            outcome = Outcome.UNKNOWN
+            outcome = UNKNOWN
         callbacks = [fn for block in scope.blocks for fn in block.rollback_functions]
         for block in scope.blocks:
             block.outcome = outcome
@@ -379,7 +381,7 @@ class RootBlock(LastStatement, FirstStatement):
             raise
         else:
             self.instance.road.border.cross(scope.pinned.close)
-        if outcome is Outcome.NOT_COMMITTED:
+        if outcome is NOT_COMMITTED:
             self._call(callbacks, "on_rollback")
 
     def _let_go(self) -> None:
@@ -389,8 +391,8 @@ class RootBlock(LastStatement, FirstStatement):
                 if scope.blocks:
                     ended = scope.pinned.was_ended()
                     for block in scope.blocks:
-                        if block.outcome is Outcome.ACTIVE:
-                            block.outcome = Outcome.UNKNOWN if ended else Outcome.NOT_COMMITTED
+                        if block.outcome is ACTIVE:
+                            block.outcome = UNKNOWN if ended else NOT_COMMITTED
                     scope.blocks.clear()
                 leave(scope)
         finally:
