@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import TextClause
 
-from prefiq_db.call import EXPLICIT, NO_OVERRIDES, OWN_TRANSACTION, Call, Overrides, Shape, Way
+from prefiq_db.call import EXPLICIT, NO_OVERRIDES, OWN_TRANSACTION, Call, Overrides, Shape, Way, next_call_id
 from prefiq_db.core.bulk_insert import Request, bulk_insert
 from prefiq_db.core.doubt import Doubt, fate_unknown
 from prefiq_db.core.streams import StreamCore
@@ -29,7 +29,6 @@ from prefiq_db.errors import (
 from prefiq_db.execution.binds import bind_params, bind_rows, check_params, checked_rows
 from prefiq_db.execution.entities import refuse_entities
 from prefiq_db.execution.one_shot import UNUSUAL
-from prefiq_db.execution.prepared import Prepared
 from prefiq_db.execution.refused_statements import refuse_one_shot
 from prefiq_db.execution.row_batches import BatchReader, streamed
 from prefiq_db.execution.shapes import ALL_ROWS, ONE_VALUE, ROW_COUNT
@@ -43,6 +42,8 @@ from prefiq_db.reports import BulkResult
 from prefiq_db.transaction import NO_TRANSACTIONS, Block, TransactionOptions, request_here, transactions_here
 
 logger = logging.getLogger("prefiq_db.database")
+
+open_request = request_here.get
 
 
 class Statements(TenantView, CoreVerbs):
@@ -62,11 +63,10 @@ class Statements(TenantView, CoreVerbs):
             known is None
             or not known.is_plain
             or not instance.is_usual
-            or instance.closed
             or self.view is not NO_OVERRIDES
             or scopes_here() is not NO_SCOPES
             or transactions_here() is not NO_TRANSACTIONS
-            or request_here.get() is not None
+            or open_request() is not None
         ):
             return self.carry_out(self.prepare(verb, statement, params, shape))
         if type(params) is dict:
@@ -76,9 +76,9 @@ class Statements(TenantView, CoreVerbs):
         if not fits:
             return self.carry_out(self.prepare(verb, statement, params, shape))
         now = perf_counter()
-        call = self._told(verb, known, params, shape) if self.hooks.wanted else None
+        told = (next_call_id(), line_of_the_verb(3)) if self.hooks.wants_lines else None
         try:
-            fetched = self.road.shoot(known, params, shape, call, now)
+            fetched = self.road.shoot(known, params, shape, told, now)
         except PrefiqDbError as error:
             first = error
         else:
@@ -87,19 +87,11 @@ class Statements(TenantView, CoreVerbs):
             instance.retry_budget.successes += 1
             finish = shape.finish
             return fetched if finish is None else finish(fetched)
-        if call is None:
-            call = self._told(verb, known, params, shape)
+        call = Call(verb, known.statement, params, shape).told_as(told)  # type: ignore[arg-type]  # a text's is there
+        call.prepared = known
         call.started = time.monotonic() - (perf_counter() - now)
         call.attempts = 1
         return self._carry_out(call, self._judged(first, call))
-
-    def _told(self, verb: str, known: Prepared, params: Any, shape: Shape) -> Call:
-        """Return the call that is sent on the short way, for those who hear of it."""
-        call = Call(verb, known.statement, params, shape)  # type: ignore[arg-type]  # a text's is there
-        call.prepared = known
-        if self.hooks.wants_lines:
-            call.line = line_of_the_verb()
-        return call
 
     # --- prepare a call: nothing here waits --------------------------------------------------------
 
