@@ -35,6 +35,7 @@ class Pinned:
     To our dialects it is what SQLAlchemy's Connection and its proxy are: it has what they use of both.
 
     Attributes:
+        was_taken: there is or was a connection; an error before that belongs to connecting.
         view: SQLAlchemy's Connection over it; ``None`` before somebody has asked for :attr:`connection`.
         state: that of the session, and so the transaction's own.
         dbapi_connection: the driver's, as long as there is no ``view``.
@@ -49,6 +50,7 @@ class Pinned:
         "road",
         "state",
         "view",
+        "was_taken",
     )
 
     state: SessionState
@@ -60,6 +62,7 @@ class Pinned:
         self._connection_record: Any = None
         self._handle: RootTransaction | None = None
         self._is_begun = False
+        self.was_taken = connection is not None
         if connection is not None:
             self.state = road.state(connection)
 
@@ -75,13 +78,14 @@ class Pinned:
         self.state = state = record.info[SESSION_KEY]
         self.dbapi_connection = record.dbapi_connection
         self._connection_record = record
+        self.was_taken = True
         state.checkout.fairy_ref = reference = weakref.ref(self, _dropped)
         _unreturned[reference] = record, record.returns
         state.checkout.line = application_line()
 
     def phase(self) -> Phase:
         """Return which step an error belongs to."""
-        return "connect" if self.view is None and self._connection_record is None else "statement"
+        return "statement" if self.was_taken else "connect"
 
     # --- SQLAlchemy's Connection -------------------------------------------------------------------
 

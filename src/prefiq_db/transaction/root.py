@@ -68,6 +68,8 @@ class RootBlock(LastStatement, FirstStatement):
         try:
             self._begin_on(pinned, deadline, step_seconds)
         except (SchemaError, PermissionDeniedError) as error:
+            if not pinned.was_taken:
+                raise  # it is about the database, and not about a table
             failure = self._explained(error)
         else:
             return
