@@ -46,6 +46,7 @@ class Pinned:
         "_connection_record",
         "_handle",
         "_is_begun",
+        "_returns",
         "dbapi_connection",
         "road",
         "state",
@@ -60,6 +61,7 @@ class Pinned:
         self.view: Any = connection
         self.dbapi_connection: Any = None
         self._connection_record: Any = None
+        self._returns = 0
         self._handle: RootTransaction | None = None
         self._is_begun = False
         self.was_taken = connection is not None
@@ -77,10 +79,11 @@ class Pinned:
                 record = taken(self.road.engine)
         self.state = state = record.info[SESSION_KEY]
         self.dbapi_connection = record.dbapi_connection
+        self._returns = returns = record.returns
         self._connection_record = record
         self.was_taken = True
         state.checkout.fairy_ref = reference = weakref.ref(self, _dropped)
-        _unreturned[reference] = record, record.returns
+        _unreturned[reference] = record, returns
         state.checkout.line = application_line()
 
     def phase(self) -> Phase:
@@ -96,7 +99,7 @@ class Pinned:
 
     def _make_view(self) -> Any:
         record = self._connection_record
-        assert record is not None, "asked for after close()"
+        assert self._is_held, "asked for after close()"
         # An interruption may drop it half-made: until it is whole, this object alone returns the connection.
         proxied = OwnProxy(record)
         view = PrefiqConnection(self.road.engine, proxied)
@@ -105,21 +108,23 @@ class Pinned:
             self._handle = _Joined(view)
         self.view = view
         proxied.return_itself()
-        self._no_longer_ours()
+        self._connection_record = self.dbapi_connection = None
+        _unreturned.pop(self.state.checkout.fairy_ref, None)
         self.road.dialect.expect_back(proxied, self.state)
         return view
 
-    def _no_longer_ours(self) -> None:
-        """Leave the return of the connection to another."""
-        self._connection_record = self.dbapi_connection = None
-        _unreturned.pop(self.state.checkout.fairy_ref, None)
+    @property
+    def _is_held(self) -> bool:
+        """Whether this object has the connection, and no view; once it was returned, only the pool knows who has it."""
+        record = self._connection_record
+        return record is not None and record.returns == self._returns and record.place is not None
 
     @property
     def is_gone(self) -> bool:
         """Whether the connection was lost, or returned."""
         view = self.view
         if view is None:
-            return self._connection_record is None
+            return not self._is_held
         return bool(view.invalidated or view.closed)
 
     @property
@@ -130,7 +135,7 @@ class Pinned:
     @property
     def is_closed(self) -> bool:
         """Whether the connection was returned."""
-        return self._connection_record is None if self.view is None else bool(self.view.closed)
+        return not self._is_held if self.view is None else bool(self.view.closed)
 
     # --- the transaction ---------------------------------------------------------------------------
 
@@ -214,14 +219,16 @@ class Pinned:
 
         It is the pool that says whether the connection is at rest, by the server's last reply.
         """
-        record = self._connection_record
-        if self.view is not None or record is None or self.state.transaction.began:
+        if self.view is not None or not self._is_held or self.state.transaction.began:
             return False
+        record = self._connection_record
         pool = record.pool
         if record.finalize_callback or pool.dispatch.checkin or not self.road.dialect.is_at_rest(self.dbapi_connection):
             return False
-        self._no_longer_ours()
+        _unreturned.pop(self.state.checkout.fairy_ref, None)
         pool.give_back(record)
+        # Not before: an interruption leaves us what wasn't returned, and discard() closes it.
+        self._connection_record = self.dbapi_connection = None
         return True
 
     def close(self) -> None:
@@ -231,7 +238,7 @@ class Pinned:
 
     def discard(self) -> None:
         """Close the connection for good, unless it was returned: its state is unknown."""
-        if self.view is not None or self._connection_record is not None:
+        if self.view is not None or self._is_held:
             discard(self.connection)
 
     def doubt(self) -> None:
@@ -274,6 +281,8 @@ def _dropped(reference: weakref.ref[Pinned]) -> None:
     record, returns = _unreturned.pop(reference, (None, 0))
     if record is None or record.returns != returns or record.pid != os.getpid():
         return
+    if record.fairy_ref is not None and record.fairy_ref() is not None:
+        return  # a view has it, and its proxy returns it
     watcher, state = record.pool.watcher, record.info.get(SESSION_KEY)
     if watcher is not None and state is not None:
         watcher.collected(state)
