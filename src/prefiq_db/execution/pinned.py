@@ -108,10 +108,17 @@ class Pinned:
             self._handle = _Joined(view)
         self.view = view
         proxied.return_itself()
-        self._connection_record = self.dbapi_connection = None
-        _unreturned.pop(self.state.checkout.fairy_ref, None)
+        self._let_go()
         self.road.dialect.expect_back(proxied, self.state)
         return view
+
+    def _let_go(self) -> None:
+        """Keep nothing of the connection: where an interruption leaves it with nobody, the pool finds its place empty.
+
+        In this order: until the last line, discard() would still close it.
+        """
+        _unreturned.pop(self.state.checkout.fairy_ref, None)
+        self._connection_record = self.dbapi_connection = None
 
     @property
     def _is_held(self) -> bool:
@@ -225,10 +232,8 @@ class Pinned:
         pool = record.pool
         if record.finalize_callback or pool.dispatch.checkin or not self.road.dialect.is_at_rest(self.dbapi_connection):
             return False
-        _unreturned.pop(self.state.checkout.fairy_ref, None)
+        self._let_go()
         pool.give_back(record)
-        # Not before: an interruption leaves us what wasn't returned, and discard() closes it.
-        self._connection_record = self.dbapi_connection = None
         return True
 
     def close(self) -> None:

@@ -86,8 +86,6 @@ class RootBlock(LastStatement, FirstStatement):
 
     def _deadline_of_a_step(self) -> Deadline | None:
         """Return the deadline of the next step: the checkout, or finding out the outcome of COMMIT."""
-        if self.deadline is None and self.options.step_timeout_seconds is None:
-            return None
         return sooner(self.deadline, own_deadline(self.options.step_timeout_seconds))
 
     def _begin_on(self, pinned: Pinned, deadline: Deadline | None, step_seconds: float | None) -> None:
@@ -135,9 +133,7 @@ class RootBlock(LastStatement, FirstStatement):
         )
 
     def _become_ambient(self) -> None:
-        scope = self._scope
-        assert scope is not None, "there is one before"
-        enter(scope)
+        enter(self.scope)
 
     # --- statements ------------------------------------------------------------------------------
 
@@ -155,15 +151,13 @@ class RootBlock(LastStatement, FirstStatement):
             or len(scope.blocks) != 1
         ):
             return Block.run(self, call, explicit=explicit)
-        # The usual statement: the same, with nothing to decide.
         if explicit:
             scope.explicit_uses += 1
         instance = self.instance
         with Use(scope):
-            pinned = scope.pinned
-            if pinned.is_gone:
+            if scope.pinned.is_gone:
                 raise self._lost()
-            fetched = instance.road.run_pinned(pinned, call, instance.statement_timeout_seconds, None)
+            fetched = instance.road.run_pinned(scope.pinned, call, instance.statement_timeout_seconds, None)
         finish = call.shape.finish
         return fetched if finish is None else finish(fetched)
 
