@@ -118,6 +118,10 @@ class Way(Enum):
     OWN_TRANSACTION = 4
 
 
+#: To ask an enum for a member costs as much as a call.
+ONE_SHOT, EXPLICIT, OWN_TRANSACTION = Way.ONE_SHOT, Way.EXPLICIT, Way.OWN_TRANSACTION
+
+
 class Runner(Protocol):
     """The part of a transaction's block that a call uses."""
 
@@ -182,7 +186,7 @@ class Call:
         self.facts: Any = None
         self.text: str | None = None
         self.prepared: Any = None
-        self.way = Way.ONE_SHOT
+        self.way = ONE_SHOT
         self.block: Runner | None = None
         self.line: Line | None = None
         self.last = False

@@ -35,7 +35,7 @@ from prefiq_db.overrides import OverrideOptions, OverrideScope
 from prefiq_db.reports import DatabaseStats, HealthReport
 from prefiq_db.settings import DatabaseSettings
 from prefiq_db.silence import hush
-from prefiq_db.transaction import Block, Outcome, TransactionOptions
+from prefiq_db.transaction import Block, Outcome, TransactionOptions, make_options
 from prefiq_db.unrun import refuse_coroutine_function, refuse_generator_function, refuse_uncallable
 
 P = ParamSpec("P")
@@ -161,7 +161,7 @@ class Database:
             OutcomeUnknownError: the reply to COMMIT was lost. With ``exactly_once`` this happens only if the database
                 stayed unreachable until the budget was spent; the error then has a token for :meth:`resolve_outcome`.
         """
-        options = TransactionOptions(isolation, read_only, durable, timeout, exactly_once)
+        options = make_options(isolation, read_only, durable, timeout, exactly_once)
         core = self._core.for_transaction(options, replica)
         return Transaction(core, core.transaction(options))
 

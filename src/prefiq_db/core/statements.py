@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import TextClause
 
-from prefiq_db.call import NO_OVERRIDES, Call, Overrides, Shape, Way, next_call_id
+from prefiq_db.call import EXPLICIT, NO_OVERRIDES, OWN_TRANSACTION, Call, Overrides, Shape, Way, next_call_id
 from prefiq_db.core.bulk_insert import Request, bulk_insert
 from prefiq_db.core.doubt import Doubt, fate_unknown
 from prefiq_db.core.reading_statements import ReadingStatements, check_read_only
@@ -188,7 +188,7 @@ class Statements(ReadingStatements, CoreVerbs):
                 check_read_only(call, block.root.options, self.road.dialect)
             if call.given is not NO_OVERRIDES:
                 self.check_tenant(call.given, block)
-            call.way, call.block = Way.EXPLICIT, block
+            call.way, call.block = EXPLICIT, block
             return
         try:
             scope = self.ambient()
@@ -232,10 +232,10 @@ class Statements(ReadingStatements, CoreVerbs):
         """Carry out *call*, which has failed before if there was a *first* error."""
         try:
             if call.block is not None:
-                return call.block.run(call, explicit=call.way is Way.EXPLICIT)
+                return call.block.run(call, explicit=call.way is EXPLICIT)
             if self.instance.readers is not None and self.goes_to_replica(call):
                 return self.read_on_replica(call)
-            if call.way is Way.OWN_TRANSACTION:
+            if call.way is OWN_TRANSACTION:
                 if call.shape is not ROW_COUNT and self.schema_of(call.given) is not None:
                     return self._run_in_schema(call)
                 return self._run_in_own_transaction(call)

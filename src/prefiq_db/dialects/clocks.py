@@ -55,7 +55,9 @@ class ClockDialect(ConfiguredDialect):
 
     def _bound_control(self, state: SessionState, dbapi_connection: Any) -> None:
         limit = state.transaction.control_timeout
-        self.bound_wait(state, dbapi_connection, self.limits.statement_timeout_seconds if limit is None else limit)
+        seconds = self.limits.statement_timeout_seconds if limit is None else limit
+        if state.patience_seconds != seconds:
+            self.bound_wait(state, dbapi_connection, seconds)
 
     def timed_out(self, dbapi_connection: Any) -> bool | None:
         """Return whether our own clock stopped the last statement; ``None`` where only the server knows."""

@@ -182,7 +182,7 @@ class _MySQLFamily(MysqlStreams, MariadbBulk, MysqlTokens, PrefiqDialect):
     def _send(self, send: Any, cursor: Any, statement: Any, parameters: Any, context: Any, batch_size: int) -> None:
         if context is not None:
             self.check_not_streaming(context._dbapi_connection.dbapi_connection)
-        if context is not None and kind_of(statement) is not Kind.PLAIN and not hasattr(context, "carrier"):
+        if context is not None and kind_of(statement) is not Kind.PLAIN and getattr(context, "carrier", None) is None:
             send = self._send_with_care(send)
             if kind_of(statement) is Kind.LOCK:
                 self._check_lock(self.session_of(context.root_connection._dbapi_connection))

@@ -90,7 +90,11 @@ class StatementDialect(TransactionDialect):
             return
         state = self.session_of(proxied)
         transaction = state.transaction
-        if transaction.began:
+        raw = proxied.dbapi_connection
+        # It almost always is still open, which two questions tell; where not, the function finds out what to do.
+        if transaction.began and (
+            transaction.owes_begin or transaction.aborted is not None or not self.in_transaction(raw)
+        ):
             self._check_still_open(transaction, proxied, statement)
         guard = state.checkout.guard
         if guard is not None:
@@ -118,7 +122,7 @@ class StatementDialect(TransactionDialect):
             failure = cannot_go_on(transaction)
         if failure is not None:
             raise failure
-        if transaction.began:
+        if transaction.began and (transaction.aborted is not None or not self.in_transaction(raw)):
             self._note_ending(transaction, proxied)
 
     def refuse_write(self, statement: str, state: Any, context: Any) -> None:

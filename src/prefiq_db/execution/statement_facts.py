@@ -63,6 +63,7 @@ class Facts:
         weighted: the server's row count for it is not a number of rows.
         returning: it has RETURNING.
         stands_alone: it may be sent outside a transaction.
+        stands_inside: it may be sent in a transaction.
     """
 
     verb: str = ""
@@ -81,11 +82,13 @@ class Facts:
     weighted: bool = False
     returning: bool = False
     stands_alone: bool = field(init=False, default=True)
+    stands_inside: bool = field(init=False, default=True)
 
     def __post_init__(self) -> None:
         # Computed once, because every statement checks it.
-        alone = not (self.control or self.several or self.unsendable or self.carries_rows or self.no_tomorrow)
-        object.__setattr__(self, "stands_alone", alone)
+        sendable = not (self.control or self.several or self.unsendable or self.carries_rows)
+        object.__setattr__(self, "stands_alone", sendable and not self.no_tomorrow)
+        object.__setattr__(self, "stands_inside", sendable and not self.commits and not self.hidden)
 
 
 def as_executable(statement: Any) -> Executable:
