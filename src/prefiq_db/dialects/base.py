@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from prefiq_db.dialects.bulk import BulkDialect
 from prefiq_db.dialects.burst_control import BurstDialect
+from prefiq_db.dialects.following import FollowingDialect
 from prefiq_db.dialects.opening import ConnectingDialect
 from prefiq_db.dialects.sending import StatementDialect
 from prefiq_db.dialects.streams import StreamDialect
@@ -13,7 +14,7 @@ from prefiq_db.dialects.upsert_sql import UpsertSql
 from prefiq_db.errors import ErrorKind
 
 
-class PrefiqDialect(StatementDialect, BurstDialect, StreamDialect, ConnectingDialect, BulkDialect):
+class PrefiqDialect(StatementDialect, BurstDialect, StreamDialect, ConnectingDialect, FollowingDialect, BulkDialect):
     """Mixed in before a SQLAlchemy dialect."""
 
     #: the prefix that makes a server return a statement's plan instead of running it
@@ -32,6 +33,10 @@ class PrefiqDialect(StatementDialect, BurstDialect, StreamDialect, ConnectingDia
     def ailment_of(self, row: Any) -> ErrorKind | None:
         """Return why the server is unfit for work, from its answer *row* to ``health_sql``; ``None`` if it is fit."""
         return None
+
+    def read_state(self, row: Any) -> str:
+        """Return the state of a cluster's node in its own words, from that answer; empty for any other server."""
+        return ""
 
     def zone_lost(self, first: Any, second: Any) -> str | None:
         """Return the server's own time zone if it isn't UTC and the pooler doesn't keep ours per client; else ``None``.

@@ -207,6 +207,7 @@ class SessionState:
             that one reading serves several of them.
         last_used: when it last came back.
         vetted_at: when the pool last checked whether it is fit to be handed out.
+        role_known_at: when its server last said that it is the one that the pool wants.
         session_timeout: the statement timeout that the server's session has, if known.
         patience_seconds: the setting of the driver's own clock; ``None``: not known.
     """
@@ -217,6 +218,7 @@ class SessionState:
         "expires_at",
         "last_used",
         "patience_seconds",
+        "role_known_at",
         "session_timeout",
         "statement",
         "transaction",
@@ -225,7 +227,7 @@ class SessionState:
 
     def __init__(self, expires_at: float, session_timeout: float | None) -> None:
         self.expires_at = expires_at
-        self.last_used = self.vetted_at = time.perf_counter()
+        self.last_used = self.vetted_at = self.role_known_at = time.perf_counter()
         self.session_timeout = session_timeout
         self.patience_seconds: float | None = None
         self.checkout = CheckoutState()

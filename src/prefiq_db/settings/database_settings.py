@@ -33,6 +33,7 @@ from prefiq_db.settings.field_types import (
     SyncOrAsync,
     Text,
     Tls,
+    Writing,
     check_file,
     check_ssl_mode,
     drop_unset,
@@ -74,12 +75,14 @@ class DatabaseSettings(BaseModel):
     password: SecretText | None = None
     name: Text | None = None
     replicas: Replicas = ()
+    write_to: Writing = "one"
     pool_size: Count = 5
     max_overflow: CountOrZero = 5
     tenant_pools: Count = 32
     pool_timeout_seconds: Seconds = 5.0
     pool_max_age_seconds: Seconds = 1800.0
     ping_after_idle_seconds: SecondsOrZero = 30.0
+    ask_role_after_seconds: SecondsOrZero = 10.0
     connect_timeout_seconds: Seconds = 5.0
     statement_timeout_seconds: Seconds = 30.0
     lock_timeout_seconds: Seconds = 10.0
