@@ -6,6 +6,8 @@ Importing it needs no driver; starting a server needs the one of its database.
 from __future__ import annotations
 
 from prefiq_db.testing.injection import Injection
+from prefiq_db.testing.mariadb_cluster import MariaDbCluster
+from prefiq_db.testing.postgresql_cluster import PostgresCluster
 from prefiq_db.testing.postgresql_pair import PostgresPair
 from prefiq_db.testing.servers import DatabaseServer, MariaDbServer, PostgresServer, ServerUnavailableError
 from prefiq_db.testing.skipped_waits import no_waits
@@ -14,7 +16,9 @@ from prefiq_db.testing.wire import WireCounter
 __all__ = [
     "DatabaseServer",
     "Injection",
+    "MariaDbCluster",
     "MariaDbServer",
+    "PostgresCluster",
     "PostgresPair",
     "PostgresServer",
     "ServerUnavailableError",

@@ -123,16 +123,19 @@ class MariaDbServer(DatabaseServer):
         # The server itself creates our user when it starts, so there is never a root without a password.
         users = self._folder / "users.sql"
         users.touch(mode=0o600)
-        users.write_text(
-            f"CREATE USER IF NOT EXISTS '{self.user}'@'%' IDENTIFIED BY '{self._password}';\n"
-            f"GRANT ALL PRIVILEGES ON *.* TO '{self.user}'@'%' WITH GRANT OPTION;\n"
-        )
+        users.write_text(self._logins())
         self._give_to_account(users)
         # A server that starts removes the temporary tables that it finds there, even those of another server.
         temporary = self._folder / "temporary"
         temporary.mkdir(mode=0o700)
         self._give_to_account(temporary)
         fill(self._folder / "data", self._programs["mariadb-install-db"], self._make_data)
+
+    def _logins(self) -> str:
+        return (
+            f"CREATE USER IF NOT EXISTS '{self.user}'@'%' IDENTIFIED BY '{self._password}';\n"
+            f"GRANT ALL PRIVILEGES ON *.* TO '{self.user}'@'%' WITH GRANT OPTION;\n"
+        )
 
     def _make_data(self) -> None:
         account, temporary = self._account, self._folder / "temporary"
