@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -16,8 +15,8 @@ from prefiq_db.bridge import spawn
 from prefiq_db.dialects.disconnects import JudgingDialect
 from prefiq_db.errors import AvailabilityError, ErrorKind, NotReadyError, ReadOnlyError
 from prefiq_db.events import AttemptFailed, Listener
-from prefiq_db.testing import DatabaseServer, MariaDbServer, templates
-from prefiq_db.testing.machine import free_port
+from prefiq_db.testing import DatabaseServer, GaleraCluster, MariaDbServer, templates
+from tests.clusters import find as find_cluster
 from tests.conftest import Backend, _find
 from tests.twins.harness import drive, make_database
 
@@ -398,45 +397,21 @@ async def test_a_pooled_connection_to_a_demoted_host_moves_on(
 
 # --- a Galera node -------------------------------------------------------------------------------
 
-_GALERA = Path("/usr/lib/galera/libgalera_smm.so")
-
 
 @pytest.fixture(scope="module")
-def galera_node() -> Iterator[DatabaseServer]:
+def galera() -> Iterator[GaleraCluster]:
     """A cluster of one node, which an administrator can drain."""
     _find(MariaDbServer)
-    if not _GALERA.exists():
-        pytest.skip("needs Galera: apt-get install galera-4")
-    ports = free_port(), free_port()
-    options = f"gmcast.listen_addr=tcp://127.0.0.1:{ports[0]};ist.recv_addr=127.0.0.1:{ports[1]}"
-    settings = {
-        "wsrep_on": "ON",
-        "wsrep_provider": str(_GALERA),
-        "wsrep_cluster_address": "gcomm://",
-        "wsrep_provider_options": options,
-        "wsrep_node_address": "127.0.0.1",
-        "binlog_format": "ROW",
-        "innodb_autoinc_lock_mode": "2",
-    }
-    with MariaDbServer(settings=settings) as server:
-        yield server
-
-
-@contextmanager
-def drained(server: DatabaseServer) -> Iterator[None]:
-    """Let the node answer whatever touches a table with 1047, as one that lost its cluster does."""
-    server.execute("set global wsrep_reject_queries = 'ALL'")
-    try:
-        yield
-    finally:
-        server.execute("set global wsrep_reject_queries = 'NONE'")
+    with find_cluster("galera", GaleraCluster, nodes=1) as cluster:
+        yield cluster
 
 
 @pytest.mark.mariadb
 async def test_a_galera_node_that_refuses_work_is_left(
-    galera_node: DatabaseServer, lone_mariadb: DatabaseServer, opened: Callable[..., Any]
+    galera: GaleraCluster, lone_mariadb: DatabaseServer, opened: Callable[..., Any]
 ) -> None:
     """1047 empties the pool, and the next attempt goes to the other host; a lone node says so until it is back."""
+    (galera_node,) = galera.nodes
     url = plain_url(galera_node, lone_mariadb, database="galera")
     for each in (galera_node, lone_mariadb):
         each.execute("create or replace table galera.stock (id integer primary key, quantity integer not null)")
@@ -448,7 +423,7 @@ async def test_a_galera_node_that_refuses_work_is_left(
     failures = db.hooks.add(Failures())
     alone = opened(plain_url(galera_node, database="galera"), retry=QUICK)
     await once_more(alone)
-    with drained(galera_node):
+    with galera.drained(galera_node):
         await once_more(db)
         assert failures.kinds == [ErrorKind.NOT_READY]
         assert await in_all_sessions(db, port) == {lone_mariadb.port}

@@ -5,6 +5,7 @@ Importing it needs no driver; starting a server needs the one of its database.
 
 from __future__ import annotations
 
+from prefiq_db.testing.galera_cluster import GaleraCluster
 from prefiq_db.testing.injection import Injection
 from prefiq_db.testing.mariadb_cluster import MariaDbCluster
 from prefiq_db.testing.postgresql_cluster import PostgresCluster
@@ -15,6 +16,7 @@ from prefiq_db.testing.wire import WireCounter
 
 __all__ = [
     "DatabaseServer",
+    "GaleraCluster",
     "Injection",
     "MariaDbCluster",
     "MariaDbServer",

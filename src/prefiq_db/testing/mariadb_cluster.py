@@ -9,13 +9,10 @@ from typing import Any, Final
 
 from prefiq_db.errors import UsageError
 from prefiq_db.testing.locate import ServerUnavailableError
-from prefiq_db.testing.mariadb_server import MariaDbServer
+from prefiq_db.testing.mariadb_server import PLAIN_USER, MariaDbServer
 from prefiq_db.testing.processes import wait_until
 from prefiq_db.testing.replication import ReplicatedCluster
 from prefiq_db.testing.templates import PASSWORD
-
-#: The user of :meth:`MariaDbCluster.url`: ``read_only`` binds it, as it doesn't bind the administrator.
-PLAIN_USER: Final = "prefiq_plain"
 
 _SETTINGS: Final = {
     "log_bin": "binlog",
@@ -52,8 +49,6 @@ class MariaDbCluster(ReplicatedCluster[MariaDbServer]):
     Raises:
         ServerUnavailableError: if there are no programs; the message says what to install.
     """
-
-    _scheme = "mariadb"
 
     def __init__(
         self,
@@ -151,16 +146,10 @@ class MariaDbCluster(ReplicatedCluster[MariaDbServer]):
 
 
 class _Node(MariaDbServer):
-    """A server with the plain user, which each node has of its own: nothing of it is replicated."""
+    """A server whose users are its own: they aren't replicated."""
 
     def _logins(self) -> str:
-        return (
-            "SET SESSION sql_log_bin = 0;\n"
-            + super()._logins()
-            + f"CREATE USER IF NOT EXISTS {PLAIN_USER}@'%' IDENTIFIED BY '{PASSWORD}';\n"
-            + rf"GRANT ALL PRIVILEGES ON `prefiq\_test\_%`.* TO {PLAIN_USER}@'%';"
-            + "\n"
-        )
+        return f"SET SESSION sql_log_bin = 0;\n{super()._logins()}{self._plain_login()}"
 
 
 def _set(server: MariaDbServer, **settings: str) -> None:

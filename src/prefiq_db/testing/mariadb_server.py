@@ -6,9 +6,10 @@ import importlib.util
 import signal
 import subprocess
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from prefiq_db.errors import MissingDriverError
+from prefiq_db.testing.database_names import DATABASE_PREFIX
 from prefiq_db.testing.database_server import DatabaseServer
 from prefiq_db.testing.locate import MARIADB, ServerUnavailableError
 from prefiq_db.testing.machine import server_environment
@@ -17,7 +18,11 @@ from prefiq_db.testing.templates import fill
 if TYPE_CHECKING:
     import pymysql
 
+#: The user of a cluster's URLs: ``read_only`` binds it, as it doesn't bind the administrator.
+PLAIN_USER: Final = "prefiq_plain"
+
 _CONNECT_TIMEOUT_SECONDS = 5
+_OUR_DATABASES: Final = DATABASE_PREFIX.replace("_", r"\_") + "%"
 _UNKNOWN_SESSION = 1094
 _PICTURE_SECONDS = 0.11
 _LOG_FILE_SIZE = "16M"
@@ -135,6 +140,12 @@ class MariaDbServer(DatabaseServer):
         return (
             f"CREATE USER IF NOT EXISTS '{self.user}'@'%' IDENTIFIED BY '{self._password}';\n"
             f"GRANT ALL PRIVILEGES ON *.* TO '{self.user}'@'%' WITH GRANT OPTION;\n"
+        )
+
+    def _plain_login(self) -> str:
+        return (
+            f"CREATE USER IF NOT EXISTS {PLAIN_USER}@'%' IDENTIFIED BY '{self._password}';\n"
+            f"GRANT ALL PRIVILEGES ON `{_OUR_DATABASES}`.* TO {PLAIN_USER}@'%';\n"
         )
 
     def _make_data(self) -> None:

@@ -40,8 +40,6 @@ class PostgresCluster(ReplicatedCluster[PostgresServer]):
         ServerUnavailableError: if there are no programs; the message says what to install.
     """
 
-    _scheme = "postgresql"
-
     def __init__(
         self,
         *,

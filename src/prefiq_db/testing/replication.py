@@ -2,63 +2,42 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from contextlib import ExitStack
-from types import TracebackType
-from typing import ClassVar, Generic, Self, TypeVar
+from typing import TypeVar
 
 from prefiq_db.errors import UsageError
 from prefiq_db.testing.database_server import DatabaseServer
 from prefiq_db.testing.locate import ServerUnavailableError
 from prefiq_db.testing.processes import wait_until
+from prefiq_db.testing.server_cluster import ServerCluster
 
 _Server = TypeVar("_Server", bound=DatabaseServer)
 
 _ATTACH_SECONDS = 60.0
 
 
-class ReplicatedCluster(ABC, Generic[_Server]):
+class ReplicatedCluster(ServerCluster[_Server]):
     """A private primary and the replicas that follow it; use it as a context manager, or start and close it.
 
     Each node is a server of its own: ``cluster.primary.kill()``, ``cluster.replicas[0].freeze()``,
     ``cluster.nodes[1].restart()``. A node keeps its port, and its place in :attr:`nodes`, whatever its role.
     """
 
-    _scheme: ClassVar[str]
-
     def __init__(self, primary: _Server, replicas: tuple[_Server, ...], *, synchronous: bool) -> None:
-        self.nodes: tuple[_Server, ...] = (primary, *replicas)
+        super().__init__((primary, *replicas))
         self.primary = primary
         self.replicas: tuple[_Server, ...] = replicas
         self.synchronous = synchronous
-        self._stack = ExitStack()
 
-    # --- life cycle ------------------------------------------------------------------------------
-
-    def start(self) -> Self:
-        """Start all nodes and return when each replica follows the primary."""
-        with ExitStack() as stack:
-            for node in self.nodes:
-                stack.enter_context(node)
-                if node is not self.primary:
-                    self._follow(node, self.primary)
-            for replica in self.replicas:
-                self._await_attached(replica)
-            self._confirm_together()
-            self._stack = stack.pop_all()
-        return self
-
-    def close(self) -> None:
-        """End all nodes and remove their data."""
-        self._stack.close()
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
+    def _start(self, stack: ExitStack) -> None:
+        for node in self.nodes:
+            stack.enter_context(node)
+            if node is not self.primary:
+                self._follow(node, self.primary)
+        for replica in self.replicas:
+            self._await_attached(replica)
+        self._confirm_together()
 
     # --- roles -----------------------------------------------------------------------------------
 
@@ -140,13 +119,6 @@ class ReplicatedCluster(ABC, Generic[_Server]):
             ):
                 raise ServerUnavailableError(f"a replica did not catch up within {timeout_seconds:g} s")
 
-    # --- databases -------------------------------------------------------------------------------
-
-    def url(self, database: str, *nodes: _Server) -> str:
-        """Return the URL of a database with the hosts of *nodes*; without any, of all nodes. It holds the password."""
-        places = ",".join(f"{node.host}:{node.port}" for node in nodes or self.nodes)
-        return f"{self._scheme}://{self._login()}@{places}/{database}"
-
     def create_database(self) -> str:
         """Create an empty database on the primary and return its name."""
         return self.primary.create_database()
@@ -161,9 +133,6 @@ class ReplicatedCluster(ABC, Generic[_Server]):
     def _await_attached(self, replica: _Server) -> None:
         if not wait_until(lambda: self._is_attached(replica), timeout_seconds=_ATTACH_SECONDS):
             raise ServerUnavailableError(f"a replica did not follow; the end of its log:\n{replica.log}")
-
-    def _login(self) -> str:
-        return f"{self.primary.user}:{self.primary._password}"
 
     @abstractmethod
     def _follow(self, node: _Server, source: _Server) -> None:
