@@ -111,6 +111,16 @@ class Bank:
         rows = ", ".join(f"({account}, {self._balance})" for account in range(self._accounts))
         self._direct.execute(f"insert into bank_account (id, balance) values {rows}")
 
+    def look_at(self, where: DatabaseServer, database: str) -> None:
+        """Check another server from now on: after a failover, the new primary."""
+        self._direct = direct(where, database)
+
+    @property
+    def committed_count(self) -> int:
+        """How many transfers were reported as committed so far; other threads may read it during a run."""
+        with self._lock:
+            return sum(told is Told.COMMITTED for told in self._told.values())
+
     # --- one transfer ----------------------------------------------------------------------------
 
     def apply(self, tx: Any, transfer: Transfer) -> int:
