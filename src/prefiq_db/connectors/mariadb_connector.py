@@ -17,7 +17,6 @@ from prefiq_db.drivers.deadlines import DeadlinePassed
 from prefiq_db.drivers.local_stream import LOCAL_FILES
 from prefiq_db.drivers.mysql_literals import conversions
 from prefiq_db.drivers.stopping import STOP_SECONDS
-from prefiq_db.interruptions import is_interruption
 from prefiq_db.settings import DatabaseSettings
 
 # The session's default, which holds for a plain START TRANSACTION and for a statement of its own.
@@ -91,10 +90,9 @@ class _MySQLConnector(SeveralHosts):
         question = ORIGINS.get(self.target.product.dialect)
         return None if question is None else mariadb_kinship(ask_one(connection, question), ask_one(other, question))
 
-    def tells_to_try_the_next(self, error: Exception) -> bool:
-        """Return whether another host may do; not if this one reported that login or database are wrong."""
+    def may_pass(self, error: Exception) -> bool:
         code = error.args[0] if error.args else None
-        unreachable = isinstance(error, (OSError, DeadlinePassed)) and not is_interruption(error)
+        unreachable = isinstance(error, (OSError, DeadlinePassed))
         return unreachable or code in {2002, 2003, 2005, 2006, 2013, 1040, 1047, 1053, 1129, 1203}
 
     def drop(self, connection: Any) -> None:
@@ -136,6 +134,11 @@ def _nothing(**arguments: Any) -> Any:
 class PyMySQLConnector(_MySQLConnector):
     """Adds what PyMySQL lacks: a connect timeout that covers the handshake."""
 
+    def is_of_driver(self, error: Exception) -> bool:
+        from pymysql import MySQLError
+
+        return isinstance(error, (OSError, DeadlinePassed, MySQLError))
+
     def equip(self, connection: Any, end_session: Callable[[int, int | None], None]) -> None:
         connection.end_session = end_session
 
@@ -167,6 +170,11 @@ class PyMySQLConnector(_MySQLConnector):
 
 class AsyncmyConnector(_MySQLConnector):
     """Adds what asyncmy lacks: a connect timeout that covers the handshake."""
+
+    def is_of_driver(self, error: Exception) -> bool:
+        from asyncmy.errors import MySQLError
+
+        return isinstance(error, (OSError, DeadlinePassed, MySQLError))
 
     def equip(self, connection: Any, end_session: Callable[[int, int | None], None]) -> None:
         connection._execute_mutex.end_session = end_session

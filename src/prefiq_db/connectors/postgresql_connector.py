@@ -17,6 +17,7 @@ from prefiq_db.drivers.tls_trust import system_authorities
 from prefiq_db.errors import ErrorKind
 from prefiq_db.interruptions import is_interruption
 from prefiq_db.settings import DatabaseSettings
+from prefiq_db.translation.named_exceptions import find_named
 
 logger = logging.getLogger("prefiq_db.connectors")
 
@@ -93,11 +94,14 @@ class PostgresConnector(SeveralHosts):
             logger.debug("a host doesn't tell its cluster: %s", type(error).__name__)
             return None
 
-    def tells_to_try_the_next(self, error: Exception) -> bool:
-        # As libpq's callers are used to: whatever one host answers, another one may do.
+    def is_of_driver(self, error: Exception) -> bool:
         import psycopg
 
-        return isinstance(error, (psycopg.Error, OSError)) and not is_interruption(error)
+        return isinstance(error, (psycopg.Error, OSError))
+
+    def may_pass(self, error: Exception) -> bool:
+        named = find_named("postgresql", None, str(error), "connect")
+        return named is None or named.becomes not in (ErrorKind.AUTHENTICATION, ErrorKind.PERMISSION, ErrorKind.SCHEMA)
 
     def drop(self, connection: Any) -> None:
         connection.pgconn.finish()

@@ -46,9 +46,13 @@ class SeveralHosts(Connector):
         """Return what shows that two servers hold the same data, in words; ``None`` if nothing does."""
         raise NotImplementedError
 
-    def tells_to_try_the_next(self, error: Exception) -> bool:
-        """Return whether another host may do after *error*."""
+    def is_of_driver(self, error: Exception) -> bool:
+        """Return whether the driver or the network raised *error*, so that another host may do."""
         raise NotImplementedError
+
+    def may_pass(self, error: Exception) -> bool:
+        """Return whether the host may do later; not if it said that login or database are wrong."""
+        return True
 
     def drop(self, connection: Any) -> None:
         """Close *connection* without waiting for anybody."""
@@ -68,6 +72,7 @@ class SeveralHosts(Connector):
             ReadOnlyError, NotReadyError: none of the hosts that answered fits.
         """
         last: Exception | None = None
+        refusal: Exception | None = None
         ailment: ErrorKind | None = None
         resorts: list[Host] = []
         shares = Shares(deadline, len(self.target.hosts))
@@ -77,8 +82,10 @@ class SeveralHosts(Connector):
                 connection = opened(host, shares.next())
                 role = self._role_of(connection)
             except Exception as error:
-                if not self.tells_to_try_the_next(error):
+                if not self.is_of_driver(error) or is_interruption(error):
                     raise
+                if not self.may_pass(error):
+                    refusal = refusal or error  # a node that is cut off may not know a new user or database
                 self.memory.note_failure(host)
                 last = error
                 continue
@@ -93,8 +100,10 @@ class SeveralHosts(Connector):
             return self._settle(host, opened(host, deadline), Role(shares_writes=True), (), opened, deadline)
         if ailment is not None:
             raise _none_fits(ailment)
-        assert last is not None
-        raise last
+        # What may pass counts less than what somebody has to change; a failover under way counts most.
+        failure = refusal or last
+        assert failure is not None
+        raise failure
 
     def _role_of(self, connection: Any) -> Role:
         try:
