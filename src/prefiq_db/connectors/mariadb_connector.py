@@ -22,6 +22,9 @@ from prefiq_db.settings import DatabaseSettings
 # The session's default, which holds for a plain START TRANSACTION and for a statement of its own.
 _MYSQL_READ_ONLY: Final = " /*M! , tx_read_only = 1 */ /*!50720 , transaction_read_only = 1 */"
 
+# Galera: a read, and the BEGIN of a transaction, waits until the node has what the cluster had committed before.
+_CAUSAL: Final = " /*M! , wsrep_sync_wait = 1 */"
+
 
 class _MySQLConnector(SeveralHosts):
     """Tries each host in turn: neither driver knows more than one."""
@@ -55,6 +58,7 @@ class _MySQLConnector(SeveralHosts):
             f"/*M! , max_statement_time = {limit:.6f} */ "
             f"/*!50708 , max_execution_time = {max(1, round(limit * 1000))} */"
             f"{_MYSQL_READ_ONLY if settings.read_only else ''}"
+            f"{_CAUSAL if settings.causal_reads else ''}"
         )
 
     def mode_for(self, arguments: dict[str, Any]) -> str:

@@ -76,6 +76,7 @@ class DatabaseSettings(BaseModel):
     name: Text | None = None
     replicas: Replicas = ()
     write_to: Writing = "one"
+    causal_reads: Boolean = False
     pool_size: Count = 5
     max_overflow: CountOrZero = 5
     tenant_pools: Count = 32
@@ -198,6 +199,9 @@ class DatabaseSettings(BaseModel):
         if self.replicas:
             fix = "remove it; a database of its own with read_only, for what you send there yourself, works today"
             problems.append(Problem(names("replicas"), "nothing yet: no read would go to a replica", fix))
+        if self.causal_reads and main is not None and not main.product.speaks_mysql:
+            fix = "remove it; to read what was written, use the primary, or a replica with a mark"
+            problems.append(Problem(names("causal_reads"), "no, since only Galera has it", fix))
         if (self.ssl_cert is None) != (self.ssl_key is None) and {"ssl_cert", "ssl_key"}.isdisjoint(bad):
             have, lack = ("ssl_cert", "ssl_key") if self.ssl_key is None else ("ssl_key", "ssl_cert")
             problems.append(Problem(names(lack), f"a file, since {names(have)} is set", "set both or neither"))
