@@ -62,6 +62,7 @@ integration: .venv/.development servers ## Run {sqlite, postgresql, mariadb} x {
 
 servers: ## Install the PostgreSQL and MariaDB that tests need, or say how
 	@scripts/install-servers "$(PREFIQ_REQUIRE)"
+	@scripts/install-patroni || true # likewise
 	@scripts/install-mongodb-stand-in || true # it says why; its tests are then skipped, each with the reason
 
 lint: .venv/.development ## Check style and the import contract

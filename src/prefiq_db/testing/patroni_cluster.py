@@ -1,0 +1,403 @@
+"""PostgreSQL under Patroni, for tests: nodes that choose their primary themselves, by a Raft of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from prefiq_db.errors import UsageError
+from prefiq_db.testing.database_names import new_database_name
+from prefiq_db.testing.front import Front
+from prefiq_db.testing.locate import POSTGRESQL, Search, ServerUnavailableError
+from prefiq_db.testing.machine import LOOPBACK, free_port, server_environment
+from prefiq_db.testing.processes import account_for_root, wait_until
+from prefiq_db.testing.templates import PASSWORD
+
+if TYPE_CHECKING:
+    import psycopg
+
+_USER = "prefiq"
+_CONNECT_TIMEOUT_SECONDS = 5
+_READY_SECONDS = 90.0
+_ANSWER_SECONDS = 5.0
+
+# Patroni's server detaches itself, so that nothing would end it with us: whoever has lost its parent comes to this
+# process. And Patroni takes no ttl below 20 s, which is right between machines and too long for a test.
+_LAUNCHER = """
+import ctypes, os, signal, sys
+
+PR_SET_CHILD_SUBREAPER = 36
+
+
+def run_patroni():
+    from patroni.config import Config
+    from patroni.__main__ import main
+
+    Config._validate_and_adjust_timeouts = lambda self, config: None
+    sys.argv = ["patroni", sys.argv[1]]
+    sys.exit(main())
+
+
+if __name__ == "__main__":  # Patroni's helpers import this file once more
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    pid = os.fork()
+    if pid == 0:
+        run_patroni()
+
+    def abort(number, frame):
+        os.kill(pid, signal.SIGKILL)
+        with open(sys.argv[2]) as file:
+            os.kill(int(file.readline()), number)
+
+    signal.signal(signal.SIGTERM, lambda number, frame: os.kill(pid, number))
+    signal.signal(signal.SIGQUIT, abort)
+    while True:
+        try:
+            os.wait()
+        except ChildProcessError:
+            break
+"""
+
+
+class PatroniNode(Front):
+    """One node: Patroni with the PostgreSQL server that it runs. Killed and frozen together, as a machine would be.
+
+    Attributes:
+        number: its place among the nodes.
+        api_port: the port of Patroni's REST API.
+    """
+
+    _program_name = "patroni"
+    _accounts = ("postgres", "nobody")
+    _abort_signal = signal.SIGQUIT  # the server ends at once, and releases its shared memory
+
+    def __init__(self, number: int, *, cluster: PatroniCluster) -> None:
+        super().__init__()
+        self.number = number
+        self._cluster = cluster
+        self._port, self.api_port, self.raft_port = free_port(), free_port(), free_port()
+
+    def start(self) -> Self:
+        """Start the node, and return at once: it works as soon as a majority of the nodes does."""
+        if not self.running:
+            self._spawn()
+        return self
+
+    def stop(self) -> None:
+        """Shut Patroni and its server down in order; a primary hands its role over."""
+        super().stop()
+
+    def url(self, database: str = "postgres") -> str:
+        """Return the URL of a database on this node. It holds the password."""
+        return f"postgresql://{_USER}:{PASSWORD}@{self.host}:{self.port}/{database}"
+
+    def connect(self, database: str = "postgres") -> psycopg.Connection[tuple[Any, ...]]:
+        """Return a connection of the administrator's, in autocommit; the caller closes it."""
+        import psycopg
+
+        return psycopg.connect(self.url(database), autocommit=True, connect_timeout=_CONNECT_TIMEOUT_SECONDS)
+
+    def execute(self, sql: str, database: str = "postgres") -> list[tuple[Any, ...]]:
+        """Run one statement as the administrator, in autocommit on a separate connection; return its rows."""
+        with self.connect(database) as connection:
+            cursor = connection.execute(sql.encode())
+            return cursor.fetchall() if cursor.description else []
+
+    def ask(self, path: str, given: Mapping[str, Any] | None = None) -> tuple[int, str]:
+        """Ask Patroni's REST API; with *given*, by POST. Return the HTTP status, 0 without an answer, and the text."""
+        body = None if given is None else json.dumps(given).encode()
+        request = urllib.request.Request(f"http://{self.host}:{self.api_port}{path}", data=body)
+        # Straight to it: the environment may name a proxy.
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        try:
+            with opener.open(request, timeout=_ANSWER_SECONDS if body is None else _READY_SECONDS) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode(errors="replace")
+        except OSError:
+            return 0, ""
+
+    def _find(self) -> str:
+        return str(find_patroni() / "patroni")
+
+    def _configure(self) -> None:
+        self._write("launch.py", _LAUNCHER)
+        self._write("patroni.json", json.dumps(self._cluster._settings_of(self, self._folder)))
+
+    def _command(self) -> list[str]:
+        python = Path(self._program).with_name("python")
+        files = (self._folder / name for name in ("launch.py", "patroni.json", "data/postmaster.pid"))
+        return [str(python), *map(str, files)]
+
+
+class PatroniCluster:
+    """PostgreSQL nodes under Patroni: ``with PatroniCluster(nodes=3) as cluster: cluster.primary.kill()``.
+
+    They choose another primary by themselves, at most about ``ttl_seconds + loop_wait_seconds`` after the old one died;
+    one that is shut down, or asked to, hands over at once. A node that comes back follows the primary, without what it
+    alone had.
+
+    Args:
+        nodes: how many; a majority must run.
+        synchronous: confirm a COMMIT only when another node has received it, so that a failover loses nothing.
+        ttl_seconds: how long a primary that says nothing keeps its role. Patroni's own least is 20 s.
+        settings: further settings of PostgreSQL, for all.
+
+    Raises:
+        ServerUnavailableError: if there is no PostgreSQL or no Patroni; the message says what to install.
+    """
+
+    def __init__(
+        self,
+        *,
+        nodes: int = 3,
+        synchronous: bool = True,
+        ttl_seconds: int = 8,
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
+        search = Search(POSTGRESQL)
+        programs = search.programs()
+        if programs is None:
+            raise search.failure()
+        self._bin = programs["postgres"].parent
+        self.synchronous = synchronous
+        self.ttl_seconds = ttl_seconds
+        self.loop_wait_seconds = 1
+        self.settings = dict(settings or {})
+        self.nodes = tuple(PatroniNode(number, cluster=self) for number in range(nodes))
+        self._stack = ExitStack()
+
+    # --- life cycle ------------------------------------------------------------------------------
+
+    def start(self) -> Self:
+        """Start all nodes and return when one is the primary and the others follow it."""
+        with ExitStack() as stack:
+            for node in self.nodes:
+                stack.callback(node.close)
+                node.start()
+            self.wait_until_healthy()
+            self._stack = stack.pop_all()
+        return self
+
+    def close(self) -> None:
+        """End all nodes and remove their data."""
+        self._stack.close()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # --- roles -----------------------------------------------------------------------------------
+
+    @property
+    def primary(self) -> PatroniNode:
+        """The node that is the primary now.
+
+        Raises:
+            ServerUnavailableError: if none is.
+        """
+        found = self._primary()
+        if found is None:
+            raise ServerUnavailableError("no node of the cluster is the primary now")
+        return found
+
+    @property
+    def replicas(self) -> tuple[PatroniNode, ...]:
+        """The nodes that follow the primary now."""
+        return tuple(node for node in self.nodes if node.running and node.ask("/replica")[0] == 200)
+
+    def wait_for_primary(
+        self, *, other_than: PatroniNode | None = None, timeout_seconds: float = _READY_SECONDS
+    ) -> PatroniNode:
+        """Return the primary as soon as there is one, and it isn't *other_than*.
+
+        Raises:
+            ServerUnavailableError: if there is none in that time.
+        """
+        found: list[PatroniNode] = []
+
+        def is_there() -> bool:
+            node = self._primary(other_than)
+            if node is not None:
+                found.append(node)
+            return bool(found)
+
+        if not wait_until(is_there, timeout_seconds=timeout_seconds):
+            raise ServerUnavailableError(f"no primary within {timeout_seconds:g} s; logs end:\n{self._logs()}")
+        return found[0]
+
+    def wait_until_healthy(self, *, timeout_seconds: float = _READY_SECONDS) -> None:
+        """Wait until each running node is the primary, or follows it and streams; one of these synchronously.
+
+        Raises:
+            ServerUnavailableError: if they aren't in that time.
+        """
+        if not wait_until(self._is_healthy, timeout_seconds=timeout_seconds, poll_seconds=0.1):
+            raise ServerUnavailableError(f"not healthy within {timeout_seconds:g} s; logs end:\n{self._logs()}")
+
+    def switch_over(self, replica: PatroniNode | None = None) -> PatroniNode:
+        """Ask Patroni to change the primary in order, and return the new one; *replica*: to that node.
+
+        Raises:
+            UsageError: if Patroni refuses; the message has its reason.
+        """
+        old = self.primary
+        given = {"leader": f"node{old.number}"}
+        if replica is not None:
+            given["candidate"] = f"node{replica.number}"
+        status, text = old.ask("/switchover", given)
+        if status != 200:
+            raise UsageError(f"Patroni refused to switch over ({status}): {text}")
+        return self.wait_for_primary(other_than=old)
+
+    def restart(self, node: PatroniNode) -> None:
+        """Ask Patroni to restart the PostgreSQL server of a node, in place.
+
+        Raises:
+            UsageError: if Patroni refuses; the message has its reason.
+        """
+        status, text = node.ask("/restart", {})
+        if status != 200:
+            raise UsageError(f"Patroni refused to restart ({status}): {text}")
+
+    # --- databases -------------------------------------------------------------------------------
+
+    @property
+    def check_ports(self) -> tuple[int, ...]:
+        """Where each node says by HTTP what it is: ``HAProxy(nodes, check_ports=..., check_path="/primary")``."""
+        return tuple(node.api_port for node in self.nodes)
+
+    def url(self, database: str, *nodes: PatroniNode) -> str:
+        """Return the URL of a database with the hosts of *nodes*; without any, of all nodes. It holds the password."""
+        places = ",".join(f"{node.host}:{node.port}" for node in nodes or self.nodes)
+        return f"postgresql://{_USER}:{PASSWORD}@{places}/{database}"
+
+    def create_database(self) -> str:
+        """Create an empty database on the primary and return its name."""
+        database = new_database_name()
+        self.primary.execute(f'create database "{database}" template template0')
+        return database
+
+    # --- inside ----------------------------------------------------------------------------------
+
+    def _primary(self, other_than: PatroniNode | None = None) -> PatroniNode | None:
+        others = (node for node in self.nodes if node is not other_than and node.running)
+        return next((node for node in others if node.ask("/primary")[0] == 200), None)
+
+    def _is_healthy(self) -> bool:
+        running = [node for node in self.nodes if node.running]
+        primary = self._primary()
+        if primary is None:
+            return False
+        status, text = primary.ask("/cluster")
+        members = json.loads(text)["members"] if status == 200 else []
+        states = {member["name"]: (member["role"], member["state"]) for member in members}
+        follow = [states.get(f"node{node.number}", ("", "")) for node in running if node is not primary]
+        needs_one = self.synchronous and bool(follow)
+        return all(state == "streaming" for _, state in follow) and (
+            not needs_one or any(role == "sync_standby" for role, _ in follow)
+        )
+
+    def _logs(self) -> str:
+        return "\n".join(node.log[-1500:] for node in self.nodes)
+
+    def _settings_of(self, node: PatroniNode, folder: Path) -> dict[str, Any]:
+        account = {"username": _USER, "password": PASSWORD}
+        return {
+            "scope": "prefiq",
+            "name": f"node{node.number}",
+            "restapi": _listening(node.api_port),
+            "raft": {
+                "data_dir": str(folder / "raft"),
+                "self_addr": f"{LOOPBACK}:{node.raft_port}",
+                "partner_addrs": [f"{LOOPBACK}:{each.raft_port}" for each in self.nodes if each is not node],
+            },
+            "bootstrap": {
+                "dcs": {
+                    "ttl": self.ttl_seconds,
+                    "loop_wait": self.loop_wait_seconds,
+                    "retry_timeout": 3,
+                    "synchronous_mode": self.synchronous,
+                    "postgresql": {
+                        "use_pg_rewind": True,
+                        "parameters": {
+                            "fsync": "off",
+                            "max_connections": "200",
+                            "wal_retrieve_retry_interval": "100ms",
+                            **self.settings,
+                        },
+                    },
+                },
+                "initdb": [{"encoding": "UTF8"}, {"locale": "C.UTF-8"}, {"auth": "scram-sha-256"}, "no-sync"],
+            },
+            "postgresql": {
+                **_listening(node.port),
+                "data_dir": str(folder / "data"),
+                "bin_dir": str(self._bin),
+                "pgpass": str(folder / "pgpass"),
+                "authentication": {"superuser": account, "replication": account, "rewind": account},
+                "parameters": {"unix_socket_directories": str(folder), "dynamic_shared_memory_type": "mmap"},
+                "pg_hba": [
+                    "local all all scram-sha-256",
+                    "host all all 127.0.0.1/32 scram-sha-256",
+                    "host replication all 127.0.0.1/32 scram-sha-256",
+                ],
+                "basebackup": [{"checkpoint": "fast"}, "no-sync"],
+                "remove_data_directory_on_rewind_failure": True,
+                "remove_data_directory_on_diverged_timelines": True,
+            },
+            "watchdog": {"mode": "off"},
+        }
+
+
+def _listening(port: int) -> dict[str, str]:
+    return {"listen": f"{LOOPBACK}:{port}", "connect_address": f"{LOOPBACK}:{port}"}
+
+
+def find_patroni() -> Path:
+    """Return the folder of Patroni's programs: ``PATRONI_BIN``, or ``.patroni/bin`` in this repository.
+
+    Raises:
+        ServerUnavailableError: if there is none that PostgreSQL's user can run.
+    """
+    here = [folder / ".patroni" / "bin" for folder in (Path.cwd(), *Path(__file__).resolve().parents[3:4])]
+    folders: Sequence[Path] = [Path(given)] if (given := os.environ.get("PATRONI_BIN")) else here
+    for folder in folders:
+        if os.access(folder / "patroni", os.X_OK) and _runs(folder / "python"):
+            return folder
+    raise ServerUnavailableError(
+        f"no Patroni that its user can run. Looked in {', '.join(map(str, folders))}. Run scripts/install-patroni, "
+        "or set PATRONI_BIN to the programs of a virtual environment with patroni[raft] and psycopg"
+    )
+
+
+def _runs(python: Path) -> bool:
+    account = account_for_root("postgres", "nobody")
+    try:
+        done = subprocess.run(
+            [str(python), "-c", "import patroni, pysyncobj, psycopg"],
+            capture_output=True,
+            cwd="/",
+            env=server_environment(),
+            user=account.uid if account else None,
+            group=account.gid if account else None,
+            extra_groups=[] if account else None,
+            check=False,
+        )
+    except OSError:
+        return False
+    return done.returncode == 0

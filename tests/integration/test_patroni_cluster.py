@@ -1,0 +1,92 @@
+"""PostgreSQL under Patroni: the nodes fail over and switch over by themselves, and who comes back follows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from prefiq_db import Database
+from prefiq_db.errors import UsageError
+from prefiq_db.testing import HAProxy, PatroniCluster, PostgresServer
+from prefiq_db.testing.patroni_cluster import PatroniNode
+from prefiq_db.testing.processes import wait_until
+from tests.clusters import find
+from tests.conftest import _find
+
+pytestmark = [pytest.mark.postgresql, pytest.mark.timeout(300)]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[PatroniCluster]:
+    _find(PostgresServer)
+    with find("patroni", PatroniCluster, nodes=3) as made:
+        yield made
+
+
+@pytest.fixture
+def name(cluster: PatroniCluster) -> str:
+    database = cluster.create_database()
+    cluster.primary.execute("create table item (id integer primary key)", database)
+    return database
+
+
+def has(node: PatroniNode, database: str, *wanted: int) -> bool:
+    return node.execute("select id from item order by id", database) == [(number,) for number in wanted]
+
+
+def test_the_replicas_have_what_was_written(cluster: PatroniCluster, name: str) -> None:
+    primary = cluster.primary
+    primary.execute("insert into item values (1)", name)
+    assert len(cluster.replicas) == 2
+    assert primary not in cluster.replicas
+    for replica in cluster.replicas:
+        assert wait_until(lambda replica=replica: has(replica, name, 1), timeout_seconds=30)
+        with pytest.raises(Exception, match="read-only"):
+            replica.execute("insert into item values (2)", name)
+    assert cluster.url(name).count(",") == 2
+
+
+def test_haproxy_asks_patroni_who_the_primary_is(cluster: PatroniCluster, name: str) -> None:
+    """Through a switch-over a client finds the new primary without any host of its own."""
+    with (
+        find("haproxy", HAProxy, nodes=cluster.nodes, check_ports=cluster.check_ports, check_path="/primary") as proxy,
+        Database(proxy.url(cluster.url(name))) as db,
+    ):
+        old = cluster.primary
+        assert db.fetch_value("select inet_server_port()") == old.port
+        new = cluster.switch_over()
+        assert new is not old
+        cluster.wait_until_healthy()
+        assert wait_until(lambda: proxy.states()[new.number] == "UP", timeout_seconds=30)
+        assert wait_until(lambda: proxy.states()[old.number] == "DOWN", timeout_seconds=30)
+        assert db.fetch_value("select inet_server_port()") == new.port
+
+
+@pytest.mark.parametrize(
+    ("end", "bring_back"), [(PatroniNode.kill, PatroniNode.start), (PatroniNode.freeze, PatroniNode.thaw)]
+)
+def test_a_dead_primary_is_replaced_and_follows_when_it_comes_back(
+    cluster: PatroniCluster, name: str, end: Callable[[PatroniNode], None], bring_back: Callable[[PatroniNode], None]
+) -> None:
+    """What was confirmed is there."""
+    old = cluster.primary
+    old.execute("insert into item values (1)", name)
+    end(old)
+    new = cluster.wait_for_primary(other_than=old)
+    assert has(new, name, 1)
+    new.execute("set synchronous_commit = local; insert into item values (2)", name)
+    bring_back(old)
+    cluster.wait_until_healthy()
+    assert cluster.primary is new
+    assert wait_until(lambda: has(old, name, 1, 2), timeout_seconds=30)
+
+
+def test_a_server_restarts_in_place(cluster: PatroniCluster) -> None:
+    replica = cluster.replicas[0]
+    started = replica.execute("select pg_postmaster_start_time()")
+    cluster.restart(replica)
+    cluster.wait_until_healthy()
+    assert replica.execute("select pg_postmaster_start_time()") != started
+    with pytest.raises(UsageError, match="refused to switch over"):
+        cluster.switch_over(cluster.primary)

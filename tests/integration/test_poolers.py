@@ -1,0 +1,179 @@
+"""pgbouncer and HAProxy of our own in front of servers: connect, commit, lose the server's session, drain."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from prefiq_db import Database
+from prefiq_db.errors import AvailabilityError, UsageError
+from prefiq_db.testing import DatabaseServer, HAProxy, MariaDbCluster, MariaDbServer, PgBouncer, PostgresServer
+from prefiq_db.testing.processes import wait_until
+from tests.clusters import find
+from tests.conftest import _find
+
+
+@pytest.fixture
+def database(postgresql_server: DatabaseServer) -> Iterator[str]:
+    name = postgresql_server.create_database()
+    postgresql_server.execute("create table item (id integer primary key)", name)
+    yield name
+    postgresql_server.drop_database(name)
+
+
+@pytest.fixture(params=["transaction", "session"])
+def pooler(request: pytest.FixtureRequest, postgresql_server: DatabaseServer) -> Iterator[PgBouncer]:
+    with find("pgbouncer", PgBouncer, server=postgresql_server, mode=request.param) as made:
+        yield made
+
+
+# --- pgbouncer -----------------------------------------------------------------------------------
+
+
+def test_a_transaction_through_pgbouncer(pooler: PgBouncer, database: str) -> None:
+    """In both modes, also when the session behind it is ended: what was confirmed stays, and work goes on."""
+    with Database(pooler.url(database), pgbouncer=True, pool_size=1) as db:
+        with db.transaction() as tx:
+            tx.execute("insert into item values (1)")
+        with db.transaction() as tx:
+            tx.execute("insert into item values (2)")
+            assert pooler.server.execute(_END_SESSIONS, database) == [(True,)]
+            with pytest.raises(AvailabilityError):
+                tx.execute("insert into item values (3)")
+            tx.rollback()
+        db.run_in_transaction(lambda tx: tx.execute("insert into item values (4)"))
+        assert [row.id for row in db.fetch_all("select id from item order by id")] == [1, 4]
+
+
+_END_SESSIONS = (
+    "select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database()"
+    " and xact_start is not null and pid <> pg_backend_pid()"
+)
+
+
+def test_pgbouncer_is_drained_without_a_failed_call(pooler: PgBouncer, database: str) -> None:
+    """Work waits at PAUSE, and goes on afterwards. In session mode that is for new clients only."""
+    db = Database(pooler.url(database), pgbouncer=True, pool_size=1)
+    try:
+        db.execute("insert into item values (1)")
+        if pooler.mode == "session":
+            db.close()  # PAUSE waits until the clients have gone
+            db = Database(pooler.url(database), pgbouncer=True, pool_size=1)
+        pooler.drain()
+        worker = threading.Thread(target=db.execute, args=("insert into item values (2)",))
+        worker.start()
+        assert wait_until(lambda: _waiting(pooler) == 1, timeout_seconds=30)
+        pooler.resume()
+        worker.join(30)
+        assert not worker.is_alive()
+        assert db.fetch_value("select count(*) from item") == 2
+    finally:
+        db.close()
+
+
+def _waiting(pooler: PgBouncer) -> int:
+    return sum(int(pool["cl_waiting"]) for pool in pooler.admin("SHOW POOLS"))
+
+
+def test_pgbouncer_is_pointed_to_another_server(
+    pooler: PgBouncer, new_postgresql_server: Callable[..., DatabaseServer]
+) -> None:
+    first, other = pooler.server, new_postgresql_server()
+
+    def port() -> int:
+        with Database(pooler.url("postgres"), pgbouncer=True, pool_size=1) as db:
+            return int(db.fetch_value("select inet_server_port()"))
+
+    assert port() == first.port
+    pooler.point_to(other)
+    assert wait_until(lambda: port() == other.port, timeout_seconds=30)
+
+
+def test_pgbouncer_comes_back_on_its_port(postgresql_server: DatabaseServer, database: str) -> None:
+    with find("pgbouncer", PgBouncer, server=postgresql_server) as pooler:
+        port, folder = pooler.port, pooler._folder
+        with Database(pooler.url(database), pgbouncer=True, pool_size=1) as db:
+            db.execute("insert into item values (1)")
+            pooler.kill()
+            assert not pooler.running
+            pooler.start()
+            assert pooler.port == port
+            db.execute("insert into item values (2)")
+        assert folder.exists()
+    assert not folder.exists()
+    with pytest.raises(UsageError, match="was closed"):
+        pooler.kill()
+
+
+# --- HAProxy -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def postgresql_nodes() -> Iterator[list[DatabaseServer]]:
+    _find(PostgresServer)
+    with PostgresServer() as first, PostgresServer() as second:
+        yield [first, second]
+
+
+@pytest.fixture(scope="module")
+def mariadb_nodes() -> Iterator[list[DatabaseServer]]:
+    _find(MariaDbServer)
+    with MariaDbCluster(synchronous=False) as cluster:
+        yield list(cluster.nodes)
+
+
+@pytest.fixture(
+    params=[
+        pytest.param("postgresql", marks=pytest.mark.postgresql),
+        pytest.param("mariadb", marks=pytest.mark.mariadb),
+    ]
+)
+def nodes(request: pytest.FixtureRequest) -> list[DatabaseServer]:
+    found: list[DatabaseServer] = request.getfixturevalue(f"{request.param}_nodes")
+    return found
+
+
+_PORT = {"postgresql": "select inet_server_port()", "mariadb": "select @@port"}
+
+
+def test_haproxy_sends_to_the_first_node_that_is_fit(nodes: list[DatabaseServer]) -> None:
+    """What isn't fit any more is left at once, with the connections to it; a retry finds the next one."""
+    unfit: set[Any] = set()
+    question = _PORT[nodes[0].name]
+    with (
+        find("haproxy", HAProxy, nodes=nodes, is_fit=lambda node: node not in unfit) as proxy,
+        Database(proxy.url(nodes[0].url())) as db,
+    ):
+        assert wait_until(lambda: proxy.states() == {0: "UP", 1: "UP"}, timeout_seconds=30)
+        assert db.fetch_value(question) == nodes[0].port
+        unfit.add(nodes[0])
+        assert wait_until(lambda: proxy.states()[0] == "DOWN", timeout_seconds=30)
+        assert db.fetch_value(question) == nodes[1].port
+        unfit.clear()
+        unfit.add(nodes[1])
+        assert wait_until(lambda: proxy.states() == {0: "UP", 1: "DOWN"}, timeout_seconds=30)
+        assert db.fetch_value(question) == nodes[0].port
+        unfit.add(nodes[0])
+        assert wait_until(lambda: proxy.states() == {0: "DOWN", 1: "DOWN"}, timeout_seconds=30)
+        with pytest.raises(AvailabilityError) as nobody:
+            db.using(retry=None).fetch_value(question)
+        assert nobody.value.is_transient
+
+
+def test_haproxy_drains_a_node(nodes: list[DatabaseServer]) -> None:
+    """Open connections stay and finish their work; new ones go elsewhere."""
+    with find("haproxy", HAProxy, nodes=nodes) as proxy:
+        url = proxy.url(nodes[0].url())
+        question = _PORT[nodes[0].name]
+        with Database(url) as old, old.transaction() as tx:
+            assert tx.fetch_value(question) == nodes[0].port
+            proxy.drain(nodes[0])
+            assert wait_until(lambda: proxy.states()[0] == "DRAIN", timeout_seconds=30)
+            with Database(url) as new:
+                assert new.fetch_value(question) == nodes[1].port
+            assert tx.fetch_value(question) == nodes[0].port
+            proxy.ready(nodes[0])
+            assert wait_until(lambda: proxy.states()[0] == "UP", timeout_seconds=30)
