@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from prefiq_db.errors import ErrorKind, NotReadyError, SplitBrainError
-from prefiq_db.testing import DatabaseServer, MariaDbServer, PostgresPair, PostgresServer
+from prefiq_db.testing import DatabaseServer, MariaDbCluster, MariaDbServer, PostgresPair, PostgresServer
 from prefiq_db.testing.processes import wait_until
 from tests.conftest import _find
 from tests.twins.harness import drive, make_database
@@ -184,6 +184,20 @@ async def test_a_host_that_is_silent_takes_no_part(
         assert await db.fetch_value(PORT["postgresql"]) == old.port
     finally:
         new.thaw()
+
+
+@pytest.mark.mariadb
+async def test_a_replica_that_takes_writes_is_passed_while_it_follows(opened: Callable[..., Any]) -> None:
+    """Without ``read_only`` a replica looks like a primary; that it replicates shows which of the two it is."""
+    _find(MariaDbServer)
+    with MariaDbCluster(replicas=1) as cluster:
+        name = cluster.create_database()
+        cluster.catch_up()
+        (replica,) = cluster.replicas
+        replica.execute("set global read_only = 0")
+        for order in ((replica, cluster.primary), (cluster.primary, replica)):
+            db = opened(cluster.url(name, *order))
+            assert await db.fetch_value(PORT["mariadb"]) == cluster.primary.port
 
 
 # --- a demoted primary ---------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from prefiq_db.connectors.connector import Connect
 from prefiq_db.connectors.several_hosts import SeveralHosts, ask_one
 from prefiq_db.connectors.ssl_context import file_path
 from prefiq_db.deadline import Deadline
-from prefiq_db.dialects.node_roles import POSTGRESQL_ORIGIN, READ_ONLY, STANDBY, WELL, Role, postgresql_kinship
+from prefiq_db.dialects.node_roles import POSTGRESQL_ORIGIN, WELL, Role, postgresql_kinship
 from prefiq_db.drivers.challenges import REQUIRE_AUTH, challenges_only
 from prefiq_db.drivers.tls_trust import system_authorities
 from prefiq_db.errors import ErrorKind
@@ -70,16 +70,15 @@ class PostgresConnector(SeveralHosts):
             ).strip()
         if not chooses:
             return self.open(connect, arguments, deadline)
-        # libpq would do it, and say nothing of the hosts that it had no need to ask.
-        del arguments[SESSION_ATTRS]
+        # libpq judges each of a host's addresses; with a list it would say nothing of hosts that it had no need to ask.
         return self.find(lambda host, by: self.open(connect, {**arguments, **_places([host])}, by), deadline)[1]
 
     def role_of(self, connection: Any) -> Role:
-        # Servers from version 14 on have said both at login. A pooler may keep them to itself.
-        said = [connection.info.parameter_status(name) for name in (STANDBY, READ_ONLY)]
-        if None in said or self.settings.pgbouncer:
-            said = [ask_one(connection, "SELECT current_setting('transaction_read_only')")[0]]
-        return Role(ErrorKind.READ_ONLY) if "on" in said else WELL
+        return WELL  # libpq has refused any other, see ailment_in()
+
+    def ailment_in(self, error: Exception) -> ErrorKind | None:
+        named = find_named("postgresql", None, str(error), "connect")
+        return ErrorKind.READ_ONLY if named is not None and named.becomes is ErrorKind.READ_ONLY else None
 
     def kinship(self, connection: Any, other: Any) -> str | None:
         return postgresql_kinship(*map(self._origin, (connection, other)))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from prefiq_db.config import ANY_HOST, SESSION_ATTRS, WRITER, Host, Target
@@ -50,6 +51,10 @@ class SeveralHosts(Connector):
         """Return whether the driver or the network raised *error*, so that another host may do."""
         raise NotImplementedError
 
+    def ailment_in(self, error: Exception) -> ErrorKind | None:
+        """Return why a host that answered doesn't fit, if the driver itself found that out."""
+        return None
+
     def may_pass(self, error: Exception) -> bool:
         """Return whether the host may do later; not if it said that login or database are wrong."""
         return True
@@ -80,10 +85,14 @@ class SeveralHosts(Connector):
         for place, host in enumerate(order):
             try:
                 connection = opened(host, shares.next())
-                role = self._role_of(connection)
+                role = self.ask_role(connection)
             except Exception as error:
                 if not self.is_of_driver(error) or is_interruption(error):
                     raise
+                found = self.ailment_in(error)
+                if found is not None:
+                    ailment = found
+                    continue
                 if not self.may_pass(error):
                     refusal = refusal or error  # a node that is cut off may not know a new user or database
                 self.memory.note_failure(host)
@@ -105,7 +114,8 @@ class SeveralHosts(Connector):
         assert failure is not None
         raise failure
 
-    def _role_of(self, connection: Any) -> Role:
+    def ask_role(self, connection: Any) -> Role:
+        """Ask like :meth:`role_of`; close the connection if that fails."""
         try:
             return self.role_of(connection)
         except BaseException:
@@ -122,61 +132,89 @@ class SeveralHosts(Connector):
         deadline: Deadline,
     ) -> tuple[Host, Any]:
         """Stay with *host*; before that, ask *others*, which were not tried, whether they are primaries as well."""
+        is_alone = role.shares_writes or self.wanted != WRITER or self.memory.spreads or self.memory.trusts(host)
+        if not is_alone:
+            search = _Comparison(self, opened, deadline)
+            host, connection = search.run(_Candidate(host, connection, role), others)
+        self.has_moved = self.memory.choose(host) or self.has_moved
+        return host, connection
+
+    def tell_strangers(self, host: Host, other: Host) -> None:
+        """Warn once that two hosts take writes, and nothing shows that they are of one cluster."""
+        if self._has_warned:
+            return
+        self._has_warned = True
+        logger.warning(
+            "%s and %s both take writes, and nothing shows that they hold the same data; the first is used. If each of"
+            " them may be written, say write_to=any; otherwise leave one of them out",
+            host,
+            other,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    """A host that takes writes, and the connection to it."""
+
+    host: Host
+    connection: Any
+    role: Role
+
+
+class _Comparison:
+    """Looks for a second primary among the hosts that were not tried."""
+
+    def __init__(self, connector: SeveralHosts, opened: Callable[[Host, Deadline], Any], deadline: Deadline) -> None:
+        self._connector = connector
+        self._opened = opened
+        self._deadline = deadline
+
+    def run(self, found: _Candidate, others: Sequence[Host]) -> tuple[Host, Any]:
+        """Return the primary with its connection: *found*, or one of *others* that it follows."""
+        drop = self._connector.drop
         try:
-            alone = role.shares_writes or self.wanted != WRITER or self.memory.spreads or self.memory.trusts(host)
-            if not alone:
-                host, connection = self._compare(host, connection, role, others, opened, deadline)
-            self.has_moved = self.memory.choose(host) or self.has_moved
-        except BaseException:
-            self.drop(connection)
-            raise
-        return host, connection
-
-    def _compare(
-        self,
-        host: Host,
-        connection: Any,
-        role: Role,
-        others: Sequence[Host],
-        opened: Callable[[Host, Deadline], Any],
-        deadline: Deadline,
-    ) -> tuple[Host, Any]:
-        """Return the primary: *host*, or one of *others* that *host* follows."""
-        for place, other in enumerate(others):
-            limit = min(_SURVEY_SECONDS, deadline.left() / (2 * (len(others) - place)))
-            try:
-                second = opened(other, Deadline.after(limit))
-                its_role = self._role_of(second)
-            except Exception as error:
-                if is_interruption(error):
+            for place, host in enumerate(others):
+                limit = min(_SURVEY_SECONDS, self._deadline.left() / (2 * (len(others) - place)))
+                other = self._ask(host, Deadline.after(limit))
+                if other is None:
+                    continue
+                try:
+                    loser = self._loser(found, other)
+                except BaseException:
+                    drop(other.connection)
                     raise
-                logger.debug("host %s can't be asked for its role: %s", other, type(error).__name__)
-                continue
-            if its_role.ailment is not None or (its_role.follows and not role.follows):
-                self.drop(second)
-                continue
-            loser = second
-            try:
-                if role.follows and not its_role.follows:
-                    loser, connection, host, role = connection, second, other, its_role
-                else:
-                    self._refuse_two(host, connection, other, second)
-            finally:
-                self.drop(loser)
-        return host, connection
+                found = found if loser is other else other
+                drop(loser.connection)
+        except BaseException:
+            drop(found.connection)
+            raise
+        return found.host, found.connection
 
-    def _refuse_two(self, host: Host, connection: Any, other: Host, second: Any) -> None:
-        kinship = self.kinship(connection, second)
+    def _ask(self, host: Host, deadline: Deadline) -> _Candidate | None:
+        """Return *host* if it takes writes; ``None`` if not, or if it can't be asked."""
+        connector = self._connector
+        try:
+            connection = self._opened(host, deadline)
+            role = connector.ask_role(connection)
+        except Exception as error:
+            if is_interruption(error):
+                raise
+            logger.debug("host %s can't be asked for its role: %s", host, type(error).__name__)
+            return None
+        if role.ailment is None:
+            return _Candidate(host, connection, role)
+        connector.drop(connection)
+        return None
+
+    def _loser(self, one: _Candidate, other: _Candidate) -> _Candidate:
+        """Return which of two writable hosts is no primary: who follows another one, or else the later in the list."""
+        if one.role.follows != other.role.follows:
+            return one if one.role.follows else other
+        kinship = self._connector.kinship(one.connection, other.connection)
         if kinship is not None:
-            raise _two_primaries(host, other, kinship)
-        if not self._has_warned:
-            self._has_warned = True
-            logger.warning(
-                "%s and %s both take writes, and nothing shows that they hold the same data; the first is used. If each"
-                " of them may be written, say write_to=any; otherwise leave one of them out",
-                host,
-                other,
-            )
+            raise _two_primaries(one.host, other.host, kinship)
+        self._connector.tell_strangers(one.host, other.host)
+        return other
 
 
 def _two_primaries(host: Host, other: Host, kinship: str) -> SplitBrainError:

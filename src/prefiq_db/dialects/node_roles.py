@@ -106,7 +106,6 @@ def _origins(row: Any) -> AbstractSet[str]:
 # --- PostgreSQL ----------------------------------------------------------------------------------
 
 #: What a server reports by itself, at login and with the next reply after a change, from version 14 on.
-STANDBY: Final = "in_hot_standby"
 READ_ONLY: Final = "default_transaction_read_only"
 
 #: A copy keeps the number of the cluster it was copied from; each promotion begins a new timeline.
