@@ -9,19 +9,22 @@ from typing import Any
 
 import pytest
 
-from prefiq_db import DatabaseSettings, HealthReport
+from prefiq_db import DatabaseSettings, HealthReport, RetryPolicy
 from prefiq_db.errors import ErrorKind, SettingsError
 from prefiq_db.health import AsyncHealthCheck, HealthCheck
 from prefiq_db.testing import GaleraCluster
 from prefiq_db.testing.processes import wait_until
 from tests.clusters import find
+from tests.conftest import Backend
 from tests.twins.harness import drive, make_database
+from tests.twins.support import upgrade_schema
 from tests.twins.test_wrong_node import ONCE, QUICK, Failures, in_all_sessions
 
 pytestmark = pytest.mark.mariadb
 
 PORT = "select @@port"
 SIZE = 3
+PATIENT = RetryPolicy(attempts=1000, wait_initial_seconds=0.02, wait_max_seconds=0.2, total_seconds=60)
 
 
 @pytest.fixture(scope="module")
@@ -34,12 +37,13 @@ def galera() -> Iterator[GaleraCluster]:
 def name(galera: GaleraCluster) -> str:
     """A database on all nodes, with a table."""
     made = galera.create_database()
+    upgrade_schema(Backend("mariadb", galera.nodes[0].url(made), galera.nodes[0]))
     galera.nodes[0].execute(f"create table {made}.stock (id integer primary key, quantity integer not null)")
     galera.nodes[0].execute(f"insert into {made}.stock values (1, 0), (2, 0)")
     for node in galera.nodes:
         assert wait_until(
             lambda node=node: node.execute(f"select count(*) from information_schema.tables "
-                                           f"where table_schema = '{made}'") == [(1,)],
+                                           f"where table_schema = '{made}' and table_name = 'stock'") == [(1,)],
             timeout_seconds=30,
         )  # fmt: skip
     return made
@@ -100,14 +104,15 @@ async def test_a_bad_node_is_left_without_a_failed_call(
 ) -> None:
     """Reads and writes go on with another node; afterwards nothing pulls the pool back."""
     first = galera.nodes[0]
-    db = opened(galera.url(name), ask_role_after_seconds=0)
+    # While the others agree on who is left, each of them refuses work for a moment.
+    db = opened(galera.url(name), ask_role_after_seconds=0, retry=PATIENT)
     await db.open()
     assert await in_all_sessions(db, PORT, SIZE) == {first.port}
     before = await quantity(db)
     with getattr(galera, how)(first):
         for _ in range(SIZE):
             assert await db.fetch_value(PORT) != first.port
-            await once_more(db)
+            await db.run_in_transaction(once_more, exactly_once=True)
         (port,) = await in_all_sessions(db, PORT, SIZE)
         assert port in {node.port for node in galera.nodes[1:]}
     assert await quantity(db) == before + SIZE
