@@ -60,6 +60,18 @@ def chaos(session: nox.Session) -> None:
     session.run("pytest", *LONG, "--timeout=14400", *session.posargs, env=environment)
 
 
+@nox.session
+def poolers(session: nox.Session) -> None:
+    """Run the tests of both worlds through pgbouncer in transaction mode, to a server that isn't in UTC."""
+    install(session, "test")
+    environment = {"PREFIQ_THROUGH": "pgbouncer", "PREFIQ_REQUIRE": "postgresql,pgbouncer"}
+    session.run(
+        *("pytest", "tests/twins", "-m", "postgresql", "-n", "4", "--dist", "worksteal"),
+        *session.posargs,
+        env={name: os.environ.get(name) or value for name, value in environment.items()},
+    )
+
+
 @nox.session(name="dialect-suite")
 def dialect_suite(session: nox.Session) -> None:
     """Run the whole of SQLAlchemy's own dialect suite on our engines; ``-- plain``: on SQLAlchemy's dialects."""

@@ -27,9 +27,10 @@ from typing import Any
 import pytest
 
 from prefiq_db.origin import skip_file
-from prefiq_db.testing import DatabaseServer, MariaDbServer, PostgresServer, ServerUnavailableError
+from prefiq_db.testing import DatabaseServer, MariaDbServer, PgBouncer, PostgresServer, ServerUnavailableError
 from prefiq_db.testing.locate import REQUIRE_VARIABLE
 from prefiq_db.testing.servers import SERVERS, is_required
+from tests import through
 from tests.memory import keep_temporary_files_in_memory
 from tests.twins import harness as twins_harness
 from tests.twins.harness import Harness, connect_once, drive, make_database, make_harness
@@ -74,6 +75,11 @@ class Backend:
     name: str
     url: str
     server: DatabaseServer | None = None
+
+    @property
+    def direct_url(self) -> str:
+        """The URL of the same database at the server itself, also where :attr:`url` leads through a pooler."""
+        return self.url if self.server is None else self.server.url(self.url.rpartition("/")[2])
 
 
 # --- pytest --------------------------------------------------------------------------------------
@@ -166,6 +172,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the matrix, and begin with the longest tests: a run ends when its last one does."""
     for item in items:
         _mark(item)
+    if through.IS_ON:
+        through.skip_unable(items)
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     items[:] = _longest_first(items, workers)
 
@@ -260,6 +268,12 @@ def postgresql_server(pytestconfig: pytest.Config) -> Iterator[DatabaseServer]:
 
 
 @pytest.fixture(scope="session")
+def postgresql_pooler(postgresql_server: DatabaseServer) -> Iterator[PgBouncer]:
+    """The pooler through which the backend is reached, if ``PREFIQ_THROUGH`` says so."""
+    yield from through.pooler(postgresql_server)
+
+
+@pytest.fixture(scope="session")
 def mariadb_server(pytestconfig: pytest.Config) -> Iterator[DatabaseServer]:
     """A running MariaDB that the whole session shares."""
     yield from _shared_server(MariaDbServer, pytestconfig)
@@ -313,7 +327,8 @@ def backend(request: pytest.FixtureRequest, tmp_path: Path, free_databases: dict
     server: DatabaseServer = request.getfixturevalue(f"{name}_server")
     free = free_databases[name]
     database = free.pop() if free else server.create_database()
-    yield Backend(name, server.url(database), server)
+    front = request.getfixturevalue("postgresql_pooler") if through.IS_ON and name == "postgresql" else server
+    yield Backend(name, front.url(database), server)
     server.empty_database(database)
     free.append(database)  # not reached when it could not be emptied
 

@@ -171,7 +171,7 @@ def upgrade_schema(backend: Backend) -> None:
 def migrate(backend: Backend) -> list[str]:
     """Run the shipped migrations; return the statements that changed something."""
     sent: list[str] = []
-    engine = make_engine(DatabaseSettings(url=backend.url), name="upgrade")
+    engine = make_engine(DatabaseSettings(url=backend.direct_url), name="upgrade")
 
     @sa.event.listens_for(engine, "before_cursor_execute")
     def keep(connection: Any, cursor: Any, statement: str, parameters: Any, context: Any, many: bool) -> None:

@@ -17,7 +17,8 @@ from sqlalchemy import make_url, text
 from prefiq_db import ErrorKind, RetryPolicy
 from prefiq_db.connectors import postgresql_connector as postgresql
 from prefiq_db.errors import AuthenticationError, ConnectFailedError, DataError, LockTimeoutError, PrefiqDbError
-from prefiq_db.testing import DatabaseServer, MariaDbServer, PostgresServer
+from prefiq_db.testing import DatabaseServer, MariaDbServer, PgBouncer, PostgresServer
+from tests.clusters import find
 from tests.conftest import Backend
 from tests.twins.harness import Harness, drive, make_database
 from tests.twins.support import on_engine
@@ -409,11 +410,52 @@ async def test_control_without_it_the_hour_shifts(
 
 
 @_on("postgresql")
-async def test_control_without_the_switch_pgbouncer_refuses(world: str, pooler: str) -> None:
-    """A session's limits travel as startup options, and a pooler takes none."""
-    db = make_database(world, pooler, ssl_mode="disable")
-    with pytest.raises(PrefiqDbError):
+async def test_without_the_switch_pgbouncer_refuses_and_the_error_names_it(world: str, pooler: str) -> None:
+    """A session's limits travel as startup options, and a pooler takes none. Trying again doesn't help."""
+    db = make_database(world, pooler, pgbouncer=False, ssl_mode="disable")
+    with pytest.raises(ConnectFailedError, match="set pgbouncer: true") as refused:
         await db.open()
+    assert not refused.value.is_transient
+    await db.close()
+
+
+@_on("postgresql")
+@pytest.mark.parametrize("mode", ["transaction", "session"])
+async def test_a_pooler_that_says_nothing_is_found_at_boot(
+    world: str, backend: Backend, mode: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Told to ignore our options, pgbouncer lets everybody in, without limits and time zone; open() finds it out."""
+    assert backend.server is not None
+    name, told = backend.url.rpartition("/")[2], {}
+    ignorant = {"ignore_startup_parameters": "options"}
+    with find("pgbouncer", PgBouncer, server=backend.server, mode=mode, settings=ignorant) as silent:
+        for url, on in ((silent.url(name), False), (silent.url(name), True), (backend.server.url(name), False)):
+            caplog.clear()
+            db = make_database(world, url, pgbouncer=on, pool_size=1, ssl_mode="disable")
+            await db.open()
+            told[url, on] = caplog.text.count("is behind a pooler such as pgbouncer, and pgbouncer is off")
+            await db.close()
+    assert list(told.values()) == [1, 0, 0]
+
+
+@_on("postgresql")
+async def test_a_prepared_statement_of_another_client_names_the_switch(world: str, backend: Backend) -> None:
+    """In a transaction it can't be repeated silently; the error says that a pooler is in front, and what to set."""
+    assert backend.server is not None
+    url = backend.server.url(backend.url.rpartition("/")[2])
+    db = make_database(world, url, pgbouncer=False, pool_size=1)
+    for _ in range(8):
+        await db.fetch_value("select 1 + :n", {"n": 1})
+    await on_engine(
+        db,
+        lambda connection: connection.exec_driver_sql("do 'begin execute ''deallocate all''; end'"),
+        isolation_level="AUTOCOMMIT",
+    )
+    with pytest.raises(PrefiqDbError, match="set pgbouncer: true") as missing:
+        async with db.transaction() as tx:
+            await tx.execute("select 2")
+            await tx.fetch_value("select 1 + :n", {"n": 1})
+    assert missing.value.code == "26000"
     await db.close()
 
 

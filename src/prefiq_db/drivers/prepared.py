@@ -20,6 +20,7 @@ OUTDATED: Final = "prefiq_db_outdated"
 _AGED: Final = ("0A000", "XX000")
 # Another client's session: prepared statements are missing, or already there.
 _MISSING, _THERE = "26000", "42P05"
+OF_ANOTHER_CLIENT: Final = frozenset({_MISSING, _THERE})
 _IDLE: Final = 0  # psycopg.pq.TransactionStatus.IDLE
 
 # Statements that may commit before they fail, so that a failure doesn't mean that nothing was done.
@@ -60,7 +61,7 @@ def is_outdated(cursor: Any, error: Any, statement: str, parameters: Any, names:
     if not (prepared or (code == _THERE and _was_to_be_prepared(cursor, text))):
         return False
     setattr(error, OUTDATED, True)
-    _forget(cursor._conn, for_good=code in (_MISSING, _THERE))
+    _forget(cursor._conn, for_good=code in OF_ANOTHER_CLIENT)
     return True
 
 

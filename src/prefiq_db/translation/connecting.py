@@ -48,6 +48,13 @@ _REASONS: Final[tuple[tuple[re.Pattern[str], Words], ...]] = tuple(
     (re.compile(pattern, re.IGNORECASE), words)
     for pattern, words in (
         (
+            r"unsupported startup parameter",
+            (
+                "a pooler such as pgbouncer is in front of the server, and takes no session settings",
+                "set pgbouncer: true",
+            ),
+        ),
+        (
             r"failed to resolve host|could not translate host name|name or service not known|nodename nor servname"
             r"|name resolution|no address associated|getaddrinfo failed|\[Errno -\d+\]|invalid hostname",
             ("the host's name was not found", "check the name, and the name service (DNS) of this machine"),

@@ -109,6 +109,13 @@ WORDS_UNANSWERED: Final = (
 )
 
 
+# A prepared statement is missing, or there already: the session is another client's, too.
+WORDS_BEHIND_A_POOLER: Final = (
+    "a prepared statement of this session is gone or was there already, as behind a pooler such as pgbouncer",
+    "nothing of the statement ran; set pgbouncer: true, and nothing is prepared",
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Details:
     """Details of an error besides its kind.

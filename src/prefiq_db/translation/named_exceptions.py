@@ -100,12 +100,13 @@ NAMED_EXCEPTIONS: Final[tuple[NamedException, ...]] = (
     ),
     _named(_PG, None, _CONNECT, ErrorKind.PERMISSION, r"permission denied for database"),
     _named(_PG, None, _CONNECT, ErrorKind.SCHEMA, r"database \".*\" does not exist"),
-    # TLS that isn't set up right stays wrong until somebody changes it.
+    # TLS that isn't set up right stays wrong until somebody changes it. So does the setting pgbouncer.
     _named(
         _PG,
         None,
         _CONNECT,
         ErrorClass(ErrorKind.CONNECT_FAILED),
+        r"unsupported startup parameter",
         r"certificate verify failed",
         r"server does not support SSL",
         r"server certificate for",

@@ -22,14 +22,14 @@ from typing import Final
 from sqlalchemy import exc
 
 from prefiq_db import errors
-from prefiq_db.drivers.prepared import OUTDATED
+from prefiq_db.drivers.prepared import OF_ANOTHER_CLIENT, OUTDATED
 from prefiq_db.errors import PrefiqDbError, UsageError, error_type
 from prefiq_db.translation.classify import DIALECTS, Phase
 from prefiq_db.translation.cleaning import clean, copy_apart, unwrap
 from prefiq_db.translation.details import describe_connecting, describe_statement
 from prefiq_db.translation.driver_reports import Report, read_report
 from prefiq_db.translation.judging import judge, judge_outcome
-from prefiq_db.translation.messages import Details, say
+from prefiq_db.translation.messages import WORDS_BEHIND_A_POOLER, Details, say
 from prefiq_db.translation.refused_calls import (
     is_misfit,
     pool_timeout_error,
@@ -92,7 +92,7 @@ def translate(
     if phase == "connect":
         details = describe_connecting(error, original, found, report.text)
     elif report.driver is None or getattr(original, OUTDATED, False):
-        details = Details()
+        details = Details(words=WORDS_BEHIND_A_POOLER if report.code in OF_ANOTHER_CLIENT else None)
     else:
         details = describe_statement(error, report, dialect, migrating=migrating)
     failure = error_type(found.kind)(

@@ -1,0 +1,87 @@
+"""The tests of the twins through a pooler: ``PREFIQ_THROUGH=pgbouncer pytest tests/twins -m postgresql``.
+
+The backend's URL then leads through a real pgbouncer in transaction mode to a server that isn't in UTC, and each
+database on it has ``pgbouncer`` on. What can't work there is skipped by name, with the reason: see :data:`UNABLE`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+import pytest
+
+from prefiq_db import DatabaseSettings
+from prefiq_db.testing import DatabaseServer, PgBouncer
+from tests.clusters import find
+
+IS_ON: Final = os.environ.get("PREFIQ_THROUGH") == "pgbouncer"
+ZONE: Final = "Asia/Kathmandu"  # 5:45 before UTC: nothing that is off by hours goes unseen
+
+_LOOKS_AT_SESSION = "it looks for the client's own session at the server, which the pooler keeps for others"
+_NOT_PREPARED = "it is about prepared statements, and none are made there"
+_OTHER_PROGRAM = "it asks in a program with settings of its own"
+_NO_LAST = "COMMIT doesn't travel with the last statement there"
+_STAYS = "SET without LOCAL stays on the pooler's session, for whoever gets it next"
+_OF_THE_TRANSACTION = "limits are the transaction's there, not the session's"
+_NO_LIMIT = "one statement outside a transaction has no time limit at the server there, only at the client"
+
+#: By the beginning of the test's id: why it can't pass through a pooler.
+UNABLE: Final[dict[str, str]] = {
+    f"tests/twins/test_{name}": reason
+    for name, reason in {
+        "tenant_schemas.py::test_a_search_path_of_ones_own_ends": _STAYS,
+        "read_only.py::test_connections_of_the_engine_refuse_to_write": "AUTOCOMMIT of a read-only database is refused",
+        "retries.py::test_a_one_shot_waits_in_vain_and_is_repeated": _LOOKS_AT_SESSION,
+        "retries.py::test_a_write_whose_fate_is_unknown_is_not_repeated": _LOOKS_AT_SESSION,
+        "retries.py::test_a_write_that_may_be_sent_twice_is": _LOOKS_AT_SESSION,
+        "prepared_statements.py": _NOT_PREPARED,
+        "sessions.py::test_a_postgresql_session_is_in_utc_with_limits": _OF_THE_TRANSACTION,
+        "transactions.py::test_a_timeout_used_once_changes_nothing_later": _OF_THE_TRANSACTION,
+        "batch.py::test_each_batch_brings_its_limits": "it compares with the setting off",
+        "exactly_once.py::test_a_server_that_stays_away_leaves_a_token": _OTHER_PROGRAM,
+        "exactly_once.py::test_who_locks_the_row_is_not_ended": _LOOKS_AT_SESSION,
+        "cheap_transactions.py::test_rows_that_cannot_be_read_are_no_failed": _NO_LAST,
+        "cheap_transactions.py::test_last_where_sqlalchemy_asks": _NO_LAST,
+        "cheap_transactions.py::test_a_commit_that_is_refused_is_told": _NO_LAST,
+        "cheap_transactions.py::test_an_error_after_it_undoes_nothing": _NO_LAST,
+        "hand_backs.py::test_a_changed_session_is_not_handed_on": _STAYS,
+        "one_statement.py::test_what_ends_with_the_transaction_costs_no_connection": _LOOKS_AT_SESSION,
+        "in_lists.py::test_lists_leave_prepared_statements_alone": _NOT_PREPARED,
+        "sessions.py::test_a_lock_held_by_somebody_else": _NO_LIMIT,
+        "overrides_hooks_health.py::test_the_settings_timeout_holds_for_everything": _NO_LIMIT,
+        "overrides_hooks_health.py::test_a_longer_timeout_than_the_settings": _NO_LIMIT,
+        "pool.py::test_control_without_the_poll_the_write_is_lost": _LOOKS_AT_SESSION,
+    }.items()
+}
+
+
+def pooler(server: DatabaseServer) -> Iterator[PgBouncer]:
+    """Run pgbouncer in front of a server, whose time zone it changes."""
+    # It refuses everybody for 15 s after a login that failed, as one does when a test ends the sessions of a database.
+    settings = {"server_login_retry": "0.1"}
+    with find("pgbouncer", PgBouncer, server=server, pool_size=20, settings=settings) as made:
+        server.execute(f"alter system set timezone = '{ZONE}'")
+        server.execute("select pg_reload_conf()")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(DatabaseSettings, "__init__", _initialised(made.port))
+            yield made
+
+
+def _initialised(port: int) -> Callable[..., None]:
+    """Return what makes settings with ``pgbouncer`` on, if their URL leads to the pooler and nothing else is said."""
+    original = DatabaseSettings.__init__
+
+    def initialise(self: DatabaseSettings, **given: Any) -> None:
+        needed = {"pgbouncer": True} if f":{port}/" in str(given.get("url")) else {}
+        original(self, **{**needed, **given})
+
+    return initialise
+
+
+def skip_unable(items: list[pytest.Item]) -> None:
+    for item in items:
+        reason = next((why for name, why in UNABLE.items() if item.nodeid.startswith(name)), None)
+        if reason is not None and item.get_closest_marker("postgresql"):
+            item.add_marker(pytest.mark.skip(reason=f"not through a transaction pooler: {reason}"))
