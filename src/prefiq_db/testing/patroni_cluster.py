@@ -18,7 +18,8 @@ from prefiq_db.errors import UsageError
 from prefiq_db.testing.database_names import new_database_name
 from prefiq_db.testing.front import Front
 from prefiq_db.testing.locate import POSTGRESQL, Search, ServerUnavailableError
-from prefiq_db.testing.machine import LOOPBACK, free_port, server_environment
+from prefiq_db.testing.machine import free_port, server_environment
+from prefiq_db.testing.patroni_settings import LAUNCHER, PARAMETERS, listening, raft_settings, server_settings
 from prefiq_db.testing.processes import account_for_root, wait_until
 from prefiq_db.testing.templates import PASSWORD
 
@@ -29,44 +30,6 @@ _USER = "prefiq"
 _CONNECT_TIMEOUT_SECONDS = 5
 _READY_SECONDS = 90.0
 _ANSWER_SECONDS = 5.0
-
-# Patroni's server detaches itself, so that nothing would end it with us: whoever has lost its parent comes to this
-# process. And Patroni takes no ttl below 20 s, which is right between machines and too long for a test.
-_LAUNCHER = """
-import ctypes, os, signal, sys
-
-PR_SET_CHILD_SUBREAPER = 36
-
-
-def run_patroni():
-    from patroni.config import Config
-    from patroni.__main__ import main
-
-    Config._validate_and_adjust_timeouts = lambda self, config: None
-    sys.argv = ["patroni", sys.argv[1]]
-    sys.exit(main())
-
-
-if __name__ == "__main__":  # Patroni's helpers import this file once more
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    pid = os.fork()
-    if pid == 0:
-        run_patroni()
-
-    def abort(number, frame):
-        os.kill(pid, signal.SIGKILL)
-        with open(sys.argv[2]) as file:
-            os.kill(int(file.readline()), number)
-
-    signal.signal(signal.SIGTERM, lambda number, frame: os.kill(pid, number))
-    signal.signal(signal.SIGQUIT, abort)
-    while True:
-        try:
-            os.wait()
-        except ChildProcessError:
-            break
-"""
 
 
 class PatroniNode(Front):
@@ -131,7 +94,7 @@ class PatroniNode(Front):
         return str(find_patroni() / "patroni")
 
     def _configure(self) -> None:
-        self._write("launch.py", _LAUNCHER)
+        self._write("launch.py", LAUNCHER)
         self._write("patroni.json", json.dumps(self._cluster._settings_of(self, self._folder)))
 
     def _command(self) -> list[str]:
@@ -316,56 +279,25 @@ class PatroniCluster:
         return "\n".join(node.log[-1500:] for node in self.nodes)
 
     def _settings_of(self, node: PatroniNode, folder: Path) -> dict[str, Any]:
-        account = {"username": _USER, "password": PASSWORD}
+        partners = [each.raft_port for each in self.nodes if each is not node]
         return {
             "scope": "prefiq",
             "name": f"node{node.number}",
-            "restapi": _listening(node.api_port),
-            "raft": {
-                "data_dir": str(folder / "raft"),
-                "self_addr": f"{LOOPBACK}:{node.raft_port}",
-                "partner_addrs": [f"{LOOPBACK}:{each.raft_port}" for each in self.nodes if each is not node],
-            },
+            "restapi": listening(node.api_port),
+            "raft": raft_settings(folder, node.raft_port, partners),
             "bootstrap": {
                 "dcs": {
                     "ttl": self.ttl_seconds,
                     "loop_wait": self.loop_wait_seconds,
                     "retry_timeout": 3,
                     "synchronous_mode": self.synchronous,
-                    "postgresql": {
-                        "use_pg_rewind": True,
-                        "parameters": {
-                            "fsync": "off",
-                            "max_connections": "200",
-                            "wal_retrieve_retry_interval": "100ms",
-                            **self.settings,
-                        },
-                    },
+                    "postgresql": {"use_pg_rewind": True, "parameters": {**PARAMETERS, **self.settings}},
                 },
                 "initdb": [{"encoding": "UTF8"}, {"locale": "C.UTF-8"}, {"auth": "scram-sha-256"}, "no-sync"],
             },
-            "postgresql": {
-                **_listening(node.port),
-                "data_dir": str(folder / "data"),
-                "bin_dir": str(self._bin),
-                "pgpass": str(folder / "pgpass"),
-                "authentication": {"superuser": account, "replication": account, "rewind": account},
-                "parameters": {"unix_socket_directories": str(folder), "dynamic_shared_memory_type": "mmap"},
-                "pg_hba": [
-                    "local all all scram-sha-256",
-                    "host all all 127.0.0.1/32 scram-sha-256",
-                    "host replication all 127.0.0.1/32 scram-sha-256",
-                ],
-                "basebackup": [{"checkpoint": "fast"}, "no-sync"],
-                "remove_data_directory_on_rewind_failure": True,
-                "remove_data_directory_on_diverged_timelines": True,
-            },
+            "postgresql": server_settings(folder, self._bin, node.port, {"username": _USER, "password": PASSWORD}),
             "watchdog": {"mode": "off"},
         }
-
-
-def _listening(port: int) -> dict[str, str]:
-    return {"listen": f"{LOOPBACK}:{port}", "connect_address": f"{LOOPBACK}:{port}"}
 
 
 def find_patroni() -> Path:
