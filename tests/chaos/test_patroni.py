@@ -38,7 +38,7 @@ class OnThePrimary:
     def __init__(self, cluster: PatroniCluster, name: str) -> None:
         self._cluster, self._name = cluster, name
 
-    def execute(self, sql: str, _: str | None = None) -> list[tuple[Any, ...]]:
+    def execute(self, sql: str) -> list[tuple[Any, ...]]:
         return self._cluster.wait_for_primary().execute(sql, self._name)
 
     def wait_until_quiet(self, timeout_seconds: float) -> None:
@@ -104,7 +104,8 @@ def run_through(world: str, cluster: PatroniCluster, events: list[str], **option
     """Run transfers until all *events* have happened, and resolve what is unknown after that."""
     name = cluster.create_database()
     place = OnThePrimary(cluster, name)
-    upgrade_schema(Backend("postgresql", cluster.primary.url(name), place))  # type: ignore[arg-type]
+    node: Any = cluster.primary
+    upgrade_schema(Backend("postgresql", node.url(name), node))
     bank = Bank(place)
     bank.create()
     found: list[Any] = []
