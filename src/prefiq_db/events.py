@@ -236,7 +236,8 @@ class ConnectionLost:
     """The pool discarded a connection.
 
     Attributes:
-        reason: ``age``, ``dead``, ``no answer``, ``invalidated``, ``session changed`` or ``transaction left open``.
+        reason: ``age``, ``dead``, ``no answer``, ``invalidated``, ``session changed``,
+            ``transaction left open`` or ``server demoted``.
     """
 
     database: str

@@ -172,8 +172,8 @@ class PoolStats:
         pending: callers waiting for a connection.
         timeout_count: callers whose wait timed out.
         opened_count: connections opened.
-        lost: connections discarded, by reason: ``age``, ``dead``, ``no answer``, ``invalidated``, ``session changed``
-            or ``transaction left open``.
+        lost: connections discarded, by reason: ``age``, ``dead``, ``no answer``, ``invalidated``, ``session changed``,
+            ``transaction left open`` or ``server demoted``.
         wait: how long callers waited for a connection.
         use: how long connections were checked out.
         create: how long opening one took.
@@ -268,7 +268,7 @@ class HealthReport:
         reason: why it isn't, without host, user or values; empty when healthy.
         kind: the error's kind; ``None`` when healthy.
         latency_seconds: how long the round trip took, checkout included; ``None`` when there was no reply.
-        details: further facts (engine, mode), never secrets.
+        details: further facts (engine, mode, ``state`` of a Galera node), never secrets.
     """
 
     database: str

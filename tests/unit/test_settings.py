@@ -129,7 +129,7 @@ def test_defaults_are_those_of_the_design() -> None:
     settings = DatabaseSettings.from_url("postgres://h/d", mode="async")
     assert (settings.mode, settings.pool_size, settings.max_overflow, settings.retry) == ("async", 5, 5, RetryPolicy())
     seconds = [value for name, value in settings.model_dump().items() if name.endswith("_seconds")]
-    assert seconds == [1, 30, 5, 1800, 30, 5, 30, 10, 0.5, 60]
+    assert seconds == [1, 30, 5, 1800, 30, 10, 5, 30, 10, 0.5, 60]
     assert (settings.ssl_mode, settings.mask, settings.pgbouncer) == ("prefer", True, False)
     assert (settings.application_name, settings.environment, settings.replicas) == ("prefiq_db", "production", ())
 

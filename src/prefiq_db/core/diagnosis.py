@@ -51,10 +51,14 @@ class Diagnosis(Batches, Upserts):
             row = core._ask("health", self.road.dialect.health_sql, ONE_ROW)
             latency = time.perf_counter() - started
             ailment = core.ailment_of(row)
+            state = core.road.dialect.read_state(row)
         except PrefiqDbError as error:
             return HealthReport(self.name, False, reason_of(error), error.kind, None, details)
+        if state:
+            details["state"] = state
         if ailment is not None:
-            return HealthReport(self.name, False, ailment.value, ailment, latency, details)
+            reason = f"{ailment.value}: {state}" if state else ailment.value
+            return HealthReport(self.name, False, reason, ailment, latency, details)
         return HealthReport(self.name, True, latency_seconds=latency, details=details)
 
     def ailment_of(self, row: Any, *, writable: bool = True) -> ErrorKind | None:

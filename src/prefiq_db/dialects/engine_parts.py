@@ -25,6 +25,7 @@ class Limits:
 
     max_age_seconds: float = 1800.0
     ping_after_idle_seconds: float = 30.0
+    ask_role_after_seconds: float = 10.0
     connect_timeout_seconds: float = 5.0
     statement_timeout_seconds: float = 30.0
     lock_timeout_seconds: float = 10.0

@@ -16,6 +16,7 @@ from prefiq_db.dialects.bulk_postgresql import AsyncCopy, PostgresqlBulk, SyncCo
 from prefiq_db.dialects.bursts_postgresql import AsyncPostgresqlBursts, PostgresqlBursts
 from prefiq_db.dialects.characteristics import SCHEMA, Remembered, RememberedSchema, characteristics
 from prefiq_db.dialects.enums import QuietPostgresqlEnum
+from prefiq_db.dialects.node_roles import READ_ONLY
 from prefiq_db.dialects.session import AUTOCOMMIT, HALF, SessionState, TransactionState
 from prefiq_db.dialects.token_sql import ABANDONED, TABLE, first_word
 from prefiq_db.dialects.travelling_postgresql import PipelineTravelling, was_refused_ahead
@@ -29,6 +30,7 @@ from prefiq_db.errors import ErrorKind, UnsupportedError, UsageError
 # psycopg.pq.TransactionStatus, by number: the dialect must import without the driver.
 _IDLE, _ACTIVE, _IN_ERROR = 0, 1, 3
 _OK = 0  # psycopg.pq.ConnStatus
+_READ_ONLY: Final = READ_ONLY.encode()
 
 # Prefix of application_name for a session whose claim waits: it lets us find the session that blocks it.
 _CLAIM: Final = "prefiq_db claim "
@@ -260,6 +262,11 @@ class _Postgresql(PostgresqlBulk, PipelineTravelling, PrefiqDialect):
         ((zone, own),) = self.ask(first, "SELECT setting, reset_val FROM pg_settings WHERE name = 'TimeZone'")
         self.control(second, "SET timezone = 'UTC'")
         return None if zone == "UTC" or own in _NAMES_OF_UTC else str(own)
+
+    asks_role = False
+
+    def says_demoted(self, dbapi_connection: Any) -> bool:
+        return bool(self._driver(dbapi_connection).pgconn.parameter_status(_READ_ONLY) == b"on")
 
     # Outside a transaction it describes the next one: 'on' on a standby, and where server or user default to it.
     health_sql = "SELECT current_setting('transaction_read_only')"

@@ -47,10 +47,10 @@ _record_of: Callable[[Any], Any] = _ConnectionFairy.__dict__["_connection_record
 # How many uses are noted before they are counted; a reader counts them at once.
 _FOLD_AT = 512
 # Reasons for throwing a connection away, as in ConnectionLost and PoolStats.
-_AGE, _DEAD, _NO_ANSWER, INVALIDATED = "age", "dead", "no answer", "invalidated"
+_AGE, _DEAD, _NO_ANSWER, INVALIDATED, _DEMOTED = "age", "dead", "no answer", "invalidated", "server demoted"
 _SESSION_CHANGED = "session changed"
 _NOT_AT_REST = "transaction left open"
-LOST_REASONS = frozenset({_AGE, _DEAD, _NO_ANSWER, INVALIDATED, _SESSION_CHANGED, _NOT_AT_REST})
+LOST_REASONS = frozenset({_AGE, _DEAD, _NO_ANSWER, INVALIDATED, _SESSION_CHANGED, _NOT_AT_REST, _DEMOTED})
 
 
 class _VettingPool(SlottedPool):
@@ -329,12 +329,25 @@ class _VettingPool(SlottedPool):
         if not self._is_at_rest(record):
             return _NOT_AT_REST
         state.vetted_at = now
+        if dialect.follows_primary and (reason := self._why_not_primary(record, state, now)) is not None:
+            return reason
         if now - state.last_used < self.limits.ping_after_idle_seconds:
             return None
-        if self._answers(record, state):
+        if self._answer(record, state, dialect.do_ping):
             state.vetted_at = perf_counter()
             return None
         return _NO_ANSWER
+
+    def _why_not_primary(self, record: Any, state: SessionState, now: float) -> str | None:
+        """Return why the connection no longer leads to the primary; then the older ones don't, either."""
+        dialect: Any = self._dialect
+        fits: bool | None = not dialect.says_demoted(record.dbapi_connection)
+        if fits and dialect.asks_role and now - state.role_known_at >= self.limits.ask_role_after_seconds:
+            fits = self._answer(record, state, dialect.fits)
+            state.role_known_at = perf_counter()
+        if fits is False:
+            dialect.leave_host(self)
+        return None if fits else _NO_ANSWER if fits is None else _DEMOTED
 
     def _hears(self, record: Any) -> bool:
         """Read a reply that nobody waited for; the verbs can go on without the rest of it, others wait."""
@@ -372,13 +385,14 @@ class _VettingPool(SlottedPool):
         record.invalidate()
         if self.watcher is not None:
             self.watcher.lost(reason)
+        self._prefiq.doubt_host(reason == _AGE)
         if reason == _NO_ANSWER:
             # The ping took up to half of the time for connecting; the other half is for the new connection.
             with checkout_by(rest):
                 record.get_connection()
 
-    def _answers(self, record: Any, state: SessionState) -> bool:
-        """Ping the server; return ``False`` on any error of the driver, including a timeout."""
+    def _answer(self, record: Any, state: SessionState, ask: Callable[[Any], Any]) -> bool | None:
+        """Return what *ask* says after one round trip; ``None`` on any error of the driver, including a timeout."""
         dialect: Any = self._dialect
         connection = record.dbapi_connection
         # Half of the time for connecting: without a reply, the other half is for a new connection.
@@ -386,11 +400,11 @@ class _VettingPool(SlottedPool):
         dialect.set_patience(connection, limit.left() / 2)
         state.patience_seconds = None
         try:
-            return bool(dialect.do_ping(connection))
+            return bool(ask(connection))
         except (dialect.loaded_dbapi.Error, OSError) as error:
             if is_interruption(error):
                 raise
-            return False
+            return None
 
 
 def _task_name() -> object:

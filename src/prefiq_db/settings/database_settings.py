@@ -33,6 +33,7 @@ from prefiq_db.settings.field_types import (
     SyncOrAsync,
     Text,
     Tls,
+    Writing,
     check_file,
     check_ssl_mode,
     drop_unset,
@@ -78,12 +79,15 @@ class DatabaseSettings(BaseModel):
     read_from: ReadFrom = "primary"
     replica_wait_seconds: SecondsOrZero = 1.0
     max_replica_lag_seconds: Seconds = 30.0
+    write_to: Writing = "one"
+    causal_reads: Boolean = False
     pool_size: Count = 5
     max_overflow: CountOrZero = 5
     tenant_pools: Count = 32
     pool_timeout_seconds: Seconds = 5.0
     pool_max_age_seconds: Seconds = 1800.0
     ping_after_idle_seconds: SecondsOrZero = 30.0
+    ask_role_after_seconds: SecondsOrZero = 10.0
     connect_timeout_seconds: Seconds = 5.0
     statement_timeout_seconds: Seconds = 30.0
     lock_timeout_seconds: Seconds = 10.0
@@ -206,6 +210,9 @@ class DatabaseSettings(BaseModel):
         if self.read_from == "replica" and not self.replicas and {"replicas", "read_from"}.isdisjoint(bad):
             fix = f"name the replicas, or choose replica_preferred for {names('read_from')}"
             problems.append(Problem(names("replicas"), f"a replica, since {names('read_from')} is replica", fix))
+        if self.causal_reads and main is not None and not main.product.speaks_mysql:
+            fix = "remove it; to read what was written, use the primary, or a replica with a mark"
+            problems.append(Problem(names("causal_reads"), "no, since only Galera has it", fix))
         if (self.ssl_cert is None) != (self.ssl_key is None) and {"ssl_cert", "ssl_key"}.isdisjoint(bad):
             have, lack = ("ssl_cert", "ssl_key") if self.ssl_key is None else ("ssl_key", "ssl_cert")
             problems.append(Problem(names(lack), f"a file, since {names(have)} is set", "set both or neither"))

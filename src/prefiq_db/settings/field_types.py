@@ -14,7 +14,7 @@ from typing import Annotated, Any, Final, get_args
 from pydantic import BeforeValidator, GetCoreSchemaHandler, PlainSerializer, PlainValidator, SecretStr
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-from prefiq_db.config import MAX_SECONDS, Mode, Reading, RetryPolicy, SslMode
+from prefiq_db.config import MAX_SECONDS, Mode, Reading, RetryPolicy, SslMode, WriteTo
 from prefiq_db.errors import Problem
 from prefiq_db.masking import MASK, Secret
 from prefiq_db.products import ACCEPTED_ENGINES, EngineName, product_named
@@ -200,5 +200,6 @@ SyncOrAsync = Annotated[Mode, BeforeValidator(_choice(_MODES, "sync or async"))]
 Hosts = Annotated[str, BeforeValidator(check_host)]
 Port = Annotated[int, BeforeValidator(check_port)]
 ReadFrom = Annotated[Reading, BeforeValidator(_choice(_READINGS, "primary, replica or replica_preferred"))]
+Writing = Annotated[WriteTo, BeforeValidator(_choice({"one": "one", "any": "any"}, "one or any"))]
 Tls = Annotated[SslMode, BeforeValidator(check_ssl_mode)]
 Retry = Annotated[RetryPolicy, PlainValidator(_retry), PlainSerializer(asdict, return_type=dict[str, int | float])]
