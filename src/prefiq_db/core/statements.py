@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy import TextClause
 
+from prefiq_db.bridge import spawn
 from prefiq_db.call import NO_OVERRIDES, Call, Overrides, Shape, Way
 from prefiq_db.core.bulk_insert import Request, bulk_insert
 from prefiq_db.core.doubt import Doubt, fate_unknown
@@ -25,6 +26,7 @@ from prefiq_db.errors import (
     ReadOnlyError,
     StatementRefusedError,
 )
+from prefiq_db.execution.awaited_shot import UNDONE, AwaitedShot
 from prefiq_db.execution.binds import bind_params, bind_rows, check_params, checked_rows
 from prefiq_db.execution.entities import refuse_entities
 from prefiq_db.execution.refused_statements import refuse_one_shot
@@ -173,6 +175,22 @@ class Statements(TenantView, CoreVerbs):
         if self.hooks.wanted.isdisjoint(CALL_EVENTS):
             return self._carry_out(call)
         return tell_call(self.hooks, self.name, call, self._carry_out)
+
+    async def carry_out_awaited(self, call: Call) -> Any:
+        """Return the same as :meth:`carry_out`, for a task; only what has to be bridged runs in a greenlet."""
+        is_plain = call.way is Way.ONE_SHOT and self.instance.explainer is None
+        shot = AwaitedShot.of(self.road, call) if is_plain and self.hooks.wanted.isdisjoint(CALL_EVENTS) else None
+        if shot is None:
+            return await spawn(self.carry_out, call)
+        fetched = await shot.shoot()
+        if fetched is UNDONE:
+            call.begun = shot
+            del shot
+            return await spawn(self._carry_out, call)
+        self.instance.retry_budget.successes += 1
+        finish = call.shape.finish
+        del call.statement, call.params, call.block, call.text
+        return fetched if finish is None else finish(fetched)
 
     def _carry_out(self, call: Call) -> Any:
         try:

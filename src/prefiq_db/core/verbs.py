@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from prefiq_db.bridge import spawn
 from prefiq_db.call import Batch, Call, Shape
 from prefiq_db.core.bulk_insert import Request
 from prefiq_db.core.streams import StreamCore
@@ -51,6 +52,10 @@ class CoreVerbs(ABC):
     def carry_out(self, call: Call) -> Any:
         """Return the result of a prepared call."""
 
+    async def carry_out_awaited(self, call: Call) -> Any:
+        """Return the result of a prepared call, for a task of the event loop."""
+        return await spawn(self.carry_out, call)
+
     @abstractmethod
     def prepare_batch(self, statements: Iterable[Any], exactly_once: bool) -> Batch | None:
         """Return a call of ``batch``, ready to be carried out; ``None`` if there are no statements."""
@@ -71,30 +76,54 @@ class CoreVerbs(ABC):
     def hush(self, error: BaseException) -> None:
         """Remove the verb's arguments from the frames that *error* passed through."""
 
-    def fetch_all(self, statement: Any, params: Params, into: Into | None, types: Types | None = None) -> list[Any]:
+    # --- the calls of the verbs; the async face awaits them ------------------------------------------
+
+    def prepare_fetch_all(self, statement: Any, params: Params, into: Into | None, types: Types | None) -> Call:
         shape = ALL_ROWS if into is None else all_rows(into)
         if types is not None:
             statement, shape = with_types(statement, types, shape)
-        rows: list[Any] = self.carry_out(self.prepare("fetch_all", statement, params, shape))
-        return rows
+        return self.prepare("fetch_all", statement, params, shape)
 
-    def fetch_one(self, statement: Any, params: Params, into: Into | None, types: Types | None = None) -> Any:
+    def prepare_fetch_one(self, statement: Any, params: Params, into: Into | None, types: Types | None) -> Call:
         shape = ONE_ROW if into is None else one_row(into)
         if types is not None:
             statement, shape = with_types(statement, types, shape)
-        return self.carry_out(self.prepare("fetch_one", statement, params, shape))
+        return self.prepare("fetch_one", statement, params, shape)
 
-    def fetch_exactly_one(self, statement: Any, params: Params, into: Into | None, types: Types | None = None) -> Any:
+    def prepare_fetch_exactly_one(self, statement: Any, params: Params, into: Into | None, types: Types | None) -> Call:
         shape = EXACTLY_ONE_ROW if into is None else exactly_one_row(into)
         if types is not None:
             statement, shape = with_types(statement, types, shape)
-        return self.carry_out(self.prepare("fetch_exactly_one", statement, params, shape))
+        return self.prepare("fetch_exactly_one", statement, params, shape)
 
-    def fetch_value(self, statement: Any, params: Params, into: Into | None, types: Types | None = None) -> Any:
+    def prepare_fetch_value(self, statement: Any, params: Params, into: Into | None, types: Types | None) -> Call:
         shape = ONE_VALUE if into is None else one_value(into)
         if types is not None:
             statement, shape = with_types(statement, types, shape)
-        return self.carry_out(self.prepare("fetch_value", statement, params, shape))
+        return self.prepare("fetch_value", statement, params, shape)
+
+    def prepare_execute(self, statement: Any, params: Params, last: bool) -> Call:
+        call = self.prepare("execute", statement, params, OUTCOME)
+        if last:
+            if call.block is None:
+                raise UsageError("last: there is no transaction here that could end; use it inside transaction()")
+            call.last = True
+        return call
+
+    # --- the verbs -----------------------------------------------------------------------------------
+
+    def fetch_all(self, statement: Any, params: Params, into: Into | None, types: Types | None = None) -> list[Any]:
+        rows: list[Any] = self.carry_out(self.prepare_fetch_all(statement, params, into, types))
+        return rows
+
+    def fetch_one(self, statement: Any, params: Params, into: Into | None, types: Types | None = None) -> Any:
+        return self.carry_out(self.prepare_fetch_one(statement, params, into, types))
+
+    def fetch_exactly_one(self, statement: Any, params: Params, into: Into | None, types: Types | None = None) -> Any:
+        return self.carry_out(self.prepare_fetch_exactly_one(statement, params, into, types))
+
+    def fetch_value(self, statement: Any, params: Params, into: Into | None, types: Types | None = None) -> Any:
+        return self.carry_out(self.prepare_fetch_value(statement, params, into, types))
 
     def stream(
         self, statement: Any, params: Params, batch_size: int, into: Into | None, types: Types | None = None
@@ -107,12 +136,7 @@ class CoreVerbs(ABC):
         return self.prepare_stream(statement, params, reader, shape, make)
 
     def execute(self, statement: Any, params: Params, last: bool = False) -> ExecuteResult:
-        call = self.prepare("execute", statement, params, OUTCOME)
-        if last:
-            if call.block is None:
-                raise UsageError("last: there is no transaction here that could end; use it inside transaction()")
-            call.last = True
-        result: ExecuteResult = self.carry_out(call)
+        result: ExecuteResult = self.carry_out(self.prepare_execute(statement, params, last))
         return result
 
     def execute_many(self, statement: Any, rows: Iterable[Mapping[str, Any]]) -> int | None:

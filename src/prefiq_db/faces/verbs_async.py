@@ -61,7 +61,8 @@ class AsyncVerbs(Protocol):
         *types* gives the types of a text statement's columns: ``types={"amount": Money}``.
         """
         try:
-            return await spawn(self._core.fetch_all, statement, params, into, types)
+            core = self._core
+            return await core.carry_out_awaited(core.prepare_fetch_all(statement, params, into, types))
         except BaseException as error:
             del statement, params
             self._base.hush(error)
@@ -96,7 +97,8 @@ class AsyncVerbs(Protocol):
     ) -> Any:
         """Return the first row, or ``None``."""
         try:
-            return await spawn(self._core.fetch_one, statement, params, into, types)
+            core = self._core
+            return await core.carry_out_awaited(core.prepare_fetch_one(statement, params, into, types))
         except BaseException as error:
             del statement, params
             self._base.hush(error)
@@ -136,7 +138,8 @@ class AsyncVerbs(Protocol):
             TooManyRowsError: if there is more than one.
         """
         try:
-            return await spawn(self._core.fetch_exactly_one, statement, params, into, types)
+            core = self._core
+            return await core.carry_out_awaited(core.prepare_fetch_exactly_one(statement, params, into, types))
         except BaseException as error:
             del statement, params
             self._base.hush(error)
@@ -163,7 +166,8 @@ class AsyncVerbs(Protocol):
     ) -> Any:
         """Return the first column of the first row, or ``None``."""
         try:
-            return await spawn(self._core.fetch_value, statement, params, into, types)
+            core = self._core
+            return await core.carry_out_awaited(core.prepare_fetch_value(statement, params, into, types))
         except BaseException as error:
             del statement, params
             self._base.hush(error)
@@ -256,7 +260,8 @@ class AsyncVerbs(Protocol):
         *last* says that it is the last one of the open transaction, so that COMMIT may travel with it.
         """
         try:
-            return await spawn(self._core.execute, statement, params, last)
+            core = self._core
+            return await core.carry_out_awaited(core.prepare_execute(statement, params, last))
         except BaseException as error:
             del statement, params
             self._base.hush(error)

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from time import perf_counter
-from typing import Any, Final
+from typing import Any, Final, Protocol, TypeVar
 
 from prefiq_db.dialects.session import SessionState
 from prefiq_db.events import StatementEvent, StatementFailed, StatementFinished, StatementStarted, StreamFinished
@@ -45,6 +45,14 @@ _new: Final = object.__new__
 _SHARED: Final = fields(StatementEvent)
 # The names of binds are few, and each is met with every statement.
 _is_secret_name: Final = lru_cache(1024)(is_secret_key)
+
+
+class _Counted(Protocol):
+    @property
+    def rowcount(self) -> int: ...
+
+
+R = TypeVar("R", bound=_Counted)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,26 +95,64 @@ class StatementObserver:
         batch_size: int,
         state: SessionState,
     ) -> None:
+        known = self._begin(statement, parameters, context, batch_size, state)
+        state.statement.sent_at = started = perf_counter()
+        try:
+            send(cursor, statement, parameters, context)
+        except BaseException as error:
+            state.statement.sent_at = 0.0
+            self._failed(known, error, started, parameters, context, batch_size, state)
+            raise
+        self._finish(known, started, cursor.rowcount, parameters, context, batch_size, state)
+
+    async def observe_awaited(
+        self,
+        send: Callable[..., Coroutine[Any, Any, R]],
+        connection: Any,
+        statement: str,
+        parameters: Any,
+        context: Any,
+        state: SessionState,
+    ) -> R:
+        """Await ``send(connection, statement, parameters)``, return the reply, and record what :meth:`observe` does."""
+        known = self._begin(statement, parameters, context, 1, state)
+        state.statement.sent_at = started = perf_counter()
+        try:
+            reply = await send(connection, statement, parameters)
+        except BaseException as error:
+            state.statement.sent_at = 0.0
+            self._failed(known, error, started, parameters, context, 1, state)
+            raise
+        self._finish(known, started, reply.rowcount, parameters, context, 1, state)
+        return reply
+
+    def _begin(
+        self, statement: str, parameters: Any, context: Any, batch_size: int, state: SessionState
+    ) -> _Known:
         try:
             known = self._known[statement]
         except KeyError:
             known = self._learn(statement, context)
-        note, checkout = state.statement, state.checkout
-        note.summary = known.summary
+        state.statement.summary = known.summary
         if self._acts_before:
             self._before(known, parameters, context, batch_size, state)
-        note.sent_at = started = perf_counter()
-        try:
-            send(cursor, statement, parameters, context)
-        except BaseException as error:
-            note.sent_at = 0.0
-            self._failed(known, error, started, parameters, context, batch_size, state)
-            raise
+        return known
+
+    def _finish(
+        self,
+        known: _Known,
+        started: float,
+        rows: int,
+        parameters: Any,
+        context: Any,
+        batch_size: int,
+        state: SessionState,
+    ) -> None:
+        note, checkout = state.statement, state.checkout
         duration = perf_counter() - started + note.spent
         note.sent_at = 0.0
         durations = known.durations
         durations.append(duration)
-        rows = cursor.rowcount
         if rows > 0:
             known.rows.append(rows)
         if checkout.retry_number:

@@ -1,0 +1,38 @@
+"""PostgreSQL from a coroutine, with psycopg's own cursor."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from prefiq_db.dialects.awaiting import AwaitingDialect, Reply
+from prefiq_db.dialects.session import SessionState
+from prefiq_db.drivers.halfway import close_if_halfway
+from prefiq_db.drivers.prepared import is_outdated, is_repeatable, names_of
+
+_TUPLES_OK: Final = 2  # psycopg.pq.ExecStatus.TUPLES_OK
+
+
+class AwaitingPostgresql(AwaitingDialect):
+    """Mixed into PostgreSQL's async dialect."""
+
+    def is_bounded(self, state: SessionState, dbapi_connection: Any, seconds: float) -> bool:
+        return state.session_timeout == seconds or not self.limits.session_settings
+
+    async def execute_awaited(self, dbapi_connection: Any, statement: str, parameters: Any) -> Reply:
+        driver = dbapi_connection._connection
+        cursor = driver.cursor()
+        try:
+            await cursor.execute(statement, parameters)
+        except Exception as error:
+            close_if_halfway(driver, error)
+            outdated = is_outdated(cursor, error, statement, parameters, names_of(cursor))
+            if not outdated or not is_repeatable(cursor, statement):
+                raise
+            result = None
+        else:
+            result = cursor.pgresult
+        if result is None:  # a prepared statement was outdated, and is prepared again
+            await cursor.execute(statement, parameters)
+            result = cursor.pgresult
+        has_rows = result is not None and result.status == _TUPLES_OK
+        return Reply(cursor, await cursor.fetchall() if has_rows else ())
