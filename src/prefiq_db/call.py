@@ -71,6 +71,14 @@ class RequestOverrides(Overrides):
 NO_OVERRIDES: Final = Overrides()
 
 
+class Reads(Enum):
+    """What a shape reads, if that is so simple that the rows alone are enough."""
+
+    EVERY_ROW = 1
+    FIRST_ROW = 2
+    FIRST_VALUE = 3
+
+
 @dataclass(frozen=True, slots=True)
 class Shape:
     """How to get an answer out of a result.
@@ -80,11 +88,13 @@ class Shape:
         finish: converts what was read to the answer, after the connection was returned; its exceptions are the
             caller's own (``into=``). ``None``: what was read is the answer.
         typed: the answer, or ``into=``, gets rows or values as the statement's types promise them.
+        reads: the same as *fetch* for a statement that returns rows; ``None``: it looks at more than its rows.
     """
 
     fetch: Callable[[CursorResult[Any]], Any]
     finish: Callable[[Any], Any] | None = None
     typed: bool = False
+    reads: Reads | None = None
 
 
 class Way(Enum):

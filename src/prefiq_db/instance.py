@@ -16,6 +16,7 @@ from prefiq_db.exactly_once import Pruner, Resolver
 from prefiq_db.execution.direct import DirectRoad
 from prefiq_db.execution.target_tables import TargetTables
 from prefiq_db.forks import in_child
+from prefiq_db.hooks.calls import CALL_EVENTS
 from prefiq_db.hooks.registry import Hooks
 from prefiq_db.insight.explainer import Explainer
 from prefiq_db.insight.statement_observer import StatementObserver
@@ -50,6 +51,8 @@ class Instance:
         tenants: of the origin, the databases of its tenants.
         has_tenants: whether the origin was asked for a tenant's database, so that each call looks whose it is.
         schema_tables: like *tables*, for each schema that is a tenant's namespace.
+        is_usual: whether a statement by itself needs nothing but to be sent: nobody hears of calls, wants plans, or
+            needs a transaction for a time limit. It is looked up when a listener comes or goes.
         tells_inserted: by a table's name, whether the server tells an inserted row from an updated one.
     """
 
@@ -80,6 +83,7 @@ class Instance:
     tenants: TenantPools[Instance] = field(init=False)
     has_tenants: bool = field(default=False, init=False)
     schema_tables: Memory[TargetTables] = field(default_factory=lambda: Memory(256), init=False)
+    is_usual: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         settings = self.settings
@@ -92,6 +96,17 @@ class Instance:
         )
         self.watcher.start_with(watchdog.watch)
         in_child(self, Instance.forget_after_fork)
+        self._look_up()
+        self.hooks.on_change(self._look_up)
+
+    def _look_up(self) -> None:
+        settings = self.settings
+        self.is_usual = (
+            self.hooks.wanted.isdisjoint(CALL_EVENTS)
+            and self.explainer is None
+            and not settings.pgbouncer
+            and not self.runtime.is_async
+        )
 
     def tables_in(self, schema: str | None) -> TargetTables:
         """Return what is known of the tables of *schema*; ``None``: the session's own."""

@@ -112,8 +112,10 @@ class _Held:
     is_shared: bool = True
 
 
-_NOTHING: Mapping[object, _Held | None] = MappingProxyType({})
-_scoped: ContextVar[Mapping[object, _Held | None]] = ContextVar("prefiq_db_overrides", default=_NOTHING)
+NO_SCOPES: Final[Mapping[object, _Held | None]] = MappingProxyType({})
+_scoped: ContextVar[Mapping[object, _Held | None]] = ContextVar("prefiq_db_overrides", default=NO_SCOPES)
+#: returns ``NO_SCOPES`` where no overrides are in force, of whichever database
+scopes_here: Final = _scoped.get
 
 
 def overrides_in_scope(key: Keyed) -> Overrides:
@@ -167,7 +169,9 @@ class OverrideScope:
         # The previous state is kept in the context, not in this object: many tasks may be in the same scope at once.
         # Use set(), not reset(token): a generator may be finished in another context, which never entered the scope.
         held = _scoped.get()
-        _scoped.set({**held, self._key: _without(held.get(self._key), self)})
+        mine = _without(held.get(self._key), self)
+        others = {key: each for key, each in held.items() if key is not self._key and each is not None}
+        _scoped.set({**others, self._key: mine} if mine is not None else others or NO_SCOPES)
 
     async def __aenter__(self) -> None:
         self.__enter__()

@@ -25,8 +25,11 @@ from prefiq_db import PrefiqDbError
 from prefiq_db.dialects.sending import StatementDialect
 from prefiq_db.dialects.session import SESSION_KEY, SessionState
 from prefiq_db.events import Listener
+from prefiq_db.execution import one_shot
 from prefiq_db.execution.direct import DirectRoad, DirectShot, DirectStatement
+from prefiq_db.execution.one_shot import UNUSUAL, ShortRoad
 from prefiq_db.execution.prepared import Prepared, RowFormat
+from prefiq_db.insight.statement_observer import StatementObserver
 from prefiq_db.pool.vetting import _VettingPool
 from tests.conftest import Backend
 
@@ -251,6 +254,13 @@ class _Events(Listener):
     connection_opened = connection_lost = connection_checked_out = connection_checked_in = _note
 
 
+class _StatementEvents(_Events):
+    """The events of statements alone: nobody hears of calls and checkouts, so the short way goes on."""
+
+    call_started, call_finished = Listener.call_started, Listener.call_finished
+    connection_checked_out, connection_checked_in = Listener.connection_checked_out, Listener.connection_checked_in
+
+
 def _seen(value: Any) -> Any:
     """Return all that a caller can see of *value*."""
     if isinstance(value, sa.Row):
@@ -320,7 +330,7 @@ def _statement(name: str, backend: Backend) -> Any:
     return found() if callable(found) and not isinstance(found, sa.Executable) else found
 
 
-async def _play(db: Any, backend: Backend, script: list[Step], *, listens: bool, where: str) -> list[Any]:
+async def _play(db: Any, backend: Backend, script: list[Step], *, listens: Hearer, where: str) -> list[Any]:
     for sql in ("drop table if exists thing", sa.schema.CreateTable(thing)):
         await db.execute(sql)
     rows = [
@@ -330,8 +340,8 @@ async def _play(db: Any, backend: Backend, script: list[Step], *, listens: bool,
         for n in range(4)
     ]  # fmt: skip
     await db.execute_many(sa.insert(thing), rows)
-    events = _Events()
-    if listens:
+    events = (listens or _Events)()
+    if listens is not None:
         db.hooks.add(events)
     seen: list[Any] = []
     try:
@@ -402,6 +412,24 @@ def _counted() -> Iterator[list[str]]:
         yield shots
 
 
+@contextmanager
+def _counted_short() -> Iterator[list[str]]:
+    """Collect the statements that take the short way."""
+    texts: list[str] = []
+    shoot = ShortRoad.shoot
+
+    def counted(self: Any, prepared: Prepared, *arguments: Any) -> Any:
+        fetched = shoot(self, prepared, *arguments)
+        if fetched is not UNUSUAL:
+            texts.append(prepared.sql)
+        return fetched
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ShortRoad, "shoot", counted)
+        yield texts
+
+
+Hearer = type[_Events] | None
 Make = Callable[..., Any]
 Run = Callable[[Any], Any]
 
@@ -410,8 +438,8 @@ def compare(make_db: Make, run: Run, backend: Backend, **options: Any) -> list[s
     """Play random scripts on both roads; return what the direct road carried."""
 
     @settings(deadline=None, suppress_health_check=list(HealthCheck), database=None, phases=_PHASES, **options)
-    @given(scripts, st.booleans(), st.sampled_from([OUTSIDE, *INSIDE]))
-    def check(script: list[Step], listens: bool, where: str) -> None:
+    @given(scripts, st.sampled_from([None, _StatementEvents, _Events]), st.sampled_from([OUTSIDE, *INSIDE]))
+    def check(script: list[Step], listens: Hearer, where: str) -> None:
         play_twice(make_db, run, backend, script, listens=listens, where=where)
 
     with _counted() as shots:
@@ -420,7 +448,7 @@ def compare(make_db: Make, run: Run, backend: Backend, **options: Any) -> list[s
 
 
 def play_twice(
-    make_db: Make, run: Run, backend: Backend, script: list[Step], *, listens: bool, where: str = "outside"
+    make_db: Make, run: Run, backend: Backend, script: list[Step], *, listens: Hearer, where: str = "outside"
 ) -> None:
     """Play *script* on either road, and compare all that was seen."""
     ours, theirs = make_db(pool_size=1), make_db(pool_size=1)
@@ -452,15 +480,28 @@ def everything(verb: str) -> list[Step]:
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_statement_is_the_same_on_both_roads(make_db: Make, run: Run, backend: Backend, verb: str) -> None:
     with _counted() as shots:
-        play_twice(make_db, run, backend, everything(verb), listens=True)
+        play_twice(make_db, run, backend, everything(verb), listens=_Events)
     assert {"TextClause", "Select", "CompoundSelect"} <= set(shots), "hardly anything took the direct road"
+
+
+@pytest.mark.parametrize("listens", [None, _StatementEvents])
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_statement_is_the_same_on_the_short_way(
+    make_db: Make, run: Run, backend: Backend, verb: str, listens: Hearer
+) -> None:
+    """Which a text takes from its third use on, where nobody hears of calls; the async world has none."""
+    script = [dataclasses.replace(step, times=4) for step in everything(verb)]
+    with _counted_short() as texts:
+        play_twice(make_db, run, backend, script, listens=listens)
+    is_sync = hasattr(make_db(), "_wrapped")
+    assert len(texts) > 20 if is_sync else not texts
 
 
 @pytest.mark.parametrize("where", INSIDE)
 def test_every_statement_is_the_same_in_a_transaction(make_db: Make, run: Run, backend: Backend, where: str) -> None:
     script = [step for verb in ("fetch_one", "execute") for step in everything(verb)]
     with _counted() as shots:
-        play_twice(make_db, run, backend, script, listens=True, where=where)
+        play_twice(make_db, run, backend, script, listens=_Events, where=where)
     assert {"TextClause"} <= set(shots), "hardly anything took the direct road"
 
 
@@ -478,10 +519,13 @@ def _plant(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
         monkeypatch.setattr(DirectShot, "_handle_dbapi_exception", _reraise)
     elif name == "a connection remembers its last user":
         monkeypatch.setattr(_VettingPool, "give_back", _remembering(_VettingPool.give_back))
+        monkeypatch.setattr(ShortRoad, "shoot", _leaving_a_mark(ShortRoad.shoot))
     elif name == "an event is missing":
         monkeypatch.setattr(StatementDialect, "_send", _silent(StatementDialect._send))
+        monkeypatch.setattr(StatementObserver, "observe", _unheard)
     elif name == "columns are swapped":
         monkeypatch.setattr(DirectStatement, "_read", _swapped(DirectStatement._read))
+        monkeypatch.setattr(one_shot, "Row", lambda *known: sa.Row(*known[:3], known[3][::-1]))
 
 
 def _raw(make: Callable[..., None]) -> Callable[..., None]:
@@ -506,6 +550,26 @@ def _remembering(give_back: Callable[..., None]) -> Callable[..., None]:
             give_back(self, record)
 
     return give_back_as_it_is
+
+
+def _leaving_a_mark(shoot: Callable[..., Any]) -> Callable[..., Any]:
+    def shoot_and_mark(self: Any, *arguments: Any) -> Any:
+        fetched = shoot(self, *arguments)
+        for record in self.engine.pool.idle.queue:
+            record.info[SESSION_KEY].checkout.one_shot = True
+        return fetched
+
+    return shoot_and_mark
+
+
+_observe = StatementObserver.observe
+
+
+def _unheard(self: StatementObserver, send: Callable[..., None], *sent: Any) -> None:
+    if isinstance(sent[3], DirectStatement):
+        send(*sent[:4])
+    else:
+        _observe(self, send, *sent)
 
 
 def _silent(send: Callable[..., None]) -> Callable[..., None]:
@@ -548,4 +612,10 @@ def test_a_planted_difference_is_found(
     _plant(monkeypatch, planted)
     with pytest.raises(AssertionError, match="the roads differ"):
         for verb in VERBS:
-            play_twice(make_db, run, backend, everything(verb), listens=planted == "an event is missing")
+            play_twice(
+                make_db,
+                run,
+                backend,
+                everything(verb),
+                listens=_StatementEvents if planted == "an event is missing" else None,
+            )

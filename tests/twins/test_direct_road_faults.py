@@ -190,9 +190,9 @@ class _Halt(BaseException):
 
 
 @pytest.mark.parametrize("has_returned_it", [False, True])
-@pytest.mark.parametrize("steps_aside", [False, True])
+@pytest.mark.parametrize("way", ["standard", "direct", "short"])
 def test_an_interruption_after_the_return_closes_nothing_of_the_next_holders(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps_aside: bool, has_returned_it: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str, has_returned_it: bool
 ) -> None:
     put, held = SlottedPool._do_return_conn, []
 
@@ -206,9 +206,16 @@ def test_an_interruption_after_the_return_closes_nothing_of_the_next_holders(
         raise _Halt
 
     with Database(f"sqlite:///{tmp_path / 'a.db'}", pool_size=1, max_overflow=0) as db:
-        db._core.road.steps_aside = steps_aside
-        db.fetch_value("select 1")
-        monkeypatch.setattr(SlottedPool, "_do_return_conn", cut_off)
+        road, pool = db._core.road, db.engine.pool
+        road.steps_aside = way == "standard"
+        db._core.instance.is_usual = way == "short"
+        for _ in range(3):
+            db.fetch_value("select 1")
+        if way == "short":
+            audience: Any = road._audience
+            monkeypatch.setattr(audience, "put", lambda record: cut_off(pool, record))
+        else:
+            monkeypatch.setattr(SlottedPool, "_do_return_conn", cut_off)
         with pytest.raises(_Halt):
             db.fetch_value("select 1")
         record = held[-1]

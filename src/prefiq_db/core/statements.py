@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from time import perf_counter
 from typing import Any
 
 from sqlalchemy import TextClause
@@ -29,6 +30,8 @@ from prefiq_db.errors import (
 from prefiq_db.execution.awaited_shot import UNDONE, AwaitedShot
 from prefiq_db.execution.binds import bind_params, bind_rows, check_params, checked_rows
 from prefiq_db.execution.entities import refuse_entities
+from prefiq_db.execution.one_shot import UNUSUAL
+from prefiq_db.execution.prepared import Prepared
 from prefiq_db.execution.refused_statements import refuse_one_shot
 from prefiq_db.execution.row_batches import BatchReader, streamed
 from prefiq_db.execution.shapes import ALL_ROWS, ONE_VALUE, ROW_COUNT
@@ -37,14 +40,85 @@ from prefiq_db.hooks.calls import CALL_EVENTS, tell_call, tell_refused_call
 from prefiq_db.insight.explainer import LIMIT_SECONDS, Explain
 from prefiq_db.insight.summary import fingerprint
 from prefiq_db.origin import line_of_the_verb
+from prefiq_db.overrides import NO_SCOPES, scopes_here
 from prefiq_db.reports import BulkResult
-from prefiq_db.transaction import Block, TransactionOptions
+from prefiq_db.transaction import NO_TRANSACTIONS, Block, TransactionOptions, request_here, transactions_here
 
 logger = logging.getLogger("prefiq_db.database")
 
 
 class Statements(TenantView, CoreVerbs):
     """A database that runs statements."""
+
+    # --- the short way -------------------------------------------------------------------------------
+
+    def run(self, verb: str, statement: Any, params: Any, shape: Shape) -> Any:
+        """Return the result of a call of *verb*; one that needs nothing decided is sent at once.
+
+        Raises:
+            PrefiqDbError: if the call can't or must not be carried out, or fails.
+        """
+        known = self.road.texts.kept.get(statement) if type(statement) is str else None
+        instance = self.instance
+        if (
+            known is None
+            or not known.is_plain
+            or not instance.is_usual
+            or instance.closed
+            or self.view is not NO_OVERRIDES
+            or scopes_here() is not NO_SCOPES
+            or transactions_here() is not NO_TRANSACTIONS
+            or request_here.get() is not None
+        ):
+            return self.carry_out(self.prepare(verb, statement, params, shape))
+        if type(params) is dict:
+            fits = params.keys() == known.keys and known.taken.issuperset(map(type, params.values()))
+        else:
+            fits = params is None and not known.keys
+        if not fits:
+            return self.carry_out(self.prepare(verb, statement, params, shape))
+        now = perf_counter()
+        call = self._told(verb, known, params, shape) if self.hooks.wanted else None
+        try:
+            fetched = self.road.shoot(known, params, shape, call, now)
+        except PrefiqDbError as error:
+            first = error
+        else:
+            if fetched is UNUSUAL:
+                return self.carry_out(self.prepare(verb, statement, params, shape))
+            instance.retry_budget.successes += 1
+            finish = shape.finish
+            return fetched if finish is None else finish(fetched)
+        if call is None:
+            call = self._told(verb, known, params, shape)
+        call.started = time.monotonic() - (perf_counter() - now)
+        call.attempts = 1
+        return self._carry_out(call, self._judged(first, call))
+
+    async def run_awaited(self, verb: str, statement: Any, params: Any, shape: Shape) -> Any:
+        """Return the same as :meth:`run`, for a task; only what has to be bridged runs in a greenlet."""
+        call = self.prepare(verb, statement, params, shape)
+        is_plain = call.way is Way.ONE_SHOT and self.instance.explainer is None
+        shot = AwaitedShot.of(self.road, call) if is_plain and self.hooks.wanted.isdisjoint(CALL_EVENTS) else None
+        if shot is None:
+            return await spawn(self.carry_out, call)
+        fetched = await shot.shoot()
+        if fetched is UNDONE:
+            call.begun = shot
+            del shot
+            return await spawn(self._carry_out, call)
+        self.instance.retry_budget.successes += 1
+        finish = call.shape.finish
+        del call.statement, call.params, call.block, call.text
+        return fetched if finish is None else finish(fetched)
+
+    def _told(self, verb: str, known: Prepared, params: Any, shape: Shape) -> Call:
+        """Return the call that is sent on the short way, for those who hear of it."""
+        call = Call(verb, known.statement, params, shape)  # type: ignore[arg-type]  # a text's is there
+        call.prepared = known
+        if self.hooks.wants_lines:
+            call.line = line_of_the_verb()
+        return call
 
     # --- prepare a call: nothing here waits --------------------------------------------------------
 
@@ -176,23 +250,8 @@ class Statements(TenantView, CoreVerbs):
             return self._carry_out(call)
         return tell_call(self.hooks, self.name, call, self._carry_out)
 
-    async def carry_out_awaited(self, call: Call) -> Any:
-        """Return the same as :meth:`carry_out`, for a task; only what has to be bridged runs in a greenlet."""
-        is_plain = call.way is Way.ONE_SHOT and self.instance.explainer is None
-        shot = AwaitedShot.of(self.road, call) if is_plain and self.hooks.wanted.isdisjoint(CALL_EVENTS) else None
-        if shot is None:
-            return await spawn(self.carry_out, call)
-        fetched = await shot.shoot()
-        if fetched is UNDONE:
-            call.begun = shot
-            del shot
-            return await spawn(self._carry_out, call)
-        self.instance.retry_budget.successes += 1
-        finish = call.shape.finish
-        del call.statement, call.params, call.block, call.text
-        return fetched if finish is None else finish(fetched)
-
-    def _carry_out(self, call: Call) -> Any:
+    def _carry_out(self, call: Call, first: PrefiqDbError | None = None) -> Any:
+        """Carry out *call*, which has failed before if there was a *first* error."""
         try:
             if call.block is not None:
                 return call.block.run(call, explicit=call.way is Way.EXPLICIT)
@@ -200,19 +259,20 @@ class Statements(TenantView, CoreVerbs):
                 if call.shape is not ROW_COUNT and self.schema_of(call.given) is not None:
                     return self._run_in_schema(call)
                 return self._run_in_own_transaction(call)
-            try:
-                fetched = self._one_shot(call)
-            except PrefiqDbError as error:
-                first = error
+            if first is None:
+                try:
+                    fetched = self._one_shot(call)
+                except PrefiqDbError as error:
+                    first = error
+            if first is not None:
+                fetched = self._one_shot_again(first, call)
             else:
                 instance = self.instance
                 instance.retry_budget.successes += 1
                 if instance.explainer is not None:
                     self._explain_if_slow(call)
-                finish = call.shape.finish
-                return fetched if finish is None else finish(fetched)
-            fetched = self._one_shot_again(first, call)
-            return fetched if call.shape.finish is None else call.shape.finish(fetched)
+            finish = call.shape.finish
+            return fetched if finish is None else finish(fetched)
         finally:
             # The connection knows its last call until the next one, and must not keep what the caller gave it.
             del call.statement, call.params, call.block, call.text
@@ -322,12 +382,16 @@ class Statements(TenantView, CoreVerbs):
         try:
             return self.road.one_shot(call)
         except PrefiqDbError as error:
-            if self.settings.read_only and error.kind is ErrorKind.READ_ONLY:
-                error.classification = ErrorClass(ErrorKind.READ_ONLY)  # our own setting: no failover to wait for
-            if not fate_unknown(error) or self._may_run_twice(call):
+            failure = self._judged(error, call)
+            if failure is error:
                 raise
-            failure = self._outcome_unknown(error)
         raise failure
+
+    def _judged(self, error: PrefiqDbError, call: Call) -> PrefiqDbError:
+        """Return *error* of an attempt, or what it means for a write whose fate it leaves open."""
+        if self.settings.read_only and error.kind is ErrorKind.READ_ONLY:
+            error.classification = ErrorClass(ErrorKind.READ_ONLY)  # our own setting: no failover to wait for
+        return self._outcome_unknown(error) if fate_unknown(error) and not self._may_run_twice(call) else error
 
     def _may_run_twice(self, call: Call) -> bool:
         return bool(call.given.idempotent) or facts_of_call(call, self.road.dialect).reads_only

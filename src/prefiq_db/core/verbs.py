@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 from prefiq_db.bridge import spawn
 from prefiq_db.call import Batch, Call, Shape
@@ -31,6 +31,15 @@ from prefiq_db.reports import BulkResult, ExecuteResult, UpsertResult
 Params = Mapping[str, Any] | None
 
 
+#: by verb: what it reads, and how with ``into=``
+_FETCHES: Final[Mapping[str, tuple[Shape, Callable[[Into], Shape]]]] = {
+    "fetch_all": (ALL_ROWS, all_rows),
+    "fetch_one": (ONE_ROW, one_row),
+    "fetch_exactly_one": (EXACTLY_ONE_ROW, exactly_one_row),
+    "fetch_value": (ONE_VALUE, one_value),
+}
+
+
 class CoreVerbs(ABC):
     """The verbs of a class that prepares calls and carries them out."""
 
@@ -48,13 +57,17 @@ class CoreVerbs(ABC):
     ) -> StreamCore:
         """Return a stream that isn't open yet, with its arguments checked; never waits."""
 
+    def run(self, verb: str, statement: Any, params: Any, shape: Shape) -> Any:
+        """Return the result of a call of *verb*, prepared and carried out."""
+        return self.carry_out(self.prepare(verb, statement, params, shape))
+
     @abstractmethod
     def carry_out(self, call: Call) -> Any:
         """Return the result of a prepared call."""
 
-    async def carry_out_awaited(self, call: Call) -> Any:
-        """Return the result of a prepared call, for a task of the event loop."""
-        return await spawn(self.carry_out, call)
+    async def run_awaited(self, verb: str, statement: Any, params: Any, shape: Shape) -> Any:
+        """Return the result of a call of *verb*, for a task of the event loop."""
+        return await spawn(self.run, verb, statement, params, shape)
 
     @abstractmethod
     def prepare_batch(self, statements: Iterable[Any], exactly_once: bool) -> Batch | None:
@@ -76,54 +89,40 @@ class CoreVerbs(ABC):
     def hush(self, error: BaseException) -> None:
         """Remove the verb's arguments from the frames that *error* passed through."""
 
-    # --- the calls of the verbs; the async face awaits them ------------------------------------------
-
-    def prepare_fetch_all(self, statement: Any, params: Params, into: Into | None, types: Types | None) -> Call:
+    def fetch_all(self, statement: Any, params: Params, into: Into | None, types: Types | None = None) -> list[Any]:
         shape = ALL_ROWS if into is None else all_rows(into)
         if types is not None:
             statement, shape = with_types(statement, types, shape)
-        return self.prepare("fetch_all", statement, params, shape)
-
-    def prepare_fetch_one(self, statement: Any, params: Params, into: Into | None, types: Types | None) -> Call:
-        shape = ONE_ROW if into is None else one_row(into)
-        if types is not None:
-            statement, shape = with_types(statement, types, shape)
-        return self.prepare("fetch_one", statement, params, shape)
-
-    def prepare_fetch_exactly_one(self, statement: Any, params: Params, into: Into | None, types: Types | None) -> Call:
-        shape = EXACTLY_ONE_ROW if into is None else exactly_one_row(into)
-        if types is not None:
-            statement, shape = with_types(statement, types, shape)
-        return self.prepare("fetch_exactly_one", statement, params, shape)
-
-    def prepare_fetch_value(self, statement: Any, params: Params, into: Into | None, types: Types | None) -> Call:
-        shape = ONE_VALUE if into is None else one_value(into)
-        if types is not None:
-            statement, shape = with_types(statement, types, shape)
-        return self.prepare("fetch_value", statement, params, shape)
-
-    def prepare_execute(self, statement: Any, params: Params, last: bool) -> Call:
-        call = self.prepare("execute", statement, params, OUTCOME)
-        if last:
-            if call.block is None:
-                raise UsageError("last: there is no transaction here that could end; use it inside transaction()")
-            call.last = True
-        return call
-
-    # --- the verbs -----------------------------------------------------------------------------------
-
-    def fetch_all(self, statement: Any, params: Params, into: Into | None, types: Types | None = None) -> list[Any]:
-        rows: list[Any] = self.carry_out(self.prepare_fetch_all(statement, params, into, types))
+        rows: list[Any] = self.run("fetch_all", statement, params, shape)
         return rows
 
     def fetch_one(self, statement: Any, params: Params, into: Into | None, types: Types | None = None) -> Any:
-        return self.carry_out(self.prepare_fetch_one(statement, params, into, types))
+        shape = ONE_ROW if into is None else one_row(into)
+        if types is not None:
+            statement, shape = with_types(statement, types, shape)
+        return self.run("fetch_one", statement, params, shape)
 
     def fetch_exactly_one(self, statement: Any, params: Params, into: Into | None, types: Types | None = None) -> Any:
-        return self.carry_out(self.prepare_fetch_exactly_one(statement, params, into, types))
+        shape = EXACTLY_ONE_ROW if into is None else exactly_one_row(into)
+        if types is not None:
+            statement, shape = with_types(statement, types, shape)
+        return self.run("fetch_exactly_one", statement, params, shape)
 
     def fetch_value(self, statement: Any, params: Params, into: Into | None, types: Types | None = None) -> Any:
-        return self.carry_out(self.prepare_fetch_value(statement, params, into, types))
+        shape = ONE_VALUE if into is None else one_value(into)
+        if types is not None:
+            statement, shape = with_types(statement, types, shape)
+        return self.run("fetch_value", statement, params, shape)
+
+    async def fetch_awaited(
+        self, verb: str, statement: Any, params: Params, into: Into | None, types: Types | None
+    ) -> Any:
+        """Return what the *verb* of that name returns, for a task of the event loop."""
+        plain, made = _FETCHES[verb]
+        shape = plain if into is None else made(into)
+        if types is not None:
+            statement, shape = with_types(statement, types, shape)
+        return await self.run_awaited(verb, statement, params, shape)
 
     def stream(
         self, statement: Any, params: Params, batch_size: int, into: Into | None, types: Types | None = None
@@ -136,7 +135,24 @@ class CoreVerbs(ABC):
         return self.prepare_stream(statement, params, reader, shape, make)
 
     def execute(self, statement: Any, params: Params, last: bool = False) -> ExecuteResult:
-        result: ExecuteResult = self.carry_out(self.prepare_execute(statement, params, last))
+        result: ExecuteResult
+        if not last:
+            result = self.run("execute", statement, params, OUTCOME)
+            return result
+        call = self.prepare("execute", statement, params, OUTCOME)
+        if call.block is None:
+            raise UsageError("last: there is no transaction here that could end; use it inside transaction()")
+        call.last = True
+        result = self.carry_out(call)
+        return result
+
+    async def execute_awaited(self, statement: Any, params: Params, last: bool) -> ExecuteResult:
+        """Return what :meth:`execute` does, for a task of the event loop."""
+        result: ExecuteResult
+        if last:
+            result = await spawn(self.execute, statement, params, last)
+        else:
+            result = await self.run_awaited("execute", statement, params, OUTCOME)
         return result
 
     def execute_many(self, statement: Any, rows: Iterable[Mapping[str, Any]]) -> int | None:

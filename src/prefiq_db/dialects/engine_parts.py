@@ -6,7 +6,7 @@ import random
 import time
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from prefiq_db.dialects.observers import Observer, Watcher
@@ -20,6 +20,7 @@ class Limits:
     Attributes:
         session_settings: whether a session keeps its settings; false behind a transaction pooler.
         read_only: whether each session refuses writes by itself, from connecting on.
+        lock_wait_seconds: the limit of a lock wait where no statement has a time limit of its own.
     """
 
     max_age_seconds: float = 1800.0
@@ -29,6 +30,11 @@ class Limits:
     lock_timeout_seconds: float = 10.0
     session_settings: bool = True
     read_only: bool = False
+    lock_wait_seconds: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        wait = min(self.lock_timeout_seconds, self.statement_timeout_seconds)
+        object.__setattr__(self, "lock_wait_seconds", wait)
 
 
 DEFAULT_LIMITS: Final = Limits()

@@ -28,6 +28,7 @@ from prefiq_db.dialects.token_sql_mariadb import MysqlTokens
 from prefiq_db.dialects.travelling_mariadb import AsyncMariadbTravelling, MariadbTravelling
 from prefiq_db.dialects.upsert_sql import MariadbUpsert
 from prefiq_db.dialects.values import MARIADB
+from prefiq_db.drivers.readable import is_readable
 from prefiq_db.drivers.statuses import AT_REST_OF, AUTOCOMMIT, IN_TRANSACTION
 from prefiq_db.errors import ErrorKind, StatementRefusedError
 from prefiq_db.memory import Memory
@@ -173,6 +174,9 @@ class _MySQLFamily(MysqlStreams, MariadbBulk, MysqlTokens, PrefiqDialect):
     def clock_of(self, dbapi_connection: Any) -> Any:
         return dbapi_connection
 
+    def is_plain(self, compiled: Any) -> bool:
+        return kind_of(compiled.string) is Kind.PLAIN
+
     def commits_by_itself(self, statement: str) -> bool:
         return kind_of(statement) is Kind.DEFINITION
 
@@ -301,6 +305,17 @@ class _PyMySQL(PyMySQLBulk, _MySQLFamily):
 
     def _status(self, dbapi_connection: Any) -> int:
         return int(dbapi_connection.server_status)
+
+    def is_ready(self, dbapi_connection: Any, state: SessionState, now: float) -> bool:
+        sock, seconds = dbapi_connection._sock, self.limits.statement_timeout_seconds
+        return (
+            sock is not None
+            and dbapi_connection.server_status & AT_REST_OF == AUTOCOMMIT
+            and state.session_timeout == seconds == state.patience_seconds
+            and not dbapi_connection.is_streaming
+            and not self.is_unheard(dbapi_connection)
+            and not is_readable(sock.fileno())
+        )
 
     def _other_results(self, cursor: Any) -> list[Any]:
         from prefiq_db.drivers.pymysql import read_other_results

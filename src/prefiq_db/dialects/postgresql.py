@@ -17,17 +17,19 @@ from prefiq_db.dialects.bulk_postgresql import AsyncCopy, PostgresqlBulk, SyncCo
 from prefiq_db.dialects.bursts_postgresql import AsyncPostgresqlBursts, PostgresqlBursts
 from prefiq_db.dialects.characteristics import SCHEMA, Remembered, RememberedSchema, characteristics
 from prefiq_db.dialects.enums import QuietPostgresqlEnum
-from prefiq_db.dialects.session import AUTOCOMMIT, HALF, TransactionState
+from prefiq_db.dialects.session import AUTOCOMMIT, HALF, SessionState, TransactionState
 from prefiq_db.dialects.token_sql import ABANDONED, TABLE, first_word
 from prefiq_db.dialects.travelling_postgresql import PipelineTravelling, was_refused_ahead
 from prefiq_db.dialects.upsert_sql import PostgresqlUpsert
 from prefiq_db.dialects.values import POSTGRESQL
 from prefiq_db.drivers.halfway import close_if_halfway
 from prefiq_db.drivers.prepared import is_outdated, is_repeatable, names_of, unprepared
+from prefiq_db.drivers.readable import is_readable
 from prefiq_db.errors import ErrorKind, UnsupportedError, UsageError
 
 # psycopg.pq.TransactionStatus, by number: the dialect must import without the driver.
 _IDLE, _ACTIVE, _IN_ERROR = 0, 1, 3
+_OK = 0  # psycopg.pq.ConnStatus
 
 # Prefix of application_name for a session whose claim waits: it lets us find the session that blocks it.
 _CLAIM: Final = "prefiq_db claim "
@@ -326,6 +328,33 @@ class PrefiqPostgresql(PostgresqlBursts, SyncCopy, _Postgresql, _PreparedAnew, P
         # prepare=False: psycopg would PREPARE a BEGIN it has seen five times, and that costs a round trip.
         tag: str | None = dbapi_connection.execute(sql, prepare=False).statusmessage
         return tag
+
+    def is_ready(self, dbapi_connection: Any, state: SessionState, now: float) -> bool:
+        pgconn, limits = dbapi_connection.pgconn, self.limits
+        seconds = limits.statement_timeout_seconds
+        return (
+            dbapi_connection._hearing is None
+            and pgconn.status == _OK
+            and pgconn.transaction_status == _IDLE
+            and dbapi_connection._autocommit
+            and dbapi_connection._pipeline is None
+            and state.session_timeout == seconds == state.patience_seconds
+            and limits.session_settings
+            and not is_readable(pgconn.socket)
+        )
+
+    def execute_alone(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
+        try:
+            cursor.execute(statement, parameters)
+        except Exception as error:
+            connection = cursor._conn
+            connection.ride(None)
+            close_if_halfway(connection, error)
+            if not self._prepares_anew(cursor, error, statement, parameters):
+                raise
+        else:
+            return
+        cursor.execute(statement, parameters)
 
     def hear_out(self, dbapi_connection: Any) -> bool:
         dbapi_connection.wait(iter(()))

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Final
 
 from sqlalchemy.pool.base import _AdhocProxiedConnection
 
-from prefiq_db.dialects.session import ENDED, HALF, TransactionState
+from prefiq_db.dialects.session import ENDED, HALF, SessionState, TransactionState
 from prefiq_db.dialects.transaction_control import TransactionDialect
 from prefiq_db.dialects.transaction_errors import cannot_go_on
 from prefiq_db.dialects.values import Values
@@ -27,6 +27,25 @@ class StatementDialect(TransactionDialect):
         super().__init__(**arguments)
         # Looked up once: for each statement super() would search through all our base classes.
         self._execute: Callable[..., None] = super().do_execute  # type: ignore[misc]
+
+    def is_plain(self, compiled: Any) -> bool:
+        """Return whether a statement outside a transaction needs no care of ours before it is sent, or after that."""
+        return True
+
+    def is_ready(self, dbapi_connection: Any, state: SessionState, now: float) -> bool:
+        """Return whether an idle connection is fit, with the usual limits, and send() may follow at once; never raises.
+
+        ``False`` where that is to be found out, or mended: the other roads do.
+        """
+        return False
+
+    def execute_alone(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
+        """Send a plain statement on a connection that is ready."""
+        cursor.execute(statement, parameters)
+
+    def settle(self, dbapi_connection: Any, error: Exception) -> Exception:
+        """Return what is to be raised for *error*, which such a statement met, once it was judged."""
+        return error
 
     def knows(self, context: Any, kind: type) -> bool:
         """Return whether the driver takes values of a type that is in none of our tables, such as a range."""

@@ -328,6 +328,37 @@ class _Sqlite(SqliteBulk, DecimalSqlite, PrefiqDialect):
 class PrefiqSqlite(_Sqlite, SQLiteDialect_pysqlite):
     supports_statement_cache = True
 
+    def is_plain(self, compiled: Any) -> bool:
+        return not getattr(compiled, "decimal_columns", None)
+
+    def is_ready(self, dbapi_connection: Any, state: SessionState, now: float) -> bool:
+        limits, connection = self.limits, dbapi_connection
+        seconds = limits.statement_timeout_seconds
+        try:
+            if connection.in_transaction or connection.isolation_level is not None or connection.ran is not None:
+                return False
+        except sqlite3.Error:  # it is closed
+            return False
+        if connection.timeout_seconds != seconds or connection.lock_wait_seconds != limits.lock_wait_seconds:
+            return False
+        connection.timed_out = False
+        connection.interruption = connection.refusal = None
+        connection.ends_at = now + seconds
+        return True
+
+    def execute_alone(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
+        cursor.execute(statement, parameters)
+
+    def columns_of(self, cursor: Any) -> Any:
+        return cursor.description
+
+    def settle(self, dbapi_connection: Any, error: Exception) -> Exception:
+        connection = self._sqlite(dbapi_connection)
+        if connection.timed_out:  # the error is judged; the next one may be about something else
+            connection.timed_out = False
+            connection.stop_clock()
+        return error if connection.refusal is None else connection.refusal
+
 
 class PrefiqSqliteAsync(AwaitingSqlite, AsyncSqliteBursts, _Sqlite, SQLiteDialect_aiosqlite):
     supports_statement_cache = True

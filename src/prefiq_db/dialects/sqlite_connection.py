@@ -21,7 +21,7 @@ class SqliteConnection(sqlite3.Connection):
 
     timeout_seconds: float = 0.0
     lock_wait_seconds: float = 0.0
-    #: when the running statement is stopped, on the monotonic clock; ``None`` while none is running
+    #: when the running statement is stopped, on the clock of perf_counter; ``None`` while none is running
     ends_at: float | None = None
     timed_out: bool = False
     #: the exception of a signal handler while a statement ran (Ctrl-C); sqlite3 reports only "interrupted"
@@ -44,7 +44,7 @@ class SqliteConnection(sqlite3.Connection):
     def start_clock(self) -> None:
         self.timed_out = False
         self.interruption = self.refusal = None
-        self.ends_at = time.monotonic() + self.timeout_seconds
+        self.ends_at = time.perf_counter() + self.timeout_seconds
 
     def stop_clock(self) -> None:
         self.ends_at = None
@@ -79,7 +79,7 @@ class SqliteConnection(sqlite3.Connection):
             try:
                 yield stop
                 stop = 0
-                if self.ends_at is not None and time.monotonic() >= self.ends_at:
+                if self.ends_at is not None and time.perf_counter() >= self.ends_at:
                     self.timed_out = True
                     stop = 1
             except GeneratorExit:

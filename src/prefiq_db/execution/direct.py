@@ -17,15 +17,14 @@ from sqlalchemy import Connection, Row, TextClause
 from sqlalchemy.engine.result import RMKeyView
 from sqlalchemy.pool.base import _ConnectionFairy
 
-from prefiq_db.call import NO_OVERRIDES, Call, Overrides
+from prefiq_db.call import NO_OVERRIDES, Call, Overrides, Shape
 from prefiq_db.deadline import Deadline
 from prefiq_db.dialects.session import SESSION_KEY, SessionState
 from prefiq_db.engine_class import taken
-from prefiq_db.execution.audience import Audience
+from prefiq_db.execution.one_shot import READING, SENDING, ShortRoad
 from prefiq_db.execution.prepared import Prepared, RowFormat, prepare
 from prefiq_db.execution.standard import OneShot, Shot, StandardRoad, discard
 from prefiq_db.execution.statement_facts import facts_of_call
-from prefiq_db.memory import Memory
 from prefiq_db.pool.checkout_deadline import checkout_by
 from prefiq_db.translation.classify import Phase
 
@@ -33,26 +32,16 @@ from prefiq_db.translation.classify import Phase
 _KNOWN_OVERRIDES: Final = frozenset({"timeout", "retry", "read_only", "idempotent", "tags"})
 _UNKNOWN_OVERRIDES: Final = tuple(each.name for each in fields(Overrides) if each.name not in _KNOWN_OVERRIDES)
 
+S = TypeVar("S", bound="DirectShot")
+
 _NO_OPTIONS: Final[Mapping[str, Any]] = {}
 
 
-S = TypeVar("S", bound="DirectShot")
-
-
-class DirectRoad(StandardRoad):
-    """The standard road, with a shorter way for one-shots that are known to need no more.
-
-    Attributes:
-        steps_aside: every statement takes the standard road; for tests that compare both.
-    """
-
-    steps_aside = False
+class DirectRoad(ShortRoad):
+    """The standard road, with a shorter way for statements that are known to need no more."""
 
     def __init__(self, engine: Any, database: str, *, masked: bool = True) -> None:
         super().__init__(engine, database, masked=masked)
-        #: by the text that a verb was given
-        self.texts: Memory[Prepared] = Memory(1024)
-        self._audience = Audience(engine)
         self._constructs: WeakKeyDictionary[Any, Prepared | None] = WeakKeyDictionary()
 
     def new_shot(self, call: Call) -> Shot:
@@ -81,6 +70,34 @@ class DirectRoad(StandardRoad):
         ours: Any = connection
         ours.begin_waits = False  # nobody sees the cursor before BEGIN and the statement are sent
         return DirectStatement(self, call, prepared, compiled, connection).carried_out(connection._dbapi_connection)
+
+    def shot_of(
+        self,
+        prepared: Prepared,
+        params: Any,
+        shape: Shape,
+        call: Call | None,
+        record: Any,
+        cursor: Any,
+        parameters: Any,
+    ) -> DirectShot:
+        return _of_the_short_way(DirectShot, self, prepared, params, shape, call, record, cursor, parameters)
+
+    def broken_shot(
+        self,
+        prepared: Prepared,
+        params: Any,
+        shape: Shape,
+        call: Call | None,
+        record: Any,
+        cursor: Any,
+        parameters: Any,
+        step: int,
+        failure: BaseException | None,
+    ) -> BrokenShot:
+        shot = _of_the_short_way(BrokenShot, self, prepared, params, shape, call, record, cursor, parameters)
+        shot.step, shot.failure, shot.sent = step, failure, step >= SENDING
+        return shot
 
     def _known(self, call: Call) -> Prepared | None:
         """Return what is known of the statement of *call*; ``None``: it takes the standard road."""
@@ -176,15 +193,19 @@ class DirectStatement:
         dialect = road.dialect
         try:
             dialect.do_execute(cursor, prepared.sql, parameters, self)
-            columns = dialect.columns_of(cursor)
-            if columns is None:
-                self.rowcount = cursor.rowcount
-                cursor.close()
-            else:
-                self.format = prepared.format_of(columns, lambda: cursor.description, call.statement, dialect)
+            self._note_columns(dialect.columns_of(cursor))
         except BaseException as error:  # noqa: BLE001 - likewise
             self._handle_dbapi_exception(error, prepared.sql, parameters, cursor, self)
         return call.shape.fetch(self)  # type: ignore[arg-type]  # it has what shapes use of SQLAlchemy's result
+
+    def _note_columns(self, columns: Any) -> None:
+        cursor = self.cursor
+        if columns is None:
+            self.rowcount = cursor.rowcount
+            cursor.close()
+        else:
+            statement = self.call.statement
+            self.format = self.prepared.format_of(columns, lambda: cursor.description, statement, self.road.dialect)
 
     def _handle_dbapi_exception(self, error: BaseException, *about: Any) -> NoReturn:
         """Let SQLAlchemy handle *error*: it wraps it, tells the listeners, and closes a connection that is lost."""
@@ -320,6 +341,11 @@ class DirectShot(DirectStatement):
         self.is_done = True
         return fetched
 
+    def read(self, columns: Any) -> Any:
+        """Return what the shape reads of a result with these *columns*; ``None``: it has no rows."""
+        self._note_columns(columns)
+        return self.call.shape.fetch(self)  # type: ignore[arg-type]  # as in carried_out()
+
     def drop(self) -> None:
         """Close the connection, unless it has been returned."""
         record = self._connection_record
@@ -369,6 +395,71 @@ class DirectShot(DirectStatement):
     def broken(self) -> bool:
         """Whether psycopg knows that its connection is lost."""
         return bool(self.dbapi_connection.broken)
+
+
+class BrokenShot(DirectShot):
+    """A shot that was broken off on the short way, after it had taken a connection; flying it ends it.
+
+    Attributes:
+        step: what was done last; see :mod:`prefiq_db.execution.one_shot`.
+        failure: what broke it off; ``None``: it left a transaction open.
+    """
+
+    __slots__ = ("failure", "step")
+
+    failure: BaseException | None
+    step: int
+
+    def go(self) -> NoReturn:
+        failure, self.failure = self.failure, None
+        if failure is None:
+            raise self.road.dialect.not_at_rest(self)
+        try:
+            if self.step == SENDING:
+                failure = self._judged(failure)
+            raise failure
+        except BaseException as error:
+            if self.step == SENDING:
+                about = (self.parameters[0], self.cursor, self) if self.cursor is not None else (None, None, None)
+                self._handle_dbapi_exception(error, self.prepared.sql, *about)
+            if self.step == READING:
+                self._handle_dbapi_exception(error, None, None, self.cursor, self)
+            raise
+        finally:
+            del failure
+
+    def _judged(self, failure: BaseException) -> BaseException:
+        """Note *failure* as the statement's, if it was sent; return what is to be raised for it."""
+        dialect: Any = self.road.dialect
+        record = self._connection_record
+        if record is None:
+            return failure
+        state, observer = record.info[SESSION_KEY], dialect.observer
+        note = state.statement
+        if note.sent_at and observer is not None:
+            sent_at, note.sent_at = note.sent_at, 0.0
+            observer.note_failure(self.prepared.noted, failure, sent_at, self.parameters[0], self, 1, state)
+        return dialect.settle(self.dbapi_connection, failure) if isinstance(failure, Exception) else failure
+
+
+def _of_the_short_way(
+    kind: type[S],
+    road: StandardRoad,
+    prepared: Prepared,
+    params: Any,
+    shape: Shape,
+    call: Call | None,
+    record: Any,
+    cursor: Any,
+    parameters: Any,
+) -> S:
+    """Return a shot of *kind* that has come as far as the short way has."""
+    statement: Any = prepared.statement
+    shot = kind(road, call or Call("statement", statement, params, shape), prepared, prepared.compiled())
+    shot.cursor, shot.parameters = cursor, [parameters]
+    if record is not None:
+        shot._connection_record, shot._returns, shot.dbapi_connection = record, record.returns, record.dbapi_connection
+    return shot
 
 
 class _Proxy(_ConnectionFairy):

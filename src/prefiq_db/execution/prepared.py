@@ -34,6 +34,10 @@ class Prepared:
         compiled: returns SQLAlchemy's compiled statement; ``None`` once SQLAlchemy has dropped it.
         keys: the names that the binds take, if all of them need a value and no conversion; else ``None``.
         stands_alone: it may be sent outside a transaction.
+        is_plain: it may take the short way, with values of the types in *taken*.
+        taken: the types whose values the driver takes unchanged.
+        order: the names of the binds, where the driver takes them by their places; else ``None``.
+        noted: what the observer knows of it; ``None`` before it is first sent on the short way.
         statement: a text's own object; ``None`` for another construct, which this must not keep alive.
         format: how its rows were read last time; ``None`` before the first ones.
     """
@@ -41,15 +45,18 @@ class Prepared:
     __slots__ = (
         "_binds",
         "_converts",
-        "_order",
         "_required",
         "_sequence",
         "compiled",
         "format",
+        "is_plain",
         "keys",
+        "noted",
+        "order",
         "sql",
         "stands_alone",
         "statement",
+        "taken",
     )
 
     def __init__(self, compiled: Any, defaults: Mapping[str, Any], dialect: Any, *, weak: bool) -> None:
@@ -60,10 +67,13 @@ class Prepared:
         self._binds = [(name, bind.key, defaults[name]) for bind, name in compiled.bind_names.items()]
         self._required = [(name, key) for name, key, default in self._binds if default is _UNSET]
         self._converts = [(name, converts[name]) for name, *_ in self._binds if name in converts]
-        self._order: tuple[str, ...] | None = tuple(compiled.positiontup) if compiled.positional else None
+        self.order: tuple[str, ...] | None = tuple(compiled.positiontup) if compiled.positional else None
         self._sequence = dialect.execute_sequence_format
         is_plain = not self._converts and all(name == key and given is _UNSET for name, key, given in self._binds)
         self.keys: frozenset[str] | None = frozenset(compiled.bind_names.values()) if is_plain else None
+        self.is_plain = self.keys is not None and self.stands_alone and dialect.is_plain(compiled)
+        self.taken: frozenset[type] = dialect.values.taken
+        self.noted: Any = None
         self.statement: TextClause | None = None
         self.format: RowFormat | None = None
 
@@ -84,11 +94,11 @@ class Prepared:
         """Return *params* as the driver takes them."""
         given = _NOTHING if params is None else params
         if self.keys is not None:
-            return dict(given) if self._order is None else self._sequence([given[name] for name in self._order])
+            return dict(given) if self.order is None else self._sequence([given[name] for name in self.order])
         values = self.named(given)
         for name, convert in self._converts:
             values[name] = convert(values[name])
-        return values if self._order is None else self._sequence([values[name] for name in self._order])
+        return values if self.order is None else self._sequence([values[name] for name in self.order])
 
     def named(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Return the value of each bind before any conversion."""

@@ -8,7 +8,7 @@ from typing import Any, Final
 from sqlalchemy import CursorResult, Insert, UpdateBase
 from sqlalchemy.engine.result import IteratorResult, SimpleResultMetaData
 
-from prefiq_db.call import Shape
+from prefiq_db.call import Reads, Shape
 from prefiq_db.errors import RowNotFoundError, TooManyRowsError, UsageError
 from prefiq_db.execution.mapping import Into, mapper
 from prefiq_db.execution.statement_facts import COUNTED, facts_sent
@@ -18,13 +18,13 @@ from prefiq_db.reports import ExecuteResult
 def all_rows(into: Into) -> Shape:
     """Every row, each converted by *into*, as a list; empty for a statement that returns no rows."""
     make = mapper(into)
-    return Shape(_fetch_all, lambda rows: [make(row) for row in rows], typed=make is into)
+    return Shape(_fetch_all, lambda rows: [make(row) for row in rows], make is into, Reads.EVERY_ROW)
 
 
 def one_row(into: Into) -> Shape:
     """The first row, converted by *into*, or ``None``."""
     make = mapper(into)
-    return Shape(_fetch_first, lambda row: None if row is None else make(row), typed=make is into)
+    return Shape(_fetch_first, lambda row: None if row is None else make(row), make is into, Reads.FIRST_ROW)
 
 
 def exactly_one_row(into: Into) -> Shape:
@@ -41,7 +41,7 @@ def one_value(into: Callable[[Any], Any]) -> Shape:
     """
     if not callable(into):
         raise UsageError(f"into: expected a callable that takes a value, not {type(into).__name__}")
-    return Shape(_fetch_value, lambda value: None if value is None else into(value), typed=True)
+    return Shape(_fetch_value, lambda value: None if value is None else into(value), True, Reads.FIRST_VALUE)
 
 
 def _fetch_all(result: CursorResult[Any]) -> list[Any]:
@@ -144,13 +144,13 @@ def _primary_key(result: CursorResult[Any]) -> tuple[Any, ...] | None:
 
 
 #: every row, as a list; an empty one for a statement that returns no rows
-ALL_ROWS: Final = Shape(_fetch_all, typed=True)
+ALL_ROWS: Final = Shape(_fetch_all, typed=True, reads=Reads.EVERY_ROW)
 #: the first row, or ``None``
-ONE_ROW: Final = Shape(_fetch_first, typed=True)
+ONE_ROW: Final = Shape(_fetch_first, typed=True, reads=Reads.FIRST_ROW)
 #: the only row
 EXACTLY_ONE_ROW: Final = Shape(_fetch_two, _only, typed=True)
 #: the first column of the first row, or ``None``
-ONE_VALUE: Final = Shape(_fetch_value, typed=True)
+ONE_VALUE: Final = Shape(_fetch_value, typed=True, reads=Reads.FIRST_VALUE)
 #: the :class:`~prefiq_db.reports.ExecuteResult`
 OUTCOME: Final = Shape(_fetch_outcome)
 #: how many rows were changed; ``None`` if unknown

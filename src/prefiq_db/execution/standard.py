@@ -99,7 +99,10 @@ class StandardRoad:
         Raises:
             PrefiqDbError: classified by the step that failed: before the statement was sent, it had no effect.
         """
-        trip = self.new_shot(call)
+        return self.fly(self.new_shot(call))
+
+    def fly(self, trip: Shot) -> Any:
+        """Return what *trip* fetches, and return its connection, whatever happens."""
         try:
             try:
                 return self.border.cross(trip.go, trip.phase)

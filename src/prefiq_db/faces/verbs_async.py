@@ -61,8 +61,8 @@ class AsyncVerbs(Protocol):
         *types* gives the types of a text statement's columns: ``types={"amount": Money}``.
         """
         try:
-            core = self._core
-            return await core.carry_out_awaited(core.prepare_fetch_all(statement, params, into, types))
+            rows: list[Any] = await self._core.fetch_awaited("fetch_all", statement, params, into, types)
+            return rows
         except BaseException as error:
             del statement, params
             self._base.hush(error)
@@ -97,8 +97,7 @@ class AsyncVerbs(Protocol):
     ) -> Any:
         """Return the first row, or ``None``."""
         try:
-            core = self._core
-            return await core.carry_out_awaited(core.prepare_fetch_one(statement, params, into, types))
+            return await self._core.fetch_awaited("fetch_one", statement, params, into, types)
         except BaseException as error:
             del statement, params
             self._base.hush(error)
@@ -138,8 +137,7 @@ class AsyncVerbs(Protocol):
             TooManyRowsError: if there is more than one.
         """
         try:
-            core = self._core
-            return await core.carry_out_awaited(core.prepare_fetch_exactly_one(statement, params, into, types))
+            return await self._core.fetch_awaited("fetch_exactly_one", statement, params, into, types)
         except BaseException as error:
             del statement, params
             self._base.hush(error)
@@ -166,8 +164,7 @@ class AsyncVerbs(Protocol):
     ) -> Any:
         """Return the first column of the first row, or ``None``."""
         try:
-            core = self._core
-            return await core.carry_out_awaited(core.prepare_fetch_value(statement, params, into, types))
+            return await self._core.fetch_awaited("fetch_value", statement, params, into, types)
         except BaseException as error:
             del statement, params
             self._base.hush(error)
@@ -260,8 +257,7 @@ class AsyncVerbs(Protocol):
         *last* says that it is the last one of the open transaction, so that COMMIT may travel with it.
         """
         try:
-            core = self._core
-            return await core.carry_out_awaited(core.prepare_execute(statement, params, last))
+            return await self._core.execute_awaited(statement, params, last)
         except BaseException as error:
             del statement, params
             self._base.hush(error)

@@ -35,7 +35,7 @@ logger = logging.getLogger("prefiq_db.statements")
 
 # Where a logger caches the results of isEnabledFor, cleared whenever any level changes: a lookup costs a quarter of
 # the call. Without that cache we call it each time.
-_levels: Final[Mapping[int, bool]] = getattr(logger, "_cache", {})
+LEVELS: Final[Mapping[int, bool]] = getattr(logger, "_cache", {})
 _DEBUG: Final = logging.DEBUG
 
 # How many texts are remembered; new ones push old ones out, so ad-hoc texts cost no more than that.
@@ -78,7 +78,9 @@ class StatementObserver:
         self.masked = masked
         self.statistics = StatementStatistics()
         self.slow = SlowLog(database, slow_seconds, time.monotonic)
-        self._slow_seconds = slow_seconds
+        self.slow_seconds = slow_seconds
+        #: a statement that succeeds needs no more than its time to be noted
+        self.only_counts = True
         #: what is to be done before each statement, and after it; looked up once, when a listener or a budget comes
         self._acts_before = self._tells_started = self._tells_finished = self._budgeted = False
         hooks.on_change(self._look_up)
@@ -95,15 +97,22 @@ class StatementObserver:
         batch_size: int,
         state: SessionState,
     ) -> None:
-        known = self._begin(statement, parameters, context, batch_size, state)
-        state.statement.sent_at = started = perf_counter()
+        try:
+            known = self._known[statement]
+        except KeyError:
+            known = self._learn(statement, None if context is None else context.compiled)
+        note = state.statement
+        note.summary = known.summary
+        if self._acts_before:
+            self._before(known, parameters, context, batch_size, state)
+        note.sent_at = started = perf_counter()
         try:
             send(cursor, statement, parameters, context)
         except BaseException as error:
-            state.statement.sent_at = 0.0
-            self._failed(known, error, started, parameters, context, batch_size, state)
+            note.sent_at = 0.0
+            self.note_failure(known, error, started, parameters, context, batch_size, state)
             raise
-        self._finish(known, started, cursor.rowcount, parameters, context, batch_size, state)
+        self._note_end(known, started, cursor.rowcount, parameters, context, batch_size, state)
 
     async def observe_awaited(
         self,
@@ -115,30 +124,22 @@ class StatementObserver:
         state: SessionState,
     ) -> R:
         """Await ``send(connection, statement, parameters)``, return the reply, and record what :meth:`observe` does."""
-        known = self._begin(statement, parameters, context, 1, state)
-        state.statement.sent_at = started = perf_counter()
+        known = self.look_up(statement, context.compiled)
+        note = state.statement
+        note.summary = known.summary
+        if self._acts_before:
+            self._before(known, parameters, context, 1, state)
+        note.sent_at = started = perf_counter()
         try:
             reply = await send(connection, statement, parameters)
         except BaseException as error:
-            state.statement.sent_at = 0.0
-            self._failed(known, error, started, parameters, context, 1, state)
+            note.sent_at = 0.0
+            self.note_failure(known, error, started, parameters, context, 1, state)
             raise
-        self._finish(known, started, reply.rowcount, parameters, context, 1, state)
+        self._note_end(known, started, reply.rowcount, parameters, context, 1, state)
         return reply
 
-    def _begin(
-        self, statement: str, parameters: Any, context: Any, batch_size: int, state: SessionState
-    ) -> _Known:
-        try:
-            known = self._known[statement]
-        except KeyError:
-            known = self._learn(statement, context)
-        state.statement.summary = known.summary
-        if self._acts_before:
-            self._before(known, parameters, context, batch_size, state)
-        return known
-
-    def _finish(
+    def _note_end(
         self,
         known: _Known,
         started: float,
@@ -159,7 +160,7 @@ class StatementObserver:
             self._retried(known.entry)
         if len(durations) >= FOLD_AT:
             self._fold(known.entry)
-        if duration >= self._slow_seconds:
+        if duration >= self.slow_seconds:
             self._slow(known, duration, rows, state, None)
         if self._tells_finished:
             draft = self._fill(_new(DraftOfFinished), known, parameters, context, batch_size, state)
@@ -168,7 +169,7 @@ class StatementObserver:
             draft.__class__ = StatementFinished
             self.hooks.emit(draft)
         try:
-            debug = _levels[_DEBUG]
+            debug = LEVELS[_DEBUG]
         except KeyError:
             debug = True
         if debug and logger.isEnabledFor(_DEBUG):
@@ -176,7 +177,7 @@ class StatementObserver:
         checkout.wait_seconds = 0.0
 
     def stream_opened(self, context: Any, state: SessionState) -> StreamNote:
-        known = self._known.get(context.statement) or self._learn(context.statement, context)
+        known = self.look_up(context.statement, context.compiled)
         wanted = StreamFinished in self.hooks.wanted
         fields = self._stream_fields(known, context, state) if wanted else None
         return StreamNote(self.hooks, self.statistics, self.slow, known, fields, state)
@@ -190,6 +191,7 @@ class StatementObserver:
         wanted = self.hooks.wanted
         self._tells_started, self._tells_finished = StatementStarted in wanted, StatementFinished in wanted
         self._acts_before = self._budgeted or self._tells_started
+        self.only_counts = not (self._acts_before or self._tells_finished)
 
     def _before(self, known: _Known, parameters: Any, context: Any, batch_size: int, state: SessionState) -> None:
         if self._budgeted and open_budgets.get() is not NO_BUDGETS:
@@ -201,8 +203,18 @@ class StatementObserver:
 
     # --- counting --------------------------------------------------------------------------------
 
-    def _learn(self, statement: str, context: Any) -> _Known:
-        compiled: Any = None if context is None else context.compiled
+    def look_up(self, statement: str, compiled: Any) -> _Known:
+        """Return what is known of *statement*, and where its time is noted."""
+        return self._known.get(statement) or self._learn(statement, compiled)
+
+    def note_more(self, known: _Known, duration: float, rows: int, state: SessionState) -> None:
+        """Note a statement whose time was slow, or the last that may be noted uncounted."""
+        if len(known.durations) >= FOLD_AT:
+            self._fold(known.entry)
+        if duration >= self.slow_seconds:
+            self._slow(known, duration, rows, state, None)
+
+    def _learn(self, statement: str, compiled: Any) -> _Known:
         # Each length of a list is another text, and all of them are one statement.
         has_lists = bool(getattr(compiled, "post_compile_params", None))
         head = head_of(compiled.string if has_lists else statement)
@@ -228,7 +240,7 @@ class StatementObserver:
         with self.statistics.lock:
             entry.retries += 1
 
-    def _failed(
+    def note_failure(
         self,
         known: _Known,
         error: BaseException,

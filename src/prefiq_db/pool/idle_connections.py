@@ -16,13 +16,13 @@ class IdleConnections(QueueCommon[Any]):
         self.maxsize = maxsize
         self.use_lifo = use_lifo
         self.queue: deque[Any] = deque()
-        self._take = self.queue.pop if use_lifo else self.queue.popleft
+        self.take = self.queue.pop if use_lifo else self.queue.popleft
         # Reentrant: the garbage collector may return a connection in a thread that already holds the lock.
         self._lock = threading.RLock()
 
     def get(self, block: bool = True, timeout: float | None = None) -> Any:
         try:
-            return self._take()
+            return self.take()
         except IndexError:
             pass
         raise Empty

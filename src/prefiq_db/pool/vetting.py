@@ -69,7 +69,7 @@ class _VettingPool(SlottedPool):
         self.watcher = pool_watcher
         self._line = WaitingLine(self._is_asyncio, self._free, self._free_again)
         # Kept on the instance: an attribute of the class would be searched for in its bases, each time.
-        self._current_worker: Callable[[], object] = _task_name if self._is_asyncio else get_ident
+        self.current_worker: Callable[[], object] = _task_name if self._is_asyncio else get_ident
         # SQLAlchemy wrote into __dict__ directly, and CPython 3.11 doesn't cache attribute positions in a dict that
         # shares its keys; in a dict of its own it does, and finds them five times as fast.
         self.__dict__ = dict(self.__dict__)
@@ -138,7 +138,7 @@ class _VettingPool(SlottedPool):
         # The vetting read the clock when it got the connection, or just now, if it is a new one.
         checkout.checked_out_at = now = state.vetted_at
         checkout.wait_seconds = waited = now - started
-        checkout.worker = self._current_worker()
+        checkout.worker = self.current_worker()
         watcher.waits.append(waited)
         if watcher.wants_checkouts:
             watcher.checked_out(state)
@@ -240,6 +240,37 @@ class _VettingPool(SlottedPool):
             raise
         if self._line.waiters:
             self._line.serve()
+
+    @property
+    def waiters(self) -> Any:
+        """Those who wait for a connection; the same object for good."""
+        return self._line.waiters
+
+    @property
+    def idle(self) -> Any:
+        """The idle connections, which a verb may take from, and put back to, by itself."""
+        return self._pool
+
+    def put_back(self, record: Any) -> None:
+        """Put an idle connection back to where it was taken from: the next caller takes it, and looks closer."""
+        record.returns += 1
+        idle: Any = self._pool
+        if idle.use_lifo:
+            idle.queue.append(record)
+        else:
+            idle.queue.appendleft(record)
+        if self._line.waiters:
+            self._line.serve()
+
+    def tidy(self) -> None:
+        """After a verb returned its connection by itself: do what that one return left to do."""
+        if self.watcher is not None and len(self.watcher.uses) >= _FOLD_AT:
+            self.watcher.fold()
+        if self._line.waiters:
+            self._line.serve()
+        idle: Any = self._pool
+        while len(idle.queue) > idle.maxsize and (surplus := self._idle()) is not None:
+            self._drop_surplus(surplus)
 
     def _note_return(self, state: SessionState) -> float:
         """Note how long the connection was used; return what the clock says."""

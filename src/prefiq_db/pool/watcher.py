@@ -89,7 +89,8 @@ class ConnectionWatcher:
 
     def _look_up(self) -> None:
         """Note whether the pool has to report each checkout: while there are listeners, or until the first checkout."""
-        self.wants_checkouts = bool(self.hooks.wanted) or self._on_first_checkout is not None
+        told = not self.hooks.wanted.isdisjoint((ConnectionCheckedOut, ConnectionCheckedIn))
+        self.wants_checkouts = told or self._on_first_checkout is not None
 
     def start_with(self, start: Callable[[ConnectionWatcher], None]) -> None:
         """Call *start* at the next checkout, so that a database that is never used costs no thread."""

@@ -7,7 +7,14 @@ from prefiq_db.transaction.block import RUN_AGAIN, Block
 from prefiq_db.transaction.burst_block import BurstBlock
 from prefiq_db.transaction.burst_savepoint import BurstSavepoint
 from prefiq_db.transaction.options import TransactionOptions, check_timeout
-from prefiq_db.transaction.ownership import Binding, ambient, is_adopted, open_here
+from prefiq_db.transaction.ownership import (
+    NO_TRANSACTIONS,
+    Binding,
+    ambient,
+    is_adopted,
+    open_here,
+    transactions_here,
+)
 from prefiq_db.transaction.reading import ReadBlock
 from prefiq_db.transaction.requests import RequestTransactions, of_another_tenant, request_here, within_request
 from prefiq_db.transaction.root import RootBlock
@@ -15,6 +22,7 @@ from prefiq_db.transaction.savepoint import Savepoint
 from prefiq_db.transaction.scope import Scope
 
 __all__ = [
+    "NO_TRANSACTIONS",
     "RUN_AGAIN",
     "Binding",
     "Block",
@@ -33,5 +41,6 @@ __all__ = [
     "of_another_tenant",
     "open_here",
     "request_here",
+    "transactions_here",
     "within_request",
 ]

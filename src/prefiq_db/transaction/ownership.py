@@ -33,8 +33,10 @@ class _Held:
     bound: bool
 
 
-_NOTHING: Mapping[Instance, _Held] = MappingProxyType({})
-_ambient: ContextVar[Mapping[Instance, _Held]] = ContextVar("prefiq_db_transactions", default=_NOTHING)
+NO_TRANSACTIONS: Final[Mapping[Instance, _Held]] = MappingProxyType({})
+_ambient: ContextVar[Mapping[Instance, _Held]] = ContextVar("prefiq_db_transactions", default=NO_TRANSACTIONS)
+#: returns ``NO_TRANSACTIONS`` where none is ambient, of whichever database
+transactions_here: Final = _ambient.get
 
 
 def ambient(instance: Instance) -> Scope[Block] | None:
@@ -136,4 +138,4 @@ class Binding:
 def _set(origin: Instance, held: _Held | None) -> None:
     # set, never reset(token): that raises in another context, and generators are finished in other contexts
     others = {other: value for other, value in _ambient.get().items() if other is not origin}
-    _ambient.set(others if held is None else {**others, origin: held})
+    _ambient.set((others or NO_TRANSACTIONS) if held is None else {**others, origin: held})

@@ -48,7 +48,7 @@ class TurnsPool(_VettingPool):
         held = self._held
         if held is not None and held.dbapi_connection is not None:
             worker = self._prefiq.session_in(held.info).checkout.worker
-            if worker is not None and worker == self._current_worker():
+            if worker is not None and worker == self.current_worker():
                 raise of_both(
                     UsageError(
                         f"{_ONE}: this very task or thread, by a stream, a session or a connection of the engine "

@@ -1,0 +1,283 @@
+"""One statement outside a transaction, from the pool to the driver and back: the short way, in one function.
+
+It is for the usual case, in which nothing is left to decide: the text is known, its values need no conversion, a fit
+connection is idle, nobody else listens. What isn't usual before the statement is sent is left to the other roads, as if
+nothing had happened; what fails after that is ended by a shot of the direct road, which knows how.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from logging import DEBUG, INFO
+from time import perf_counter
+from typing import Any, Final
+
+from sqlalchemy import Connection, Engine, Row
+
+from prefiq_db.call import Call, Reads, Shape
+from prefiq_db.dialects.session import SESSION_KEY
+from prefiq_db.execution.prepared import Prepared
+from prefiq_db.execution.standard import Shot, StandardRoad
+from prefiq_db.insight.statement_observer import LEVELS, logger
+from prefiq_db.insight.statistics import FOLD_AT
+from prefiq_db.memory import Memory
+from prefiq_db.pool.vetting import AsyncPrefiqPool, PrefiqPool
+
+#: What the short way returns when nothing was sent.
+UNUSUAL: Final = object()
+#: How far a statement came: what was done last was to take a connection, to send, to read, or to look what is left.
+TAKING, SENDING, READING, LEAVING = range(4)
+
+_EVERY_ROW, _FIRST_ROW = Reads.EVERY_ROW, Reads.FIRST_ROW
+
+
+class ShortRoad(StandardRoad):
+    """The standard road, with the short way for texts that are known.
+
+    Attributes:
+        steps_aside: every statement takes the standard road; for tests that compare the roads.
+        texts: what is known of a text, by the text that a verb was given.
+    """
+
+    steps_aside = False
+
+    def __init__(self, engine: Engine, database: str, *, masked: bool = True) -> None:
+        super().__init__(engine, database, masked=masked)
+        self.texts: Memory[Prepared] = Memory(1024)
+        self._audience = Audience(engine)
+
+    def shoot(self, prepared: Prepared, params: Any, shape: Shape, call: Call | None, now: float) -> Any:
+        """Return what *shape* reads of a statement, or ``UNUSUAL`` if nothing was sent.
+
+        Args:
+            prepared: may stand alone, and *params* fit it.
+            call: what events tell of the call; ``None`` while nobody listens.
+            now: when the call began, on the clock of ``perf_counter``.
+
+        Raises:
+            PrefiqDbError: as of :meth:`one_shot`.
+        """
+        audience = self._audience
+        if (
+            audience.is_there()
+            or self.steps_aside
+            or not audience.has_idle
+            or audience.watcher.wants_checkouts
+            or (LEVELS.get(DEBUG, True) and logger.isEnabledFor(DEBUG))
+        ):
+            return UNUSUAL
+        pool, dialect, observer = audience.pool, audience.dialect, audience.observer
+        record: Any = None
+        cursor: Any = None
+        parameters: Any = None
+        failure: BaseException | None = None
+        returns, step = 0, TAKING
+        try:
+            try:
+                if audience.waiters:  # new callers must not overtake waiting ones
+                    return UNUSUAL
+                try:
+                    record = audience.take()
+                except IndexError:
+                    return UNUSUAL
+                returns, raw = record.returns, record.dbapi_connection
+                state = record.info.get(SESSION_KEY)
+                if (
+                    raw is None
+                    or state is None
+                    or now >= state.expires_at
+                    or now - state.last_used >= audience.ping_after_idle_seconds
+                    or pool._invalidate_time > record.starttime
+                    or record._soft_invalidate_time > record.starttime
+                    or not dialect.is_ready(raw, state, now)
+                ):
+                    pool.put_back(record)
+                    return UNUSUAL
+                checkout, note = state.checkout, state.statement
+                checkout.checked_out_at = now
+                checkout.worker = audience.worker()
+                checkout.one_shot = True
+                audience.waits.append(0.0)
+                known = prepared.noted
+                if known is None:
+                    prepared.noted = known = observer.look_up(prepared.sql, prepared.compiled())
+                note.call, note.summary = call, known.summary
+                step = SENDING
+                order = prepared.order
+                if order is None:
+                    parameters = {} if params is None else dict(params)
+                else:
+                    parameters = tuple(map(params.__getitem__, order)) if order else ()
+                cursor = raw.cursor()
+                if observer.only_counts:
+                    note.sent_at = sent_at = perf_counter()
+                    dialect.execute_alone(cursor, prepared.sql, parameters)
+                    duration = perf_counter() - sent_at
+                    note.sent_at = 0.0
+                    durations = known.durations
+                    durations.append(duration)
+                    rows = cursor.rowcount
+                    if rows > 0:
+                        known.rows.append(rows)
+                    if duration >= audience.slow_seconds or len(durations) >= FOLD_AT:
+                        observer.note_more(known, duration, rows, state)
+                else:
+                    shot = self.shot_of(prepared, params, shape, call, record, cursor, parameters)
+                    observer.observe(dialect.execute_alone, cursor, prepared.sql, parameters, shot, 1, state)
+                columns, found = dialect.columns_of(cursor), prepared.format
+                step = READING
+                reads = shape.reads
+                if (
+                    reads is None
+                    or columns is None
+                    or found is None
+                    or (found.columns is not None and found.columns != columns)
+                ):
+                    fetched = self.shot_of(prepared, params, shape, call, record, cursor, parameters).read(columns)
+                else:
+                    metadata, processors, places = found.metadata, found.processors, found.key_to_index
+                    if reads is _EVERY_ROW:
+                        fetched = [Row(metadata, processors, places, row) for row in cursor.fetchall()]
+                    else:
+                        fetched = cursor.fetchone()
+                        if fetched is not None:
+                            fetched = Row(metadata, processors, places, fetched)
+                            if reads is not _FIRST_ROW:
+                                fetched = fetched[0]
+                    cursor.close()
+                step = LEAVING
+                if dialect.is_at_rest(raw):  # only a statement that left no open transaction counts as done
+                    if checkout.tainted or checkout.leaked or pool._retired:
+                        pool.give_back(record)
+                        return fetched
+                    # Of what is known of the session, a statement that succeeded changed no more than this.
+                    note.call, note.summary = None, ""
+                    checkout.one_shot = False
+                    checkout.worker = None
+                    checkout.checked_out_at = 0.0
+                    state.last_used = used = perf_counter()
+                    uses = audience.uses
+                    uses.append(used - now)
+                    # From here on another caller may already hold it, or have returned it, too.
+                    record.returns = returns + 1
+                    audience.put(record)
+                    if audience.waiters or len(uses) >= FOLD_AT or len(audience.idle) > audience.size:
+                        pool.tidy()
+                    return fetched
+            except BaseException as error:  # noqa: BLE001 - the shot that ends it raises it
+                failure = error
+            is_ours = record is not None and record.returns == returns and record.place is not None
+            return self.fly(
+                self.broken_shot(
+                    prepared, params, shape, call, record if is_ours else None, cursor, parameters, step, failure
+                )
+            )
+        except BaseException:
+            if record is not None and record.returns == returns and record.place is not None:
+                pool._drop(record)
+            raise
+        finally:
+            del failure  # its traceback holds this frame
+
+    @abstractmethod
+    def shot_of(
+        self,
+        prepared: Prepared,
+        params: Any,
+        shape: Shape,
+        call: Call | None,
+        record: Any,
+        cursor: Any,
+        parameters: Any,
+    ) -> Any:
+        """Return the shot that is under way, for those that look at the execution as a whole."""
+
+    @abstractmethod
+    def broken_shot(
+        self,
+        prepared: Prepared,
+        params: Any,
+        shape: Shape,
+        call: Call | None,
+        record: Any,
+        cursor: Any,
+        parameters: Any,
+        step: int,
+        failure: BaseException | None,
+    ) -> Shot:
+        """Return a shot that ends what *failure* broke off at *step*; ``None``: it left a transaction open."""
+
+
+class Audience:
+    """Whether anybody but us changes or listens to an engine, its dialect or its pool, or reads their logs.
+
+    And what every statement needs of them, looked up once.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine: Any = engine
+        #: those that we gave it; update_execution_options() replaces them
+        self._options = self._engine._execution_options
+        self.dialect: Any = self._engine.dialect
+        self.observer: Any = getattr(engine.dialect, "observer", None)
+        self.watcher: Any = getattr(engine.dialect, "watcher", None)
+        self.pool: Any = None
+        self._is_ours = False
+
+    def is_there(self) -> bool:
+        """Return whether SQLAlchemy's own objects are to be seen, because somebody else listens or logs.
+
+        So they are for execution options of the engine itself, which change what is sent: other schemas, for instance.
+        """
+        engine = self._engine
+        pool = engine.pool
+        if pool is not self.pool:
+            self._look_up(pool)
+        if (
+            engine._execution_options is not self._options
+            or Connection._has_events
+            or not self._is_ours
+            or len(self._handlers) != 1  # one is our own
+            or any(self._listeners)
+            or (engine._has_events and self.hears(engine))
+        ):
+            return True
+        try:
+            return bool(engine.logger._cache[INFO] or pool.logger._cache[DEBUG])
+        except (AttributeError, KeyError):
+            return bool(engine._should_log_info() or pool._should_log_debug())
+
+    def hears(self, target: Any) -> bool:
+        """Return whether somebody listens on *target*, the engine or one of its connections.
+
+        SQLAlchemy's flag ``_has_events`` is set with the first listener, and never back.
+        """
+        dispatch = target.dispatch
+        return any(getattr(dispatch, name) for name in self._engine.dispatch._event_names)
+
+    def _look_up(self, pool: Any) -> None:
+        """Get the collections that SQLAlchemy adds listeners to; it keeps them as long as their owner."""
+        dialect, watcher = self.dialect, self.watcher
+        found = []
+        for owner, name in (
+            (dialect.dispatch, "handle_error"),
+            (dialect.dispatch, "do_execute"),
+            (pool.dispatch, "checkout"),
+            (pool.dispatch, "reset"),
+            (pool.dispatch, "checkin"),
+        ):
+            collection = getattr(owner, name).for_modify(owner)
+            found += [collection.listeners, collection.parent_listeners]
+        self._handlers, *self._listeners = found
+        # Another class of pool may lend connections in its own way.
+        self._is_ours = type(pool) in (PrefiqPool, AsyncPrefiqPool)
+        self.has_idle = type(pool) is PrefiqPool and watcher is not None and self.observer is not None
+        if self.has_idle:
+            self.waiters = pool.waiters
+            self.idle, self.size = pool.idle.queue, pool.idle.maxsize
+            self.take, self.put = pool.idle.take, pool.idle.queue.append
+            self.worker = pool.current_worker
+            self.waits, self.uses = watcher.waits, watcher.uses
+            self.ping_after_idle_seconds = pool.limits.ping_after_idle_seconds
+            self.slow_seconds = self.observer.slow_seconds
+        self.pool = pool
