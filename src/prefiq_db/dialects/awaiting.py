@@ -12,6 +12,7 @@ from typing import Any
 from prefiq_db.dialects.engine_parts import ConfiguredDialect
 from prefiq_db.dialects.session import SessionState
 
+
 class Reply:
     """The reply to a statement, read to its end: to those that read a result it is the driver's cursor."""
 
@@ -76,6 +77,6 @@ class AwaitingDialect(ConfiguredDialect):
     async def _executed(self, raw: Any, statement: str, parameters: Any) -> Reply:
         try:
             return await self.execute_awaited(raw, statement, parameters)
-        except Exception as error:  # noqa: BLE001 - SQLAlchemy's adapter raises what its users expect
+        except Exception as error:
             raw._handle_exception(error)
             raise

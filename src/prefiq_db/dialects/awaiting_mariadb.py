@@ -10,13 +10,11 @@ from prefiq_db.dialects.awaiting import AwaitingDialect, Reply
 class AwaitingMariadb(AwaitingDialect):
     """Mixed into the async dialects of this family."""
 
+    is_plain: Any
+
     def sends_awaited(self, statement: str, compiled: Any, dbapi_connection: Any) -> bool:
         # Any other kind is sent with a savepoint around it, or its further results are to be read.
-        return self.is_plain(statement) and not dbapi_connection._execute_mutex.is_streaming
-
-    def is_plain(self, statement: str) -> bool:
-        """Return whether *statement* never begins or ends a transaction."""
-        raise NotImplementedError
+        return self.is_plain(compiled) and not dbapi_connection._execute_mutex.is_streaming
 
     async def execute_awaited(self, dbapi_connection: Any, statement: str, parameters: Any) -> Reply:
         cursor = dbapi_connection._connection.cursor()

@@ -333,9 +333,6 @@ class _PyMySQL(PyMySQLBulk, _MySQLFamily):
 
 
 class _Asyncmy(AwaitingMariadb, AsyncmyBulk, _MySQLFamily):
-    def is_plain(self, statement: str) -> bool:
-        return kind_of(statement) is Kind.PLAIN
-
     @classmethod
     def import_dbapi(cls) -> Any:
         import asyncmy
