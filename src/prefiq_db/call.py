@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from enum import Enum
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, Self
 
 from sqlalchemy import CursorResult, Executable
 
@@ -17,6 +17,10 @@ from prefiq_db.events import Line
 from prefiq_db.tags import NO_TAGS, Tags
 
 _ids = itertools.count(1)
+
+#: What events tell of a call on the short way: its number and the application's line.
+Told = tuple[int, Line | None]
+next_call_id: Final = _ids.__next__
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +188,12 @@ class Call:
         self.attempts = 0
         self.started = time.monotonic()
         self.deadline: Deadline | None = None if given.timeout is None else own_deadline(given.timeout, self.started)
+
+    def told_as(self, told: Told | None) -> Self:
+        """Return this call, under the number and the line that events have told of it already."""
+        if told is not None:
+            self.id, self.line = told
+        return self
 
     def __repr__(self) -> str:
         return f"<Call {self.id}: {self.verb}>"

@@ -56,9 +56,9 @@ def application_line() -> Line | None:
     return None if frame is None else (frame.f_code, frame.f_lineno)
 
 
-def line_of_the_verb() -> Line | None:
-    """Return the same, cheaper, for a function that a verb's core calls: the two frames above are ours."""
-    frame = _application_frame(sys._getframe(2))
+def line_of_the_verb(depth: int = 2) -> Line | None:
+    """Return the same, cheaper, for a function that a verb's core calls: the *depth* frames above are ours."""
+    frame = _application_frame(sys._getframe(depth))
     return None if frame is None else (frame.f_code, frame.f_lineno)
 
 

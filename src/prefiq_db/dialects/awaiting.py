@@ -14,14 +14,18 @@ from prefiq_db.dialects.session import SessionState
 
 
 class Reply:
-    """The reply to a statement, read to its end: to those that read a result it is the driver's cursor."""
+    """The reply to a statement, read to its end: to those that read a result it is the driver's cursor.
 
-    __slots__ = ("_at", "_cursor", "_rows")
+    Attributes:
+        rows: all of them, as the driver's tuples.
+    """
+
+    __slots__ = ("_at", "_cursor", "rows")
 
     def __init__(self, cursor: Any, rows: Sequence[Any]) -> None:
         #: the driver's own, where the dialect looks for more
         self._cursor = cursor
-        self._rows = rows
+        self.rows = rows
         self._at = 0
 
     @property
@@ -35,7 +39,7 @@ class Reply:
 
     def fetchall(self) -> Sequence[Any]:
         """Return the rows that are left."""
-        return self.fetchmany(len(self._rows))
+        return self.fetchmany(len(self.rows))
 
     def fetchone(self) -> Any:
         """Return the next row, or ``None``."""
@@ -45,11 +49,11 @@ class Reply:
     def fetchmany(self, size: int) -> Sequence[Any]:
         """Return at most *size* rows."""
         start, self._at = self._at, self._at + size
-        return self._rows[start : self._at]
+        return self.rows[start : self._at]
 
     def close(self) -> None:
         """Drop the rows."""
-        self._rows = ()
+        self.rows = ()
 
 
 class AwaitingDialect(ConfiguredDialect):

@@ -8,8 +8,11 @@ from prefiq_db.dialects.awaiting import AwaitingDialect, Reply
 from prefiq_db.dialects.session import SessionState
 from prefiq_db.drivers.halfway import close_if_halfway
 from prefiq_db.drivers.prepared import is_outdated, is_repeatable, names_of
+from prefiq_db.drivers.readable import is_readable
 
 _TUPLES_OK: Final = 2  # psycopg.pq.ExecStatus.TUPLES_OK
+_OK: Final = 0  # psycopg.pq.ConnStatus.OK
+_IDLE: Final = 0  # psycopg.pq.TransactionStatus.IDLE
 
 
 class AwaitingPostgresql(AwaitingDialect):
@@ -17,6 +20,20 @@ class AwaitingPostgresql(AwaitingDialect):
 
     def is_bounded(self, state: SessionState, dbapi_connection: Any, seconds: float) -> bool:
         return state.session_timeout == seconds or not self.limits.session_settings
+
+    def is_ready(self, dbapi_connection: Any, state: SessionState, now: float) -> bool:
+        driver, limits = dbapi_connection._connection, self.limits
+        pgconn = driver.pgconn
+        return (
+            driver._hearing is None
+            and pgconn.status == _OK
+            and pgconn.transaction_status == _IDLE
+            and driver._autocommit
+            and driver._pipeline is None
+            and state.session_timeout == limits.statement_timeout_seconds == state.patience_seconds
+            and limits.session_settings
+            and not is_readable(pgconn.socket)
+        )
 
     async def execute_awaited(self, dbapi_connection: Any, statement: str, parameters: Any) -> Reply:
         driver = dbapi_connection._connection

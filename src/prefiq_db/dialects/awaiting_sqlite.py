@@ -25,6 +25,29 @@ class AwaitingSqlite(AwaitingDialect):
         columns = getattr(compiled, "decimal_columns", None)
         return not columns or connection.decimal_columns.issuperset(columns)
 
+    def is_ready(self, dbapi_connection: Any, state: SessionState, now: float) -> bool:
+        limits, driver = self.limits, dbapi_connection._connection
+        connection: SqliteConnection | None = driver._connection
+        seconds = limits.statement_timeout_seconds
+        if connection is None or not driver._running:
+            return False
+        if connection.in_transaction or connection.isolation_level is not None or connection.ran is not None:
+            return False
+        if connection.timeout_seconds != seconds or connection.lock_wait_seconds != limits.lock_wait_seconds:
+            return False
+        connection.start_clock()
+        return True
+
+    def is_plain(self, compiled: Any) -> bool:
+        return not getattr(compiled, "decimal_columns", None)
+
+    def settle(self, dbapi_connection: Any, error: Exception) -> Exception:
+        connection: SqliteConnection = self._sqlite(dbapi_connection)
+        if connection.timed_out:  # the error is judged; the next one may be about something else
+            connection.timed_out = False
+            connection.stop_clock()
+        return error if connection.refusal is None else connection.refusal
+
     async def execute_awaited(self, dbapi_connection: Any, statement: str, parameters: Any) -> Reply:
         driver = dbapi_connection._connection
         turn = _Turn(driver._conn, statement, parameters)
@@ -36,13 +59,11 @@ class AwaitingSqlite(AwaitingDialect):
         connection.start_clock()
         try:
             return await super().send_awaited(statement, parameters, context, state)
-        except Exception:
-            if connection.timed_out:  # the error is judged; the next one may be about something else
-                connection.timed_out = False
-                connection.stop_clock()
-            if connection.refusal is None:
+        except Exception as error:
+            failure = self.settle(context.dbapi_connection, error)
+            if failure is error:
                 raise
-        raise connection.refusal
+        raise failure
 
 
 class _Turn:

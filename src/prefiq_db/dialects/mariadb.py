@@ -28,7 +28,7 @@ from prefiq_db.dialects.token_sql_mariadb import MysqlTokens
 from prefiq_db.dialects.travelling_mariadb import AsyncMariadbTravelling, MariadbTravelling
 from prefiq_db.dialects.upsert_sql import MariadbUpsert
 from prefiq_db.dialects.values import MARIADB
-from prefiq_db.drivers.readable import is_readable
+from prefiq_db.drivers.readable import poller_of
 from prefiq_db.drivers.statuses import AT_REST_OF, AUTOCOMMIT, IN_TRANSACTION
 from prefiq_db.errors import ErrorKind, StatementRefusedError
 from prefiq_db.memory import Memory
@@ -306,15 +306,27 @@ class _PyMySQL(PyMySQLBulk, _MySQLFamily):
     def _status(self, dbapi_connection: Any) -> int:
         return int(dbapi_connection.server_status)
 
+    def is_at_rest(self, dbapi_connection: Any) -> bool:
+        return bool(dbapi_connection.server_status & AT_REST_OF == AUTOCOMMIT)
+
+    def execute_alone(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
+        cursor.execute(statement, parameters)
+
+    def columns_of(self, cursor: Any) -> Any:
+        return cursor.description
+
     def is_ready(self, dbapi_connection: Any, state: SessionState, now: float) -> bool:
-        sock, seconds = dbapi_connection._sock, self.limits.statement_timeout_seconds
+        sock, seconds, poll = dbapi_connection._sock, self.limits.statement_timeout_seconds, state.poll
+        if sock is None:
+            return False
+        if poll is None:
+            state.poll = poll = poller_of(sock.fileno())
         return (
-            sock is not None
+            not dbapi_connection.is_unheard
             and dbapi_connection.server_status & AT_REST_OF == AUTOCOMMIT
             and state.session_timeout == seconds == state.patience_seconds
             and not dbapi_connection.is_streaming
-            and not self.is_unheard(dbapi_connection)
-            and not is_readable(sock.fileno())
+            and not poll(0)
         )
 
     def _other_results(self, cursor: Any) -> list[Any]:

@@ -24,7 +24,7 @@ from prefiq_db.dialects.upsert_sql import PostgresqlUpsert
 from prefiq_db.dialects.values import POSTGRESQL
 from prefiq_db.drivers.halfway import close_if_halfway
 from prefiq_db.drivers.prepared import is_outdated, is_repeatable, names_of, unprepared
-from prefiq_db.drivers.readable import is_readable
+from prefiq_db.drivers.readable import poller_of
 from prefiq_db.errors import ErrorKind, UnsupportedError, UsageError
 
 # psycopg.pq.TransactionStatus, by number: the dialect must import without the driver.
@@ -234,9 +234,11 @@ class _Postgresql(PostgresqlBulk, PipelineTravelling, PrefiqDialect):
     def columns_of(self, cursor: Any) -> Any:
         # psycopg's description makes an object of each column, and they can't be compared.
         result = self._driver_cursor(cursor).pgresult
-        if result is None or not result.nfields:
+        count = 0 if result is None else result.nfields
+        if not count:
             return None if cursor.description is None else ()
-        return [(result.fname(place), result.ftype(place)) for place in range(result.nfields)]
+        places = range(count)
+        return [*map(result.fname, places), *map(result.ftype, places)]
 
     def knows(self, context: Any, kind: type) -> bool:
         from psycopg import ProgrammingError
@@ -331,7 +333,9 @@ class PrefiqPostgresql(PostgresqlBursts, SyncCopy, _Postgresql, _PreparedAnew, P
 
     def is_ready(self, dbapi_connection: Any, state: SessionState, now: float) -> bool:
         pgconn, limits = dbapi_connection.pgconn, self.limits
-        seconds = limits.statement_timeout_seconds
+        seconds, poll = limits.statement_timeout_seconds, state.poll
+        if poll is None and pgconn.status == _OK:
+            state.poll = poll = poller_of(pgconn.socket)
         return (
             dbapi_connection._hearing is None
             and pgconn.status == _OK
@@ -340,7 +344,8 @@ class PrefiqPostgresql(PostgresqlBursts, SyncCopy, _Postgresql, _PreparedAnew, P
             and dbapi_connection._pipeline is None
             and state.session_timeout == seconds == state.patience_seconds
             and limits.session_settings
-            and not is_readable(pgconn.socket)
+            and poll is not None
+            and not poll(0)
         )
 
     def execute_alone(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:

@@ -209,6 +209,7 @@ class SessionState:
         vetted_at: when the pool last checked whether it is fit to be handed out.
         session_timeout: the statement timeout that the server's session has, if known.
         patience_seconds: the setting of the driver's own clock; ``None``: not known.
+        poll: called with 0, tells whether the connection's socket has something to read; ``None``: not asked yet.
     """
 
     __slots__ = (
@@ -217,6 +218,7 @@ class SessionState:
         "expires_at",
         "last_used",
         "patience_seconds",
+        "poll",
         "session_timeout",
         "statement",
         "transaction",
@@ -228,6 +230,7 @@ class SessionState:
         self.last_used = self.vetted_at = time.perf_counter()
         self.session_timeout = session_timeout
         self.patience_seconds: float | None = None
+        self.poll: Callable[[int], Any] | None = None
         self.checkout = CheckoutState()
         self.transaction = TransactionState()
         self.statement = StatementState()

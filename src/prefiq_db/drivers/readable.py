@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import select
+from collections.abc import Callable
+from typing import Any
 
 
 def is_readable(descriptor: int) -> bool:
@@ -15,3 +17,12 @@ def is_readable(descriptor: int) -> bool:
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
     return bool(poll.poll(0))
+
+
+def poller_of(descriptor: int) -> Callable[[int], Any]:
+    """Return a function that answers as :func:`is_readable` when called with 0: for a socket that is asked again."""
+    if os.name == "nt":
+        return lambda wait: select.select([descriptor], [], [], wait)[0]
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return poll.poll

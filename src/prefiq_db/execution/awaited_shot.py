@@ -44,12 +44,15 @@ class AwaitedShot(DirectShot):
             return None
         return road.direct_shot(call, cls)
 
-    async def shoot(self) -> Any:
-        """Return what the shape fetches, or ``UNDONE``: then :meth:`go` does the rest, or raises what went wrong."""
+    async def shoot(self, record: Any = None) -> Any:
+        """Return what the shape fetches, or ``UNDONE``: then :meth:`go` does the rest, or raises what went wrong.
+
+        *record* is the place in the pool that the caller has already waited for, if any.
+        """
         outside = border_translates.get()
         try:
             border_translates.set(True)
-            return await self._shot()
+            return await self._shot(record)
         except BaseException as error:  # noqa: BLE001 - go() raises it
             self._stopped_by = error
             return UNDONE
@@ -59,15 +62,16 @@ class AwaitedShot(DirectShot):
             finally:
                 border_translates.set(outside)  # twice: see Border.cross()
 
-    async def _shot(self) -> Any:
+    async def _shot(self, record: Any) -> Any:
         road, call, prepared = self.road, self.call, self.prepared
-        dialect, pool = road.dialect, road.engine.pool
+        dialect: Any = road.dialect
+        pool: Any = road.engine.pool
         deadline = call.deadline
         if deadline is None:
-            state = self._hold(await pool.take_awaited())
+            state = self._hold(await pool.take_awaited(record))
         else:
             with checkout_by(deadline):
-                state = self._hold(await pool.take_awaited())
+                state = self._hold(await pool.take_awaited(record))
         raw = self.dbapi_connection
         seconds = dialect.limits.statement_timeout_seconds if deadline is None else deadline.seconds
         if (

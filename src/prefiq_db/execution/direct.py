@@ -17,7 +17,7 @@ from sqlalchemy import Connection, Row, TextClause
 from sqlalchemy.engine.result import RMKeyView
 from sqlalchemy.pool.base import _ConnectionFairy
 
-from prefiq_db.call import NO_OVERRIDES, Call, Overrides, Shape
+from prefiq_db.call import NO_OVERRIDES, Call, Overrides, Shape, Told
 from prefiq_db.deadline import Deadline
 from prefiq_db.dialects.session import SESSION_KEY, SessionState
 from prefiq_db.engine_class import taken
@@ -76,26 +76,26 @@ class DirectRoad(ShortRoad):
         prepared: Prepared,
         params: Any,
         shape: Shape,
-        call: Call | None,
+        told: Told | None,
         record: Any,
         cursor: Any,
         parameters: Any,
     ) -> DirectShot:
-        return _of_the_short_way(DirectShot, self, prepared, params, shape, call, record, cursor, parameters)
+        return _of_the_short_way(DirectShot, self, prepared, params, shape, told, record, cursor, parameters)
 
     def broken_shot(
         self,
         prepared: Prepared,
         params: Any,
         shape: Shape,
-        call: Call | None,
+        told: Told | None,
         record: Any,
         cursor: Any,
         parameters: Any,
         step: int,
         failure: BaseException | None,
     ) -> BrokenShot:
-        shot = _of_the_short_way(BrokenShot, self, prepared, params, shape, call, record, cursor, parameters)
+        shot = _of_the_short_way(BrokenShot, self, prepared, params, shape, told, record, cursor, parameters)
         shot.step, shot.failure, shot.sent = step, failure, step >= SENDING
         return shot
 
@@ -448,16 +448,18 @@ def _of_the_short_way(
     prepared: Prepared,
     params: Any,
     shape: Shape,
-    call: Call | None,
+    told: Told | None,
     record: Any,
     cursor: Any,
     parameters: Any,
 ) -> S:
     """Return a shot of *kind* that has come as far as the short way has."""
     statement: Any = prepared.statement
-    shot = kind(road, call or Call("statement", statement, params, shape), prepared, prepared.compiled())
+    call = Call("statement", statement, params, shape).told_as(told)
+    shot = kind(road, call, prepared, prepared.compiled())
     shot.cursor, shot.parameters = cursor, [parameters]
     if record is not None:
+        record.info[SESSION_KEY].statement.call = call
         shot._connection_record, shot._returns, shot.dbapi_connection = record, record.returns, record.dbapi_connection
     return shot
 

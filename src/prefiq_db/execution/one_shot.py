@@ -14,11 +14,11 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, Row
 
-from prefiq_db.call import Call, Reads, Shape
-from prefiq_db.dialects.session import SESSION_KEY
+from prefiq_db.call import Reads, Shape, Told
+from prefiq_db.dialects.awaiting import AwaitingDialect
 from prefiq_db.execution.prepared import Prepared
 from prefiq_db.execution.standard import Shot, StandardRoad
-from prefiq_db.insight.statement_observer import LEVELS, logger
+from prefiq_db.insight.statement_observer import LEVELS
 from prefiq_db.insight.statistics import FOLD_AT
 from prefiq_db.memory import Memory
 from prefiq_db.pool.vetting import AsyncPrefiqPool, PrefiqPool
@@ -44,27 +44,22 @@ class ShortRoad(StandardRoad):
     def __init__(self, engine: Engine, database: str, *, masked: bool = True) -> None:
         super().__init__(engine, database, masked=masked)
         self.texts: Memory[Prepared] = Memory(1024)
+        self.steps_aside = type(self).steps_aside  # found faster here
         self._audience = Audience(engine)
 
-    def shoot(self, prepared: Prepared, params: Any, shape: Shape, call: Call | None, now: float) -> Any:
+    def shoot(self, prepared: Prepared, params: Any, shape: Shape, told: Told | None, now: float) -> Any:
         """Return what *shape* reads of a statement, or ``UNUSUAL`` if nothing was sent.
 
         Args:
             prepared: may stand alone, and *params* fit it.
-            call: what events tell of the call; ``None`` while nobody listens.
+            told: what events tell of the call; ``None`` while nobody listens to those of statements.
             now: when the call began, on the clock of ``perf_counter``.
 
         Raises:
             PrefiqDbError: as of :meth:`one_shot`.
         """
         audience = self._audience
-        if (
-            audience.is_there()
-            or self.steps_aside
-            or not audience.has_idle
-            or audience.watcher.wants_checkouts
-            or (LEVELS.get(DEBUG, True) and logger.isEnabledFor(DEBUG))
-        ):
+        if audience.is_there() or self.steps_aside or not audience.has_idle or audience.watcher.wants_checkouts:
             return UNUSUAL
         pool, dialect, observer = audience.pool, audience.dialect, audience.observer
         record: Any = None
@@ -77,11 +72,12 @@ class ShortRoad(StandardRoad):
                 if audience.waiters:  # new callers must not overtake waiting ones
                     return UNUSUAL
                 try:
-                    record = audience.take()
+                    take = audience.take
+                    record = take()
                 except IndexError:
                     return UNUSUAL
                 returns, raw = record.returns, record.dbapi_connection
-                state = record.info.get(SESSION_KEY)
+                state = record.session
                 if (
                     raw is None
                     or state is None
@@ -95,13 +91,14 @@ class ShortRoad(StandardRoad):
                     return UNUSUAL
                 checkout, note = state.checkout, state.statement
                 checkout.checked_out_at = now
-                checkout.worker = audience.worker()
+                worker = audience.worker
+                checkout.worker = worker()
                 checkout.one_shot = True
                 audience.waits.append(0.0)
                 known = prepared.noted
                 if known is None:
                     prepared.noted = known = observer.look_up(prepared.sql, prepared.compiled())
-                note.call, note.summary = call, known.summary
+                note.summary = known.summary
                 step = SENDING
                 order = prepared.order
                 if order is None:
@@ -109,7 +106,7 @@ class ShortRoad(StandardRoad):
                 else:
                     parameters = tuple(map(params.__getitem__, order)) if order else ()
                 cursor = raw.cursor()
-                if observer.only_counts:
+                if not observer.acts_before and DEBUG in LEVELS and not LEVELS[DEBUG]:
                     note.sent_at = sent_at = perf_counter()
                     dialect.execute_alone(cursor, prepared.sql, parameters)
                     duration = perf_counter() - sent_at
@@ -121,8 +118,10 @@ class ShortRoad(StandardRoad):
                         known.rows.append(rows)
                     if duration >= audience.slow_seconds or len(durations) >= FOLD_AT:
                         observer.note_more(known, duration, rows, state)
+                    if observer.tells_finished:
+                        observer.tell_finished(known, prepared.named(params), duration, rows, told)
                 else:
-                    shot = self.shot_of(prepared, params, shape, call, record, cursor, parameters)
+                    shot = self.shot_of(prepared, params, shape, told, record, cursor, parameters)
                     observer.observe(dialect.execute_alone, cursor, prepared.sql, parameters, shot, 1, state)
                 columns, found = dialect.columns_of(cursor), prepared.format
                 step = READING
@@ -133,7 +132,7 @@ class ShortRoad(StandardRoad):
                     or found is None
                     or (found.columns is not None and found.columns != columns)
                 ):
-                    fetched = self.shot_of(prepared, params, shape, call, record, cursor, parameters).read(columns)
+                    fetched = self.shot_of(prepared, params, shape, told, record, cursor, parameters).read(columns)
                 else:
                     metadata, processors, places = found.metadata, found.processors, found.key_to_index
                     if reads is _EVERY_ROW:
@@ -144,7 +143,7 @@ class ShortRoad(StandardRoad):
                             fetched = Row(metadata, processors, places, fetched)
                             if reads is not _FIRST_ROW:
                                 fetched = fetched[0]
-                    cursor.close()
+                        cursor.close()  # there may be more rows
                 step = LEAVING
                 if dialect.is_at_rest(raw):  # only a statement that left no open transaction counts as done
                     if checkout.tainted or checkout.leaked or pool._retired:
@@ -160,7 +159,8 @@ class ShortRoad(StandardRoad):
                     uses.append(used - now)
                     # From here on another caller may already hold it, or have returned it, too.
                     record.returns = returns + 1
-                    audience.put(record)
+                    put = audience.put
+                    put(record)
                     if audience.waiters or len(uses) >= FOLD_AT or len(audience.idle) > audience.size:
                         pool.tidy()
                     return fetched
@@ -169,7 +169,7 @@ class ShortRoad(StandardRoad):
             is_ours = record is not None and record.returns == returns and record.place is not None
             return self.fly(
                 self.broken_shot(
-                    prepared, params, shape, call, record if is_ours else None, cursor, parameters, step, failure
+                    prepared, params, shape, told, record if is_ours else None, cursor, parameters, step, failure
                 )
             )
         except BaseException:
@@ -185,7 +185,7 @@ class ShortRoad(StandardRoad):
         prepared: Prepared,
         params: Any,
         shape: Shape,
-        call: Call | None,
+        told: Told | None,
         record: Any,
         cursor: Any,
         parameters: Any,
@@ -198,7 +198,7 @@ class ShortRoad(StandardRoad):
         prepared: Prepared,
         params: Any,
         shape: Shape,
-        call: Call | None,
+        told: Told | None,
         record: Any,
         cursor: Any,
         parameters: Any,
@@ -271,8 +271,10 @@ class Audience:
         self._handlers, *self._listeners = found
         # Another class of pool may lend connections in its own way.
         self._is_ours = type(pool) in (PrefiqPool, AsyncPrefiqPool)
-        self.has_idle = type(pool) is PrefiqPool and watcher is not None and self.observer is not None
-        if self.has_idle:
+        is_watched = watcher is not None and self.observer is not None
+        self.has_idle = type(pool) is PrefiqPool and is_watched
+        self.awaits = type(pool) is AsyncPrefiqPool and is_watched and isinstance(dialect, AwaitingDialect)
+        if self.has_idle or self.awaits:
             self.waiters = pool.waiters
             self.idle, self.size = pool.idle.queue, pool.idle.maxsize
             self.take, self.put = pool.idle.take, pool.idle.queue.append

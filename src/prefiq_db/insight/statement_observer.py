@@ -15,6 +15,7 @@ from functools import lru_cache
 from time import perf_counter
 from typing import Any, Final, Protocol, TypeVar
 
+from prefiq_db.call import Told
 from prefiq_db.dialects.session import SessionState
 from prefiq_db.events import StatementEvent, StatementFailed, StatementFinished, StatementStarted, StreamFinished
 from prefiq_db.hooks.registry import Hooks
@@ -79,10 +80,8 @@ class StatementObserver:
         self.statistics = StatementStatistics()
         self.slow = SlowLog(database, slow_seconds, time.monotonic)
         self.slow_seconds = slow_seconds
-        #: a statement that succeeds needs no more than its time to be noted
-        self.only_counts = True
         #: what is to be done before each statement, and after it; looked up once, when a listener or a budget comes
-        self._acts_before = self._tells_started = self._tells_finished = self._budgeted = False
+        self.acts_before = self._tells_started = self.tells_finished = self._budgeted = False
         hooks.on_change(self._look_up)
         self._memory: Memory[_Known] = Memory(_MOST_TEXTS)
         self._known = self._memory.kept
@@ -103,7 +102,7 @@ class StatementObserver:
             known = self._learn(statement, None if context is None else context.compiled)
         note = state.statement
         note.summary = known.summary
-        if self._acts_before:
+        if self.acts_before:
             self._before(known, parameters, context, batch_size, state)
         note.sent_at = started = perf_counter()
         try:
@@ -127,7 +126,7 @@ class StatementObserver:
         known = self.look_up(statement, context.compiled)
         note = state.statement
         note.summary = known.summary
-        if self._acts_before:
+        if self.acts_before:
             self._before(known, parameters, context, 1, state)
         note.sent_at = started = perf_counter()
         try:
@@ -162,7 +161,7 @@ class StatementObserver:
             self._fold(known.entry)
         if duration >= self.slow_seconds:
             self._slow(known, duration, rows, state, None)
-        if self._tells_finished:
+        if self.tells_finished:
             draft = self._fill(_new(DraftOfFinished), known, parameters, context, batch_size, state)
             draft.duration_seconds = duration
             draft.rows = rows
@@ -189,9 +188,8 @@ class StatementObserver:
 
     def _look_up(self) -> None:
         wanted = self.hooks.wanted
-        self._tells_started, self._tells_finished = StatementStarted in wanted, StatementFinished in wanted
-        self._acts_before = self._budgeted or self._tells_started
-        self.only_counts = not (self._acts_before or self._tells_finished)
+        self._tells_started, self.tells_finished = StatementStarted in wanted, StatementFinished in wanted
+        self.acts_before = self._budgeted or self._tells_started
 
     def _before(self, known: _Known, parameters: Any, context: Any, batch_size: int, state: SessionState) -> None:
         if self._budgeted and open_budgets.get() is not NO_BUDGETS:
@@ -307,6 +305,35 @@ class StatementObserver:
         else:
             draft.call_id, draft.tags, draft._origin = call.id, call.tags, call.line or application_line()
         return draft
+
+    def tell_finished(
+        self, known: _Known, values: Mapping[str, Any], duration: float, rows: int, told: Told | None
+    ) -> None:
+        """Notify listeners of a statement on the short way, which *told* is about."""
+        description = known.description
+        draft: Any = _new(DraftOfFinished)
+        draft.database = self.database
+        draft.statement = known.shown
+        if values:
+            show = describe_value if self.masked else repr
+            draft.parameters = {name: MASK if _is_secret_name(name) else show(value) for name, value in values.items()}
+        else:
+            draft.parameters = {}
+        draft.operation = description.operation
+        draft.summary = description.summary
+        draft.tables = description.tables
+        draft.fingerprint = description.fingerprint
+        draft.batch_size, draft.wait_seconds, draft.retry_number, draft.transaction_id = 1, 0.0, 0, None
+        draft.tags = NO_TAGS
+        if told is None:
+            draft.call_id, draft._origin = None, application_line()
+        else:
+            draft.call_id, line = told
+            draft._origin = line or application_line()
+        draft.duration_seconds = duration
+        draft.rows = rows
+        draft.__class__ = StatementFinished
+        self.hooks.emit(draft)
 
     def _stream_fields(self, known: _Known, context: Any, state: SessionState) -> dict[str, Any]:
         """Return the same fields for the event at a stream's end."""

@@ -13,6 +13,7 @@ from sqlalchemy.util.queue import Empty
 
 from prefiq_db.bridge import spawn
 from prefiq_db.dialects.session import SESSION_KEY
+from prefiq_db.masking import border_translates
 from prefiq_db.pool.checkout_deadline import checkout_deadline
 
 
@@ -37,10 +38,10 @@ class AwaitedCheckouts:
     _make_fit: Any
     give_back: Any
 
-    async def take_awaited(self) -> Any:
-        """Return a connection's place in the pool, as :meth:`take` does."""
+    async def take_awaited(self, record: Any = None) -> Any:
+        """Return a connection's place in the pool, as :meth:`take` does: *record*, if it was waited for already."""
         started = perf_counter()
-        record: Any = await self._get_awaited()
+        record = await self._get_awaited(record)
         try:
             if record.dbapi_connection is None or self._is_outdated(record):
                 await spawn(record.get_connection)
@@ -53,17 +54,17 @@ class AwaitedCheckouts:
             raise
         return record
 
-    async def _get_awaited(self) -> Any:
-        record: Any = None
+    async def _get_awaited(self, record: Any) -> Any:
         try:
             try:
                 # New callers must not overtake waiting ones.
-                record = None if self._line.waiters else self._pool.get(False)
+                if record is None and not self._line.waiters:
+                    record = self._pool.get(False)
             except Empty:
-                record = None
+                pass
             if record is None:
                 made = None if self._line.waiters else self._reserve()
-                record = await self._wait_awaited() if made is None else made
+                record = await self.wait_awaited() if made is None else made
             if self._needs_bridge(record) or self._unfit(record) is not None:
                 await spawn(self._make_fit, record)
             return record
@@ -87,7 +88,8 @@ class AwaitedCheckouts:
             record.dbapi_connection
         )
 
-    async def _wait_awaited(self) -> Any:
+    async def wait_awaited(self) -> Any:
+        """Wait in line, and return a connection that became free, or an empty slot to open one in."""
         started = perf_counter()
         seconds = checkout_deadline(self._timeout, "pool_timeout_seconds").left()
         given = await self._line.wait_awaited(seconds)
@@ -95,7 +97,12 @@ class AwaitedCheckouts:
             return given
         if self.watcher is not None:
             self.watcher.waited_in_vain(perf_counter() - started)
-        raise self._timed_out(seconds)
+        outside = border_translates.get()
+        try:
+            border_translates.set(True)  # a verb waits, and its border translates
+            raise self._timed_out(seconds)
+        finally:
+            border_translates.set(outside)
 
     async def give_back_awaited(self, record: Any) -> None:
         """Return a connection, as :meth:`give_back` does."""

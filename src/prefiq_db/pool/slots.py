@@ -25,17 +25,21 @@ class Slot(_ConnectionRecord):
     Attributes:
         place: its entry in the pool's count; ``None`` when it doesn't count.
         interruption: an interruption from outside during the return to the pool, which SQLAlchemy only logs.
+        session: the state of its connection, once that has come back.
         returns: how often it was handed to the pool: once it was, only the pool knows its next holder.
     """
 
     place: weakref.ref[Slot] | None = None
     interruption: BaseException | None = None
-    returns = 0
 
     def __init__(self, pool: SlottedPool) -> None:
         super().__init__(pool, connect=False)
         self.pool = pool
         self.pid = os.getpid()
+        # Every statement reads them, and CPython 3.11 finds a class's attributes more slowly than an object's.
+        self.returns = 0
+        self.session: Any = None
+        self._soft_invalidate_time = 0.0
 
     def invalidate(self, e: BaseException | None = None, soft: bool = False) -> None:
         if e is not None and isinstance(e, Exception) and is_interruption(e):
@@ -55,6 +59,8 @@ class SlottedPool(QueuePool):
         self._places: set[weakref.ref[Slot]] = set()
         # taken out of the queue, for whoever may wait to close
         self._leaving: list[Any] = []
+        #: whether each connection that comes back is closed
+        self._retired = False
         super().__init__(*args, **kwargs)
         # Reentrant: the garbage collector may call into here in a thread that already holds the lock.
         self._overflow_lock = threading.RLock()  # type: ignore[assignment]
@@ -66,9 +72,6 @@ class SlottedPool(QueuePool):
     @_overflow.setter
     def _overflow(self, count: int) -> None:
         """Ignore SQLAlchemy's own counting."""
-
-    #: whether each connection that comes back is closed
-    _retired = False
 
     def close_returning(self, closes: bool) -> None:
         """Close each connection that comes back from now on, or no longer."""

@@ -233,6 +233,7 @@ class _VettingPool(SlottedPool):
                 return
             state.last_used = self._note_return(state)
             state.forget()
+            record.session = state
             SlottedPool._do_return_conn(self, record)
         except BaseException:
             if record.returns == returns:
@@ -302,6 +303,8 @@ class _VettingPool(SlottedPool):
         if record.dbapi_connection is not None:
             state.forget()
             state.last_used = now
+            slot: Any = record
+            slot.session = state
         else:
             state.statement.reset()  # the call has what its caller gave it, and the slot may stay empty for long
         super()._do_return_conn(record)
