@@ -10,7 +10,7 @@ import gc
 import os
 import random
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import anyio
 import pytest
@@ -18,10 +18,10 @@ import pytest
 from prefiq_db.bridge import spawn
 from prefiq_db.dialects.awaiting import Reply
 from prefiq_db.dialects.awaiting_mariadb import AwaitingMariadb
+from prefiq_db.dialects.awaiting_postgresql import AwaitingPostgresql
 from prefiq_db.drivers.psycopg import AsyncConnection
 from prefiq_db.drivers.travellers_mysql import QUERY
-from prefiq_db.execution.awaited_shot import AwaitedShot
-from prefiq_db.pool.vetting import _VettingPool
+from prefiq_db.execution.direct import BrokenShot, DirectShot
 from tests.conftest import Backend
 
 pytestmark = pytest.mark.parametrize(
@@ -177,13 +177,13 @@ async def test_control_a_connection_that_comes_back_unread_is_found(
     make_db: Any, backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Given back after a cancelled read, as it is: the next one gets the row, or meets a connection that is busy."""
-    fail = AwaitedShot._fail
+    end = BrokenShot.go
 
-    def give_back(shot: AwaitedShot, stopped_by: BaseException) -> None:
-        if not (shot.sent and isinstance(stopped_by, asyncio.CancelledError)):
-            fail(shot, stopped_by)
+    def give_back(shot: BrokenShot) -> NoReturn:
+        if not (shot.sent and isinstance(shot.failure, asyncio.CancelledError)):
+            end(shot)
         shot.is_done = True  # the pool gets it as if its reply had been read
-        raise stopped_by
+        raise shot.failure
 
     async def read_later(dialect: Any, raw: Any, statement: str, parameters: Any) -> Reply:
         """As the driver does, but without closing what is cancelled before its reply is read."""
@@ -194,12 +194,13 @@ async def test_control_a_connection_that_comes_back_unread_is_found(
         cursor._set_cached_rows(tuple(result.rows), result.description)
         return Reply(cursor, result.rows)
 
-    monkeypatch.setattr(AwaitedShot, "_fail", give_back)
-    monkeypatch.setattr(AwaitedShot, "drop", lambda shot: None)
+    monkeypatch.setattr(BrokenShot, "go", give_back)
+    monkeypatch.setattr(DirectShot, "drop", lambda shot: None)
     monkeypatch.setattr(AsyncConnection, "_can_be_stopped", lambda connection: False)
     monkeypatch.setattr(AwaitingMariadb, "execute_awaited", read_later)
-    monkeypatch.setattr(_VettingPool, "_unfit", lambda pool, record: None)
-    monkeypatch.setattr(_VettingPool, "_note_checkout", _noted_without_vetting)
+    for dialect in (AwaitingMariadb, AwaitingPostgresql):  # nor does anybody look at it before it is used again
+        monkeypatch.setattr(dialect, "is_ready", lambda dialect, raw, state, now: True)
+        monkeypatch.setattr(dialect, "is_at_rest", lambda dialect, raw: True, raising=False)
     crowd, db = await _crowd(make_db, backend, 2000, pool_timeout_seconds=5)
     assert crowd.found
     monkeypatch.undo()
@@ -207,30 +208,22 @@ async def test_control_a_connection_that_comes_back_unread_is_found(
     gc.collect()
 
 
-_note_checkout = _VettingPool._note_checkout
-
-
-def _noted_without_vetting(pool: Any, record: Any, watcher: Any, started: float) -> Any:
-    pool._prefiq.session_in(record.info).vetted_at = started
-    return _note_checkout(pool, record, watcher, started)
-
-
 async def test_control_a_connection_that_does_not_come_back_is_found(
     make_db: Any, backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A cancelled read that keeps its connection: soon nobody gets one, and what is held is told."""
-    end = AwaitedShot.end
-    kept: list[AwaitedShot] = []
+    end = DirectShot.end
+    kept: list[DirectShot] = []
 
-    def keep(shot: AwaitedShot) -> None:
+    def keep(shot: DirectShot) -> None:
         if shot.sent and not shot.is_done and len(kept) < 3:
             kept.append(shot)
             return
         end(shot)
 
-    monkeypatch.setattr(AwaitedShot, "_fail", _raise_only)
-    monkeypatch.setattr(AwaitedShot, "drop", lambda shot: None)
-    monkeypatch.setattr(AwaitedShot, "end", keep)
+    monkeypatch.setattr(BrokenShot, "go", _raise_only)
+    monkeypatch.setattr(DirectShot, "drop", lambda shot: None)
+    monkeypatch.setattr(DirectShot, "end", keep)
     _, db = await _crowd(make_db, backend, 1000, pool_timeout_seconds=5)
     assert kept
     assert _leaks(db)
@@ -239,5 +232,6 @@ async def test_control_a_connection_that_does_not_come_back_is_found(
         await spawn(shot.drop)
 
 
-def _raise_only(shot: AwaitedShot, stopped_by: BaseException) -> None:
-    raise stopped_by
+def _raise_only(shot: BrokenShot) -> NoReturn:
+    assert shot.failure is not None
+    raise shot.failure
