@@ -22,6 +22,7 @@ from prefiq_db.dialects.awaiting_postgresql import AwaitingPostgresql
 from prefiq_db.drivers.psycopg import AsyncConnection
 from prefiq_db.drivers.travellers_mysql import QUERY
 from prefiq_db.execution.direct import BrokenShot, DirectShot
+from prefiq_db.pool.slots import SlottedPool
 from tests.conftest import Backend
 
 pytestmark = pytest.mark.parametrize(
@@ -224,6 +225,7 @@ async def test_control_a_connection_that_does_not_come_back_is_found(
     monkeypatch.setattr(BrokenShot, "go", _raise_only)
     monkeypatch.setattr(DirectShot, "drop", lambda shot: None)
     monkeypatch.setattr(DirectShot, "end", keep)
+    monkeypatch.setattr(SlottedPool, "_drop", lambda pool, record: None)
     _, db = await _crowd(make_db, backend, 1000, pool_timeout_seconds=5)
     assert kept
     assert _leaks(db)

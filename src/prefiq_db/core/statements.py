@@ -32,6 +32,7 @@ from prefiq_db.execution.awaited_shot import UNDONE, AwaitedShot
 from prefiq_db.execution.binds import bind_params, bind_rows, check_params, checked_rows
 from prefiq_db.execution.entities import refuse_entities
 from prefiq_db.execution.one_shot import UNUSUAL
+from prefiq_db.execution.prepared import Prepared
 from prefiq_db.execution.refused_statements import refuse_one_shot
 from prefiq_db.execution.row_batches import BatchReader, streamed
 from prefiq_db.execution.shapes import ALL_ROWS, ONE_VALUE, ROW_COUNT
@@ -131,7 +132,7 @@ class Statements(TenantView, CoreVerbs):
         ):
             return False
         if type(params) is dict:
-            return params.keys() == known.keys and known.taken.issuperset(map(type, params.values()))
+            return bool(params.keys() == known.keys and known.taken.issuperset(map(type, params.values())))
         return params is None and not known.keys
 
     async def _carry_out_awaited(self, call: Call, record: Any) -> Any:

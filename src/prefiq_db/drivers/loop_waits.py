@@ -98,7 +98,8 @@ class LoopWaits:
         if ends_at is not None:
             self.wake_at(waiter, ends_at)
         try:
-            return await waiter
+            ready: int = await waiter
+            return ready
         finally:
             if self._waiters.get(descriptor) is waiter:
                 del self._waiters[descriptor]
