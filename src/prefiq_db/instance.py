@@ -51,8 +51,8 @@ class Instance:
         tenants: of the origin, the databases of its tenants.
         has_tenants: whether the origin was asked for a tenant's database, so that each call looks whose it is.
         schema_tables: like *tables*, for each schema that is a tenant's namespace.
-        is_usual: whether a statement by itself needs nothing but to be sent: the database is open, and nobody hears of
-            calls, wants plans, or needs a transaction for a time limit.
+        is_usual: whether a statement by itself needs nothing but to be sent: nobody hears of calls, wants plans, or
+            needs a transaction for a time limit. It is looked up when a listener comes or goes.
         tells_inserted: by a table's name, whether the server tells an inserted row from an updated one.
     """
 
@@ -96,15 +96,13 @@ class Instance:
         )
         self.watcher.start_with(watchdog.watch)
         in_child(self, Instance.forget_after_fork)
-        self.look_up()
-        self.hooks.on_change(self.look_up)
+        self._look_up()
+        self.hooks.on_change(self._look_up)
 
-    def look_up(self) -> None:
-        """Look up again whether anything is unusual here: it was opened or closed, or a listener came or went."""
+    def _look_up(self) -> None:
         settings = self.settings
         self.is_usual = (
-            not self.closed
-            and self.hooks.wanted.isdisjoint(CALL_EVENTS)
+            self.hooks.wanted.isdisjoint(CALL_EVENTS)
             and self.explainer is None
             and not settings.pgbouncer
         )
@@ -119,7 +117,6 @@ class Instance:
     def close(self) -> None:
         """Close the pool's connections, and everything else that the connector holds."""
         self.closed = self.closing = True
-        self.look_up()
         if self.origin is self:
             self.tenants.close()
         watchdog.forget(self.watcher)

@@ -6,7 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-TEXTS = 6_000  # the caches hold one or two thousand each, and what has not grown by now does not grow with 200,000, which take minutes
+# The caches hold one or two thousand each: what has not grown by now does not grow with 200,000, which take minutes.
+TEXTS = 6_000
 MOST_BYTES = 6 * 2**20
 
 _PROGRAM = """

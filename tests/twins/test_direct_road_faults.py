@@ -212,8 +212,8 @@ def test_an_interruption_after_the_return_closes_nothing_of_the_next_holders(
         for _ in range(3):
             db.fetch_value("select 1")
         if way == "short":
-            audience: Any = road._audience
-            monkeypatch.setattr(audience, "put", lambda record: cut_off(pool, record))
+            lane: Any = road._audience.lane
+            monkeypatch.setattr(lane, "put", lambda record: cut_off(pool, record))
         else:
             monkeypatch.setattr(SlottedPool, "_do_return_conn", cut_off)
         with pytest.raises(_Halt):

@@ -40,7 +40,6 @@ class DatabaseCore(Diagnosis):
         self.check_world()
         instance = self.instance
         instance.closed = False
-        instance.look_up()
         instance.engine.pool.close_returning(False)  # type: ignore[attr-defined]  # close() may have been interrupted
         instance.tenants.open()
         held: list[Connection] = []

@@ -67,6 +67,7 @@ class Statements(TenantView, CoreVerbs):
             known is None
             or not known.is_plain
             or not instance.is_usual
+            or instance.closed
             or self.view is not NO_OVERRIDES
             or scopes_here() is not NO_SCOPES
             or transactions_here() is not NO_TRANSACTIONS
@@ -125,6 +126,7 @@ class Statements(TenantView, CoreVerbs):
         if (
             not known.is_plain
             or not self.instance.is_usual
+            or self.instance.closed
             or self.view is not NO_OVERRIDES
             or scopes_here() is not NO_SCOPES
             or transactions_here() is not NO_TRANSACTIONS

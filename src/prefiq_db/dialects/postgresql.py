@@ -349,17 +349,7 @@ class PrefiqPostgresql(PostgresqlBursts, SyncCopy, _Postgresql, _PreparedAnew, P
         )
 
     def execute_alone(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
-        try:
-            cursor.execute(statement, parameters)
-        except Exception as error:
-            connection = cursor._conn
-            connection.ride(None)
-            close_if_halfway(connection, error)
-            if not self._prepares_anew(cursor, error, statement, parameters):
-                raise
-        else:
-            return
-        cursor.execute(statement, parameters)
+        _PreparedAnew.do_execute(self, cursor, statement, parameters)
 
     def hear_out(self, dbapi_connection: Any) -> bool:
         dbapi_connection.wait(iter(()))

@@ -40,18 +40,19 @@ _UNUSUAL: Final = Unusual()
 async def shoot_awaited(road: DirectRoad, prepared: Prepared, params: Any, shape: Shape, now: float) -> Any:
     """Return what *shape* reads of a statement, or an :class:`Unusual`; arguments and errors as of ``shoot()``."""
     audience = road._audience
+    if audience.is_there() or road.steps_aside:
+        return _UNUSUAL
+    lane, dialect, observer = audience.awaited_lane, audience.dialect, audience.observer
     if (
-        audience.is_there()
-        or road.steps_aside
-        or not audience.awaits
+        lane is None
         or audience.watcher.wants_checkouts
-        or audience.observer.acts_before  # who listens is told on the longer way
-        or audience.observer.tells_finished
+        or observer.acts_before  # who listens is told on the longer way
+        or observer.tells_finished
         or DEBUG not in LEVELS
         or LEVELS[DEBUG]
     ):
         return _UNUSUAL
-    pool, dialect, observer = audience.pool, audience.dialect, audience.observer
+    pool = lane.pool
     record: Any = None
     reply: Any = _UNREAD
     parameters: Any = None
@@ -59,21 +60,21 @@ async def shoot_awaited(road: DirectRoad, prepared: Prepared, params: Any, shape
     returns, step, waited = 0, TAKING, 0.0
     try:
         try:
-            if audience.waiters or not audience.idle:  # new callers must not overtake waiting ones
-                if not audience.waiters and not pool._is_full():
+            if lane.waiters or not lane.idle:  # new callers must not overtake waiting ones
+                if not lane.waiters and not pool._is_full():
                     return _UNUSUAL  # there is room for one more
                 record = await pool.wait_awaited()
                 started, now = now, perf_counter()
                 waited = now - started
             else:
-                record = audience.take()
+                record = lane.take()
             returns, raw = record.returns, record.dbapi_connection
             state = record.session
             if (
                 raw is None
                 or state is None
                 or now >= state.expires_at
-                or now - state.last_used >= audience.ping_after_idle_seconds
+                or now - state.last_used >= lane.ping_after_idle_seconds
                 or pool._invalidate_time > record.starttime
                 or record._soft_invalidate_time > record.starttime
                 or not dialect.is_ready(raw, state, now)
@@ -82,9 +83,9 @@ async def shoot_awaited(road: DirectRoad, prepared: Prepared, params: Any, shape
             checkout, note = state.checkout, state.statement
             checkout.checked_out_at = now
             checkout.wait_seconds = waited
-            checkout.worker = audience.worker()
+            checkout.worker = lane.worker()
             checkout.one_shot = True
-            audience.waits.append(waited)
+            lane.waits.append(waited)
             known = prepared.noted
             if known is None:
                 prepared.noted = known = observer.look_up(prepared.sql, prepared.compiled())
@@ -107,7 +108,7 @@ async def shoot_awaited(road: DirectRoad, prepared: Prepared, params: Any, shape
             rows = reply.rowcount
             if rows > 0:
                 known.rows.append(rows)
-            if duration >= audience.slow_seconds or len(durations) >= FOLD_AT:
+            if duration >= lane.slow_seconds or len(durations) >= FOLD_AT:
                 observer.note_more(known, duration, rows, state)
             columns, found = dialect.columns_of(reply), prepared.format
             step = READING
@@ -131,7 +132,7 @@ async def shoot_awaited(road: DirectRoad, prepared: Prepared, params: Any, shape
                     fetched = None
             step = LEAVING
             if dialect.is_at_rest(raw):  # only a statement that left no open transaction counts as done
-                if checkout.tainted or checkout.leaked or pool._retired or len(audience.idle) >= audience.size:
+                if checkout.tainted or checkout.leaked or pool._retired or len(lane.idle) >= lane.size:
                     await pool.give_back_awaited(record)
                     return fetched
                 # Of what is known of the session, a statement that succeeded changed no more than this.
@@ -140,12 +141,12 @@ async def shoot_awaited(road: DirectRoad, prepared: Prepared, params: Any, shape
                 checkout.worker = None
                 checkout.checked_out_at = checkout.wait_seconds = 0.0
                 state.last_used = used = perf_counter()
-                uses = audience.uses
+                uses = lane.uses
                 uses.append(used - now)
                 # From here on another caller may already hold it, or have returned it, too.
                 record.returns = returns + 1
-                audience.put(record)
-                if audience.waiters or len(uses) >= FOLD_AT:
+                lane.put(record)
+                if lane.waiters or len(uses) >= FOLD_AT:
                     pool.tidy()
                 return fetched
         except BaseException as error:  # noqa: BLE001 - the shot that ends it raises it

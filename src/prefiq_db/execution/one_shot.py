@@ -59,9 +59,12 @@ class ShortRoad(StandardRoad):
             PrefiqDbError: as of :meth:`one_shot`.
         """
         audience = self._audience
-        if audience.is_there() or self.steps_aside or not audience.has_idle or audience.watcher.wants_checkouts:
+        if audience.is_there() or self.steps_aside:
             return UNUSUAL
-        pool, dialect, observer = audience.pool, audience.dialect, audience.observer
+        lane, dialect, observer = audience.lane, audience.dialect, audience.observer
+        if lane is None or audience.watcher.wants_checkouts:
+            return UNUSUAL
+        pool = lane.pool
         record: Any = None
         cursor: Any = None
         parameters: Any = None
@@ -69,10 +72,10 @@ class ShortRoad(StandardRoad):
         returns, step = 0, TAKING
         try:
             try:
-                if audience.waiters:  # new callers must not overtake waiting ones
+                if lane.waiters:  # new callers must not overtake waiting ones
                     return UNUSUAL
                 try:
-                    take = audience.take
+                    take = lane.take
                     record = take()
                 except IndexError:
                     return UNUSUAL
@@ -82,7 +85,7 @@ class ShortRoad(StandardRoad):
                     raw is None
                     or state is None
                     or now >= state.expires_at
-                    or now - state.last_used >= audience.ping_after_idle_seconds
+                    or now - state.last_used >= lane.ping_after_idle_seconds
                     or pool._invalidate_time > record.starttime
                     or record._soft_invalidate_time > record.starttime
                     or not dialect.is_ready(raw, state, now)
@@ -91,10 +94,10 @@ class ShortRoad(StandardRoad):
                     return UNUSUAL
                 checkout, note = state.checkout, state.statement
                 checkout.checked_out_at = now
-                worker = audience.worker
+                worker = lane.worker
                 checkout.worker = worker()
                 checkout.one_shot = True
-                audience.waits.append(0.0)
+                lane.waits.append(0.0)
                 known = prepared.noted
                 if known is None:
                     prepared.noted = known = observer.look_up(prepared.sql, prepared.compiled())
@@ -116,7 +119,7 @@ class ShortRoad(StandardRoad):
                     rows = cursor.rowcount
                     if rows > 0:
                         known.rows.append(rows)
-                    if duration >= audience.slow_seconds or len(durations) >= FOLD_AT:
+                    if duration >= lane.slow_seconds or len(durations) >= FOLD_AT:
                         observer.note_more(known, duration, rows, state)
                     if observer.tells_finished:
                         observer.tell_finished(known, prepared.named(params), duration, rows, told)
@@ -155,13 +158,13 @@ class ShortRoad(StandardRoad):
                     checkout.worker = None
                     checkout.checked_out_at = 0.0
                     state.last_used = used = perf_counter()
-                    uses = audience.uses
+                    uses = lane.uses
                     uses.append(used - now)
                     # From here on another caller may already hold it, or have returned it, too.
                     record.returns = returns + 1
-                    put = audience.put
+                    put = lane.put
                     put(record)
-                    if audience.waiters or len(uses) >= FOLD_AT or len(audience.idle) > audience.size:
+                    if lane.waiters or len(uses) >= FOLD_AT or len(lane.idle) > lane.size:
                         pool.tidy()
                     return fetched
             except BaseException as error:  # noqa: BLE001 - the shot that ends it raises it
@@ -222,6 +225,9 @@ class Audience:
         self.observer: Any = getattr(engine.dialect, "observer", None)
         self.watcher: Any = getattr(engine.dialect, "watcher", None)
         self.pool: Any = None
+        self.lane: Lane | None = None
+        #: that of the async pool
+        self.awaited_lane: Lane | None = None
         self._is_ours = False
 
     def is_there(self) -> bool:
@@ -271,15 +277,36 @@ class Audience:
         self._handlers, *self._listeners = found
         # Another class of pool may lend connections in its own way.
         self._is_ours = type(pool) in (PrefiqPool, AsyncPrefiqPool)
-        is_watched = watcher is not None and self.observer is not None
-        self.has_idle = type(pool) is PrefiqPool and is_watched
-        self.awaits = type(pool) is AsyncPrefiqPool and is_watched and isinstance(dialect, AwaitingDialect)
-        if self.has_idle or self.awaits:
-            self.waiters = pool.waiters
-            self.idle, self.size = pool.idle.queue, pool.idle.maxsize
-            self.take, self.put = pool.idle.take, pool.idle.queue.append
-            self.worker = pool.current_worker
-            self.waits, self.uses = watcher.waits, watcher.uses
-            self.ping_after_idle_seconds = pool.limits.ping_after_idle_seconds
-            self.slow_seconds = self.observer.slow_seconds
+        has_lane = self._is_ours and watcher is not None and self.observer is not None
+        lane = Lane(pool, watcher, self.observer) if has_lane else None
+        self.lane = lane if type(pool) is PrefiqPool else None
+        waits_for_tasks = type(pool) is AsyncPrefiqPool and isinstance(dialect, AwaitingDialect)
+        self.awaited_lane = lane if waits_for_tasks else None
+        self.pool = pool  # last: another thread may look
+
+
+class Lane:
+    """What the short way uses of one pool and of those who take notes, looked up once.
+
+    Attributes:
+        waiters: who waits for a connection.
+        idle: the idle connections, of which the pool keeps *size* at most; *take* and *put* are its own methods.
+        worker: names the running thread.
+        waits: seconds that were waited, uncounted.
+        uses: seconds that connections were used, uncounted.
+    """
+
+    __slots__ = (
+        "idle", "ping_after_idle_seconds", "pool", "put", "size", "slow_seconds", "take", "uses", "waiters", "waits",
+        "worker",
+    )  # fmt: skip
+
+    def __init__(self, pool: Any, watcher: Any, observer: Any) -> None:
         self.pool = pool
+        self.waiters = pool.waiters
+        self.idle, self.size = pool.idle.queue, pool.idle.maxsize
+        self.take, self.put = pool.idle.take, pool.idle.queue.append
+        self.worker = pool.current_worker
+        self.waits, self.uses = watcher.waits, watcher.uses
+        self.ping_after_idle_seconds = pool.limits.ping_after_idle_seconds
+        self.slow_seconds = observer.slow_seconds
