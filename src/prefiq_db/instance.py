@@ -101,11 +101,7 @@ class Instance:
 
     def _look_up(self) -> None:
         settings = self.settings
-        self.is_usual = (
-            self.hooks.wanted.isdisjoint(CALL_EVENTS)
-            and self.explainer is None
-            and not settings.pgbouncer
-        )
+        self.is_usual = self.hooks.wanted.isdisjoint(CALL_EVENTS) and self.explainer is None and not settings.pgbouncer
 
     def tables_in(self, schema: str | None) -> TargetTables:
         """Return what is known of the tables of *schema*; ``None``: the session's own."""
