@@ -144,6 +144,7 @@ class Call:
         tags: the request's tags.
         facts: what :func:`~prefiq_db.execution.statement_facts.facts_of_call` returned; ``None`` before its first call.
         text: the SQL that the caller gave, if it was text.
+        begun: the shot that went as far as it can go without the bridge; the next attempt goes on with it.
         prepared: what the direct road knows of that text; ``None``: nothing yet.
         way: how it is carried out.
         block: the block to carry it out in, when a transaction is open for it.
@@ -155,6 +156,7 @@ class Call:
 
     __slots__ = (
         "attempts",
+        "begun",
         "block",
         "deadline",
         "facts",
@@ -186,6 +188,7 @@ class Call:
         self.facts: Any = None
         self.text: str | None = None
         self.prepared: Any = None
+        self.begun: Any = None
         self.way = ONE_SHOT
         self.block: Runner | None = None
         self.line: Line | None = None

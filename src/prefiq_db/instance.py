@@ -55,8 +55,8 @@ class Instance:
         has_tenants: whether the origin was asked for a tenant's database, so that each call looks whose it is.
         schema_tables: like *tables*, for each schema that is a tenant's namespace.
         is_usual: whether a statement by itself needs nothing but to be sent: nobody hears of calls, wants plans,
-            needs a transaction for a time limit, or has to know how far the primary is after it. Looked up when a
-            listener comes or goes.
+            needs a transaction for a time limit, has to know how far the primary is after it, or looks which of
+            several hosts it is on. Looked up when a listener comes or goes.
         tells_inserted: by a table's name, whether the server tells an inserted row from an updated one.
     """
 
@@ -111,8 +111,8 @@ class Instance:
             self.hooks.wanted.isdisjoint(CALL_EVENTS)
             and self.explainer is None
             and not settings.pgbouncer
-            and not settings.replicas
-            and not self.runtime.is_async
+            and not settings.replicas  # a write notes how far the primary is
+            and not self.engine.dialect.follows_primary  # type: ignore[attr-defined]  # the pool looks which host it is
         )
 
     def tables_in(self, schema: str | None) -> TargetTables:

@@ -11,6 +11,7 @@ from typing import Any
 
 from sqlalchemy import TextClause
 
+from prefiq_db.bridge import spawn
 from prefiq_db.call import EXPLICIT, NO_OVERRIDES, OWN_TRANSACTION, Call, Overrides, Shape, Way, next_call_id
 from prefiq_db.core.bulk_insert import Request, bulk_insert
 from prefiq_db.core.doubt import Doubt, fate_unknown
@@ -25,9 +26,12 @@ from prefiq_db.errors import (
     PrefiqDbError,
     ReadOnlyError,
 )
+from prefiq_db.execution.awaited_one_shot import Unusual, shoot_awaited
+from prefiq_db.execution.awaited_shot import UNDONE, AwaitedShot
 from prefiq_db.execution.binds import bind_params, bind_rows, check_params, checked_rows
 from prefiq_db.execution.entities import refuse_entities
 from prefiq_db.execution.one_shot import UNUSUAL
+from prefiq_db.execution.prepared import Prepared
 from prefiq_db.execution.refused_statements import refuse_one_shot
 from prefiq_db.execution.row_batches import BatchReader, streamed
 from prefiq_db.execution.shapes import ALL_ROWS, ONE_VALUE, ROW_COUNT
@@ -92,6 +96,63 @@ class Statements(ReadingStatements, CoreVerbs):
         call.started = time.monotonic() - (perf_counter() - now)
         call.attempts = 1
         return self._carry_out(call, self._judged(first, call))
+
+    async def run_awaited(self, verb: str, statement: Any, params: Any, shape: Shape) -> Any:
+        """Return the same as :meth:`run`, for a task; only what has to be bridged runs in a greenlet."""
+        known = self.road.texts.kept.get(statement) if type(statement) is str else None
+        if known is None or not self._is_at_once(known, params):
+            return await self._carry_out_awaited(self.prepare(verb, statement, params, shape), None)
+        self.check_world()
+        now = perf_counter()
+        try:
+            fetched = await shoot_awaited(self.road, known, params, shape, now)
+        except PrefiqDbError as error:
+            first = error
+        else:
+            if type(fetched) is Unusual:
+                return await self._carry_out_awaited(self.prepare(verb, statement, params, shape), fetched.record)
+            self.instance.retry_budget.successes += 1
+            finish = shape.finish
+            return fetched if finish is None else finish(fetched)
+        call = Call(verb, known.statement, params, shape)  # type: ignore[arg-type]  # a text's is there
+        call.prepared = known
+        call.started = time.monotonic() - (perf_counter() - now)
+        call.attempts = 1
+        return await spawn(self._carry_out, call, self._judged(first, call))
+
+    def _is_at_once(self, known: Prepared, params: Any) -> bool:
+        """Return whether a known text can be sent at once, in the async world; the conditions are those of run()."""
+        if (
+            not known.is_plain
+            or not self.instance.is_usual
+            or self.instance.closed
+            or self.view is not NO_OVERRIDES
+            or scopes_here() is not NO_SCOPES
+            or transactions_here() is not NO_TRANSACTIONS
+            or open_request() is not None
+        ):
+            return False
+        if type(params) is dict:
+            return bool(params.keys() == known.keys and known.taken.issuperset(map(type, params.values())))
+        return params is None and not known.keys
+
+    async def _carry_out_awaited(self, call: Call, record: Any) -> Any:
+        """Carry out *call* in a coroutine where that can be; *record* is a place in the pool that it waited for."""
+        is_plain = call.way is Way.ONE_SHOT and self.instance.explainer is None
+        shot = AwaitedShot.of(self.road, call) if is_plain and self.hooks.wanted.isdisjoint(CALL_EVENTS) else None
+        if shot is None:
+            if record is not None:
+                await spawn(record.pool.give_back, record)
+            return await spawn(self.carry_out, call)
+        fetched = await shot.shoot(record)
+        if fetched is UNDONE:
+            call.begun = shot
+            del shot
+            return await spawn(self._carry_out, call)
+        self.instance.retry_budget.successes += 1
+        finish = call.shape.finish
+        del call.statement, call.params, call.block, call.text
+        return fetched if finish is None else finish(fetched)
 
     # --- prepare a call: nothing here waits --------------------------------------------------------
 

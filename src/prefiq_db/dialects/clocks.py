@@ -21,18 +21,22 @@ class ClockDialect(ConfiguredDialect):
         raise NotImplementedError
 
     def bound_statements(self, connection: Any, seconds: float, deadline: Deadline | None = None) -> None:
-        """Limit the statements that follow on SQLAlchemy's *connection*; a failure here closes the connection.
+        """Limit the statements that follow on SQLAlchemy's *connection*; a failure here closes the connection."""
+        proxied = connection._dbapi_connection
+        try:
+            self.limit_statements(proxied, seconds, deadline)
+        except BaseException as error:  # noqa: BLE001 - likewise
+            connection._handle_dbapi_exception(error, None, None, None, None)
+
+    def limit_statements(self, proxied: Any, seconds: float, deadline: Deadline | None) -> None:
+        """Limit the statements that follow on this connection.
 
         *deadline*, if given, is one that the caller shares among several statements: the driver waits no longer than
         what is left of it, whatever the server allows.
         """
-        proxied = connection._dbapi_connection
-        try:
-            self.set_statement_timeout(proxied, seconds)
-            if deadline is not None and (left := deadline.left()) < seconds:
-                self.bound_wait(self.session_of(proxied), proxied.dbapi_connection, left)
-        except BaseException as error:  # noqa: BLE001 - likewise
-            connection._handle_dbapi_exception(error, None, None, None, None)
+        self.set_statement_timeout(proxied, seconds)
+        if deadline is not None and (left := deadline.left()) < seconds:
+            self.bound_wait(self.session_of(proxied), proxied.dbapi_connection, left)
 
     def bound_wait(self, state: SessionState, dbapi_connection: Any, seconds: float) -> None:
         """Let the driver wait for each reply a little longer than *seconds*, the server's own limit.

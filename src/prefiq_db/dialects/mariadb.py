@@ -14,6 +14,7 @@ from sqlalchemy.dialects.mysql.pymysql import MySQLDialect_pymysql
 from sqlalchemy.sql.sqltypes import _Binary
 
 from prefiq_db.config import WRITER
+from prefiq_db.dialects.awaiting_mariadb import AwaitingMariadb
 from prefiq_db.dialects.base import PrefiqDialect
 from prefiq_db.dialects.binary import Bytes
 from prefiq_db.dialects.bulk_mariadb import AsyncmyBulk, MariadbBulk, PyMySQLBulk
@@ -319,7 +320,7 @@ class _PyMySQL(PyMySQLBulk, _MySQLFamily):
         return -1 if sock is None else int(sock.fileno())
 
 
-class _Asyncmy(AsyncmyBulk, _MySQLFamily):
+class _Asyncmy(AwaitingMariadb, AsyncmyBulk, _MySQLFamily):
     @classmethod
     def import_dbapi(cls) -> Any:
         import asyncmy

@@ -10,6 +10,7 @@ from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg, PGDialectA
 from sqlalchemy.sql.sqltypes import _Binary
 
 from prefiq_db.bridge import await_
+from prefiq_db.dialects.awaiting_postgresql import AwaitingPostgresql
 from prefiq_db.dialects.base import PrefiqDialect
 from prefiq_db.dialects.binary import Bytes
 from prefiq_db.dialects.bulk_postgresql import AsyncCopy, PostgresqlBulk, SyncCopy
@@ -375,7 +376,9 @@ class PrefiqPostgresql(PostgresqlBursts, SyncCopy, _Postgresql, _PreparedAnew, P
                 return rows
 
 
-class PrefiqPostgresqlAsync(AsyncPostgresqlBursts, AsyncCopy, _Postgresql, _PreparedAnew, PGDialectAsync_psycopg):
+class PrefiqPostgresqlAsync(
+    AwaitingPostgresql, AsyncPostgresqlBursts, AsyncCopy, _Postgresql, _PreparedAnew, PGDialectAsync_psycopg
+):
     supports_statement_cache = True
 
     def control(self, dbapi_connection: Any, sql: str) -> str | None:

@@ -15,6 +15,7 @@ from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 
 from prefiq_db.bridge import await_, can_await
 from prefiq_db.deadline import Deadline
+from prefiq_db.dialects.awaiting_sqlite import AwaitingSqlite
 from prefiq_db.dialects.base import PrefiqDialect
 from prefiq_db.dialects.bulk_sqlite import SqliteBulk
 from prefiq_db.dialects.bursts_sqlite import AsyncSqliteBursts, ContextOfBursts
@@ -365,7 +366,7 @@ class PrefiqSqlite(_Sqlite, SQLiteDialect_pysqlite):
         return error if connection.refusal is None else connection.refusal
 
 
-class PrefiqSqliteAsync(AsyncSqliteBursts, _Sqlite, SQLiteDialect_aiosqlite):
+class PrefiqSqliteAsync(AwaitingSqlite, AsyncSqliteBursts, _Sqlite, SQLiteDialect_aiosqlite):
     supports_statement_cache = True
     execution_ctx_cls = ContextOfBursts
 

@@ -17,7 +17,7 @@ from sqlalchemy.engine.result import RMKeyView
 
 from prefiq_db.call import NO_OVERRIDES, Call, Overrides, Shape, Told
 from prefiq_db.deadline import Deadline
-from prefiq_db.dialects.session import SESSION_KEY
+from prefiq_db.dialects.session import SESSION_KEY, SessionState
 from prefiq_db.engine_class import taken
 from prefiq_db.errors import ReadOnlyError, StatementCancelledError
 from prefiq_db.execution.one_shot import READING, SENDING, ShortRoad
@@ -46,12 +46,20 @@ class DirectRoad(ShortRoad):
         self._constructs: WeakKeyDictionary[Any, Prepared | None] = WeakKeyDictionary()
 
     def new_shot(self, call: Call) -> Shot:
+        if call.begun is not None:
+            begun: Shot = call.begun
+            call.begun = None
+            return begun
+        return self.direct_shot(call, DirectShot) or OneShot(self, call)
+
+    def direct_shot(self, call: Call, kind: type[S]) -> S | None:
+        """Return a shot of this *kind*; ``None``: the call takes the standard road."""
         prepared = self._known(call)
         if prepared is None or not prepared.stands_alone:
-            return OneShot(self, call)
+            return None
         # Another thread may have evicted it just now.
         compiled = prepared.compiled()
-        return OneShot(self, call) if compiled is None else DirectShot(self, call, prepared, compiled)
+        return None if compiled is None else kind(self, call, prepared, compiled)
 
     # --- in a transaction ---------------------------------------------------------------------------
 
@@ -361,21 +369,29 @@ class DirectShot(DirectStatement):
         return "statement" if self.sent else "connect"
 
     def go(self) -> Any:
-        road, call = self.road, self.call
-        deadline = call.deadline
+        deadline = self.call.deadline
         if deadline is None:
-            record = taken(road.engine)
+            self._hold(taken(self.road.engine))
         else:
             with checkout_by(deadline):
-                record = taken(road.engine)
+                self._hold(taken(self.road.engine))
+        return self._go_on()
+
+    def _hold(self, record: Any) -> SessionState:
+        """Keep the connection that was taken from the pool, and note what it is taken for."""
         self._returns = record.returns
         self._connection_record = record
-        self.dbapi_connection = raw = record.dbapi_connection
-        dialect, limit = road.dialect, road.dialect.limits.statement_timeout_seconds
-        state = record.info[SESSION_KEY]
-        checkout = state.checkout
-        checkout.one_shot = True
-        state.statement.call = call
+        self.dbapi_connection = record.dbapi_connection
+        state: SessionState = record.info[SESSION_KEY]
+        state.checkout.one_shot = True
+        state.statement.call = self.call
+        return state
+
+    def _go_on(self) -> Any:
+        """Send the statement on the connection that is held, and return what the shape fetches."""
+        call, dialect, raw = self.call, self.road.dialect, self.dbapi_connection
+        deadline, limit = call.deadline, dialect.limits.statement_timeout_seconds
+        checkout = self._connection_record.info[SESSION_KEY].checkout
         checkout.retry_number = call.attempts - 1
         if dialect.has_sockets and dialect.is_unheard(raw):
             checkout.repeatable = facts_of_call(call, dialect).reads_only

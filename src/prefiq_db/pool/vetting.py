@@ -25,6 +25,7 @@ from prefiq_db.drivers.readable import is_readable
 from prefiq_db.interruptions import is_interruption
 from prefiq_db.masking import border_translates
 from prefiq_db.origin import application_line
+from prefiq_db.pool.awaited_checkout import AwaitedCheckouts
 from prefiq_db.pool.checkout_deadline import checkout_by, checkout_deadline
 from prefiq_db.pool.idle_connections import IdleConnections
 from prefiq_db.pool.slots import SlottedPool
@@ -153,17 +154,21 @@ class _VettingPool(SlottedPool):
                 record = None
             if record is None:
                 record = self._make_or_wait()
-            if record.dbapi_connection is None:
-                record.get_connection()
-            else:
-                reason = self._unfit(record)
-                if reason is not None:
-                    self._renew(record, reason)
+            self._make_fit(record)
             return record  # type: ignore[no-any-return]
         except BaseException:
             if record is not None:
                 self._drop(record)
             raise
+
+    def _make_fit(self, record: Any) -> None:
+        """Open the connection of *record*, or replace it if it must not be handed out."""
+        if record.dbapi_connection is None:
+            record.get_connection()
+        else:
+            reason = self._unfit(record)
+            if reason is not None:
+                self._renew(record, reason)
 
     def _make_or_wait(self) -> Any:
         """Return a connection that became free, or an empty slot to open one in."""
@@ -427,7 +432,9 @@ class PrefiqPool(_VettingPool):
     __module__ = "prefiq_db.pool"  # SQLAlchemy names the pool's logger by it
 
 
-class AsyncPrefiqPool(_VettingPool, AsyncAdaptedQueuePool):
+class AsyncPrefiqPool(AwaitedCheckouts, _VettingPool, AsyncAdaptedQueuePool):
     """The pool of async engines."""
+
+    _queue_class = IdleConnections
 
     __module__ = "prefiq_db.pool"
