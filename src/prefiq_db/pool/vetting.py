@@ -432,7 +432,7 @@ class PrefiqPool(_VettingPool):
     __module__ = "prefiq_db.pool"  # SQLAlchemy names the pool's logger by it
 
 
-class AsyncPrefiqPool(AwaitedCheckouts, _VettingPool, AsyncAdaptedQueuePool):
+class AsyncPrefiqPool(_VettingPool, AwaitedCheckouts, AsyncAdaptedQueuePool):
     """The pool of async engines."""
 
     _queue_class = IdleConnections
