@@ -29,9 +29,9 @@ _NOTHING_DONE: Final = ("NoWritesPerformed", "SystemOverloadedError")
 
 
 def ask(
-    instance: MongoInstance, told: Note, seconds: float, action: Callable[[], Any], *, is_probe: bool = False
+    instance: MongoInstance, told: Note, seconds: float, action: Callable[..., Any], *given: Any, is_probe: bool = False
 ) -> Any:
-    """Return the result of *action*, which calls PyMongo once; it may take *seconds* in all.
+    """Return the result of ``action(*given)``, which calls PyMongo once; it may take *seconds* in all.
 
     Within a time limit PyMongo looks for a server as long as the limit allows, not ``serverSelectionTimeoutMS``. So
     while no server is known, one is looked for first, by a ping within ``connect_timeout_seconds``.
@@ -42,18 +42,27 @@ def ask(
     Raises:
         PrefiqDbError: of the class that fits the kind.
     """
-
     before = running.get()
     running.set(told)
     caught: BaseException
     try:
-        return _ask_in_time(instance, told, seconds, action, is_probe)
+        if instance.client.topology_description is not instance.fit_topology and not _knows_server(instance):
+            limit = min(seconds, instance.settings.connect_timeout_seconds)
+            seconds = limit if is_probe else seconds - _find_server(instance, limit)
+        with pymongo.timeout(seconds if seconds > _LEAST_SECONDS else _LEAST_SECONDS):
+            found = action(*given)
+            return instance.settle(found) if instance.is_async else found
     except BaseException as error:  # noqa: BLE001 - the border judges it below, once this block has ended
         caught = error
     finally:
         running.set(before)
     # Only what fails crosses the border: it is for SQLAlchemy's sake that a call is inside it from the start.
     try:
+        # A COMMIT that is not sent isn't told from one whose reply is lost: PyMongo may have sent it before.
+        unsent = told.phase != "commit" and not told.sent
+        if unsent and isinstance(caught, ConnectionFailure) and not isinstance(caught, WaitQueueTimeoutError):
+            told.phase = "connect"
+            note(caught, _tried(instance))
         return instance.border.cross(partial(_raise, caught), told.told_phase)
     finally:
         del caught
@@ -63,30 +72,9 @@ def _raise(error: BaseException) -> NoReturn:
     raise error
 
 
-def _ask_in_time(instance: MongoInstance, told: Note, seconds: float, action: Callable[[], Any], is_probe: bool) -> Any:
-    left = seconds
-    try:
-        if not _knows_server(instance):
-            limit = min(seconds, instance.settings.connect_timeout_seconds)
-            if is_probe:
-                left = limit
-            else:
-                left -= _find_server(instance, limit)
-        with pymongo.timeout(left if left > _LEAST_SECONDS else _LEAST_SECONDS):
-            return instance.settle(action())
-    except ConnectionFailure as error:
-        # A COMMIT that is not sent isn't told from one whose reply is lost: PyMongo may have sent it before.
-        if told.phase != "commit" and not told.sent and not isinstance(error, WaitQueueTimeoutError):
-            told.phase = "connect"
-            note(error, _tried(instance))
-        raise
-
-
 def _knows_server(instance: MongoInstance) -> bool:
     """Return whether there is a server that takes what most calls ask, as far as PyMongo knows."""
     description = instance.client.topology_description
-    if description is instance.fit_topology:
-        return True
     if _has_fit_server(description):
         instance.fit_topology = description  # PyMongo makes another one when something changes
         return True

@@ -18,7 +18,8 @@ from prefiq_db.reports import UpsertResult
 
 Document = dict[str, Any]
 
-#: How often the collection may be asked: PyMongo's collection and session in, its result (awaited, if need be) out.
+#: What asks, once per attempt: PyMongo's collection and session in, its result out. It settles what it looks into
+#: itself; what it returns may still have to be awaited.
 Work = Callable[[Any, Any, Callable[[Any], Any]], Any]
 
 
@@ -48,7 +49,7 @@ class Request:
 
 
 def _check_collection(name: Any) -> str:
-    if not isinstance(name, str) or not name or name.startswith(("$", ".")) or "\x00" in name:
+    if not isinstance(name, str) or not name or name[0] in "$." or "\x00" in name:
         raise UsageError("collection: expected the name of a collection, as text")
     return name
 
@@ -94,7 +95,7 @@ def find(collection: Any, filter: Any, projection: Any, into: Into | None, optio
     make = None if into is None else maker(into)
 
     def work(found: Any, session: Any, settle: Callable[[Any], Any]) -> Any:
-        return settle(found.find(chosen, projection, session=session, **options).to_list())
+        return found.find(chosen, projection, session=session, **options).to_list()
 
     return Request("find", name, work, True, None if make is None else lambda rows: [*map(make, rows)])
 
@@ -120,7 +121,7 @@ def find_one(collection: Any, filter: Any, projection: Any, into: Into | None, o
     make = None if into is None else maker(into)
 
     def work(found: Any, session: Any, settle: Callable[[Any], Any]) -> Any:
-        return settle(found.find_one(chosen, projection, session=session, **options))
+        return found.find_one(chosen, projection, session=session, **options)
 
     return Request(
         "find_one", name, work, True, None if make is None else lambda row: None if row is None else make(row)
@@ -133,7 +134,7 @@ def count(collection: Any, filter: Any, options: Mapping[str, Any]) -> Request:
     _check_options(options)
 
     def work(found: Any, session: Any, settle: Callable[[Any], Any]) -> Any:
-        return settle(found.count_documents(chosen, session=session, **options))
+        return found.count_documents(chosen, session=session, **options)
 
     return Request("count", name, work, True)
 

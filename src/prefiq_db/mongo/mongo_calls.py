@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any, Final, cast
 
-from prefiq_db.call import Call, Overrides, Shape
+from prefiq_db.call import NO_OVERRIDES, Call, Overrides
 from prefiq_db.core.transactions import Transactions
 from prefiq_db.deadline import Deadline
 from prefiq_db.errors import (
@@ -22,7 +22,7 @@ from prefiq_db.errors import (
 from prefiq_db.hooks.calls import CALL_EVENTS, tell_call
 from prefiq_db.mongo.asking import ask, fate_unknown, may_read_again, may_write_again
 from prefiq_db.mongo.document_requests import Request
-from prefiq_db.mongo.running_calls import Note
+from prefiq_db.mongo.running_calls import DocumentCall, Note
 from prefiq_db.mongo.session_block import SessionBlock
 from prefiq_db.overrides import check_overrides
 from prefiq_db.transaction import Block, Scope, TransactionOptions, ambient
@@ -30,9 +30,6 @@ from prefiq_db.transaction import Block, Scope, TransactionOptions, ambient
 _LACKS: Final = {"schema": "MongoDB has none; use database"}
 # What MongoDB allows in the name of a database on every platform.
 _DATABASE: Final = re.compile(r"""[^/\\. "$*<>:|?\x00]{1,63}""")
-
-# A call of a document verb has no SQL: what it asks is in its request.
-_NO_SHAPE: Final = Shape(lambda result: result)
 
 
 class MongoCalls(Transactions):
@@ -60,26 +57,29 @@ class MongoCalls(Transactions):
     def carry_out(self, request: Request, block: Block | None = None) -> Any:
         """Return the answer to *request*, after as many attempts as needed; in *block*, if the caller named one."""
         given = self.admit()
-        call = Call(request.verb, cast(Any, None), None, _NO_SHAPE, given)
-        if self.hooks.wanted.isdisjoint(CALL_EVENTS):
+        call = DocumentCall(request.verb, given)
+        if not self.hooks.wanted or self.hooks.wanted.isdisjoint(CALL_EVENTS):
             return self._carry_out(request, block, call)
         return tell_call(self.hooks, self.name, call, partial(self._carry_out, request, block))
 
     def _carry_out(self, request: Request, block: Block | None, call: Call) -> Any:
         place = self.place(block)
-        self.check_may(request, call.given, place)
-        if place is not None:
-            found = self._in_block(request, place, call, explicit=block is not None)
-        else:
+        if not request.reads:
+            self.check_may(request, call.given, place)
+        if place is None:
             found = self._alone(request, call)
+        else:
+            found = self._in_block(request, place, call, explicit=block is not None)
         return found if request.finish is None else request.finish(found)
 
     def place(self, block: Block | None) -> SessionBlock | None:
         """Return the transaction that a call runs in; ``None``: none is open here."""
         if block is None:
             scope = ambient(self.instance)
-            block = None if scope is None else scope.blocks[-1]
-        return cast("SessionBlock | None", block)
+            if scope is None:
+                return None
+            block = scope.blocks[-1]
+        return cast("SessionBlock", block)
 
     def check_may(self, request: Request, given: Overrides, block: Block | None) -> None:
         """Raise if *request* writes where only reads are allowed: MongoDB has no sessions that only read."""
@@ -95,6 +95,8 @@ class MongoCalls(Transactions):
     def collection_for(self, request: Request, call: Call, *, pinned: bool) -> Any:
         """Return PyMongo's collection for *request*; *pinned* if it is used in a transaction."""
         given = call.given
+        if given is NO_OVERRIDES and request.collection in self.instance.usual:
+            return self.instance.usual[request.collection]
         replica = bool(given.replica) and not pinned
         return self.instance.collection(self.database_name(given), request.collection, replica=replica)
 
@@ -135,10 +137,10 @@ class MongoCalls(Transactions):
 
     def _attempt(self, request: Request, call: Call, told: Note) -> Any:
         call.attempts += 1
-        collection = self.collection_for(request, call, pinned=False)
-        settle = self.instance.settle
+        instance, collection = self.instance, self.collection_for(request, call, pinned=False)
+        seconds = instance.statement_timeout_seconds if call.deadline is None else self.seconds(call)
         try:
-            return ask(self.instance, told, self.seconds(call), lambda: request.work(collection, None, settle))
+            return ask(instance, told, seconds, request.work, collection, None, instance.settle)
         except PrefiqDbError as error:
             if request.reads or call.given.idempotent or not fate_unknown(error, told):
                 raise

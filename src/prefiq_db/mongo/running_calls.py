@@ -4,12 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
+from collections.abc import Mapping
 from contextvars import ContextVar
-from typing import Any
 
-from prefiq_db.call import Call
+from prefiq_db.call import NO_OVERRIDES, Call, Overrides, call_ids
+from prefiq_db.deadline import Deadline, own_deadline
 from prefiq_db.dialects.session import SessionState
+from prefiq_db.tags import NO_TAGS
 from prefiq_db.translation.classify import Phase
+
+
+class DocumentCall(Call):
+    """One call of a document verb. It has what calls of all databases have, and nothing of what a statement is."""
+
+    __slots__ = ()
+
+    def __init__(self, verb: str, given: Overrides) -> None:
+        # Not by the base class: what it prepares for SQL takes as long as all of this.
+        self.id = next(call_ids)
+        self.verb = verb
+        self.given = given
+        self.attempts = 0
+        self.last = False
+        self.started = time.monotonic()
+        self.tags: Mapping[str, str] = NO_TAGS
+        self.deadline: Deadline | None = None
+        if given is not NO_OVERRIDES:
+            self.tags = given.tags or NO_TAGS
+            self.deadline = own_deadline(given.timeout, self.started)
 
 
 class Note:
@@ -41,13 +64,6 @@ class Note:
 
 #: the attempt that the code here carries out; ``None`` in what uses PyMongo's own objects
 running: ContextVar[Note | None] = ContextVar("prefiq_db_mongo_call", default=None)
-
-
-def take_state(state: Any) -> None:
-    """Tell the running attempt which connection it has; ``None``: none any more."""
-    note = running.get()
-    if note is not None:
-        note.state = state
 
 
 def worker_name() -> object:
