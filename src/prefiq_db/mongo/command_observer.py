@@ -30,7 +30,7 @@ from prefiq_db.mongo.command_words import (
     rows_of,
     show_command,
 )
-from prefiq_db.mongo.running_calls import Note, running
+from prefiq_db.mongo.running_calls import Attempt, running
 from prefiq_db.origin import application_line, readable
 from prefiq_db.tags import NO_TAGS
 from prefiq_db.translation.classify import classify_error
@@ -38,7 +38,7 @@ from prefiq_db.translation.driver_reports import codeless_kind
 
 logger = logging.getLogger("prefiq_db.statements")
 
-# Commands that are being answered. A listener that never hears of an end must not make the table grow without bound.
+# Commands of db.client that are being answered: those whose end nobody hears of must not fill the memory.
 _MOST_PENDING: Final = 10_000
 # How many texts are remembered; new ones push old ones out.
 _MOST_TEXTS: Final = 2000
@@ -61,7 +61,7 @@ class _Known:
 #: A command that was sent and is not answered yet: what is known of it, the attempt that sent it, the number of its
 #: repetition, its wait for a connection, and the fields of its events if anybody listens. A tuple, for it is made for
 #: each command, and mostly nobody looks into it.
-_Pending: TypeAlias = tuple[_Known, Note | None, int, float, dict[str, Any] | None]
+_Pending: TypeAlias = tuple[_Known, Attempt | None, int, float, dict[str, Any] | None]
 
 
 class CommandObserver(CommandListener):
@@ -76,7 +76,7 @@ class CommandObserver(CommandListener):
         self.slow = SlowLog(database, slow_seconds, time.monotonic)
         self._budgeted = False
         self._memory: Memory[_Known] = Memory(_MOST_TEXTS)
-        self._plain: dict[tuple[str, Any], _Known] = {}
+        self._plain: dict[str, dict[Any, _Known]] = {name: {} for name in _PLAIN}
         self._pending: dict[int, _Pending] = {}
 
     def expect_budgets(self) -> None:
@@ -87,42 +87,57 @@ class CommandObserver(CommandListener):
 
     def started(self, event: CommandStartedEvent) -> None:
         """Note that a command is sent."""
-        name, command = event.command_name, event.command
-        known = self._plain.get((name, command[name])) if name in _PLAIN else None
+        command = event.command
+        name = next(iter(command), "")
+        plain = self._plain.get(name)
+        known = None if plain is None else plain.get(command[name])
         if known is None:
-            if name.lower() in SECRET_COMMANDS:
+            if not name or name.lower() in SECRET_COMMANDS:  # PyMongo empties a secret one
                 return
             known = self._find(name, command)
-        note, retries, wait = running.get(), 0, 0.0
+        note, retries, wait, fields = running.get(), 0, 0.0, None
         if note is not None:
             retries = note.retry_number
-            if note.sent and known.description.operation not in _GOES_ON:
+            if note.sent and name not in _GOES_ON:
                 retries += note.sent  # PyMongo repeats a write by itself, under the number that the server knows it by
             note.sent += 1
             state = note.state
             if state is not None:
-                wait, state.checkout.wait_seconds = state.checkout.wait_seconds, 0.0
-                statement = state.statement
-                statement.call, statement.summary, statement.sent_at = note.call, known.summary, perf_counter()
+                checkout, statement = state.checkout, state.statement
+                wait, checkout.wait_seconds = checkout.wait_seconds, 0.0
+                statement.call, statement.summary, statement.sent_at = note, known.summary, perf_counter()
         if retries:
             with self.statistics.lock:
                 known.entry.retries += 1
         if self._budgeted and open_budgets.get() is not NO_BUDGETS:
             note_in_budgets(self, known.description.fingerprint, known.summary)
-        fields = None
-        if self.hooks.wanted and not self.hooks.wanted.isdisjoint(_STATEMENT_EVENTS):
+        wanted = self.hooks.wanted
+        if wanted and not wanted.isdisjoint(_STATEMENT_EVENTS):
             fields = self._event_fields(known, note, retries, wait, command)
-            self.hooks.emit(StatementStarted(**fields))
-        if len(self._pending) < _MOST_PENDING:
-            self._pending[event.request_id] = (known, note, retries, wait, fields)
+            self._emit(StatementStarted(**fields), note)
+        if note is not None:
+            note.pending = (known, note, retries, wait, fields)
+            return
+        if len(self._pending) >= _MOST_PENDING:
+            self._pending.pop(next(iter(self._pending)), None)  # the oldest: nobody will hear of its end
+        self._pending[event.request_id] = (known, note, retries, wait, fields)
+
+    def _emit(self, event: object, note: Attempt | None) -> None:
+        """Notify the listeners, outside of the attempt: a task that one of them starts is no part of it."""
+        running.set(None)
+        try:
+            self.hooks.emit(event)
+        finally:
+            running.set(note)
 
     def _find(self, name: str, command: Mapping[str, Any]) -> _Known:
         text = show_command(name, command)
         known = self._memory.kept.get(text) or self._learn(name, command, text)
         if name in _PLAIN and known.description.tables:
-            if len(self._plain) >= _MOST_TEXTS:
-                self._plain.clear()  # collections whose names are made up must not fill the memory
-            self._plain[name, command[name]] = known
+            found = self._plain[name]
+            if len(found) >= _MOST_TEXTS:
+                found.clear()  # collections whose names are made up must not fill the memory
+            found[command[name]] = known
         return known
 
     def _learn(self, name: str, command: Mapping[str, Any], text: str) -> _Known:
@@ -133,41 +148,57 @@ class CommandObserver(CommandListener):
 
     def succeeded(self, event: CommandSucceededEvent) -> None:
         """Note the reply to a command. One that lists failed writes counts as failed."""
-        made = self._take(event.request_id)
-        if made is None:
-            return
+        attempt = running.get()
+        made: _Pending | None = None if attempt is None else attempt.pending
+        if attempt is None or made is None:
+            made = self._take(event)
+            if made is None:
+                return
+        else:  # as _take() does it: most commands come here
+            attempt.pending = None
+            attempt.done += 1
+            if attempt.state is not None:
+                attempt.state.statement.sent_at = 0.0
         duration, reply = event.duration_micros / 1e6, event.reply
         if "writeErrors" in reply:
             failed = reply["writeErrors"]
             if isinstance(failed, list) and failed:
                 self._note_failure(made, duration, *self._kind_of(failed[0].get("code"), "WriteError"))
                 return
-        rows, entry, durations = rows_of(reply), made[0].entry, made[0].entry.durations
-        durations.append(duration)
+        known, note, _, _, fields = made
+        entry, cursor = known.entry, reply.get("cursor")
+        if type(cursor) is dict and "firstBatch" in cursor:  # most reads, without a further call
+            rows = len(cursor["firstBatch"])
+        else:
+            rows = rows_of(reply)
+        entry.durations.append(duration)
         if rows > 0:
             entry.rows.append(rows)
-        if len(durations) >= FOLD_AT:
+        if len(entry.durations) >= FOLD_AT:
             entry.fold()
             entry.line = application_line()
         if duration >= self.slow.threshold_seconds:
             self._note_slow(made, duration, rows, None)
-        if made[4] is not None and StatementFinished in self.hooks.wanted:
-            self.hooks.emit(StatementFinished(**made[4], duration_seconds=duration, rows=rows))
+        if fields is not None and StatementFinished in self.hooks.wanted:
+            self._emit(StatementFinished(**fields, duration_seconds=duration, rows=rows), note)
         if logger.isEnabledFor(logging.DEBUG):
             self._log(made, duration, rows)
 
     def failed(self, event: CommandFailedEvent) -> None:
         """Note that a command failed."""
-        made = self._take(event.request_id)
+        made = self._take(event)
         if made is not None:
             failure: Mapping[str, Any] = event.failure
             kind, code = self._kind_of(failure.get("code"), str(failure.get("errtype", "")))
             self._note_failure(made, event.duration_micros / 1e6, kind, code)
 
-    def _take(self, request: int) -> _Pending | None:
-        made = self._pending.pop(request, None)
-        note = running.get() if made is None else made[1]
-        if note is not None and note.state is not None:
+    def _take(self, event: CommandSucceededEvent | CommandFailedEvent) -> _Pending | None:
+        note = running.get()
+        if note is None or note.pending is None:
+            return self._pending.pop(event.request_id, None)
+        made: _Pending = note.pending
+        note.pending = None
+        if note.state is not None:
             note.state.statement.sent_at = 0.0
         return made
 
@@ -179,7 +210,7 @@ class CommandObserver(CommandListener):
     # --- what it becomes ---------------------------------------------------------------------------
 
     def _note_failure(self, made: _Pending, duration: float, kind: ErrorKind, code: int | None) -> None:
-        known, _, _, _, fields = made
+        known, note, _, _, fields = made
         known.entry.durations.append(duration)
         with self.statistics.lock:
             self.statistics.error_count += 1
@@ -188,12 +219,11 @@ class CommandObserver(CommandListener):
         if duration >= self.slow.threshold_seconds:
             self._note_slow(made, duration, -1, kind.value)
         if fields is not None and StatementFailed in self.hooks.wanted:
-            self.hooks.emit(StatementFailed(**fields, duration_seconds=duration, kind=kind, code=code))
+            self._emit(StatementFailed(**fields, duration_seconds=duration, kind=kind, code=code), note)
 
     def _event_fields(
-        self, known: _Known, note: Note | None, retries: int, wait: float, command: Mapping[str, Any]
+        self, known: _Known, note: Attempt | None, retries: int, wait: float, command: Mapping[str, Any]
     ) -> dict[str, Any]:
-        call = None if note is None else note.call
         return {
             "database": self.database,
             "statement": known.shown,
@@ -205,7 +235,7 @@ class CommandObserver(CommandListener):
             "fingerprint": known.description.fingerprint,
             "wait_seconds": wait,
             "retry_number": retries,
-            "call_id": None if call is None else call.id,
+            "call_id": None if note is None else note.id,
             "transaction_id": None if note is None else note.transaction_id,
             "origin": readable(application_line()),
             "tags": _tags_of(note),
@@ -252,8 +282,8 @@ class CommandObserver(CommandListener):
         )
 
 
-def _tags_of(note: Note | None) -> Mapping[str, str]:
-    return NO_TAGS if note is None or note.call is None else note.call.tags
+def _tags_of(note: Attempt | None) -> Mapping[str, str]:
+    return NO_TAGS if note is None else note.tags
 
 
 _STATEMENT_EVENTS: Final[frozenset[type]] = frozenset({StatementStarted, StatementFinished, StatementFailed})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, get_origin
+from typing import Any, Final, get_origin
 
 import pydantic
 from bson import ObjectId
@@ -48,9 +48,18 @@ class Request:
 # --- checks --------------------------------------------------------------------------------------
 
 
+# Names of collections that were found good.
+_CHECKED: Final[set[str]] = set()
+_MOST_NAMES: Final = 1000
+
+
 def _check_collection(name: Any) -> str:
     if not isinstance(name, str) or not name or name[0] in "$." or "\x00" in name:
         raise UsageError("collection: expected the name of a collection, as text")
+    if name.__class__ is str:
+        if len(_CHECKED) >= _MOST_NAMES:
+            _CHECKED.clear()  # names that are made up must not fill the memory
+        _CHECKED.add(name)
     return name
 
 
@@ -116,11 +125,15 @@ def stream(
 
 def find_one(collection: Any, filter: Any, projection: Any, into: Into | None, options: Mapping[str, Any]) -> Request:
     """Return the request of ``find_one``."""
-    name, chosen = _check_collection(collection), _check_mapping("filter", filter, optional=True)
-    _check_options(options)
+    name = collection if collection.__class__ is str and collection in _CHECKED else _check_collection(collection)
+    chosen = filter if filter.__class__ is dict else _check_mapping("filter", filter, optional=True)
+    if options:
+        _check_options(options)
     make = None if into is None else maker(into)
 
     def work(found: Any, session: Any, settle: Callable[[Any], Any]) -> Any:
+        if session is None and not options:
+            return found.find_one(chosen) if projection is None else found.find_one(chosen, projection)
         return found.find_one(chosen, projection, session=session, **options)
 
     return Request(

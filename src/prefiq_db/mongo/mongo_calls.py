@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from functools import partial
 from typing import Any, Final, cast
 
 from prefiq_db.call import NO_OVERRIDES, Call, Overrides
@@ -22,7 +21,7 @@ from prefiq_db.errors import (
 from prefiq_db.hooks.calls import CALL_EVENTS, tell_call
 from prefiq_db.mongo.asking import ask, fate_unknown, may_read_again, may_write_again
 from prefiq_db.mongo.document_requests import Request
-from prefiq_db.mongo.running_calls import DocumentCall, Note
+from prefiq_db.mongo.running_calls import Attempt, DocumentCall, Note
 from prefiq_db.mongo.session_block import SessionBlock
 from prefiq_db.overrides import check_overrides
 from prefiq_db.transaction import Block, Scope, TransactionOptions, ambient
@@ -56,19 +55,29 @@ class MongoCalls(Transactions):
 
     def carry_out(self, request: Request, block: Block | None = None) -> Any:
         """Return the answer to *request*, after as many attempts as needed; in *block*, if the caller named one."""
-        given = self.admit()
-        call = DocumentCall(request.verb, given)
-        if not self.hooks.wanted or self.hooks.wanted.isdisjoint(CALL_EVENTS):
+        call = DocumentCall(request.verb, self.admit())
+        wanted = self.hooks.wanted
+        if not wanted or wanted.isdisjoint(CALL_EVENTS):
             return self._carry_out(request, block, call)
-        return tell_call(self.hooks, self.name, call, partial(self._carry_out, request, block))
+        return tell_call(self.hooks, self.name, call, lambda _: self._carry_out(request, block, call))
 
-    def _carry_out(self, request: Request, block: Block | None, call: Call) -> Any:
-        place = self.place(block)
-        if not request.reads:
-            self.check_may(request, call.given, place)
-        if place is None:
-            found = self._alone(request, call)
+    def _carry_out(self, request: Request, block: Block | None, call: DocumentCall) -> Any:
+        scope = ambient(self.instance) if block is None else None
+        if block is None is scope:
+            if not request.reads:
+                self.check_may(request, call.given, None)
+            try:
+                found = self._attempt(request, call, call)
+            except PrefiqDbError as error:
+                first = error
+            else:
+                self.instance.retry_budget.successes += 1
+                return found if request.finish is None else request.finish(found)
+            found = self._alone_again(request, call, first)
         else:
+            place = self.place(block) if scope is None else cast("SessionBlock", scope.blocks[-1])
+            assert place is not None
+            self.check_may(request, call.given, place)
             found = self._in_block(request, place, call, explicit=block is not None)
         return found if request.finish is None else request.finish(found)
 
@@ -95,8 +104,6 @@ class MongoCalls(Transactions):
     def collection_for(self, request: Request, call: Call, *, pinned: bool) -> Any:
         """Return PyMongo's collection for *request*; *pinned* if it is used in a transaction."""
         given = call.given
-        if given is NO_OVERRIDES and request.collection in self.instance.usual:
-            return self.instance.usual[request.collection]
         replica = bool(given.replica) and not pinned
         return self.instance.collection(self.database_name(given), request.collection, replica=replica)
 
@@ -106,20 +113,9 @@ class MongoCalls(Transactions):
         settle = self.instance.settle
         return block.carry_out(call, lambda session: request.work(collection, session, settle), explicit=explicit)
 
-    def _alone(self, request: Request, call: Call) -> Any:
-        told = Note(call)
-        try:
-            found = self._attempt(request, call, told)
-        except PrefiqDbError as error:
-            first = error
-        else:
-            self.instance.retry_budget.successes += 1
-            return found
-        return self._alone_again(request, call, told, first)
-
-    def _alone_again(self, request: Request, call: Call, told: Note, first: PrefiqDbError) -> Any:
+    def _alone_again(self, request: Request, call: DocumentCall, first: PrefiqDbError) -> Any:
         """Retry after a first failure; the objects that a retry needs are created only here."""
-        last = [told]
+        last: list[Attempt] = [call]
 
         def again() -> Any:
             last[0] = Note(call, retry_number=call.attempts)
@@ -135,10 +131,16 @@ class MongoCalls(Transactions):
         self.instance.retry_budget.successes += 1
         return found
 
-    def _attempt(self, request: Request, call: Call, told: Note) -> Any:
+    def _attempt(self, request: Request, call: DocumentCall, told: Attempt) -> Any:
+        instance, seconds = self.instance, self.instance.statement_timeout_seconds
         call.attempts += 1
-        instance, collection = self.instance, self.collection_for(request, call, pinned=False)
-        seconds = instance.statement_timeout_seconds if call.deadline is None else self.seconds(call)
+        if call.given is NO_OVERRIDES:
+            collection = instance.usual.get(request.collection)
+            if collection is None:  # PyMongo's collections have no truth value
+                collection = self.collection_for(request, call, pinned=False)
+        else:
+            collection = self.collection_for(request, call, pinned=False)
+            seconds = self.seconds(call)
         try:
             return ask(instance, told, seconds, request.work, collection, None, instance.settle)
         except PrefiqDbError as error:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from asyncio import _get_running_loop
 from collections.abc import Mapping
+from threading import get_ident
 from time import perf_counter
 from typing import Any, Final
 
@@ -92,29 +94,31 @@ class PoolEvents(monitoring.ConnectionPoolListener):
         state = self._states.get((event.address, event.connection_id))
         if state is None:
             return
-        checkout, statement, watcher = state.checkout, state.statement, self._watcher
+        checkout, watcher = state.checkout, self._watcher
         note, waited = running.get(), event.duration or 0.0
-        # What the last user left is overwritten here, all that a document database notes: a reset costs more.
-        checkout.leaked, checkout.excused_at = False, 0.0
-        statement.call, statement.sent_at, statement.summary = None, 0.0, ""
-        checkout.wait_seconds, checkout.worker = waited, worker_name()
+        # What the last user left is overwritten, all that a document database notes: resetting it costs more.
+        checkout.wait_seconds = waited
+        checkout.worker = get_ident() if _get_running_loop() is None else worker_name()
         if note is None:
             checkout.line = application_line()
+            state.statement.reset()
         else:
             checkout.line = None  # a verb returns what it takes, so needs no line in a leak report
-            note.state = state
+            note.state = state  # its first command overwrites the statement
         checkout.checked_out_at = perf_counter()
         watcher.waits.append(waited)
         if watcher.wants_checkouts:
             watcher.checked_out(state)
 
     def connection_checked_in(self, event: monitoring.ConnectionCheckedInEvent) -> None:
-        state = self._states.get((event.address, event.connection_id))
         note = running.get()
-        if note is not None:
+        state = None if note is None else note.state
+        if note is None or state is None:
+            state = self._states.get((event.address, event.connection_id))
+            if state is None:
+                return
+        else:
             note.state = None
-        if state is None:
-            return
         checkout, watcher = state.checkout, self._watcher
         since, checkout.checked_out_at = checkout.checked_out_at, 0.0
         if not since:
@@ -123,6 +127,7 @@ class PoolEvents(monitoring.ConnectionPoolListener):
         uses.append(seconds)
         if checkout.leaked or watcher.wants_checkouts:
             watcher.checked_in(state, seconds)
+            checkout.leaked = False
         if len(uses) >= _FOLD_AT:
             watcher.fold()
 

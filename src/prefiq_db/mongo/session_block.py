@@ -196,6 +196,9 @@ class SessionBlock(Block):
         if self._failed is not None:
             self._roll_back()
             raise self._aborted(self._failed)
+        if self.session_scope.is_doubtful:
+            self._roll_back()  # without the statement that was interrupted, COMMIT might store half of the work
+            raise self._lost()
         budget = self.instance.commit_budget_seconds
         try:
             self.instance.runtime.shielded(self._commit, budget)
