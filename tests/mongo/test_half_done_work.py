@@ -27,6 +27,7 @@ CANARY = "c4n4ry"
 DONE = {"n": 1, "nModified": 1, "ok": 1.0}
 NOT_PRIMARY = {"code": 10107, "codeName": "NotWritablePrimary", "errmsg": CANARY}
 NOTHING_DONE = {"code": 91, "codeName": "ShutdownInProgress", "errmsg": CANARY, "errorLabels": ["NoWritesPerformed"]}
+CONFLICT = {"code": 112, "codeName": "WriteConflict", "errmsg": CANARY}
 RAISE_AND_CLEAR = [UpdateMany({}, {"$inc": {"qty": 1}}), DeleteMany({"qty": 0})]
 
 
@@ -34,7 +35,9 @@ def counted(server: ScriptedServer, name: str) -> int:
     return server.names().count(name)
 
 
-@pytest.mark.parametrize("refused", [NOT_PRIMARY, NOTHING_DONE], ids=["not primary", "nothing done"])
+@pytest.mark.parametrize(
+    "refused", [NOT_PRIMARY, NOTHING_DONE, CONFLICT], ids=["not primary", "nothing done", "conflict"]
+)
 async def test_a_bulk_whose_second_command_is_refused_is_not_sent_again(
     scripted: ScriptedServer, make_db: Callable[..., Any], quick: dict[str, Any], refused: dict[str, Any]
 ) -> None:
@@ -97,6 +100,38 @@ async def test_the_servers_own_word_about_a_bulk_stays_what_it_is(
     assert CANARY not in f"{error} {error!r} {heard}"
     assert [each.kind for each in heard] == [ErrorKind.UNIQUE]
     assert counted(scripted, "update") == 1
+
+
+@pytest.mark.parametrize("write", ["insert", "insert_many", "update", "upsert", "bulk_write"])
+async def test_a_write_that_too_few_copies_confirm_is_counted_once(
+    scripted: ScriptedServer, make_db: Callable[..., Any], quick: dict[str, Any], write: str
+) -> None:
+    concern = {"code": 64, "codeName": "WriteConcernFailed", "errmsg": CANARY, "errInfo": {"wtimeout": True}}
+    for name in ("insert", "update"):
+        scripted.on(name, {**DONE, "writeConcernError": concern}, times=9)
+    db = make_db(scripted.url, **quick)
+    calls = {
+        "insert": lambda: db.insert("item", {"sku": 1}),
+        "insert_many": lambda: db.insert_many("item", [{"sku": 1}, {"sku": 2}], ordered=False),
+        "update": lambda: db.update("item", {}, {"$inc": {"qty": 1}}),
+        "upsert": lambda: db.upsert("item", {"sku": 1, "qty": 2}, key="sku"),
+        "bulk_write": lambda: db.bulk_write("item", RAISE_AND_CLEAR[:1]),
+    }
+    with pytest.raises(OutcomeUnknownError) as caught:
+        await calls[write]()
+    assert CANARY not in f"{caught.value} {caught.value!r} {caught.value.__cause__} {caught.value.__context__}"
+    assert db.stats().unknown_outcome_count == 1
+    assert counted(scripted, "insert") + counted(scripted, "update") == 1
+
+
+async def test_a_transaction_reads_from_the_primary_whatever_the_url_prefers(
+    scripted: ScriptedServer, make_db: Callable[..., Any], quick: dict[str, Any]
+) -> None:
+    db = make_db(f"{scripted.url}&readPreference=secondaryPreferred", **quick)
+    async with db.transaction() as tx:
+        await tx.insert("item", {"_id": 1})
+        assert await tx.find("item") == []  # the model keeps what isn't committed apart
+    assert scripted.count("item") == 1
 
 
 async def test_control_an_error_that_is_judged_alone_does_a_bulk_twice(

@@ -141,7 +141,7 @@ def fate_unknown(error: PrefiqDbError, told: Attempt) -> bool:
         return False
     if told.done:
         # The first commands of a bulk are done. Only the server's word about the bulk itself says how far it came.
-        refused = error.code in _NOT_STARTED or _says_nothing_was_done(error)
+        refused = error.code in _NOT_STARTED or _says_nothing_was_done(error) or error.classification.transient
         if refused or not isinstance(error.original, OperationFailure):
             return True
     elif _says_nothing_was_done(error):

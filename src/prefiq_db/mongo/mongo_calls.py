@@ -144,6 +144,8 @@ class MongoCalls(Transactions):
         try:
             return ask(instance, told, seconds, request.work, collection, None, instance.settle)
         except PrefiqDbError as error:
+            if error.kind is ErrorKind.OUTCOME_UNKNOWN and not request.reads:
+                instance.observer.statistics.note_unknown_outcome()  # too few copies confirm it
             if request.reads or call.given.idempotent or not fate_unknown(error, told):
                 raise
             failure = self._outcome_unknown(error)

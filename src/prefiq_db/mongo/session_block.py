@@ -13,6 +13,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, ClassVar, Final
 
+from pymongo import ReadPreference
+
 from prefiq_db.bridge import can_await
 from prefiq_db.call import Call
 from prefiq_db.deadline import Deadline, own_deadline, sooner
@@ -99,7 +101,9 @@ class SessionBlock(Block):
         instance = self.instance
         session = instance.border.cross(lambda: instance.settle(instance.client.start_session()))
         self._handle = session
-        instance.border.cross(lambda: instance.settle(session.start_transaction()))
+        # Whatever the URL's readPreference is: a transaction reads from the primary, and MongoDB refuses another one.
+        primary = ReadPreference.PRIMARY
+        instance.border.cross(lambda: instance.settle(session.start_transaction(read_preference=primary)))
         self._scope = SessionScope(instance, session, self.line)
         instance.watcher.know(self._scope.state)
         self._scope.state.checkout.checked_out_at = time.perf_counter()
