@@ -232,13 +232,31 @@ async def test_a_transaction_whose_database_is_closed_ends_with_our_error(
     db = make_db(scripted.url, **quick)
     await db.open()
     begun = []
-    with pytest.raises(PrefiqDbError):
+    with pytest.raises(NotCommittedError):
         async with db.transaction() as tx:
             begun.append(tx)
             await tx.insert("item", {"_id": 1})
             await db.close()
-    assert begun[0].outcome != "committed"
-    assert scripted.count("item") == 0
+    assert (begun[0].outcome, scripted.count("item")) == ("not committed", 0)
+    assert db.stats().unknown_outcome_count == 0
+
+
+async def test_a_commit_that_never_left_this_process_is_not_unknown(
+    scripted: ScriptedServer, make_db: Callable[..., Any], quick: dict[str, Any]
+) -> None:
+    """The server goes away before COMMIT, and stays away."""
+    db = make_db(scripted.url, **{**quick, "connect_timeout_seconds": 0.5})
+    await db.open()
+    begun = []
+    with pytest.raises(NotCommittedError):
+        async with db.transaction() as tx:
+            begun.append(tx)
+            await tx.insert("item", {"_id": 1})
+            scripted.stop()
+            assert not await db.test_connection()  # PyMongo has noticed
+    assert (begun[0].outcome, scripted.count("item")) == ("not committed", 0)
+    assert "commitTransaction" not in scripted.names()
+    assert db.stats().unknown_outcome_count == 0
 
 
 async def test_a_stream_whose_database_is_closed_ends_with_our_error(

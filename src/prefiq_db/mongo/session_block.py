@@ -85,6 +85,7 @@ class SessionBlock(Block):
         self.line: Line | None = None
         self._started = 0.0
         self._failed: ErrorClass | None = None
+        self._commits_sent = 0
 
     @property
     def session_scope(self) -> SessionScope:
@@ -255,6 +256,8 @@ class SessionBlock(Block):
             error = self._send_commit(attempt)
             if error is None:
                 return None
+            if self.instance.closed and not self._commits_sent:
+                return self._never_sent()  # PyMongo's client is closed, whatever its error says
             if error.kind is not ErrorKind.OUTCOME_UNKNOWN and (
                 lost is None or _has_label(error, TRANSIENT_TRANSACTION)
             ):
@@ -270,7 +273,7 @@ class SessionBlock(Block):
                 return self._unknown(lost)
             wait = next_wait(attempt, time.monotonic() - started, policy, random.random())
             if wait is None or (self.deadline is not None and wait >= self.deadline.left()):
-                return self._unknown(lost)
+                return self._unknown(lost) if self._commits_sent else self._never_sent()
             event = replace(attempt_failed(lost, attempt, wait), database=self.instance.name)
             note_attempt(self.instance.name, event)
             self.instance.observer.statistics.note_retry(lost.kind)
@@ -285,10 +288,16 @@ class SessionBlock(Block):
         try:
             ask(instance, told, self._seconds(), session.commit_transaction)
         except PrefiqDbError as error:
+            self._commits_sent += told.sent
             return error
         # Set it right here: an interruption from now on doesn't change the outcome.
         self.outcome = Outcome.COMMITTED
         return None
+
+    def _never_sent(self) -> PrefiqDbError:
+        """Note that no COMMIT left this process, so that the server rolls back, and return the error that says so."""
+        self.outcome = Outcome.NOT_COMMITTED
+        return self._lost()
 
     def _unknown(self, lost: PrefiqDbError | None) -> OutcomeUnknownError:
         return OutcomeUnknownError(
