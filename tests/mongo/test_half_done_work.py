@@ -244,15 +244,17 @@ async def test_a_transaction_whose_database_is_closed_ends_with_our_error(
 async def test_a_commit_that_never_left_this_process_is_not_unknown(
     scripted: ScriptedServer, make_db: Callable[..., Any], quick: dict[str, Any]
 ) -> None:
-    """The server goes away before COMMIT, and stays away."""
-    db = make_db(scripted.url, **{**quick, "connect_timeout_seconds": 0.5})
+    """The primary steps down before COMMIT, and there is no other one."""
+    url = f"mongodb://{scripted.address}/shop?replicaSet=rs0"
+    db = make_db(url, **{**quick, "statement_timeout_seconds": 1.5, "retry": {**quick["retry"], "attempts": 2}})
     await db.open()
     begun = []
     with pytest.raises(NotCommittedError):
         async with db.transaction() as tx:
             begun.append(tx)
             await tx.insert("item", {"_id": 1})
-            scripted.stop()
+            scripted.secondary = True
+            scripted.on("ping", NOT_PRIMARY)
             assert not await db.test_connection()  # PyMongo has noticed
     assert (begun[0].outcome, scripted.count("item")) == ("not committed", 0)
     assert "commitTransaction" not in scripted.names()
