@@ -16,7 +16,8 @@ from prefiq_db.deadline import Deadline, own_deadline
 from prefiq_db.events import Line
 from prefiq_db.tags import NO_TAGS, Tags
 
-_ids = itertools.count(1)
+#: the numbers of calls, in this process
+call_ids: Final = itertools.count(1)
 
 #: What events tell of a call on the short way: its number and the application's line.
 Told = tuple[int, Line | None]
@@ -178,7 +179,7 @@ class Call:
     def __init__(
         self, verb: str, statement: Executable, params: Any, shape: Shape, given: Overrides = NO_OVERRIDES
     ) -> None:
-        self.id = next(_ids)
+        self.id = next(call_ids)
         self.verb = verb
         self.statement = statement
         self.params = params
