@@ -160,12 +160,11 @@ class SlottedPool(QueuePool):
         except Full:
             self._drop_surplus(record)
             return
-        if self._retired:
-            self._drop_returned()
+        self._drop_returned()
 
     def _drop_returned(self) -> None:
         """Close what came back at the moment in which the pool was retired: nobody looks into the queue any more."""
-        while (slot := self._idle()) is not None:
+        while self._retired and (slot := self._idle()) is not None:
             self._drop_surplus(slot)
 
     def _drop_surplus(self, record: Any) -> None:

@@ -266,8 +266,7 @@ class _VettingPool(SlottedPool):
             self.watcher.fold()
         if self._line.waiters:
             self._line.serve()
-        if self._retired:
-            self._drop_returned()
+        self._drop_returned()
         idle: Any = self._pool
         while len(idle.queue) > idle.maxsize and (surplus := self._idle()) is not None:
             self._drop_surplus(surplus)
