@@ -102,8 +102,9 @@ class Instance:
         )
         self.watcher.start_with(watchdog.watch)
         in_child(self, Instance.forget_after_fork)
-        self._look_up()
+        # In this order: another thread may add a listener in between.
         self.hooks.on_change(self._look_up)
+        self._look_up()
 
     def _look_up(self) -> None:
         settings = self.settings

@@ -164,12 +164,14 @@ class ShortRoad(StandardRoad):
                     record.returns = returns + 1
                     put = lane.put
                     put(record)
-                    if lane.waiters or len(uses) >= FOLD_AT or len(lane.idle) > lane.size:
+                    if lane.waiters or len(uses) >= FOLD_AT or len(lane.idle) > lane.size or pool._retired:
                         pool.tidy()
                     return fetched
             except BaseException as error:  # noqa: BLE001 - the shot that ends it raises it
                 failure = error
             is_ours = record is not None and record.returns == returns and record.place is not None
+            if not is_ours:
+                pool.tidy()  # it is back, and those who wait were perhaps not told
             return self.fly(
                 self.broken_shot(
                     prepared, params, shape, told, record if is_ours else None, cursor, parameters, step, failure

@@ -235,12 +235,14 @@ class _VettingPool(SlottedPool):
             state.forget()
             record.session = state
             SlottedPool._do_return_conn(self, record)
+            if self._line.waiters:
+                self._line.serve()
         except BaseException:
             if record.returns == returns:
                 self._drop(record)
+            else:
+                self._has_room()  # it is back, and those who wait were perhaps not told
             raise
-        if self._line.waiters:
-            self._line.serve()
 
     @property
     def waiters(self) -> Any:
@@ -269,6 +271,7 @@ class _VettingPool(SlottedPool):
             self.watcher.fold()
         if self._line.waiters:
             self._line.serve()
+        self._drop_returned()
         idle: Any = self._pool
         while len(idle.queue) > idle.maxsize and (surplus := self._idle()) is not None:
             self._drop_surplus(surplus)
