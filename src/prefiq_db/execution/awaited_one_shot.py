@@ -153,6 +153,8 @@ async def shoot_awaited(road: DirectRoad, prepared: Prepared, params: Any, shape
             failure = error
         is_ours = record is not None and record.returns == returns and record.place is not None
         held = record if is_ours else None
+        if record is not None and not is_ours:
+            await spawn(pool.tidy)  # it is back, and those who wait were perhaps not told
         return await spawn(
             road.fly, road.broken_shot(prepared, params, shape, None, held, reply, parameters, step, failure)
         )
