@@ -21,7 +21,7 @@ call_ids: Final = itertools.count(1)
 
 #: What events tell of a call on the short way: its number and the application's line.
 Told = tuple[int, Line | None]
-next_call_id: Final = _ids.__next__
+next_call_id: Final = call_ids.__next__
 
 
 @dataclass(frozen=True, slots=True)
