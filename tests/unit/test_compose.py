@@ -21,6 +21,7 @@ _PROFILES = {
     "replica": {"postgresql-primary", "postgresql-standby", "mariadb-primary", "mariadb-replica"},
     "galera": {"galera-0", "galera-1", "galera-2"},
     "patroni": {"patroni-0", "patroni-1", "patroni-2"},
+    "mongodb": {"mongodb"},
 }
 
 
