@@ -27,7 +27,8 @@ class PrefiqConnection(Connection):
         """The pooled connection of the driver's; a BEGIN that waits for the first statement is sent before."""
         proxied = super().connection
         dialect: Any = self.dialect
-        transaction = dialect.session_of(proxied).transaction
+        state = dialect.session_of(proxied)
+        transaction = state.transaction
         if transaction.managed and not self._is_own:
             if transaction.committed:
                 raise ClosedError("the transaction has ended with the statement that was said to be the last")
@@ -35,6 +36,7 @@ class PrefiqConnection(Connection):
             transaction.only_reads = False
             self.send_begin()
         if not self._is_own:
+            state.checkout.driver_works = True
             dialect.let_driver_work(proxied.dbapi_connection)
         return proxied
 
