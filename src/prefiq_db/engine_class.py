@@ -11,6 +11,7 @@ from sqlalchemy.engine.interfaces import IsolationLevel
 from sqlalchemy.pool import PoolProxiedConnection
 
 from prefiq_db.dialects.characteristics import SCHEMA
+from prefiq_db.dialects.transaction_errors import undone_error
 from prefiq_db.errors import ClosedError, UnsupportedError
 
 
@@ -91,6 +92,10 @@ class PrefiqConnection(Connection):
         return any(getattr(each, "is_callable", False) for column in made for each in (column.default, column.onupdate))
 
     def _begin_impl(self, transaction: RootTransaction) -> None:
+        dialect: Any = self.dialect
+        state = dialect.session_of(self._dbapi_connection)
+        if state.transaction.managed and not state.checkout.one_shot and not getattr(transaction, "is_of_block", False):
+            raise undone_error()
         self._as_its_own(super()._begin_impl, transaction)
 
     def _commit_impl(self) -> None:

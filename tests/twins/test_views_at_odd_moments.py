@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy import orm
 from sqlalchemy.exc import SQLAlchemyError
 
 from prefiq_db.errors import StatementRefusedError, TransactionAbortedError, UniqueViolationError, UsageError
@@ -103,6 +105,73 @@ async def test_control_a_commit_that_is_let_through_is_told_wrongly(
             raise RuntimeError
     assert str(tx.outcome) == "not committed"
     assert await db.fetch_all(IDS) == [(1,)]
+
+
+# --- rollback() by somebody else than the block ------------------------------------------------------
+
+
+def undo(connection: sa.Connection) -> None:
+    connection.rollback()
+
+
+def undo_in_session(connection: sa.Connection) -> None:
+    with orm.Session(connection) as session:
+        session.execute(sa.text(INSERT), {"id": 60})
+        session.rollback()
+
+
+async def go_on(tx: Any, way: str) -> None:
+    if way == "statement":
+        await tx.execute(INSERT, {"id": 2})
+    elif way == "last":
+        await tx.execute(INSERT, {"id": 2}, last=True)
+    elif way == "nested":
+        async with tx.transaction() as inner:
+            await inner.execute(INSERT, {"id": 2})
+    elif way == "view":
+        await on_view(tx, lambda connection: connection.execute(sa.text(INSERT), {"id": 2}))
+    elif way == "session":
+        async with tx.session() as session:
+            await session.execute(sa.text(INSERT), {"id": 2})
+    elif way == "bulk":
+        await tx.bulk_insert("thing", [{"id": 2}])
+
+
+@pytest.mark.parametrize("undoes", [undo, undo_in_session])
+async def test_what_was_rolled_back_does_not_go_on(things: Any, undoes: Any) -> None:
+    """Else the block would commit what came after that, and say so."""
+    db = things
+    for way in ("end", "statement", "last", "nested", "view", "session", "bulk"):
+        for whole in (True, False):
+            getattr(db, "_wrapped", db)._core.road.steps_aside = whole
+            tx = db.transaction()
+            with pytest.raises(TransactionAbortedError):
+                async with tx:
+                    await tx.execute(INSERT, {"id": 1})
+                    await on_view(tx, undoes)
+                    await go_on(tx, way)
+            assert str(tx.outcome) == "not committed", way
+            assert await db.fetch_all(IDS) == [], way
+    assert db.stats().pool.checked_out == 0
+
+
+@pytest.mark.parametrize(
+    "backend",
+    [pytest.param("postgresql", marks=pytest.mark.postgresql), pytest.param("mariadb", marks=pytest.mark.mariadb)],
+    indirect=True,
+)
+async def test_control_another_transaction_in_its_place_commits_half(
+    things: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    db = things
+    monkeypatch.setattr(sa.RootTransaction, "is_of_block", True, raising=False)
+    async with db.transaction() as tx:
+        await tx.execute(INSERT, {"id": 1})
+        await on_view(tx, undo)
+        await on_view(tx, lambda connection: connection.execute(sa.text(INSERT), {"id": 3}))
+        with contextlib.suppress(TransactionAbortedError):
+            await tx.execute(INSERT, {"id": 2}, last=True)
+    assert await db.fetch_all(IDS) == [(2,), (3,)]
 
 
 # --- asked for while a statement is under way --------------------------------------------------------

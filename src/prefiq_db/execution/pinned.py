@@ -11,13 +11,14 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Mapping
-from typing import Any, Final, NoReturn
+from typing import Any, ClassVar, Final, NoReturn
 
 from sqlalchemy import Connection, RootTransaction
 from sqlalchemy.engine import NestedTransaction
 
 from prefiq_db.deadline import Deadline
 from prefiq_db.dialects.session import SESSION_KEY, SessionState
+from prefiq_db.dialects.transaction_errors import undone_error
 from prefiq_db.engine_class import PrefiqConnection, taken
 from prefiq_db.execution.pool_proxy import OwnProxy, clean_up
 from prefiq_db.execution.refused_statements import commit_of_a_block
@@ -199,7 +200,9 @@ class Pinned:
                 self._failed(error)
             self._is_begun = False
             return
-        self._whole_handle().rollback()
+        handle = self._whole_handle()
+        if not handle._deactivated_from_connection:  # else somebody has rolled it back
+            handle.rollback()
 
     def _whole_handle(self) -> RootTransaction:
         """Return SQLAlchemy's transaction, which somebody else may listen to."""
@@ -284,19 +287,27 @@ class Pinned:
 
 
 class _BlockTransaction(RootTransaction):
-    """SQLAlchemy's transaction on the connection of a block, which alone may commit it.
+    """SQLAlchemy's transaction on the connection of a block, which alone may commit it, and which has no other.
 
-    If others committed it, the block would not know: it would say that nothing was committed, and might run again.
+    If others committed it, the block would not know: it would say that nothing was committed, and might run again. If
+    others rolled it back, and another one began in its place, the block would commit half of its work.
     """
 
     __slots__ = ()
+    is_of_block: ClassVar[bool] = True
 
     def commit(self) -> None:
         """Refuse it."""
         raise commit_of_a_block()
 
     def commit_as_block(self: RootTransaction) -> None:
-        """Commit, because the block ends."""
+        """Commit, because the block ends.
+
+        Raises:
+            TransactionAbortedError: somebody has rolled it back.
+        """
+        if self._deactivated_from_connection:
+            raise undone_error()
         RootTransaction.commit(self)
 
 
