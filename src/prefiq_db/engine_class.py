@@ -11,6 +11,7 @@ from sqlalchemy.engine.interfaces import IsolationLevel
 from sqlalchemy.pool import PoolProxiedConnection
 
 from prefiq_db.dialects.characteristics import SCHEMA
+from prefiq_db.dialects.transaction_errors import undone_error
 from prefiq_db.errors import ClosedError, UnsupportedError
 
 
@@ -27,7 +28,8 @@ class PrefiqConnection(Connection):
         """The pooled connection of the driver's; a BEGIN that waits for the first statement is sent before."""
         proxied = super().connection
         dialect: Any = self.dialect
-        transaction = dialect.session_of(proxied).transaction
+        state = dialect.session_of(proxied)
+        transaction = state.transaction
         if transaction.managed and not self._is_own:
             if transaction.committed:
                 raise ClosedError("the transaction has ended with the statement that was said to be the last")
@@ -35,6 +37,7 @@ class PrefiqConnection(Connection):
             transaction.only_reads = False
             self.send_begin()
         if not self._is_own:
+            state.checkout.driver_works = True
             dialect.let_driver_work(proxied.dbapi_connection)
         return proxied
 
@@ -89,6 +92,10 @@ class PrefiqConnection(Connection):
         return any(getattr(each, "is_callable", False) for column in made for each in (column.default, column.onupdate))
 
     def _begin_impl(self, transaction: RootTransaction) -> None:
+        dialect: Any = self.dialect
+        state = dialect.session_of(self._dbapi_connection)
+        if state.transaction.managed and not state.checkout.one_shot and not getattr(transaction, "is_of_block", False):
+            raise undone_error()
         self._as_its_own(super()._begin_impl, transaction)
 
     def _commit_impl(self) -> None:

@@ -57,8 +57,15 @@ def application_line() -> Line | None:
 
 
 def line_of_the_verb(depth: int = 2) -> Line | None:
-    """Return the same, cheaper, for a function that a verb's core calls: the *depth* frames above are ours."""
-    frame = _application_frame(sys._getframe(depth))
+    """Return the same, cheaper, for a function that a verb's core calls: the *depth* frames above are ours.
+
+    Fewer are above it where the bridge calls the core itself; then the application waits behind the bridge.
+    """
+    try:
+        called_by: FrameType | None = sys._getframe(depth)
+    except ValueError:
+        called_by = None
+    frame = _application_frame(called_by)
     return None if frame is None else (frame.f_code, frame.f_lineno)
 
 

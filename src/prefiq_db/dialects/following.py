@@ -96,6 +96,15 @@ class FollowingDialect(TravellingDialect):
         elif burst.sent:
             marker.note(None)
 
+    def do_rollback(self, dbapi_connection: Any) -> None:
+        marker = self.marker
+        if marker is not None:
+            # It comes back from somebody who had the driver's own; what that one has committed, nobody told us.
+            checkout = self.session_of(dbapi_connection).checkout
+            if checkout.driver_works or checkout.driver_begins:
+                marker.note(None)
+        super().do_rollback(dbapi_connection)
+
     def in_step(
         self, send: Callable[..., None], statement: str, state: SessionState, proxied: Any, context: Any
     ) -> Callable[..., None]:

@@ -149,6 +149,7 @@ class CheckoutState:
     __slots__ = (
         "checked_out_at",
         "driver_begins",
+        "driver_works",
         "excused_at",
         "fairy_ref",
         "gathers",
@@ -192,6 +193,8 @@ class CheckoutState:
         self.tainted = False
         #: raw_connection(): the driver begins transactions itself, as PEP 249 says, until the connection comes back
         self.driver_begins = False
+        #: the driver's connection was handed out: what its user sends, we don't see
+        self.driver_works = False
         #: the settings of the driver's connection before it was handed out raw
         self.habits: Any = None
 

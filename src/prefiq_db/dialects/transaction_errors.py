@@ -33,6 +33,17 @@ def ended_error(token: str | None) -> PrefiqDbError:
     )
 
 
+def undone_error() -> PrefiqDbError:
+    """Return the error for a transaction that somebody rolled back on its connection; for either error tree."""
+    return of_both(
+        TransactionAbortedError(
+            "the transaction can't go on: rollback() on its connection, or of a session that was given this "
+            "connection, has undone all of it; leave the block, or put what may fail in a nested transaction()",
+            classification=ErrorClass(ErrorKind.USAGE),
+        )
+    )
+
+
 def left_open_error() -> StatementRefusedError:
     return StatementRefusedError(
         "this statement began a transaction and did not end it, or switched autocommit off, as a procedure may do; "

@@ -10,15 +10,18 @@ from __future__ import annotations
 
 import os
 import weakref
-from typing import Any, Final, NoReturn
+from collections.abc import Mapping
+from typing import Any, ClassVar, Final, NoReturn
 
 from sqlalchemy import Connection, RootTransaction
 from sqlalchemy.engine import NestedTransaction
 
 from prefiq_db.deadline import Deadline
 from prefiq_db.dialects.session import SESSION_KEY, SessionState
+from prefiq_db.dialects.transaction_errors import undone_error
 from prefiq_db.engine_class import PrefiqConnection, taken
 from prefiq_db.execution.pool_proxy import OwnProxy, clean_up
+from prefiq_db.execution.refused_statements import commit_of_a_block
 from prefiq_db.execution.standard import StandardRoad, discard
 from prefiq_db.origin import application_line
 from prefiq_db.pool.checkout_deadline import checkout_by
@@ -38,7 +41,7 @@ class Pinned:
         was_taken: there is or was a connection; an error before that belongs to connecting.
         view: SQLAlchemy's Connection over it; ``None`` before somebody has asked for :attr:`connection`.
         state: that of the session, and so the transaction's own.
-        dbapi_connection: the driver's, as long as there is no ``view``.
+        dbapi_connection: the driver's, until it is returned.
     """
 
     __slots__ = (
@@ -108,6 +111,7 @@ class Pinned:
             self._handle = _Joined(view)
         self.view = view
         proxied.return_itself()
+        # A statement may be under way, in which a listener or another worker has asked: the driver's connection stays.
         self._let_go()
         self.road.dialect.expect_back(proxied, self.state)
         return view
@@ -118,7 +122,7 @@ class Pinned:
         In this order: until the last line, discard() would still close it.
         """
         _unreturned.pop(self.state.checkout.fairy_ref, None)
-        self._connection_record = self.dbapi_connection = None
+        self._connection_record = None
 
     @property
     def _is_held(self) -> bool:
@@ -150,7 +154,7 @@ class Pinned:
         """Begin, as :attr:`state` says."""
         view = self.view
         if view is not None:
-            self._handle = view.begin()
+            self._handle = _BlockTransaction(view)
             view.begin_waits = self.state.transaction.owes_begin
             return
         try:
@@ -184,7 +188,7 @@ class Pinned:
                 self._failed(error)
             self._is_begun = False
             return
-        self._whole_handle().commit()
+        _BlockTransaction.commit_as_block(self._whole_handle())
 
     def rollback(self) -> None:
         """Roll back what was begun."""
@@ -196,7 +200,9 @@ class Pinned:
                 self._failed(error)
             self._is_begun = False
             return
-        self._whole_handle().rollback()
+        handle = self._whole_handle()
+        if not handle._deactivated_from_connection:  # else somebody has rolled it back
+            handle.rollback()
 
     def _whole_handle(self) -> RootTransaction:
         """Return SQLAlchemy's transaction, which somebody else may listen to."""
@@ -233,6 +239,7 @@ class Pinned:
         if record.finalize_callback or pool.dispatch.checkin or not self.road.dialect.is_at_rest(self.dbapi_connection):
             return False
         self._let_go()
+        self.dbapi_connection = None
         pool.give_back(record)
         return True
 
@@ -240,11 +247,13 @@ class Pinned:
         """Return the connection, once the transaction has ended; what is still open is rolled back."""
         if not self.is_closed and not self.give_back():
             self.connection.close()
+        self.dbapi_connection = None
 
     def discard(self) -> None:
         """Close the connection for good, unless it was returned: its state is unknown."""
         if self.view is not None or self._is_held:
             discard(self.connection)
+        self.dbapi_connection = None
 
     def doubt(self) -> None:
         """Close the connection for good, and let the transaction be rolled back by that."""
@@ -262,6 +271,11 @@ class Pinned:
         raise AssertionError("it has raised the error")
 
     @property
+    def info(self) -> Mapping[str, Any]:
+        """What the dialect asks for the state of the session, once the view has the place in the pool."""
+        return {SESSION_KEY: self.state}
+
+    @property
     def closed(self) -> bool:
         """Whether the driver knows that its connection is closed; SQLAlchemy's dialect of psycopg asks its proxy."""
         return bool(self.dbapi_connection.closed)
@@ -272,8 +286,33 @@ class Pinned:
         return bool(self.dbapi_connection.broken)
 
 
-class _Joined(RootTransaction):
-    """SQLAlchemy's transaction, on a connection where ours has begun."""
+class _BlockTransaction(RootTransaction):
+    """SQLAlchemy's transaction on the connection of a block, which alone may commit it, and which has no other.
+
+    If others committed it, the block would not know: it would say that nothing was committed, and might run again. If
+    others rolled it back, and another one began in its place, the block would commit half of its work.
+    """
+
+    __slots__ = ()
+    is_of_block: ClassVar[bool] = True
+
+    def commit(self) -> None:
+        """Refuse it."""
+        raise commit_of_a_block()
+
+    def commit_as_block(self: RootTransaction) -> None:
+        """Commit, because the block ends.
+
+        Raises:
+            TransactionAbortedError: somebody has rolled it back.
+        """
+        if self._deactivated_from_connection:
+            raise undone_error()
+        RootTransaction.commit(self)
+
+
+class _Joined(_BlockTransaction):
+    """The same, on a connection where ours has begun."""
 
     __slots__ = ()
 

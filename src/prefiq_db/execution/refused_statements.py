@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from prefiq_db.errors import StatementRefusedError, UsageError
+from prefiq_db.errors import PrefiqDbError, StatementRefusedError, UsageError
 from prefiq_db.execution.statement_facts import Facts
+from prefiq_db.translation.both import of_both
 
 
 def refuse_everywhere(facts: Facts) -> None:
@@ -34,6 +35,16 @@ def refuse_one_shot(facts: Facts) -> None:
 def control_refused() -> StatementRefusedError:
     return StatementRefusedError(
         "BEGIN, COMMIT, ROLLBACK and SAVEPOINT can't be sent as text: use transaction(); a nested one is a savepoint"
+    )
+
+
+def commit_of_a_block() -> PrefiqDbError:
+    """Return the error for commit() on the connection of a transaction; for either error tree."""
+    return of_both(
+        StatementRefusedError(
+            "commit() on the connection of a transaction(): the block itself commits, when it is left without an "
+            "error; leave the block, or take a connection of your own with db.engine.connect() outside of it"
+        )
     )
 
 

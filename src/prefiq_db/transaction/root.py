@@ -230,6 +230,9 @@ class RootBlock(LastStatement, FirstStatement):
         hooks = self.instance.hooks
         if self.outcome is UNKNOWN and not self.options.read_only:
             self.instance.observer.statistics.note_unknown_outcome()
+            marker: Any = self.instance.road.dialect.marker
+            if marker is not None:
+                marker.note(None)  # what it may have written is to be seen
         if hooks.wants(TransactionFinished):
             duration = time.perf_counter() - self._started
             database, outcome = self.instance.name, self.outcome.value
