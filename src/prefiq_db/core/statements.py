@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import TextClause
 
-from prefiq_db.call import NO_OVERRIDES, Call, Overrides, Shape, Way, next_call_id
+from prefiq_db.call import NO_OVERRIDES, Call, Shape, Way, next_call_id
 from prefiq_db.core.bulk_insert import Request, bulk_insert
 from prefiq_db.core.doubt import Doubt, fate_unknown
 from prefiq_db.core.streams import StreamCore
@@ -32,7 +32,7 @@ from prefiq_db.execution.one_shot import UNUSUAL
 from prefiq_db.execution.refused_statements import refuse_one_shot
 from prefiq_db.execution.row_batches import BatchReader, streamed
 from prefiq_db.execution.shapes import ALL_ROWS, ONE_VALUE, ROW_COUNT
-from prefiq_db.execution.statement_facts import as_executable, facts_of, facts_of_call
+from prefiq_db.execution.statement_facts import as_executable, facts_of, facts_of_call, may_travel
 from prefiq_db.hooks.calls import CALL_EVENTS, tell_call, tell_refused_call
 from prefiq_db.insight.explainer import LIMIT_SECONDS, Explain
 from prefiq_db.insight.summary import fingerprint
@@ -198,7 +198,7 @@ class Statements(TenantView, CoreVerbs):
                     facts = facts_of(call.statement, self.road.dialect.label)
                     if not facts.stands_alone:
                         refuse_one_shot(facts)
-                if self._needs_a_transaction(call.given):
+                if self._needs_a_transaction(call):
                     call.way = Way.OWN_TRANSACTION
                     call.deadline = None  # the transaction has it
         except BaseException as error:
@@ -206,13 +206,13 @@ class Statements(TenantView, CoreVerbs):
                 tell_refused_call(self.hooks, self.name, call, error)
             raise
 
-    def _needs_a_transaction(self, given: Overrides) -> bool:
+    def _needs_a_transaction(self, call: Call) -> bool:
         # Only the server knows what a view or a function does, so a READ ONLY transaction lets it judge. Behind a
-        # transaction pooler only a transaction can have its own timeout.
-        settings = self.settings
+        # transaction pooler only a transaction can have time limits: what can travel with BEGIN and COMMIT has them.
+        given, settings = call.given, self.settings
         return (
             bool(given.read_only and not settings.read_only)
-            or (settings.pgbouncer and bool(given.timeout or settings.read_only))
+            or (settings.pgbouncer and bool(given.timeout or settings.read_only or may_travel(call, self.road.dialect)))
             or (given.schema is not None and self.has_namespaces)
         )
 
@@ -230,8 +230,8 @@ class Statements(TenantView, CoreVerbs):
             if call.block is not None:
                 return call.block.run(call, explicit=call.way is Way.EXPLICIT)
             if call.way is Way.OWN_TRANSACTION:
-                if call.shape is not ROW_COUNT and self.schema_of(call.given) is not None:
-                    return self._run_in_schema(call)
+                if call.shape is not ROW_COUNT and (self.settings.pgbouncer or self.schema_of(call.given) is not None):
+                    return self._run_in_one_message(call)
                 return self._run_in_own_transaction(call)
             if first is None:
                 try:
@@ -264,8 +264,8 @@ class Statements(TenantView, CoreVerbs):
         )
         return self.in_transaction(lambda tx: tx.run(call, explicit=True), options)
 
-    def _run_in_schema(self, call: Call) -> Any:
-        """Run one statement in a transaction of its own, which chooses the schema: all of it is one message.
+    def _run_in_one_message(self, call: Call) -> Any:
+        """Run one statement in a transaction of its own, whose BEGIN says the schema or the limits: all in one message.
 
         What surely reads runs in a read-only one, whose COMMIT nobody has to wait for; with a write COMMIT travels.
         """
@@ -302,8 +302,8 @@ class Statements(TenantView, CoreVerbs):
         given = replace(call.given, timeout=LIMIT_SECONDS, tags=None)
         try:
             asked = Call("explain", Explain(call.statement), call.params, ALL_ROWS, given)
-            in_schema = self.schema_of(given) is not None
-            rows = self._run_in_own_transaction(asked, read_only=True) if in_schema else self._one_shot(asked)
+            within = self.settings.pgbouncer or self.schema_of(given) is not None
+            rows = self._run_in_own_transaction(asked, read_only=True) if within else self._one_shot(asked)
         except PrefiqDbError as error:
             logger.debug(
                 "no plan for %s on database %s: %s",
