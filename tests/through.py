@@ -20,12 +20,12 @@ IS_ON: Final = os.environ.get("PREFIQ_THROUGH") == "pgbouncer"
 ZONE: Final = "Asia/Kathmandu"  # 5:45 before UTC: nothing that is off by hours goes unseen
 
 _LOOKS_AT_SESSION = "it looks for the client's own session at the server, which the pooler keeps for others"
+_POOLERS_LOSS = "the session that the server ends is the pooler's, which takes another one"
 _NOT_PREPARED = "it is about prepared statements, and none are made there"
 _OTHER_PROGRAM = "it asks in a program with settings of its own"
 _NO_SHORT_WAY = "the short way is for sessions that keep the limits"
 _STAYS = "SET without LOCAL stays on the pooler's session, for whoever gets it next"
 _OF_THE_TRANSACTION = "limits are the transaction's there, not the session's"
-_NO_LIMIT = "one statement outside a transaction has no time limit at the server there, only at the client"
 
 #: By the beginning of the test's id: why it can't pass through a pooler.
 UNABLE: Final[dict[str, str]] = {
@@ -33,23 +33,21 @@ UNABLE: Final[dict[str, str]] = {
     for name, reason in {
         "tenant_schemas.py::test_a_search_path_of_ones_own_ends": _STAYS,
         "read_only.py::test_connections_of_the_engine_refuse_to_write": "AUTOCOMMIT of a read-only database is refused",
-        "retries.py::test_a_one_shot_waits_in_vain_and_is_repeated": _LOOKS_AT_SESSION,
-        "retries.py::test_a_write_whose_fate_is_unknown_is_not_repeated": _LOOKS_AT_SESSION,
-        "retries.py::test_a_write_that_may_be_sent_twice_is": _LOOKS_AT_SESSION,
         "both_roads.py::test_every_statement_is_the_same_on_the_short_way": _NO_SHORT_WAY,
         "prepared_statements.py": _NOT_PREPARED,
+        "event_sequences.py::test_a_connection_that_was_lost_in_the_pool": _POOLERS_LOSS,
+        "exactly_once.py::test_who_locks_the_row_is_not_ended": _LOOKS_AT_SESSION,
+        "exit.py": _OTHER_PROGRAM,
+        "fork.py::test_both_sides_go_on_after_a_fork": _LOOKS_AT_SESSION,
+        "fork.py::test_multiprocessing": _OTHER_PROGRAM,
         "sessions.py::test_a_postgresql_session_is_in_utc_with_limits": _OF_THE_TRANSACTION,
         "transactions.py::test_a_timeout_used_once_changes_nothing_later": _OF_THE_TRANSACTION,
         "batch.py::test_each_batch_brings_its_limits": "it compares with the setting off",
         "exactly_once.py::test_a_server_that_stays_away_leaves_a_token": _OTHER_PROGRAM,
-        "exactly_once.py::test_who_locks_the_row_is_not_ended": _LOOKS_AT_SESSION,
+        "pool.py::test_control_without_the_poll_the_write_is_lost": _POOLERS_LOSS,
         "hand_backs.py::test_a_changed_session_is_not_handed_on": _STAYS,
         "one_statement.py::test_what_ends_with_the_transaction_costs_no_connection": _LOOKS_AT_SESSION,
         "in_lists.py::test_lists_leave_prepared_statements_alone": _NOT_PREPARED,
-        "sessions.py::test_a_lock_held_by_somebody_else": _NO_LIMIT,
-        "overrides_hooks_health.py::test_the_settings_timeout_holds_for_everything": _NO_LIMIT,
-        "overrides_hooks_health.py::test_a_longer_timeout_than_the_settings": _NO_LIMIT,
-        "pool.py::test_control_without_the_poll_the_write_is_lost": _LOOKS_AT_SESSION,
     }.items()
 }
 

@@ -199,6 +199,7 @@ class Statements(TenantView, CoreVerbs):
                     if not facts.stands_alone:
                         refuse_one_shot(facts)
                 if self._needs_a_transaction(call):
+                    refuse_one_shot(facts_of_call(call, self.road.dialect))  # a Core construct's are known only now
                     call.way = Way.OWN_TRANSACTION
                     call.deadline = None  # the transaction has it
         except BaseException as error:
