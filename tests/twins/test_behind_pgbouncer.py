@@ -18,11 +18,11 @@ from prefiq_db.drivers import psycopg as driver
 from prefiq_db.errors import LockTimeoutError, OutcomeUnknownError, StatementRefusedError, StatementTimeoutError
 from prefiq_db.testing import PgBouncer
 from prefiq_db.testing.processes import wait_until
-from prefiq_db.testing.wire import WireCounter
 from tests.clusters import find
 from tests.conftest import Backend
 from tests.twins.harness import make_database
 from tests.twins.support import on_engine
+from tests.twins.test_round_trips import SlowCommits
 
 pytestmark = pytest.mark.parametrize(
     "backend", [pytest.param("postgresql", marks=pytest.mark.postgresql)], indirect=True
@@ -69,20 +69,19 @@ def _others(lender: PgBouncer, backend: Backend) -> Any:
 async def test_a_statement_costs_one_round_trip(make: Any, lender: PgBouncer, backend: Backend) -> None:
     """By itself, with a time limit of its own, under a tenant's schema; a transaction of n costs n + 1, or n."""
     read, write = "select qty from item where id = 1", "update item set qty = qty + 1 where id = 1"
-    with WireCounter(lender.host, lender.port) as wire:
+    with SlowCommits(lender.host, lender.port) as wire:
         db = make(wire.url(lender.url(_name(backend))))
         await db.execute("create table item (id integer primary key, qty integer)")
         await db.execute("insert into item values (1, 1)")
-        costs = []
-        for view in (db, db.using(timeout=5), db.using(schema="public"), db.using(read_only=True)):
-            with wire.count() as count:
+        await db.upsert("item", [{"id": 2, "qty": 1}], key="id")  # learns the table
+        with wire.count() as count:
+            # COMMIT of a read goes ahead of the next message: nobody waits for its reply.
+            for view in (db, db.using(timeout=5), db.using(schema="public"), db.using(read_only=True)):
                 await view.fetch_value(read)
-            costs.append(count.round_trips)
-        for view in (db, db.using(timeout=5), db.using(schema="public")):
-            with wire.count() as count:
+            for view in (db, db.using(timeout=5), db.using(schema="public")):
                 await view.execute(write)
-            costs.append(count.round_trips)
-        assert costs == [1] * 7
+            await db.upsert("item", [{"id": 2, "qty": 1}], key="id")
+        assert count.round_trips == 8
         for last, expected in ((False, 3), (True, 2)):
             with wire.count() as count:
                 async with db.transaction() as tx:
@@ -90,6 +89,32 @@ async def test_a_statement_costs_one_round_trip(make: Any, lender: PgBouncer, ba
                     await tx.execute(write, last=last)
             assert count.round_trips == expected
         assert await db.fetch_value(read) == 6
+
+
+@pytest.mark.parametrize("how", ["message", "schema", "upsert"])
+async def test_a_longer_limit_than_the_settings_holds_there_too(
+    make: Any, backend: Backend, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """A timeout of one's own replaces the settings' limit in a transaction of one statement, too."""
+    assert backend.server is not None
+    monkeypatch.setattr("prefiq_db.dialects.clocks.GRACE_SECONDS", 5)
+    for statement in (
+        "create table item (id integer primary key, qty integer)",
+        "create function slow() returns trigger language plpgsql as $$ begin perform pg_sleep(0.5); return new; end $$",
+        "create trigger slows before insert on item for each row execute function slow()",
+    ):
+        backend.server.execute(statement, _name(backend))
+    behind = how == "message"
+    url = "" if behind else backend.server.url(_name(backend))
+    db = make(url, pgbouncer=behind, statement_timeout_seconds=0.2, retry=RetryPolicy(attempts=1))
+    view = db.using(timeout=30, schema="public") if how == "schema" else db.using(timeout=30)
+    if how == "upsert":
+        await view.upsert("item", [{"id": 1, "qty": 1}], key="id")
+        assert await db.fetch_value("select count(*) from item") == 1
+        return
+    await view.execute("insert into item values (1, 1)")
+    with pytest.raises(StatementTimeoutError):
+        await db.execute("insert into item values (2, 1)")
 
 
 async def test_the_limits_hold_at_the_server(make: Any, lender: PgBouncer, backend: Backend) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import TextClause
 
-from prefiq_db.call import NO_OVERRIDES, Call, Shape, Way, next_call_id
+from prefiq_db.call import NO_OVERRIDES, Call, Overrides, Shape, Way, next_call_id
 from prefiq_db.core.bulk_insert import Request, bulk_insert
 from prefiq_db.core.doubt import Doubt, fate_unknown
 from prefiq_db.core.streams import StreamCore
@@ -198,22 +198,21 @@ class Statements(TenantView, CoreVerbs):
                     facts = facts_of(call.statement, self.road.dialect.label)
                     if not facts.stands_alone:
                         refuse_one_shot(facts)
-                if self._needs_a_transaction(call):
+                if self._needs_a_transaction(call.given, lambda: may_travel(call, self.road.dialect)):
                     refuse_one_shot(facts_of_call(call, self.road.dialect))  # a Core construct's are known only now
                     call.way = Way.OWN_TRANSACTION
-                    call.deadline = None  # the transaction has it
         except BaseException as error:
             if not self.hooks.wanted.isdisjoint(CALL_EVENTS):
                 tell_refused_call(self.hooks, self.name, call, error)
             raise
 
-    def _needs_a_transaction(self, call: Call) -> bool:
+    def _needs_a_transaction(self, given: Overrides, travels: Callable[[], bool]) -> bool:
         # Only the server knows what a view or a function does, so a READ ONLY transaction lets it judge. Behind a
         # transaction pooler only a transaction can have time limits: what can travel with BEGIN and COMMIT has them.
-        given, settings = call.given, self.settings
+        settings = self.settings
         return (
             bool(given.read_only and not settings.read_only)
-            or (settings.pgbouncer and bool(given.timeout or settings.read_only or may_travel(call, self.road.dialect)))
+            or (settings.pgbouncer and (bool(given.timeout or settings.read_only) or travels()))
             or (given.schema is not None and self.has_namespaces)
         )
 
