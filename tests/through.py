@@ -23,9 +23,12 @@ _LOOKS_AT_SESSION = "it looks for the client's own session at the server, which 
 _POOLERS_LOSS = "the session that the server ends is the pooler's, which takes another one"
 _NOT_PREPARED = "it is about prepared statements, and none are made there"
 _OTHER_PROGRAM = "it asks in a program with settings of its own"
-_COMMIT_TRAVELS = "a single write that is cancelled goes on to its end there, as its COMMIT travels with it"
+_COMMIT_TRAVELS = (
+    "a single statement that may write and is interrupted goes on to its end there: its COMMIT travels with it"
+)
 _ITS_TRANSACTION = "a single statement is a transaction of its own there: it is told as one, and known as undone"
 _OWN_WORDS = "the pooler says in words of its own that the server ended a session"
+_OWN_ADDRESS = "it asks for the server's own address"
 _MIGRATES = "it migrates, and that needs a lock of a session"
 _NO_SHORT_WAY = "the short way is for sessions that keep the limits"
 _STAYS = "SET without LOCAL stays on the pooler's session, for whoever gets it next"
@@ -42,6 +45,11 @@ UNABLE: Final[dict[str, str]] = {
         "event_sequences.py::test_a_connection_that_was_lost_in_the_pool": _POOLERS_LOSS,
         "exactly_once.py::test_who_locks_the_row_is_not_ended": _LOOKS_AT_SESSION,
         "exit.py": _OTHER_PROGRAM,
+        "stream_memory.py": _OTHER_PROGRAM,
+        "retry_budget.py::test_a_server_that_is_down": _OWN_ADDRESS,
+        "silent_frames.py::test_what_interrupts_brings_no_values_along": _COMMIT_TRAVELS,
+        "telemetry.py::test_attempts_of_a_call_are_one_span": _POOLERS_LOSS,
+        "telemetry.py::test_a_call_is_a_span_by_the_conventions": _OWN_ADDRESS,
         "left_running.py::test_a_cancelled_write_that_waits_for_a_row": _COMMIT_TRAVELS,
         "observability.py::test_one_statement_tells_its_whole_story": _ITS_TRANSACTION,
         "judged_once.py::test_pythons_own_timeout_is_no_cancellation": _ITS_TRANSACTION,
@@ -49,7 +57,7 @@ UNABLE: Final[dict[str, str]] = {
         "health_schema.py::test_whoever_began_with_our_history": _MIGRATES,
         "health_schema.py::test_a_service_is_ready_when_its_schema": _MIGRATES,
         "read_only.py::test_migrations_are_refused_and_looking": _MIGRATES,
-        "passwords.py::test_prefer_says_once_that_it_fell_back": "it asks for the server's own address",
+        "passwords.py::test_prefer_says_once_that_it_fell_back": _OWN_ADDRESS,
         "fork.py::test_both_sides_go_on_after_a_fork": _LOOKS_AT_SESSION,
         "fork.py::test_multiprocessing": _OTHER_PROGRAM,
         "sessions.py::test_a_postgresql_session_is_in_utc_with_limits": _OF_THE_TRANSACTION,

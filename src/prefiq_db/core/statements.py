@@ -252,17 +252,16 @@ class Statements(TenantView, CoreVerbs):
             del call.statement, call.params, call.block, call.text
 
     def _run_in_own_transaction(self, call: Call, *, read_only: bool = False) -> Any:
+        def attempt(tx: Block) -> Any:
+            call.attempts += 1
+            return tx.run(call, explicit=True)
+
         if call.shape is ROW_COUNT:
-
-            def attempt(tx: Block) -> Any:
-                call.attempts += 1
-                return tx.run(call, explicit=True)
-
             return self.in_transaction(attempt)
         options = TransactionOptions(
             read_only=read_only or bool(call.given.read_only), timeout_seconds=call.given.timeout
         )
-        return self.in_transaction(lambda tx: tx.run(call, explicit=True), options)
+        return self.in_transaction(attempt, options)
 
     def _run_in_one_message(self, call: Call) -> Any:
         """Run one statement in a transaction of its own, whose BEGIN says the schema or the limits: all in one message.
@@ -276,6 +275,7 @@ class Statements(TenantView, CoreVerbs):
             except ReadOnlyError:  # a view or a function that writes after all; nothing of it was done
                 if call.given.read_only or self.settings.read_only:
                     raise
+                call.attempts = 0
             else:
                 if self.instance.explainer is not None:
                     self._explain_if_slow(call)
