@@ -15,7 +15,7 @@ PYPROJECT = nox.project.load_toml("pyproject.toml")
 
 # What has a long form, too long for a merge.
 LONG = ["tests/chaos", "tests/twins/test_hand_overs.py", "tests/twins/test_interrupted_blocks.py"]
-LONG += ["tests/integration/test_request_disconnects.py"]
+LONG += ["tests/integration/test_request_disconnects.py", "tests/twins/test_cancelled_crowds.py"]
 
 nox.needs_version = ">=2025.2.9"
 nox.options.sessions = ["lint", "types", "unit", "integration", "docs"]
@@ -56,6 +56,8 @@ def chaos(session: nox.Session) -> None:
     # Transfers with faults, steps of the hand-over machine for each driver, every how many lines one is interrupted.
     long_forms = {"PREFIQ_CHAOS_TRANSFERS": "10000", "PREFIQ_HAND_OVER_STEPS": "20000", "PREFIQ_INJECT_EVERY": "1"}
     long_forms["PREFIQ_CUT_REQUESTS"] = "1000"  # whose client goes away
+    long_forms["PREFIQ_REPLICA_PAIRS"] = "10000"  # of a write and a read
+    long_forms["PREFIQ_CANCELLED_STATEMENTS"] = "100000"  # of tasks that are cancelled
     environment = {name: os.environ.get(name) or value for name, value in long_forms.items()}
     session.run("pytest", *LONG, "--timeout=14400", *session.posargs, env=environment)
 

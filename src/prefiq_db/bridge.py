@@ -101,7 +101,10 @@ class SyncRuntime:
         return result
 
     def worker(self) -> object:
-        return (threading.get_ident(), _running_task())
+        # asyncio.current_task() raises outside a loop; most sync callers never imported asyncio at all.
+        if "asyncio" not in sys.modules or asyncio._get_running_loop() is None:
+            return (threading.get_ident(), None)
+        return (threading.get_ident(), asyncio.current_task())
 
     def shielded(self, function: Callable[[], T], budget_seconds: float) -> T:
         return function()
@@ -158,13 +161,6 @@ class AsyncRuntime:
 
     def forget_loop(self) -> None:
         self.loop = None
-
-
-def _running_task() -> object | None:
-    # asyncio.current_task() raises outside a loop; most sync callers never imported asyncio at all.
-    if "asyncio" not in sys.modules or asyncio._get_running_loop() is None:
-        return None
-    return asyncio.current_task()
 
 
 async def _acting(caller: asyncio.Task[Any] | None, function: Callable[[], T]) -> T:

@@ -16,11 +16,12 @@ from prefiq_db.deadline import Deadline, own_deadline
 from prefiq_db.events import Line
 from prefiq_db.tags import NO_TAGS, Tags
 
-_ids = itertools.count(1)
+#: the numbers of calls, in this process
+call_ids: Final = itertools.count(1)
 
 #: What events tell of a call on the short way: its number and the application's line.
 Told = tuple[int, Line | None]
-next_call_id: Final = _ids.__next__
+next_call_id: Final = call_ids.__next__
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,10 @@ class Overrides:
             database.
         database: another database of the same server, or another file beside SQLite's, with a pool of its own; on
             MongoDB another database of the same servers.
-        replica: reads may go to a secondary (MongoDB).
+        replica: reads go to a replica, and nothing else may be sent; ``False``: to the primary, whatever ``read_from``
+            says. On MongoDB reads may go to a secondary.
+        after: what ``mark()`` returned, perhaps in another process: reads on a replica see what was written until
+            then.
     """
 
     timeout: float | None = None
@@ -48,6 +52,7 @@ class Overrides:
     schema: str | None = None
     database: str | None = None
     replica: bool | None = None
+    after: str | None = None
 
     def over(self, below: Overrides) -> Overrides:
         """Return these overrides, with those of *below* where these are ``None``."""
@@ -114,6 +119,10 @@ class Way(Enum):
     OWN_TRANSACTION = 4
 
 
+#: To ask an enum for a member costs as much as a call.
+ONE_SHOT, EXPLICIT, OWN_TRANSACTION = Way.ONE_SHOT, Way.EXPLICIT, Way.OWN_TRANSACTION
+
+
 class Runner(Protocol):
     """The part of a transaction's block that a call uses."""
 
@@ -136,6 +145,7 @@ class Call:
         tags: the request's tags.
         facts: what :func:`~prefiq_db.execution.statement_facts.facts_of_call` returned; ``None`` before its first call.
         text: the SQL that the caller gave, if it was text.
+        begun: the shot that went as far as it can go without the bridge; the next attempt goes on with it.
         prepared: what the direct road knows of that text; ``None``: nothing yet.
         way: how it is carried out.
         block: the block to carry it out in, when a transaction is open for it.
@@ -147,6 +157,7 @@ class Call:
 
     __slots__ = (
         "attempts",
+        "begun",
         "block",
         "deadline",
         "facts",
@@ -168,7 +179,7 @@ class Call:
     def __init__(
         self, verb: str, statement: Executable, params: Any, shape: Shape, given: Overrides = NO_OVERRIDES
     ) -> None:
-        self.id = next(_ids)
+        self.id = next(call_ids)
         self.verb = verb
         self.statement = statement
         self.params = params
@@ -178,7 +189,8 @@ class Call:
         self.facts: Any = None
         self.text: str | None = None
         self.prepared: Any = None
-        self.way = Way.ONE_SHOT
+        self.begun: Any = None
+        self.way = ONE_SHOT
         self.block: Runner | None = None
         self.line: Line | None = None
         self.last = False

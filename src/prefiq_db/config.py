@@ -11,6 +11,8 @@ from prefiq_db.masking import Secret
 from prefiq_db.products import PRODUCTS, EngineName, Product
 
 Mode = Literal["sync", "async"]
+Reading = Literal["primary", "replica", "replica_preferred"]
+WriteTo = Literal["one", "any"]
 SslMode = Literal["disable", "prefer", "require", "verify-ca", "verify-full"]
 
 #: 23 days: PostgreSQL stores its timeouts as milliseconds in 32 bits

@@ -35,7 +35,7 @@ from prefiq_db.overrides import OverrideOptions, OverrideScope
 from prefiq_db.reports import DatabaseStats, HealthReport
 from prefiq_db.settings import DatabaseSettings
 from prefiq_db.silence import hush
-from prefiq_db.transaction import Block, Outcome, TransactionOptions
+from prefiq_db.transaction import Block, Outcome, TransactionOptions, make_options
 from prefiq_db.unrun import refuse_coroutine_function, refuse_generator_function, refuse_uncallable
 
 P = ParamSpec("P")
@@ -141,6 +141,7 @@ class Database:
         durable: bool = False,
         exactly_once: bool = False,
         timeout: float | None = None,
+        replica: bool | None = None,
     ) -> Transaction:
         """Return a transaction for a ``with`` block; inside another one it is a savepoint.
 
@@ -152,14 +153,16 @@ class Database:
                 was; NotCommittedError means that it was not, and never will be. Needs the table that the shipped
                 migrations create.
             timeout: seconds from BEGIN to COMMIT.
+            replica: it runs on a replica, or if none can serve, on the primary; needs *read_only*. ``False``: on the
+                primary, whatever ``read_from`` says.
 
         Raises:
             NotCommittedError: the reply to COMMIT was lost, and nothing was committed.
             OutcomeUnknownError: the reply to COMMIT was lost. With ``exactly_once`` this happens only if the database
                 stayed unreachable until the budget was spent; the error then has a token for :meth:`resolve_outcome`.
         """
-        options = TransactionOptions(isolation, read_only, durable, timeout, exactly_once)
-        core = self._core
+        options = make_options(isolation, read_only, durable, timeout, exactly_once)
+        core = self._core.for_transaction(options, replica)
         return Transaction(core, core.transaction(options))
 
     # A ParamSpec allows no options beside its own, so where one is given, checkers know the result, not the arguments.
@@ -273,6 +276,28 @@ class Database:
         """
         return self._core.resolve_outcome(token)
 
+    def mark(self) -> str:
+        """Return how far the primary is after all that was written here: a token for ``using(after=...)``.
+
+        "Here" is the innermost scope: of :meth:`override`, of the request, or else the task or thread. Reads on a
+        replica in the scope wait for it anyway; the token is for the next request or another process, in a header or a
+        cookie. It holds no secret. Asks the primary only if that is not known.
+
+        Raises:
+            UnsupportedError: the database has no replicas.
+        """
+        return self._core.mark()
+
+    def engine_for(self, replica: str) -> Engine:
+        """Return SQLAlchemy's engine of the replica with that name in the settings; its sessions refuse writes.
+
+        A transaction on it waits for what was written in the scope, as all reads on replicas do.
+
+        Raises:
+            UsageError: there is no replica of that name.
+        """
+        return self._core.engine_for(replica).instance.engine
+
     # --- overrides -------------------------------------------------------------------------------
 
     def using(self, **overrides: Unpack[OverrideOptions]) -> Self:
@@ -330,13 +355,14 @@ class Database:
         core.check_engine_allowed()
         return core.instance.engine
 
-    def session(self, **options: Any) -> Session:
+    def session(self, *, replica: bool | None = None, **options: Any) -> Session:
         """Return an ORM session; inside ``transaction()`` it works on that transaction, in a savepoint.
 
         In a transaction its objects don't expire on commit, unless *options* say so. Errors that a session raises are
-        both prefiq_db's and SQLAlchemy's, and count for retries.
+        both prefiq_db's and SQLAlchemy's, and count for retries. With *replica* it reads on one replica from its
+        beginning to its end, and can't write.
         """
-        core = self._core
+        core = self._core.for_session(replica)
         scope = core.pinned()
         if scope is None:
             session = QuietSession(engine_of(core, core.instance.engine), **options)

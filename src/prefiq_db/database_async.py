@@ -34,7 +34,7 @@ from prefiq_db.overrides import OverrideOptions, OverrideScope
 from prefiq_db.reports import DatabaseStats, HealthReport
 from prefiq_db.settings import DatabaseSettings
 from prefiq_db.silence import hush
-from prefiq_db.transaction import Block, Outcome, TransactionOptions
+from prefiq_db.transaction import Block, Outcome, TransactionOptions, make_options
 from prefiq_db.unrun import refuse_generator_function, refuse_uncallable
 
 P = ParamSpec("P")
@@ -151,6 +151,7 @@ class AsyncDatabase:
         durable: bool = False,
         exactly_once: bool = False,
         timeout: float | None = None,
+        replica: bool | None = None,
     ) -> AsyncTransaction:
         """Return a transaction for an ``async with`` block; inside another one it is a savepoint.
 
@@ -162,14 +163,16 @@ class AsyncDatabase:
                 was; NotCommittedError means that it was not, and never will be. Needs the table that the shipped
                 migrations create.
             timeout: seconds from BEGIN to COMMIT.
+            replica: it runs on a replica, or if none can serve, on the primary; needs *read_only*. ``False``: on the
+                primary, whatever ``read_from`` says.
 
         Raises:
             NotCommittedError: the reply to COMMIT was lost, and nothing was committed.
             OutcomeUnknownError: the reply to COMMIT was lost. With ``exactly_once`` this happens only if the database
                 stayed unreachable until the budget was spent; the error then has a token for :meth:`resolve_outcome`.
         """
-        options = TransactionOptions(isolation, read_only, durable, timeout, exactly_once)
-        core = self._core
+        options = make_options(isolation, read_only, durable, timeout, exactly_once)
+        core = self._core.for_transaction(options, replica)
         return AsyncTransaction(core, _engine_of(core), core.transaction(options))
 
     # A ParamSpec allows no options beside its own, so where one is given, checkers know the result, not the arguments.
@@ -297,6 +300,14 @@ class AsyncDatabase:
         """
         return await spawn(self._core.resolve_outcome, token)
 
+    async def mark(self) -> str:
+        """Return how far the primary is after all that was written here: see :meth:`Database.mark`."""
+        return await spawn(self._core.mark)
+
+    def engine_for(self, replica: str) -> AsyncEngine:
+        """Return SQLAlchemy's engine of the replica with that name: see :meth:`Database.engine_for`."""
+        return _engine_of(self._core.engine_for(replica))
+
     # --- overrides -------------------------------------------------------------------------------
 
     def using(self, **overrides: Unpack[OverrideOptions]) -> Self:
@@ -360,13 +371,14 @@ class AsyncDatabase:
         core.check_engine_allowed()
         return _engine_of(core)
 
-    def session(self, **options: Any) -> AsyncSession:
+    def session(self, *, replica: bool | None = None, **options: Any) -> AsyncSession:
         """Return an ORM session; inside ``transaction()`` it works on that transaction, in a savepoint.
 
         In a transaction its objects don't expire on commit, unless *options* say so. Errors that a session raises are
-        both prefiq_db's and SQLAlchemy's, and count for retries.
+        both prefiq_db's and SQLAlchemy's, and count for retries. With *replica* it reads on one replica from its
+        beginning to its end, and can't write.
         """
-        core = self._core
+        core = self._core.for_session(replica)
         scope = core.pinned()
         if scope is None:
             session = AsyncSession(engine_of(core, _engine_of(core)), **quiet(options))

@@ -171,5 +171,11 @@ def taken(engine: Engine) -> Any:
     try:
         return engine.pool.take()  # type: ignore[attr-defined]  # our pool has it
     except engine.dialect.loaded_dbapi.Error as error:
-        Connection._handle_dbapi_exception_noconnection(error, engine.dialect, engine)
+        connection_failed(engine, error)
         raise
+
+
+def connection_failed(engine: Engine, error: BaseException) -> None:
+    """Let SQLAlchemy handle *error*, which a checkout raised; it raises it, if it is the driver's."""
+    if isinstance(error, engine.dialect.loaded_dbapi.Error):
+        Connection._handle_dbapi_exception_noconnection(error, engine.dialect, engine)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -11,8 +12,9 @@ from sqlalchemy import URL, Engine, create_engine, event
 from sqlalchemy.dialects import registry
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from prefiq_db.config import Target
+from prefiq_db.config import WRITER, Target
 from prefiq_db.connectors import connector_for
+from prefiq_db.connectors.several_hosts import SeveralHosts
 from prefiq_db.dialects.engine_parts import Limits
 from prefiq_db.dialects.observers import Observer, Watcher
 from prefiq_db.dialects.values import json_text
@@ -90,6 +92,7 @@ def _make(
     limits = Limits(
         max_age_seconds=settings.pool_max_age_seconds,
         ping_after_idle_seconds=settings.ping_after_idle_seconds,
+        ask_role_after_seconds=settings.ask_role_after_seconds,
         connect_timeout_seconds=settings.connect_timeout_seconds,
         statement_timeout_seconds=settings.statement_timeout_seconds,
         lock_timeout_seconds=settings.lock_timeout_seconds,
@@ -129,6 +132,7 @@ def _make(
         each.__dict__ = dict(each.__dict__)
     if watcher is not None:
         _tell_of_invalidation(sync_engine, watcher)
+    _follow_the_primary(sync_engine)
     return engine
 
 
@@ -179,6 +183,32 @@ def _describe_url(driver: Driver, target: Target) -> URL:
         port=first.port if first else None,
         database=target.database,
     )
+
+
+def _follow_the_primary(engine: Any) -> None:
+    """Let the connector look for the primary anew after a lost connection, and the pool leave a host with it."""
+    connector = engine.dialect.connector
+    if not isinstance(connector, SeveralHosts) or len(connector.target.hosts) == 1:
+        return
+
+    engine.dialect.follows_primary = connector.wanted == WRITER
+    creator = engine.pool._creator
+
+    def connect(record: Any = None) -> Any:
+        connection = creator(record)
+        if connector.has_moved:
+            connector.has_moved = False
+            # As SQLAlchemy does after a lost connection: whatever was opened before is replaced before its next use.
+            opened_at = time.time() if record is None else record.starttime
+            engine.pool._invalidate_time = max(engine.pool._invalidate_time, opened_at)
+        return connection
+
+    engine.pool._creator = connect
+
+    @event.listens_for(engine, "invalidate")
+    def invalidated(dbapi_connection: Any, record: Any, error: BaseException | None) -> None:
+        if error is not None:
+            connector.doubt()
 
 
 def _tell_of_invalidation(engine: Engine, watcher: Watcher) -> None:

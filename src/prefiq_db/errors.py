@@ -360,6 +360,18 @@ class NotReadyError(AvailabilityError):
     default_kind = ErrorKind.NOT_READY
 
 
+class SplitBrainError(NotReadyError):
+    """Two hosts of one cluster both say that they are its primary, so neither gets a write.
+
+    Attributes:
+        hosts: their names with ports.
+    """
+
+    def __init__(self, message: str, *, hosts: tuple[str, ...] = (), **fields: Any) -> None:
+        super().__init__(message, **fields)
+        self.hosts = hosts
+
+
 class ServerShutdownError(AvailabilityError):
     default_kind = ErrorKind.SERVER_SHUTDOWN
 

@@ -236,7 +236,8 @@ class ConnectionLost:
     """The pool discarded a connection.
 
     Attributes:
-        reason: ``age``, ``dead``, ``no answer``, ``invalidated``, ``session changed`` or ``transaction left open``.
+        reason: ``age``, ``dead``, ``no answer``, ``invalidated``, ``session changed``,
+            ``transaction left open`` or ``server demoted``.
     """
 
     database: str
@@ -305,6 +306,26 @@ class HealthChanged:
     reason: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class ReplicaChanged:
+    """A replica left the rotation, or came back.
+
+    Attributes:
+        node: its name in the settings.
+        in_rotation: whether it gets reads now.
+        reason: why it gets none, in a word.
+        role: ``replica``, ``primary`` once it was found promoted, or ``unknown``.
+        lag_seconds: how far it was behind when it was last asked; ``None``: unknown.
+    """
+
+    database: str
+    node: str
+    in_rotation: bool
+    reason: str
+    role: str
+    lag_seconds: float | None
+
+
 class Listener:
     """Base of listeners: override what you need. A listener that raises is logged once and never breaks a query."""
 
@@ -355,6 +376,9 @@ class Listener:
 
     def connection_unleaked(self, event: ConnectionUnleaked) -> None:
         """A leaked connection was returned after all."""
+
+    def replica_changed(self, event: ReplicaChanged) -> None:
+        """A replica left the rotation, or came back."""
 
     def health_changed(self, event: HealthChanged) -> None:
         """A health check's result differs from the one before."""

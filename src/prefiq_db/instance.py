@@ -23,6 +23,7 @@ from prefiq_db.insight.statement_observer import StatementObserver
 from prefiq_db.memory import Memory
 from prefiq_db.pool.watchdog import watchdog
 from prefiq_db.pool.watcher import ConnectionWatcher
+from prefiq_db.readers import Node, Readers
 from prefiq_db.retry_budget import RetryBudget
 from prefiq_db.settings import DatabaseSettings
 from prefiq_db.tenants import TenantPools
@@ -47,12 +48,15 @@ class Instance:
         tables: the tables that verbs were given by name, as the database describes them.
         needs_tokens: whether ``exactly_once`` was requested, so that the token table has to exist.
         tenant: the name of a tenant's database; ``None``: the one of the settings.
+        node: what is known of it as a replica; ``None``: it is none.
+        readers: of the origin, its replicas, if it has any.
         origin: the instance of the database of the settings, whose overrides and ambient transaction hold here, too.
         tenants: of the origin, the databases of its tenants.
         has_tenants: whether the origin was asked for a tenant's database, so that each call looks whose it is.
         schema_tables: like *tables*, for each schema that is a tenant's namespace.
-        is_usual: whether a statement by itself needs nothing but to be sent: nobody hears of calls, wants plans, or
-            needs a transaction for a time limit. It is looked up when a listener comes or goes.
+        is_usual: whether a statement by itself needs nothing but to be sent: nobody hears of calls, wants plans,
+            needs a transaction for a time limit, has to know how far the primary is after it, or looks which of
+            several hosts it is on. Looked up when a listener comes or goes.
         tells_inserted: by a table's name, whether the server tells an inserted row from an updated one.
     """
 
@@ -71,6 +75,7 @@ class Instance:
     resolver: Resolver
     pruner: Pruner
     tenant: str | None = None
+    node: Node[Instance] | None = None
     origin: Instance = field(default=None)  # type: ignore[assignment]  # __post_init__ sets it
     statement_timeout_seconds: float = field(init=False)
     commit_budget_seconds: float = field(init=False)
@@ -82,6 +87,7 @@ class Instance:
     tells_inserted: Memory[bool] = field(default_factory=lambda: Memory(256), init=False)
     tenants: TenantPools[Instance] = field(init=False)
     has_tenants: bool = field(default=False, init=False)
+    readers: Readers[Instance] | None = field(default=None, init=False)
     schema_tables: Memory[TargetTables] = field(default_factory=lambda: Memory(256), init=False)
     is_usual: bool = field(default=False, init=False)
 
@@ -96,8 +102,9 @@ class Instance:
         )
         self.watcher.start_with(watchdog.watch)
         in_child(self, Instance.forget_after_fork)
-        self._look_up()
+        # In this order: another thread may add a listener in between.
         self.hooks.on_change(self._look_up)
+        self._look_up()
 
     def _look_up(self) -> None:
         settings = self.settings
@@ -105,7 +112,8 @@ class Instance:
             self.hooks.wanted.isdisjoint(CALL_EVENTS)
             and self.explainer is None
             and not settings.pgbouncer
-            and not self.runtime.is_async
+            and not settings.replicas  # a write notes how far the primary is
+            and not self.engine.dialect.follows_primary  # type: ignore[attr-defined]  # the pool looks which host it is
         )
 
     def tables_in(self, schema: str | None) -> TargetTables:
@@ -120,6 +128,8 @@ class Instance:
         self.closed = self.closing = True
         if self.origin is self:
             self.tenants.close()
+            if self.readers is not None:
+                self.readers.close(Instance.close)
         watchdog.forget(self.watcher)
         self.watcher.start_with(watchdog.watch)
         pool: Any = self.engine.pool

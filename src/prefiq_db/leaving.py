@@ -37,23 +37,16 @@ class _Surely:
             return self.__wrapped__
         bound = functools.partial(self.__wrapped__, instance)
         if not instance._is_begun:
-            instance._watch = weakref.ref(bound, _Finish(instance))
+            # Weak: the callback must not keep the instance alive.
+            instance._watch = weakref.ref(bound, functools.partial(_finish, weakref.ref(instance)))
         return bound
 
 
-class _Finish:
-    """The callback for when the ``with`` statement has dropped its reference to ``__exit__``."""
-
-    __slots__ = ("_instance",)
-
-    def __init__(self, instance: Left) -> None:
-        # Weak: the callback must not keep the instance alive.
-        self._instance = weakref.ref(instance)
-
-    def __call__(self, gone: object) -> None:
-        instance = self._instance()
-        if instance is not None and instance._is_begun:
-            instance._finish()
+def _finish(of: weakref.ref[Any], gone: object) -> None:
+    """Clean up, because the ``with`` statement has dropped its reference to ``__exit__``."""
+    instance: Left | None = of()
+    if instance is not None and instance._is_begun:
+        instance._finish()
 
 
 def surely(function: F) -> F:

@@ -14,12 +14,13 @@ from prefiq_db.config import RetryPolicy
 from prefiq_db.errors import UnsupportedError, UsageError
 from prefiq_db.execution.comments import comment
 from prefiq_db.leaving import surely
+from prefiq_db.marks import check_mark_text, enter_scope, leave_scope
 from prefiq_db.tags import Tags
 from prefiq_db.tenants import check_tenant_name
 from prefiq_db.transaction import check_timeout
 
 #: What no SQL database has, and why.
-SQL_LACKS: Final[Mapping[str, str]] = MappingProxyType({"replica": "not supported yet"})
+SQL_LACKS: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 class OverrideOptions(TypedDict, total=False):
@@ -32,6 +33,8 @@ class OverrideOptions(TypedDict, total=False):
     tags: Mapping[str, str] | None
     schema: str | None
     database: str | None
+    replica: bool | None
+    after: str | None
 
 
 def check_overrides(
@@ -64,6 +67,7 @@ def check_overrides(
             raise UsageError(f"override {name}: expected True or False")
     for name, check in (("schema", check_tenant_name), ("database", check_database)):
         check(name, given.get(name))
+    check_mark_text(given.get("after"))
     tags = given.get("tags")
     if tags is not None and not (
         isinstance(tags, Mapping) and all(isinstance(part, str) for item in tags.items() for part in item)
@@ -151,6 +155,7 @@ class OverrideScope:
         self._live = live
 
     def __enter__(self) -> None:
+        enter_scope(self)
         held = _scoped.get()
         worker = None if self._inherit else self._key.runtime.worker()
         _scoped.set({**held, self._key: _on_top(self, self._overrides, held.get(self._key), self._live, worker)})
@@ -168,6 +173,7 @@ class OverrideScope:
     def _finish(self) -> None:
         # The previous state is kept in the context, not in this object: many tasks may be in the same scope at once.
         # Use set(), not reset(token): a generator may be finished in another context, which never entered the scope.
+        leave_scope(self)
         held = _scoped.get()
         mine = _without(held.get(self._key), self)
         others = {key: each for key, each in held.items() if key is not self._key and each is not None}

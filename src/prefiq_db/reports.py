@@ -172,8 +172,8 @@ class PoolStats:
         pending: callers waiting for a connection.
         timeout_count: callers whose wait timed out.
         opened_count: connections opened.
-        lost: connections discarded, by reason: ``age``, ``dead``, ``no answer``, ``invalidated``, ``session changed``
-            or ``transaction left open``.
+        lost: connections discarded, by reason: ``age``, ``dead``, ``no answer``, ``invalidated``, ``session changed``,
+            ``transaction left open`` or ``server demoted``.
         wait: how long callers waited for a connection.
         use: how long connections were checked out.
         create: how long opening one took.
@@ -190,6 +190,27 @@ class PoolStats:
     wait: HistogramStats = HistogramStats()
     use: HistogramStats = HistogramStats()
     create: HistogramStats = HistogramStats()
+
+
+@dataclass(frozen=True, slots=True)
+class NodeStats:
+    """One replica, as far as this process knows it: nobody is asked.
+
+    Attributes:
+        name: its name in the settings.
+        role: ``replica``, ``primary`` once it was found promoted, or ``unknown``.
+        in_rotation: whether it gets reads.
+        reason: why it gets none, in a word; ``""``: it does.
+        lag_seconds: how far it was behind when it was last asked; ``None``: unknown.
+        pool: its pool.
+    """
+
+    name: str
+    role: str
+    in_rotation: bool
+    reason: str
+    lag_seconds: float | None
+    pool: PoolStats
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +233,8 @@ class DatabaseStats:
         statements: the statements with the most total time, the worst first.
         holders: the connections checked out now, the oldest first.
         unknown_outcome_count: transactions and single writes whose outcome stayed unknown: no reply came.
+        replicas: the replicas, in the order of the settings.
+        replica_fallback_count: reads for a replica that the primary answered, or nobody.
         tenant_pools: the pools of tenants' own databases, by their names; their statements and leaks are counted above.
     """
 
@@ -231,6 +254,8 @@ class DatabaseStats:
     holders: tuple[Holder, ...] = ()
     unknown_outcome_count: int = 0
     tenant_pools: Mapping[str, PoolStats] = field(default_factory=dict)
+    replicas: tuple[NodeStats, ...] = ()
+    replica_fallback_count: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +268,7 @@ class HealthReport:
         reason: why it isn't, without host, user or values; empty when healthy.
         kind: the error's kind; ``None`` when healthy.
         latency_seconds: how long the round trip took, checkout included; ``None`` when there was no reply.
-        details: further facts (engine, mode), never secrets.
+        details: further facts (engine, mode, ``state`` of a Galera node), never secrets.
     """
 
     database: str

@@ -90,14 +90,18 @@ class Retrier:
         try:
             return attempt()
         except Exception as error:
-            if self.policy.attempts == 1 or not self.repeatable(error):
+            if not self.may_repeat(error):
                 raise
             first = error
         return self._again(attempt, first, started)
 
+    def may_repeat(self, error: BaseException) -> bool:
+        """Return whether there may be another attempt after *error*."""
+        return self.policy.attempts != 1 and self.repeatable(error)
+
     def resume(self, attempt: Callable[[], T], first: Exception, started: float) -> T:
         """Retry after *first*, the error of the caller's own attempt; *started* is on the monotonic clock."""
-        if self.policy.attempts == 1 or not self.repeatable(first):
+        if not self.may_repeat(first):
             raise first
         return self._again(attempt, first, started)
 

@@ -9,7 +9,7 @@ import pytest
 from prefiq_db import events
 from prefiq_db.hooks.registry import _METHODS
 from prefiq_db.integrations import conventions
-from prefiq_db.integrations.conventions import CONVENTIONAL, OF_HEALTH, OURS, ROWS, Metric, prometheus_name
+from prefiq_db.integrations.conventions import CONVENTIONAL, OF_HEALTH, OF_REPLICAS, OURS, ROWS, Metric, prometheus_name
 from tests.docs.pages import ROOT
 
 PAGE = (ROOT / "docs" / "observability.md").read_text("utf-8")
@@ -28,7 +28,7 @@ def test_an_event_is_told_with_its_method(event: type, method: str) -> None:
     assert callable(getattr(events.Listener, method))
 
 
-@pytest.mark.parametrize("metric", [*CONVENTIONAL, *OURS, *OF_HEALTH], ids=lambda metric: metric.name)
+@pytest.mark.parametrize("metric", [*CONVENTIONAL, *OURS, *OF_REPLICAS, *OF_HEALTH], ids=lambda metric: metric.name)
 def test_a_metric_is_told_with_both_its_names(metric: Metric) -> None:
     suffix = "_total" if metric.instrument == "counter" else ""
     prometheus = "" if metric is ROWS else f"`{prometheus_name(metric)}{suffix}` "

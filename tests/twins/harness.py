@@ -155,8 +155,8 @@ _VERBS = frozenset(
 class SyncDatabaseFacade(SyncFacade):
     """A ``Database`` with the face of an ``AsyncDatabase``."""
 
-    awaited = _VERBS | {"open", "close", "ping", "test_connection", "health", "resolve_outcome"}
-    plain = frozenset({"name", "settings", "hooks", "stats", "engine", "is_async"})
+    awaited = _VERBS | {"open", "close", "ping", "test_connection", "health", "resolve_outcome", "mark"}
+    plain = frozenset({"name", "settings", "hooks", "stats", "engine", "engine_for", "is_async"})
     scopes = frozenset({"transaction", "override", "session", "stream", "expect", "no_n_plus_one"})
 
     async def run_in_transaction(self, fn: Callable[..., Any], *args: Any, **options: Any) -> Any:

@@ -22,10 +22,11 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from prefiq_db import PrefiqDbError
+from prefiq_db.core import statements
 from prefiq_db.dialects.sending import StatementDialect
 from prefiq_db.dialects.session import SESSION_KEY, SessionState
 from prefiq_db.events import Listener
-from prefiq_db.execution import one_shot
+from prefiq_db.execution import awaited_one_shot, one_shot
 from prefiq_db.execution.direct import DirectRoad, DirectShot, DirectStatement
 from prefiq_db.execution.one_shot import UNUSUAL, ShortRoad
 from prefiq_db.execution.prepared import Prepared, RowFormat
@@ -520,12 +521,14 @@ def _plant(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     elif name == "a connection remembers its last user":
         monkeypatch.setattr(_VettingPool, "give_back", _remembering(_VettingPool.give_back))
         monkeypatch.setattr(ShortRoad, "shoot", _leaving_a_mark(ShortRoad.shoot))
+        monkeypatch.setattr(statements, "shoot_awaited", _leaving_a_mark_awaited(statements.shoot_awaited))
     elif name == "an event is missing":
         monkeypatch.setattr(StatementDialect, "_send", _silent(StatementDialect._send))
         monkeypatch.setattr(StatementObserver, "observe", _unheard)
     elif name == "columns are swapped":
         monkeypatch.setattr(DirectStatement, "_read", _swapped(DirectStatement._read))
-        monkeypatch.setattr(one_shot, "Row", lambda *known: sa.Row(*known[:3], known[3][::-1]))
+        for short_way in (one_shot, awaited_one_shot):
+            monkeypatch.setattr(short_way, "Row", lambda *known: sa.Row(*known[:3], known[3][::-1]))
 
 
 def _raw(make: Callable[..., None]) -> Callable[..., None]:
@@ -550,6 +553,16 @@ def _remembering(give_back: Callable[..., None]) -> Callable[..., None]:
             give_back(self, record)
 
     return give_back_as_it_is
+
+
+def _leaving_a_mark_awaited(shoot: Callable[..., Any]) -> Callable[..., Any]:
+    async def shoot_and_mark(road: Any, *arguments: Any) -> Any:
+        fetched = await shoot(road, *arguments)
+        for record in road.engine.pool.idle.queue:
+            record.info[SESSION_KEY].checkout.one_shot = True
+        return fetched
+
+    return shoot_and_mark
 
 
 def _leaving_a_mark(shoot: Callable[..., Any]) -> Callable[..., Any]:

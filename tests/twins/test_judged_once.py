@@ -91,6 +91,20 @@ def judged(monkeypatch: pytest.MonkeyPatch) -> Judged:
     return made
 
 
+def send_by(patched: pytest.MonkeyPatch, send: Callable[..., None]) -> None:
+    """Let *send* take the driver's place, under the observer, in whichever way a statement is sent."""
+    observe, observe_awaited = StatementObserver.observe, StatementObserver.observe_awaited
+
+    def observed_awaited(self: Any, instead_of: Any, *args: Any) -> Any:
+        async def sent(connection: Any, statement: str, parameters: Any) -> Any:
+            send(None, statement, parameters, args[3])
+
+        return observe_awaited(self, sent, *args)
+
+    patched.setattr(StatementObserver, "observe", lambda self, instead_of, *args: observe(self, send, *args))
+    patched.setattr(StatementObserver, "observe_awaited", observed_awaited)
+
+
 async def failing(db: Any, way: Way, sql: str, params: Any = None) -> tuple[PrefiqDbError, StatementFailed]:
     """Return what the caller got, and what the event said."""
     told: list[StatementFailed] = []
@@ -158,13 +172,12 @@ async def test_the_clock_of_an_earlier_statement_judges_no_later_error(
 async def test_pythons_own_timeout_is_no_cancellation(make_db: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """What gave up is not known, and whether a write was carried out neither."""
     items = await with_items(make_db)
-    observe = StatementObserver.observe
 
     def give_up(cursor: Any, statement: str, parameters: Any, context: Any) -> None:
         raise TimeoutError
 
     with monkeypatch.context() as patched:
-        patched.setattr(StatementObserver, "observe", lambda self, send, *args: observe(self, give_up, *args))
+        send_by(patched, give_up)
         error, event = await failing(items, in_transaction, "select 1")
         assert error.kind is event.kind is K.STATEMENT_TIMEOUT
         with pytest.raises(OutcomeUnknownError):
@@ -178,14 +191,13 @@ async def test_an_error_that_was_raised_before_is_judged_anew(
     if backend.server is not None:
         pytest.skip("one driver is enough")
     items = await with_items(make_db)
-    observe = StatementObserver.observe
     error = sqlite3.OperationalError("the same")
 
     def fail(cursor: Any, statement: str, parameters: Any, context: Any) -> None:
         raise error
 
     with monkeypatch.context() as patched:
-        patched.setattr(StatementObserver, "observe", lambda self, send, *args: observe(self, fail, *args))
+        send_by(patched, fail)
         error.sqlite_errorcode = sqlite3.SQLITE_FULL
         async with items.session() as session:
             await session.connection(execution_options={"skip_user_error_events": True})
@@ -225,13 +237,12 @@ async def test_an_interruption_over_which_the_driver_stumbles_goes_on(
     kinds: list[K] = []
     items.hooks.on_error(lambda event: kinds.append(event.kind))
     halt = Halt()
-    observe = StatementObserver.observe
 
     def send_stumbling(cursor: Any, statement: str, parameters: Any, context: Any) -> None:
         stumble(halt, context.dialect.loaded_dbapi.OperationalError("stumbled"))
 
     with monkeypatch.context() as patched:
-        patched.setattr(StatementObserver, "observe", lambda self, send, *args: observe(self, send_stumbling, *args))
+        send_by(patched, send_stumbling)
         with pytest.raises(Halt) as caught:
             await way(items, "select 1", None)
     assert caught.value is halt
@@ -264,7 +275,6 @@ async def test_a_rollback_that_fails_hides_no_interruption(
         pytest.skip("an interrupted connection to a server is closed")
     items = await with_items(make_db)
     halt = Halt()
-    observe = StatementObserver.observe
     sent: list[str] = []
 
     def be_halted(cursor: Any, statement: str, parameters: Any, context: Any) -> None:
@@ -275,7 +285,7 @@ async def test_a_rollback_that_fails_hides_no_interruption(
         raise sqlite3.ProgrammingError("Cannot operate on a closed database.")
 
     with monkeypatch.context() as patched:
-        patched.setattr(StatementObserver, "observe", lambda self, send, *args: observe(self, be_halted, *args))
+        send_by(patched, be_halted)
         patched.setattr(type(items.engine.dialect), "do_rollback", fail)
         with pytest.raises(Halt) as caught:
             await items.using(retry=RetryPolicy()).fetch_value("select 1")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import pydantic
@@ -477,25 +476,34 @@ async def test_locks_are_at_home_in_a_transaction(stock: Any, backend: Backend) 
         assert len(await stock.fetch_all(sa.select(items).with_for_update())) == 3
 
 
-# --- what comes later ----------------------------------------------------------------------------
+# --- overrides -----------------------------------------------------------------------------------
 
 
-async def test_what_comes_later_says_so(db: Any) -> None:
-    """Options of a later version raise UnsupportedError that says so."""
-    at_once: list[Callable[[], Any]] = [
-        lambda: db.using(replica="x"),
-        lambda: db.override(replica=True),
-    ]
-    for call in at_once:
-        with pytest.raises(UnsupportedError, match="not supported yet"):
-            call()
+async def test_replica_means_reading_where_there_are_none(db: Any) -> None:
+    """A service changes its settings and not its code: without replicas the primary reads, and a write is refused."""
+    await db.execute("create table item (id integer primary key)")
+    reader = db.using(replica=True)
+    assert await reader.fetch_value("select count(*) from item") == 0
+    async with db.transaction(read_only=True, replica=True) as tx:
+        assert await tx.fetch_value("select count(*) from item") == 0
+    with pytest.raises(StatementRefusedError, match="replica"):
+        await reader.execute("insert into item values (1)")
+    with pytest.raises(UnsupportedError, match="replicas"):
+        await db.mark()
 
 
 async def test_wrong_overrides_are_refused(db: Any) -> None:
     """An unknown override, or one of the wrong type, is refused when it is given."""
     with pytest.raises(UsageError, match="override colour: unknown; expected some of timeout"):
         db.using(colour="red")
-    for wrong in ({"timeout": 0}, {"timeout": "1"}, {"retry": 3}, {"read_only": 1}, {"idempotent": "yes"}):
+    for wrong in (
+        {"timeout": 0},
+        {"timeout": "1"},
+        {"retry": 3},
+        {"read_only": 1},
+        {"idempotent": "yes"},
+        {"replica": "x"},
+    ):
         with pytest.raises(UsageError):
             db.using(**wrong)
     with pytest.raises(UsageError):

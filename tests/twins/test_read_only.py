@@ -14,7 +14,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from prefiq_db import AsyncDatabase, Database, DatabaseSettings
 from prefiq_db.connectors import mariadb_connector as mariadb
-from prefiq_db.errors import ErrorKind, PrefiqDbError, ReadOnlyError, SettingsError, UnsupportedError
+from prefiq_db.errors import ErrorKind, PrefiqDbError, ReadOnlyError, UnsupportedError
 from prefiq_db.events import AttemptFailed, Listener
 from prefiq_db.health import AsyncHealthCheck, HealthCheck
 from prefiq_db.migrate import migrations_directory
@@ -368,15 +368,3 @@ def test_control_the_refusal_is_the_servers_not_ours(backend: Backend, monkeypat
     with Database(DatabaseSettings(url=backend.url, read_only=True)) as db:
         db.execute(CREATE_STOCK)
         assert db.fetch_value(COUNT_STOCK) == 0
-
-
-# --- replicas ----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("replicas", ["postgres://r/d", ["postgres://r/d"], '["postgres://r1/d", "postgres://r2/d"]'])
-def test_a_replica_is_refused_until_it_is_heard(replicas: Any) -> None:
-    with pytest.raises(SettingsError) as caught:
-        DatabaseSettings(url="postgres://h/d", replicas=replicas)
-    assert [problem.where for problem in caught.value.problems] == ["replicas"]
-    assert "no read would go to a replica" in str(caught.value)
-    assert DatabaseSettings(url="postgres://h/d", replicas="").replicas == ()

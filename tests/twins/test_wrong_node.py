@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
@@ -14,7 +15,7 @@ from prefiq_db.bridge import spawn
 from prefiq_db.dialects.disconnects import JudgingDialect
 from prefiq_db.errors import AvailabilityError, ErrorKind, NotReadyError, ReadOnlyError
 from prefiq_db.events import AttemptFailed, Listener
-from prefiq_db.testing import DatabaseServer, GaleraCluster, MariaDbServer
+from prefiq_db.testing import DatabaseServer, GaleraCluster, MariaDbServer, templates
 from tests.clusters import find as find_cluster
 from tests.conftest import Backend, _find
 from tests.twins.harness import drive, make_database
@@ -183,8 +184,14 @@ def _lone(request: pytest.FixtureRequest, name: str) -> Iterator[DatabaseServer]
     from prefiq_db.testing.servers import SERVERS
 
     _find(SERVERS[name])
-    with SERVERS[name]() as server:
+    server = SERVERS[name]()
+    # Not from the template of this process: copies of it are servers of one cluster, of which one may take writes.
+    with patch.dict(templates._made, clear=True):
+        server.start()
+    try:
         yield server
+    finally:
+        server.close()
 
 
 @pytest.fixture(params=[pytest.param(n, marks=getattr(pytest.mark, n)) for n in ("postgresql", "mariadb")])

@@ -77,11 +77,30 @@ BAD_ENVIRONMENTS: Final[dict[str, tuple[dict[str, str], list[str]]]] = {
     "SQLite with two slashes": ({"DB_URL": f"sqlite://{_C}.db"}, ["DB_URL (path)"]),
     "SQLite without path": ({"DB_URL": "sqlite:///"}, ["DB_URL (path)"]),
     "URL by its alias": ({"DATABASE_URL": _C}, ["DATABASE_URL"]),
-    "a replica": ({"DB_URL": "postgres://h/x", "DB_REPLICAS": f"postgres://{_C}/x"}, ["DB_REPLICAS"]),
-    "a replica of another database": (
-        {"DATABASES__X__URL": "postgres://h/x", "DATABASES__X__REPLICAS": f"postgres://{_C}/x"},
-        ["DATABASES__X__REPLICAS"],
+    "a replica": (
+        {"DB_URL": "postgres://h/x", "DB_REPLICAS": f"postgres://u:{_C}@h:z"},
+        ["DB_REPLICAS (1: url) (port)"],
     ),
+    "a replica of another database": (
+        {"DATABASES__X__URL": "postgres://h/x", "DATABASES__X__REPLICAS": f"postgres://r1,postgres://r2/{_C}"},
+        ["DATABASES__X__REPLICAS (2: url)"],
+    ),
+    "a replica of another kind": (
+        {"DB_URL": "postgres://h/x", "DB_REPLICAS": f"mysql://{_C}/x"},
+        ["DB_REPLICAS (1: url)"],
+    ),
+    "a replica's weight and an unknown part": (
+        {"DB_URL": "postgres://h/x", "DB_REPLICAS": f'[{{"host": "r", "weight": "{_C}", "hots": "{_C}"}}]'},
+        ["DB_REPLICAS (1: weight)", "DB_REPLICAS (1: hots)"],
+    ),
+    "two replicas of one name": (
+        {"DB_URL": "postgres://h/x", "DB_REPLICAS": '[{"host": "a", "name": "r"}, {"host": "b", "name": "r"}]'},
+        ["DB_REPLICAS"],
+    ),
+    "a replica of SQLite": ({"DB_URL": "sqlite:///x.db", "DB_REPLICAS": f"postgres://{_C}"}, ["DB_REPLICAS"]),
+    "a replica of MySQL": ({"DB_URL": "mysql://h/x", "DB_REPLICAS": f"mysql://{_C}"}, ["DB_REPLICAS"]),
+    "reads from replicas, and none": ({"DB_URL": "postgres://h/x", "DB_READ_FROM": "replica"}, ["DB_REPLICAS"]),
+    "reads from elsewhere": ({"DB_READ_FROM": _C}, ["DB_READ_FROM"]),
     "read only, perhaps": ({"DB_READ_ONLY": _C}, ["DB_READ_ONLY"]),
     # --- fields against each other ---
     "URL said twice": ({"DB_URL": f"postgres://{_C}/x", "DATABASE_URL": "postgres://b/x"}, ["DB_URL", "DATABASE_URL"]),

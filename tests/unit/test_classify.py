@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from prefiq_db.errors import ErrorClass, ErrorKind, UsageError, error_type
 from prefiq_db.translation import codes_mariadb, codes_mongodb, codes_postgresql, codes_sqlite
-from prefiq_db.translation.classify import DIALECTS, PHASES, Phase, classify_error, treatment
+from prefiq_db.translation.classify import DIALECTS, PHASES, Phase, classify_error, leaves_unknown, treatment
 
 K = ErrorKind
 
@@ -267,6 +267,7 @@ AGAIN = "transient retry_statement retry_transaction"
         ("postgresql", "25P03", "commit", K.OUTCOME_UNKNOWN, "connection_lost"),
         ("mariadb", 1053, "commit", K.OUTCOME_UNKNOWN, "connection_lost"),
         ("mariadb", 1180, "commit", K.OUTCOME_UNKNOWN, "connection_lost"),
+        ("mariadb", 1180, "statement", K.NOT_READY, "transient connection_lost retry_transaction"),
         ("mariadb", 1047, "commit", K.NOT_READY, "transient connection_lost retry_transaction"),
         ("postgresql", "40001", "commit", K.SERIALIZATION, "transient retry_transaction"),
         ("mariadb", 1213, "commit", K.DEADLOCK, "transient retry_transaction"),
@@ -361,3 +362,9 @@ def test_unknown_dialects_and_phases_are_refused() -> None:
         classify_error("oracle", 1)
     with pytest.raises(UsageError, match="connect, statement, commit"):
         classify_error("sqlite", 1, phase="prepare")  # type: ignore[arg-type]
+
+
+def test_a_lone_write_that_galera_could_not_replicate_may_have_run() -> None:
+    """1180 comes from the COMMIT in the statement; 1047 comes before anything of it ran."""
+    assert leaves_unknown(classify_error("mariadb", 1180))
+    assert not leaves_unknown(classify_error("mariadb", 1047))

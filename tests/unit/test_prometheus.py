@@ -17,7 +17,7 @@ from prefiq_db import Database
 from prefiq_db.errors import PrefiqDbError, UnsupportedError
 from prefiq_db.health import HealthCheck
 from prefiq_db.integrations import prometheus
-from prefiq_db.integrations.conventions import CONVENTIONAL, OF_HEALTH, OURS, ROWS, prometheus_name
+from prefiq_db.integrations.conventions import CONVENTIONAL, OF_HEALTH, OF_REPLICAS, OURS, ROWS, prometheus_name
 from prefiq_db.integrations.otel import instrument
 
 INSERT = "insert into item (id) values (:id)"
@@ -55,7 +55,9 @@ def values(family: Any) -> dict[tuple[str, ...], float]:
 def test_every_metric_is_there_and_parses_in_both_formats(db: Database, registry: CollectorRegistry) -> None:
     prometheus.export(db, registry=registry)
     work(db)
-    expected = {prometheus_name(metric) for metric in (*CONVENTIONAL, *OURS, *OF_HEALTH) if metric is not ROWS}
+    expected = {
+        prometheus_name(metric) for metric in (*CONVENTIONAL, *OURS, *OF_REPLICAS, *OF_HEALTH) if metric is not ROWS
+    }
     assert scraped(registry).keys() == expected
     openmetrics = generate_openmetrics(registry).decode()
     assert {family.name for family in parse_openmetrics(openmetrics)} == expected
@@ -144,6 +146,7 @@ def test_one_dashboard_serves_both_exporters(db: Database, registry: CollectorRe
     assert ours.keys() - theirs.keys() <= {
         "db_client_operation_retries", "db_client_connection_leaks", "db_client_connection_timeouts",
         "db_client_connection_create_time_seconds", "db_client_health_status",
+        "db_client_replica_in_rotation", "db_client_replica_lag_seconds", "db_client_operation_replica_fallbacks",
     }  # fmt: skip
     for name in ours.keys() & theirs.keys():
         assert (ours[name].type, ours[name].documentation) == (theirs[name].type, theirs[name].documentation)

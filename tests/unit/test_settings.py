@@ -129,7 +129,7 @@ def test_defaults_are_those_of_the_design() -> None:
     settings = DatabaseSettings.from_url("postgres://h/d", mode="async")
     assert (settings.mode, settings.pool_size, settings.max_overflow, settings.retry) == ("async", 5, 5, RetryPolicy())
     seconds = [value for name, value in settings.model_dump().items() if name.endswith("_seconds")]
-    assert seconds == [5, 1800, 30, 5, 30, 10, 0.5, 60]
+    assert seconds == [1, 30, 5, 1800, 30, 10, 5, 30, 10, 0.5, 60]
     assert (settings.ssl_mode, settings.mask, settings.pgbouncer) == ("prefer", True, False)
     assert (settings.application_name, settings.environment, settings.replicas) == ("prefiq_db", "production", ())
 
@@ -197,27 +197,27 @@ def test_tls_files_of_the_url(tmp_path: Path) -> None:
     assert wheres(failure(DatabaseSettings, url=f"postgres://h/d?sslcert={file}")) == ["ssl_key"]
 
 
-def test_a_replica_is_refused_wherever_it_is_said(load: Any, tmp_path: Path) -> None:
-    """Until reads go there, nobody must believe that they do."""
-    assert wheres(failure(DatabaseSettings, url="pg://h/d", replicas=[f"pg://u:{CANARY}@r/d"])) == ["replicas"]
-    assert wheres(failure(DatabaseSettings, url="pg://h/d", replicas=f"pg://{CANARY}/d,pg://r2/d")) == ["replicas"]
-    file, main = tmp_path / "replicas", {"DB_URL": "pg://h/d"}
-    file.write_text("pg://r/d")
-    for environ, where in (
-        ({"DB_REPLICAS": "pg://r/d"}, "DB_REPLICAS"),
-        ({"DB_REPLICAS_FILE": str(file)}, "DB_REPLICAS_FILE"),
-        (
-            {"DATABASES__X__URL": "pg://h/d", "DATABASES__X__REPLICAS": '["pg://r/d"]'},
-            "DATABASES__X__REPLICAS",
-        ),
-    ):
-        assert wheres(failure(load, main | environ)) == [where]
-    assert wheres(failure(load, main, arguments={"database": {"replicas": ["pg://r/d"]}})) == [
-        "arguments:database.replicas"
-    ]
-    (tmp_path / "settings.yaml").write_text("databases: {x: {url: pg://h/d, replicas: [pg://r/d]}}\n")
-    assert wheres(failure(load, main)) == ["settings.yaml:databases.x.replicas"]
+def test_replicas_wherever_they_are_said(load: Any, tmp_path: Path) -> None:
+    """As URLs or parts; what they don't say is the primary's."""
+    file, main = tmp_path / "replicas", {"DB_URL": "pg://u:p@h:5555/d?keepalives=1"}
+    file.write_text("pg://r")
+    for environ in ({"DB_REPLICAS": "pg://r"}, {"DB_REPLICAS": '["pg://r"]'}, {"DB_REPLICAS_FILE": str(file)}):
+        (node,) = load(main | environ).database.replica_nodes
+        assert (node.name, node.weight, node.target.user, node.target.database) == ("replica-1", 1.0, "u", "d")
+        assert node.target.password == Secret("p")
+        assert [str(host) for host in node.target.hosts] == ["r:5432"]
+        assert node.target.options == {"keepalives": "1"}
+    (tmp_path / "settings.yaml").write_text(
+        "databases: {x: {url: 'pg://u:p@h:5555/d', replicas: [pg://r, {host: s, weight: 2, name: big, user: v}]}}\n"
+    )
+    one, other = load(main).databases["x"].replica_nodes
+    assert (one.name, other.name, other.weight) == ("replica-1", "big", 2.0)
+    assert [str(host) for host in other.target.hosts] == ["s:5555"]
+    assert (other.target.user, other.target.password) == ("v", None)  # the password belongs to another user
     assert DatabaseSettings(engine="pg", replicas="").replicas == ()
+    settings = DatabaseSettings(url="pg://u:p@h/d", replicas=[f"pg://u:{CANARY}@r"])
+    assert CANARY not in f"{settings} {settings!r} {settings.model_dump()} {settings.model_dump_json()}"
+    assert settings.replace(pool_size=3).replica_nodes == settings.replica_nodes
 
 
 @pytest.mark.parametrize("word", ["1", "yes", True])
@@ -365,7 +365,7 @@ def test_every_problem_of_every_field_is_told_at_once(build: Any) -> None:
     values: dict[str, Any] = dict.fromkeys(names, CANARY) | {"host": f"{CANARY} x"}
     texts = {"application_name": 1, "password": 1, "user": 1, "name": 1, "environment": 1}
     error = failure(build, values | texts | {"replicas": [CANARY], "weather": CANARY})
-    expected = {*DatabaseSettings.model_fields, "weather"}
+    expected = {*DatabaseSettings.model_fields, "weather"} - {"replicas"} | {"replicas (1: url)"}
     assert set(wheres(error)) == expected
     assert len(error.problems) == len(expected)
 

@@ -14,9 +14,11 @@ MOST_LINES_OF_A_FILE = 400
 MOST_LINES_OF_A_FUNCTION = 40
 
 LONG_FILES = {
+    "core/statements.py": "one noun: a call, prepared and carried out, in both worlds",
     "dialects/sqlite_decimals.py": "one idea: exact decimals on SQLite, their functions, and how Core calculates",
     "execution/direct.py": "a road and its shots, which know each other: apart, each would import the other",
     "pool/vetting.py": "one class: what is looked at when a connection is lent, and when it comes back",
+    "transaction/root.py": "one class: the outermost transaction, from BEGIN to what became of it",
     "errors.py": "one tree of exceptions, which people read from its root to its leaves",
 }
 
@@ -28,8 +30,9 @@ LONG_FUNCTIONS = {
     "dialects/sending.py:_send": _HOT,
     "engines.py:_make": "one call of create_engine() with every option that we give it",
     "execution/one_shot.py:shoot": _HOT + "; docs/decisions/0149-why-the-short-way-is-one-function.md",
+    "execution/awaited_one_shot.py:shoot_awaited": _HOT,
+    "execution/awaited_shot.py:_shot": "one statement's steps, in order: what they note decides of an error",
     "insight/slow_log.py:note": "one log record with all its fields",
-    "insight/statement_observer.py:observe": _HOT,
     "retry.py:with_retry_async": "the public arguments, and the decorator around them",
     "translation/border.py:cross": _ORDER,
     "translation/translate.py:translate": "from an exception to our error, step by step",

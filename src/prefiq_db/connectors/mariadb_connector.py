@@ -6,25 +6,31 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Final
 
-from prefiq_db.config import ANY_HOST, SESSION_ATTRS, WRITER, Host, Target
-from prefiq_db.connectors.connector import Connect, Connector
+from prefiq_db.config import ANY_HOST, Host, Target
+from prefiq_db.connectors.connector import Connect
+from prefiq_db.connectors.several_hosts import SeveralHosts, ask_one
 from prefiq_db.connectors.ssl_context import ssl_context
-from prefiq_db.deadline import Deadline, Shares
+from prefiq_db.deadline import Deadline
 from prefiq_db.dialects import mariadb
+from prefiq_db.dialects.node_roles import HEALTH, ORIGINS, WELL, Role, mariadb_kinship, mysql_role_for
 from prefiq_db.drivers.deadlines import DeadlinePassed
 from prefiq_db.drivers.local_stream import LOCAL_FILES
 from prefiq_db.drivers.mysql_literals import conversions
 from prefiq_db.drivers.stopping import STOP_SECONDS
-from prefiq_db.errors import ErrorKind, NotReadyError, PrefiqDbError, ReadOnlyError
-from prefiq_db.interruptions import is_interruption
+from prefiq_db.drivers.travellers_mysql import SESSION_TRACK
 from prefiq_db.settings import DatabaseSettings
-from prefiq_db.translation.classify import in_phase, treatment
 
 # The session's default, which holds for a plain START TRANSACTION and for a statement of its own.
 _MYSQL_READ_ONLY: Final = " /*M! , tx_read_only = 1 */ /*!50720 , transaction_read_only = 1 */"
 
+# Galera: a read, and the BEGIN of a transaction, waits until the node has what the cluster had committed before.
+_CAUSAL: Final = " /*M! , wsrep_sync_wait = 1 */"
 
-class _MySQLConnector(Connector):
+# The number of the first version that may know it; it is no MySQL.
+_TELL_GTID: Final = " /*M!100202 , session_track_system_variables = 'last_gtid' */"
+
+
+class _MySQLConnector(SeveralHosts):
     """Tries each host in turn: neither driver knows more than one."""
 
     def __init__(self, settings: DatabaseSettings, target: Target) -> None:
@@ -55,7 +61,9 @@ class _MySQLConnector(Connector):
             f"innodb_lock_wait_timeout = {lock}, lock_wait_timeout = {lock} "
             f"/*M! , max_statement_time = {limit:.6f} */ "
             f"/*!50708 , max_execution_time = {max(1, round(limit * 1000))} */"
+            f"{_TELL_GTID if settings.replicas else ''}"
             f"{_MYSQL_READ_ONLY if settings.read_only else ''}"
+            f"{_CAUSAL if settings.causal_reads else ''}"
         )
 
     def mode_for(self, arguments: dict[str, Any]) -> str:
@@ -66,52 +74,41 @@ class _MySQLConnector(Connector):
     def client_flag(self, cparams: dict[str, Any]) -> int:
         # FOUND_ROWS, set by SQLAlchemy: an UPDATE counts the rows it matched, as on the other databases.
         # LOCAL_FILES: bulk_insert() streams rows that way; our drivers refuse a request for anything else.
-        return int(cparams.get("client_flag", 0)) | LOCAL_FILES
+        # SESSION_TRACK: the reply to what writes tells its GTID, which reads on a replica wait for.
+        tracks = SESSION_TRACK if self.settings.replicas else 0
+        return int(cparams.get("client_flag", 0)) | LOCAL_FILES | tracks
 
     def connected(self, connect: Connect, cparams: dict[str, Any], login: Mapping[str, Any], deadline: Deadline) -> Any:
-        last: Exception | None = None
-        ailment: ErrorKind | None = None
-        shares = Shares(deadline, len(self.target.hosts))
-        for host in self.target.hosts:
-            arguments = {**self.arguments(host), **login, "client_flag": self.client_flag(cparams)}
-            try:
-                connection = self.open(connect, arguments, shares.next())
-                found = self.misfit(connection)
-            except Exception as error:
-                if not _tells_to_try_the_next(error):
-                    raise
-                last = error
-            else:
-                if found is None:
-                    self.tell_what_is_in_clear(host, self.is_encrypted(connection))
-                    self.equip(connection, partial(self.end_session, host, login))
-                    return connection
-                ailment = found
-        if ailment is not None:
-            raise _none_fits(ailment)
-        assert last is not None
-        raise last
+        def opened(host: Host, by: Deadline) -> Any:
+            return self.open(connect, {**self.arguments(host), **login, "client_flag": self.client_flag(cparams)}, by)
 
-    def misfit(self, connection: Any) -> ErrorKind | None:
-        """Return why the server behind *connection* doesn't fit, and close the connection then; else ``None``.
+        if len(self.target.hosts) == 1:
+            # There is no alternative, so nothing is asked.
+            host = self.target.hosts[0]
+            connection = opened(host, deadline)
+        else:
+            host, connection = self.find(opened, deadline)
+        self.tell_what_is_in_clear(host, self.is_encrypted(connection))
+        self.equip(connection, partial(self.end_session, host, login))
+        return connection
 
-        With a single host there is no alternative, so nothing is asked.
-        """
-        wanted = self.target.options.get(SESSION_ATTRS, ANY_HOST if self.settings.read_only else WRITER)
-        if len(self.target.hosts) == 1 or wanted == ANY_HOST:
-            return None
-        fits = False
-        try:
-            cursor = connection.cursor()
-            cursor.execute(mariadb.HEALTH[self.target.product.dialect])
-            found = mariadb.misfit(wanted, cursor.fetchone())
-            cursor.close()
-            fits = found is None
-        finally:
-            if not fits:
-                # An async connection's close() waits for the server; terminate() doesn't, cancelled or not.
-                getattr(connection, "terminate", connection.close)()
-        return found
+    def role_of(self, connection: Any) -> Role:
+        if self.wanted == ANY_HOST:
+            return WELL
+        return mysql_role_for(self.wanted, ask_one(connection, HEALTH[self.target.product.dialect]))
+
+    def kinship(self, connection: Any, other: Any) -> str | None:
+        question = ORIGINS.get(self.target.product.dialect)
+        return None if question is None else mariadb_kinship(ask_one(connection, question), ask_one(other, question))
+
+    def may_pass(self, error: Exception) -> bool:
+        code = error.args[0] if error.args else None
+        unreachable = isinstance(error, (OSError, DeadlinePassed))
+        return unreachable or code in {2002, 2003, 2005, 2006, 2013, 1040, 1047, 1053, 1129, 1203}
+
+    def drop(self, connection: Any) -> None:
+        # An async connection's close() waits for the server; terminate() doesn't, cancelled or not.
+        getattr(connection, "terminate", connection.close)()
 
     def equip(self, connection: Any, end_session: Callable[[int, int | None], None]) -> None:
         """Give *connection* the function that ends its session if no caller waits for its statement any more."""
@@ -148,8 +145,14 @@ def _nothing(**arguments: Any) -> Any:
 class PyMySQLConnector(_MySQLConnector):
     """Adds what PyMySQL lacks: a connect timeout that covers the handshake."""
 
+    def is_of_driver(self, error: Exception) -> bool:
+        from pymysql import MySQLError
+
+        return isinstance(error, (OSError, DeadlinePassed, MySQLError))
+
     def equip(self, connection: Any, end_session: Callable[[int, int | None], None]) -> None:
         connection.end_session = end_session
+        connection.tells_gtid = bool(self.settings.replicas)
 
     def open(self, connect: Connect, arguments: dict[str, Any], deadline: Deadline) -> Any:
         from pymysql.converters import conversions as of_driver
@@ -180,8 +183,14 @@ class PyMySQLConnector(_MySQLConnector):
 class AsyncmyConnector(_MySQLConnector):
     """Adds what asyncmy lacks: a connect timeout that covers the handshake."""
 
+    def is_of_driver(self, error: Exception) -> bool:
+        from asyncmy.errors import MySQLError
+
+        return isinstance(error, (OSError, DeadlinePassed, MySQLError))
+
     def equip(self, connection: Any, end_session: Callable[[int, int | None], None]) -> None:
         connection._execute_mutex.end_session = end_session
+        connection._connection.tells_gtid = bool(self.settings.replicas)
 
     def open(self, connect: Connect, arguments: dict[str, Any], deadline: Deadline) -> Any:
         from asyncmy.converters import conversions as of_driver
@@ -202,26 +211,3 @@ class AsyncmyConnector(_MySQLConnector):
 
     def is_encrypted(self, connection: Any) -> bool:
         return bool(connection._connection._secure)
-
-
-def _none_fits(ailment: ErrorKind) -> PrefiqDbError:
-    """Return the error for a list of hosts none of which fits; *ailment* is why the last one that answered didn't."""
-    classification = in_phase(treatment(ailment), "connect")
-    if ailment is ErrorKind.READ_ONLY:
-        return ReadOnlyError(
-            "none of the hosts takes writes: those that answered are read-only. A failover may be under way; to stay "
-            f"with a host that only reads, say ?{SESSION_ATTRS}={ANY_HOST} in the URL",
-            classification=classification,
-        )
-    return NotReadyError(
-        "none of the hosts is one to work with now: those that answered are not ready, or not what "
-        f"?{SESSION_ATTRS}= in the URL asks for",
-        classification=classification,
-    )
-
-
-def _tells_to_try_the_next(error: Exception) -> bool:
-    """Return whether another host may succeed; not if this one reported that login or database are wrong."""
-    code = error.args[0] if error.args else None
-    unreachable = isinstance(error, (OSError, DeadlinePassed)) and not is_interruption(error)
-    return unreachable or code in {2002, 2003, 2005, 2006, 2013, 1040, 1047, 1053, 1129, 1203}

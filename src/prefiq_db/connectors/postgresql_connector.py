@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from prefiq_db.config import ANY_HOST, READER, SESSION_ATTRS, WRITER, Host
-from prefiq_db.connectors.connector import Connect, Connector
+from prefiq_db.connectors.connector import Connect
+from prefiq_db.connectors.several_hosts import SeveralHosts, ask_one
 from prefiq_db.connectors.ssl_context import file_path
 from prefiq_db.deadline import Deadline
+from prefiq_db.dialects.node_roles import POSTGRESQL_ORIGIN, WELL, Role, postgresql_kinship
 from prefiq_db.drivers.challenges import REQUIRE_AUTH, challenges_only
 from prefiq_db.drivers.tls_trust import system_authorities
+from prefiq_db.errors import ErrorKind
+from prefiq_db.interruptions import is_interruption
 from prefiq_db.settings import DatabaseSettings
+from prefiq_db.translation.named_exceptions import find_named
+
+logger = logging.getLogger("prefiq_db.connectors")
 
 
-class PostgresConnector(Connector):
+#: libpq's own ways to use a list of hosts, which leave no choice to us.
+_LISTS: Final = frozenset({"hostaddr", "load_balance_hosts", "service"})
+
+
+class PostgresConnector(SeveralHosts):
     def connected(self, connect: Connect, cparams: dict[str, Any], login: Mapping[str, Any], deadline: Deadline) -> Any:
         settings, target = self.settings, self.target
         arguments: dict[str, Any] = {
             "context": cparams.get("context"),
             **target.options,
             **{name: secret.reveal() for name, secret in target.secret_options.items()},
-            "host": ",".join(host.host for host in target.hosts),
-            "port": ",".join(str(host.port) for host in target.hosts),
+            **_places(target.hosts),
             "user": target.user,
             "password": self.password,
             "dbname": target.database or None,
@@ -44,6 +55,7 @@ class PostgresConnector(Connector):
         elif len(target.hosts) > 1:
             # A pool that may connect to a standby next is no use to a writer; libpq's own default is "any".
             arguments.setdefault(SESSION_ATTRS, WRITER)
+        chooses = len(target.hosts) > 1 and arguments.get(SESSION_ATTRS) == WRITER and _LISTS.isdisjoint(arguments)
         if settings.pgbouncer:
             # None: psycopg never prepares. Behind a pooler, backends don't know each other's prepared statements.
             arguments["prepare_threshold"] = None
@@ -56,7 +68,42 @@ class PostgresConnector(Connector):
                     *(["-c default_transaction_read_only=on"] if settings.read_only else []),
                 ]
             ).strip()
-        return self.open(connect, arguments, deadline)
+        if not chooses:
+            return self.open(connect, arguments, deadline)
+        # libpq judges each of a host's addresses; with a list it would say nothing of hosts that it had no need to ask.
+        return self.find(lambda host, by: self.open(connect, {**arguments, **_places([host])}, by), deadline)[1]
+
+    def role_of(self, connection: Any) -> Role:
+        return WELL  # libpq has refused any other, see ailment_in()
+
+    def ailment_in(self, error: Exception) -> ErrorKind | None:
+        named = find_named("postgresql", None, str(error), "connect")
+        return ErrorKind.READ_ONLY if named is not None and named.becomes is ErrorKind.READ_ONLY else None
+
+    def kinship(self, connection: Any, other: Any) -> str | None:
+        return postgresql_kinship(*map(self._origin, (connection, other)))
+
+    def _origin(self, connection: Any) -> Any:
+        try:
+            return ask_one(connection, POSTGRESQL_ORIGIN)
+        except Exception as error:
+            if is_interruption(error):
+                raise
+            # A product that only speaks PostgreSQL's protocol, or a role that may not ask.
+            logger.debug("a host doesn't tell its cluster: %s", type(error).__name__)
+            return None
+
+    def is_of_driver(self, error: Exception) -> bool:
+        import psycopg
+
+        return isinstance(error, (psycopg.Error, OSError))
+
+    def may_pass(self, error: Exception) -> bool:
+        named = find_named("postgresql", None, str(error), "connect")
+        return named is None or named.becomes not in (ErrorKind.AUTHENTICATION, ErrorKind.PERMISSION, ErrorKind.SCHEMA)
+
+    def drop(self, connection: Any) -> None:
+        connection.pgconn.finish()
 
     def may_be_overheard(self) -> bool:
         """Return whether a connection may use TCP without TLS, so that the password must not be sent itself."""
@@ -98,6 +145,9 @@ class PostgresConnector(Connector):
 
 
 class AsyncPostgresConnector(PostgresConnector):
+    def drop(self, connection: Any) -> None:
+        connection._connection.pgconn.finish()  # at once: its own close() may wait
+
     def open(self, connect: Connect, arguments: dict[str, Any], deadline: Deadline) -> Any:
         from prefiq_db.drivers import psycopg
 
@@ -123,3 +173,7 @@ _IN_UTC: Final = "SET timezone = 'UTC'"
 def _needs_time_zone(settings: DatabaseSettings, connection: Any) -> bool:
     """Return whether the session still needs our time zone, because no startup option could set it."""
     return settings.pgbouncer and connection.info.parameter_status("TimeZone") not in ("UTC", "Etc/UTC")
+
+
+def _places(hosts: Sequence[Host]) -> dict[str, str]:
+    return {"host": ",".join(host.host for host in hosts), "port": ",".join(str(host.port) for host in hosts)}

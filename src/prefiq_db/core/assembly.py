@@ -11,6 +11,7 @@ from typing import Any
 from prefiq_db.bridge import Runtime
 from prefiq_db.config import Target
 from prefiq_db.core.database_core import DatabaseCore
+from prefiq_db.core.scope_marks import ScopeGate, ScopeMarker
 from prefiq_db.engines import make_async_engine, make_engine
 from prefiq_db.errors import SchemaError, SubKind, UsageError
 from prefiq_db.exactly_once import Claimer, Pruner, Resolver
@@ -20,6 +21,7 @@ from prefiq_db.insight.explainer import Explainer
 from prefiq_db.insight.statement_observer import StatementObserver
 from prefiq_db.instance import Instance
 from prefiq_db.pool.watcher import ConnectionWatcher
+from prefiq_db.readers import Node, Readers
 from prefiq_db.retry_budget import RetryBudget
 from prefiq_db.settings import DatabaseSettings
 from prefiq_db.tenants import TenantPools, beside
@@ -36,7 +38,50 @@ def assemble(settings: DatabaseSettings | str, fields: Mapping[str, Any], name: 
     """
     instance = _assemble_instance(as_settings(settings, fields), name, runtime)
     instance.tenants = TenantPools(lambda tenant: _of_tenant(instance, tenant), instance.settings.tenant_pools)
+    if instance.settings.replicas:
+        _add_replicas(instance)
     return DatabaseCore(instance)
+
+
+def _add_replicas(origin: Instance) -> None:
+    """Make the replicas of *origin*, each an instance with an engine and a pool of its own; there is no I/O."""
+    settings, runtime = origin.settings, origin.runtime
+    nodes = []
+    for each in settings.replica_nodes:
+        node: Node[Instance] = Node(each.name, each.weight, origin)
+        node.instance = _of_node(origin, node, each.target)
+        nodes.append(node)
+    origin.readers = readers = Readers(origin.name, nodes, settings.max_replica_lag_seconds, origin.hooks.emit)
+    origin.has_tenants = True  # each call looks where it goes
+    dialect: Any = origin.engine.dialect
+    dialect.marker = ScopeMarker(dialect, runtime, readers.key)
+    for node in nodes:
+        dialect = node.instance.engine.dialect
+        dialect.gate = ScopeGate(dialect, runtime, readers.key, settings.replica_wait_seconds)
+
+
+def _of_node(origin: Instance, node: Node[Instance], target: Target) -> Instance:
+    """Return the instance of the replica at *target*; its sessions refuse writes by themselves."""
+    runtime = origin.runtime
+    settings = origin.settings.replace(read_only=True)
+    make = make_async_engine if runtime.is_async else make_engine
+    watcher = ConnectionWatcher(origin.name, origin.hooks, settings.leak_after_seconds, origin.watcher)
+    made: Any = make(settings, name=origin.name, observer=origin.observer, watcher=watcher, target=target)
+    engine = made.sync_engine if runtime.is_async else made
+    road = DirectRoad(engine, origin.name, masked=settings.masked)
+    instance = replace(
+        origin,
+        settings=settings,
+        target=target,
+        watcher=watcher,
+        engine=engine,
+        async_engine=made if runtime.is_async else None,
+        road=road,
+        origin=origin,
+        node=node,
+    )
+    instance.tenants = origin.tenants
+    return instance
 
 
 def _of_tenant(origin: Instance, tenant: str) -> Instance:

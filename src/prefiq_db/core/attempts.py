@@ -34,6 +34,7 @@ def begin_attempts(core: D, options: TransactionOptions, retry: RetryPolicy | No
             "attempts() inside a transaction: an inner block can't run again by itself; put the loop around the "
             "outermost transaction"
         )
+    core = core.for_attempts(options)
     given = core.overrides()
     deadline = sooner(own_deadline(given.timeout), own_deadline(options.timeout_seconds))
     options = replace(options, schema=core.schema_of(given))  # as of now, wherever the loop goes on

@@ -8,7 +8,10 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from prefiq_db.call import Batch, Call, Way
-from prefiq_db.core.statements import Statements, check_read_only
+from prefiq_db.config import NO_RETRY, RetryPolicy
+from prefiq_db.core.reading import all_read, worth_another_server
+from prefiq_db.core.reading_statements import check_read_only
+from prefiq_db.core.statements import Statements
 from prefiq_db.core.transactions import transaction_repeatable
 from prefiq_db.deadline import own_deadline
 from prefiq_db.dialects.burst_control import CannotTravelError
@@ -31,6 +34,10 @@ class Batches(Statements):
             return None
         batch = Batch(items, given, exactly_once=options.exactly_once)
         try:
+            if given.replica:
+                for number, each in enumerate(items):
+                    with _numbered(number):
+                        self.check_only_reads(each)
             scope = self.ambient() if block is None else None
             if scope is not None:
                 self._check_items(items, scope.blocks[0].options)
@@ -60,7 +67,10 @@ class Batches(Statements):
 
     def _carry_out_batch(self, batch: Batch) -> list[Any]:
         try:
-            return self._run_in_block(batch) if batch.block is not None else self._run_alone(batch)
+            if batch.block is not None:
+                return self._run_in_block(batch)
+            reads = self.reads_on_replica(batch.given) and all_read(batch.items, self.road.dialect)
+            return self._read_alone(batch) if reads else self._run_alone(batch)
         finally:
             # The connection knows its last call until the next one, and must not keep what the caller gave it.
             for each in (batch, *batch.items):
@@ -84,14 +94,14 @@ class Batches(Statements):
 
     # --- in a transaction of its own ---------------------------------------------------------------
 
-    def _run_alone(self, batch: Batch) -> list[Any]:
+    def _run_alone(self, batch: Batch, policy: RetryPolicy | None = None) -> list[Any]:
         given = batch.given
         options = TransactionOptions(
             read_only=bool(given.read_only), timeout_seconds=given.timeout, exactly_once=batch.exactly_once
         )
         shown = self.with_overrides(options)
         deadline = own_deadline(given.timeout, batch.started)
-        retrier = self.retrier(given, lambda error: transaction_repeatable(error, shown))
+        retrier = self.retrier(given, lambda error: transaction_repeatable(error, shown), policy)
         numbers = itertools.count()
 
         def attempt() -> list[Any]:
@@ -112,6 +122,15 @@ class Batches(Statements):
         results = retrier.run(attempt)
         self.instance.retry_budget.successes += 1
         return results
+
+    def _read_alone(self, batch: Batch) -> list[Any]:
+        """Run a batch that only reads on a replica, or if none can serve, on the primary."""
+
+        def run(view: Batches) -> list[Any]:
+            # The items are compiled anew, since each server has its own.
+            return view._run_alone(batch, NO_RETRY if view.instance.node is not None else None)
+
+        return self.read(batch.given, run, leaves=worth_another_server)
 
     def _may_repeat(self, batch: Batch, options: TransactionOptions) -> bool:
         """Return whether the batch may be sent again without knowing what became of it."""

@@ -17,7 +17,7 @@ from sqlalchemy.exc import NoSuchTableError, SAWarning, UnreflectableTableError
 
 from prefiq_db.call import Call, Shape, Way
 from prefiq_db.core.bulk_source import BulkSource
-from prefiq_db.core.tenant_view import TenantView
+from prefiq_db.core.reading import ReadingView
 from prefiq_db.deadline import own_deadline
 from prefiq_db.dialects.bulk import BulkInsert, Carrier, OnConflict
 from prefiq_db.dialects.upsert_sql import Wanted
@@ -69,7 +69,7 @@ class Request:
         return "<bulk_insert>"
 
 
-def bulk_insert(database: TenantView, block: Block | None, request: Request) -> BulkResult:
+def bulk_insert(database: ReadingView, block: Block | None, request: Request) -> BulkResult:
     """Insert the rows of *request* in *block*, in the ambient transaction, or in one of its own."""
     started = time.perf_counter()
     given = database.admit()
@@ -102,7 +102,9 @@ def bulk_insert(database: TenantView, block: Block | None, request: Request) -> 
 class _Work:
     """One call, with all its attempts."""
 
-    def __init__(self, database: TenantView, call: Call, block: Block | None, request: Request, started: float) -> None:
+    def __init__(
+        self, database: ReadingView, call: Call, block: Block | None, request: Request, started: float
+    ) -> None:
         self.database = database
         self.call = call
         self.outer = block
@@ -162,7 +164,7 @@ class _Work:
             return resolve(self.outer)
         if not isinstance(table, str):
             return tables.resolve(table, _nothing_to_look_up)
-        found: Target = database.in_transaction(resolve, TransactionOptions(read_only=True))
+        found: Target = database.in_transaction_here(resolve, TransactionOptions(read_only=True))
         return found
 
     def _insert(self, tx: Block, job: _Job) -> BulkResult:
@@ -198,7 +200,7 @@ class _Job:
     """Sends the chunks of one call."""
 
     def __init__(
-        self, database: TenantView, call: Call, target: Target, source: BulkSource, on_conflict: OnConflict
+        self, database: ReadingView, call: Call, target: Target, source: BulkSource, on_conflict: OnConflict
     ) -> None:
         self.database = database
         self.call = call
@@ -359,7 +361,7 @@ class _DoubtError(UsageError):
     """The rows went in, but perhaps not as ``insert()`` stores them; undone, and never seen by a caller."""
 
 
-def _reflected(database: TenantView, tx: Block, schema: str | None, name: str) -> Table:
+def _reflected(database: ReadingView, tx: Block, schema: str | None, name: str) -> Table:
     """Read a table on the connection of *tx*, which sees what this transaction has created."""
     reflect = reflect_on(tx.connection)
 

@@ -42,6 +42,9 @@ class DatabaseCore(Diagnosis):
         instance.closed = False
         instance.engine.pool.close_returning(False)  # type: ignore[attr-defined]  # close() may have been interrupted
         instance.tenants.open()
+        for node in () if instance.readers is None else instance.readers.nodes:
+            node.instance.closed = False
+            node.instance.engine.pool.close_returning(False)  # type: ignore[attr-defined]  # likewise
         held: list[Connection] = []
         try:
             held.append(self.road.checkout())

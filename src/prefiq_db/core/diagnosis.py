@@ -43,16 +43,22 @@ class Diagnosis(Batches, Upserts):
         """Report whether the database answers and is ready for work; if not, why. One attempt; never raises."""
         core = self if timeout_seconds is None else self.using({"timeout": timeout_seconds})
         details = {"engine": self.settings.engine, "mode": "async" if self.runtime.is_async else "sync"}
+        if self.instance.origin.readers is not None:
+            details["replicas"] = self.instance.origin.readers.states()
         try:
             core.check_usable()
             started = time.perf_counter()
             row = core._ask("health", self.road.dialect.health_sql, ONE_ROW)
             latency = time.perf_counter() - started
             ailment = core.ailment_of(row)
+            state = core.road.dialect.read_state(row)
         except PrefiqDbError as error:
             return HealthReport(self.name, False, reason_of(error), error.kind, None, details)
+        if state:
+            details["state"] = state
         if ailment is not None:
-            return HealthReport(self.name, False, ailment.value, ailment, latency, details)
+            reason = f"{ailment.value}: {state}" if state else ailment.value
+            return HealthReport(self.name, False, reason, ailment, latency, details)
         return HealthReport(self.name, True, latency_seconds=latency, details=details)
 
     def ailment_of(self, row: Any, *, writable: bool = True) -> ErrorKind | None:
@@ -68,7 +74,15 @@ class Diagnosis(Batches, Upserts):
         origin = self.instance.origin
         tenants = origin.tenants.items()
         stats = collect_stats(self, origin, origin.engine.pool, [each.watcher for _, each in tenants])
-        return replace(stats, tenant_pools={name: self._pool_stats(each) for name, each in tenants})
+        readers = origin.readers
+        return replace(
+            stats,
+            tenant_pools={name: self._pool_stats(each) for name, each in tenants},
+            replicas=()
+            if readers is None
+            else tuple(each.stats(self._pool_stats(each.instance)) for each in readers.nodes),
+            replica_fallback_count=0 if readers is None else readers.fallback_count,
+        )
 
     def _pool_stats(self, instance: Instance) -> PoolStats:
         return instance.watcher.pool_stats(instance.engine.pool, self.settings.pool_size, self.settings.max_overflow)

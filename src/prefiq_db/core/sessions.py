@@ -85,7 +85,7 @@ def judge_session_error(tx: Block, error: BaseException) -> PrefiqDbError | None
 
 def _cause(tx: Block) -> ErrorClass | None:
     """Return the class of the last error that a session raised in *tx*."""
-    connection = tx.scope.connection
-    if connection.invalidated:
+    pinned = tx.scope.pinned
+    if pinned.is_lost:
         return RUN_AGAIN
-    return None if connection.closed else tx.instance.road.state(connection).transaction.failed
+    return None if pinned.is_closed else pinned.state.transaction.failed

@@ -11,11 +11,12 @@ from typing import Any
 
 from sqlalchemy import TextClause
 
-from prefiq_db.call import NO_OVERRIDES, Call, Overrides, Shape, Way, next_call_id
+from prefiq_db.bridge import spawn
+from prefiq_db.call import EXPLICIT, NO_OVERRIDES, OWN_TRANSACTION, Call, Overrides, Shape, Way, next_call_id
 from prefiq_db.core.bulk_insert import Request, bulk_insert
 from prefiq_db.core.doubt import Doubt, fate_unknown
+from prefiq_db.core.reading_statements import ReadingStatements, check_read_only
 from prefiq_db.core.streams import StreamCore
-from prefiq_db.core.tenant_view import TenantView
 from prefiq_db.core.verbs import CoreVerbs
 from prefiq_db.dialects.functions import taken_sql
 from prefiq_db.errors import (
@@ -24,11 +25,13 @@ from prefiq_db.errors import (
     OutcomeUnknownError,
     PrefiqDbError,
     ReadOnlyError,
-    StatementRefusedError,
 )
+from prefiq_db.execution.awaited_one_shot import Unusual, shoot_awaited
+from prefiq_db.execution.awaited_shot import UNDONE, AwaitedShot
 from prefiq_db.execution.binds import bind_params, bind_rows, check_params, checked_rows
 from prefiq_db.execution.entities import refuse_entities
 from prefiq_db.execution.one_shot import UNUSUAL
+from prefiq_db.execution.prepared import Prepared
 from prefiq_db.execution.refused_statements import refuse_one_shot
 from prefiq_db.execution.row_batches import BatchReader, streamed
 from prefiq_db.execution.shapes import ALL_ROWS, ONE_VALUE, ROW_COUNT
@@ -46,7 +49,7 @@ logger = logging.getLogger("prefiq_db.database")
 open_request = request_here.get
 
 
-class Statements(TenantView, CoreVerbs):
+class Statements(ReadingStatements, CoreVerbs):
     """A database that runs statements."""
 
     # --- the short way -------------------------------------------------------------------------------
@@ -93,6 +96,63 @@ class Statements(TenantView, CoreVerbs):
         call.started = time.monotonic() - (perf_counter() - now)
         call.attempts = 1
         return self._carry_out(call, self._judged(first, call))
+
+    async def run_awaited(self, verb: str, statement: Any, params: Any, shape: Shape) -> Any:
+        """Return the same as :meth:`run`, for a task; only what has to be bridged runs in a greenlet."""
+        known = self.road.texts.kept.get(statement) if type(statement) is str else None
+        if known is None or not self._is_at_once(known, params):
+            return await self._carry_out_awaited(self.prepare(verb, statement, params, shape), None)
+        self.check_world()
+        now = perf_counter()
+        try:
+            fetched = await shoot_awaited(self.road, known, params, shape, now)
+        except PrefiqDbError as error:
+            first = error
+        else:
+            if type(fetched) is Unusual:
+                return await self._carry_out_awaited(self.prepare(verb, statement, params, shape), fetched.record)
+            self.instance.retry_budget.successes += 1
+            finish = shape.finish
+            return fetched if finish is None else finish(fetched)
+        call = Call(verb, known.statement, params, shape)  # type: ignore[arg-type]  # a text's is there
+        call.prepared = known
+        call.started = time.monotonic() - (perf_counter() - now)
+        call.attempts = 1
+        return await spawn(self._carry_out, call, self._judged(first, call))
+
+    def _is_at_once(self, known: Prepared, params: Any) -> bool:
+        """Return whether a known text can be sent at once, in the async world; the conditions are those of run()."""
+        if (
+            not known.is_plain
+            or not self.instance.is_usual
+            or self.instance.closed
+            or self.view is not NO_OVERRIDES
+            or scopes_here() is not NO_SCOPES
+            or transactions_here() is not NO_TRANSACTIONS
+            or open_request() is not None
+        ):
+            return False
+        if type(params) is dict:
+            return bool(params.keys() == known.keys and known.taken.issuperset(map(type, params.values())))
+        return params is None and not known.keys
+
+    async def _carry_out_awaited(self, call: Call, record: Any) -> Any:
+        """Carry out *call* in a coroutine where that can be; *record* is a place in the pool that it waited for."""
+        is_plain = call.way is Way.ONE_SHOT and self.instance.explainer is None
+        shot = AwaitedShot.of(self.road, call) if is_plain and self.hooks.wanted.isdisjoint(CALL_EVENTS) else None
+        if shot is None:
+            if record is not None:
+                await spawn(record.pool.give_back, record)
+            return await spawn(self.carry_out, call)
+        fetched = await shot.shoot(record)
+        if fetched is UNDONE:
+            call.begun = shot
+            del shot
+            return await spawn(self._carry_out, call)
+        self.instance.retry_budget.successes += 1
+        finish = call.shape.finish
+        del call.statement, call.params, call.block, call.text
+        return fetched if finish is None else finish(fetched)
 
     # --- prepare a call: nothing here waits --------------------------------------------------------
 
@@ -159,6 +219,8 @@ class Statements(TenantView, CoreVerbs):
 
     def _place(self, call: Call, block: Block | None) -> Block | None:
         """Return the block that a stream reads in; ``None``: it needs a transaction of its own."""
+        if call.given.replica:
+            self.check_only_reads(call)
         if block is not None:
             if call.given.read_only:
                 check_read_only(call, block.root.options, self.road.dialect)
@@ -176,15 +238,18 @@ class Statements(TenantView, CoreVerbs):
 
     def bulk_insert(self, request: Request, block: Block | None = None) -> BulkResult:
         """Insert many rows; in *block*, if the caller named one."""
+        self.refuse_rows("bulk_insert")
         return bulk_insert(self, block, request)
 
     def _choose_way(self, call: Call, block: Block | None) -> None:
+        if call.given.replica:
+            self.check_only_reads(call)
         if block is not None:
             if call.given.read_only:
                 check_read_only(call, block.root.options, self.road.dialect)
             if call.given is not NO_OVERRIDES:
                 self.check_tenant(call.given, block)
-            call.way, call.block = Way.EXPLICIT, block
+            call.way, call.block = EXPLICIT, block
             return
         try:
             scope = self.ambient()
@@ -228,8 +293,10 @@ class Statements(TenantView, CoreVerbs):
         """Carry out *call*, which has failed before if there was a *first* error."""
         try:
             if call.block is not None:
-                return call.block.run(call, explicit=call.way is Way.EXPLICIT)
-            if call.way is Way.OWN_TRANSACTION:
+                return call.block.run(call, explicit=call.way is EXPLICIT)
+            if self.instance.readers is not None and self.goes_to_replica(call):
+                return self.read_on_replica(call)
+            if call.way is OWN_TRANSACTION:
                 if call.shape is not ROW_COUNT and (self.settings.pgbouncer or self.schema_of(call.given) is not None):
                     return self._run_in_one_message(call)
                 return self._run_in_own_transaction(call)
@@ -387,12 +454,3 @@ class Statements(TenantView, CoreVerbs):
             return False
         found = error.classification
         return found.retry_statement or (found.retry_transaction and self._may_run_twice(call))
-
-
-def check_read_only(call: Call, options: TransactionOptions, dialect: Any) -> None:
-    """Raise if a read-only view or scope may write in a read-write transaction, where the server can't refuse it."""
-    if call.given.read_only and not options.read_only and not facts_of_call(call, dialect).reads_only:
-        raise StatementRefusedError(
-            "read_only: this statement may write, and the server would let it: the open transaction isn't read-only; "
-            "run it outside the read-only scope, or open transaction(read_only=True)"
-        )

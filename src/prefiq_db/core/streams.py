@@ -10,8 +10,9 @@ from dataclasses import replace
 from typing import Any, Final, Protocol
 
 from prefiq_db.call import Call, Way
+from prefiq_db.config import NO_RETRY
+from prefiq_db.core.reading import ReadingView, all_read
 from prefiq_db.core.stream_life import StreamLife
-from prefiq_db.core.tenant_view import TenantView
 from prefiq_db.core.transactions import transaction_repeatable
 from prefiq_db.errors import PrefiqDbError
 from prefiq_db.execution.row_batches import BatchReader
@@ -51,13 +52,13 @@ class StreamCore(StreamLife):
         place: returns the block to read in, or ``None`` to begin a transaction; asked when the stream is opened.
     """
 
-    _database: TenantView
+    _database: ReadingView
     _reads = "rows"
     _cut_off = "the stream is closed: the transaction or savepoint that it read in has ended"
 
     def __init__(
         self,
-        database: TenantView,
+        database: ReadingView,
         call: Call,
         reader: BatchReader,
         make: Callable[[Any], Any] | None,
@@ -100,14 +101,25 @@ class StreamCore(StreamLife):
         database.check_same_tenant(given)
         options = database.with_overrides(replace(_READ_ONLY, schema=database.schema_of(given)))
         numbers = itertools.count()
-        retrier = database.retrier(given, lambda error: transaction_repeatable(error, options))
-        rows: list[Any] = retrier.run(lambda: self._attempt(options, next(numbers)))
+
+        def read(view: ReadingView) -> list[Any]:
+            is_reader = view.instance.node is not None
+            policy = NO_RETRY if is_reader else None
+            retrier = view.retrier(given, lambda error: transaction_repeatable(error, options), policy)
+            rows: list[Any] = retrier.run(lambda: self._attempt(view, options, next(numbers)))
+            return rows
+
+        rows = (
+            database.read(given, read, leaves=lambda error: transaction_repeatable(error, options))
+            if database.reads_on_replica(given) and all_read([self._call], database.road.dialect)
+            else read(database)
+        )
         database.instance.retry_budget.successes += 1
         return rows
 
-    def _attempt(self, options: TransactionOptions, number: int) -> list[Any]:
+    def _attempt(self, view: ReadingView, options: TransactionOptions, number: int) -> list[Any]:
         self._call.attempts += 1
-        block = ReadBlock(self._database.instance, options)
+        block = ReadBlock(view.instance, options)
         block.retry_number = number
         kept = False
         try:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
-from prefiq_db.call import Batch, Call, Shape
+from prefiq_db.call import EXPLICIT, NO_OVERRIDES, Batch, Call, Shape
 from prefiq_db.core.bulk_insert import Request
 from prefiq_db.core.database_core import DatabaseCore
 from prefiq_db.core.streams import StreamCore
 from prefiq_db.core.transactions import Transactions
 from prefiq_db.core.verbs import CoreVerbs
 from prefiq_db.execution.row_batches import BatchReader
+from prefiq_db.origin import line_of_the_verb
+from prefiq_db.overrides import NO_SCOPES, scopes_here
 from prefiq_db.reports import BulkResult, UpsertResult
 from prefiq_db.transaction import Binding, Block, Savepoint, TransactionOptions
 
@@ -49,6 +51,35 @@ class TransactionCore(OpenedTransaction, CoreVerbs):
     """The base of ``tx`` in the sync and the async API: a database, and the block that every call runs in."""
 
     database: DatabaseCore
+
+    def run(self, verb: str, statement: Any, params: Any, shape: Shape) -> Any:
+        """Return the result of a call of *verb*; a known text that needs nothing decided is carried out at once.
+
+        Raises:
+            PrefiqDbError: if the call can't or must not be carried out, or fails.
+        """
+        database = self.database
+        known = database.road.texts.kept.get(statement) if type(statement) is str else None
+        instance = database.instance
+        if (
+            known is None
+            or known.statement is None
+            or not instance.is_usual
+            or instance.closed
+            or database.view is not NO_OVERRIDES
+            or scopes_here() is not NO_SCOPES
+            or not known.fits(params)
+        ):
+            return self.carry_out(self.prepare(verb, statement, params, shape))
+        call = Call(verb, known.statement, params, shape)
+        call.text, call.prepared, call.way = statement, known, EXPLICIT
+        if database.hooks.wants_lines:
+            call.line = line_of_the_verb()
+        try:
+            return self.tx.run(call, explicit=True)
+        finally:
+            # As for every call: the connection knows it until the next one.
+            del call.statement, call.params, call.block, call.text
 
     def prepare(self, verb: str, statement: Any, params: Any, shape: Shape) -> Call:
         return self.database.prepare(verb, statement, params, shape, self.tx)

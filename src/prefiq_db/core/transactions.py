@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from functools import partial
+from typing import Any, Self
 
+from prefiq_db.call import NO_OVERRIDES
 from prefiq_db.config import RetryPolicy
 from prefiq_db.core.sessions import judge_session_error
 from prefiq_db.core.view import View
@@ -15,8 +18,10 @@ from prefiq_db.errors import ErrorKind, PrefiqDbError, UnsupportedError
 from prefiq_db.exactly_once import check_token
 from prefiq_db.execution.standard import StandardRoad
 from prefiq_db.instance import Instance
+from prefiq_db.overrides import NO_SCOPES, scopes_here
 from prefiq_db.retry import worth_repeating
 from prefiq_db.transaction import (
+    NO_TRANSACTIONS,
     Block,
     Outcome,
     RootBlock,
@@ -25,6 +30,8 @@ from prefiq_db.transaction import (
     TransactionOptions,
     ambient,
     of_another_tenant,
+    request_here,
+    transactions_here,
 )
 
 
@@ -44,7 +51,15 @@ class Transactions(View):
 
     def transaction(self, options: TransactionOptions) -> Block:
         """Return a transaction that has not begun: a savepoint if one is open here, else a new one."""
-        self.check_usable()
+        if (
+            transactions_here() is NO_TRANSACTIONS
+            and request_here.get() is None
+            and scopes_here() is NO_SCOPES
+            and self.view is NO_OVERRIDES
+            and not (self.instance.closed or self.runtime.is_async or self.settings.read_only or options.exactly_once)
+        ):
+            return self.new_root(options, None)
+        self.admit()
         return self._block(options, self.ambient())
 
     def _block(
@@ -59,6 +74,10 @@ class Transactions(View):
         """Return a transaction of its own that has not begun; *options* have the overrides already."""
         return RootBlock(self.instance, options, deadline)
 
+    def for_attempts(self, options: TransactionOptions) -> Self:
+        """Return the view whose transactions are the attempts of a loop."""
+        return self
+
     def declare(self, options: TransactionOptions) -> TransactionOptions:
         """Record what *options* need of the database before anything runs; readiness checks for it."""
         if options.exactly_once:
@@ -68,6 +87,8 @@ class Transactions(View):
     def with_overrides(self, options: TransactionOptions) -> TransactionOptions:
         """Return *options* with the overrides of the view and the scope applied."""
         given = self.overrides()
+        if given is NO_OVERRIDES and not (options.exactly_once or self.settings.read_only):
+            return options
         self.declare(options)
         if self.settings.read_only and options.exactly_once:
             raise self._needs_to_write("exactly_once", "the token")
@@ -81,22 +102,34 @@ class Transactions(View):
         return options if given.timeout is None else replace(options, step_timeout_seconds=given.timeout)
 
     def begin(self, tx: Block) -> None:
-        """Begin *tx*; retry on a dead connection, since nothing was done yet."""
-        tx.check_new()
+        """Begin *tx*, a new one; retry on a dead connection, since nothing was done yet."""
         given = self.overrides()
         limit = tx.options.timeout_seconds
         if limit is not None and (given.timeout is None or limit < given.timeout):
             given = replace(given, timeout=limit)
-        retrier = self.retrier(given, worth_repeating if tx.is_root else _never)
-        tx.retrier = retrier
-        self._begin(tx, lambda: retrier.run(tx.begin))
-
-    def _begin(self, tx: Block, begin: Callable[[], None]) -> None:
+        tx.new_retrier = partial(self.retrier, given, worth_repeating if tx.is_root else _never)
+        started = time.monotonic()
         try:
-            begin()
+            try:
+                tx.begin()
+            except Exception as error:
+                retrier = tx.new_retrier()
+                if not retrier.may_repeat(error):
+                    raise
+                first = error
+            else:
+                return
+            retrier.resume(tx.begin, first, started)
         except BaseException:
             # On any exception, a cancellation too: nothing was begun, so nothing can be committed.
             tx.abandon()
+            raise
+
+    def _begin(self, tx: Block, begin: Callable[[], None] | None = None) -> None:
+        try:
+            (begin or tx.begin)()
+        except BaseException:
+            tx.abandon()  # as in begin()
             raise
 
     def in_transaction(
@@ -146,7 +179,7 @@ class Transactions(View):
     def attempt(self, tx: Block, body: Callable[[Block], Any]) -> Any:
         """Run *body* once, in *tx*, which begins and ends here."""
         try:
-            self._begin(tx, tx.begin)
+            self._begin(tx)
             try:
                 result = body(tx)
             except BaseException as error:

@@ -9,7 +9,8 @@ from sqlalchemy import CursorResult, Table
 from sqlalchemy.exc import NoSuchTableError
 
 from prefiq_db.call import Call, Shape, Way
-from prefiq_db.core.statements import Statements, check_read_only
+from prefiq_db.core.reading_statements import check_read_only
+from prefiq_db.core.statements import Statements
 from prefiq_db.core.upsert_steps import UpsertSteps
 from prefiq_db.errors import ConcurrencyError, ErrorKind, PrefiqDbError, UsageError
 from prefiq_db.execution.shapes import ONE_VALUE
@@ -38,6 +39,7 @@ class Upserts(Statements):
     ) -> UpsertResult:
         """Insert *rows*, and update those that are there; in *block*, if the caller named one."""
         given = self.admit()
+        self.refuse_rows("upsert")
         reflect = self._reflect(block)
         tables = self.tables(block)
         target = tables.resolve(table, reflect)
@@ -79,7 +81,8 @@ class Upserts(Statements):
                 found = self._reflected(block, schema, name)
             else:
                 options = TransactionOptions(read_only=True)
-                found = self.in_transaction(lambda tx: self._reflected(tx, schema, name), options)
+                # Of the primary: a replica may not have it yet.
+                found = self.in_transaction_here(lambda tx: self._reflected(tx, schema, name), options)
             if found is None:
                 raise NoSuchTableError(name)
             return found

@@ -5,8 +5,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
+from prefiq_db.bridge import spawn
 from prefiq_db.call import Batch, Call, Shape
 from prefiq_db.core.bulk_insert import Request
 from prefiq_db.core.streams import StreamCore
@@ -28,6 +29,15 @@ from prefiq_db.execution.typed import Types, with_types
 from prefiq_db.reports import BulkResult, ExecuteResult, UpsertResult
 
 Params = Mapping[str, Any] | None
+
+
+#: by verb: what it reads, and how with ``into=``
+_FETCHES: Final[Mapping[str, tuple[Shape, Callable[[Into], Shape]]]] = {
+    "fetch_all": (ALL_ROWS, all_rows),
+    "fetch_one": (ONE_ROW, one_row),
+    "fetch_exactly_one": (EXACTLY_ONE_ROW, exactly_one_row),
+    "fetch_value": (ONE_VALUE, one_value),
+}
 
 
 class CoreVerbs(ABC):
@@ -54,6 +64,10 @@ class CoreVerbs(ABC):
     @abstractmethod
     def carry_out(self, call: Call) -> Any:
         """Return the result of a prepared call."""
+
+    async def run_awaited(self, verb: str, statement: Any, params: Any, shape: Shape) -> Any:
+        """Return the result of a call of *verb*, for a task of the event loop."""
+        return await spawn(self.run, verb, statement, params, shape)
 
     @abstractmethod
     def prepare_batch(self, statements: Iterable[Any], exactly_once: bool) -> Batch | None:
@@ -100,6 +114,16 @@ class CoreVerbs(ABC):
             statement, shape = with_types(statement, types, shape)
         return self.run("fetch_value", statement, params, shape)
 
+    async def fetch_awaited(
+        self, verb: str, statement: Any, params: Params, into: Into | None, types: Types | None
+    ) -> Any:
+        """Return what the *verb* of that name returns, for a task of the event loop."""
+        plain, made = _FETCHES[verb]
+        shape = plain if into is None else made(into)
+        if types is not None:
+            statement, shape = with_types(statement, types, shape)
+        return await self.run_awaited(verb, statement, params, shape)
+
     def stream(
         self, statement: Any, params: Params, batch_size: int, into: Into | None, types: Types | None = None
     ) -> StreamCore:
@@ -120,6 +144,15 @@ class CoreVerbs(ABC):
             raise UsageError("last: there is no transaction here that could end; use it inside transaction()")
         call.last = True
         result = self.carry_out(call)
+        return result
+
+    async def execute_awaited(self, statement: Any, params: Params, last: bool) -> ExecuteResult:
+        """Return what :meth:`execute` does, for a task of the event loop."""
+        result: ExecuteResult
+        if last:
+            result = await spawn(self.execute, statement, params, last)
+        else:
+            result = await self.run_awaited("execute", statement, params, OUTCOME)
         return result
 
     def execute_many(self, statement: Any, rows: Iterable[Mapping[str, Any]]) -> int | None:

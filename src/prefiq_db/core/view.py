@@ -14,7 +14,7 @@ from prefiq_db.errors import ClosedError, EventLoopError, UsageError
 from prefiq_db.events import AttemptFailed
 from prefiq_db.hooks.registry import Hooks
 from prefiq_db.insight.statistics import StatementStatistics
-from prefiq_db.overrides import OverrideScope, check_overrides, overrides_in_scope
+from prefiq_db.overrides import NO_SCOPES, OverrideScope, check_overrides, overrides_in_scope, scopes_here
 from prefiq_db.retry import Retrier
 from prefiq_db.retry_budget import RetryBudget
 from prefiq_db.settings import DatabaseSettings
@@ -76,8 +76,7 @@ class View:
         """Return the overrides in force, or raise if the database is closed or belongs to another event loop."""
         if self.instance.closed or self.runtime.is_async:
             self.check_usable()
-        here = overrides_in_scope(self.instance.origin)  # same as overrides(); inlined because every call runs it
-        return self.view if here is NO_OVERRIDES else self.view.over(here)
+        return self.view if scopes_here() is NO_SCOPES else self.overrides()
 
     # --- overrides -------------------------------------------------------------------------------
 
@@ -97,6 +96,8 @@ class View:
         return check_overrides(given)
 
     def overrides(self) -> Overrides:
+        if scopes_here() is NO_SCOPES:
+            return self.view
         here = overrides_in_scope(self.instance.origin)
         return self.view if here is NO_OVERRIDES else self.view.over(here)
 

@@ -8,12 +8,13 @@ from prefiq_db.dialects.bulk import BulkDialect
 from prefiq_db.dialects.burst_control import BurstDialect
 from prefiq_db.dialects.opening import ConnectingDialect
 from prefiq_db.dialects.sending import StatementDialect
+from prefiq_db.dialects.staying import StayingDialect
 from prefiq_db.dialects.streams import StreamDialect
 from prefiq_db.dialects.upsert_sql import UpsertSql
 from prefiq_db.errors import ErrorKind
 
 
-class PrefiqDialect(StatementDialect, BurstDialect, StreamDialect, ConnectingDialect, BulkDialect):
+class PrefiqDialect(StatementDialect, BurstDialect, StreamDialect, ConnectingDialect, StayingDialect, BulkDialect):
     """Mixed in before a SQLAlchemy dialect."""
 
     #: the prefix that makes a server return a statement's plan instead of running it
@@ -32,6 +33,10 @@ class PrefiqDialect(StatementDialect, BurstDialect, StreamDialect, ConnectingDia
     def ailment_of(self, row: Any) -> ErrorKind | None:
         """Return why the server is unfit for work, from its answer *row* to ``health_sql``; ``None`` if it is fit."""
         return None
+
+    def read_state(self, row: Any) -> str:
+        """Return the state of a cluster's node in its own words, from that answer; empty for any other server."""
+        return ""
 
     def is_behind_pooler(self, connection: Any) -> bool:
         """Return whether a pooler, not the server itself, certainly serves the driver's *connection*; ask nobody."""

@@ -32,6 +32,7 @@ class Replies:
     """The result sets of a block as they arrive: those of the statements, and our own between them.
 
     Attributes:
+        gtid: that of the session's last transaction that wrote, after COMMIT.
         mark: what the names of our columns begin with; chosen anew for each block.
         rows_of: the result set of each statement, or ``None``.
         counts: row count and generated key of each statement.
@@ -43,6 +44,7 @@ class Replies:
     begun: bool = False
     rolled_back: bool = False
     committed: bool = False
+    gtid: str = ""
     _open: Any = field(default=None, repr=False)
 
     def take(self, result: Any) -> None:
@@ -60,6 +62,8 @@ class Replies:
             self._open = None
         else:
             setattr(self, what, True)
+            if what == "committed":
+                self.gtid = str(result.rows[0][0] or "")
 
 
 def block_of(burst: Burst, statements: Sequence[tuple[str, bool]], mark: str) -> str:
@@ -81,7 +85,9 @@ def _lines(burst: Burst, statements: Sequence[tuple[str, bool]], mark: str) -> I
         yield sql  # a comment at its end is over with the line
         key = "LAST_INSERT_ID()" if wants_key else "0"
         yield f"; SELECT ROW_COUNT() AS {mark}count, {key} AS {mark}key;"
-    yield f"{burst.end}; SELECT 1 AS {mark}committed;"
+    # Its end may tell the GTID of what was written, but not to every driver.
+    said = "1" if burst.savepoint else "@@last_gtid"
+    yield f"{burst.end}; SELECT {said} AS {mark}committed;"
     yield "END"
 
 
@@ -135,6 +141,10 @@ class MariadbBursts(BurstDialect):
         else:
             self._note_replies(burst, replies)
             burst.at_rest = True if burst.savepoint else self.is_at_rest(raw)  # type: ignore[attr-defined]
+        finally:
+            if not burst.savepoint and (burst.committed or not (burst.surely_failed or burst.unread)):
+                # The session's last one: if the batch wrote nothing it is an older one, which does no harm.
+                self.note_gtid(replies.gtid)  # type: ignore[attr-defined]
 
     def _note_replies(self, burst: Burst, replies: Replies) -> None:
         for pending, result, counts in zip(burst.pending, replies.rows_of, replies.counts, strict=False):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from prefiq_db.bridge import await_
@@ -52,21 +52,14 @@ class PostgresqlBursts(BurstDialect):
         pgconn = connection.pgconn
         cursors = [self._driver_cursor(each.cursor) for each in burst.pending]  # type: ignore[attr-defined]
         begin = [pipeline.command(pgconn, sql) for sql in burst.begin]
-        try:
-            statements = [
-                pipeline.request_of(cursor, self.commented(each), each.parameters)
-                for cursor, each in zip(cursors, burst.pending, strict=True)
-            ]
-        except Exception as error:
-            if is_interruption(error):
-                raise
-            # A value that psycopg can't convert: sent one by one it fails in its turn.
-            burst.unread = burst.at_rest = True
+        statements = self._requests_of(burst, cursors)
+        if statements is None:
             return
         sync = pgconn.pipeline_sync
         end = pipeline.command(pgconn, burst.end)
         # A savepoint that failed has to be rolled back to; releasing it behind the first synchronization would fail.
         requests = deque([*begin, *statements, *([] if burst.savepoint else [sync]), end, sync])
+        told = self._ask_behind(burst, requests, pgconn)
         replies: list[list[Any]] = []
         try:
             self._wait_for_all(connection, pipeline.exchange(pgconn, requests, replies, len(requests)))
@@ -83,6 +76,41 @@ class PostgresqlBursts(BurstDialect):
             self._note_replies(burst, cursors, replies)
             raw = proxied.dbapi_connection
             burst.at_rest = burst.committed if burst.savepoint else self.is_at_rest(raw)  # type: ignore[attr-defined]
+        finally:
+            told(replies)
+
+    def _requests_of(self, burst: Burst, cursors: list[Any]) -> list[Any] | None:
+        """Return what sends each statement; ``None``: a value can't be converted, so that all is sent one by one."""
+        from prefiq_db.drivers import psycopg_bursts as pipeline
+
+        try:
+            return [
+                pipeline.request_of(cursor, self.commented(each), each.parameters)
+                for cursor, each in zip(cursors, burst.pending, strict=True)
+            ]
+        except Exception as error:
+            if is_interruption(error):
+                raise
+            # Sent one by one it fails in its turn.
+            burst.unread = burst.at_rest = True
+            return None
+
+    def _ask_behind(self, burst: Burst, requests: deque[Any], pgconn: Any) -> Callable[[list[list[Any]]], None]:
+        """Add the question how far the primary is, if somebody has to know; return what notes the answer."""
+        from prefiq_db.drivers import psycopg_bursts as pipeline
+
+        dialect: Any = self
+        if dialect.marker is None or burst.savepoint:
+            return lambda replies: None
+        place = len(requests)
+        requests.extend([pipeline.command(pgconn, dialect.mark_sql), pgconn.pipeline_sync])
+
+        def note(replies: list[list[Any]]) -> None:
+            answer = pipeline.answer_in(replies[place]) if burst.committed and len(replies) > place else None
+            if answer is not None or not burst.surely_failed:
+                dialect.marker.note(None if answer is None else dialect.mark_from(answer))
+
+        return note
 
     def _wait_for_all(self, connection: Any, exchange: Any) -> None:
         with connection.lock:
@@ -95,7 +123,7 @@ class PostgresqlBursts(BurstDialect):
 
         first = len(burst.begin)
         end = first + len(cursors) + (not burst.savepoint)
-        for place, reply in enumerate(replies):
+        for place, reply in enumerate(replies[: end + 2]):
             number = place - first
             if pipeline.is_error(reply):
                 # The one of COMMIT stands at its own place, or at that of the synchronization point after it.

@@ -21,18 +21,22 @@ class ClockDialect(ConfiguredDialect):
         raise NotImplementedError
 
     def bound_statements(self, connection: Any, seconds: float, deadline: Deadline | None = None) -> None:
-        """Limit the statements that follow on SQLAlchemy's *connection*; a failure here closes the connection.
+        """Limit the statements that follow on SQLAlchemy's *connection*; a failure here closes the connection."""
+        proxied = connection._dbapi_connection
+        try:
+            self.limit_statements(proxied, seconds, deadline)
+        except BaseException as error:  # noqa: BLE001 - likewise
+            connection._handle_dbapi_exception(error, None, None, None, None)
+
+    def limit_statements(self, proxied: Any, seconds: float, deadline: Deadline | None) -> None:
+        """Limit the statements that follow on this connection.
 
         *deadline*, if given, is one that the caller shares among several statements: the driver waits no longer than
         what is left of it, whatever the server allows.
         """
-        proxied = connection._dbapi_connection
-        try:
-            self.set_statement_timeout(proxied, seconds)
-            if deadline is not None and (left := deadline.left()) < seconds:
-                self.bound_wait(self.session_of(proxied), proxied.dbapi_connection, left)
-        except BaseException as error:  # noqa: BLE001 - likewise
-            connection._handle_dbapi_exception(error, None, None, None, None)
+        self.set_statement_timeout(proxied, seconds)
+        if deadline is not None and (left := deadline.left()) < seconds:
+            self.bound_wait(self.session_of(proxied), proxied.dbapi_connection, left)
 
     def bound_wait(self, state: SessionState, dbapi_connection: Any, seconds: float) -> None:
         """Let the driver wait for each reply a little longer than *seconds*, the server's own limit.
@@ -55,7 +59,9 @@ class ClockDialect(ConfiguredDialect):
 
     def _bound_control(self, state: SessionState, dbapi_connection: Any) -> None:
         limit = state.transaction.control_timeout
-        self.bound_wait(state, dbapi_connection, self.limits.statement_timeout_seconds if limit is None else limit)
+        seconds = self.limits.statement_timeout_seconds if limit is None else limit
+        if state.patience_seconds != seconds:
+            self.bound_wait(state, dbapi_connection, seconds)
 
     def timed_out(self, dbapi_connection: Any) -> bool | None:
         """Return whether our own clock stopped the last statement; ``None`` where only the server knows."""

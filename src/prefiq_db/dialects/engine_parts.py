@@ -25,6 +25,7 @@ class Limits:
 
     max_age_seconds: float = 1800.0
     ping_after_idle_seconds: float = 30.0
+    ask_role_after_seconds: float = 10.0
     connect_timeout_seconds: float = 5.0
     statement_timeout_seconds: float = 30.0
     lock_timeout_seconds: float = 10.0
@@ -62,6 +63,11 @@ class ConfiguredDialect:
 
     #: looks at each statement of a session or a connection of the engine; ``None``: nobody does
     guard_of_sessions: Callable[[str, Any], None] | None = None
+
+    #: of a primary with replicas: who has to know how far it is after a write
+    marker: Any = None
+    #: of a replica: what its readers have to see
+    gate: Any = None
 
     #: a raw connection goes back to the pool; in a tenant's it may have seen another tenant's database
     reuses_raw = True

@@ -13,7 +13,8 @@ from sqlalchemy.dialects.mysql.mariadb import MariaDBDialect
 from sqlalchemy.dialects.mysql.pymysql import MySQLDialect_pymysql
 from sqlalchemy.sql.sqltypes import _Binary
 
-from prefiq_db.config import ANY_HOST, READER
+from prefiq_db.config import WRITER
+from prefiq_db.dialects.awaiting_mariadb import AwaitingMariadb
 from prefiq_db.dialects.base import PrefiqDialect
 from prefiq_db.dialects.binary import Bytes
 from prefiq_db.dialects.bulk_mariadb import AsyncmyBulk, MariadbBulk, PyMySQLBulk
@@ -22,6 +23,7 @@ from prefiq_db.dialects.characteristics import characteristics
 from prefiq_db.dialects.enums import QuietMysqlEnum
 from prefiq_db.dialects.mariadb_compiler import MariadbCompiler
 from prefiq_db.dialects.mysql_streams import MysqlStreams
+from prefiq_db.dialects.node_roles import MARIADB_HEALTH, MYSQL_HEALTH, mysql_role, mysql_role_for
 from prefiq_db.dialects.session import ENDED, GONE, HALF, SessionState, TransactionState
 from prefiq_db.dialects.token_sql_mariadb import MysqlTokens
 from prefiq_db.dialects.travelling_mariadb import AsyncMariadbTravelling, MariadbTravelling
@@ -91,17 +93,6 @@ SESSION: Final = (
     " time_zone = '+00:00'"
 )
 
-MYSQL_HEALTH: Final = "SELECT @@global.read_only"
-# A Galera node that has lost its cluster runs some statements and refuses the rest. We ask these tables and not
-# @@wsrep_on, which a server built without Galera doesn't know.
-MARIADB_HEALTH: Final = (
-    "SELECT @@global.read_only, "
-    "(SELECT variable_value FROM information_schema.global_variables WHERE variable_name = 'WSREP_ON'), "
-    "(SELECT variable_value FROM information_schema.global_status WHERE variable_name = 'WSREP_READY'), "
-    "(SELECT variable_value FROM information_schema.global_variables WHERE variable_name = 'WSREP_REJECT_QUERIES')"
-)
-HEALTH: Final = {"mysql": MYSQL_HEALTH, "mariadb": MARIADB_HEALTH}
-
 
 def is_session_sql(session: int, port: int | None) -> str:
     """Return a query for whether *session* belongs to the same user, and its client connects from *port*.
@@ -114,26 +105,6 @@ def is_session_sql(session: int, port: int | None) -> str:
         f"SELECT 1 FROM information_schema.processlist WHERE id = {session:d} AND {client}"
         " AND user = SUBSTRING_INDEX(USER(), '@', 1) AND COALESCE(state, '') NOT LIKE '%semi-sync%'"
     )
-
-
-def ailment_of(row: Any) -> ErrorKind | None:
-    """Return why the server takes no writes, from its answer *row* to one of the two queries above; else ``None``."""
-    if len(row) > 1 and row[1] == "ON" and row[2] != "ON":
-        return ErrorKind.NOT_READY
-    if len(row) > 3 and row[1] == "ON" and row[3] != "NONE":  # an administrator drains the node
-        return ErrorKind.NOT_READY
-    # MariaDB 12 answers with words.
-    return None if str(row[0]).upper() in ("0", "OFF") else ErrorKind.READ_ONLY
-
-
-def misfit(wanted: str, row: Any) -> ErrorKind | None:
-    """Return why a server that answered with *row* doesn't fit *wanted* (a writer, a reader or any); else ``None``."""
-    ailment = ailment_of(row)
-    if wanted == ANY_HOST:
-        return None
-    if wanted == READER:
-        return None if ailment is ErrorKind.READ_ONLY else ErrorKind.NOT_READY
-    return ailment
 
 
 class _MySQLFamily(MysqlStreams, MariadbBulk, MysqlTokens, PrefiqDialect):
@@ -182,7 +153,7 @@ class _MySQLFamily(MysqlStreams, MariadbBulk, MysqlTokens, PrefiqDialect):
     def _send(self, send: Any, cursor: Any, statement: Any, parameters: Any, context: Any, batch_size: int) -> None:
         if context is not None:
             self.check_not_streaming(context._dbapi_connection.dbapi_connection)
-        if context is not None and kind_of(statement) is not Kind.PLAIN and not hasattr(context, "carrier"):
+        if context is not None and kind_of(statement) is not Kind.PLAIN and getattr(context, "carrier", None) is None:
             send = self._send_with_care(send)
             if kind_of(statement) is Kind.LOCK:
                 self._check_lock(self.session_of(context.root_connection._dbapi_connection))
@@ -289,7 +260,13 @@ class _MySQLFamily(MysqlStreams, MariadbBulk, MysqlTokens, PrefiqDialect):
     health_sql = MYSQL_HEALTH
 
     def ailment_of(self, row: Any) -> ErrorKind | None:
-        return ailment_of(row)
+        return mysql_role(row).ailment
+
+    def read_state(self, row: Any) -> str:
+        return mysql_role(row).state
+
+    def fits(self, dbapi_connection: Any) -> bool:
+        return mysql_role_for(WRITER, self.ask(dbapi_connection, self.health_sql)[0]).ailment is None
 
 
 class _PyMySQL(PyMySQLBulk, _MySQLFamily):
@@ -343,7 +320,7 @@ class _PyMySQL(PyMySQLBulk, _MySQLFamily):
         return -1 if sock is None else int(sock.fileno())
 
 
-class _Asyncmy(AsyncmyBulk, _MySQLFamily):
+class _Asyncmy(AwaitingMariadb, AsyncmyBulk, _MySQLFamily):
     @classmethod
     def import_dbapi(cls) -> Any:
         import asyncmy

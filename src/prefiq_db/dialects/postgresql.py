@@ -10,12 +10,14 @@ from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg, PGDialectA
 from sqlalchemy.sql.sqltypes import _Binary
 
 from prefiq_db.bridge import await_
+from prefiq_db.dialects.awaiting_postgresql import AwaitingPostgresql
 from prefiq_db.dialects.base import PrefiqDialect
 from prefiq_db.dialects.binary import Bytes
 from prefiq_db.dialects.bulk_postgresql import AsyncCopy, PostgresqlBulk, SyncCopy
 from prefiq_db.dialects.bursts_postgresql import AsyncPostgresqlBursts, PostgresqlBursts
 from prefiq_db.dialects.characteristics import SCHEMA, Remembered, RememberedSchema, characteristics
 from prefiq_db.dialects.enums import QuietPostgresqlEnum
+from prefiq_db.dialects.node_roles import READ_ONLY
 from prefiq_db.dialects.session import AUTOCOMMIT, HALF, SessionState, TransactionState
 from prefiq_db.dialects.token_sql import ABANDONED, TABLE, first_word
 from prefiq_db.dialects.travelling_postgresql import PipelineTravelling, was_refused_ahead
@@ -29,11 +31,10 @@ from prefiq_db.errors import ErrorKind, UnsupportedError, UsageError
 # psycopg.pq.TransactionStatus, by number: the dialect must import without the driver.
 _IDLE, _ACTIVE, _IN_ERROR = 0, 1, 3
 _OK = 0  # psycopg.pq.ConnStatus
+_READ_ONLY: Final = READ_ONLY.encode()
 
 # Prefix of application_name for a session whose claim waits: it lets us find the session that blocks it.
 _CLAIM: Final = "prefiq_db claim "
-
-
 _GREATEST_PID: Final = 2**22  # Linux has none above it, and other systems stay far below
 _NAMES_OF_UTC: Final = frozenset(
     {"UTC", "Etc/UTC", "Etc/Zulu", "Zulu", "UCT", "Etc/UCT", "GMT", "Etc/GMT", "Universal"}
@@ -263,6 +264,11 @@ class _Postgresql(PostgresqlBulk, PipelineTravelling, PrefiqDialect):
         self.control(second, "SET timezone = 'UTC'")
         return None if zone == "UTC" or own in _NAMES_OF_UTC else str(own)
 
+    asks_role = False
+
+    def says_demoted(self, dbapi_connection: Any) -> bool:
+        return bool(self._driver(dbapi_connection).pgconn.parameter_status(_READ_ONLY) == b"on")
+
     # Outside a transaction it describes the next one: 'on' on a standby, and where server or user default to it.
     health_sql = "SELECT current_setting('transaction_read_only')"
 
@@ -370,7 +376,9 @@ class PrefiqPostgresql(PostgresqlBursts, SyncCopy, _Postgresql, _PreparedAnew, P
                 return rows
 
 
-class PrefiqPostgresqlAsync(AsyncPostgresqlBursts, AsyncCopy, _Postgresql, _PreparedAnew, PGDialectAsync_psycopg):
+class PrefiqPostgresqlAsync(
+    AwaitingPostgresql, AsyncPostgresqlBursts, AsyncCopy, _Postgresql, _PreparedAnew, PGDialectAsync_psycopg
+):
     supports_statement_cache = True
 
     def control(self, dbapi_connection: Any, sql: str) -> str | None:

@@ -90,17 +90,25 @@ class StatementDialect(TransactionDialect):
             return
         state = self.session_of(proxied)
         transaction = state.transaction
-        if transaction.began:
+        raw = proxied.dbapi_connection
+        # It almost always is still open, which two questions tell; where not, the function finds out what to do.
+        if transaction.began and (
+            transaction.owes_begin or transaction.aborted is not None or not self.in_transaction(raw)
+        ):
             self._check_still_open(transaction, proxied, statement)
         guard = state.checkout.guard
         if guard is not None:
             guard(statement, context)
+        if self.gate is not None:
+            self.refuse_write(statement, state, context)
         if self.commenter is not None:
             call = state.statement.call
             if call is not None and call.tags:
                 send = self._send_with_comment(send, call.tags)
         if transaction.owes_begin or transaction.wants_commit:
             send = self.in_company(send, state, proxied, context)
+        elif not transaction.began and (self.gate is not None or self.marker is not None):
+            send = self.in_step(send, statement, state, proxied, context)
         failure: Exception | None = None
         try:
             if self.observer is None:
@@ -114,8 +122,17 @@ class StatementDialect(TransactionDialect):
             failure = cannot_go_on(transaction)
         if failure is not None:
             raise failure
-        if transaction.began:
+        if transaction.began and (transaction.aborted is not None or not self.in_transaction(raw)):
             self._note_ending(transaction, proxied)
+
+    def refuse_write(self, statement: str, state: Any, context: Any) -> None:
+        """Raise if *statement* must not be sent to a replica."""
+
+    def in_step(
+        self, send: Callable[..., None], statement: str, state: Any, proxied: Any, context: Any
+    ) -> Callable[..., None]:
+        """Return *send* for a statement outside a transaction, where there are replicas."""
+        return send
 
     def note_failed_fetch(self, error: Exception, context: Any) -> None:
         """Note what *error*, met while rows were fetched, did to the open transaction."""

@@ -207,8 +207,10 @@ class SessionState:
             that one reading serves several of them.
         last_used: when it last came back.
         vetted_at: when the pool last checked whether it is fit to be handed out.
+        role_known_at: when its server last said that it is the one that the pool wants.
         session_timeout: the statement timeout that the server's session has, if known.
         patience_seconds: the setting of the driver's own clock; ``None``: not known.
+        followed: of a replica, the latest mark that its server is known to have.
         poll: called with 0, tells whether the connection's socket has something to read; ``None``: not asked yet.
     """
 
@@ -216,9 +218,11 @@ class SessionState:
         "__weakref__",
         "checkout",
         "expires_at",
+        "followed",
         "last_used",
         "patience_seconds",
         "poll",
+        "role_known_at",
         "session_timeout",
         "statement",
         "transaction",
@@ -227,9 +231,10 @@ class SessionState:
 
     def __init__(self, expires_at: float, session_timeout: float | None) -> None:
         self.expires_at = expires_at
-        self.last_used = self.vetted_at = time.perf_counter()
+        self.last_used = self.vetted_at = self.role_known_at = time.perf_counter()
         self.session_timeout = session_timeout
         self.patience_seconds: float | None = None
+        self.followed: Any = None
         self.poll: Callable[[int], Any] | None = None
         self.checkout = CheckoutState()
         self.transaction = TransactionState()

@@ -15,6 +15,7 @@ from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 
 from prefiq_db.bridge import await_, can_await
 from prefiq_db.deadline import Deadline
+from prefiq_db.dialects.awaiting_sqlite import AwaitingSqlite
 from prefiq_db.dialects.base import PrefiqDialect
 from prefiq_db.dialects.bulk_sqlite import SqliteBulk
 from prefiq_db.dialects.bursts_sqlite import AsyncSqliteBursts, ContextOfBursts
@@ -81,12 +82,13 @@ class _Sqlite(SqliteBulk, DecimalSqlite, PrefiqDialect):
             connection.ran = None if managed else False
             if not managed:
                 connection.changes_before = connection.total_changes
-        if self._was_read_only(dbapi_connection):
+        if transaction.read_only and self._was_read_only(dbapi_connection):
             self.control(dbapi_connection.dbapi_connection, "PRAGMA query_only = ON")
 
     def do_commit(self, dbapi_connection: Any) -> None:
-        read_only = self._was_read_only(dbapi_connection)
-        began = self.session_of(dbapi_connection).transaction.began
+        transaction = self.session_of(dbapi_connection).transaction
+        began = transaction.began
+        read_only = began and transaction.read_only and not self.limits.read_only
         if began:
             self._before_commit(dbapi_connection)
         try:
@@ -94,7 +96,8 @@ class _Sqlite(SqliteBulk, DecimalSqlite, PrefiqDialect):
         finally:
             if began:
                 self._foreign_keys_on(dbapi_connection.dbapi_connection)
-            self._writable_again(dbapi_connection, read_only)
+            if read_only:
+                self._writable_again(dbapi_connection, read_only)
 
     def do_rollback(self, dbapi_connection: Any) -> None:
         transaction = self.session_of(dbapi_connection).transaction
@@ -327,6 +330,10 @@ class _Sqlite(SqliteBulk, DecimalSqlite, PrefiqDialect):
 class PrefiqSqlite(_Sqlite, SQLiteDialect_pysqlite):
     supports_statement_cache = True
 
+    def in_transaction(self, dbapi_connection: Any) -> bool:
+        # Runs several times per statement, so it calls no helper.
+        return dbapi_connection.in_transaction  # type: ignore[no-any-return]
+
     def is_plain(self, compiled: Any) -> bool:
         return not getattr(compiled, "decimal_columns", None)
 
@@ -359,7 +366,7 @@ class PrefiqSqlite(_Sqlite, SQLiteDialect_pysqlite):
         return error if connection.refusal is None else connection.refusal
 
 
-class PrefiqSqliteAsync(AsyncSqliteBursts, _Sqlite, SQLiteDialect_aiosqlite):
+class PrefiqSqliteAsync(AwaitingSqlite, AsyncSqliteBursts, _Sqlite, SQLiteDialect_aiosqlite):
     supports_statement_cache = True
     execution_ctx_cls = ContextOfBursts
 

@@ -33,6 +33,9 @@ class TravellingDialect(StatementDialect):
         """Return whether nothing can travel with the statement of *context*, however safe that may be."""
         return bool(context.executemany or context._is_server_side)
 
+    def commit_travelled(self, driver: Any, burst: Any) -> None:
+        """Take note of a COMMIT that was sent in *burst*, whatever became of it."""
+
     # --- a reply that is read later --------------------------------------------------------------
 
     def send_commit_unheard(self, transaction: TransactionState, dbapi_connection: Any) -> bool:
@@ -83,12 +86,14 @@ class TravellingDialect(StatementDialect):
                 if behind is not None and burst.sent and not burst.refused:
                     # Its fate is COMMIT's: refused if the server said so, else unknown.
                     transaction.committing, transaction.aborted = True, GONE
+                    self.commit_travelled(driver, burst)
                 raise
             finally:
                 clock.is_committing = False
                 driver.ride(None)
             _note_begun(transaction, burst)
             if behind is not None:
+                self.commit_travelled(driver, burst)
                 _note_committed(transaction, burst)
 
         return send_in_burst

@@ -8,11 +8,12 @@ from __future__ import annotations
 from typing import Any
 
 from prefiq_db.bridge import await_
+from prefiq_db.dialects.following import FollowingDialect
 from prefiq_db.dialects.session import TransactionState
-from prefiq_db.dialects.travelling import TravellingDialect
+from prefiq_db.marks import Mark, Standing
 
 
-class MariadbTravelling(TravellingDialect):
+class MariadbTravelling(FollowingDialect):
     """Mixed into MariaDB's dialect. Nothing is proven for MySQL's server."""
 
     travels_in_text = True
@@ -57,6 +58,78 @@ class MariadbTravelling(TravellingDialect):
         self._driver(raw).may_overtake = overtakes = state.checkout.repeatable
         if not (overtakes or state.transaction.owes_begin):
             self.hear_out(raw)
+
+    # --- read your writes ------------------------------------------------------------------------
+
+    mark_kind = "m"
+    mark_sql = "SELECT @@gtid_binlog_pos"
+
+    # Only a user with SLAVE MONITOR, or its old name REPLICATION CLIENT, may ask.
+    standing_sql = "SHOW ALL SLAVES STATUS"
+
+    def standing_of(self, rows: Any) -> Standing:
+        if not rows:
+            return Standing(is_replica=False)
+        found = [each._mapping for each in rows]
+        runs = all(each["Slave_SQL_Running"] == "Yes" for each in found)
+        lags = [each["Seconds_Behind_Master"] for each in found]
+        # Without a connection to its primary a replica doesn't know; it still serves what it has.
+        lag = None if None in lags else float(max(lags))
+        return Standing(True, lag, stopped=not runs)
+
+    def mark_from(self, row: Any) -> Mark | None:
+        return mark_of_gtids(row[0] or "")
+
+    def _told_mark(self, driver: Any, burst: Any, cursor: Any) -> None:
+        # Behind rows the server tells nothing.
+        self._note_gtid(driver, is_sure=cursor is None or not cursor.description)
+
+    def note_gtid(self, gtid: str) -> None:
+        """Note the GTID of what was written; ``""``: it isn't known."""
+        if self.marker is not None:
+            self.marker.note(mark_of_gtids(gtid))
+
+    def note_told(self, dbapi_connection: Any, *, is_sure: bool) -> None:
+        """Note the GTID that the server told at COMMIT; if it told none, *is_sure* says that nothing was written."""
+        if self.marker is not None:
+            self._note_gtid(self._driver(dbapi_connection), is_sure=is_sure)
+
+    def _note_gtid(self, driver: Any, *, is_sure: bool) -> None:
+        told, driver.told_gtid = driver.told_gtid, ""
+        mark = mark_of_gtids(told)
+        if mark is not None or not (is_sure and driver.tells_gtid):
+            self.marker.note(mark)
+
+    def check_sql(self, mark: Mark, seconds: float) -> str:
+        fails = "SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'prefiq_db: this replica is behind'"
+        return f"BEGIN NOT ATOMIC IF {_waited(mark, seconds)} THEN {fails}; END IF; END"
+
+    def followed_sql(self, mark: Mark, seconds: float) -> str:
+        return f"SELECT NOT ({_waited(mark, seconds)})"
+
+    def _send_commit(self, dbapi_connection: Any) -> str | None:
+        is_sure = False
+        try:
+            tag = super()._send_commit(dbapi_connection)
+            is_sure = True
+        finally:
+            self.note_told(dbapi_connection, is_sure=is_sure)
+        return tag
+
+
+def mark_of_gtids(text: str) -> Mark | None:
+    """Return the mark of a list of GTIDs as the server writes it: ``0-1-270,1-1-3``."""
+    places = {}
+    for gtid in filter(None, text.split(",")):
+        domain, server, number = map(int, gtid.split("-"))
+        places[domain] = (server, number)
+    return Mark("m", places) if places else None
+
+
+def _waited(mark: Mark, seconds: float) -> str:
+    """Return the condition that a replica did not get *mark* within *seconds*."""
+    gtids = ",".join(f"{domain}-{server}-{number}" for domain, (server, number) in mark.places.items())
+    return f"COALESCE(MASTER_GTID_WAIT('{gtids}', {max(0.0, seconds):.3f}), -1) <> 0"
 
 
 class AsyncMariadbTravelling(MariadbTravelling):

@@ -6,7 +6,8 @@ import re
 from collections.abc import Sequence
 from typing import Any, Final
 
-from prefiq_db.dialects.travelling import TravellingDialect
+from prefiq_db.dialects.following import FollowingDialect
+from prefiq_db.marks import Mark, Standing
 
 _NUMBERED: Final = re.compile(r"\$\d")
 #: what a message of PostgreSQL's has room for
@@ -18,13 +19,16 @@ def was_refused_ahead(error: Exception) -> bool:
     return bool(getattr(error, "prefiq_db_ahead", False))
 
 
-class PipelineTravelling(TravellingDialect):
+class PipelineTravelling(FollowingDialect):
     """Mixed into our dialects for psycopg."""
 
     def new_burst(self, ahead: Sequence[str] = (), behind: str | None = None) -> Any:
         from prefiq_db.drivers.travellers import PipelineBurst
 
-        return PipelineBurst(ahead, behind)
+        burst = PipelineBurst(ahead, behind)
+        if behind is not None and self.marker is not None:
+            burst.after = self.mark_sql
+        return burst
 
     def goes_alone(self, context: Any, driver: Any) -> bool:
         return super().goes_alone(context, driver) or driver._pipeline is not None or _is_odd(context)
@@ -39,6 +43,88 @@ class PipelineTravelling(TravellingDialect):
     def hears_all(self, dbapi_connection: Any) -> bool:
         heard: bool = self._driver(dbapi_connection).hears_all()
         return heard
+
+    # --- read your writes ------------------------------------------------------------------------
+
+    _question_travels = True
+    mark_kind = "p"
+
+    # Without new commits an age would grow for ever, so a replica that has replayed all it got is not behind.
+    standing_sql = (
+        "SELECT pg_is_in_recovery(), EXISTS (SELECT FROM pg_stat_wal_receiver),"
+        " pg_last_wal_receive_lsn() IS NOT DISTINCT FROM pg_last_wal_replay_lsn(),"
+        " EXTRACT(EPOCH FROM clock_timestamp() - pg_last_xact_replay_timestamp())::float8"
+    )
+
+    def standing_of(self, rows: Any) -> Standing:
+        ((is_replica, is_following, has_all, age),) = rows
+        lag = 0.0 if is_following and has_all else None if age is None else max(0.0, float(age))
+        return Standing(bool(is_replica), lag)
+
+    # The name of the file says the timeline. Whatever is written by now is before the place of the next insertion.
+    mark_sql = "SELECT pg_walfile_name(l), l - '0/0'::pg_lsn FROM pg_current_wal_insert_lsn() AS l"
+
+    def mark_from(self, row: Any) -> Mark | None:
+        timeline, place = int(row[0][:8], 16), int(row[1])
+        # At the start of a page the next record comes after the page's header, but a replica ends before it: so nobody
+        # would have got that far until somebody writes more. No record ends within a header.
+        place -= {_SHORT_HEADER: _SHORT_HEADER}.get(place % _PAGE, 0)
+        place -= {_LONG_HEADER: _LONG_HEADER}.get(place % _SEGMENT, 0)
+        return Mark("p", {0: (timeline, place)})
+
+    def _told_mark(self, driver: Any, burst: Any, cursor: Any) -> None:
+        answer = None if burst is None else burst.answer
+        self.marker.note(None if answer is None else self.mark_from(answer))
+
+    def check_sql(self, mark: Mark, seconds: float) -> str:
+        # A statement that only fails: one that waited would hold a snapshot, which may hold up the replay itself. With
+        # another isolation level the snapshot might be older than the place that is compared here.
+        level = "current_setting('transaction_isolation') = 'read committed'"
+        return f"SELECT 1 / ({level} AND {_followed(mark)})::int"
+
+    def followed_sql(self, mark: Mark, seconds: float) -> str:
+        return f"SELECT {_followed(mark)}"
+
+    def _send_commit(self, dbapi_connection: Any) -> str | None:
+        if self.marker is None or not self.begin_travels:
+            if self.marker is not None:
+                self.marker.note(None)
+            return super()._send_commit(dbapi_connection)
+        clock = self.clock_of(dbapi_connection)
+        clock.is_committing = True
+        try:
+            tag, answer = self._commit_and_ask(dbapi_connection)
+        except BaseException:
+            self.marker.note(None)
+            raise
+        finally:
+            clock.is_committing = False
+        self.marker.note(None if answer is None else self.mark_from(answer))
+        return tag
+
+    def _commit_and_ask(self, dbapi_connection: Any) -> tuple[str, Any]:
+        """Send COMMIT, and behind it the question; return COMMIT's command tag, and the answer if one came."""
+        from prefiq_db.drivers.psycopg_bursts import commit_and_ask
+
+        return commit_and_ask(self._driver(dbapi_connection), self.mark_sql, self._wait_for_all)  # type: ignore[attr-defined]
+
+
+# Of the WAL: the size of a page and its header, and the smallest segment with the header of its first page.
+_PAGE: Final = 8192
+_SHORT_HEADER: Final = 24
+_SEGMENT: Final = 1024 * 1024
+_LONG_HEADER: Final = 40
+
+
+def _followed(mark: Mark) -> str:
+    timeline, place = mark.places[0]
+    # The control file is the only word on the timeline that every user may read; after a failover it may be late, so
+    # the primary is read until the next restart point rather than a replica of the branch that was lost.
+    return (
+        f"(pg_is_in_recovery() AND pg_last_wal_replay_lsn() >= '{place >> 32:X}/{place & 0xFFFFFFFF:X}'::pg_lsn"
+        " AND (SELECT greatest(c.timeline_id, r.min_recovery_end_timeline)"
+        f" FROM pg_control_checkpoint() AS c, pg_control_recovery() AS r) >= {timeline})"
+    )
 
 
 def _is_odd(context: Any) -> bool:

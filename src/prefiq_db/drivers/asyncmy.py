@@ -28,6 +28,7 @@ from prefiq_db.drivers.local_stream import LocalStream, asked_for
 from prefiq_db.drivers.local_stream import refusal as file_refusal
 from prefiq_db.drivers.too_long_statements import LastWords, ends_conversation, sequence_of_refusal
 from prefiq_db.drivers.travellers_asyncmy import Accompanied
+from prefiq_db.drivers.travellers_mysql import gtid_in
 
 T = TypeVar("T")
 
@@ -48,6 +49,12 @@ _QUIT: Final = b"\x01\x00\x00\x00\x01"
 class _Result(MySQLResult):
     """A reply that keeps its last packet's status, also while streaming and with the old end-of-rows packet."""
 
+    def _read_ok_packet(self, packet: Any) -> None:
+        super()._read_ok_packet(packet)  # type: ignore[misc]
+        connection = self.connection
+        if connection.tells_gtid:
+            connection.told_gtid = gtid_in(self.server_status, self.message) or connection.told_gtid
+
     async def _read_load_local_packet(self, first_packet: Any) -> None:
         connection = self.connection
         stream = connection.local_stream
@@ -58,7 +65,7 @@ class _Result(MySQLResult):
             connection.write_packet(block)
             await connection._proto.drain()
         connection.write_packet(b"")
-        self._read_ok_packet(await connection.read_packet())  # type: ignore[attr-defined]  # asyncmy's own
+        self._read_ok_packet(await connection.read_packet())
 
     def _check_packet_is_eof(self, packet: Any) -> bool:
         connection = self.connection

@@ -22,6 +22,7 @@ from prefiq_db.deadline import Deadline, Shares
 from prefiq_db.drivers.addresses import addresses_of, is_name
 from prefiq_db.drivers.challenges import in_tls, is_refused, refusal
 from prefiq_db.drivers.deadlines import DeadlinePassed
+from prefiq_db.drivers.loop_waits import LoopWaits, waits_of
 from prefiq_db.drivers.psycopg_cursors import AsyncServerCursor, ServerCursor
 from prefiq_db.drivers.psycopg_pipelines import AsyncPipeline, Pipeline
 from prefiq_db.drivers.psycopg_preparing import Preparing
@@ -271,6 +272,7 @@ class AsyncConnection(_Hurried, psycopg.AsyncConnection[Any]):
     """The asyncio counterpart of :class:`Connection`."""
 
     _server_cursor_type = AsyncServerCursor
+    _waits: LoopWaits | None = None
 
     @asynccontextmanager
     async def _pipeline_nolock(self) -> AsyncIterator[Any]:
@@ -330,8 +332,14 @@ class AsyncConnection(_Hurried, psycopg.AsyncConnection[Any]):
             if self._around is not None:
                 gen = self._around(gen)
             if self._pipeline is not None:
-                gen, limit = self._while_it_moves(gen), timeout
-            return await waiting.wait_async(gen, self.pgconn.socket, interval=interval, timeout=limit)
+                gen = self._while_it_moves(gen)
+                return await waiting.wait_async(gen, self.pgconn.socket, interval=interval, timeout=timeout)
+            loop, waits = asyncio.get_running_loop(), self._waits
+            if waits is None or waits.loop() is not loop:
+                self._waits = waits = waits_of(loop)
+            if waits is None:
+                return await waiting.wait_async(gen, self.pgconn.socket, interval=interval, timeout=limit)
+            return await waits.carry_out(gen, self.pgconn.socket, limit)
         except _WaitTimeout:
             if timeout is not None:
                 raise

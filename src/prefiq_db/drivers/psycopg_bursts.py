@@ -18,6 +18,8 @@ from psycopg.errors import NotSupportedError
 from psycopg.pq import ExecStatus
 from psycopg.waiting import Ready, Wait
 
+from prefiq_db.interruptions import is_interruption
+
 #: Requests that are handed to libpq at once; it keeps what the socket doesn't take yet.
 _SLICE: Final = 100
 _COPIES: Final = frozenset({ExecStatus.COPY_IN, ExecStatus.COPY_OUT, ExecStatus.COPY_BOTH})
@@ -108,6 +110,39 @@ def _read_some(pgconn: Any, unfinished: list[Any], replies: list[list[Any]]) -> 
         else:
             unfinished.append(result)
     return unfinished
+
+
+def commit_and_ask(connection: Any, question: str, wait: Callable[[Any, Any], None]) -> tuple[str, Any]:
+    """Send COMMIT, and *question* behind it in the same message; return COMMIT's command tag and the answer's row.
+
+    What becomes of the question says nothing of COMMIT: if the connection is lost between the two replies, there is no
+    answer, and the connection is closed.
+    """
+    pgconn = connection.pgconn
+    sync = pgconn.pipeline_sync
+    requests = deque([command(pgconn, "COMMIT"), sync, command(pgconn, question), sync])
+    replies: list[list[Any]] = []
+    failure: BaseException | None = None
+    try:
+        wait(connection, exchange(pgconn, requests, replies, 4))
+    except Exception as error:
+        if not replies or is_error(replies[0]):
+            raise
+        failure = error
+        pgconn.finish()
+    if failure is not None and is_interruption(failure):
+        raise failure
+    if is_error(replies[0]):
+        raise error_of(connection.cursor(), replies[0])
+    return replies[0][0].command_status.decode(), answer_in(replies[2]) if len(replies) > 2 else None
+
+
+def answer_in(reply: list[Any]) -> tuple[str, ...] | None:
+    """Return the row of *reply*, as texts; ``None`` if it has none."""
+    result = reply[0]
+    if result.status != ExecStatus.TUPLES_OK or result.ntuples != 1:
+        return None
+    return tuple((result.get_value(0, place) or b"").decode() for place in range(result.nfields))
 
 
 def is_error(reply: list[Any]) -> bool:

@@ -26,6 +26,7 @@ from prefiq_db.drivers.local_stream import LocalStream, asked_for
 from prefiq_db.drivers.local_stream import refusal as file_refusal
 from prefiq_db.drivers.stopping import STOP_SECONDS, beside, port_of
 from prefiq_db.drivers.too_long_statements import ERROR, ends_conversation, sequence_of_refusal
+from prefiq_db.drivers.travellers_mysql import gtid_in
 from prefiq_db.drivers.travellers_pymysql import Accompanied
 from prefiq_db.interruptions import is_interruption
 
@@ -68,6 +69,7 @@ class _Result(MySQLResult):
     warning_count: int
     has_next: Any
     server_status: int
+    message: Any
     unbuffered_active: bool
 
     def _finish_unbuffered_query(self) -> None:
@@ -81,6 +83,12 @@ class _Result(MySQLResult):
         self.unbuffered_active = False
         self.connection = None
 
+    def _read_ok_packet(self, packet: Any) -> None:
+        super()._read_ok_packet(packet)  # type: ignore[misc]
+        connection = self.connection
+        if connection.tells_gtid:
+            connection.told_gtid = gtid_in(self.server_status, self.message) or connection.told_gtid
+
     def _read_load_local_packet(self, first_packet: Any) -> None:
         connection = self.connection
         stream = connection.local_stream
@@ -91,7 +99,7 @@ class _Result(MySQLResult):
         for block in stream.blocks():
             connection.write_packet(block)
         connection.write_packet(b"")
-        self._read_ok_packet(connection._read_packet())  # type: ignore[attr-defined]  # PyMySQL's own
+        self._read_ok_packet(connection._read_packet())
 
     def _check_packet_is_eof(self, packet: Any) -> bool:
         if not packet.is_eof_packet():

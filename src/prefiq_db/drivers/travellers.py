@@ -18,6 +18,7 @@ from psycopg.pq import ConnStatus, ExecStatus, TransactionStatus
 from psycopg.waiting import Ready
 
 from prefiq_db.drivers.burst import Burst
+from prefiq_db.drivers.psycopg_bursts import answer_in
 from prefiq_db.drivers.readable import is_readable
 
 #: Set on psycopg's exception for a request ahead of the statement: the server skipped the statement itself.
@@ -30,12 +31,16 @@ _COPYING: Final = (ExecStatus.COPY_IN, ExecStatus.COPY_OUT, ExecStatus.COPY_BOTH
 class PipelineBurst(Burst):
     """A burst that psycopg's cursor takes for a pipeline: it queues the statement here, and sends nothing itself."""
 
-    __slots__ = ("command_queue", "result_queue")
+    __slots__ = ("after", "answer", "command_queue", "result_queue")
 
     def __init__(self, ahead: Sequence[str] = (), behind: str | None = None) -> None:
         super().__init__(ahead, behind)
         self.command_queue: deque[Callable[[], None]] = deque()
         self.result_queue: deque[Any] = deque()
+        #: a question to send behind it all, in a transaction of its own: what it is worth when all else is done
+        self.after: str | None = None
+        #: the row of its answer, as texts; ``None``: there is none
+        self.answer: tuple[str, ...] | None = None
 
     def _communicate_gen(self) -> Iterator[Any]:
         """Send nothing yet: psycopg's cursor calls this when it has queued the statement."""
@@ -154,10 +159,15 @@ class Accompanied:
         for command in commands:
             command()
         pgconn.pipeline_sync()
+        if burst.after is not None:
+            pgconn.send_query_params(burst.after.encode(), None)
+            pgconn.pipeline_sync()
         yield from send(pgconn)
         if self._hearing is not None:
             yield from self._hear_first()
         replies = yield from self._replies(len(commands))
+        if burst.after is not None:
+            burst.answer = yield from self._answer()
         if pgconn.status == ConnStatus.OK:
             pgconn.exit_pipeline_mode()
         self._settle(burst, replies, queued)
@@ -177,6 +187,14 @@ class Accompanied:
             if not any(result.status == ExecStatus.FATAL_ERROR for results in replies for result in results):
                 raise
         return replies
+
+    def _answer(self) -> Any:
+        """Return the row of the reply to what was sent behind it all; nothing else depends on whether it comes."""
+        try:
+            replies = yield from self._replies(1)
+        except psycopg.OperationalError:  # lost since: the next use tells
+            return None
+        return answer_in(replies[0]) if len(replies) > 1 else None
 
     def _settle(self, burst: PipelineBurst, replies: list[list[Any]], queued: deque[Any]) -> None:
         """Give each reply to whom it belongs, or raise the first error."""

@@ -23,6 +23,9 @@ LONGEST: Final = 500_000
 #: COM_QUERY
 QUERY: Final = 0x03
 
+#: CLIENT_SESSION_TRACK: said at login; an OK packet then tells what the statement changed of the session
+SESSION_TRACK: Final = 1 << 23
+
 _ON: Final = b"\x03\x00\x00\x00\x1b\x00\x00"
 _OFF: Final = b"\x03\x00\x00\x00\x1b\x01\x00"
 _EOF: Final = 0xFE
@@ -54,6 +57,10 @@ class Rider:
     #: the next statement may be sent before that reply is read
     may_overtake = False
     _burst: Burst | None = None
+    #: the server tells the GTID of what was written with its reply
+    tells_gtid = False
+    #: the one that it told last; whoever reads it empties it
+    told_gtid = ""
 
     def ride(self, burst: Burst | None) -> None:
         """Send *burst* with the next statement; ``None``: send the next one alone."""
@@ -186,6 +193,39 @@ def is_said(connection: Any, error: Exception) -> bool:
     code = error.args[0] if error.args else None
     own = not isinstance(code, int) or code in _OWN_CODES or code == _TOO_LONG
     return isinstance(error, connection.driver_error) and not own and connection.is_open
+
+
+def gtid_in(status: int, message: bytes) -> str:
+    """Return the GTID that the end of an OK packet tells: of what the statement wrote; ``""``: none."""
+    if not status & _SESSION_CHANGED:
+        return ""
+    found = ""
+    _, rest = _counted(message)  # the text for people
+    changes, _ = _counted(rest)
+    while changes:
+        kind, (data, changes) = changes[0], _counted(changes[1:])
+        while kind == _VARIABLE and data:
+            name, data = _counted(data)
+            value, data = _counted(data)
+            if name == b"last_gtid":
+                found = value.decode("ascii", "replace")
+    return found
+
+
+# SERVER_SESSION_STATE_CHANGED, and the kind of change that is a variable.
+_SESSION_CHANGED: Final = 0x4000
+_VARIABLE: Final = 0
+_LENGTHS: Final = {0xFC: 2, 0xFD: 3, 0xFE: 8}
+
+
+def _counted(data: bytes) -> tuple[bytes, bytes]:
+    """Return the string that *data* begins with, which has its length before it, and the rest."""
+    if not data:
+        return b"", b""
+    size = _LENGTHS.get(data[0], 0)
+    start = 1 + size
+    length = int.from_bytes(data[1:start], "little") if size else data[0]
+    return data[start : start + length], data[start + length :]
 
 
 def status_of_option(packet: Any) -> int | None:

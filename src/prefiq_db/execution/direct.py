@@ -7,7 +7,6 @@ When something fails they are made after all, and SQLAlchemy handles the error a
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any, ClassVar, Final, NoReturn, TypeVar
@@ -15,13 +14,15 @@ from weakref import WeakKeyDictionary
 
 from sqlalchemy import Connection, Row, TextClause
 from sqlalchemy.engine.result import RMKeyView
-from sqlalchemy.pool.base import _ConnectionFairy
 
 from prefiq_db.call import NO_OVERRIDES, Call, Overrides, Shape, Told
 from prefiq_db.deadline import Deadline
-from prefiq_db.dialects.session import SESSION_KEY
+from prefiq_db.dialects.session import SESSION_KEY, SessionState
 from prefiq_db.engine_class import taken
+from prefiq_db.errors import ReadOnlyError, StatementCancelledError
 from prefiq_db.execution.one_shot import READING, SENDING, ShortRoad
+from prefiq_db.execution.pinned import Pinned
+from prefiq_db.execution.pool_proxy import OwnProxy
 from prefiq_db.execution.prepared import Prepared, RowFormat, prepare
 from prefiq_db.execution.standard import OneShot, Shot, StandardRoad, discard
 from prefiq_db.execution.statement_facts import facts_of_call
@@ -45,12 +46,57 @@ class DirectRoad(ShortRoad):
         self._constructs: WeakKeyDictionary[Any, Prepared | None] = WeakKeyDictionary()
 
     def new_shot(self, call: Call) -> Shot:
+        if call.begun is not None:
+            begun: Shot = call.begun
+            call.begun = None
+            return begun
+        return self.direct_shot(call, DirectShot) or OneShot(self, call)
+
+    def direct_shot(self, call: Call, kind: type[S]) -> S | None:
+        """Return a shot of this *kind*; ``None``: the call takes the standard road."""
         prepared = self._known(call)
         if prepared is None or not prepared.stands_alone:
-            return OneShot(self, call)
+            return None
         # Another thread may have evicted it just now.
         compiled = prepared.compiled()
-        return OneShot(self, call) if compiled is None else DirectShot(self, call, prepared, compiled)
+        return None if compiled is None else kind(self, call, prepared, compiled)
+
+    # --- in a transaction ---------------------------------------------------------------------------
+
+    def is_watched(self) -> bool:
+        return self.steps_aside or self._audience.is_there()
+
+    def new_pinned(self, deadline: Deadline | None = None, *, whole: bool = False) -> Pinned:
+        """Return what takes a connection for a transaction; it has taken one already, if others want to see that.
+
+        Args:
+            deadline: of that checkout.
+            whole: with SQLAlchemy's Connection from the beginning.
+
+        Raises:
+            PoolTimeoutError: as of :meth:`checkout`.
+        """
+        return Pinned(self, self.checkout(deadline) if whole or self.is_watched() else None)
+
+    def run_pinned(self, pinned: Pinned, call: Call, seconds: float, deadline: Deadline | None) -> Any:
+        """Carry out *call* in the transaction on *pinned*, as :meth:`run` does."""
+        if pinned.view is None and not call.last and type(call.params) is not list:
+            prepared = self._known(call)
+            compiled = None if prepared is None else prepared.compiled()
+            if prepared is not None and compiled is not None:
+                statement = PinnedStatement(self, call, prepared, compiled, pinned)  # type: ignore[arg-type] # see there
+                statement._dbapi_connection, statement.seconds, statement.deadline = pinned, seconds, deadline
+                try:
+                    return self.border.cross(statement.go)
+                except ReadOnlyError as error:
+                    self._note_read_only(pinned.connection, error)
+                    raise
+                except StatementCancelledError:
+                    interruption = self._interruption_of(pinned.connection)
+                    if interruption is None:
+                        raise
+                raise interruption
+        return self.run(pinned.connection, call, seconds, deadline)
 
     def send(self, connection: Connection, call: Call, seconds: float, deadline: Deadline | None) -> Any:
         prepared = self._known(call) if self._is_plain(connection, call) else None
@@ -158,6 +204,8 @@ class DirectStatement:
     is_crud: ClassVar[bool] = False
     isinsert: ClassVar[bool] = False
     isddl: ClassVar[bool] = False
+    carrier: ClassVar[None] = None
+    inserted_row_count: ClassVar[None] = None
     _is_server_side: ClassVar[bool] = False
     execution_options: ClassVar[Mapping[str, Any]] = _NO_OPTIONS
 
@@ -283,6 +331,29 @@ class DirectStatement:
         return rows
 
 
+class PinnedStatement(DirectStatement):
+    """One statement of a transaction whose connection nobody has seen as SQLAlchemy's.
+
+    Attributes:
+        connection: the :class:`Pinned`, which has what is used of SQLAlchemy's.
+        seconds: how long it may take.
+        deadline: that of the transaction.
+    """
+
+    __slots__ = ("_dbapi_connection", "deadline", "seconds")
+
+    _dbapi_connection: Pinned
+    seconds: float
+    deadline: Deadline | None
+
+    def go(self) -> Any:
+        """Return what the shape fetches."""
+        pinned = self._dbapi_connection
+        pinned.state.statement.call = self.call
+        self.road.dialect.bound_statements(self, self.seconds, self.deadline)
+        return self.carried_out(pinned.dbapi_connection)
+
+
 class DirectShot(DirectStatement):
     """One statement outside a transaction, from the pool and back; also what SQLAlchemy's proxy is to our dialects."""
 
@@ -298,21 +369,29 @@ class DirectShot(DirectStatement):
         return "statement" if self.sent else "connect"
 
     def go(self) -> Any:
-        road, call = self.road, self.call
-        deadline = call.deadline
+        deadline = self.call.deadline
         if deadline is None:
-            record = taken(road.engine)
+            self._hold(taken(self.road.engine))
         else:
             with checkout_by(deadline):
-                record = taken(road.engine)
+                self._hold(taken(self.road.engine))
+        return self._go_on()
+
+    def _hold(self, record: Any) -> SessionState:
+        """Keep the connection that was taken from the pool, and note what it is taken for."""
         self._returns = record.returns
         self._connection_record = record
-        self.dbapi_connection = raw = record.dbapi_connection
-        dialect, limit = road.dialect, road.dialect.limits.statement_timeout_seconds
-        state = record.info[SESSION_KEY]
-        checkout = state.checkout
-        checkout.one_shot = True
-        state.statement.call = call
+        self.dbapi_connection = record.dbapi_connection
+        state: SessionState = record.info[SESSION_KEY]
+        state.checkout.one_shot = True
+        state.statement.call = self.call
+        return state
+
+    def _go_on(self) -> Any:
+        """Send the statement on the connection that is held, and return what the shape fetches."""
+        call, dialect, raw = self.call, self.road.dialect, self.dbapi_connection
+        deadline, limit = call.deadline, dialect.limits.statement_timeout_seconds
+        checkout = self._connection_record.info[SESSION_KEY].checkout
         checkout.retry_number = call.attempts - 1
         if dialect.has_sockets and dialect.is_unheard(raw):
             checkout.repeatable = facts_of_call(call, dialect).reads_only
@@ -354,9 +433,7 @@ class DirectShot(DirectStatement):
         connection = self.connection
         if connection is None:
             record = self._connection_record
-            proxied = _Proxy(record.pool, self.dbapi_connection, record)
-            record.fairy_ref = weakref.ref(proxied, _ignore)
-            self.connection = connection = Connection(self.road.engine, proxied, _allow_autobegin=False)
+            self.connection = connection = Connection(self.road.engine, OwnProxy(record), _allow_autobegin=False)
         return connection
 
     def _handle_dbapi_exception(self, error: BaseException, *about: Any) -> NoReturn:
@@ -446,34 +523,3 @@ def _of_the_short_way(
         record.info[SESSION_KEY].statement.call = call
         shot._connection_record, shot._returns, shot.dbapi_connection = record, record.returns, record.dbapi_connection
     return shot
-
-
-class _Proxy(_ConnectionFairy):
-    """SQLAlchemy's proxy of a connection, which doesn't return it when nobody has the proxy any more.
-
-    A shot returns it. A proxy that an interruption drops half-made would return it, too.
-    """
-
-    __slots__ = ()
-
-    def __init__(self, pool: Any, dbapi_connection: Any, record: Any) -> None:
-        self._pool = pool
-        self.dbapi_connection = dbapi_connection
-        self._connection_record = record
-        self._echo = False
-        self._counter = 1
-        self._finalizer: Any = _NO_FINALIZER
-
-
-class _NoFinalizer:
-    """Where SQLAlchemy's proxy has what returns its connection."""
-
-    def detach(self) -> None:
-        """Do nothing."""
-
-
-_NO_FINALIZER: Final = _NoFinalizer()
-
-
-def _ignore(reference: object) -> None:
-    """Do nothing; see SQLAlchemy's ``_NOOP_WEAKREF_CALLBACK`` for why its proxy's reference needs a callback."""

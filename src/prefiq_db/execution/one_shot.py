@@ -15,6 +15,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, Engine, Row
 
 from prefiq_db.call import Reads, Shape, Told
+from prefiq_db.dialects.awaiting import AwaitingDialect
 from prefiq_db.execution.prepared import Prepared
 from prefiq_db.execution.standard import Shot, StandardRoad
 from prefiq_db.insight.statement_observer import LEVELS
@@ -163,12 +164,14 @@ class ShortRoad(StandardRoad):
                     record.returns = returns + 1
                     put = lane.put
                     put(record)
-                    if lane.waiters or len(uses) >= FOLD_AT or len(lane.idle) > lane.size:
+                    if lane.waiters or len(uses) >= FOLD_AT or len(lane.idle) > lane.size or pool._retired:
                         pool.tidy()
                     return fetched
             except BaseException as error:  # noqa: BLE001 - the shot that ends it raises it
                 failure = error
             is_ours = record is not None and record.returns == returns and record.place is not None
+            if not is_ours:
+                pool.tidy()  # it is back, and those who wait were perhaps not told
             return self.fly(
                 self.broken_shot(
                     prepared, params, shape, told, record if is_ours else None, cursor, parameters, step, failure
@@ -225,6 +228,8 @@ class Audience:
         self.watcher: Any = getattr(engine.dialect, "watcher", None)
         self.pool: Any = None
         self.lane: Lane | None = None
+        #: that of the async pool
+        self.awaited_lane: Lane | None = None
         self._is_ours = False
 
     def is_there(self) -> bool:
@@ -274,8 +279,11 @@ class Audience:
         self._handlers, *self._listeners = found
         # Another class of pool may lend connections in its own way.
         self._is_ours = type(pool) in (PrefiqPool, AsyncPrefiqPool)
-        has_lane = type(pool) is PrefiqPool and watcher is not None and self.observer is not None
-        self.lane = Lane(pool, watcher, self.observer) if has_lane else None
+        has_lane = self._is_ours and watcher is not None and self.observer is not None
+        lane = Lane(pool, watcher, self.observer) if has_lane else None
+        self.lane = lane if type(pool) is PrefiqPool else None
+        waits_for_tasks = type(pool) is AsyncPrefiqPool and isinstance(dialect, AwaitingDialect)
+        self.awaited_lane = lane if waits_for_tasks else None
         self.pool = pool  # last: another thread may look
 
 

@@ -28,11 +28,13 @@ class Reading:
 
     Attributes:
         sure: nothing in it changes anything, if all its functions are built-in ones.
+        by_words: nothing but a function in it can change anything.
         takable: functions in it whose names a user-defined function may have.
         only_built_in: every function that it calls is certainly a built-in one.
     """
 
     sure: bool = False
+    by_words: bool = False
     takable: frozenset[str] = frozenset()
     only_built_in: bool = False
 
@@ -43,9 +45,10 @@ def reading(first: str, words: list[str], tokens: Tokens, functions: Functions) 
         return Reading()
     called = _called(tokens, functions)
     only_built_in = functions.harmless.issuperset(called) and functions.takable.isdisjoint(called)
-    if not functions.harmless.issuperset(called) or _may_write(first, words):
-        return Reading(only_built_in=only_built_in)
-    return Reading(True, functions.takable.intersection(called), only_built_in)
+    by_words = not _may_write(first, words)
+    if not functions.harmless.issuperset(called) or not by_words:
+        return Reading(by_words=by_words, only_built_in=only_built_in)
+    return Reading(True, True, functions.takable.intersection(called), only_built_in)
 
 
 def _may_write(first: str, words: list[str]) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
-from sqlalchemy import CursorResult, Insert, UpdateBase
+from sqlalchemy import CursorResult, Insert, TextClause, UpdateBase
 from sqlalchemy.engine.result import IteratorResult, SimpleResultMetaData
 
 from prefiq_db.call import Reads, Shape
@@ -77,10 +77,22 @@ def _fetch_value(result: CursorResult[Any]) -> Any:
 
 
 def _fetch_outcome(result: CursorResult[Any]) -> ExecuteResult:
+    if not result.returns_rows:
+        context: Any = result.context
+        compiled = context.compiled
+        if compiled is not None and type(compiled.statement) is TextClause and not context.executemany:
+            return _outcome_of_text(result, context)
     rows = _rows(result)
     count = _count(result, rows)
     key = None if count == 0 else _primary_key(result)
     return ExecuteResult(count, key, () if rows is None else rows, _other_rows(result))
+
+
+def _outcome_of_text(result: CursorResult[Any], context: Any) -> ExecuteResult:
+    """Return the outcome of one text without rows: the same, with less to ask."""
+    facts, count = facts_sent(context, context.statement, context.dialect.label), result.rowcount
+    is_known = facts.verb in COUNTED and not facts.weighted and count >= 0
+    return ExecuteResult(int(count) if is_known else None, None, (), _other_rows(result))
 
 
 def _other_rows(result: CursorResult[Any]) -> Sequence[Sequence[Any]]:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from sqlalchemy import Connection, Engine, NullPool, RootTransaction, TextClause
-from sqlalchemy.engine import NestedTransaction
+from sqlalchemy import Connection, Engine, NullPool, TextClause
 
 from prefiq_db.call import Call
 from prefiq_db.deadline import Deadline
@@ -31,7 +30,7 @@ from prefiq_db.translation.classify import Phase
 
 
 class StandardRoad:
-    """Checks out connections and runs statements, transactions and savepoints on them."""
+    """Checks out connections and runs statements on them."""
 
     def __init__(self, engine: Engine, database: str, *, masked: bool = True, pooled: bool = True) -> None:
         self.engine = engine
@@ -78,7 +77,7 @@ class StandardRoad:
                 self.dialect.expect_back(connection._dbapi_connection, state)
             return connection
         except PoolTimeoutError as error:
-            self._name_holders(error)
+            self.name_holders(error)
             raise
         except BaseException:
             # No one else has this connection yet.
@@ -86,9 +85,14 @@ class StandardRoad:
                 discard(connection)
             raise
 
-    def _name_holders(self, error: PoolTimeoutError) -> None:
-        if self.dialect.watcher is not None:
+    def name_holders(self, error: PrefiqDbError) -> None:
+        """Let *error* say who has the connections, if none became free in time."""
+        if isinstance(error, PoolTimeoutError) and self.dialect.watcher is not None:
             error.args = (f"{error}\nwho has them:\n{self.dialect.watcher.table()}",)
+
+    def is_watched(self) -> bool:
+        """Return whether SQLAlchemy's own objects are to be seen, because somebody else listens to them."""
+        return True
 
     def state(self, connection: Connection) -> SessionState:
         return self.dialect.session_of(connection._dbapi_connection)
@@ -107,7 +111,7 @@ class StandardRoad:
             try:
                 return self.border.cross(trip.go, trip.phase)
             except PoolTimeoutError as error:
-                self._name_holders(error)
+                self.name_holders(error)
                 raise
             except StatementCancelledError:
                 interruption = self._interruption_of(trip.connection)
@@ -160,9 +164,7 @@ class StandardRoad:
             transaction = self.state(connection).transaction
             return self.border.cross(send, lambda: "commit" if transaction.committing else "statement")
         except ReadOnlyError as error:
-            if not connection.invalidated and self.dialect.began_read_only(connection._dbapi_connection):
-                # Our own READ ONLY refused it, and would on every server: no failover to wait for.
-                error.classification = ErrorClass(ErrorKind.READ_ONLY)
+            self._note_read_only(connection, error)
             raise
         except StatementCancelledError:
             interruption = self._interruption_of(connection)
@@ -170,10 +172,10 @@ class StandardRoad:
                 raise
         raise interruption
 
-    def was_ended(self, connection: Connection) -> bool:
-        """Return whether something other than us ended the transaction on *connection*."""
-        gone = connection.closed or connection.invalidated
-        return not gone and self.dialect.was_ended(connection)
+    def _note_read_only(self, connection: Connection, error: ReadOnlyError) -> None:
+        if not connection.invalidated and self.dialect.began_read_only(connection._dbapi_connection):
+            # Our own READ ONLY refused it, and would on every server: no failover to wait for.
+            error.classification = ErrorClass(ErrorKind.READ_ONLY)
 
     def refuse_untied(self, statement: str, context: Any) -> None:
         """Raise if a Core construct, in its compiled form, makes no sense outside a transaction."""
@@ -183,21 +185,6 @@ class StandardRoad:
     def connect_without_begin(self) -> Connection:
         """Return a connection without SQLAlchemy's autobegin, for a statement outside any transaction."""
         return Connection(self.engine, checked_out(self.engine), _allow_autobegin=False)
-
-    def send_begin(self, connection: Connection) -> None:
-        """Send a BEGIN that waits for the first statement."""
-        ours: Any = connection
-        self.border.cross(ours.send_begin)
-
-    def drop_begin(self, connection: Connection) -> None:
-        """Forget a BEGIN that waits for the first statement: there was none."""
-        self.state(connection).transaction.owes_begin = False
-
-    def begin(self, connection: Connection) -> RootTransaction:
-        return self.border.cross(connection.begin)
-
-    def begin_nested(self, connection: Connection) -> NestedTransaction:
-        return self.border.cross(connection.begin_nested)
 
 
 class Shot(Protocol):

@@ -52,6 +52,8 @@ class Facts:
         verb: its main word: ``select``, ``insert``, ``update``, ``create`` ...
         reads_only: it changes nothing and locks nothing, so it may be sent twice, provided that no user-defined
             function has a name in *takable*.
+        reads_by_words: nothing but a function in it can change or lock anything: a server that
+            refuses writes may judge.
         takable: functions in it that the server may resolve to user-defined ones.
         only_built_in: every function that it calls is certainly a built-in one.
         control: it begins or ends a transaction by text; never allowed.
@@ -65,10 +67,12 @@ class Facts:
         weighted: the server's row count for it is not a number of rows.
         returning: it has RETURNING.
         stands_alone: it may be sent outside a transaction.
+        stands_inside: it may be sent in a transaction.
     """
 
     verb: str = ""
     reads_only: bool = False
+    reads_by_words: bool = False
     takable: frozenset[str] = frozenset()
     only_built_in: bool = False
     control: bool = False
@@ -82,11 +86,13 @@ class Facts:
     weighted: bool = False
     returning: bool = False
     stands_alone: bool = field(init=False, default=True)
+    stands_inside: bool = field(init=False, default=True)
 
     def __post_init__(self) -> None:
         # Computed once, because every statement checks it.
-        alone = not (self.control or self.several or self.unsendable or self.carries_rows or self.no_tomorrow)
-        object.__setattr__(self, "stands_alone", alone)
+        sendable = not (self.control or self.several or self.unsendable or self.carries_rows)
+        object.__setattr__(self, "stands_alone", sendable and not self.no_tomorrow)
+        object.__setattr__(self, "stands_inside", sendable and not self.commits and not self.hidden)
 
 
 def as_executable(statement: Any) -> Executable:
@@ -227,7 +233,7 @@ def _facts_of(tokens: Tokens, sql: str, rules: Rules, dialect: str) -> Facts:
     facts = parts[0]
     for part in parts[1:]:
         facts = _together(facts, part)
-    return facts if len(parts) == 1 else replace(facts, reads_only=False, several=True)
+    return facts if len(parts) == 1 else replace(facts, reads_only=False, reads_by_words=False, several=True)
 
 
 def _facts_of_part(tokens: Tokens, sql: str, rules: Rules, dialect: str) -> Facts:
@@ -244,6 +250,7 @@ def _facts_of_part(tokens: Tokens, sql: str, rules: Rules, dialect: str) -> Fact
     return Facts(
         verb=_verb(words, tokens.texts),
         reads_only=read.sure,
+        reads_by_words=read.by_words,
         carries_rows=carries_rows(tokens.texts),
         takable=read.takable,
         only_built_in=read.only_built_in,
@@ -259,7 +266,11 @@ def _facts_of_part(tokens: Tokens, sql: str, rules: Rules, dialect: str) -> Fact
 def _facts_of_inner(facts: Facts, words: list[str], tokens: Tokens, rules: Rules) -> Facts:
     """Return *facts* of the statement in PREPARE or EXECUTE IMMEDIATE; it needs its connection as they do."""
     tie = tie_of(words, tokens, rules, compound=False, temporary=False)
-    return facts if tie is None else replace(facts, reads_only=False, no_tomorrow=tie.reason, lingers=tie.lingers)
+    return (
+        facts
+        if tie is None
+        else replace(facts, reads_only=False, reads_by_words=False, no_tomorrow=tie.reason, lingers=tie.lingers)
+    )
 
 
 def _without_limits(words: list[str]) -> list[str]:

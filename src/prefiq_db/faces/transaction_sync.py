@@ -59,7 +59,8 @@ class Transaction:
 
     @property
     def _is_begun(self) -> bool:
-        return self._core.tx.is_begun
+        tx = self._core.tx
+        return tx._over or tx._handle is not None  # is_begun, without the call
 
     def _finish(self) -> None:
         self._core.tx.abandon()

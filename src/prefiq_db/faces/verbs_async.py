@@ -61,7 +61,8 @@ class AsyncVerbs(Protocol):
         *types* gives the types of a text statement's columns: ``types={"amount": Money}``.
         """
         try:
-            return await spawn(self._core.fetch_all, statement, params, into, types)
+            rows: list[Any] = await self._core.fetch_awaited("fetch_all", statement, params, into, types)
+            return rows
         except BaseException as error:
             del statement, params
             self._base.hush(error)
@@ -96,7 +97,7 @@ class AsyncVerbs(Protocol):
     ) -> Any:
         """Return the first row, or ``None``."""
         try:
-            return await spawn(self._core.fetch_one, statement, params, into, types)
+            return await self._core.fetch_awaited("fetch_one", statement, params, into, types)
         except BaseException as error:
             del statement, params
             self._base.hush(error)
@@ -136,7 +137,7 @@ class AsyncVerbs(Protocol):
             TooManyRowsError: if there is more than one.
         """
         try:
-            return await spawn(self._core.fetch_exactly_one, statement, params, into, types)
+            return await self._core.fetch_awaited("fetch_exactly_one", statement, params, into, types)
         except BaseException as error:
             del statement, params
             self._base.hush(error)
@@ -163,7 +164,7 @@ class AsyncVerbs(Protocol):
     ) -> Any:
         """Return the first column of the first row, or ``None``."""
         try:
-            return await spawn(self._core.fetch_value, statement, params, into, types)
+            return await self._core.fetch_awaited("fetch_value", statement, params, into, types)
         except BaseException as error:
             del statement, params
             self._base.hush(error)
@@ -256,7 +257,7 @@ class AsyncVerbs(Protocol):
         *last* says that it is the last one of the open transaction, so that COMMIT may travel with it.
         """
         try:
-            return await spawn(self._core.execute, statement, params, last)
+            return await self._core.execute_awaited(statement, params, last)
         except BaseException as error:
             del statement, params
             self._base.hush(error)

@@ -18,10 +18,7 @@ from prefiq_db.execution.standard import StandardRoad
 from prefiq_db.forks import renewed
 from prefiq_db.health.verdicts import WELL, Status, Verdict
 
-_AILMENTS: Final = {
-    ErrorKind.READ_ONLY: Verdict(Status.FAIL, ErrorKind.READ_ONLY.value, ErrorKind.READ_ONLY),
-    ErrorKind.NOT_READY: Verdict(Status.FAIL, ErrorKind.NOT_READY.value, ErrorKind.NOT_READY),
-}
+_IN_STEP: Final = "Synced"
 _EXHAUSTED: Final = Verdict(
     Status.WARN, f"{ErrorKind.POOL_TIMEOUT.value}: the server answers outside the pool", ErrorKind.POOL_TIMEOUT
 )
@@ -94,5 +91,8 @@ def _ask(core: DatabaseCore, road: StandardRoad, connection: Connection, writabl
     finally:
         held.release()
         connection.close()
-    ailment = core.ailment_of(row, writable=writable)
-    return WELL if ailment is None else _AILMENTS[ailment]
+    ailment, state = core.ailment_of(row, writable=writable), road.dialect.read_state(row)
+    if ailment is not None:
+        return Verdict(Status.FAIL, f"{ailment.value}: {state}" if state else ailment.value, ailment)
+    # A Galera node that is a donor, or out of step on purpose, works and lags behind.
+    return Verdict(Status.WARN, f"the node is {state}") if state not in ("", _IN_STEP) else WELL

@@ -36,6 +36,7 @@ _METHODS: dict[type, str] = {
     events.PoolTimedOut: "pool_timed_out",
     events.ConnectionLeaked: "connection_leaked",
     events.ConnectionUnleaked: "connection_unleaked",
+    events.ReplicaChanged: "replica_changed",
     events.HealthChanged: "health_changed",
 }
 

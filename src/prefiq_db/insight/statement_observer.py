@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from time import perf_counter
-from typing import Any, Final
+from typing import Any, Final, Protocol, TypeVar
 
 from prefiq_db.call import Told
 from prefiq_db.dialects.session import SessionState
@@ -46,6 +46,14 @@ _new: Final = object.__new__
 _SHARED: Final = fields(StatementEvent)
 # The names of binds are few, and each is met with every statement.
 _is_secret_name: Final = lru_cache(1024)(is_secret_key)
+
+
+class _Counted(Protocol):
+    @property
+    def rowcount(self) -> int: ...
+
+
+R = TypeVar("R", bound=_Counted)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +100,7 @@ class StatementObserver:
             known = self._known[statement]
         except KeyError:
             known = self._learn(statement, None if context is None else context.compiled)
-        note, checkout = state.statement, state.checkout
+        note = state.statement
         note.summary = known.summary
         if self.acts_before:
             self._before(known, parameters, context, batch_size, state)
@@ -103,11 +111,48 @@ class StatementObserver:
             note.sent_at = 0.0
             self.note_failure(known, error, started, parameters, context, batch_size, state)
             raise
+        self._note_end(known, started, cursor.rowcount, parameters, context, batch_size, state)
+
+    async def observe_awaited(
+        self,
+        send: Callable[..., Coroutine[Any, Any, R]],
+        connection: Any,
+        statement: str,
+        parameters: Any,
+        context: Any,
+        state: SessionState,
+    ) -> R:
+        """Await ``send(connection, statement, parameters)``, return the reply, and record what :meth:`observe` does."""
+        known = self.look_up(statement, context.compiled)
+        note = state.statement
+        note.summary = known.summary
+        if self.acts_before:
+            self._before(known, parameters, context, 1, state)
+        note.sent_at = started = perf_counter()
+        try:
+            reply = await send(connection, statement, parameters)
+        except BaseException as error:
+            note.sent_at = 0.0
+            self.note_failure(known, error, started, parameters, context, 1, state)
+            raise
+        self._note_end(known, started, reply.rowcount, parameters, context, 1, state)
+        return reply
+
+    def _note_end(
+        self,
+        known: _Known,
+        started: float,
+        rows: int,
+        parameters: Any,
+        context: Any,
+        batch_size: int,
+        state: SessionState,
+    ) -> None:
+        note, checkout = state.statement, state.checkout
         duration = perf_counter() - started + note.spent
         note.sent_at = 0.0
         durations = known.durations
         durations.append(duration)
-        rows = cursor.rowcount
         if rows > 0:
             known.rows.append(rows)
         if checkout.retry_number:

@@ -39,6 +39,7 @@ ERROR_KIND: Final = "prefiq_db.error.kind"
 RETRIES: Final = "prefiq_db.retries"
 HEALTH_CHECK: Final = "prefiq_db.health.check"
 HEALTH_STATUS: Final = "prefiq_db.health.status"
+ROLE: Final = "prefiq_db.replica.role"
 
 # --- metrics --------------------------------------------------------------------------------------
 
@@ -141,6 +142,18 @@ UNKNOWN_COUNT: Final = Metric(
 SLOW_COUNT: Final = Metric(
     "db.client.operation.slow", "counter", "{statement}", "Statements that took longer than slow_query_seconds."
 )
+FALLBACK_COUNT: Final = Metric(
+    "db.client.operation.replica_fallbacks",
+    "counter",
+    "{operation}",
+    "Reads for a replica that the primary answered, or nobody.",
+)
+REPLICA_IN_ROTATION: Final = Metric(
+    "db.client.replica.in_rotation", "updowncounter", "{replica}", "Whether a replica gets reads: 1 or 0, by its role."
+)
+REPLICA_LAG: Final = Metric(
+    "db.client.replica.lag", "updowncounter", "s", "How far a replica was behind when it was last asked."
+)
 HEALTH: Final = Metric(
     "db.client.health.status",
     "updowncounter",
@@ -152,6 +165,8 @@ CONVENTIONAL: Final = (
     DURATION, ROWS, COUNT, IDLE_MAX, IDLE_MIN, MAX, PENDING, TIMEOUTS, CREATE_TIME, WAIT_TIME, USE_TIME,
 )  # fmt: skip
 OURS: Final = (RETRY_COUNT, ERROR_COUNT, LEAK_COUNT, REFUSED_COUNT, UNKNOWN_COUNT, SLOW_COUNT)
+#: Of databases with replicas; the pool of a replica is named ``main/r1``, after the database and itself.
+OF_REPLICAS: Final = (REPLICA_IN_ROTATION, REPLICA_LAG, FALLBACK_COUNT)
 # Not of a database but of a health check, which knows several; for Prometheus only.
 OF_HEALTH: Final = (HEALTH,)
 
@@ -175,6 +190,11 @@ def identity(target: Target) -> dict[str, Value]:
         if first.port != target.product.default_port:
             attributes[SERVER_PORT] = first.port
     return attributes
+
+
+def pool_of(database: str, node: str) -> str:
+    """Return the name of the pool of the replica *node*."""
+    return f"{database}/{node}"
 
 
 # --- Prometheus -----------------------------------------------------------------------------------

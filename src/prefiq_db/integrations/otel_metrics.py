@@ -35,6 +35,7 @@ from prefiq_db.integrations.conventions import (
     DURATION,
     ERROR_COUNT,
     ERROR_KIND,
+    FALLBACK_COUNT,
     IDLE_MAX,
     IDLE_MIN,
     LEAK_COUNT,
@@ -42,7 +43,10 @@ from prefiq_db.integrations.conventions import (
     PENDING,
     POOL_NAME,
     REFUSED_COUNT,
+    REPLICA_IN_ROTATION,
+    REPLICA_LAG,
     RETRY_COUNT,
+    ROLE,
     ROWS,
     SCHEMA_URL,
     SLOW_COUNT,
@@ -54,15 +58,16 @@ from prefiq_db.integrations.conventions import (
     WAIT_TIME,
     Metric,
     Value,
+    pool_of,
 )
 from prefiq_db.integrations.operations import Operation
 from prefiq_db.integrations.otel_spans import describe_failure, describe_names, summary_of
-from prefiq_db.reports import DatabaseStats
+from prefiq_db.reports import DatabaseStats, NodeStats
 
 if TYPE_CHECKING:
     from prefiq_db.integrations.sources import AnyDatabase
 
-Readings = tuple[tuple[Mapping[str, Value], Callable[[DatabaseStats], int]], ...]
+Readings = tuple[tuple[Mapping[str, Value], Callable[[DatabaseStats], int | None]], ...]
 
 # What is read from stats() when the metrics are collected: metric, further attributes, value. The counters among them
 # have no event.
@@ -75,7 +80,23 @@ _READ: Final[tuple[tuple[Metric, Readings], ...]] = (
     (REFUSED_COUNT, (({}, lambda of: of.retry_refused_count),)),
     (UNKNOWN_COUNT, (({}, lambda of: of.unknown_outcome_count),)),
     (SLOW_COUNT, (({}, lambda of: of.slow_count),)),
+    (FALLBACK_COUNT, (({}, lambda of: of.replica_fallback_count if of.replicas else None),)),
+    (REPLICA_IN_ROTATION, ()),
+    (REPLICA_LAG, ()),
 )
+
+NodeReadings = tuple[tuple[Mapping[str, Value], Callable[[NodeStats], float | None]], ...]
+
+# The same of each replica, whose pool has a name of its own.
+_READ_OF_NODES: Final[Mapping[Metric, NodeReadings]] = {
+    COUNT: (({STATE: "idle"}, lambda of: of.pool.idle), ({STATE: "used"}, lambda of: of.pool.checked_out)),
+    IDLE_MAX: (({}, lambda of: of.pool.size),),
+    IDLE_MIN: (({}, lambda of: 0),),
+    MAX: (({}, lambda of: of.pool.size + of.pool.max_overflow),),
+    PENDING: (({}, lambda of: of.pool.pending),),
+    REPLICA_IN_ROTATION: (({}, lambda of: float(of.in_rotation)),),
+    REPLICA_LAG: (({}, lambda of: of.lag_seconds),),
+}
 
 
 class _Instruments:
@@ -96,7 +117,7 @@ class _Instruments:
         for metric, readings in _READ:
             counts = metric.instrument == "counter"
             create: Any = meter.create_observable_counter if counts else meter.create_observable_up_down_counter
-            create(metric.name, [self._reader(readings)], unit=metric.unit, description=metric.description)
+            create(metric.name, [self._reader(metric, readings)], unit=metric.unit, description=metric.description)
 
     def observe(self, listener: MetricListener) -> None:
         with self._lock:
@@ -106,16 +127,29 @@ class _Instruments:
         with self._lock:
             self._observed.discard(listener)
 
-    def _reader(self, readings: Readings) -> Callable[[CallbackOptions], Iterable[Observation]]:
+    def _reader(self, metric: Metric, readings: Readings) -> Callable[[CallbackOptions], Iterable[Observation]]:
         def read(options: CallbackOptions) -> Iterable[Observation]:
             with self._lock:
                 listeners = list(self._observed)
             for listener in listeners:
                 stats = listener.stats()
                 for attributes, value in readings:
-                    yield Observation(value(stats), {**listener.named, **attributes})
+                    if (found := value(stats)) is not None:
+                        yield Observation(found, {**listener.named, **attributes})
+                for node in stats.replicas:
+                    yield from _observed_of(stats.database, node, metric)
 
         return read
+
+
+def _observed_of(database: str, node: NodeStats, metric: Metric) -> Iterable[Observation]:
+    for attributes, value in _READ_OF_NODES.get(metric, ()):
+        found = value(node)
+        named = {POOL_NAME: pool_of(database, node.name), **attributes}
+        if metric is REPLICA_IN_ROTATION:
+            named[ROLE] = node.role
+        if found is not None:
+            yield Observation(found, named)
 
 
 def _histogram(meter: Meter, metric: Metric) -> Histogram:

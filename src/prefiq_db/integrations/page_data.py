@@ -11,7 +11,7 @@ from prefiq_db.health import Health
 from prefiq_db.integrations.health_json import health_json
 from prefiq_db.integrations.sources import AnyDatabase
 from prefiq_db.masking import mask_literals
-from prefiq_db.reports import DatabaseStats, HistogramStats
+from prefiq_db.reports import DatabaseStats, HistogramStats, PoolStats
 
 
 def collect_page_data(databases: Sequence[AnyDatabase], health: Health) -> dict[str, Any]:
@@ -37,21 +37,8 @@ def collect_page_data(databases: Sequence[AnyDatabase], health: Health) -> dict[
 
 
 def _stats(stats: DatabaseStats) -> dict[str, Any]:
-    pool = stats.pool
     return {
-        "pool": {
-            "size": pool.size,
-            "max_overflow": pool.max_overflow,
-            "checked_out": pool.checked_out,
-            "idle": pool.idle,
-            "pending": pool.pending,
-            "timeout_count": pool.timeout_count,
-            "opened_count": pool.opened_count,
-            "lost": dict(pool.lost),
-            "wait": _histogram(pool.wait),
-            "use": _histogram(pool.use),
-            "create": _histogram(pool.create),
-        },
+        "pool": _pool(stats.pool),
         "statement_count": stats.statement_count,
         "error_count": stats.error_count,
         "retry_count": stats.retry_count,
@@ -63,7 +50,35 @@ def _stats(stats: DatabaseStats) -> dict[str, Any]:
         "latency": _histogram(merge(stats.durations.values())),
         # Masked when they were recorded; masked again here, for a database created with mask=False.
         "statements": [asdict(each) | {"statement": mask_literals(each.statement)} for each in stats.statements],
+        "replicas": [
+            {
+                "name": each.name,
+                "role": each.role,
+                "in_rotation": each.in_rotation,
+                "reason": each.reason,
+                "lag_seconds": each.lag_seconds,
+                "pool": _pool(each.pool),
+            }
+            for each in stats.replicas
+        ],
+        "replica_fallback_count": stats.replica_fallback_count,
         "holders": [asdict(each) for each in stats.holders],
+    }
+
+
+def _pool(pool: PoolStats) -> dict[str, Any]:
+    return {
+        "size": pool.size,
+        "max_overflow": pool.max_overflow,
+        "checked_out": pool.checked_out,
+        "idle": pool.idle,
+        "pending": pool.pending,
+        "timeout_count": pool.timeout_count,
+        "opened_count": pool.opened_count,
+        "lost": dict(pool.lost),
+        "wait": _histogram(pool.wait),
+        "use": _histogram(pool.use),
+        "create": _histogram(pool.create),
     }
 
 

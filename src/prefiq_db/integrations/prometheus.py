@@ -24,6 +24,7 @@ from prefiq_db.integrations.conventions import (
     DURATION,
     ERROR_COUNT,
     ERROR_KIND,
+    FALLBACK_COUNT,
     HEALTH,
     HEALTH_CHECK,
     HEALTH_STATUS,
@@ -35,7 +36,10 @@ from prefiq_db.integrations.conventions import (
     PENDING,
     POOL_NAME,
     REFUSED_COUNT,
+    REPLICA_IN_ROTATION,
+    REPLICA_LAG,
     RETRY_COUNT,
+    ROLE,
     SERVER_ADDRESS,
     SERVER_PORT,
     SLOW_COUNT,
@@ -51,10 +55,11 @@ from prefiq_db.integrations.conventions import (
     identity,
     label_name,
     labels,
+    pool_of,
     prometheus_name,
 )
 from prefiq_db.integrations.extras import missing_extra
-from prefiq_db.reports import DatabaseStats, HistogramStats
+from prefiq_db.reports import DatabaseStats, HistogramStats, PoolStats
 
 try:
     from prometheus_client import REGISTRY, CollectorRegistry
@@ -93,6 +98,9 @@ _FAMILIES: Final[Mapping[Metric, tuple[str, ...]]] = {
     REFUSED_COUNT: _OF_POOL,
     UNKNOWN_COUNT: _OF_POOL,
     SLOW_COUNT: _OF_POOL,
+    FALLBACK_COUNT: _OF_POOL,
+    REPLICA_IN_ROTATION: (POOL_NAME, ROLE),
+    REPLICA_LAG: _OF_POOL,
     HEALTH: (HEALTH_CHECK, HEALTH_STATUS),
 }
 # An older result of a health check is not shown: nobody asks any more, and it may be wrong by now.
@@ -158,9 +166,29 @@ class DatabaseCollector(Collector):
 
 
 def _read(stats: DatabaseStats, of_database: Attributes) -> Iterator[tuple[Metric, Attributes, Reading]]:
-    pool, named = stats.pool, {POOL_NAME: stats.database}
+    named = {POOL_NAME: stats.database}
     for summary, durations in stats.durations.items():
         yield DURATION, {**of_database, SUMMARY: summary}, durations
+    yield from _read_pool(stats.pool, named)
+    for node in stats.replicas:
+        of_node = {POOL_NAME: pool_of(stats.database, node.name)}
+        yield from _read_pool(node.pool, of_node)
+        yield REPLICA_IN_ROTATION, {**of_node, ROLE: node.role}, float(node.in_rotation)
+        if node.lag_seconds is not None:
+            yield REPLICA_LAG, of_node, node.lag_seconds
+    for kind, count in stats.retries.items():
+        yield RETRY_COUNT, {**named, ERROR_KIND: kind.value}, count
+    for kind, count in stats.errors.items():
+        yield ERROR_COUNT, {**named, ERROR_KIND: kind.value}, count
+    yield LEAK_COUNT, named, stats.leak_count
+    yield REFUSED_COUNT, named, stats.retry_refused_count
+    yield UNKNOWN_COUNT, named, stats.unknown_outcome_count
+    yield SLOW_COUNT, named, stats.slow_count
+    if stats.replicas:
+        yield FALLBACK_COUNT, named, stats.replica_fallback_count
+
+
+def _read_pool(pool: PoolStats, named: Attributes) -> Iterator[tuple[Metric, Attributes, Reading]]:
     yield COUNT, {**named, STATE: "idle"}, pool.idle
     yield COUNT, {**named, STATE: "used"}, pool.checked_out
     yield IDLE_MAX, named, pool.size
@@ -171,14 +199,6 @@ def _read(stats: DatabaseStats, of_database: Attributes) -> Iterator[tuple[Metri
     yield CREATE_TIME, named, pool.create
     yield WAIT_TIME, named, pool.wait
     yield USE_TIME, named, pool.use
-    for kind, count in stats.retries.items():
-        yield RETRY_COUNT, {**named, ERROR_KIND: kind.value}, count
-    for kind, count in stats.errors.items():
-        yield ERROR_COUNT, {**named, ERROR_KIND: kind.value}, count
-    yield LEAK_COUNT, named, stats.leak_count
-    yield REFUSED_COUNT, named, stats.retry_refused_count
-    yield UNKNOWN_COUNT, named, stats.unknown_outcome_count
-    yield SLOW_COUNT, named, stats.slow_count
 
 
 def _read_health(findings: Iterable[Finding]) -> Iterator[tuple[tuple[str, ...], float]]:

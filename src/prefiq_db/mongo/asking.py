@@ -9,12 +9,12 @@ from typing import Any, Final, NoReturn
 
 import pymongo
 from pymongo import ReadPreference
-from pymongo.errors import ConnectionFailure, WaitQueueTimeoutError
+from pymongo.errors import ConnectionFailure, OperationFailure, WaitQueueTimeoutError
 
 from prefiq_db.deadline import CONNECT_TIMEOUT, Deadline
 from prefiq_db.errors import ErrorKind, PrefiqDbError
 from prefiq_db.mongo.mongo_instance import MongoInstance
-from prefiq_db.mongo.running_calls import Note, running
+from prefiq_db.mongo.running_calls import Attempt, running
 from prefiq_db.translation.classify import leaves_unknown
 from prefiq_db.translation.connecting import Connecting, note
 
@@ -29,9 +29,14 @@ _NOTHING_DONE: Final = ("NoWritesPerformed", "SystemOverloadedError")
 
 
 def ask(
-    instance: MongoInstance, told: Note, seconds: float, action: Callable[[], Any], *, is_probe: bool = False
+    instance: MongoInstance,
+    told: Attempt,
+    seconds: float,
+    action: Callable[..., Any],
+    *given: Any,
+    is_probe: bool = False,
 ) -> Any:
-    """Return the result of *action*, which calls PyMongo once; it may take *seconds* in all.
+    """Return the result of ``action(*given)``, which calls PyMongo once; it may take *seconds* in all.
 
     Within a time limit PyMongo looks for a server as long as the limit allows, not ``serverSelectionTimeoutMS``. So
     while no server is known, one is looked for first, by a ping within ``connect_timeout_seconds``.
@@ -42,19 +47,30 @@ def ask(
     Raises:
         PrefiqDbError: of the class that fits the kind.
     """
-
     before = running.get()
     running.set(told)
     caught: BaseException
     try:
-        return _ask_in_time(instance, told, seconds, action, is_probe)
+        if instance.client.topology_description is not instance.fit_topology and not _knows_server(instance):
+            limit = min(seconds, instance.settings.connect_timeout_seconds)
+            running.set(None)  # neither what this sends nor the tasks that PyMongo starts are part of the call
+            seconds = _prepare(instance, limit) if is_probe else seconds - _find_server(instance, limit)
+            running.set(told)
+        with pymongo.timeout(seconds if seconds > _LEAST_SECONDS else _LEAST_SECONDS):
+            found = action(*given)
+            return instance.settle(found) if instance.is_async else found
     except BaseException as error:  # noqa: BLE001 - the border judges it below, once this block has ended
         caught = error
     finally:
         running.set(before)
     # Only what fails crosses the border: it is for SQLAlchemy's sake that a call is inside it from the start.
     try:
-        return instance.border.cross(partial(_raise, caught), told.told_phase)
+        # A COMMIT that is not sent isn't told from one whose reply is lost: PyMongo may have sent it before.
+        unsent = told.phase != "commit" and not told.sent
+        if unsent and isinstance(caught, ConnectionFailure) and not isinstance(caught, WaitQueueTimeoutError):
+            told.phase = "connect"
+            note(caught, _tried(instance))
+        return instance.border.cross(partial(_raise, caught), lambda: told.phase)
     finally:
         del caught
 
@@ -63,30 +79,9 @@ def _raise(error: BaseException) -> NoReturn:
     raise error
 
 
-def _ask_in_time(instance: MongoInstance, told: Note, seconds: float, action: Callable[[], Any], is_probe: bool) -> Any:
-    left = seconds
-    try:
-        if not _knows_server(instance):
-            limit = min(seconds, instance.settings.connect_timeout_seconds)
-            if is_probe:
-                left = limit
-            else:
-                left -= _find_server(instance, limit)
-        with pymongo.timeout(left if left > _LEAST_SECONDS else _LEAST_SECONDS):
-            return instance.settle(action())
-    except ConnectionFailure as error:
-        # A COMMIT that is not sent isn't told from one whose reply is lost: PyMongo may have sent it before.
-        if told.phase != "commit" and not told.sent and not isinstance(error, WaitQueueTimeoutError):
-            told.phase = "connect"
-            note(error, _tried(instance))
-        raise
-
-
 def _knows_server(instance: MongoInstance) -> bool:
     """Return whether there is a server that takes what most calls ask, as far as PyMongo knows."""
     description = instance.client.topology_description
-    if description is instance.fit_topology:
-        return True
     if _has_fit_server(description):
         instance.fit_topology = description  # PyMongo makes another one when something changes
         return True
@@ -102,15 +97,21 @@ def _has_fit_server(description: Any) -> bool:
 
 def _find_server(instance: MongoInstance, limit: float) -> float:
     """Wait until PyMongo knows a server; return how many seconds that took."""
-    started, client, told = time.monotonic(), instance.client, running.get()
-    running.set(None)  # it is no part of the call
-    try:
-        with pymongo.timeout(max(_LEAST_SECONDS, limit)):
-            # Any member will do: which one a call needs, PyMongo finds out by itself.
-            instance.settle(client.admin.command("ping", read_preference=ReadPreference.PRIMARY_PREFERRED))
-    finally:
-        running.set(told)
+    started, client = time.monotonic(), instance.client
+    with pymongo.timeout(max(_LEAST_SECONDS, limit)):
+        # Any member will do: which one a call needs, PyMongo finds out by itself.
+        instance.settle(client.admin.command("ping", read_preference=ReadPreference.PRIMARY_PREFERRED))
     return time.monotonic() - started
+
+
+def _prepare(instance: MongoInstance, limit: float) -> float:
+    """Let PyMongo start its tasks, which keep the context that they are started in; return the rest of *limit*."""
+    if not instance.is_async:
+        return limit  # threads start with a context of their own
+    started = time.monotonic()
+    with pymongo.timeout(max(_LEAST_SECONDS, limit)):
+        instance.settle(instance.client.aconnect())
+    return limit - (time.monotonic() - started)
 
 
 def _tried(instance: MongoInstance) -> Connecting:
@@ -119,10 +120,12 @@ def _tried(instance: MongoInstance) -> Connecting:
     return Connecting(place, deadline=Deadline.after(settings.connect_timeout_seconds, CONNECT_TIMEOUT))
 
 
-def may_write_again(error: PrefiqDbError, told: Note) -> bool:
+def may_write_again(error: PrefiqDbError, told: Attempt) -> bool:
     """Return whether a write that failed with *error* certainly had no effect, so that it may be sent again."""
     if not told.sent:
         return error.classification.retry_statement
+    if told.done:
+        return False  # the error is of a later command of a bulk: again would be twice for those before
     return error.code in _NOT_STARTED or _says_nothing_was_done(error)
 
 
@@ -132,9 +135,16 @@ def may_read_again(error: PrefiqDbError) -> bool:
     return found.retry_statement or found.retry_transaction
 
 
-def fate_unknown(error: PrefiqDbError, told: Note) -> bool:
+def fate_unknown(error: PrefiqDbError, told: Attempt) -> bool:
     """Return whether a write that failed with *error* may have been done, wholly or in part."""
-    if not told.sent or _says_nothing_was_done(error) or error.kind is ErrorKind.OUTCOME_UNKNOWN:
+    if not told.sent or error.kind is ErrorKind.OUTCOME_UNKNOWN:
+        return False
+    if told.done:
+        # The first commands of a bulk are done. Only the server's word about the bulk itself says how far it came.
+        refused = error.code in _NOT_STARTED or _says_nothing_was_done(error) or error.classification.transient
+        if refused or not isinstance(error.original, OperationFailure):
+            return True
+    elif _says_nothing_was_done(error):
         return False
     return leaves_unknown(error.classification) or error.code in _INTERRUPTED
 

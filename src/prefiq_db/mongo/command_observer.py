@@ -10,9 +10,10 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
-from prefiq_db.call import Call
+from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStartedEvent, CommandSucceededEvent
+
 from prefiq_db.errors import ErrorKind
 from prefiq_db.events import StatementFailed, StatementFinished, StatementStarted
 from prefiq_db.hooks.registry import Hooks
@@ -29,7 +30,7 @@ from prefiq_db.mongo.command_words import (
     rows_of,
     show_command,
 )
-from prefiq_db.mongo.running_calls import Note, running
+from prefiq_db.mongo.running_calls import Attempt, running
 from prefiq_db.origin import application_line, readable
 from prefiq_db.tags import NO_TAGS
 from prefiq_db.translation.classify import classify_error
@@ -37,7 +38,7 @@ from prefiq_db.translation.driver_reports import codeless_kind
 
 logger = logging.getLogger("prefiq_db.statements")
 
-# Commands that are being answered. A listener that never hears of an end must not make the table grow without bound.
+# Commands of db.client that are being answered: those whose end nobody hears of must not fill the memory.
 _MOST_PENDING: Final = 10_000
 # How many texts are remembered; new ones push old ones out.
 _MOST_TEXTS: Final = 2000
@@ -52,24 +53,19 @@ class _Known:
     """What is known about a command's text since it was first seen."""
 
     description: Description
+    summary: str
     shown: str
     entry: StatementEntry
 
 
-@dataclass(slots=True)
-class _Pending:
-    """A command that was sent and is not answered yet."""
-
-    known: _Known
-    retry_number: int
-    wait_seconds: float
-    transaction_id: int | None
-    tags: Mapping[str, str]
-    fields: dict[str, Any] | None = None
+#: A command that was sent and is not answered yet: what is known of it, the attempt that sent it, the number of its
+#: repetition, its wait for a connection, and the fields of its events if anybody listens. A tuple, for it is made for
+#: each command, and mostly nobody looks into it.
+_Pending: TypeAlias = tuple[_Known, Attempt | None, int, float, dict[str, Any] | None]
 
 
-class CommandObserver:
-    """The observer of one database's commands."""
+class CommandObserver(CommandListener):
+    """The observer of one database's commands, as PyMongo's listener of them."""
 
     def __init__(self, database: str, dialect: str, hooks: Hooks, *, masked: bool, slow_seconds: float) -> None:
         self.database = database
@@ -80,7 +76,7 @@ class CommandObserver:
         self.slow = SlowLog(database, slow_seconds, time.monotonic)
         self._budgeted = False
         self._memory: Memory[_Known] = Memory(_MOST_TEXTS)
-        self._plain: dict[tuple[str, Any], _Known] = {}
+        self._plain: dict[str, dict[Any, _Known]] = {name: {} for name in _PLAIN}
         self._pending: dict[int, _Pending] = {}
 
     def expect_budgets(self) -> None:
@@ -89,73 +85,92 @@ class CommandObserver:
 
     # --- told by PyMongo ---------------------------------------------------------------------------
 
-    def started(self, name: str, command: Mapping[str, Any], request: int) -> None:
+    def started(self, event: CommandStartedEvent) -> None:
         """Note that a command is sent."""
-        known = self._plain.get((name, command[name])) if name in _PLAIN else None
+        command = event.command
+        name = next(iter(command), "")
+        plain = self._plain.get(name)
+        known = None if plain is None else plain.get(command[name])
         if known is None:
-            if name.lower() in SECRET_COMMANDS:
+            if not name or name.lower() in SECRET_COMMANDS:  # PyMongo empties a secret one
                 return
             known = self._find(name, command)
-        note = running.get()
-        made = self._make_pending(note, known)
+        note, retries, wait, fields = running.get(), 0, 0.0, None
         if note is not None:
-            self._mark_sent(note, known.description)
-        if made.retry_number:
+            retries = note.retry_number
+            if note.sent and name not in _GOES_ON:
+                retries += note.sent  # PyMongo repeats a write by itself, under the number that the server knows it by
+            note.sent += 1
+            state = note.state
+            if state is not None:
+                checkout, statement = state.checkout, state.statement
+                wait, checkout.wait_seconds = checkout.wait_seconds, 0.0
+                statement.call, statement.summary, statement.sent_at = note, known.summary, perf_counter()
+        if retries:
             with self.statistics.lock:
                 known.entry.retries += 1
         if self._budgeted and open_budgets.get() is not NO_BUDGETS:
-            note_in_budgets(self, known.description.fingerprint, known.description.summary)
-        if not self.hooks.wanted.isdisjoint(_STATEMENT_EVENTS):
-            made.fields = self._event_fields(made, command, None if note is None else note.call)
-            self.hooks.emit(StatementStarted(**made.fields))
-        if len(self._pending) < _MOST_PENDING:
-            self._pending[request] = made
+            note_in_budgets(self, known.description.fingerprint, known.summary)
+        wanted = self.hooks.wanted
+        if wanted and not wanted.isdisjoint(_STATEMENT_EVENTS):
+            fields = self._event_fields(known, note, retries, wait, command)
+            self._emit(StatementStarted(**fields), note)
+        if note is not None:
+            note.pending = (known, note, retries, wait, fields)
+            return
+        if len(self._pending) >= _MOST_PENDING:
+            self._pending.pop(next(iter(self._pending)), None)  # the oldest: nobody will hear of its end
+        self._pending[event.request_id] = (known, note, retries, wait, fields)
+
+    def _emit(self, event: object, note: Attempt | None) -> None:
+        """Notify the listeners, outside of the attempt: a task that one of them starts is no part of it."""
+        running.set(None)
+        try:
+            self.hooks.emit(event)
+        finally:
+            running.set(note)
 
     def _find(self, name: str, command: Mapping[str, Any]) -> _Known:
         text = show_command(name, command)
         known = self._memory.kept.get(text) or self._learn(name, command, text)
         if name in _PLAIN and known.description.tables:
-            if len(self._plain) >= _MOST_TEXTS:
-                self._plain.clear()  # collections whose names are made up must not fill the memory
-            self._plain[name, command[name]] = known
+            found = self._plain[name]
+            if len(found) >= _MOST_TEXTS:
+                found.clear()  # collections whose names are made up must not fill the memory
+            found[command[name]] = known
         return known
 
     def _learn(self, name: str, command: Mapping[str, Any], text: str) -> _Known:
         description = describe_command(name, command, text)
         entry = self.statistics.entry(description, text)
         entry.line = application_line()
-        return self._memory.keep(text, _Known(description, text, entry), text)
+        return self._memory.keep(text, _Known(description, description.summary, text, entry), text)
 
-    def _make_pending(self, note: Note | None, known: _Known) -> _Pending:
-        if note is None:
-            return _Pending(known, 0, 0.0, None, NO_TAGS)
-        wait, retries = 0.0, note.retry_number
-        if note.state is not None:
-            checkout = note.state.checkout
-            wait, checkout.wait_seconds = checkout.wait_seconds, 0.0
-        if note.sent and known.description.operation not in _GOES_ON:
-            retries += note.sent  # PyMongo repeats a write by itself, under the number that the server knows it by
-        tags = NO_TAGS if note.call is None else note.call.tags
-        return _Pending(known, retries, wait, note.transaction_id, tags)
-
-    def _mark_sent(self, note: Note, description: Description) -> None:
-        note.sent += 1
-        if note.state is not None:
-            statement = note.state.statement
-            statement.call, statement.summary, statement.sent_at = note.call, description.summary, perf_counter()
-
-    def succeeded(self, request: int, duration: float, reply: Mapping[str, Any]) -> None:
+    def succeeded(self, event: CommandSucceededEvent) -> None:
         """Note the reply to a command. One that lists failed writes counts as failed."""
-        made = self._take(request)
-        if made is None:
-            return
-        failed = reply.get("writeErrors")
-        if isinstance(failed, list) and failed:
-            code = failed[0].get("code")
-            self._note_failure(made, duration, *self._kind_of(code, "WriteError"))
-            return
-        rows = rows_of(reply)
-        entry = made.known.entry
+        attempt = running.get()
+        made: _Pending | None = None if attempt is None else attempt.pending
+        if attempt is None or made is None:
+            made = self._take(event)
+            if made is None:
+                return
+        else:  # as _take() does it: most commands come here
+            attempt.pending = None
+            attempt.done += 1
+            if attempt.state is not None:
+                attempt.state.statement.sent_at = 0.0
+        duration, reply = event.duration_micros / 1e6, event.reply
+        if "writeErrors" in reply:
+            failed = reply["writeErrors"]
+            if isinstance(failed, list) and failed:
+                self._note_failure(made, duration, *self._kind_of(failed[0].get("code"), "WriteError"))
+                return
+        known, note, _, _, fields = made
+        entry, cursor = known.entry, reply.get("cursor")
+        if type(cursor) is dict and "firstBatch" in cursor:  # most reads, without a further call
+            rows = len(cursor["firstBatch"])
+        else:
+            rows = rows_of(reply)
         entry.durations.append(duration)
         if rows > 0:
             entry.rows.append(rows)
@@ -164,22 +179,28 @@ class CommandObserver:
             entry.line = application_line()
         if duration >= self.slow.threshold_seconds:
             self._note_slow(made, duration, rows, None)
-        if made.fields is not None and StatementFinished in self.hooks.wanted:
-            self.hooks.emit(StatementFinished(**made.fields, duration_seconds=duration, rows=rows))
+        if fields is not None and StatementFinished in self.hooks.wanted:
+            self._emit(StatementFinished(**fields, duration_seconds=duration, rows=rows), note)
         if logger.isEnabledFor(logging.DEBUG):
             self._log(made, duration, rows)
 
-    def failed(self, request: int, duration: float, failure: Mapping[str, Any]) -> None:
+    def failed(self, event: CommandFailedEvent) -> None:
         """Note that a command failed."""
-        made = self._take(request)
+        made = self._take(event)
         if made is not None:
-            self._note_failure(made, duration, *self._kind_of(failure.get("code"), str(failure.get("errtype", ""))))
+            failure: Mapping[str, Any] = event.failure
+            kind, code = self._kind_of(failure.get("code"), str(failure.get("errtype", "")))
+            self._note_failure(made, event.duration_micros / 1e6, kind, code)
 
-    def _take(self, request: int) -> _Pending | None:
+    def _take(self, event: CommandSucceededEvent | CommandFailedEvent) -> _Pending | None:
         note = running.get()
-        if note is not None and note.state is not None:
+        if note is None or note.pending is None:
+            return self._pending.pop(event.request_id, None)
+        made: _Pending = note.pending
+        note.pending = None
+        if note.state is not None:
             note.state.statement.sent_at = 0.0
-        return self._pending.pop(request, None)
+        return made
 
     def _kind_of(self, code: Any, driver_class: str) -> tuple[ErrorKind, int | None]:
         if isinstance(code, int):
@@ -189,71 +210,80 @@ class CommandObserver:
     # --- what it becomes ---------------------------------------------------------------------------
 
     def _note_failure(self, made: _Pending, duration: float, kind: ErrorKind, code: int | None) -> None:
-        made.known.entry.durations.append(duration)
+        known, note, _, _, fields = made
+        known.entry.durations.append(duration)
         with self.statistics.lock:
             self.statistics.error_count += 1
             self.statistics.errors[kind] += 1
-            made.known.entry.errors += 1
+            known.entry.errors += 1
         if duration >= self.slow.threshold_seconds:
             self._note_slow(made, duration, -1, kind.value)
-        if made.fields is not None and StatementFailed in self.hooks.wanted:
-            self.hooks.emit(StatementFailed(**made.fields, duration_seconds=duration, kind=kind, code=code))
+        if fields is not None and StatementFailed in self.hooks.wanted:
+            self._emit(StatementFailed(**fields, duration_seconds=duration, kind=kind, code=code), note)
 
-    def _event_fields(self, made: _Pending, command: Mapping[str, Any], call: Call | None) -> dict[str, Any]:
+    def _event_fields(
+        self, known: _Known, note: Attempt | None, retries: int, wait: float, command: Mapping[str, Any]
+    ) -> dict[str, Any]:
         return {
             "database": self.database,
-            "statement": made.known.shown,
+            "statement": known.shown,
             "parameters": describe_parts(command),
             "batch_size": batch_size(command),
-            "operation": made.known.description.operation,
-            "summary": made.known.description.summary,
-            "tables": made.known.description.tables,
-            "fingerprint": made.known.description.fingerprint,
-            "wait_seconds": made.wait_seconds,
-            "retry_number": made.retry_number,
-            "call_id": None if call is None else call.id,
-            "transaction_id": made.transaction_id,
+            "operation": known.description.operation,
+            "summary": known.summary,
+            "tables": known.description.tables,
+            "fingerprint": known.description.fingerprint,
+            "wait_seconds": wait,
+            "retry_number": retries,
+            "call_id": None if note is None else note.id,
+            "transaction_id": None if note is None else note.transaction_id,
             "origin": readable(application_line()),
-            "tags": made.tags,
+            "tags": _tags_of(note),
         }
 
     def _note_slow(self, made: _Pending, duration: float, rows: int, error_kind: str | None) -> None:
+        known, note, retries, wait, _ = made
         with self.statistics.lock:
             self.statistics.slow_count += 1
         self.slow.note(
-            statement=made.known.shown,
-            summary=made.known.description.summary,
-            fingerprint=made.known.description.fingerprint,
+            statement=known.shown,
+            summary=known.summary,
+            fingerprint=known.description.fingerprint,
             duration_seconds=duration,
-            wait_seconds=made.wait_seconds,
+            wait_seconds=wait,
             rows=rows,
-            retries=made.retry_number,
-            transaction_id=made.transaction_id,
+            retries=retries,
+            transaction_id=None if note is None else note.transaction_id,
             line=application_line(),
             error_kind=error_kind,
-            tags=made.tags,
+            tags=_tags_of(note),
         )
 
     def _log(self, made: _Pending, duration: float, rows: int) -> None:
+        known, note, retries, _, _ = made
         origin = readable(application_line())
         logger.debug(
             "%s on database %s: %.6f s, %d rows",
-            made.known.description.summary,
+            known.summary,
             self.database,
             duration,
             rows,
             extra={
                 "database": self.database,
-                "summary": made.known.description.summary,
-                "fingerprint": made.known.description.fingerprint,
+                "summary": known.summary,
+                "fingerprint": known.description.fingerprint,
                 "duration_seconds": round(duration, 6),
                 "rows": rows,
-                "query_bytes": len(made.known.shown.encode()),
-                "retries": made.retry_number,
-                "transaction_id": made.transaction_id,
+                "query_bytes": len(known.shown.encode()),
+                "retries": retries,
+                "transaction_id": None if note is None else note.transaction_id,
                 "source": None if origin is None else str(origin),
             },
         )
+
+
+def _tags_of(note: Attempt | None) -> Mapping[str, str]:
+    return NO_TAGS if note is None else note.tags
 
 
 _STATEMENT_EVENTS: Final[frozenset[type]] = frozenset({StatementStarted, StatementFinished, StatementFailed})

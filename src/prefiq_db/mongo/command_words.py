@@ -83,9 +83,10 @@ def batch_size(command: Mapping[str, Any]) -> int:
 
 def rows_of(reply: Mapping[str, Any]) -> int:
     """Return how many documents a reply brought or changed; -1 if it doesn't say."""
-    cursor = reply.get("cursor")
-    if type(cursor) is dict or isinstance(cursor, Mapping):
-        batch = cursor.get("firstBatch", cursor.get("nextBatch"))
-        return len(batch) if isinstance(batch, list) else -1
+    if "cursor" in reply:
+        cursor = reply["cursor"]
+        if type(cursor) is dict or isinstance(cursor, Mapping):
+            batch = cursor["firstBatch"] if "firstBatch" in cursor else cursor.get("nextBatch")
+            return len(batch) if isinstance(batch, list) else -1
     count = reply.get("n")
     return count if isinstance(count, int) else -1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, get_origin
+from typing import Any, Final, get_origin
 
 import pydantic
 from bson import ObjectId
@@ -18,7 +18,8 @@ from prefiq_db.reports import UpsertResult
 
 Document = dict[str, Any]
 
-#: How often the collection may be asked: PyMongo's collection and session in, its result (awaited, if need be) out.
+#: What asks, once per attempt: PyMongo's collection and session in, its result out. It settles what it looks into
+#: itself; what it returns may still have to be awaited.
 Work = Callable[[Any, Any, Callable[[Any], Any]], Any]
 
 
@@ -47,9 +48,18 @@ class Request:
 # --- checks --------------------------------------------------------------------------------------
 
 
+# Names of collections that were found good.
+_CHECKED: Final[set[str]] = set()
+_MOST_NAMES: Final = 1000
+
+
 def _check_collection(name: Any) -> str:
-    if not isinstance(name, str) or not name or name.startswith(("$", ".")) or "\x00" in name:
+    if not isinstance(name, str) or not name or name[0] in "$." or "\x00" in name:
         raise UsageError("collection: expected the name of a collection, as text")
+    if name.__class__ is str:
+        if len(_CHECKED) >= _MOST_NAMES:
+            _CHECKED.clear()  # names that are made up must not fill the memory
+        _CHECKED.add(name)
     return name
 
 
@@ -94,7 +104,7 @@ def find(collection: Any, filter: Any, projection: Any, into: Into | None, optio
     make = None if into is None else maker(into)
 
     def work(found: Any, session: Any, settle: Callable[[Any], Any]) -> Any:
-        return settle(found.find(chosen, projection, session=session, **options).to_list())
+        return found.find(chosen, projection, session=session, **options).to_list()
 
     return Request("find", name, work, True, None if make is None else lambda rows: [*map(make, rows)])
 
@@ -115,12 +125,16 @@ def stream(
 
 def find_one(collection: Any, filter: Any, projection: Any, into: Into | None, options: Mapping[str, Any]) -> Request:
     """Return the request of ``find_one``."""
-    name, chosen = _check_collection(collection), _check_mapping("filter", filter, optional=True)
-    _check_options(options)
+    name = collection if collection.__class__ is str and collection in _CHECKED else _check_collection(collection)
+    chosen = filter if filter.__class__ is dict else _check_mapping("filter", filter, optional=True)
+    if options:
+        _check_options(options)
     make = None if into is None else maker(into)
 
     def work(found: Any, session: Any, settle: Callable[[Any], Any]) -> Any:
-        return settle(found.find_one(chosen, projection, session=session, **options))
+        if session is None and not options:
+            return found.find_one(chosen) if projection is None else found.find_one(chosen, projection)
+        return found.find_one(chosen, projection, session=session, **options)
 
     return Request(
         "find_one", name, work, True, None if make is None else lambda row: None if row is None else make(row)
@@ -133,7 +147,7 @@ def count(collection: Any, filter: Any, options: Mapping[str, Any]) -> Request:
     _check_options(options)
 
     def work(found: Any, session: Any, settle: Callable[[Any], Any]) -> Any:
-        return settle(found.count_documents(chosen, session=session, **options))
+        return found.count_documents(chosen, session=session, **options)
 
     return Request("count", name, work, True)
 

@@ -8,10 +8,9 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Final, cast
+from typing import Any
 
 from prefiq_db.bridge import can_await
-from prefiq_db.call import Call, Shape
 from prefiq_db.core.stream_life import StreamLife
 from prefiq_db.dialects.session import SessionState
 from prefiq_db.errors import ErrorKind, PrefiqDbError
@@ -21,14 +20,12 @@ from prefiq_db.mongo.asking import ask, may_read_again
 from prefiq_db.mongo.command_words import describe_command, show_command
 from prefiq_db.mongo.document_requests import Request
 from prefiq_db.mongo.mongo_calls import MongoCalls
-from prefiq_db.mongo.running_calls import Note, worker_name
+from prefiq_db.mongo.running_calls import DocumentCall, Note, worker_name
 from prefiq_db.mongo.session_block import SessionBlock
 from prefiq_db.origin import application_line, readable
 from prefiq_db.transaction import Block
 
 logger = logging.getLogger("prefiq_db.database")
-
-_NO_SHAPE: Final = Shape(lambda result: result)
 
 
 class DocumentStreamCore(StreamLife):
@@ -51,7 +48,7 @@ class DocumentStreamCore(StreamLife):
         batch_size: int,
         make: Callable[[Any], Any] | None,
     ) -> None:
-        super().__init__(database, Call("stream", cast(Any, None), None, _NO_SHAPE, database.admit()))
+        super().__init__(database, DocumentCall("stream", database.admit()))
         self._request = request
         self._named = block
         self._size = batch_size

@@ -12,7 +12,6 @@ from prefiq_db.errors import MissingDriverError, UnsupportedError
 from prefiq_db.hooks.logs import mask_pymongo_loggers
 from prefiq_db.hooks.registry import Hooks
 from prefiq_db.mongo.client_options import client_options
-from prefiq_db.mongo.command_observer import CommandObserver
 from prefiq_db.pool.watcher import ConnectionWatcher
 from prefiq_db.retry_budget import RetryBudget
 from prefiq_db.settings import DatabaseSettings
@@ -48,17 +47,18 @@ def assemble_mongo(
 
 
 def _assemble(settings: DatabaseSettings, name: str, runtime: Runtime) -> MongoCore:
+    from prefiq_db.mongo.command_observer import CommandObserver
     from prefiq_db.mongo.mongo_core import MongoCore
     from prefiq_db.mongo.mongo_instance import MongoInstance
     from prefiq_db.mongo.pymongo_client import make_client
-    from prefiq_db.mongo.pymongo_events import CommandEvents, PoolEvents
+    from prefiq_db.mongo.pymongo_events import PoolEvents
 
     dialect = settings.target.product.dialect
     hooks = Hooks(name)
     observer = CommandObserver(name, dialect, hooks, masked=settings.masked, slow_seconds=settings.slow_query_seconds)
     watcher = ConnectionWatcher(name, hooks, settings.leak_after_seconds)
     pool = PoolEvents(watcher)
-    listeners = [CommandEvents(observer), pool]
+    listeners = [observer, pool]
     client_options(settings)  # what is wrong with them is said now
     if settings.masked:
         mask_pymongo_loggers()

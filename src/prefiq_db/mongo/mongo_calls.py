@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from functools import partial
 from typing import Any, Final, cast
 
-from prefiq_db.call import Call, Overrides, Shape
+from prefiq_db.call import NO_OVERRIDES, Call, Overrides
 from prefiq_db.core.transactions import Transactions
 from prefiq_db.deadline import Deadline
 from prefiq_db.errors import (
@@ -22,7 +21,7 @@ from prefiq_db.errors import (
 from prefiq_db.hooks.calls import CALL_EVENTS, tell_call
 from prefiq_db.mongo.asking import ask, fate_unknown, may_read_again, may_write_again
 from prefiq_db.mongo.document_requests import Request
-from prefiq_db.mongo.running_calls import Note
+from prefiq_db.mongo.running_calls import Attempt, DocumentCall, Note
 from prefiq_db.mongo.session_block import SessionBlock
 from prefiq_db.overrides import check_overrides
 from prefiq_db.transaction import Block, Scope, TransactionOptions, ambient
@@ -30,9 +29,6 @@ from prefiq_db.transaction import Block, Scope, TransactionOptions, ambient
 _LACKS: Final = {"schema": "MongoDB has none; use database"}
 # What MongoDB allows in the name of a database on every platform.
 _DATABASE: Final = re.compile(r"""[^/\\. "$*<>:|?\x00]{1,63}""")
-
-# A call of a document verb has no SQL: what it asks is in its request.
-_NO_SHAPE: Final = Shape(lambda result: result)
 
 
 class MongoCalls(Transactions):
@@ -59,27 +55,40 @@ class MongoCalls(Transactions):
 
     def carry_out(self, request: Request, block: Block | None = None) -> Any:
         """Return the answer to *request*, after as many attempts as needed; in *block*, if the caller named one."""
-        given = self.admit()
-        call = Call(request.verb, cast(Any, None), None, _NO_SHAPE, given)
-        if self.hooks.wanted.isdisjoint(CALL_EVENTS):
+        call = DocumentCall(request.verb, self.admit())
+        wanted = self.hooks.wanted
+        if not wanted or wanted.isdisjoint(CALL_EVENTS):
             return self._carry_out(request, block, call)
-        return tell_call(self.hooks, self.name, call, partial(self._carry_out, request, block))
+        return tell_call(self.hooks, self.name, call, lambda _: self._carry_out(request, block, call))
 
-    def _carry_out(self, request: Request, block: Block | None, call: Call) -> Any:
-        place = self.place(block)
-        self.check_may(request, call.given, place)
-        if place is not None:
-            found = self._in_block(request, place, call, explicit=block is not None)
+    def _carry_out(self, request: Request, block: Block | None, call: DocumentCall) -> Any:
+        scope = ambient(self.instance) if block is None else None
+        if block is None is scope:
+            if not request.reads:
+                self.check_may(request, call.given, None)
+            try:
+                found = self._attempt(request, call, call)
+            except PrefiqDbError as error:
+                first = error
+            else:
+                self.instance.retry_budget.successes += 1
+                return found if request.finish is None else request.finish(found)
+            found = self._alone_again(request, call, first)
         else:
-            found = self._alone(request, call)
+            place = self.place(block) if scope is None else cast("SessionBlock", scope.blocks[-1])
+            assert place is not None
+            self.check_may(request, call.given, place)
+            found = self._in_block(request, place, call, explicit=block is not None)
         return found if request.finish is None else request.finish(found)
 
     def place(self, block: Block | None) -> SessionBlock | None:
         """Return the transaction that a call runs in; ``None``: none is open here."""
         if block is None:
             scope = ambient(self.instance)
-            block = None if scope is None else scope.blocks[-1]
-        return cast("SessionBlock | None", block)
+            if scope is None:
+                return None
+            block = scope.blocks[-1]
+        return cast("SessionBlock", block)
 
     def check_may(self, request: Request, given: Overrides, block: Block | None) -> None:
         """Raise if *request* writes where only reads are allowed: MongoDB has no sessions that only read."""
@@ -104,20 +113,9 @@ class MongoCalls(Transactions):
         settle = self.instance.settle
         return block.carry_out(call, lambda session: request.work(collection, session, settle), explicit=explicit)
 
-    def _alone(self, request: Request, call: Call) -> Any:
-        told = Note(call)
-        try:
-            found = self._attempt(request, call, told)
-        except PrefiqDbError as error:
-            first = error
-        else:
-            self.instance.retry_budget.successes += 1
-            return found
-        return self._alone_again(request, call, told, first)
-
-    def _alone_again(self, request: Request, call: Call, told: Note, first: PrefiqDbError) -> Any:
+    def _alone_again(self, request: Request, call: DocumentCall, first: PrefiqDbError) -> Any:
         """Retry after a first failure; the objects that a retry needs are created only here."""
-        last = [told]
+        last: list[Attempt] = [call]
 
         def again() -> Any:
             last[0] = Note(call, retry_number=call.attempts)
@@ -133,13 +131,21 @@ class MongoCalls(Transactions):
         self.instance.retry_budget.successes += 1
         return found
 
-    def _attempt(self, request: Request, call: Call, told: Note) -> Any:
+    def _attempt(self, request: Request, call: DocumentCall, told: Attempt) -> Any:
+        instance, seconds = self.instance, self.instance.statement_timeout_seconds
         call.attempts += 1
-        collection = self.collection_for(request, call, pinned=False)
-        settle = self.instance.settle
+        if call.given is NO_OVERRIDES:
+            collection = instance.usual.get(request.collection)
+            if collection is None:  # PyMongo's collections have no truth value
+                collection = self.collection_for(request, call, pinned=False)
+        else:
+            collection = self.collection_for(request, call, pinned=False)
+            seconds = self.seconds(call)
         try:
-            return ask(self.instance, told, self.seconds(call), lambda: request.work(collection, None, settle))
+            return ask(instance, told, seconds, request.work, collection, None, instance.settle)
         except PrefiqDbError as error:
+            if error.kind is ErrorKind.OUTCOME_UNKNOWN and not request.reads:
+                instance.observer.statistics.note_unknown_outcome()  # too few copies confirm it
             if request.reads or call.given.idempotent or not fate_unknown(error, told):
                 raise
             failure = self._outcome_unknown(error)

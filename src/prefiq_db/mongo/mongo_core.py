@@ -37,6 +37,8 @@ logger = logging.getLogger("prefiq_db.connectors")
 class MongoCore(MongoCalls, DocumentCarrier):
     """One document database. The public verbs delegate every decision to it."""
 
+    requests: Any = document_requests
+
     def __init__(self, instance: MongoInstance) -> None:
         self.instance = instance
         self.view = NO_OVERRIDES
@@ -97,10 +99,6 @@ class MongoCore(MongoCalls, DocumentCarrier):
         return self.own_client()[self.database_name(self.overrides())][name]
 
     # --- streams ---------------------------------------------------------------------------------
-
-    @property
-    def requests(self) -> Any:
-        return document_requests
 
     def open_stream(
         self,

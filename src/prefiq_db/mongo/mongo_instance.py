@@ -31,6 +31,9 @@ class MongoInstance:
         needs_tokens: always false: MongoDB's COMMIT can be repeated, so nothing has to be looked up.
         has_tenants: whether a call may be for another database; a tenant has no pool of its own here.
         fit_topology: PyMongo's description of servers that were found fit; another one has to be looked at.
+        is_async: whether PyMongo's methods give coroutines.
+        origin: the instance itself: a database of another name has no connections of its own.
+        usual: PyMongo's collections of calls without overrides, by name.
         closing: whether closing was begun and interrupted; ``close()`` continues it.
     """
 
@@ -48,6 +51,8 @@ class MongoInstance:
     database: str = field(init=False)
     statement_timeout_seconds: float = field(init=False)
     commit_budget_seconds: float = field(init=False)
+    is_async: bool = field(init=False)
+    origin: Any = field(init=False)
     closed: bool = field(default=False, init=False)
     closing: bool = field(default=False, init=False)
     fit_topology: Any = field(default=None, init=False)
@@ -56,6 +61,7 @@ class MongoInstance:
 
     def __post_init__(self) -> None:
         settings = self.settings
+        self.is_async, self.origin = self.runtime.is_async, self
         target = settings.target  # made anew each time that it is asked for
         self.database = target.database or target.product.default_database
         self.connect_anew()
@@ -66,15 +72,11 @@ class MongoInstance:
         self.watcher.start_with(watchdog.watch)
         in_child(self, MongoInstance.forget_after_fork)
 
-    @property
-    def origin(self) -> MongoInstance:
-        """The instance itself: a database of another name has no connections of its own."""
-        return self
-
     def connect_anew(self) -> None:
         """Make a client, which connects when it is first used."""
         self.client = self.make_client()
         self.fit_topology = None
+        self.usual: dict[str, Any] = {}
         self._collections: dict[tuple[str, str, bool], Any] = {}
 
     def collection(self, database: str, name: str, *, replica: bool) -> Any:
@@ -87,12 +89,15 @@ class MongoInstance:
                 found = found.with_options(read_preference=ReadPreference.SECONDARY_PREFERRED)
             if len(self._collections) >= _MOST_COLLECTIONS:
                 self._collections.clear()  # names that are made up must not fill the memory
+                self.usual.clear()
             self._collections[key] = found
+        if database == self.database and not replica:
+            self.usual[name] = found
         return found
 
     def settle(self, value: Any) -> Any:
         """Return the result of a call of PyMongo: in the async world it is a coroutine, to be awaited."""
-        return await_(value) if self.runtime.is_async and hasattr(value, "__await__") else value
+        return await_(value) if self.is_async and hasattr(value, "__await__") else value
 
     def close(self) -> None:
         """Close the client and all its connections."""
@@ -111,6 +116,7 @@ class MongoInstance:
     def forget_after_fork(self) -> None:
         """Start with a new client in a forked child; the parent's sockets are neither used nor closed."""
         _of_the_parent.append(self.client)
+        self.pool.forget_after_fork()
         self.connect_anew()
         self.watcher.start_with(watchdog.watch)
 

@@ -1,8 +1,10 @@
-"""PyMongo's listeners: commands go to the observer, connections to the watcher of the pool."""
+"""PyMongo's listener of the pool: what it tells of connections goes to the watcher."""
 
 from __future__ import annotations
 
+from asyncio import _get_running_loop
 from collections.abc import Mapping
+from threading import get_ident
 from time import perf_counter
 from typing import Any, Final
 
@@ -10,8 +12,7 @@ from pymongo import monitoring
 
 from prefiq_db.dialects.session import SessionState
 from prefiq_db.forks import renewed
-from prefiq_db.mongo.command_observer import CommandObserver
-from prefiq_db.mongo.running_calls import running, take_state, worker_name
+from prefiq_db.mongo.running_calls import running, worker_name
 from prefiq_db.origin import application_line
 from prefiq_db.pool.watcher import ConnectionWatcher
 
@@ -24,29 +25,14 @@ _LOST: Final[Mapping[str, str]] = {
 }
 
 
-class CommandEvents(monitoring.CommandListener):
-    """Passes commands on to the observer."""
-
-    def __init__(self, observer: CommandObserver) -> None:
-        self._observer = observer
-
-    def started(self, event: monitoring.CommandStartedEvent) -> None:
-        self._observer.started(event.command_name, event.command, event.request_id)
-
-    def succeeded(self, event: monitoring.CommandSucceededEvent) -> None:
-        self._observer.succeeded(event.request_id, event.duration_micros / 1e6, event.reply)
-
-    def failed(self, event: monitoring.CommandFailedEvent) -> None:
-        self._observer.failed(event.request_id, event.duration_micros / 1e6, event.failure)
-
-
 class PoolEvents(monitoring.ConnectionPoolListener):
     """Tells the watcher of waits, uses and losses; it is the pool that ``stats()`` counts, too."""
 
     def __init__(self, watcher: ConnectionWatcher) -> None:
         self._watcher = watcher
         self._states: dict[tuple[Any, int], SessionState] = {}
-        self._waiting = 0
+        # One entry for each caller that waits: adding and removing one needs no lock.
+        self._waiting: list[None] = []
         self._opened_at: dict[tuple[Any, int], float] = {}
         self._lock = renewed(self, "_lock")
 
@@ -64,7 +50,13 @@ class PoolEvents(monitoring.ConnectionPoolListener):
 
     def waiting_count(self) -> int:
         """Return how many callers wait for a connection."""
-        return max(0, self._waiting)
+        return len(self._waiting)
+
+    def forget_after_fork(self) -> None:
+        """Forget, in a forked child, the connections of the parent and who waited for them."""
+        self._states.clear()
+        self._opened_at.clear()
+        self._waiting.clear()
 
     # --- told by PyMongo ---------------------------------------------------------------------------
 
@@ -88,47 +80,56 @@ class PoolEvents(monitoring.ConnectionPoolListener):
             self._watcher.lost(_LOST[event.reason])
 
     def connection_check_out_started(self, event: monitoring.ConnectionCheckOutStartedEvent) -> None:
-        with self._lock:
-            self._waiting += 1
+        self._waiting.append(None)
 
     def connection_check_out_failed(self, event: monitoring.ConnectionCheckOutFailedEvent) -> None:
-        with self._lock:
-            self._waiting -= 1
+        if self._waiting:
+            self._waiting.pop()
         if event.reason == monitoring.ConnectionCheckOutFailedReason.TIMEOUT:
             self._watcher.waited_in_vain(event.duration or 0.0)
 
     def connection_checked_out(self, event: monitoring.ConnectionCheckedOutEvent) -> None:
-        with self._lock:
-            self._waiting -= 1
+        if self._waiting:
+            self._waiting.pop()
         state = self._states.get((event.address, event.connection_id))
         if state is None:
             return
-        checkout, waited = state.checkout, event.duration or 0.0
-        checkout.checked_out_at, checkout.wait_seconds = perf_counter(), waited
-        checkout.worker = worker_name()
-        if running.get() is None:
-            checkout.line = application_line()  # a verb returns what it takes, so needs no line in a leak report
-        self._watcher.waits.append(waited)
-        if self._watcher.wants_checkouts:
-            self._watcher.checked_out(state)
-        take_state(state)
+        checkout, watcher = state.checkout, self._watcher
+        note, waited = running.get(), event.duration or 0.0
+        # What the last user left is overwritten, all that a document database notes: resetting it costs more.
+        checkout.wait_seconds = waited
+        checkout.worker = get_ident() if _get_running_loop() is None else worker_name()
+        if note is None:
+            checkout.line = application_line()
+            state.statement.reset()
+        else:
+            checkout.line = None  # a verb returns what it takes, so needs no line in a leak report
+            note.state = state  # its first command overwrites the statement
+        checkout.checked_out_at = perf_counter()
+        watcher.waits.append(waited)
+        if watcher.wants_checkouts:
+            watcher.checked_out(state)
 
     def connection_checked_in(self, event: monitoring.ConnectionCheckedInEvent) -> None:
-        state = self._states.get((event.address, event.connection_id))
         note = running.get()
-        if note is not None:
+        state = None if note is None else note.state
+        if note is None or state is None:
+            state = self._states.get((event.address, event.connection_id))
+            if state is None:
+                return
+        else:
             note.state = None
-        if state is None or not state.checkout.checked_out_at:
+        checkout, watcher = state.checkout, self._watcher
+        since, checkout.checked_out_at = checkout.checked_out_at, 0.0
+        if not since:
             return
-        seconds = perf_counter() - state.checkout.checked_out_at
-        state.checkout.checked_out_at = 0.0
-        watcher = self._watcher
-        watcher.uses.append(seconds)
-        watcher.checked_in(state, seconds)
-        if len(watcher.uses) >= _FOLD_AT:
+        seconds, uses = perf_counter() - since, watcher.uses
+        uses.append(seconds)
+        if checkout.leaked or watcher.wants_checkouts:
+            watcher.checked_in(state, seconds)
+            checkout.leaked = False
+        if len(uses) >= _FOLD_AT:
             watcher.fold()
-        state.checkout.reset()
-        state.statement.reset()  # nobody uses the rest of it
 
     def pool_created(self, event: monitoring.PoolCreatedEvent) -> None:
         """Nothing to count."""

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, ClassVar, Final
 
+from pymongo import ReadPreference
+
 from prefiq_db.bridge import can_await
 from prefiq_db.call import Call
 from prefiq_db.deadline import Deadline, own_deadline, sooner
@@ -83,6 +85,7 @@ class SessionBlock(Block):
         self.line: Line | None = None
         self._started = 0.0
         self._failed: ErrorClass | None = None
+        self._commits_sent = 0
 
     @property
     def session_scope(self) -> SessionScope:
@@ -99,7 +102,9 @@ class SessionBlock(Block):
         instance = self.instance
         session = instance.border.cross(lambda: instance.settle(instance.client.start_session()))
         self._handle = session
-        instance.border.cross(lambda: instance.settle(session.start_transaction()))
+        # Whatever the URL's readPreference is: a transaction reads from the primary, and MongoDB refuses another one.
+        primary = ReadPreference.PRIMARY
+        instance.border.cross(lambda: instance.settle(session.start_transaction(read_preference=primary)))
         self._scope = SessionScope(instance, session, self.line)
         instance.watcher.know(self._scope.state)
         self._scope.state.checkout.checked_out_at = time.perf_counter()
@@ -196,6 +201,9 @@ class SessionBlock(Block):
         if self._failed is not None:
             self._roll_back()
             raise self._aborted(self._failed)
+        if self.session_scope.is_doubtful:
+            self._roll_back()  # without the statement that was interrupted, COMMIT might store half of the work
+            raise self._lost()
         budget = self.instance.commit_budget_seconds
         try:
             self.instance.runtime.shielded(self._commit, budget)
@@ -248,6 +256,8 @@ class SessionBlock(Block):
             error = self._send_commit(attempt)
             if error is None:
                 return None
+            if self.instance.closed and not self._commits_sent:
+                return self._never_sent()  # PyMongo's client is closed, whatever its error says
             if error.kind is not ErrorKind.OUTCOME_UNKNOWN and (
                 lost is None or _has_label(error, TRANSIENT_TRANSACTION)
             ):
@@ -263,7 +273,7 @@ class SessionBlock(Block):
                 return self._unknown(lost)
             wait = next_wait(attempt, time.monotonic() - started, policy, random.random())
             if wait is None or (self.deadline is not None and wait >= self.deadline.left()):
-                return self._unknown(lost)
+                return self._unknown(lost) if self._commits_sent else self._never_sent()
             event = replace(attempt_failed(lost, attempt, wait), database=self.instance.name)
             note_attempt(self.instance.name, event)
             self.instance.observer.statistics.note_retry(lost.kind)
@@ -278,10 +288,16 @@ class SessionBlock(Block):
         try:
             ask(instance, told, self._seconds(), session.commit_transaction)
         except PrefiqDbError as error:
+            self._commits_sent += told.sent
             return error
         # Set it right here: an interruption from now on doesn't change the outcome.
         self.outcome = Outcome.COMMITTED
         return None
+
+    def _never_sent(self) -> PrefiqDbError:
+        """Note that no COMMIT left this process, so that the server rolls back, and return the error that says so."""
+        self.outcome = Outcome.NOT_COMMITTED
+        return self._lost()
 
     def _unknown(self, lost: PrefiqDbError | None) -> OutcomeUnknownError:
         return OutcomeUnknownError(

@@ -1,4 +1,4 @@
-"""The idle connections of a sync pool, first in, first out."""
+"""The idle connections of a pool, first in, first out."""
 
 from __future__ import annotations
 

@@ -142,6 +142,8 @@ class SlottedPool(QueuePool):
         except BaseException:
             if record.returns == returns:
                 self._drop(record)
+            else:
+                self._has_room()  # it is back, and those who wait were perhaps not told
             raise
         if record.interruption is not None:
             interruption, record.interruption = record.interruption, None
@@ -157,6 +159,13 @@ class SlottedPool(QueuePool):
             self._pool.put(record, False)
         except Full:
             self._drop_surplus(record)
+            return
+        self._drop_returned()
+
+    def _drop_returned(self) -> None:
+        """Close what came back at the moment in which the pool was retired: nobody looks into the queue any more."""
+        while self._retired and (slot := self._idle()) is not None:
+            self._drop_surplus(slot)
 
     def _drop_surplus(self, record: Any) -> None:
         try:

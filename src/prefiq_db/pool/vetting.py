@@ -25,6 +25,7 @@ from prefiq_db.drivers.readable import is_readable
 from prefiq_db.interruptions import is_interruption
 from prefiq_db.masking import border_translates
 from prefiq_db.origin import application_line
+from prefiq_db.pool.awaited_checkout import AwaitedCheckouts
 from prefiq_db.pool.checkout_deadline import checkout_by, checkout_deadline
 from prefiq_db.pool.idle_connections import IdleConnections
 from prefiq_db.pool.slots import SlottedPool
@@ -47,10 +48,10 @@ _record_of: Callable[[Any], Any] = _ConnectionFairy.__dict__["_connection_record
 # How many uses are noted before they are counted; a reader counts them at once.
 _FOLD_AT = 512
 # Reasons for throwing a connection away, as in ConnectionLost and PoolStats.
-_AGE, _DEAD, _NO_ANSWER, INVALIDATED = "age", "dead", "no answer", "invalidated"
+_AGE, _DEAD, _NO_ANSWER, INVALIDATED, _DEMOTED = "age", "dead", "no answer", "invalidated", "server demoted"
 _SESSION_CHANGED = "session changed"
 _NOT_AT_REST = "transaction left open"
-LOST_REASONS = frozenset({_AGE, _DEAD, _NO_ANSWER, INVALIDATED, _SESSION_CHANGED, _NOT_AT_REST})
+LOST_REASONS = frozenset({_AGE, _DEAD, _NO_ANSWER, INVALIDATED, _SESSION_CHANGED, _NOT_AT_REST, _DEMOTED})
 
 
 class _VettingPool(SlottedPool):
@@ -153,17 +154,21 @@ class _VettingPool(SlottedPool):
                 record = None
             if record is None:
                 record = self._make_or_wait()
-            if record.dbapi_connection is None:
-                record.get_connection()
-            else:
-                reason = self._unfit(record)
-                if reason is not None:
-                    self._renew(record, reason)
+            self._make_fit(record)
             return record  # type: ignore[no-any-return]
         except BaseException:
             if record is not None:
                 self._drop(record)
             raise
+
+    def _make_fit(self, record: Any) -> None:
+        """Open the connection of *record*, or replace it if it must not be handed out."""
+        if record.dbapi_connection is None:
+            record.get_connection()
+        else:
+            reason = self._unfit(record)
+            if reason is not None:
+                self._renew(record, reason)
 
     def _make_or_wait(self) -> Any:
         """Return a connection that became free, or an empty slot to open one in."""
@@ -230,12 +235,14 @@ class _VettingPool(SlottedPool):
             state.forget()
             record.session = state
             SlottedPool._do_return_conn(self, record)
+            if self._line.waiters:
+                self._line.serve()
         except BaseException:
             if record.returns == returns:
                 self._drop(record)
+            else:
+                self._has_room()  # it is back, and those who wait were perhaps not told
             raise
-        if self._line.waiters:
-            self._line.serve()
 
     @property
     def waiters(self) -> Any:
@@ -264,6 +271,7 @@ class _VettingPool(SlottedPool):
             self.watcher.fold()
         if self._line.waiters:
             self._line.serve()
+        self._drop_returned()
         idle: Any = self._pool
         while len(idle.queue) > idle.maxsize and (surplus := self._idle()) is not None:
             self._drop_surplus(surplus)
@@ -329,12 +337,25 @@ class _VettingPool(SlottedPool):
         if not self._is_at_rest(record):
             return _NOT_AT_REST
         state.vetted_at = now
+        if dialect.follows_primary and (reason := self._why_not_primary(record, state, now)) is not None:
+            return reason
         if now - state.last_used < self.limits.ping_after_idle_seconds:
             return None
-        if self._answers(record, state):
+        if self._answer(record, state, dialect.do_ping):
             state.vetted_at = perf_counter()
             return None
         return _NO_ANSWER
+
+    def _why_not_primary(self, record: Any, state: SessionState, now: float) -> str | None:
+        """Return why the connection no longer leads to the primary; then the older ones don't, either."""
+        dialect: Any = self._dialect
+        fits: bool | None = not dialect.says_demoted(record.dbapi_connection)
+        if fits and dialect.asks_role and now - state.role_known_at >= self.limits.ask_role_after_seconds:
+            fits = self._answer(record, state, dialect.fits)
+            state.role_known_at = perf_counter()
+        if fits is False:
+            dialect.leave_host(self)
+        return None if fits else _NO_ANSWER if fits is None else _DEMOTED
 
     def _hears(self, record: Any) -> bool:
         """Read a reply that nobody waited for; the verbs can go on without the rest of it, others wait."""
@@ -372,13 +393,14 @@ class _VettingPool(SlottedPool):
         record.invalidate()
         if self.watcher is not None:
             self.watcher.lost(reason)
+        self._prefiq.doubt_host(reason == _AGE)
         if reason == _NO_ANSWER:
             # The ping took up to half of the time for connecting; the other half is for the new connection.
             with checkout_by(rest):
                 record.get_connection()
 
-    def _answers(self, record: Any, state: SessionState) -> bool:
-        """Ping the server; return ``False`` on any error of the driver, including a timeout."""
+    def _answer(self, record: Any, state: SessionState, ask: Callable[[Any], Any]) -> bool | None:
+        """Return what *ask* says after one round trip; ``None`` on any error of the driver, including a timeout."""
         dialect: Any = self._dialect
         connection = record.dbapi_connection
         # Half of the time for connecting: without a reply, the other half is for a new connection.
@@ -386,11 +408,11 @@ class _VettingPool(SlottedPool):
         dialect.set_patience(connection, limit.left() / 2)
         state.patience_seconds = None
         try:
-            return bool(dialect.do_ping(connection))
+            return bool(ask(connection))
         except (dialect.loaded_dbapi.Error, OSError) as error:
             if is_interruption(error):
                 raise
-            return False
+            return None
 
 
 def _task_name() -> object:
@@ -413,7 +435,9 @@ class PrefiqPool(_VettingPool):
     __module__ = "prefiq_db.pool"  # SQLAlchemy names the pool's logger by it
 
 
-class AsyncPrefiqPool(_VettingPool, AsyncAdaptedQueuePool):
+class AsyncPrefiqPool(_VettingPool, AwaitedCheckouts, AsyncAdaptedQueuePool):
     """The pool of async engines."""
+
+    _queue_class = IdleConnections
 
     __module__ = "prefiq_db.pool"

@@ -44,8 +44,18 @@ class TaskWaiter:
         self._awake = self._loop.create_future()
 
     def wait(self, seconds: float) -> None:
-        # Not wait_for(): it would cancel the future, and a connection given at that moment would be lost.
-        await_(asyncio.wait([self._awake], timeout=seconds))
+        await_(self.awoken(seconds))
+
+    async def awoken(self, seconds: float) -> None:
+        """Wait until something was given, or *seconds* have passed.
+
+        A cancellation cancels the future, but the gift lies beside it and goes to the next waiter.
+        """
+        timer = self._loop.call_later(seconds, self._wake)
+        try:
+            await self._awake
+        finally:
+            timer.cancel()
 
     def wake(self) -> None:
         # The garbage collector returns a forgotten connection in whatever thread it runs.
@@ -85,6 +95,20 @@ class WaitingLine:
             self.serve()
             if waiter.gift is None:
                 waiter.wait(seconds)
+            return self._leave(waiter)
+        except BaseException:
+            self._forsake(waiter)
+            raise
+
+    async def wait_awaited(self, seconds: float) -> Any:
+        """Return the same as :meth:`wait`, for a task."""
+        waiter = TaskWaiter()
+        try:
+            with self._lock:
+                self.waiters.append(waiter)
+            self.serve()
+            if waiter.gift is None:
+                await waiter.awoken(seconds)
             return self._leave(waiter)
         except BaseException:
             self._forsake(waiter)

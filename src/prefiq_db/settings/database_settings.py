@@ -25,7 +25,7 @@ from prefiq_db.settings.field_types import (
     ExistingFile,
     Hosts,
     Port,
-    Replicas,
+    ReadFrom,
     Retry,
     Seconds,
     SecondsOrZero,
@@ -33,11 +33,13 @@ from prefiq_db.settings.field_types import (
     SyncOrAsync,
     Text,
     Tls,
+    Writing,
     check_file,
     check_ssl_mode,
     drop_unset,
 )
 from prefiq_db.settings.problems import Names, collect, describe_unknown_key, read_complaints, show_key
+from prefiq_db.settings.replica_fields import ReplicaNode, Replicas, find_replicas
 from prefiq_db.settings.target import TARGET_FIELDS, find_target
 from prefiq_db.settings.tls_options import lift_tls
 from prefiq_db.settings.url_options import find_option_problems
@@ -74,12 +76,18 @@ class DatabaseSettings(BaseModel):
     password: SecretText | None = None
     name: Text | None = None
     replicas: Replicas = ()
+    read_from: ReadFrom = "primary"
+    replica_wait_seconds: SecondsOrZero = 1.0
+    max_replica_lag_seconds: Seconds = 30.0
+    write_to: Writing = "one"
+    causal_reads: Boolean = False
     pool_size: Count = 5
     max_overflow: CountOrZero = 5
     tenant_pools: Count = 32
     pool_timeout_seconds: Seconds = 5.0
     pool_max_age_seconds: Seconds = 1800.0
     ping_after_idle_seconds: SecondsOrZero = 30.0
+    ask_role_after_seconds: SecondsOrZero = 10.0
     connect_timeout_seconds: Seconds = 5.0
     statement_timeout_seconds: Seconds = 30.0
     lock_timeout_seconds: Seconds = 10.0
@@ -123,6 +131,11 @@ class DatabaseSettings(BaseModel):
     def target(self) -> Target:
         """Where the database is: from the URL, the split fields or the defaults."""
         return find_target(self, self._flavor, str)
+
+    @property
+    def replica_nodes(self) -> tuple[ReplicaNode, ...]:
+        """Where the replicas are, each completed from the primary's login and database."""
+        return find_replicas(self, self.target, str)
 
     @property
     def masked(self) -> bool:
@@ -192,9 +205,14 @@ class DatabaseSettings(BaseModel):
             main = collect(problems, find_target, self, self._flavor, names)
         if main is not None:
             self.__dict__["engine"] = main.engine
-        if self.replicas:
-            fix = "remove it; a database of its own with read_only, for what you send there yourself, works today"
-            problems.append(Problem(names("replicas"), "nothing yet: no read would go to a replica", fix))
+        if main is not None and "replicas" not in bad:
+            collect(problems, find_replicas, self, main, names)
+        if self.read_from == "replica" and not self.replicas and {"replicas", "read_from"}.isdisjoint(bad):
+            fix = f"name the replicas, or choose replica_preferred for {names('read_from')}"
+            problems.append(Problem(names("replicas"), f"a replica, since {names('read_from')} is replica", fix))
+        if self.causal_reads and main is not None and not main.product.speaks_mysql:
+            fix = "remove it; to read what was written, use the primary, or a replica with a mark"
+            problems.append(Problem(names("causal_reads"), "no, since only Galera has it", fix))
         if (self.ssl_cert is None) != (self.ssl_key is None) and {"ssl_cert", "ssl_key"}.isdisjoint(bad):
             have, lack = ("ssl_cert", "ssl_key") if self.ssl_key is None else ("ssl_key", "ssl_cert")
             problems.append(Problem(names(lack), f"a file, since {names(have)} is set", "set both or neither"))
@@ -244,7 +262,12 @@ def _field_problems(detail: ErrorDetails, names: Names) -> list[Problem]:
     if detail["type"] == "extra_forbidden":
         return [Problem(names(show_key(name)), *describe_unknown_key(name, DatabaseSettings.model_fields))]
     found = read_complaints(detail.get("ctx")) or [("", "another kind of value", "see docs/settings.md")]
-    return [Problem(names(f"{name}.{sub}" if sub else name), expected, fix) for sub, expected, fix in found]
+    return [Problem(_name_of(name, sub, names), expected, fix) for sub, expected, fix in found]
+
+
+def _name_of(name: str, sub: str, names: Names) -> str:
+    """Return the user's name for the part *sub* of a field; one in parentheses is a part of its value."""
+    return f"{names(name)} {sub}" if sub.startswith("(") else names(f"{name}.{sub}" if sub else name)
 
 
 def _new_settings() -> DatabaseSettings:

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Final, get_args
 from pydantic import BeforeValidator, GetCoreSchemaHandler, PlainSerializer, PlainValidator, SecretStr
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-from prefiq_db.config import MAX_SECONDS, Mode, RetryPolicy, SslMode
+from prefiq_db.config import MAX_SECONDS, Mode, Reading, RetryPolicy, SslMode, WriteTo
 from prefiq_db.errors import Problem
 from prefiq_db.masking import MASK, Secret
 from prefiq_db.products import ACCEPTED_ENGINES, EngineName, product_named
@@ -30,6 +30,8 @@ from prefiq_db.settings.problems import (
 from prefiq_db.urls import split_hosts
 
 _MODES: Final = {mode: mode for mode in get_args(Mode)}
+#: "_" and "-" are the same to _choice()
+_READINGS: Final = {mode.replace("_", "-"): mode for mode in get_args(Reading)}
 _SSL_MODES: Final = {mode: mode for mode in get_args(SslMode)} | {
     "disabled": "disable",
     "preferred": "prefer",
@@ -100,7 +102,7 @@ def check_text(value: object) -> str:
     return value
 
 
-def _host(value: object) -> str:
+def check_host(value: object) -> str:
     text = check_text(value)
     problems: list[Problem] = []
     collect(problems, split_hosts, text, where="")
@@ -131,17 +133,6 @@ def check_file(value: object) -> Path:
     if os.path.isfile(path) and os.access(path, os.R_OK):
         return Path(path)
     raise field_error("a file that exists and may be read", "check the path, and that the file is mounted here")
-
-
-def _replicas(value: object) -> tuple[Secret, ...]:
-    """Accept a list of URLs, a JSON list, or URLs separated by commas or blanks (a URL may contain commas itself)."""
-    if isinstance(value, str) and value.startswith("["):
-        value = from_json(value)
-    elif isinstance(value, str):
-        value = re.split(r"[\s,]+(?=[A-Za-z][\w+]*://)", value)
-    if not isinstance(value, (list, tuple)) or not all(isinstance(item, (str, Secret, SecretStr)) for item in value):
-        raise field_error("a list of URLs", "write URLs with commas between, or a JSON list of texts")
-    return tuple(check_secret(item) for item in value)
 
 
 def check_secret(value: object) -> Secret:
@@ -206,8 +197,9 @@ Count = Annotated[int, BeforeValidator(_whole(1))]
 CountOrZero = Annotated[int, BeforeValidator(_whole(0))]
 Engine = Annotated[EngineName, BeforeValidator(_engine)]
 SyncOrAsync = Annotated[Mode, BeforeValidator(_choice(_MODES, "sync or async"))]
-Hosts = Annotated[str, BeforeValidator(_host)]
+Hosts = Annotated[str, BeforeValidator(check_host)]
 Port = Annotated[int, BeforeValidator(check_port)]
-Replicas = Annotated[tuple[SecretText, ...], BeforeValidator(_replicas)]
+ReadFrom = Annotated[Reading, BeforeValidator(_choice(_READINGS, "primary, replica or replica_preferred"))]
+Writing = Annotated[WriteTo, BeforeValidator(_choice({"one": "one", "any": "any"}, "one or any"))]
 Tls = Annotated[SslMode, BeforeValidator(check_ssl_mode)]
 Retry = Annotated[RetryPolicy, PlainValidator(_retry), PlainSerializer(asdict, return_type=dict[str, int | float])]

@@ -174,10 +174,7 @@ class GaleraCluster(ServerCluster[MariaDbServer]):
         for node in nodes:
             node.execute("set global wsrep_provider_options = 'gmcast.isolate=1'")
         for node in nodes:
-            if not wait_until(
-                lambda node=node: self.status(node, "wsrep_cluster_status") != "Primary",  # type: ignore[misc]
-                timeout_seconds=_SYNC_SECONDS,
-            ):
+            if not wait_until(lambda node=node: not self.is_synced(node), timeout_seconds=_SYNC_SECONDS):  # type: ignore[misc]
                 raise ServerUnavailableError(f"the node was not cut off; the end of its log:\n{node.log}")
         try:
             yield

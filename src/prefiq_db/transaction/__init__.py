@@ -6,7 +6,7 @@ from prefiq_db.reports import Outcome
 from prefiq_db.transaction.block import RUN_AGAIN, Block
 from prefiq_db.transaction.burst_block import BurstBlock
 from prefiq_db.transaction.burst_savepoint import BurstSavepoint
-from prefiq_db.transaction.options import TransactionOptions, check_timeout
+from prefiq_db.transaction.options import TransactionOptions, check_timeout, make_options
 from prefiq_db.transaction.ownership import (
     NO_TRANSACTIONS,
     Binding,
@@ -38,6 +38,7 @@ __all__ = [
     "ambient",
     "check_timeout",
     "is_adopted",
+    "make_options",
     "of_another_tenant",
     "open_here",
     "request_here",

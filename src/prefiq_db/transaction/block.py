@@ -26,10 +26,18 @@ from prefiq_db.interruptions import is_interruption
 from prefiq_db.reports import Outcome
 from prefiq_db.retry import Retrier
 from prefiq_db.transaction.options import TransactionOptions
-from prefiq_db.transaction.scope import Scope
+from prefiq_db.transaction.scope import Scope, Use
 from prefiq_db.unrun import refuse_coroutine_function, refuse_generator_function
 
 logger = logging.getLogger("prefiq_db.transaction")
+
+# To ask an enum for a member costs as much as a call.
+ACTIVE, COMMITTED, NOT_COMMITTED, UNKNOWN = (
+    Outcome.ACTIVE,
+    Outcome.COMMITTED,
+    Outcome.NOT_COMMITTED,
+    Outcome.UNKNOWN,
+)
 
 _ids = itertools.count(1)
 
@@ -54,28 +62,30 @@ class Block(ABC):
     #: whether this is a transaction of its own rather than a savepoint
     is_root: ClassVar[bool]
 
+    # What most blocks keep as it is, and few ask for, stands here once.
+    callback_errors: tuple[Exception, ...] = ()
+    retry_number: int = 0
+    token: str | None = None
+    #: whether the caller has seen the token, so that no other one may take its place
+    is_told: bool = False
+    #: stands for the error that rolls it back although none leaves it; ``None``: it is to be kept
+    _unwanted: BaseException | None = None
+    #: makes what begins again on another connection, if the first is dead; ``None``: that is an error
+    new_retrier: Callable[[], Retrier] | None = None
+
     def __init__(self, instance: Instance, options: TransactionOptions, scope: Scope[Block] | None) -> None:
         self.instance = instance
         self.options = options
         self.id = next(_ids)
-        self.outcome = Outcome.NOT_COMMITTED  # until it begins
-        self.callback_errors: tuple[Exception, ...] = ()
-        self.retry_number = 0
-        self.token: str | None = None
-        #: whether the caller has seen the token, so that no other one may take its place
-        self.is_told = False
+        self.outcome = NOT_COMMITTED  # until it begins
+        self.deadline: Deadline | None = None
         self.commit_functions: list[Callable[[], Any]] = []
         self.rollback_functions: list[Callable[[], Any]] = []
         #: streams that read in this block, and end with it at the latest
         self.open_streams: list[OpenStream] = []
         self._scope = scope
         self._handle: Any = None
-        #: stands for the error that rolls it back although none leaves it; ``None``: it is to be kept
-        self._unwanted: BaseException | None = None
-        self.deadline: Deadline | None = None
         self._over = False
-        #: begins again on another connection, if the first one turns out to be dead; ``None``: that is an error
-        self.retrier: Retrier | None = None
 
     @property
     def scope(self) -> Scope[Block]:
@@ -96,7 +106,7 @@ class Block(ABC):
 
     def check_new(self) -> None:
         """Raise if the block has begun already."""
-        if self.is_begun:
+        if self._over or self._handle is not None:  # is_begun, without the call
             raise UsageError("a transaction begins once; call transaction() again for another one")
 
     def tell_token(self) -> str | None:
@@ -113,7 +123,7 @@ class Block(ABC):
             self.deadline = Deadline.after(self.options.timeout_seconds, OWN_TIMEOUT).sooner_of(self.deadline)
         began = False
         try:
-            self.outcome = Outcome.ACTIVE
+            self.outcome = ACTIVE
             self._begin()
             self.scope.blocks.append(self)
             began = True
@@ -134,8 +144,8 @@ class Block(ABC):
     def run(self, call: Call, *, explicit: bool) -> Any:
         """Carry out *call* in this transaction; *explicit* if the caller used its ``tx``."""
         scope = self._check_usable(call, explicit)
-        with scope.used():
-            if scope.connection.invalidated or scope.connection.closed:
+        with Use(scope):
+            if scope.pinned.is_gone:
                 raise self._lost()
             fetched = self._send(call, scope)
         finish = call.shape.finish
@@ -145,7 +155,7 @@ class Block(ABC):
         """Return ``work(connection, call, seconds, deadline)``, which does a part of *call* on the connection."""
         scope = self._check_usable(call, explicit)
         with scope.used():
-            if scope.connection.invalidated or scope.connection.closed:
+            if scope.pinned.is_gone:
                 raise self._lost()
             scope.blocks[0].begin_now()
             seconds, deadline = self._limits(call)
@@ -153,8 +163,10 @@ class Block(ABC):
 
     def _check_usable(self, call: Call, explicit: bool) -> Scope[Block]:
         """Return the scope that *call* is to run in, or raise."""
-        self._check_active()
-        scope = self.scope
+        scope = self._scope
+        if scope is None or self._handle is None or self.outcome is not ACTIVE:
+            self._check_active()
+            scope = self.scope
         if call.last and not (self.is_root and scope.blocks == [self]):
             raise NestingError("last: only the outermost transaction can end with a statement, not a savepoint")
         if explicit:
@@ -163,7 +175,7 @@ class Block(ABC):
 
     def _send(self, call: Call, scope: Scope[Block]) -> Any:
         seconds, deadline = self._limits(call)
-        return self.instance.road.run(scope.connection, call, seconds, deadline)
+        return self.instance.road.run_pinned(scope.pinned, call, seconds, deadline)
 
     def _limits(self, call: Call) -> tuple[float, Deadline | None]:
         """Return how long the statement may take, and the deadline of the whole transaction or block.
@@ -173,7 +185,8 @@ class Block(ABC):
         """
         seconds = self.instance.statement_timeout_seconds if call.deadline is None else call.deadline.seconds
         soonest: Deadline | None = None
-        for block in self.scope.blocks:
+        scope = self._scope
+        for block in self.scope.blocks if scope is None else scope.blocks:
             if block.deadline is not None:
                 block.check_deadline()
                 soonest = block.deadline.sooner_of(soonest)
@@ -194,7 +207,7 @@ class Block(ABC):
     def _check_active(self) -> None:
         if self._handle is None and not self._over:
             raise UsageError("the transaction has not begun: use it as `with db.transaction() as tx:`")
-        if self.outcome is not Outcome.ACTIVE:
+        if self.outcome is not ACTIVE:
             raise ClosedError(f"the transaction has ended ({self.outcome.value}); open a new one")
 
     def _lost(self) -> NotCommittedError:
@@ -208,7 +221,7 @@ class Block(ABC):
     @property
     def is_settled(self) -> bool:
         """Whether it is committed, or may be: then its body must not run again."""
-        return self.outcome in (Outcome.COMMITTED, Outcome.UNKNOWN)
+        return self.outcome in (COMMITTED, UNKNOWN)
 
     # --- callbacks -------------------------------------------------------------------------------
 
@@ -245,7 +258,8 @@ class Block(ABC):
         """Commit, or roll back if *error* is leaving the block."""
         self._check_active()
         try:
-            self._close_streams(error)
+            if self.open_streams:
+                self._close_streams(error)
             self._end(error or self._unwanted)
         finally:
             self.abandon()
@@ -265,8 +279,8 @@ class Block(ABC):
         if self._over:
             return
         try:
-            if self.outcome is Outcome.ACTIVE:
-                self.outcome = Outcome.NOT_COMMITTED
+            if self.outcome is ACTIVE:
+                self.outcome = NOT_COMMITTED
         finally:
             self._let_go()
         self._over = True

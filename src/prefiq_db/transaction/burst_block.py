@@ -63,8 +63,9 @@ class BurstBlock(RootBlock):
         self._started = time.perf_counter()
         road, given = self.instance.road, batch.given
         deadline = self._deadline_of_a_step()
-        self._pinned = connection = road.checkout(deadline)
-        state = self._state = road.state(connection)
+        self._pinned = pinned = road.new_pinned(deadline, whole=True)
+        state, connection = pinned.state, pinned.connection
+        self._state = state
         self.line = state.checkout.line
         state.checkout.one_shot = True  # SQLAlchemy begins nothing: BEGIN is part of the message
         state.begin_with(
@@ -83,18 +84,22 @@ class BurstBlock(RootBlock):
             pending = gather(connection, state, batch.items)
             # First the limits, because BEGIN may say them.
             road.border.cross(lambda: road.dialect.bound_burst(connection, seconds, self.deadline))
+            if road.dialect.gate is not None:
+                waiting: Any = road.dialect
+                road.border.cross(lambda: waiting.wait_for_mark(connection._dbapi_connection))
             begin = road.dialect.burst_begin(state.transaction)
         except CannotTravelError:
-            connection.close()
+            pinned.close()
             raise
         self._burst = Burst(begin, pending)
 
     # --- send, and judge the reply -----------------------------------------------------------------
 
     def _send_batch(self, batch: Batch) -> None:
-        road, connection, burst, state = self.instance.road, self._pinned, self._burst, self._state
-        assert connection is not None
-        scope = self._scope = Scope(self.instance, connection)
+        road, pinned, burst, state = self.instance.road, self._pinned, self._burst, self._state
+        assert pinned is not None
+        connection = pinned.connection
+        scope = self._scope = Scope(self.instance, pinned)
         scope.blocks.append(self)
         self._handle = _Handle(lambda: road.dialect.do_rollback(connection.connection))
         started = time.perf_counter()

@@ -33,7 +33,7 @@ class BurstSavepoint(Savepoint):
             raise CannotTravelError
         fits = True
         with scope.used():
-            if scope.connection.invalidated:
+            if scope.pinned.is_lost:
                 raise self._lost()
             scope.blocks[0].begin_now()
             self._state = scope.state

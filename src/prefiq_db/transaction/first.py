@@ -46,7 +46,7 @@ class FirstStatement(Block):
     def begin_now(self) -> None:
         self.check_open()
         if self._begins:
-            self._first(lambda: self.instance.road.send_begin(self.scope.connection))
+            self._first(lambda: self.instance.road.border.cross(self.scope.pinned.send_begin))
 
     def _first(self, action: Callable[[], T]) -> T:
         """Return what *action* returns, which sends BEGIN; on a dead connection begin again on another one."""
@@ -71,9 +71,9 @@ class FirstStatement(Block):
         try:
             return attempt()
         except PrefiqDbError as error:
-            retrier = self.retrier
-            if retrier is None or not again[-1]:
+            if self.new_retrier is None or not again[-1]:
                 raise
+            retrier = self.new_retrier()
             first = error
         finally:
             # A statement that was refused before anything was sent leaves BEGIN to the next one.

@@ -38,7 +38,8 @@ class LastStatement(Block):
         """Return the result of *call*; COMMIT travels with it where that is safe, else the block's end sends it."""
         self.check_open()
         scope, road = self.scope, self.instance.road
-        if scope.connection.in_nested_transaction():
+        view = scope.pinned.view
+        if view is not None and view.in_nested_transaction():
             raise NestingError("last: a session is open in this transaction; leave it before the last statement")
         if not road.dialect.commit_travels:
             fetched = send(call)
@@ -115,8 +116,8 @@ class LastStatement(Block):
     def settled_end(self) -> None:
         """Run what follows the end of a transaction whose COMMIT travelled with its last statement."""
         scope = self.scope
-        if self.outcome is Outcome.COMMITTED and not (scope.connection.closed or scope.connection.invalidated):
-            self.instance.road.border.cross(scope.connection.close)
+        if self.outcome is Outcome.COMMITTED and not scope.pinned.is_gone:
+            self.instance.road.border.cross(scope.pinned.close)
         scope.blocks.clear()
         if self.outcome is Outcome.COMMITTED:
             self._call(self.commit_functions, "on_commit")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from prefiq_db.config import ISOLATION_LEVELS, MAX_SECONDS
 from prefiq_db.errors import UsageError
@@ -55,3 +56,20 @@ def check_timeout(seconds: float | None) -> None:
         return
     if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 < seconds <= MAX_SECONDS:
         raise UsageError(f"timeout: expected seconds, greater than 0 and at most {MAX_SECONDS:.0f}")
+
+
+_PLAIN: Final = TransactionOptions()
+
+
+def make_options(
+    isolation: str | None, read_only: bool, durable: bool, timeout: float | None, exactly_once: bool = False
+) -> TransactionOptions:
+    """Return the options of ``transaction()``; without any, always the same object.
+
+    Raises:
+        UsageError: as of :class:`TransactionOptions`.
+    """
+    are_plain = read_only is False and durable is False and exactly_once is False
+    if are_plain and isolation is None and timeout is None:
+        return _PLAIN
+    return TransactionOptions(isolation, read_only, durable, timeout, exactly_once)

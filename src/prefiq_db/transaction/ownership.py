@@ -26,7 +26,7 @@ HAND_OVER: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)  # made anew for each transaction, and never changed
 class _Held:
     scope: Scope[Block]
     worker: object
@@ -137,5 +137,9 @@ class Binding:
 
 def _set(origin: Instance, held: _Held | None) -> None:
     # set, never reset(token): that raises in another context, and generators are finished in other contexts
-    others = {other: value for other, value in _ambient.get().items() if other is not origin}
-    _ambient.set((others or NO_TRANSACTIONS) if held is None else {**others, origin: held})
+    now = _ambient.get()
+    if len(now) > (origin in now):
+        others = {other: value for other, value in now.items() if other is not origin}
+        _ambient.set(others if held is None else {**others, origin: held})
+    else:
+        _ambient.set(NO_TRANSACTIONS if held is None else {origin: held})

@@ -20,6 +20,7 @@ from weakref import ReferenceType, ref
 
 from prefiq_db.errors import NestingError, TransactionOwnershipError
 from prefiq_db.instance import Instance
+from prefiq_db.marks import Seen, seen_here, share
 from prefiq_db.transaction.block import Block
 from prefiq_db.transaction.scope import Scope
 
@@ -31,6 +32,8 @@ class RequestTransactions:
     """
 
     def __init__(self) -> None:
+        #: what was written in the request: its reads on replicas wait for that
+        self.seen = Seen()
         self._own: dict[Instance, Scope[Block]] = {}
         # By the scope's id: threads note and forget at once, and each does it in one step.
         self._opened: dict[int, _Opened] = {}
@@ -187,7 +190,10 @@ def within_request(transactions: RequestTransactions) -> Iterator[None]:
     """Note in the context that the code in the block, and all that inherits it, works for one request."""
     before = request_here.get()
     request_here.set(transactions)
+    outer = seen_here()
+    share(transactions.seen)
     try:
         yield
     finally:
         request_here.set(before)
+        share(outer)

@@ -6,10 +6,9 @@ import logging
 import time
 from typing import Any, ClassVar
 
-from sqlalchemy import Connection
-
 from prefiq_db.call import Call
 from prefiq_db.deadline import Deadline, own_deadline, sooner
+from prefiq_db.dialects.session import SessionState
 from prefiq_db.errors import (
     OutcomeUnknownError,
     PermissionDeniedError,
@@ -21,16 +20,17 @@ from prefiq_db.errors import (
 )
 from prefiq_db.events import Line, TransactionFinished
 from prefiq_db.exactly_once import forbidden_table, missing_table, never_committed, new_token, still_unknown
-from prefiq_db.execution.standard import discard
+from prefiq_db.execution.pinned import Pinned
 from prefiq_db.instance import Instance
+from prefiq_db.marks import seen_by
 from prefiq_db.origin import readable
 from prefiq_db.reports import Outcome
-from prefiq_db.transaction.block import RUN_AGAIN, Block
+from prefiq_db.transaction.block import ACTIVE, COMMITTED, NOT_COMMITTED, RUN_AGAIN, UNKNOWN, Block
 from prefiq_db.transaction.first import FirstStatement
 from prefiq_db.transaction.last import LastStatement
 from prefiq_db.transaction.options import TransactionOptions
 from prefiq_db.transaction.ownership import HAND_OVER, enter, leave
-from prefiq_db.transaction.scope import Scope
+from prefiq_db.transaction.scope import Scope, Use
 
 logger = logging.getLogger("prefiq_db.transaction")
 
@@ -43,16 +43,19 @@ class RootBlock(LastStatement, FirstStatement):
     """
 
     is_root: ClassVar[bool] = True
+    #: BEGIN doesn't wait for the first statement
+    begins_at_once = False
+    line: Line | None = None
+    _started: float = 0.0
+    _tried: bool = False
+    _pinned: Pinned | None = None
 
     def __init__(self, instance: Instance, options: TransactionOptions, deadline: Deadline | None = None) -> None:
-        super().__init__(instance, options, None)
+        Block.__init__(self, instance, options, None)
         self.deadline = deadline
+        self._begins = False
         if options.exactly_once:
             self.token = new_token(instance.resolver.home)
-        self.line: Line | None = None
-        self._started = 0.0
-        self._tried = False
-        self._pinned: Connection | None = None
 
     # --- begin -----------------------------------------------------------------------------------
 
@@ -64,10 +67,12 @@ class RootBlock(LastStatement, FirstStatement):
         self._started = time.perf_counter()
         deadline = self._deadline_of_a_step()
         step_seconds = None if deadline is None else deadline.left()
-        self._pinned = self.instance.road.checkout(deadline)
+        self._pinned = pinned = self.instance.road.new_pinned(deadline)
         try:
-            self._begin_on(self._pinned, step_seconds)
+            self._begin_on(pinned, deadline, step_seconds)
         except (SchemaError, PermissionDeniedError) as error:
+            if not pinned.was_taken:
+                raise  # it is about the database, and not about a table
             failure = self._explained(error)
         else:
             return
@@ -86,10 +91,36 @@ class RootBlock(LastStatement, FirstStatement):
         """Return the deadline of the next step: the checkout, or finding out the outcome of COMMIT."""
         return sooner(self.deadline, own_deadline(self.options.step_timeout_seconds))
 
-    def _begin_on(self, connection: Connection, step_seconds: float | None) -> None:
-        road, options, usual = self.instance.road, self.options, self.instance.statement_timeout_seconds
-        state, limit = road.state(connection), options.timeout_seconds
-        waiting: Any = connection
+    def _begin_on(self, pinned: Pinned, deadline: Deadline | None, step_seconds: float | None) -> None:
+        road = self.instance.road
+
+        def go() -> None:
+            pinned.take(deadline)
+            self._choose(pinned.state, step_seconds)
+            pinned.begin()
+
+        try:
+            road.border.cross(go, pinned.phase)
+        except PrefiqDbError as error:
+            # The server has replied, or there is no connection: one that was taken is still usable.
+            pinned.close()
+            road.name_holders(error)
+            raise
+        self._handle = pinned
+        self._begins = pinned.state.transaction.owes_begin
+        if self.token is not None and not self._begins:
+            self.instance.has_tokens = True
+        scope = self._scope
+        if scope is None:
+            self._scope = scope = Scope(self.instance, pinned)
+            self._become_ambient()
+        else:
+            scope.pin(pinned)
+
+    def _choose(self, state: SessionState, step_seconds: float | None) -> None:
+        """Tell *state* what BEGIN is to say."""
+        options, usual = self.options, self.instance.statement_timeout_seconds
+        limit = options.timeout_seconds
         self.line = state.checkout.line
         state.begin_with(
             id=self.id,
@@ -101,52 +132,63 @@ class RootBlock(LastStatement, FirstStatement):
             statement_timeout=limit if limit is not None and limit < usual else None,
             control_timeout=step_seconds if step_seconds is not None and step_seconds < usual else None,
             # Without its table a transaction must fail before the body runs, so the first token goes ahead.
-            may_wait=self.token is None or self.instance.has_tokens,
+            may_wait=not self.begins_at_once and (self.token is None or self.instance.has_tokens),
         )
-        try:
-            self._handle = road.begin(connection)
-        except PrefiqDbError:
-            # The server has replied: the connection is still usable.
-            connection.close()
-            raise
-        self._begins = waiting.begin_waits = state.transaction.owes_begin
-        if self.token is not None and not self._begins:
-            self.instance.has_tokens = True
-        scope = self._scope
-        if scope is None:
-            self._scope = scope = Scope(self.instance, connection)
-            self._become_ambient()
-        else:
-            scope.pin(connection)
 
     def _become_ambient(self) -> None:
         enter(self.scope)
 
+    # --- statements ------------------------------------------------------------------------------
+
+    def run(self, call: Call, *, explicit: bool) -> Any:
+        scope = self._scope
+        if (
+            scope is None
+            or self.outcome is not ACTIVE
+            or self._handle is None
+            or self._begins
+            or self.deadline is not None
+            or call.deadline is not None
+            or call.last
+            or scope.guard.is_closed
+            or len(scope.blocks) != 1
+        ):
+            return Block.run(self, call, explicit=explicit)
+        if explicit:
+            scope.explicit_uses += 1
+        instance = self.instance
+        with Use(scope):
+            if scope.pinned.is_gone:
+                raise self._lost()
+            fetched = instance.road.run_pinned(scope.pinned, call, instance.statement_timeout_seconds, None)
+        finish = call.shape.finish
+        return fetched if finish is None else finish(fetched)
+
     # --- a BEGIN that waits for the first statement ------------------------------------------------
 
     def _send(self, call: Call, scope: Scope[Block]) -> Any:
-        if call.last or self._begins or scope.is_closed:
+        if call.last or self._begins or scope.guard.is_closed:
             self.check_open()
             return self.send_last(call, self.send_next) if call.last else self.send_next(call)
-        return super()._send(call, scope)
+        return Block._send(self, call, scope)
 
     def _begin_again(self) -> None:
         """Begin again on another connection, where nothing was done yet."""
         if self.token is not None and not self.is_told:
             self.token = new_token(self.instance.resolver.home)  # as in _begin()
         if self._pinned is not None:
-            discard(self._pinned)
+            self._pinned.discard()
         deadline = self._deadline_of_a_step()
         step_seconds = None if deadline is None else deadline.left()
-        self._pinned = self.instance.road.checkout(deadline)
-        self._begin_on(self._pinned, step_seconds)
+        self._pinned = pinned = self.instance.road.new_pinned(deadline)
+        self._begin_on(pinned, deadline, step_seconds)
         self._begins = False
 
     # --- end -------------------------------------------------------------------------------------
 
     def end(self, error: BaseException | None) -> None:
-        if self._scope is None or self._over or self.outcome is Outcome.ACTIVE or not self._scope.is_closed:
-            super().end(error)
+        if self.outcome is ACTIVE or self._scope is None or self._over or not self._scope.is_closed:
+            Block.end(self, error)
             return
         try:
             self._end(error)
@@ -157,7 +199,7 @@ class RootBlock(LastStatement, FirstStatement):
 
     def _end(self, error: BaseException | None) -> None:
         try:
-            if self.outcome is Outcome.ACTIVE:
+            if self.outcome is ACTIVE:
                 self._commit_or_roll_back(error)
             else:
                 self._leave_settled()
@@ -186,7 +228,7 @@ class RootBlock(LastStatement, FirstStatement):
 
     def _tell(self) -> None:
         hooks = self.instance.hooks
-        if self.outcome is Outcome.UNKNOWN and not self.options.read_only:
+        if self.outcome is UNKNOWN and not self.options.read_only:
             self.instance.observer.statistics.note_unknown_outcome()
         if hooks.wants(TransactionFinished):
             duration = time.perf_counter() - self._started
@@ -210,6 +252,8 @@ class RootBlock(LastStatement, FirstStatement):
         if error is not None:
             self._roll_back()
             return
+        if self.instance.readers is not None:
+            seen_by(self.instance.runtime.worker())  # in the shield it would be noted where nobody sees it
         try:
             self.instance.runtime.shielded(self._commit, self.instance.commit_budget_seconds)
         except TimeoutError:
@@ -223,24 +267,26 @@ class RootBlock(LastStatement, FirstStatement):
     def _commit(self) -> None:
         scope = self.scope
         try:
-            with scope.used():
-                self.check_deadline()
-                if scope.connection.invalidated or scope.connection.closed:
+            with Use(scope):
+                if self.deadline is not None:
+                    self.check_deadline()
+                if scope.pinned.is_gone:
                     raise self._lost()
                 if self.token is not None and self._begins:
                     self.begin_now()  # or the token would say that nothing was committed
-                self.instance.road.drop_begin(scope.connection)
-                self._bound_the_end()
+                scope.state.transaction.owes_begin = False  # there was no statement
+                if self.deadline is not None:
+                    self._bound_the_end()
                 # The outcome is unknown until the reply is read.
-                self.outcome = Outcome.UNKNOWN
+                self.outcome = UNKNOWN
                 self.instance.road.border.cross(self._send_commit, "commit")
         except TransactionEndedError:
-            self._roll_back(Outcome.UNKNOWN)
+            self._roll_back(UNKNOWN)
             raise
         except OutcomeUnknownError as error:
             lost = error
         except PrefiqDbError:
-            self.outcome = Outcome.ACTIVE
+            self.outcome = ACTIVE
             self._roll_back()
             raise
         else:
@@ -252,7 +298,7 @@ class RootBlock(LastStatement, FirstStatement):
     def _send_commit(self) -> None:
         self._handle.commit()
         # Set it right here: an interruption from now on doesn't change the outcome.
-        self.outcome = Outcome.COMMITTED
+        self.outcome = COMMITTED
 
     def _bound_the_end(self) -> None:
         """Limit COMMIT or ROLLBACK to the time that is left; the driver's grace period is added to that."""
@@ -260,23 +306,25 @@ class RootBlock(LastStatement, FirstStatement):
             self.scope.state.transaction.bound_end(self.deadline)
 
     def _committed(self) -> None:
-        self.outcome = Outcome.COMMITTED  # known from the reply or from the token
-        if not self.scope.connection.closed:
-            self.instance.road.border.cross(self.scope.connection.close)
-        self._call(self.commit_functions, "on_commit")
+        self.outcome = COMMITTED  # known from the reply or from the token
+        pinned = self.scope.pinned
+        if not (pinned.give_back() or pinned.is_closed):
+            self.instance.road.border.cross(pinned.close)
+        if self.commit_functions:
+            self._call(self.commit_functions, "on_commit")
 
     def _unanswered(self, lost: OutcomeUnknownError) -> None:
         """Find out the outcome of a COMMIT without a reply, or raise that it is unknown."""
         # The reply may still arrive, or COMMIT's cleanup may be half done: the connection must not be used again.
         self.scope.doubt()
-        self._roll_back(Outcome.UNKNOWN)
+        self._roll_back(UNKNOWN)
         if self.token is None:
             raise lost
         outcome = self._ask_for_outcome(self.token)
-        if outcome is Outcome.COMMITTED:
+        if outcome is COMMITTED:
             self._committed()
             return
-        if outcome is Outcome.NOT_COMMITTED:
+        if outcome is NOT_COMMITTED:
             self.outcome = outcome
             self._call(self.rollback_functions, "on_rollback")
             raise never_committed(self.instance.name, RUN_AGAIN)
@@ -287,28 +335,28 @@ class RootBlock(LastStatement, FirstStatement):
             return self.instance.resolver.resolve(token, self._deadline_of_a_step(), transaction_id=self.id)
         except SchemaError:
             # The table was dropped meanwhile; that error alone would be taken for "nothing was committed".
-            return Outcome.UNKNOWN
+            return UNKNOWN
 
     def _give_up(self) -> None:
         """Report that COMMIT, or what follows it, did not end within its budget."""
         budget = self.instance.commit_budget_seconds
-        if self.outcome is Outcome.COMMITTED:
+        if self.outcome is COMMITTED:
             self._note_callback_error("on_commit", None, TimeoutError(f"not done within {budget:g} s"))
             return
-        if self.outcome is Outcome.NOT_COMMITTED:
+        if self.outcome is NOT_COMMITTED:
             raise never_committed(self.instance.name, RUN_AGAIN)
-        self.outcome = Outcome.UNKNOWN
+        self.outcome = UNKNOWN
         raise OutcomeUnknownError(
             f"COMMIT on database {self.instance.name} was not answered within {budget:g} s: it may have happened",
             database=self.instance.name,
             token=self.token,
         )
 
-    def _roll_back(self, outcome: Outcome = Outcome.NOT_COMMITTED) -> None:
+    def _roll_back(self, outcome: Outcome = NOT_COMMITTED) -> None:
         scope = self.scope
-        if self.instance.road.was_ended(scope.connection):
+        if scope.pinned.was_ended():
             # A statement ended it (a COMMIT in a procedure, say): everything before that may be committed.
-            outcome = Outcome.UNKNOWN
+            outcome = UNKNOWN
         callbacks = [fn for block in scope.blocks for fn in block.rollback_functions]
         for block in scope.blocks:
             block.outcome = outcome
@@ -316,8 +364,8 @@ class RootBlock(LastStatement, FirstStatement):
         try:
             if not scope.seize(self.instance.commit_budget_seconds):
                 self._discard()
-            elif not (scope.connection.invalidated or scope.connection.closed):
-                self.instance.road.drop_begin(scope.connection)
+            elif not scope.pinned.is_gone:
+                scope.state.transaction.owes_begin = False  # there was no statement
                 self._bound_the_end()
                 self.instance.road.border.cross(self._handle.rollback)
         except PrefiqDbError as error:
@@ -333,19 +381,20 @@ class RootBlock(LastStatement, FirstStatement):
             self._discard()
             raise
         else:
-            self.instance.road.border.cross(scope.connection.close)
-        if outcome is Outcome.NOT_COMMITTED:
+            self.instance.road.border.cross(scope.pinned.close)
+        if outcome is NOT_COMMITTED:
             self._call(callbacks, "on_rollback")
 
     def _let_go(self) -> None:
         scope = self._scope
         try:
             if scope is not None:
-                ended = self.instance.road.was_ended(scope.connection)
-                for block in scope.blocks:
-                    if block.outcome is Outcome.ACTIVE:
-                        block.outcome = Outcome.UNKNOWN if ended else Outcome.NOT_COMMITTED
-                scope.blocks.clear()
+                if scope.blocks:
+                    ended = scope.pinned.was_ended()
+                    for block in scope.blocks:
+                        if block.outcome is ACTIVE:
+                            block.outcome = UNKNOWN if ended else NOT_COMMITTED
+                    scope.blocks.clear()
                 leave(scope)
         finally:
             self._discard()
@@ -353,4 +402,4 @@ class RootBlock(LastStatement, FirstStatement):
     def _discard(self) -> None:
         """Close the connection for good, so that the server ends whatever is open on it."""
         if self._pinned is not None:
-            discard(self._pinned)
+            self._pinned.discard()

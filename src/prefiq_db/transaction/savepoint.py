@@ -32,7 +32,7 @@ class Savepoint(Block):
         scope = self.scope
         with scope.used():
             scope.blocks[0].begin_now()
-            self._handle = self.instance.road.begin_nested(self.scope.connection)
+            self._handle = self.instance.road.border.cross(self.scope.pinned.begin_nested)
 
     def end(self, error: BaseException | None) -> None:
         self._check_active()
@@ -50,7 +50,7 @@ class Savepoint(Block):
             return
         try:
             with scope.used():
-                if scope.connection.invalidated:
+                if scope.pinned.is_lost:
                     raise self._lost()
                 self.instance.road.border.cross(self._handle.commit)
         except BaseException:
@@ -79,7 +79,7 @@ class Savepoint(Block):
 
     def _undo(self) -> None:
         self.outcome = Outcome.NOT_COMMITTED
-        if not self.scope.connection.invalidated:
+        if not self.scope.pinned.is_lost:
             try:
                 with self.scope.used():
                     self.instance.road.border.cross(self._handle.rollback)

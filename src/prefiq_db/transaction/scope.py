@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, NoReturn, TypeVar
 
 from sqlalchemy import Connection
 
@@ -12,6 +12,7 @@ from prefiq_db.dialects.base import PrefiqDialect
 from prefiq_db.dialects.session import SessionState
 from prefiq_db.errors import ClosedError, ForkError, PrefiqDbError, TransactionBusyError
 from prefiq_db.execution.enclosable import enclosed
+from prefiq_db.execution.pinned import Pinned
 from prefiq_db.execution.refused_statements import (
     commit_refused,
     hidden_refused,
@@ -57,11 +58,8 @@ class Guard:
             return
         dialect = self._dialect
         facts = facts_sent(context, statement, dialect.label)
-        refuse_everywhere(facts)
-        if facts.commits:
-            raise commit_refused(dialect.label, facts.commits)
-        if facts.hidden:
-            raise hidden_refused(dialect.label)
+        if not facts.stands_inside:
+            _refuse(facts, dialect.label)
         if facts.lingers:
             if not dialect.limits.session_settings:
                 refuse_behind_pooler(facts)
@@ -78,6 +76,15 @@ class Guard:
             transaction.only_reads = False
 
 
+def _refuse(facts: Facts, label: str) -> None:
+    """Raise because a statement with these *facts* may not be sent in a transaction."""
+    refuse_everywhere(facts)
+    if facts.commits:
+        raise commit_refused(label, facts.commits)
+    if facts.hidden:
+        raise hidden_refused(label)
+
+
 def _is_enclosed(facts: Facts, statement: str, label: str) -> bool:
     """Return whether *statement* is one statement to its very end, and asks nothing about the one before it."""
     return facts.no_tomorrow in ("", LOCK_REASON) and enclosed(statement, label) == statement
@@ -86,22 +93,22 @@ def _is_enclosed(facts: Facts, statement: str, label: str) -> bool:
 class Scope(Generic[B]):
     """One pinned connection and the blocks open on it, the outermost first."""
 
-    def __init__(self, instance: Instance, connection: Connection) -> None:
+    def __init__(self, instance: Instance, pinned: Pinned) -> None:
         self.instance = instance
         self.guard = Guard(instance.road.dialect)
-        self.pin(connection)
+        self.pin(pinned)
         self.pid = os.getpid()
         self.blocks: list[B] = []
         # Verbs run through an explicit tx, or under bind(): their callers chose this transaction.
         self.explicit_uses = 0
         # The connection's user, under a single key: setdefault() checks and takes it in one step that can't be
         # interrupted, and an interrupted user stays recorded.
-        self._users: dict[None, _Use] = {}
+        self._users: dict[None, Use] = {}
 
-    def pin(self, connection: Connection) -> None:
-        """Make *connection* the pinned one; another one takes its place if the first turns out to be dead at BEGIN."""
-        self.connection = connection
-        self.state: SessionState = self.instance.road.state(connection)
+    def pin(self, pinned: Pinned) -> None:
+        """Take *pinned*; another one takes its place if the first turns out to be dead at BEGIN."""
+        self.pinned = pinned
+        self.state: SessionState = pinned.state
         self.guard.state = self.state
         self.state.checkout.guard = self.guard.refuse_ending
 
@@ -119,7 +126,7 @@ class Scope(Generic[B]):
 
         Ending the transaction while another statement's reply is being read would mix up the replies.
         """
-        mine = _Use(self)
+        mine = Use(self)
         deadline: Deadline | None = None
         while (user := self._users.setdefault(None, mine)) is not mine:
             deadline = deadline or Deadline.after(wait_seconds)
@@ -131,41 +138,40 @@ class Scope(Generic[B]):
 
     def doubt(self) -> None:
         """Close the connection: after an interruption the state of its protocol is unknown."""
-        if not self.connection.closed and not self.connection.invalidated:
-            self.connection.invalidate()
+        self.pinned.doubt()
+
+    @property
+    def connection(self) -> Connection:
+        """SQLAlchemy's Connection, made when it is first asked for."""
+        connection: Connection = self.pinned.connection
+        return connection
 
     @property
     def finished(self) -> bool:
         return not self.blocks
 
-    def used(self) -> _Use:
+    def used(self) -> Use:
         """Return a block that holds the connection for one statement.
 
         Raises:
             TransactionBusyError: if another task or thread holds it: only one may use it at a time.
             ForkError: in a forked child, whose copy of the connection belongs to the parent.
         """
-        return _Use(self)
+        return Use(self)
 
-    def take(self, use: _Use) -> None:
-        """Record that *use* has the connection, or raise."""
+    def refuse_use(self) -> NoReturn:
+        """Raise because the connection is another's."""
         if self.pid != os.getpid():
             raise ForkError(
                 "this transaction was opened before a fork and belongs to the parent process; open a new one here"
             )
-        if self._users.setdefault(None, use) is not use:
-            raise TransactionBusyError(
-                "two tasks or threads used one transaction at the same moment; run them one after the other, or give "
-                "each its own transaction()"
-            )
-
-    def let_go(self, use: _Use) -> None:
-        """Record that *use* has ended."""
-        if self._users.get(None) is use:
-            del self._users[None]
+        raise TransactionBusyError(
+            "two tasks or threads used one transaction at the same moment; run them one after the other, or give "
+            "each its own transaction()"
+        )
 
 
-class _Use:
+class Use:
     """One statement's hold on the connection. An interruption of it closes the connection."""
 
     __slots__ = ("scope", "worker")
@@ -175,11 +181,16 @@ class _Use:
         self.worker = scope.instance.runtime.worker()
 
     def __enter__(self) -> None:
-        self.scope.take(self)
+        scope = self.scope
+        if scope.pid != os.getpid() or scope._users.setdefault(None, self) is not self:
+            scope.refuse_use()
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        scope = self.scope
         try:
             if error is not None and not isinstance(error, PrefiqDbError):
-                self.scope.doubt()
+                scope.doubt()
         finally:
-            self.scope.let_go(self)
+            users = scope._users
+            if users.get(None) is self:
+                del users[None]

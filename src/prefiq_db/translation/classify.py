@@ -99,7 +99,7 @@ UNANSWERED: Final = replace(treatment(ErrorKind.STATEMENT_TIMEOUT), connection_l
 
 def leaves_unknown(found: ErrorClass) -> bool:
     """Return whether a statement that failed like this, outside a transaction, may have run."""
-    lost = found.kind in (ErrorKind.CONNECTION_LOST, ErrorKind.SERVER_SHUTDOWN)
+    lost = found.kind in (ErrorKind.CONNECTION_LOST, ErrorKind.SERVER_SHUTDOWN, ErrorKind.NOT_READY)
     # A server that stops a statement for its timeout reports it, and the connection lives.
     unanswered = found.kind is ErrorKind.STATEMENT_TIMEOUT and found.connection_lost
     return (lost or unanswered) and not found.retry_statement

@@ -201,6 +201,8 @@ EXACT: Final[Mapping[str, Mapping[int, ErrorClass]]] = {
     "statement": {
         # The branch is rolled back, the session lives.
         1613: ErrorClass(ErrorKind.TRANSACTION_TIMEOUT, transient=True),
+        # Of a statement outside a transaction it may be the end, its own COMMIT, and that isn't certain to have failed.
+        1180: ErrorClass(ErrorKind.NOT_READY, transient=True, connection_lost=True, retry_transaction=True),
         1412: _PREPARE_AGAIN,
         1615: _PREPARE_AGAIN,
         # Memory and locks become free when other sessions finish.

@@ -18,7 +18,7 @@ from prefiq_db.errors import OutcomeUnknownError, UsageError
 from prefiq_db.testing.database_server import DatabaseServer
 from prefiq_db.testing.faults.bank_report import BankReport
 from prefiq_db.testing.faults.crew import run_tasks, run_threads
-from prefiq_db.testing.faults.direct import direct
+from prefiq_db.testing.faults.direct import Direct, direct
 
 _QUIET_SECONDS = 30.0
 _MAX_AMOUNT = 5
@@ -74,7 +74,8 @@ class Bank:
     other ways (``bank.apply`` for a ``Transaction``, ``bank.apply_async`` for an ``AsyncTransaction``).
 
     Args:
-        where: a server, or the path of a SQLite file; the check queries it directly, past every proxy.
+        where: a server, or the path of a SQLite file; the check queries it directly, past every proxy. Or an object
+            with ``execute(sql)`` and ``wait_until_quiet(timeout_seconds)``: one that asks the primary of a cluster.
         database: the server's database.
         accounts: fewer accounts cause more contention.
         balance: the initial balance of each account; if it is small, some transfers are refused.
@@ -83,7 +84,7 @@ class Bank:
 
     def __init__(
         self,
-        where: DatabaseServer | str | os.PathLike[str],
+        where: DatabaseServer | Direct | str | os.PathLike[str],
         database: str | None = None,
         *,
         accounts: int = 8,
@@ -110,6 +111,16 @@ class Bank:
             self._direct.execute(statement)
         rows = ", ".join(f"({account}, {self._balance})" for account in range(self._accounts))
         self._direct.execute(f"insert into bank_account (id, balance) values {rows}")
+
+    def look_at(self, where: DatabaseServer, database: str) -> None:
+        """Check another server from now on: after a failover, the new primary."""
+        self._direct = direct(where, database)
+
+    @property
+    def committed_count(self) -> int:
+        """How many transfers were reported as committed so far; other threads may read it during a run."""
+        with self._lock:
+            return sum(told is Told.COMMITTED for told in self._told.values())
 
     # --- one transfer ----------------------------------------------------------------------------
 

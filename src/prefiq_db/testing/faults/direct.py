@@ -59,10 +59,10 @@ class SqliteFile:
             connection.execute("rollback")
 
 
-def direct(where: DatabaseServer | str | os.PathLike[str], database: str | None) -> Direct:
-    """Return the database of a server, or the one in a SQLite file."""
+def direct(where: DatabaseServer | Direct | str | os.PathLike[str], database: str | None) -> Direct:
+    """Return the database of a server, or the one in a SQLite file; what can be queried is returned as it is."""
     if isinstance(where, DatabaseServer):
         if database is None:
             raise UsageError("which database of the server? Give its name")
         return ServerDatabase(where, database)
-    return SqliteFile(where)
+    return SqliteFile(where) if isinstance(where, (str, os.PathLike)) else where

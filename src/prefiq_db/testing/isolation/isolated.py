@@ -91,7 +91,7 @@ class IsolatedDatabase(TestDatabase):
         dialect.enclosure = pool.enclosure = self.enclosure
         instance.tenants = TenantPools(_refuse_tenant, 1)
         road: Any = instance.road
-        road.__class__ = _OneRoad
+        road.__class__, road.steps_aside = _OneRoad, True
 
     def _close(self) -> None:
         self.enclosure.lost = self.enclosure.lost or "the test, or its event loop, has ended"
@@ -111,10 +111,8 @@ def _refuse_tenant(name: str) -> NoReturn:
 class _OneRoad(DirectRoad):
     """The road of a test, which leads nowhere else: another connection would see nothing of the test.
 
-    Statements take SQLAlchemy's way, where each can have a savepoint of its own.
+    It steps aside: statements take SQLAlchemy's way, where each can have a savepoint of its own.
     """
-
-    steps_aside = True
 
     def outside(self) -> StandardRoad:
         return self

@@ -1,0 +1,252 @@
+"""Of several hosts find the one to work with, by asking them; two primaries are refused, not chosen from by chance.
+
+Why and when the other hosts are asked: docs/decisions/0159-why-two-primaries-are-refused.md.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from prefiq_db.config import ANY_HOST, SESSION_ATTRS, WRITER, Host, Target
+from prefiq_db.connectors.connector import Connector
+from prefiq_db.connectors.host_memory import HostMemory
+from prefiq_db.deadline import Deadline, Shares
+from prefiq_db.dialects.node_roles import Role
+from prefiq_db.errors import ErrorKind, NotReadyError, PrefiqDbError, ReadOnlyError, SplitBrainError
+from prefiq_db.interruptions import is_interruption
+from prefiq_db.settings import DatabaseSettings
+from prefiq_db.translation.classify import in_phase, treatment
+
+logger = logging.getLogger("prefiq_db.connectors")
+
+# How long each of the other hosts is asked whether it takes writes, too; one that is silent doesn't take part.
+_SURVEY_SECONDS: Final = 1.0
+
+
+class SeveralHosts(Connector):
+    """Mixed into a connector: finds the host to work with, and stays with it."""
+
+    def __init__(self, settings: DatabaseSettings, target: Target) -> None:
+        super().__init__(settings, target)
+        self.wanted = target.options.get(SESSION_ATTRS, ANY_HOST if settings.read_only else WRITER)
+        self.memory = HostMemory(target.hosts, spreads=settings.write_to == "any")
+        self._has_warned = False
+        #: whether new connections lead to another host than those before, and nobody has noticed it yet
+        self.has_moved = False
+
+    # --- of each database ------------------------------------------------------------------------
+
+    def role_of(self, connection: Any) -> Role:
+        """Ask the server behind *connection* for its role."""
+        raise NotImplementedError
+
+    def kinship(self, connection: Any, other: Any) -> str | None:
+        """Return what shows that two servers hold the same data, in words; ``None`` if nothing does."""
+        raise NotImplementedError
+
+    def is_of_driver(self, error: Exception) -> bool:
+        """Return whether the driver or the network raised *error*, so that another host may do."""
+        raise NotImplementedError
+
+    def ailment_in(self, error: Exception) -> ErrorKind | None:
+        """Return why a host that answered doesn't fit, if the driver itself found that out."""
+        return None
+
+    def may_pass(self, error: Exception) -> bool:
+        """Return whether the host may do later; not if it said that login or database are wrong."""
+        return True
+
+    def drop(self, connection: Any) -> None:
+        """Close *connection* without waiting for anybody."""
+        raise NotImplementedError
+
+    # --- the search ------------------------------------------------------------------------------
+
+    def doubt(self) -> None:
+        """Ask the other hosts again with the next new connection."""
+        self.memory.doubt()
+
+    def find(self, opened: Callable[[Host, Deadline], Any], deadline: Deadline) -> tuple[Host, Any]:
+        """Return a host that fits, and the connection to it that *opened* made; *deadline* is for all hosts together.
+
+        Raises:
+            SplitBrainError: another host of the same cluster takes writes, too.
+            ReadOnlyError, NotReadyError: none of the hosts that answered fits.
+        """
+        last: Exception | None = None
+        refusal: Exception | None = None
+        ailment: ErrorKind | None = None
+        resorts: list[Host] = []
+        shares = Shares(deadline, len(self.target.hosts))
+        order = self.memory.order()
+        for place, host in enumerate(order):
+            try:
+                connection = opened(host, shares.next())
+                role = self.ask_role(connection)
+            except Exception as error:
+                if not self.is_of_driver(error) or is_interruption(error):
+                    raise
+                found = self.ailment_in(error)
+                if found is not None:
+                    ailment = found
+                    continue
+                if not self.may_pass(error):
+                    refusal = refusal or error  # a node that is cut off may not know a new user or database
+                self.memory.note_failure(host)
+                last = error
+                continue
+            if role.ailment is None:
+                return self._settle(host, connection, role, order[place + 1 :], opened, deadline)
+            self.drop(connection)
+            ailment = role.ailment
+            if role.is_last_resort:
+                resorts.append(host)
+        if resorts:
+            host = resorts[0]
+            return self._settle(host, opened(host, deadline), Role(shares_writes=True), (), opened, deadline)
+        if ailment is not None:
+            raise _none_fits(ailment)
+        # What may pass counts less than what somebody has to change; a failover under way counts most.
+        failure = refusal or last
+        assert failure is not None
+        raise failure
+
+    def ask_role(self, connection: Any) -> Role:
+        """Ask like :meth:`role_of`; close the connection if that fails."""
+        try:
+            return self.role_of(connection)
+        except BaseException:
+            self.drop(connection)
+            raise
+
+    def _settle(
+        self,
+        host: Host,
+        connection: Any,
+        role: Role,
+        others: Sequence[Host],
+        opened: Callable[[Host, Deadline], Any],
+        deadline: Deadline,
+    ) -> tuple[Host, Any]:
+        """Stay with *host*; before that, ask *others*, which were not tried, whether they are primaries as well."""
+        is_alone = role.shares_writes or self.wanted != WRITER or self.memory.spreads or self.memory.trusts(host)
+        if not is_alone:
+            search = _Comparison(self, opened, deadline)
+            host, connection = search.run(_Candidate(host, connection, role), others)
+        self.has_moved = self.memory.choose(host) or self.has_moved
+        return host, connection
+
+    def tell_strangers(self, host: Host, other: Host) -> None:
+        """Warn once that two hosts take writes, and nothing shows that they are of one cluster."""
+        if self._has_warned:
+            return
+        self._has_warned = True
+        logger.warning(
+            "%s and %s both take writes, and nothing shows that they hold the same data; the first is used. If each of"
+            " them may be written, say write_to=any; otherwise leave one of them out",
+            host,
+            other,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    """A host that takes writes, and the connection to it."""
+
+    host: Host
+    connection: Any
+    role: Role
+
+
+class _Comparison:
+    """Looks for a second primary among the hosts that were not tried."""
+
+    def __init__(self, connector: SeveralHosts, opened: Callable[[Host, Deadline], Any], deadline: Deadline) -> None:
+        self._connector = connector
+        self._opened = opened
+        self._deadline = deadline
+
+    def run(self, found: _Candidate, others: Sequence[Host]) -> tuple[Host, Any]:
+        """Return the primary with its connection: *found*, or one of *others* that it follows."""
+        drop = self._connector.drop
+        try:
+            for place, host in enumerate(others):
+                limit = min(_SURVEY_SECONDS, self._deadline.left() / (2 * (len(others) - place)))
+                other = self._ask(host, Deadline.after(limit))
+                if other is None:
+                    continue
+                try:
+                    loser = self._loser(found, other)
+                except BaseException:
+                    drop(other.connection)
+                    raise
+                found = found if loser is other else other
+                drop(loser.connection)
+        except BaseException:
+            drop(found.connection)
+            raise
+        return found.host, found.connection
+
+    def _ask(self, host: Host, deadline: Deadline) -> _Candidate | None:
+        """Return *host* if it takes writes; ``None`` if not, or if it can't be asked."""
+        connector = self._connector
+        try:
+            connection = self._opened(host, deadline)
+            role = connector.ask_role(connection)
+        except Exception as error:
+            if is_interruption(error):
+                raise
+            logger.debug("host %s can't be asked for its role: %s", host, type(error).__name__)
+            return None
+        if role.ailment is None:
+            return _Candidate(host, connection, role)
+        connector.drop(connection)
+        return None
+
+    def _loser(self, one: _Candidate, other: _Candidate) -> _Candidate:
+        """Return which of two writable hosts is no primary: who follows another one, or else the later in the list."""
+        if one.role.follows != other.role.follows:
+            return one if one.role.follows else other
+        kinship = self._connector.kinship(one.connection, other.connection)
+        if kinship is not None:
+            raise _two_primaries(one.host, other.host, kinship)
+        self._connector.tell_strangers(one.host, other.host)
+        return other
+
+
+def _two_primaries(host: Host, other: Host, kinship: str) -> SplitBrainError:
+    return SplitBrainError(
+        f"{host} and {other} both say that they are the primary of one cluster ({kinship}), so no connection is given "
+        "for writes: what one of them confirms, the other doesn't have. Stop the wrong one, or make it a replica; "
+        f"?{SESSION_ATTRS}={ANY_HOST} in the URL and read_only still read",
+        hosts=(str(host), str(other)),
+        classification=in_phase(treatment(ErrorKind.NOT_READY), "connect"),
+    )
+
+
+def _none_fits(ailment: ErrorKind) -> PrefiqDbError:
+    """Return the error for a list of hosts none of which fits; *ailment* is why the last one that answered didn't."""
+    classification = in_phase(treatment(ailment), "connect")
+    if ailment is ErrorKind.READ_ONLY:
+        return ReadOnlyError(
+            "none of the hosts takes writes: those that answered are read-only. A failover may be under way; to stay "
+            f"with a host that only reads, say ?{SESSION_ATTRS}={ANY_HOST} in the URL",
+            classification=classification,
+        )
+    return NotReadyError(
+        "none of the hosts is one to work with now: those that answered are not ready, or not what "
+        f"?{SESSION_ATTRS}= in the URL asks for",
+        classification=classification,
+    )
+
+
+def ask_one(connection: Any, question: str) -> Any:
+    """Return the one row that is the answer."""
+    cursor = connection.cursor()
+    cursor.execute(question)
+    row = cursor.fetchone()
+    cursor.close()
+    return row

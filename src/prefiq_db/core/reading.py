@@ -1,0 +1,370 @@
+"""Which server a call goes to: reads that may go to a replica, and what happens when none can serve one.
+
+A replica is an instance of its own, as a tenant's database is; its ``origin`` is the primary's. A call that is known to
+read is given to a view of that instance.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import Any, Final, Self, TypeVar
+
+from prefiq_db.call import Call, Overrides
+from prefiq_db.config import NO_RETRY, RetryPolicy
+from prefiq_db.core.tenant_view import TenantView
+from prefiq_db.core.transactions import transaction_repeatable
+from prefiq_db.deadline import Deadline
+from prefiq_db.dialects.following import LOOK, WRITES, ReplicaBehindError
+from prefiq_db.errors import (
+    ErrorClass,
+    ErrorKind,
+    NotReadyError,
+    OutcomeUnknownError,
+    PrefiqDbError,
+    StatementRefusedError,
+    UnsupportedError,
+    UsageError,
+)
+from prefiq_db.execution.shapes import ALL_ROWS
+from prefiq_db.execution.statement_facts import as_executable, facts_of_call
+from prefiq_db.instance import Instance
+from prefiq_db.marks import Mark, Standing, mark_of, seen_by
+from prefiq_db.readers import Node, Readers, Unfit
+from prefiq_db.transaction import Block, TransactionOptions, open_here
+
+T = TypeVar("T")
+
+_LOOK_SECONDS: Final = 1.0
+#: what says that a node can't serve, and not that the call is wrong
+_NODE_FAILED: Final = frozenset(
+    {
+        ErrorKind.CONNECT_FAILED, ErrorKind.CONNECTION_LOST, ErrorKind.SERVER_SHUTDOWN, ErrorKind.NOT_READY,
+        ErrorKind.TOO_MANY_CONNECTIONS, ErrorKind.AUTHENTICATION, ErrorKind.POOL_TIMEOUT,
+    }
+)  # fmt: skip
+
+
+class ReadingView(TenantView):
+    """A view of a database that may have replicas."""
+
+    def checked(self, given: Mapping[str, Any]) -> Overrides:
+        checked = super().checked(given)
+        if checked.after is not None:
+            # Not for a tenant's database: one of its own has no replicas.
+            mark_of(checked.after, self._mark_kind(), self.home)
+        if not checked.replica:
+            return checked
+        if checked.read_only is False:
+            raise UsageError("override replica: a replica only reads, and read_only=False says otherwise; give one")
+        return replace(checked, read_only=True)
+
+    # --- where the call goes -----------------------------------------------------------------------
+
+    def here(self) -> Self:
+        """Return the same view of the database, or of the replica whose transaction is open here."""
+        view = super().here()
+        instance = view.instance
+        if instance.readers is None:
+            return view
+        # What is written in another task on our behalf, as COMMIT is, has to be noted where we see it.
+        seen_by(view.runtime.worker())
+        scope = open_here(instance)
+        if scope is None or scope.instance.node is None or scope.instance.origin is not instance:
+            return view
+        return view.on(scope.instance.node)
+
+    def on(self, node: Node[Instance] | None) -> Self:
+        """Return the same view of *node*; ``None``: of the primary."""
+        other = copy.copy(self)
+        other.move_to(node)
+        return other
+
+    def move_to(self, node: Node[Instance] | None) -> None:
+        """Make this the view of *node*; ``None``: of the primary."""
+        self.instance = instance = self.instance.origin if node is None else node.instance
+        self.settings, self.road = instance.settings, instance.road
+
+    def reads_on_replica(self, given: Overrides, *, read_only: bool = False) -> bool:
+        """Return whether what only reads goes to a replica under *given*; *read_only*: its transaction says so."""
+        instance = self.instance
+        if instance.readers is None or given.replica is False:
+            return False
+        if given.replica:
+            return True
+        return self.settings.read_from != "primary" and bool(read_only or given.read_only or self.settings.read_only)
+
+    def check_only_reads(self, call: Call) -> None:
+        """Raise if *call* must go to a replica and may write."""
+        if call.given.replica and not facts_of_call(call, self.road.dialect).reads_by_words:
+            raise StatementRefusedError(f"replica: {WRITES}", database=self.name)
+
+    def refuse_rows(self, verb: str) -> None:
+        """Raise if *verb*, which writes rows, must go to a replica."""
+        if self.overrides().replica:
+            raise StatementRefusedError(f"replica: {verb} writes; run it with replica=False", database=self.name)
+
+    # --- carry out ---------------------------------------------------------------------------------
+
+    def read(self, given: Overrides, run: Callable[[Self], T], *, leaves: Callable[[PrefiqDbError], bool]) -> T:
+        """Return what *run* returns for a view of a replica, or if none can serve, of the primary.
+
+        Args:
+            leaves: whether another server may be asked after an error.
+
+        Raises:
+            NotReadyError: ``read_from`` is ``replica``, and all of them are out.
+        """
+        self._see(given)
+        readers = self._readers()
+        tried: set[Node[Instance]] = set()
+        behind = False
+        while not behind and (node := readers.next(tried, self._look)) is not None:
+            tried.add(node)
+            try:
+                return run(self._of_reader(node))
+            except ReplicaBehindError:
+                behind = True
+            except PrefiqDbError as error:
+                if not self._leave(node, error, leaves):
+                    raise
+        self._check_may_fall_back(behind)
+        return run(self)
+
+    def _of_reader(self, node: Node[Instance]) -> Self:
+        view = self.on(node)
+        # Another server is the better second attempt.
+        view.view = replace(view.view, retry=NO_RETRY)
+        return view
+
+    def _leave(self, node: Node[Instance], error: PrefiqDbError, leaves: Callable[[PrefiqDbError], bool]) -> bool:
+        """Return whether another server may serve what failed on *node* with *error*; note what that says of it."""
+        if isinstance(error, OutcomeUnknownError):  # a function in it may have done something
+            return False
+        failed = error.kind in _NODE_FAILED or error.classification.connection_lost
+        if failed:
+            self._readers().out(node, error.kind.value)
+        return failed or leaves(error)
+
+    def _check_may_fall_back(self, behind: bool) -> None:
+        readers = self._readers()
+        readers.fallback_count += 1
+        if behind or self.settings.read_from != "replica":
+            return
+        raise NotReadyError(
+            f"no replica of database {self.name} can serve reads: {readers.states()}; with read_from=replica_preferred "
+            "the primary would",
+            database=self.name,
+            classification=ErrorClass(
+                ErrorKind.NOT_READY, transient=True, retry_statement=True, retry_transaction=True
+            ),
+        )
+
+    def _readers(self) -> Readers[Instance]:
+        readers = self.instance.origin.readers
+        assert readers is not None, "asked for without replicas"
+        return readers
+
+    def _look(self, node: Node[Instance]) -> Standing:
+        """Ask *node* how it stands.
+
+        Raises:
+            Unfit: it doesn't say.
+        """
+        view = self._of_reader(node)
+        dialect: Any = view.road.dialect
+        call = Call(LOOK, as_executable(dialect.standing_sql), None, ALL_ROWS)
+        # The session's own limit stays: it is the driver that waits no longer.
+        limit = view.settings.statement_timeout_seconds
+        call.deadline = Deadline(time.monotonic() + _LOOK_SECONDS, limit)
+        try:
+            standing: Standing = dialect.standing_of(view.road.one_shot(call))
+            return standing
+        except PrefiqDbError as error:
+            if error.kind is ErrorKind.PERMISSION:
+                return Standing()
+            kind = error.kind
+        raise Unfit(kind)
+
+    # --- transactions ------------------------------------------------------------------------------
+
+    def for_transaction(self, options: TransactionOptions, replica: bool | None = None) -> Self:
+        """Return the view that begins a transaction with *options*: of a replica, if it belongs there.
+
+        Raises:
+            UsageError: *replica* without ``read_only``.
+        """
+        if replica and not options.read_only and not self.overrides().read_only:
+            raise UsageError("transaction replica: a replica only reads; say read_only=True, too")
+        given = self.overrides()
+        if replica is not None:
+            given = replace(given, replica=replica)
+        if not self.reads_on_replica(given, read_only=options.read_only) or self.ambient() is not None:
+            return self
+        view = copy.copy(self)
+        view.reads_under = given
+        return view
+
+    def for_attempts(self, options: TransactionOptions) -> Self:
+        return self.for_transaction(options)
+
+    #: a transaction begins on a replica, found when it begins, under these overrides
+    reads_under: Overrides | None = None
+
+    def begin(self, tx: Block) -> None:
+        if self.reads_under is None or not tx.is_root:
+            super().begin(tx)
+            return
+        tx.check_new()
+        given = self.reads_under
+        self._begin(tx, lambda: self._begin_on_reader(tx, given))
+
+    def _begin_on_reader(self, tx: Any, given: Overrides) -> None:
+        self._see(given)
+        readers = self._readers()
+        tried: set[Node[Instance]] = set()
+        behind = False
+        tx.begins_at_once = True  # so that a node that is dead is found now
+        while not behind and (node := readers.next(tried, self._look)) is not None:
+            tried.add(node)
+            self.move_to(node)
+            tx.instance = node.instance
+            try:
+                tx.begin()
+            except ReplicaBehindError:
+                behind = True
+            except PrefiqDbError as error:
+                if not self._leave(node, error, worth_another_server):
+                    raise
+            else:
+                return
+        self.move_to(None)
+        tx.instance, tx.begins_at_once = self.instance, False
+        self._check_may_fall_back(behind)
+        super().begin(tx)
+
+    def in_transaction(
+        self,
+        body: Callable[[Block], Any],
+        options: TransactionOptions | None = None,
+        retry: RetryPolicy | None = None,
+        *,
+        may_repeat: Callable[[], bool] | None = None,
+        by_deadline: bool = True,
+    ) -> Any:
+        chosen, given = options or TransactionOptions(), self.overrides()
+        inner = super().in_transaction
+        if not self.reads_on_replica(given, read_only=chosen.read_only) or self.ambient() is not None:
+            return inner(body, options, retry, may_repeat=may_repeat, by_deadline=by_deadline)
+        only_reads = replace(chosen, read_only=True)
+
+        def run(view: Self) -> Any:
+            policy = retry if view.instance.node is None else NO_RETRY
+            return super().in_transaction(body, only_reads, policy, may_repeat=may_repeat, by_deadline=by_deadline)
+
+        return self.read(given, run, leaves=lambda error: transaction_repeatable(error, only_reads))
+
+    def in_transaction_here(self, body: Callable[[Block], Any], options: TransactionOptions) -> Any:
+        """Run *body* in a transaction on this very server, whatever the overrides say of replicas."""
+        return super().in_transaction(body, options)
+
+    # --- SQLAlchemy's own --------------------------------------------------------------------------
+
+    def for_session(self, replica: bool | None) -> Self:
+        """Return the view that a session works on: of a replica, if it belongs there."""
+        given = self.overrides()
+        if replica is not None:
+            given = replace(given, replica=replica)
+        if not self.reads_on_replica(given) or self.ambient() is not None:
+            return self
+        readers = self._readers()
+        seen = seen_by(self.runtime.worker())
+        if given.after is not None:
+            seen.note(readers.key, mark_of(given.after, self._mark_kind(), self.home))
+        # Nothing may be asked here: making a session never waits.
+        if seen.is_unknown(readers.key):
+            return self
+        node = readers.next((), None)
+        if node is None:
+            self._check_may_fall_back(behind=False)
+        return self if node is None else self.on(node)
+
+    def engine_for(self, name: str) -> Self:
+        """Return the view of the replica *name*.
+
+        Raises:
+            UsageError: there is none of that name.
+        """
+        self.check_usable()
+        readers = self.instance.origin.readers
+        node = None if readers is None else readers.named(name)
+        if node is None:
+            known = "none are configured" if readers is None else ", ".join(each.name for each in readers.nodes)
+            raise UsageError(f"engine_for: expected the name of a replica of database {self.name}: {known}")
+        return self.on(node)
+
+    # --- read your writes --------------------------------------------------------------------------
+
+    @property
+    def home(self) -> str:
+        """What marks of this database are known by."""
+        return self.instance.origin.target.database
+
+    def _mark_kind(self) -> str:
+        dialect: Any = self.instance.origin.road.dialect
+        return str(getattr(dialect, "mark_kind", ""))
+
+    def _see(self, given: Overrides) -> None:
+        """Let the scope see what ``after`` asks for, and settle what was written without an answer how far that went.
+
+        The latter asks the primary, in a message of its own.
+        """
+        readers = self._readers()
+        seen = seen_by(self.runtime.worker())
+        if given.after is not None:
+            seen.note(readers.key, mark_of(given.after, self._mark_kind(), self.home))
+        if seen.is_unknown(readers.key):
+            mark = self._ask_mark()
+            if mark is not None:
+                seen.settle(readers.key, mark)
+
+    def mark(self) -> str:
+        """Return a token for what the scope has written until now, for ``using(after=...)``."""
+        self.check_usable()
+        if self.instance.origin.readers is None:
+            raise UnsupportedError(
+                f"mark: database {self.name} has no replicas that a read could wait on; see the setting replicas",
+                database=self.name,
+            )
+        key = self._readers().key
+        seen = seen_by(self.runtime.worker())
+        mark = seen.mark(key)
+        if mark is None or seen.is_unknown(key):
+            mark = self._ask_mark()
+            if mark is None:
+                raise NotReadyError(f"database {self.name} doesn't say how far it is", database=self.name)
+            seen.settle(key, mark)
+        return mark.text(self.home)
+
+    def _ask_mark(self) -> Mark | None:
+        view = self.on(None)
+        dialect: Any = view.road.dialect
+        call = Call("mark", as_executable(dialect.mark_sql), None, ALL_ROWS)
+        rows: list[Any] = view.retrier(view.overrides(), worth_another_server).run(lambda: view.road.one_shot(call))
+        mark: Mark | None = dialect.mark_from(rows[0]) if rows else None
+        return mark
+
+
+def worth_another_server(error: BaseException) -> bool:
+    """Return whether a read that failed with *error* may be asked of another server."""
+    if not isinstance(error, PrefiqDbError):
+        return False
+    found = error.classification
+    return found.retry_statement or found.retry_transaction
+
+
+def all_read(items: Iterable[Call], dialect: Any) -> bool:
+    """Return whether none of *items* writes by its own words."""
+    return all(facts_of_call(each, dialect).reads_by_words for each in items)

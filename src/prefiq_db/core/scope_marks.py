@@ -1,0 +1,65 @@
+"""Who notes what was written on a primary with replicas, and what a replica's readers wait for."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Final
+
+from prefiq_db.bridge import Runtime
+from prefiq_db.dialects.base import PrefiqDialect
+from prefiq_db.execution.enclosable import enclosed
+from prefiq_db.execution.statement_facts import facts_sent
+from prefiq_db.execution.tied_statements import LOCK_REASON
+from prefiq_db.marks import Mark, seen_by, seen_here
+
+# Others may speak another protocol, as COPY does, or refuse to run in company.
+_TRAVELLING: Final = frozenset({"select", "insert", "update", "delete", "merge", "replace", "values"})
+
+
+class _Statements:
+    """What the dialect asks about the statement that it is about to send."""
+
+    def __init__(self, dialect: PrefiqDialect, runtime: Runtime, key: object) -> None:
+        self._dialect = dialect
+        self._runtime = runtime
+        self._key = key
+
+    def may_write(self, statement: str, context: Any) -> bool:
+        return not facts_sent(context, statement, self._dialect.label).reads_only
+
+    def writes(self, statement: str, context: Any) -> bool:
+        return not facts_sent(context, statement, self._dialect.label).reads_by_words
+
+    def may_travel(self, statement: str, context: Any) -> bool:
+        dialect = self._dialect
+        facts = facts_sent(context, statement, dialect.label)
+        if facts.verb not in _TRAVELLING or getattr(context, "carrier", None) is not None:
+            return False
+        if not dialect.travels_in_text:
+            return True
+        return facts.no_tomorrow in ("", LOCK_REASON) and enclosed(statement, dialect.label) == statement
+
+
+class ScopeMarker(_Statements):
+    """Notes what was written in the scope of whoever wrote it."""
+
+    def note(self, mark: Mark | None) -> None:
+        seen_by(self._runtime.worker()).note(self._key, mark)
+
+
+class ScopeGate(_Statements):
+    """Lets readers wait for what their scope has seen."""
+
+    def __init__(self, dialect: PrefiqDialect, runtime: Runtime, key: object, wait_seconds: float) -> None:
+        super().__init__(dialect, runtime, key)
+        self.wait_seconds = wait_seconds
+
+    def wanted(self) -> Mark | None:
+        seen = seen_here()
+        return None if seen is None else seen.mark(self._key)
+
+    def pause(self, seconds: float) -> None:
+        self._runtime.sleep(seconds)
+
+    def now(self) -> float:
+        return time.monotonic()

@@ -1,0 +1,86 @@
+"""Send one statement outside a transaction from a coroutine, where nothing but the driver's own call has to wait.
+
+What may have to wait besides it (another time limit at the server, a reply that is still to be read, a check of a
+column) is left to the bridge: :meth:`AwaitingDialect.sends_awaited` says so before anything is sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from prefiq_db.dialects.engine_parts import ConfiguredDialect
+from prefiq_db.dialects.session import SessionState
+
+
+class Reply:
+    """The reply to a statement, read to its end: to those that read a result it is the driver's cursor.
+
+    Attributes:
+        rows: all of them, as the driver's tuples.
+    """
+
+    __slots__ = ("_at", "_cursor", "rows")
+
+    def __init__(self, cursor: Any, rows: Sequence[Any]) -> None:
+        #: the driver's own, where the dialect looks for more
+        self._cursor = cursor
+        self.rows = rows
+        self._at = 0
+
+    @property
+    def description(self) -> Any:
+        return self._cursor.description
+
+    @property
+    def rowcount(self) -> int:
+        count: int = self._cursor.rowcount
+        return count
+
+    def fetchall(self) -> Sequence[Any]:
+        """Return the rows that are left."""
+        return self.fetchmany(len(self.rows))
+
+    def fetchone(self) -> Any:
+        """Return the next row, or ``None``."""
+        rows = self.fetchmany(1)
+        return rows[0] if rows else None
+
+    def fetchmany(self, size: int) -> Sequence[Any]:
+        """Return at most *size* rows."""
+        start, self._at = self._at, self._at + size
+        return self.rows[start : self._at]
+
+    def close(self) -> None:
+        """Drop the rows."""
+        self.rows = ()
+
+
+class AwaitingDialect(ConfiguredDialect):
+    """Mixed into our dialects of drivers for asyncio."""
+
+    def is_bounded(self, state: SessionState, dbapi_connection: Any, seconds: float) -> bool:
+        """Return whether limiting a statement to *seconds* needs no word to the server."""
+        return state.session_timeout == seconds
+
+    def sends_awaited(self, statement: str, compiled: Any, dbapi_connection: Any) -> bool:
+        """Return whether nothing but the driver's call has to wait when *statement* is sent on this connection."""
+        return True
+
+    async def execute_awaited(self, dbapi_connection: Any, statement: str, parameters: Any) -> Reply:
+        """Send *statement*, and return the whole reply; errors are the driver's own."""
+        raise NotImplementedError
+
+    async def send_awaited(self, statement: str, parameters: Any, context: Any, state: SessionState) -> Reply:
+        """Send *statement* and note what became of it, as ``do_execute`` does outside a transaction."""
+        observer: Any = self.observer
+        raw = context.dbapi_connection
+        reply: Reply = await observer.observe_awaited(self._executed, raw, statement, parameters, context, state)
+        return reply
+
+    async def _executed(self, raw: Any, statement: str, parameters: Any) -> Reply:
+        try:
+            return await self.execute_awaited(raw, statement, parameters)
+        except Exception as error:
+            raw._handle_exception(error)
+            raise

@@ -1,0 +1,87 @@
+"""SQLite from a coroutine: a statement, its rows and its end take one turn in the driver's thread, not three."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from typing import Any
+
+from prefiq_db.dialects.awaiting import AwaitingDialect, Reply
+from prefiq_db.dialects.session import SessionState
+from prefiq_db.dialects.sqlite_connection import SqliteConnection
+
+
+class AwaitingSqlite(AwaitingDialect):
+    """Mixed into SQLite's async dialect."""
+
+    _sqlite: Any
+
+    def is_bounded(self, state: SessionState, dbapi_connection: Any, seconds: float) -> bool:
+        connection: SqliteConnection = self._sqlite(dbapi_connection)
+        return connection.lock_wait_seconds == min(self.limits.lock_timeout_seconds, seconds)
+
+    def sends_awaited(self, statement: str, compiled: Any, dbapi_connection: Any) -> bool:
+        connection: SqliteConnection = self._sqlite(dbapi_connection)
+        columns = getattr(compiled, "decimal_columns", None)
+        return not columns or connection.decimal_columns.issuperset(columns)
+
+    def is_ready(self, dbapi_connection: Any, state: SessionState, now: float) -> bool:
+        limits, driver = self.limits, dbapi_connection._connection
+        connection: SqliteConnection | None = driver._connection
+        seconds = limits.statement_timeout_seconds
+        if connection is None or not driver._running:
+            return False
+        if connection.in_transaction or connection.isolation_level is not None or connection.ran is not None:
+            return False
+        if connection.timeout_seconds != seconds or connection.lock_wait_seconds != limits.lock_wait_seconds:
+            return False
+        connection.start_clock()
+        return True
+
+    def is_plain(self, compiled: Any) -> bool:
+        return not getattr(compiled, "decimal_columns", None)
+
+    def settle(self, dbapi_connection: Any, error: Exception) -> Exception:
+        connection: SqliteConnection = self._sqlite(dbapi_connection)
+        if connection.timed_out:  # the error is judged; the next one may be about something else
+            connection.timed_out = False
+            connection.stop_clock()
+        return error if connection.refusal is None else connection.refusal
+
+    async def execute_awaited(self, dbapi_connection: Any, statement: str, parameters: Any) -> Reply:
+        driver = dbapi_connection._connection
+        turn = _Turn(driver._conn, statement, parameters)
+        await driver._execute(turn.take)
+        return Reply(turn.cursor, turn.rows)
+
+    async def send_awaited(self, statement: str, parameters: Any, context: Any, state: SessionState) -> Reply:
+        connection: SqliteConnection = self._sqlite(context.dbapi_connection)
+        connection.start_clock()
+        try:
+            return await super().send_awaited(statement, parameters, context, state)
+        except Exception as error:
+            failure = self.settle(context.dbapi_connection, error)
+            if failure is error:
+                raise
+        raise failure
+
+
+class _Turn:
+    """One statement in the driver's thread; its ``repr``, which the driver logs, shows neither text nor values."""
+
+    __slots__ = ("connection", "cursor", "parameters", "rows", "statement")
+
+    def __init__(self, connection: SqliteConnection, statement: str, parameters: Any) -> None:
+        self.connection = connection
+        self.statement = statement
+        self.parameters = parameters
+        self.cursor: sqlite3.Cursor | None = None
+        self.rows: Sequence[Any] = ()
+
+    def take(self) -> None:
+        self.cursor = cursor = self.connection.execute(self.statement, self.parameters)
+        try:
+            if cursor.description is not None:
+                self.rows = cursor.fetchall()
+        finally:
+            cursor.close()

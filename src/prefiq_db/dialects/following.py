@@ -1,0 +1,230 @@
+"""Ask the primary how far it is when something was written, and let a replica wait for that before it reads.
+
+Neither costs a round trip on the primary: the question travels with what writes, and MariaDB tells without a question.
+Why and how: docs/decisions/0154-how-a-read-waits-for-its-write.md.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any, Final, Protocol
+
+from prefiq_db.dialects.session import SessionState
+from prefiq_db.dialects.travelling import TravellingDialect
+from prefiq_db.errors import ErrorClass, ErrorKind, NotReadyError, StatementRefusedError
+from prefiq_db.marks import Mark
+
+#: the verb of the question how a replica stands; it waits for nothing
+LOOK: Final = "look"
+#: why a statement is not sent to a replica
+WRITES: Final = (
+    "this statement may write or lock, so it is not sent to a replica; run it on the primary, with replica=False"
+)
+_FIRST_PAUSE_SECONDS: Final = 0.002
+_LONGEST_PAUSE_SECONDS: Final = 0.05
+
+
+class ReplicaBehindError(NotReadyError):
+    """A replica that has not got in time what its reader has to see; the primary answers instead."""
+
+
+class Marker(Protocol):
+    """Of a primary: who has to know how far it is."""
+
+    def note(self, mark: Mark | None) -> None:
+        """Note how far the primary is after a write; ``None``: it isn't known."""
+
+    def may_write(self, statement: str, context: Any) -> bool:
+        """Return whether *statement*, outside a transaction, may write."""
+
+    def may_travel(self, statement: str, context: Any) -> bool:
+        """Return whether *statement* may be sent in company."""
+
+
+class Gate(Protocol):
+    """Of a replica: what its readers have to see."""
+
+    wait_seconds: float
+
+    def writes(self, statement: str, context: Any) -> bool:
+        """Return whether *statement* may write by its own words; what a function does, the server judges."""
+
+    def wanted(self) -> Mark | None:
+        """Return the mark that the reader here has to see; ``None``: anything will do."""
+
+    def may_travel(self, statement: str, context: Any) -> bool:
+        """Return whether *statement* may be sent in company."""
+
+    def pause(self, seconds: float) -> None:
+        """Wait."""
+
+    def now(self) -> float:
+        """Return the time on the monotonic clock."""
+
+
+class FollowingDialect(TravellingDialect):
+    """Mixed into our dialects of databases that have replicas."""
+
+    # --- on the primary --------------------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def mark_sql(self) -> str:
+        """The question how far the primary is."""
+
+    @abstractmethod
+    def mark_from(self, row: Any) -> Mark | None:
+        """Return the mark that *row*, the reply to :attr:`mark_sql`, says."""
+
+    def ask_mark(self, dbapi_connection: Any) -> Mark | None:
+        """Ask how far the primary is, in a message of its own."""
+        rows = self.ask(dbapi_connection, self.mark_sql)
+        return self.mark_from(rows[0]) if rows else None
+
+    def _told_mark(self, driver: Any, burst: Any, cursor: Any) -> None:
+        """Note what the server told after a write: in reply to what travelled in *burst*, or by itself."""
+        raise NotImplementedError
+
+    def commit_travelled(self, driver: Any, burst: Any) -> None:
+        """Note how far the primary is after a COMMIT that travelled."""
+        marker = self.marker
+        if marker is None:
+            return
+        if burst.tag == "COMMIT":
+            self._told_mark(driver, burst, None)
+        elif burst.sent:
+            marker.note(None)
+
+    def in_step(
+        self, send: Callable[..., None], statement: str, state: SessionState, proxied: Any, context: Any
+    ) -> Callable[..., None]:
+        """Return *send* for a statement outside a transaction: with the question behind it, or behind the check."""
+        if self.gate is not None:
+            return self._checked(send, statement, state, proxied, context)
+        marker = self.marker
+        if marker is None or not marker.may_write(statement, context):
+            return send
+        driver = self._driver(proxied.dbapi_connection)
+        travels = self._question_travels and self.begin_travels and marker.may_travel(statement, context)
+        burst = self.new_burst() if travels and not self.goes_alone(context, driver) else None
+
+        def send_marked(cursor: Any, statement: str, parameters: Any, context: Any) -> None:
+            if burst is not None:
+                burst.after = self.mark_sql
+                driver.ride(burst)
+            try:
+                send(cursor, statement, parameters, context)
+            except BaseException:
+                marker.note(None)  # whatever it says: a part of it may be there
+                raise
+            finally:
+                if burst is not None:
+                    driver.ride(None)
+            self._told_mark(driver, burst, cursor)
+
+        return send_marked
+
+    #: the question how far the primary is travels with a statement; else the server tells it by itself
+    _question_travels = False
+
+    # --- on a replica ----------------------------------------------------------------------------
+
+    def check_sql(self, mark: Mark, seconds: float) -> str:
+        """Return a statement that fails unless the server has *mark*; it may wait for it at most *seconds*."""
+        raise NotImplementedError
+
+    def followed_sql(self, mark: Mark, seconds: float) -> str:
+        """Return the question whether the server has *mark*; it may wait for it at most *seconds*."""
+        raise NotImplementedError
+
+    def refuse_write(self, statement: str, state: SessionState, context: Any) -> None:
+        """Raise if *statement* may write: the replica would refuse it in other words, or do what nobody meant."""
+        if not _is_look(state) and self.gate.writes(statement, context):
+            raise StatementRefusedError(WRITES)
+
+    def _checked(
+        self, send: Callable[..., None], statement: str, state: SessionState, proxied: Any, context: Any
+    ) -> Callable[..., None]:
+        gate = self.gate
+        mark = gate.wanted()
+        if mark is None or _has(state, mark) or _is_look(state):
+            return send
+        driver = self._driver(proxied.dbapi_connection)
+        if not (self.begin_travels and gate.may_travel(statement, context)) or self.goes_alone(context, driver):
+            self.wait_for_mark(proxied)
+            return send
+
+        def send_after_check(cursor: Any, statement: str, parameters: Any, context: Any) -> None:
+            burst = self.new_burst([self.check_sql(mark, gate.wait_seconds)])
+            driver.ride(burst)
+            started = gate.now()
+            try:
+                send(cursor, statement, parameters, context)
+            except Exception:
+                if not burst.refused_ahead:
+                    raise
+            else:
+                state.followed = mark
+                return
+            finally:
+                driver.ride(None)
+            self.wait_for_mark(proxied, gate.wait_seconds - (gate.now() - started))
+            send(cursor, statement, parameters, context)
+
+        return send_after_check
+
+    def do_begin(self, dbapi_connection: Any) -> None:
+        if self.gate is not None and not self.session_of(dbapi_connection).checkout.one_shot:
+            self.wait_for_mark(dbapi_connection)
+        super().do_begin(dbapi_connection)
+
+    def wait_for_mark(self, proxied: Any, seconds: float | None = None) -> None:
+        """Wait until the server behind *proxied* has what the reader here has to see.
+
+        Raises:
+            ReplicaBehindError: it did not get it within *seconds*; ``None``: those of the settings.
+        """
+        gate, state, raw = self.gate, self.session_of(proxied), proxied.dbapi_connection
+        mark = gate.wanted()
+        if mark is None or _has(state, mark):
+            return
+        left = gate.wait_seconds if seconds is None else seconds
+        ends_at, pause = gate.now() + left, _FIRST_PAUSE_SECONDS
+        while True:
+            left = max(0.0, ends_at - gate.now())
+            if self._is_followed(proxied, raw, self.followed_sql(mark, left)):
+                state.followed = mark
+                return
+            left = ends_at - gate.now()
+            if left <= 0:
+                raise _behind(gate.wait_seconds)
+            gate.pause(min(pause, left))
+            pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
+
+    def _is_followed(self, proxied: Any, raw: Any, sql: str) -> bool:
+        try:
+            rows = self.ask(raw, sql)
+        except Exception as error:
+            judgement = self.judge(error, proxied)
+            if judgement.by_code is None or judgement.lost:
+                raise
+            return False  # the server says why it can't tell; then it isn't known
+        return bool(rows and rows[0][0])
+
+
+def _is_look(state: SessionState) -> bool:
+    call = state.statement.call
+    return call is not None and call.verb == LOOK
+
+
+def _has(state: SessionState, mark: Mark) -> bool:
+    known: Mark | None = state.followed
+    return known is not None and known.holds(mark)
+
+
+def _behind(seconds: float) -> ReplicaBehindError:
+    return ReplicaBehindError(
+        f"the replica did not get within {seconds:g} s what was written before; see replica_wait_seconds",
+        classification=ErrorClass(ErrorKind.NOT_READY, transient=True, retry_statement=True, retry_transaction=True),
+    )

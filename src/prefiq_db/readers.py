@@ -1,0 +1,224 @@
+"""The replicas of a database: which one gets the next read, and which are out of the rotation."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import time
+from collections.abc import Callable, Collection
+from typing import Any, Final, Generic, Protocol, TypeVar
+
+from prefiq_db.errors import ErrorKind
+from prefiq_db.events import ReplicaChanged
+from prefiq_db.forks import in_child, renewed
+from prefiq_db.marks import Standing
+from prefiq_db.reports import NodeStats, PoolStats
+
+logger = logging.getLogger("prefiq_db.readers")
+
+#: how long the word of a replica about itself counts
+FRESH_SECONDS: Final = 1.0
+_FIRST_OUT_SECONDS: Final = 0.5
+_LONGEST_OUT_SECONDS: Final = 8.0
+
+
+class Pooled(Protocol):
+    """The part of an instance that a node uses."""
+
+    engine: Any
+
+
+I = TypeVar("I", bound=Pooled)  # noqa: E741 - an instance
+
+
+class Node(Generic[I]):
+    """One replica, and what is known of it.
+
+    Attributes:
+        reason: why it is out of the rotation, in a word; ``""``: it is in.
+    """
+
+    def __init__(self, name: str, weight: float, instance: I) -> None:
+        self.name = name
+        self.weight = weight
+        self.instance = instance
+        self.reason = ""
+        self.standing = Standing()
+        self._served = 0.0
+        self._looked_at = 0.0
+        self._out_until = 0.0
+        self._out_seconds = _FIRST_OUT_SECONDS
+        self._lookers: dict[None, object] = {}
+        in_child(self, Node._forget_lookers)
+
+    def __repr__(self) -> str:
+        return f"<Node {self.name}: {self.reason or 'in the rotation'}>"
+
+    def _forget_lookers(self) -> None:
+        """Forget who asks it: in a forked child nobody does."""
+        self._lookers.clear()
+
+    @property
+    def load(self) -> tuple[float, float]:
+        """What the next read is weighed by: connections in use, then reads until now, both for its weight."""
+        return self.instance.engine.pool.checkedout() / self.weight, self._served / self.weight
+
+    @property
+    def role(self) -> str:
+        """What it said that it is."""
+        return {True: "replica", False: "primary", None: "unknown"}[self.standing.is_replica]
+
+    def served(self) -> None:
+        """Count one read that was sent there."""
+        self._served += 1
+
+    def catch_up(self, others: Collection[Node[I]]) -> None:
+        """Count as many reads as the *others* for its weight, so that a node that returns doesn't get all of them."""
+        self._served = max([self._served, *(self.weight * each._served / each.weight for each in others)])
+
+    def has_to_be_asked(self, now: float) -> bool:
+        """Return whether its last word is too old, or it is time to try it again."""
+        return now >= self._out_until if self.reason else now - self._looked_at >= FRESH_SECONDS
+
+    def may_look(self, looker: object) -> bool:
+        """Return whether *looker* is the only one who asks it now; then it has to call :meth:`looked`."""
+        return self._lookers.setdefault(None, looker) is looker
+
+    def looked(self, looker: object) -> None:
+        """Note that *looker* is done."""
+        if self._lookers.get(None) is looker:
+            del self._lookers[None]
+
+    def put_in(self, standing: Standing, now: float, others: Collection[Node[I]]) -> bool:
+        """Note that it is fit for reads; return whether it was out."""
+        was_out = bool(self.reason)
+        self.standing, self.reason, self._looked_at = standing, "", now
+        self._out_seconds = _FIRST_OUT_SECONDS
+        if was_out:
+            self.catch_up(others)
+        return was_out
+
+    def put_out(self, reason: str, now: float, standing: Standing | None = None) -> bool:
+        """Note why it gets no reads for a while; return whether it was in."""
+        was_in = not self.reason
+        self.reason, self._looked_at = reason, now
+        if standing is not None:
+            self.standing = standing
+        if was_in:
+            self._out_seconds = _FIRST_OUT_SECONDS
+        self._out_until = now + self._out_seconds
+        self._out_seconds = min(_LONGEST_OUT_SECONDS, self._out_seconds * 2)
+        return was_in
+
+    def stats(self, pool: PoolStats) -> NodeStats:
+        """Return what is known of it, without asking it."""
+        return NodeStats(self.name, self.role, not self.reason, self.reason, self.standing.lag_seconds, pool)
+
+
+class Readers(Generic[I]):
+    """The replicas of one database.
+
+    Args:
+        emit: tells listeners.
+
+    Attributes:
+        key: what marks of this database are kept under.
+    """
+
+    def __init__(
+        self, database: str, nodes: list[Node[I]], max_lag_seconds: float, emit: Callable[[ReplicaChanged], None]
+    ) -> None:
+        self.database = database
+        self._emit = emit
+        self.nodes = nodes
+        self.key = object()
+        self.fallback_count = 0
+        self._max_lag_seconds = max_lag_seconds
+        self._lock = renewed(self, "_lock")
+
+    def named(self, name: str) -> Node[I] | None:
+        """Return the node *name*, or ``None``."""
+        return next((each for each in self.nodes if each.name == name), None)
+
+    def next(self, tried: Collection[Node[I]], look: Callable[[Node[I]], Standing] | None) -> Node[I] | None:
+        """Return the node for the next read, of those not *tried*: the one with the least to do for its weight.
+
+        Args:
+            look: asks a node for its standing; ``None``: nobody is asked.
+        """
+        looker = object()
+        for node in self._by_load(tried):
+            now = time.monotonic()
+            if look is not None and node.has_to_be_asked(now) and node.may_look(looker):
+                try:
+                    self._judge(node, look)
+                finally:
+                    node.looked(looker)
+            if not node.reason:
+                with self._lock:
+                    node.served()
+                return node
+        return None
+
+    def _by_load(self, tried: Collection[Node[I]]) -> list[Node[I]]:
+        with self._lock:
+            return sorted((each for each in self.nodes if each not in tried), key=lambda each: each.load)
+
+    def _judge(self, node: Node[I], look: Callable[[Node[I]], Standing]) -> None:
+        try:
+            standing = look(node)
+        except Unfit as error:
+            self.out(node, error.reason)
+            return
+        reason = self._ailment(standing)
+        if reason:
+            self.out(node, reason, standing)
+            return
+        with self._lock:
+            others = [each for each in self.nodes if each is not node and not each.reason]
+            was_out = node.put_in(standing, time.monotonic(), others)
+        if was_out:
+            self._tell(node, logging.INFO, "replica %s of database %s gets reads again")
+
+    def _ailment(self, standing: Standing) -> str:
+        if standing.is_replica is False:
+            return "promoted"
+        if standing.stopped:
+            return "not following"
+        lag = standing.lag_seconds
+        return "behind" if lag is not None and lag > self._max_lag_seconds else ""
+
+    def out(self, node: Node[I], reason: str, standing: Standing | None = None) -> None:
+        """Take *node* out of the rotation for a while, because of *reason*."""
+        with self._lock:
+            was_in = node.put_out(reason, time.monotonic(), standing)
+        if was_in:
+            self._tell(node, logging.WARNING, f"replica %s of database %s gets no reads for now: {reason}")
+
+    def _tell(self, node: Node[I], level: int, message: str) -> None:
+        extra = {"database": self.database, "node": node.name, "reason": node.reason}
+        logger.log(level, message, node.name, self.database, extra=extra)
+        lag = node.standing.lag_seconds
+        self._emit(ReplicaChanged(self.database, node.name, not node.reason, node.reason, node.role, lag))
+
+    def states(self) -> str:
+        """Return the state of every node in words, for an error."""
+        return ", ".join(f"{each.name} ({each.reason or 'in the rotation'})" for each in self.nodes)
+
+    def close(self, close: Callable[[I], None]) -> None:
+        """Close every node's pool, even if an interruption hits at one of them."""
+        left = itertools.chain(self.nodes)
+        try:
+            for each in left:
+                close(each.instance)
+        finally:
+            for each in left:
+                close(each.instance)
+
+
+class Unfit(Exception):  # noqa: N818 - nobody sees it: it says why a node is out
+    """A node did not answer, or not well."""
+
+    def __init__(self, kind: ErrorKind) -> None:
+        super().__init__(kind.value)
+        self.reason = kind.value

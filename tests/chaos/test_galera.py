@@ -1,0 +1,192 @@
+"""A bank with ``exactly_once`` on three Galera nodes: killed, drained, taken out of step, cut off and restarted."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from prefiq_db import Database
+from prefiq_db.testing import GaleraCluster, MariaDbServer
+from prefiq_db.testing.faults import Bank
+from prefiq_db.testing.mariadb_server import PLAIN_USER
+from prefiq_db.testing.processes import wait_until
+from tests.chaos.conftest import run_in
+from tests.chaos.table import Line
+from tests.chaos.test_failovers import OPTIONS, WORKERS
+from tests.clusters import find
+from tests.conftest import Backend
+from tests.twins.support import upgrade_schema
+
+pytestmark = pytest.mark.mariadb
+
+_PATIENCE_SECONDS = 120.0
+_TRANSFERS_BETWEEN = 15
+CALM = {**OPTIONS, "statement_timeout_seconds": 30, "connect_timeout_seconds": 5}
+
+
+@pytest.fixture(scope="module")
+def galera() -> Iterator[GaleraCluster]:
+    with find("galera", GaleraCluster, nodes=3) as cluster:
+        yield cluster
+
+
+@dataclass
+class Stage:
+    cluster: GaleraCluster
+    name: str
+    bank: Bank
+    resumed: list[tuple[str, float, float]] = field(default_factory=list)
+
+    @property
+    def url(self) -> str:
+        return self.cluster.url(self.name)
+
+
+@pytest.fixture
+def stage(galera: GaleraCluster) -> Stage:
+    name = galera.create_database()
+    node = galera.nodes[0]
+    upgrade_schema(Backend("mariadb", node.url(name), node))
+    bank = Bank(node, name)
+    bank.create()
+    return Stage(galera, name, bank)
+
+
+# --- what happens to the node that is written to -------------------------------------------------
+
+
+@contextmanager
+def _killed(cluster: GaleraCluster, node: MariaDbServer) -> Iterator[None]:
+    node.kill()
+    yield
+    node.start()
+    cluster.wait_until_synced(node)
+
+
+@contextmanager
+def _restarted(cluster: GaleraCluster, node: MariaDbServer) -> Iterator[None]:
+    node.stop()
+    yield
+    node.start()
+    cluster.wait_until_synced(node)
+
+
+EVENTS: dict[str, Callable[[GaleraCluster, MariaDbServer], Any]] = {
+    "killed": _killed,
+    "drained": GaleraCluster.drained,
+    "out of step": GaleraCluster.desynced,
+    "cut off": GaleraCluster.partitioned,
+}
+
+
+def strike(stage: Stage, events: list[tuple[str, int | None]]) -> None:
+    """Let each event happen to its node, ``None``: the one that is written to, while the bank works."""
+    for event, number in events:
+        _await_transfers(stage.bank, _TRANSFERS_BETWEEN)
+        node = _busiest(stage.cluster) if number is None else stage.cluster.nodes[number]
+        began = time.monotonic()
+        happens = {**EVENTS, "restarted": _restarted}[event](stage.cluster, node)
+        with happens:
+            happened = time.monotonic()
+            _await_transfers(stage.bank, 1)
+            stage.resumed.append((event, happened - began, time.monotonic() - happened))
+            _await_transfers(stage.bank, _TRANSFERS_BETWEEN)
+
+
+def _busiest(cluster: GaleraCluster) -> MariaDbServer:
+    """Return the node that most of the bank's connections lead to."""
+    question = f"select count(*) from information_schema.processlist where user = '{PLAIN_USER}'"
+    return max(cluster.nodes, key=lambda node: node.execute(question)[0][0])
+
+
+def _await_transfers(bank: Bank, count: int) -> None:
+    before = bank.committed_count
+    if not wait_until(lambda: bank.committed_count >= before + count, timeout_seconds=_PATIENCE_SECONDS):
+        raise TimeoutError(f"no {count} transfers were confirmed in {_PATIENCE_SECONDS:g} s")
+
+
+def run_through(world: str, stage: Stage, events: list[tuple[str, int | None]], **options: Any) -> None:
+    """Run transfers until all *events* have happened, and resolve what is unknown after that."""
+    bank, failures = stage.bank, []
+    over = threading.Event()
+
+    def happen() -> None:
+        try:
+            strike(stage, events)
+        except Exception as error:
+            failures.append(error)
+        finally:
+            over.set()
+
+    def work(db: Any) -> None:
+        while not over.is_set():
+            bank.run(db, 60, workers=WORKERS)
+        bank.resolve(db)
+
+    async def work_async(db: Any) -> None:
+        while not over.is_set():
+            await bank.run_async(db, 60, workers=WORKERS)
+        await bank.resolve_async(db)
+
+    thread = threading.Thread(target=happen, name="what happens")
+    thread.start()
+    try:
+        run_in(world, work if world == "sync" else work_async, stage.url, **{**CALM, **options})
+    finally:
+        over.set()
+        thread.join()
+    if failures:
+        raise failures[0]
+
+
+@pytest.mark.parametrize("write_to", ["one", "any"])
+def test_a_node_that_fails_costs_no_transfer(
+    write_to: str, stage: Stage, world: str, is_long: bool, transfers: int, add_line: Callable[[Line], None]
+) -> None:
+    """Each transfer is there once, on all nodes, and no outcome stays unknown, with one writable node and with all."""
+    cycles = transfers // 1000 if is_long else 1
+    events: list[tuple[str, int | None]] = [(event, None) for event in EVENTS] * cycles
+    run_through(world, stage, events, write_to=write_to)
+    report = stage.bank.check()
+    worst = ", ".join(f"{event} {one:.1f}+{other:.1f} s" for event, one, other in stage.resumed)
+    add_line(Line.of(f"galera, {write_to}: {worst}", world, "mariadb", report, len(events)))
+    assert report.is_exact, report
+    assert report.errors == ()
+    rows = f"select count(*), sum(amount) from {stage.name}.bank_ledger"
+    mine = stage.cluster.nodes[0].execute(rows)
+    for node in stage.cluster.nodes:
+        assert wait_until(lambda node=node: node.execute(rows) == mine, timeout_seconds=30), node
+
+
+def test_a_rolling_restart_costs_no_call(stage: Stage, world: str, add_line: Callable[[Line], None]) -> None:
+    """Each of three nodes is stopped, started and synced again; reads run beside the transfers."""
+    reads, failed = [0], []
+    over = threading.Event()
+
+    def read() -> None:
+        with Database(stage.url, **CALM) as reader:
+            while not over.is_set():
+                try:
+                    reader.fetch_value("select count(*) from bank_account")
+                except Exception as error:
+                    failed.append(error)
+                reads[0] += 1
+
+    with ExitStack() as stack:
+        thread = threading.Thread(target=read)
+        thread.start()
+        stack.callback(thread.join)
+        stack.callback(over.set)
+        run_through(world, stage, [("restarted", number) for number in range(3)])
+    report = stage.bank.check()
+    add_line(Line.of("galera, rolling restart", world, "mariadb", report, 3))
+    assert report.is_exact, report
+    assert report.errors == ()
+    assert failed == []
+    assert reads[0] > 0

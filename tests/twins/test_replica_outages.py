@@ -1,0 +1,162 @@
+"""Replicas that are killed, frozen, far behind or promoted: no read fails, and they come back by themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from prefiq_db.errors import NotReadyError, PrefiqDbError
+from prefiq_db.events import Listener, ReplicaChanged
+from prefiq_db.testing.mariadb_cluster import PLAIN_USER
+from prefiq_db.testing.processes import wait_until
+from tests.twins.harness import Harness
+from tests.twins.replicated import BOTH, Replicated, make_cluster, on_cluster
+
+pytestmark = pytest.mark.parametrize("broken", BOTH, indirect=True)
+
+# Short, so that a frozen server costs a read little.
+LIMITS = {"statement_timeout_seconds": 1.0, "connect_timeout_seconds": 1.0, "pool_timeout_seconds": 5.0}
+
+
+@pytest.fixture
+def broken(request: pytest.FixtureRequest, world: str, loop_runner: Any) -> Iterator[Replicated]:
+    """A database on a primary with two replicas of its own, for a test that breaks them."""
+    with make_cluster(request.param, 2) as cluster:
+        yield from on_cluster(request.param, cluster, world, loop_runner)
+
+
+async def _reads(db: Any, sql: str, count: int = 20) -> set[Any]:
+    """Read in every way; return which servers answered."""
+    met = set()
+    for number in range(count):
+        reader = db.using(replica=True)
+        if number % 4 == 0:
+            async with db.transaction(read_only=True, replica=True) as tx:
+                met.add(await tx.fetch_value(sql))
+        elif number % 4 == 1:
+            async with reader.stream(sql) as rows:
+                met |= {row[0] async for row in rows}
+        elif number % 4 == 2:
+            met.add((await reader.batch([sql]))[0].rows[0][0])
+        else:
+            met.add(await reader.fetch_value(sql))
+    return met
+
+
+async def _returns(db: Any, sql: str, ports: set[int], harness: Harness) -> None:
+    async def has_returned() -> bool:
+        try:
+            return await _reads(db, sql, 4) == ports
+        except NotReadyError:  # strict, and none has been asked again yet
+            return False
+
+    await harness.until(has_returned)
+
+
+@pytest.mark.parametrize("how", ["killed", "frozen"])
+async def test_a_replica_that_dies_fails_no_read(broken: Replicated, harness: Harness, how: str) -> None:
+    db, sql = broken.database(**LIMITS), broken.port_sql
+    _, one, other = broken.ports
+    assert await _reads(db, sql) == {one, other}
+    changes: list[ReplicaChanged] = []
+
+    class Told(Listener):
+        def replica_changed(self, event: ReplicaChanged) -> None:
+            changes.append(event)
+
+    db.hooks.add(Told())
+    node = broken.cluster.nodes[1]
+    node.kill() if how == "killed" else node.freeze()
+    try:
+        # A read that is on its way to a frozen server may take its time limit; none fails.
+        assert await _reads(db, sql) == {other}
+        (out, fine) = db.stats().replicas
+        assert (out.name, out.in_rotation, fine.in_rotation) == ("r1", False, True)
+        assert out.reason
+    finally:
+        node.start() if how == "killed" else node.thaw()
+    await _returns(db, sql, {one, other}, harness)
+    assert all(each.in_rotation for each in db.stats().replicas)
+    assert [(event.node, event.in_rotation) for event in changes] == [("r1", False), ("r1", True)]
+
+
+async def test_when_all_are_out_the_primary_answers_or_an_error_names_them(
+    broken: Replicated, harness: Harness
+) -> None:
+    preferred, strict = broken.database(**LIMITS), broken.database(read_from="replica", **LIMITS)
+    sql = broken.port_sql
+    await _reads(strict, sql, 4)
+    for node in broken.cluster.nodes[1:]:
+        node.kill()
+    assert await _reads(preferred, sql, 8) == {broken.ports[0]}
+    for read in (
+        lambda: strict.using(replica=True).fetch_value(sql),
+        lambda: strict.using(read_only=True).fetch_value(sql),
+        lambda: _reads(strict, sql, 1),
+    ):
+        with pytest.raises(NotReadyError, match=r"r1 \(.+\), r2 \(.+\)"):
+            await read()
+    # Not read-only work, so it was never theirs.
+    assert await strict.fetch_value(sql) == broken.ports[0]
+    for node in broken.cluster.nodes[1:]:
+        node.start()
+    await _returns(strict, sql, set(broken.ports[1:]), harness)
+
+
+async def test_a_replica_that_was_promoted_is_no_replica(broken: Replicated, harness: Harness) -> None:
+    """PostgreSQL's says so; a user of MariaDB may ask only with a privilege."""
+    db, sql = broken.database(**LIMITS), broken.port_sql
+    await db.execute("create table item (id integer primary key)")
+    assert await _reads(db, sql) == set(broken.ports[1:])
+    if broken.kind == "mariadb":
+        broken.cluster.primary.execute(f"grant slave monitor on *.* to {PLAIN_USER}")
+        broken.cluster.catch_up()
+        db = broken.database(**LIMITS)
+        assert await _reads(db, sql) == set(broken.ports[1:])
+    broken.cluster.primary.kill()
+    promoted = broken.cluster.promote(broken.cluster.nodes[1])
+    assert promoted.port == broken.ports[1]
+    await _returns(db, sql, {broken.ports[2]}, harness)
+    (out, _) = db.stats().replicas
+    assert (out.role, out.reason) == ("primary", "promoted")
+
+
+async def test_a_replica_that_lags_gets_no_reads_until_it_has_caught_up(broken: Replicated, harness: Harness) -> None:
+    if broken.kind == "mariadb":
+        broken.cluster.primary.execute(f"grant slave monitor on *.* to {PLAIN_USER}")
+        broken.cluster.catch_up()
+    db, sql = broken.database(max_replica_lag_seconds=1.0, **LIMITS), broken.port_sql
+    writer = broken.database(replicas=[])
+    await writer.execute("create table item (id integer primary key)")
+    broken.cluster.catch_up()
+    broken.cluster.hold_back(broken.cluster.nodes[1], 20)
+    number = iter(range(10**6))
+
+    async def is_out() -> bool:
+        await writer.execute("insert into item values (:id)", {"id": next(number)})
+        return await _reads(db, sql, 4) == {broken.ports[2]}
+
+    await harness.until(is_out)
+    (out, _) = db.stats().replicas
+    assert out.reason == "behind"
+    assert out.lag_seconds is not None
+    assert out.lag_seconds > 1
+    broken.cluster.hold_back(broken.cluster.nodes[1], 0)
+    broken.cluster.catch_up()
+    await _returns(db, sql, set(broken.ports[1:]), harness)
+
+
+async def test_control_without_a_second_server_the_read_fails(broken: Replicated, monkeypatch: Any) -> None:
+    """What the tests above find missing is seen."""
+    from prefiq_db.core.reading import ReadingView
+
+    db, sql = broken.database(read_from="replica", **LIMITS), broken.port_sql
+    assert await _reads(db, sql, 8) == set(broken.ports[1:])
+    monkeypatch.setattr(ReadingView, "_leave", lambda *args: False)
+    broken.cluster.nodes[1].kill()
+    broken.cluster.nodes[2].kill()
+    assert wait_until(lambda: not broken.cluster.nodes[2].running, timeout_seconds=30)
+    with pytest.raises(PrefiqDbError):
+        await _reads(db, sql, 8)

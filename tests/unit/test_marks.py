@@ -1,0 +1,128 @@
+"""Marks: what they hold, what they look like outside, and who sees them."""
+
+from __future__ import annotations
+
+import contextvars
+import gc
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prefiq_db.dialects.travelling_mariadb import mark_of_gtids
+from prefiq_db.dialects.travelling_postgresql import PipelineTravelling
+from prefiq_db.drivers.travellers_mysql import gtid_in
+from prefiq_db.errors import UsageError
+from prefiq_db.marks import Mark, Seen, check_mark_text, enter_scope, leave_scope, mark_of, seen_by, seen_here
+
+_PLACES = st.tuples(st.integers(0, 2**32 - 1), st.integers(0, 2**63))
+_MARKS = st.builds(
+    Mark, st.sampled_from("pm"), st.dictionaries(st.integers(0, 2**32 - 1), _PLACES, min_size=1, max_size=5)
+)
+
+
+@given(_MARKS, st.text(max_size=20))
+def test_a_mark_comes_back_from_its_text(mark: Mark, home: str) -> None:
+    text = mark.text(home)
+    assert check_mark_text(text) == text
+    assert mark_of(text, mark.kind, home) == mark
+
+
+@given(_MARKS, st.integers(min_value=0), st.characters(codec="ascii"))
+def test_a_changed_text_is_refused_and_not_told(mark: Mark, place: int, by: str) -> None:
+    text = mark.text("shop")
+    at = place % len(text)
+    changed = text[:at] + by + text[at + 1 :]
+    if changed == text:
+        return
+    with pytest.raises(UsageError, match="after") as caught:
+        check_mark_text(changed)
+    assert changed not in str(caught.value)
+
+
+def test_a_mark_of_elsewhere_is_refused() -> None:
+    text = Mark("p", {0: (1, 5)}).text("shop")
+    for kind, home in (("m", "shop"), ("p", "other")):
+        with pytest.raises(UsageError, match="another database"):
+            mark_of(text, kind, home)
+
+
+def test_the_later_one_holds_the_earlier_one() -> None:
+    early, late, other = Mark("m", {0: (1, 5)}), Mark("m", {0: (2, 6)}), Mark("m", {1: (1, 1)})
+    assert late.holds(early)
+    assert not early.holds(late)
+    assert not late.holds(other)
+    assert late.with_(other).holds(other)
+    # Of PostgreSQL a number counts only on its timeline.
+    assert Mark("p", {0: (2, 50)}).holds(Mark("p", {0: (1, 90)}))
+    assert not Mark("p", {0: (1, 90)}).holds(Mark("p", {0: (2, 50)}))
+
+
+def test_the_place_behind_the_header_of_a_page_is_that_before_it() -> None:
+    """Else no replica would be there until somebody writes more."""
+    dialect = PipelineTravelling.__new__(PipelineTravelling)
+    for place, expected in ((8192 * 3 + 24, 8192 * 3), (2**24 + 40, 2**24), (8192 * 3 + 48, 8192 * 3 + 48)):
+        mark = dialect.mark_from(("00000002000000000000000A", str(place)))
+        assert mark == Mark("p", {0: (2, expected)})
+
+
+def test_gtids_of_several_domains() -> None:
+    assert mark_of_gtids("0-1-270,7-2-3") == Mark("m", {0: (1, 270), 7: (2, 3)})
+    assert mark_of_gtids("") is None
+
+
+def test_the_gtid_in_the_end_of_an_ok_packet() -> None:
+    variable = b"\x09last_gtid\x070-1-270"
+    change = b"\x00" + bytes([len(variable)]) + variable
+    schema = b"\x01\x05\x04shop"
+    state = schema + change
+    message = b"\x00" + bytes([len(state)]) + state
+    assert gtid_in(0x4000, message) == "0-1-270"
+    assert gtid_in(0x0002, message) == ""
+    assert gtid_in(0x4000, b"") == ""
+
+
+def test_who_sees_what_was_written() -> None:
+    key, mark, later = object(), Mark("p", {0: (1, 5)}), Mark("p", {0: (1, 9)})
+    outer = Seen("worker")
+    outer.note(key, mark)
+    inner = Seen("other", outer)
+    assert inner.mark(key) == mark  # what was there when it began
+    inner.note(key, later)
+    assert outer.mark(key) == later  # who started it sees what it wrote
+    outer.note(key, None)
+    assert outer.is_unknown(key)
+    assert not inner.is_unknown(key)
+    outer.settle(key, later)
+    assert not outer.is_unknown(key)
+
+
+def test_a_scope_sees_again_what_it_saw_when_an_inner_one_is_left() -> None:
+    key, mark = object(), Mark("p", {0: (1, 5)})
+
+    def work() -> None:
+        first = seen_by("worker")
+        enter_scope("outer")
+        outer = seen_here()
+        enter_scope("inner")
+        seen_by("worker").note(key, mark)
+        leave_scope("another")
+        assert seen_here() is not outer
+        leave_scope("inner")
+        assert seen_here() is outer
+        assert outer is not None
+        assert outer.mark(key) == mark
+        leave_scope("outer")
+        assert seen_here() is first
+        assert first.mark(key) == mark
+
+    contextvars.Context().run(work)
+
+
+def test_a_chain_of_tasks_keeps_none_of_those_before() -> None:
+    seen = Seen("0")
+    for number in range(1, 50):
+        seen = Seen(str(number), seen)
+    gc.collect()
+    assert len(list(seen._all())) == 1
+    assert len(Seen("last", seen)._above) == 1
