@@ -336,6 +336,7 @@ def backend(request: pytest.FixtureRequest, free_databases: dict[str, list[str]]
     database = free.pop() if free else server.create_database()
     front = request.getfixturevalue("postgresql_pooler") if through.IS_ON and name == "postgresql" else server
     yield Backend(name, front.url(database), server)
+    through.part_with(front, database)
     server.empty_database(database)
     free.append(database)  # not reached when it could not be emptied
 

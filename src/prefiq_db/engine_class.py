@@ -88,8 +88,10 @@ class PrefiqConnection(Connection):
         ):
             return True
         compiled = arguments[2] if len(arguments) > 2 else None
-        made = (*getattr(compiled, "insert_prefetch", ()), *getattr(compiled, "update_prefetch", ()))
-        return any(getattr(each, "is_callable", False) for column in made for each in (column.default, column.onupdate))
+        # A column of the second row of several in one VALUES has no onupdate.
+        made = [column.default for column in getattr(compiled, "insert_prefetch", ())]
+        made += [column.onupdate for column in getattr(compiled, "update_prefetch", ())]
+        return any(getattr(each, "is_callable", False) for each in made)
 
     def _begin_impl(self, transaction: RootTransaction) -> None:
         dialect: Any = self.dialect

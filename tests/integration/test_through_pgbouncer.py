@@ -37,5 +37,5 @@ def test_a_part_of_the_twins_passes_through_pgbouncer(postgresql_server: Databas
 
 def test_each_test_that_is_left_out_is_there() -> None:
     for name in through.UNABLE:
-        file, _, test = name.partition("::")
+        file, _, test = name.partition("*")[0].partition("::")
         assert f"def {test}" in (ROOT / file).read_text("utf-8") if test else (ROOT / file).is_file(), name

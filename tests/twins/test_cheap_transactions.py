@@ -436,6 +436,20 @@ async def test_the_last_statement_ends_the_transaction(stock: Any) -> None:
     assert [tuple(row) for row in rows] == [(10,)]
 
 
+async def test_last_takes_several_rows_in_one_values(stock: Any) -> None:
+    """The columns of the second row, which SQLAlchemy makes for their defaults, aren't quite columns."""
+    table = sa.Table(
+        "stock",
+        sa.MetaData(),
+        sa.Column("id", sa.Integer, primary_key=True),
+        sa.Column("quantity", sa.Integer, default=4),
+    )
+    async with stock.transaction() as tx:
+        await tx.execute(sa.insert(table).values([{"id": 5}, {"id": 6}]), last=True)
+    rows = await stock.fetch_all("select quantity from stock where id > 4")
+    assert [tuple(row) for row in rows] == [(4,), (4,)]
+
+
 async def test_last_needs_a_transaction_of_its_own(stock: Any) -> None:
     with pytest.raises(UsageError, match="last"):
         await stock.execute(ADD_TEN, last=True)

@@ -24,6 +24,7 @@ from prefiq_db.errors import (
 from prefiq_db.events import AttemptFailed, Listener
 from prefiq_db.testing.links import Link
 from prefiq_db.testing.proxy import TcpProxy
+from tests import through
 from tests.conftest import Backend
 from tests.twins.harness import Harness, make_database
 from tests.twins.support import (
@@ -301,6 +302,16 @@ async def test_an_inner_block_is_never_repeated_alone(stock: Any, backend: Backe
 # --- one-shots -----------------------------------------------------------------------------------
 
 
+def _who_waits(backend: Backend, session: int) -> int:
+    """Return the session that waits for the lock: behind a pooler it needn't be the one that answered before."""
+    if not through.IS_ON:
+        return session
+    assert backend.server is not None
+    name = backend.url.rpartition("/")[2]
+    waiting = f"select pid from pg_stat_activity where datname = '{name}' and wait_event_type = 'Lock'"
+    return next((row[0] for row in backend.server.execute(waiting)), session)
+
+
 async def lose_in_the_middle(
     db: Any, stock: Any, harness: Harness, backend: Backend, send: Callable[[], Awaitable[Any]]
 ) -> list[Any]:
@@ -315,10 +326,10 @@ async def lose_in_the_middle(
             held.set()
 
             async def waits() -> bool:
-                return await is_waiting_for_lock(backend, session)
+                return await is_waiting_for_lock(backend, _who_waits(backend, session))
 
             await harness.until(waits)
-            kill_session(backend, session)
+            kill_session(backend, _who_waits(backend, session))
             killed.set()
 
     async def sender() -> Any:

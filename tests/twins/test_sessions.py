@@ -222,13 +222,21 @@ async def test_pgbouncer_mode_leaves_no_state_in_the_session(world: str, backend
     for _ in range(8):  # psycopg would prepare at the fifth
         await db.fetch_value("select :n", {"n": 1})
     assert await db.fetch_value("select count(*) from pg_prepared_statements") == 0
-    assert await db.fetch_value("select current_setting('statement_timeout')") == "0"
+    assert await _alone(db, "show statement_timeout") == "0"
+    assert await db.fetch_value("select current_setting('statement_timeout')") == "7s"  # its message's
     async with db.transaction() as tx:
         assert await tx.fetch_value("select current_setting('statement_timeout')") == "7s"
         assert await tx.fetch_value("select current_setting('lock_timeout')") == "10s"
     assert await db.using(timeout=2).fetch_value("select current_setting('statement_timeout')") == "2s"
-    assert await db.fetch_value("select current_setting('statement_timeout')") == "0"
+    assert await _alone(db, "show statement_timeout") == "0"
     await db.close()
+
+
+async def _alone(db: Any, statement: str, **params: Any) -> Any:
+    """Return what the server says outside a transaction: what the session itself has."""
+    return await on_engine(
+        db, lambda connection: connection.scalar(text(statement), params), isolation_level="AUTOCOMMIT"
+    )
 
 
 @_on("postgresql")
@@ -267,6 +275,7 @@ async def _keeps_the_hour(db: Any) -> None:
         assert await db.fetch_value(stored, {"at": noon}) == noon.replace(tzinfo=None)
         async with db.transaction() as tx:
             assert await tx.fetch_value(stored, {"at": noon}) == noon.replace(tzinfo=None)
+        assert await _alone(db, stored, at=noon) == noon.replace(tzinfo=None)
         assert await on_engine(db, lambda connection: connection.scalar(text("show timezone"))) == "UTC"
 
 

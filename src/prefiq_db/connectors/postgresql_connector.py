@@ -128,6 +128,7 @@ class PostgresConnector(SeveralHosts):
     def tell(self, connection: Any) -> None:
         info = connection.info
         self.tell_what_is_in_clear(Host(info.host, info.port), bool(info.pgconn.ssl_in_use))
+        connection.is_lent = self.settings.pgbouncer
 
     def open(self, connect: Connect, arguments: dict[str, Any], deadline: Deadline) -> Any:
         from prefiq_db.drivers import psycopg

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from prefiq_db.call import Call, Overrides, Way
@@ -16,7 +17,7 @@ from prefiq_db.transaction import TransactionOptions
 class ReadingStatements(ReadingView):
     """A database that runs statements, some of them on replicas."""
 
-    def _needs_a_transaction(self, given: Overrides) -> bool:
+    def _needs_a_transaction(self, given: Overrides, travels: Callable[[], bool]) -> bool:
         raise NotImplementedError
 
     def _run_in_own_transaction(self, call: Call, *, read_only: bool = False) -> Any:
@@ -42,12 +43,12 @@ class ReadingStatements(ReadingView):
 
         def run(view: ReadingStatements) -> Any:
             is_reader = view.instance.node is not None
-            in_transaction = view._needs_a_transaction(call.given) if is_reader else usual is Way.OWN_TRANSACTION
+            needs_one = is_reader and view._needs_a_transaction(call.given, lambda: True)
+            in_transaction = needs_one if is_reader else usual is Way.OWN_TRANSACTION
             call.prepared = None  # each server has its own
-            if in_transaction:
-                call.deadline = None  # the transaction has it
-                return view._run_in_own_transaction(call, read_only=True)
             call.deadline = deadline
+            if in_transaction:
+                return view._run_in_own_transaction(call, read_only=True)
             fetched = view._one_shot(call) if is_reader else view._one_shot_with_retries(call)
             return fetched if call.shape.finish is None else call.shape.finish(fetched)
 

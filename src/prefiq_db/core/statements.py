@@ -35,7 +35,7 @@ from prefiq_db.execution.prepared import Prepared
 from prefiq_db.execution.refused_statements import refuse_one_shot
 from prefiq_db.execution.row_batches import BatchReader, streamed
 from prefiq_db.execution.shapes import ALL_ROWS, ONE_VALUE, ROW_COUNT
-from prefiq_db.execution.statement_facts import as_executable, facts_of, facts_of_call
+from prefiq_db.execution.statement_facts import as_executable, facts_of, facts_of_call, may_travel
 from prefiq_db.hooks.calls import CALL_EVENTS, tell_call, tell_refused_call
 from prefiq_db.insight.explainer import LIMIT_SECONDS, Explain
 from prefiq_db.insight.summary import fingerprint
@@ -263,21 +263,21 @@ class Statements(ReadingStatements, CoreVerbs):
                     facts = facts_of(call.statement, self.road.dialect.label)
                     if not facts.stands_alone:
                         refuse_one_shot(facts)
-                if self._needs_a_transaction(call.given):
+                if self._needs_a_transaction(call.given, lambda: may_travel(call, self.road.dialect)):
+                    refuse_one_shot(facts_of_call(call, self.road.dialect))  # a Core construct's are known only now
                     call.way = Way.OWN_TRANSACTION
-                    call.deadline = None  # the transaction has it
         except BaseException as error:
             if not self.hooks.wanted.isdisjoint(CALL_EVENTS):
                 tell_refused_call(self.hooks, self.name, call, error)
             raise
 
-    def _needs_a_transaction(self, given: Overrides) -> bool:
+    def _needs_a_transaction(self, given: Overrides, travels: Callable[[], bool]) -> bool:
         # Only the server knows what a view or a function does, so a READ ONLY transaction lets it judge. Behind a
-        # transaction pooler only a transaction can have its own timeout.
+        # transaction pooler only a transaction can have time limits: what can travel with BEGIN and COMMIT has them.
         settings = self.settings
         return (
             bool(given.read_only and not settings.read_only)
-            or (settings.pgbouncer and bool(given.timeout or settings.read_only))
+            or (settings.pgbouncer and (bool(given.timeout or settings.read_only) or travels()))
             or (given.schema is not None and self.has_namespaces)
         )
 
@@ -297,8 +297,8 @@ class Statements(ReadingStatements, CoreVerbs):
             if self.instance.readers is not None and self.goes_to_replica(call):
                 return self.read_on_replica(call)
             if call.way is OWN_TRANSACTION:
-                if call.shape is not ROW_COUNT and self.schema_of(call.given) is not None:
-                    return self._run_in_schema(call)
+                if call.shape is not ROW_COUNT and (self.settings.pgbouncer or self.schema_of(call.given) is not None):
+                    return self._run_in_one_message(call)
                 return self._run_in_own_transaction(call)
             if first is None:
                 try:
@@ -319,20 +319,19 @@ class Statements(ReadingStatements, CoreVerbs):
             del call.statement, call.params, call.block, call.text
 
     def _run_in_own_transaction(self, call: Call, *, read_only: bool = False) -> Any:
+        def attempt(tx: Block) -> Any:
+            call.attempts += 1
+            return tx.run(call, explicit=True)
+
         if call.shape is ROW_COUNT:
-
-            def attempt(tx: Block) -> Any:
-                call.attempts += 1
-                return tx.run(call, explicit=True)
-
             return self.in_transaction(attempt)
         options = TransactionOptions(
             read_only=read_only or bool(call.given.read_only), timeout_seconds=call.given.timeout
         )
-        return self.in_transaction(lambda tx: tx.run(call, explicit=True), options)
+        return self.in_transaction(attempt, options)
 
-    def _run_in_schema(self, call: Call) -> Any:
-        """Run one statement in a transaction of its own, which chooses the schema: all of it is one message.
+    def _run_in_one_message(self, call: Call) -> Any:
+        """Run one statement in a transaction of its own, whose BEGIN says the schema or the limits: all in one message.
 
         What surely reads runs in a read-only one, whose COMMIT nobody has to wait for; with a write COMMIT travels.
         """
@@ -343,6 +342,7 @@ class Statements(ReadingStatements, CoreVerbs):
             except ReadOnlyError:  # a view or a function that writes after all; nothing of it was done
                 if call.given.read_only or self.settings.read_only:
                     raise
+                call.attempts = 0
             else:
                 if self.instance.explainer is not None:
                     self._explain_if_slow(call)
@@ -369,8 +369,8 @@ class Statements(ReadingStatements, CoreVerbs):
         given = replace(call.given, timeout=LIMIT_SECONDS, tags=None)
         try:
             asked = Call("explain", Explain(call.statement), call.params, ALL_ROWS, given)
-            in_schema = self.schema_of(given) is not None
-            rows = self._run_in_own_transaction(asked, read_only=True) if in_schema else self._one_shot(asked)
+            within = self.settings.pgbouncer or self.schema_of(given) is not None
+            rows = self._run_in_own_transaction(asked, read_only=True) if within else self._one_shot(asked)
         except PrefiqDbError as error:
             logger.debug(
                 "no plan for %s on database %s: %s",

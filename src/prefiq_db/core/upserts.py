@@ -142,7 +142,7 @@ class _Work:
     def _done(self) -> UpsertResult:
         core, steps, call = self.core, self.steps, self.call
         if self.inner is None:
-            if steps.is_one_statement and not core._needs_a_transaction(call.given):
+            if steps.is_one_statement and not core._needs_a_transaction(call.given, lambda: True):
                 return self._alone()
             return self._in_own_transaction()
         if steps.needs_undo:
@@ -169,13 +169,12 @@ class _Work:
     def _in_own_transaction(self) -> UpsertResult:
         call = self.call
         options = TransactionOptions(read_only=bool(call.given.read_only), timeout_seconds=call.given.timeout)
-        call.deadline = None  # the transaction has it
         call.way = Way.OWN_TRANSACTION
 
         def attempt(tx: Block) -> UpsertResult:
             call.attempts += 1
             self._learn(tx)
-            call.last = self.steps.is_one_statement and tx.options.schema is not None
+            call.last = self.steps.is_one_statement and (tx.options.schema is not None or self.core.settings.pgbouncer)
             return self.steps.run(self._sender(tx))
 
         result: UpsertResult = self.core.in_transaction(attempt, options)

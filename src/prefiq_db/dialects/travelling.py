@@ -56,8 +56,7 @@ class TravellingDialect(StatementDialect):
 
     @property
     def begin_travels(self) -> bool:
-        # Poolers rewrite the protocol, and we have none to prove it with.
-        return self.limits.session_settings
+        return True
 
     @property
     def commit_travels(self) -> bool:

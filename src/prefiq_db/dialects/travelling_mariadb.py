@@ -20,7 +20,7 @@ class MariadbTravelling(FollowingDialect):
 
     @property
     def begin_travels(self) -> bool:
-        return bool(self.is_mariadb) and super().begin_travels  # type: ignore[attr-defined]  # MariaDB's dialects have it
+        return bool(self.is_mariadb)  # type: ignore[attr-defined]  # MariaDB's dialects have it
 
     def begin_messages(self, transaction: TransactionState) -> list[str]:
         message = ["START TRANSACTION READ ONLY" if transaction.read_only else "START TRANSACTION"]

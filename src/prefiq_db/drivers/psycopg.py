@@ -15,7 +15,7 @@ from typing import Any, Final
 import psycopg
 from psycopg import capabilities, generators, waiting
 from psycopg.errors import _WaitTimeout
-from psycopg.pq import TransactionStatus
+from psycopg.pq import PGconn, TransactionStatus
 
 from prefiq_db.bridge import to_its_end
 from prefiq_db.deadline import Deadline, Shares
@@ -91,6 +91,8 @@ class _Hurried(Accompanied):
     patience_seconds: float | None = None
     #: COMMIT is running: a caller who stops waiting for it must let it go on
     is_committing = False
+    #: the other end is a pooler, which lends this connection a session of the server for a transaction
+    is_lent = False
     _server_cursor_type: Any
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -162,7 +164,13 @@ class _Hurried(Accompanied):
         """Close the connection, which is in the middle of a reply, and return the error to raise."""
         if self._can_be_stopped() and capabilities.has_cancel_safe():
             # The caller's time is over, so a thread cancels the statement, with an object that outlives the connection.
-            beside(partial(_cancel, self.pgconn.cancel_conn()))
+            request = self.pgconn.cancel_conn()
+            if self.is_lent:
+                # A pooler forgets a client that hangs up, and what it would have to cancel for it.
+                given_up, self.pgconn = self.pgconn, _closed_pgconn()
+                beside(partial(_cancel_and_hang_up, request, given_up))
+            else:
+                beside(partial(_cancel, request))
         self.pgconn.finish()
         return passed(self.patience_seconds or 0.0)
 
@@ -376,6 +384,20 @@ def _failed_in_tls(error: psycopg.OperationalError) -> Exception:
 def _half_way(deadline: Deadline) -> Deadline:
     """Return the deadline for looking up names: a silent resolver must leave time for the rest."""
     return deadline.share(2)
+
+
+def _closed_pgconn() -> Any:
+    """Return a connection of libpq's that was never open; nothing is sent for it."""
+    closed = PGconn.connect_start(b"none")  # not a connection string
+    closed.finish()
+    return closed
+
+
+def _cancel_and_hang_up(request: Any, pgconn: Any) -> None:
+    try:
+        _cancel(request)
+    finally:
+        pgconn.finish()
 
 
 def _cancel(request: Any) -> None:

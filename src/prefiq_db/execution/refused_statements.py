@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from prefiq_db.errors import PrefiqDbError, StatementRefusedError, UsageError
 from prefiq_db.execution.statement_facts import Facts
 from prefiq_db.translation.both import of_both
+
+_BEHIND_A_POOLER: Final = {
+    "set": "use SET LOCAL",
+    "select": "use set_config(..., true), pg_advisory_xact_lock() or a table",
+    "with": "use set_config(..., true), pg_advisory_xact_lock() or a table",
+    "create": "add ON COMMIT DROP",
+    "declare": "use stream()",
+}
 
 
 def refuse_everywhere(facts: Facts) -> None:
@@ -30,6 +40,16 @@ def refuse_one_shot(facts: Facts) -> None:
     refuse_everywhere(facts)
     if facts.no_tomorrow:
         raise StatementRefusedError(f"this statement can't run outside a transaction: {facts.no_tomorrow}")
+
+
+def refuse_behind_pooler(facts: Facts) -> None:
+    """Raise if what a statement with these *facts* does to its session would meet another client of the pooler's."""
+    if facts.lingers:
+        instead = _BEHIND_A_POOLER.get(facts.verb, "connect to the server itself for it")
+        raise StatementRefusedError(
+            f"{facts.verb.upper() or 'statement'}: pgbouncer is on, and this would stay on the server's session when "
+            f"the transaction ends, for whichever client gets that session next; {instead}"
+        )
 
 
 def control_refused() -> StatementRefusedError:

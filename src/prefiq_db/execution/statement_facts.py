@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from sqlalchemy import Executable, TextClause, TextualSelect, TString, text
 from sqlalchemy import exc as sa_exc
+from sqlalchemy.sql.dml import UpdateBase
 from sqlalchemy.sql.selectable import CompoundSelect, Select
 
 from prefiq_db.call import Call
@@ -37,6 +38,9 @@ from prefiq_db.memory import Memory
 #: SQLAlchemy must not cache longer texts (in characters): they are dumps and generated lists; it limits number only.
 LONGEST_COMPILED: Final = 50_000
 
+# Statements that may travel in one burst with BEGIN or COMMIT. Others may speak another protocol, as COPY does, or
+# refuse to run in company.
+TRAVELLING: Final = frozenset({"select", "insert", "update", "delete", "merge", "replace", "values"})
 COUNTED: Final = frozenset({"insert", "update", "delete", "merge", "replace"})
 
 
@@ -167,6 +171,11 @@ def facts_of_call(call: Call, dialect: Any) -> Facts:
     if facts is None:
         call.facts = facts = reading_facts(call.statement, dialect)
     return facts
+
+
+def may_travel(call: Call, dialect: Any) -> bool:
+    """Return whether the statement of *call* is one that may travel with BEGIN or COMMIT."""
+    return isinstance(call.statement, UpdateBase) or facts_of_call(call, dialect).verb in TRAVELLING
 
 
 def facts_of_text(sql: str, dialect: str) -> Facts:

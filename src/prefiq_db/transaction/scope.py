@@ -13,16 +13,17 @@ from prefiq_db.dialects.session import SessionState
 from prefiq_db.errors import ClosedError, ForkError, PrefiqDbError, TransactionBusyError
 from prefiq_db.execution.enclosable import enclosed
 from prefiq_db.execution.pinned import Pinned
-from prefiq_db.execution.refused_statements import commit_refused, hidden_refused, refuse_everywhere
-from prefiq_db.execution.statement_facts import COUNTED, Facts, facts_sent
+from prefiq_db.execution.refused_statements import (
+    commit_refused,
+    hidden_refused,
+    refuse_behind_pooler,
+    refuse_everywhere,
+)
+from prefiq_db.execution.statement_facts import COUNTED, TRAVELLING, Facts, facts_sent
 from prefiq_db.execution.tied_statements import LOCK_REASON
 from prefiq_db.instance import Instance
 
 B = TypeVar("B")
-
-# Statements that may travel in one burst with BEGIN or COMMIT. Others may speak another protocol, as COPY does, or
-# refuse to run in company.
-_TRAVELLING: Final = frozenset({"select", "insert", "update", "delete", "merge", "replace", "values"})
 
 # How often to poll whether the connection is free; its user doesn't know that we wait, so can't wake us.
 _LOOK_AGAIN_SECONDS: Final = 0.005
@@ -60,8 +61,10 @@ class Guard:
         if not facts.stands_inside:
             _refuse(facts, dialect.label)
         if facts.lingers:
+            if not dialect.limits.session_settings:
+                refuse_behind_pooler(facts)
             state.checkout.tainted = True
-        transaction.may_travel = facts.verb in _TRAVELLING and (
+        transaction.may_travel = facts.verb in TRAVELLING and (
             not dialect.travels_in_text or _is_enclosed(facts, statement, dialect.label)
         )
         # What a function of the caller's does outside the transaction isn't undone with it.
