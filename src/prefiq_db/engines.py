@@ -139,8 +139,8 @@ def _make(
 def _ours_only(creator: Callable[..., Any], dialect: Any) -> Callable[..., Any]:
     """Return *creator*, refusing a connection that a do_connect listener opened itself: it lacks our set-up."""
 
-    def connect(record: Any = None) -> Any:
-        connection = creator(record)
+    def connect(connection_record: Any = None) -> Any:  # SQLAlchemy passes the record to an argument of this name
+        connection = creator(connection_record)
         if dialect.made(connection):
             return connection
         with contextlib.suppress(Exception):
@@ -192,14 +192,15 @@ def _follow_the_primary(engine: Any) -> None:
         return
 
     engine.dialect.follows_primary = connector.wanted == WRITER
+    engine.dialect.seeks_primary = connector.seeks_primary
     creator = engine.pool._creator
 
-    def connect(record: Any = None) -> Any:
-        connection = creator(record)
+    def connect(connection_record: Any = None) -> Any:
+        connection = creator(connection_record)
         if connector.has_moved:
             connector.has_moved = False
             # As SQLAlchemy does after a lost connection: whatever was opened before is replaced before its next use.
-            opened_at = time.time() if record is None else record.starttime
+            opened_at = time.time() if connection_record is None else connection_record.starttime
             engine.pool._invalidate_time = max(engine.pool._invalidate_time, opened_at)
         return connection
 

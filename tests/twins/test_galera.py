@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from prefiq_db import DatabaseSettings, HealthReport, RetryPolicy
-from prefiq_db.errors import ErrorKind, SettingsError
+from prefiq_db.errors import DeadlockError, ErrorKind, SettingsError
 from prefiq_db.health import AsyncHealthCheck, HealthCheck
 from prefiq_db.testing import GaleraCluster
 from prefiq_db.testing.processes import wait_until
@@ -93,6 +94,44 @@ async def test_a_conflict_at_commit_runs_the_whole_transaction_again(
     assert failures.kinds == [ErrorKind.DEADLOCK]
     assert len(runs) == 2
     assert await quantity(db) == before + 11
+
+
+@pytest.mark.parametrize("way", ["attempts", "exactly_once", "last", "session"])
+async def test_a_conflict_is_the_same_in_each_way(
+    way: str, galera: GaleraCluster, name: str, opened: Callable[..., Any]
+) -> None:
+    """What may run again does, once more and with one effect; what the caller runs says that it may."""
+    first, second = galera.nodes[:2]
+    db = opened(galera.url(name, first))
+    before, runs = await quantity(db), []
+
+    def interfere() -> None:
+        runs.append(1)
+        if len(runs) == 1:
+            second.execute(f"update {name}.stock set quantity = quantity + 10 where id = 1")
+
+    async def body(tx: Any) -> None:
+        await once_more(tx)
+        interfere()
+        if way == "last":
+            await tx.execute("update stock set quantity = quantity where id = 2", last=True)
+
+    if way == "attempts":
+        async for attempt in db.attempts():
+            async with attempt as tx:
+                await body(tx)
+    elif way in ("exactly_once", "last"):
+        await db.run_in_transaction(body, exactly_once=way == "exactly_once")
+    else:
+        with pytest.raises(DeadlockError) as told:
+            async with db.session() as session:
+                await session.execute(text("update stock set quantity = quantity + 1 where id = 1"))
+                interfere()
+                await session.commit()
+        assert told.value.is_transient
+    assert await quantity(db) == before + (10 if way == "session" else 11)
+    assert len(runs) == (1 if way == "session" else 2)
+    assert db.stats().pool.checked_out == 0
 
 
 # --- nodes that are left -------------------------------------------------------------------------

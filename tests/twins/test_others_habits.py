@@ -50,13 +50,14 @@ async def test_the_level_that_was_chosen_is_told_before_and_after_begin(db: Any,
 
 @SERVERS
 async def test_a_listener_may_say_who_logs_in(world: str, backend: Backend) -> None:
-    """A token that is good for minutes takes the password's place, at each connection."""
+    """A token that is good for minutes takes the password's place, at each connection; the listener gets its record."""
     url = sa.make_url(backend.url)
     db = make_database(world, url.set(password="of-yesterday").render_as_string(hide_password=False))
     tokens = iter(["of-yesterday", url.password])
 
     @event.listens_for(getattr(db.engine, "sync_engine", db.engine), "do_connect")
     def log_in(dialect: Any, record: Any, cargs: list[Any], cparams: dict[str, Any]) -> None:
+        assert record.info == {}
         cparams["password"] = next(tokens)
 
     with pytest.raises(AuthenticationError):

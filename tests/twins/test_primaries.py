@@ -125,7 +125,9 @@ async def test_when_the_wrong_one_is_gone_work_goes_on(opened: Callable[..., Any
         with pytest.raises(SplitBrainError):
             await opened(pair.url(name)).fetch_value("select 1")
         # A lost connection is followed by a look, too.
-        old.execute("select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'prefiq_db'")
+        mine = "from pg_stat_activity where application_name = 'prefiq_db'"
+        old.execute(f"select pg_terminate_backend(pid) {mine}")
+        assert wait_until(lambda: not old.execute(f"select 1 {mine}"), timeout_seconds=10)
         with pytest.raises(SplitBrainError):
             await db.fetch_value("select 1")
         old.stop()

@@ -31,8 +31,9 @@ class HostMemory:
         self.hosts = hosts
         self.spreads = spreads
         self.chosen: Host | None = None
-        #: whether the other hosts were asked since the last loss or refusal
-        self.is_confirmed = False
+        #: replaced with each loss or refusal, so that a search knows whether one came while it went on
+        self.doubts = object()
+        self._confirmed: object = None
         self._failed_at: dict[Host, float] = {}
         self._turn = itertools.count(random.randrange(len(hosts)) if spreads else 0)
         self._clock = clock
@@ -51,18 +52,18 @@ class HostMemory:
     def note_failure(self, host: Host) -> None:
         self._failed_at[host] = self._clock()
 
-    def choose(self, host: Host) -> bool:
-        """Stay with *host*; return whether that is another one than before."""
+    def choose(self, host: Host, doubts: object) -> bool:
+        """Stay with *host*; return whether that is another one than before. *doubts*: as the search began with."""
         has_moved = self.chosen not in (None, host) and not self.spreads
         self.chosen = host
-        self.is_confirmed = True
+        self._confirmed = doubts
         self._failed_at.pop(host, None)
         return has_moved
 
     def doubt(self) -> None:
         """Ask the other hosts again with the next new connection: something happened to the one that was chosen."""
-        self.is_confirmed = False
+        self.doubts = object()
 
     def trusts(self, host: Host) -> bool:
         """Return whether *host* was chosen, and nothing has happened to it since."""
-        return self.is_confirmed and host == self.chosen
+        return self._confirmed is self.doubts and host == self.chosen

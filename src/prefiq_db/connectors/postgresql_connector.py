@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from prefiq_db.config import ANY_HOST, READER, SESSION_ATTRS, WRITER, Host
+from prefiq_db.config import ANY_HOST, READER, SESSION_ATTRS, WRITER, Host, Target
 from prefiq_db.connectors.connector import Connect
 from prefiq_db.connectors.several_hosts import SeveralHosts, ask_one
 from prefiq_db.connectors.ssl_context import file_path
@@ -22,11 +22,19 @@ from prefiq_db.translation.named_exceptions import find_named
 logger = logging.getLogger("prefiq_db.connectors")
 
 
+#: libpq's word for a server that is no standby, whether or not it takes writes by default
+_PRIMARY: Final = "primary"
+
 #: libpq's own ways to use a list of hosts, which leave no choice to us.
 _LISTS: Final = frozenset({"hostaddr", "load_balance_hosts", "service"})
 
 
 class PostgresConnector(SeveralHosts):
+    def __init__(self, settings: DatabaseSettings, target: Target) -> None:
+        super().__init__(settings, target)
+        # A primary that is only read by default is none to find by its replies, but there may be only one, too.
+        self.seeks_primary = self.wanted in (WRITER, _PRIMARY) and not settings.read_only
+
     def connected(self, connect: Connect, cparams: dict[str, Any], login: Mapping[str, Any], deadline: Deadline) -> Any:
         settings, target = self.settings, self.target
         arguments: dict[str, Any] = {
@@ -51,11 +59,11 @@ class PostgresConnector(SeveralHosts):
         if settings.read_only:
             # libpq would mistake our own default_transaction_read_only for the server's.
             wanted = target.options.get(SESSION_ATTRS, ANY_HOST)
-            arguments[SESSION_ATTRS] = {WRITER: "primary", READER: "standby"}.get(wanted, wanted)
+            arguments[SESSION_ATTRS] = {WRITER: _PRIMARY, READER: "standby"}.get(wanted, wanted)
         elif len(target.hosts) > 1:
             # A pool that may connect to a standby next is no use to a writer; libpq's own default is "any".
             arguments.setdefault(SESSION_ATTRS, WRITER)
-        chooses = len(target.hosts) > 1 and arguments.get(SESSION_ATTRS) == WRITER and _LISTS.isdisjoint(arguments)
+        chooses = len(target.hosts) > 1 and self.seeks_primary and _LISTS.isdisjoint(arguments)
         if settings.pgbouncer:
             # None: psycopg never prepares. Behind a pooler, backends don't know each other's prepared statements.
             arguments["prepare_threshold"] = None

@@ -14,7 +14,7 @@ from prefiq_db.config import ANY_HOST, SESSION_ATTRS, WRITER, Host, Target
 from prefiq_db.connectors.connector import Connector
 from prefiq_db.connectors.host_memory import HostMemory
 from prefiq_db.deadline import Deadline, Shares
-from prefiq_db.dialects.node_roles import Role
+from prefiq_db.dialects.node_roles import ONE_SERVER, Role
 from prefiq_db.errors import ErrorKind, NotReadyError, PrefiqDbError, ReadOnlyError, SplitBrainError
 from prefiq_db.interruptions import is_interruption
 from prefiq_db.settings import DatabaseSettings
@@ -32,6 +32,8 @@ class SeveralHosts(Connector):
     def __init__(self, settings: DatabaseSettings, target: Target) -> None:
         super().__init__(settings, target)
         self.wanted = target.options.get(SESSION_ATTRS, ANY_HOST if settings.read_only else WRITER)
+        #: whether the host to find is the primary, of which there has to be one
+        self.seeks_primary = self.wanted == WRITER
         self.memory = HostMemory(target.hosts, spreads=settings.write_to == "any")
         self._has_warned = False
         #: whether new connections lead to another host than those before, and nobody has noticed it yet
@@ -44,7 +46,10 @@ class SeveralHosts(Connector):
         raise NotImplementedError
 
     def kinship(self, connection: Any, other: Any) -> str | None:
-        """Return what shows that two servers hold the same data, in words; ``None`` if nothing does."""
+        """Return what shows that two servers hold the same data, in words; ``None`` if nothing does.
+
+        ``ONE_SERVER``: both connections lead to the same one.
+        """
         raise NotImplementedError
 
     def is_of_driver(self, error: Exception) -> bool:
@@ -81,7 +86,7 @@ class SeveralHosts(Connector):
         ailment: ErrorKind | None = None
         resorts: list[Host] = []
         shares = Shares(deadline, len(self.target.hosts))
-        order = self.memory.order()
+        order, search = self.memory.order(), _Search(self, opened, deadline)
         for place, host in enumerate(order):
             try:
                 connection = opened(host, shares.next())
@@ -99,14 +104,14 @@ class SeveralHosts(Connector):
                 last = error
                 continue
             if role.ailment is None:
-                return self._settle(host, connection, role, order[place + 1 :], opened, deadline)
+                return search.settle(_Candidate(host, connection, role), order[place + 1 :])
             self.drop(connection)
             ailment = role.ailment
             if role.is_last_resort:
                 resorts.append(host)
         if resorts:
             host = resorts[0]
-            return self._settle(host, opened(host, deadline), Role(shares_writes=True), (), opened, deadline)
+            return search.settle(_Candidate(host, opened(host, deadline), Role(shares_writes=True)), ())
         if ailment is not None:
             raise _none_fits(ailment)
         # What may pass counts less than what somebody has to change; a failover under way counts most.
@@ -121,23 +126,6 @@ class SeveralHosts(Connector):
         except BaseException:
             self.drop(connection)
             raise
-
-    def _settle(
-        self,
-        host: Host,
-        connection: Any,
-        role: Role,
-        others: Sequence[Host],
-        opened: Callable[[Host, Deadline], Any],
-        deadline: Deadline,
-    ) -> tuple[Host, Any]:
-        """Stay with *host*; before that, ask *others*, which were not tried, whether they are primaries as well."""
-        is_alone = role.shares_writes or self.wanted != WRITER or self.memory.spreads or self.memory.trusts(host)
-        if not is_alone:
-            search = _Comparison(self, opened, deadline)
-            host, connection = search.run(_Candidate(host, connection, role), others)
-        self.has_moved = self.memory.choose(host) or self.has_moved
-        return host, connection
 
     def tell_strangers(self, host: Host, other: Host) -> None:
         """Warn once that two hosts take writes, and nothing shows that they are of one cluster."""
@@ -161,15 +149,26 @@ class _Candidate:
     role: Role
 
 
-class _Comparison:
-    """Looks for a second primary among the hosts that were not tried."""
+class _Search:
+    """One search for the primary; before a host is trusted, it looks for a second one among those not tried."""
 
     def __init__(self, connector: SeveralHosts, opened: Callable[[Host, Deadline], Any], deadline: Deadline) -> None:
         self._connector = connector
+        # What is learned here doesn't end a doubt that arises from now on.
+        self._doubts = connector.memory.doubts
         self._opened = opened
         self._deadline = deadline
 
-    def run(self, found: _Candidate, others: Sequence[Host]) -> tuple[Host, Any]:
+    def settle(self, found: _Candidate, others: Sequence[Host]) -> tuple[Host, Any]:
+        """Stay with *found*; before that, ask *others*, which were not tried, whether they are primaries as well."""
+        connector, memory, host, connection = self._connector, self._connector.memory, found.host, found.connection
+        is_alone = found.role.shares_writes or memory.spreads or memory.trusts(host)
+        if connector.seeks_primary and not is_alone:
+            host, connection = self._compare(found, others)
+        connector.has_moved = memory.choose(host, self._doubts) or connector.has_moved
+        return host, connection
+
+    def _compare(self, found: _Candidate, others: Sequence[Host]) -> tuple[Host, Any]:
         """Return the primary with its connection: *found*, or one of *others* that it follows."""
         drop = self._connector.drop
         try:
@@ -211,6 +210,8 @@ class _Comparison:
         if one.role.follows != other.role.follows:
             return one if one.role.follows else other
         kinship = self._connector.kinship(one.connection, other.connection)
+        if kinship == ONE_SERVER:
+            return other
         if kinship is not None:
             raise _two_primaries(one.host, other.host, kinship)
         self._connector.tell_strangers(one.host, other.host)

@@ -129,9 +129,9 @@ class _MySQLFamily(MysqlStreams, MariadbBulk, MysqlTokens, PrefiqDialect):
     def in_transaction(self, dbapi_connection: Any) -> bool:
         return bool(self._status(dbapi_connection) & IN_TRANSACTION)
 
-    def _extract_error_code(self, exception: Any) -> int | None:
+    def _extract_error_code(self, exception: Any) -> Any:
         # SQLAlchemy asks while it reflects, also for our errors of both trees, which no driver raised.
-        return None if exception is None else super()._extract_error_code(exception)  # type: ignore[misc,no-any-return]
+        return None if exception is None else super()._extract_error_code(exception)  # type: ignore[misc]
 
     driver_habits = ("cursorclass", "_cursor_cls", "db", "_db", "charset", "_charset")
 

@@ -47,11 +47,12 @@ def _variable(name: str) -> str:
 
 # A Galera node that has lost its cluster runs some statements and refuses the rest. We ask these tables and not
 # @@wsrep_on, which a server built without Galera doesn't know; nor @@read_only, which is always 0 beside an aggregate.
+# SLAVE_RUNNING is only about the connection without a name, and 'OFF' while the primary doesn't answer.
 MARIADB_HEALTH: Final = (
     f"SELECT {_variable('READ_ONLY')}, {_variable('WSREP_ON')}, {_status('WSREP_READY')}, "
     f"{_variable('WSREP_REJECT_QUERIES')}, {_status('WSREP_LOCAL_STATE_COMMENT')}, {_status('WSREP_CLUSTER_STATUS')}, "
-    f"{_status('SLAVE_RUNNING')} FROM information_schema.global_status WHERE variable_name IN "
-    "('WSREP_READY', 'WSREP_LOCAL_STATE_COMMENT', 'WSREP_CLUSTER_STATUS', 'SLAVE_RUNNING')"
+    f"{_status('SLAVES_RUNNING')} FROM information_schema.global_status WHERE variable_name IN "
+    "('WSREP_READY', 'WSREP_LOCAL_STATE_COMMENT', 'WSREP_CLUSTER_STATUS', 'SLAVES_RUNNING')"
 )
 HEALTH: Final = {"mysql": MYSQL_HEALTH, "mariadb": MARIADB_HEALTH}
 
@@ -62,7 +63,7 @@ def mysql_role(row: Any) -> Role:
     read_only = None if str(row[0]).upper() in ("0", "OFF") else ErrorKind.READ_ONLY
     if len(row) == 1:
         return Role(read_only)
-    follows = row[6] == "ON"
+    follows = str(row[6] or "0") != "0"
     if row[1] != "ON":
         return Role(read_only, follows=follows)
     if row[5] != "Primary":
@@ -86,21 +87,31 @@ def mysql_role_for(wanted: str, row: Any) -> Role:
     return role
 
 
-#: A server's own number, and the transactions that it has made or got: the numbers of their servers are in them.
-ORIGINS: Final = {"mariadb": "SELECT @@global.server_id, @@global.gtid_binlog_state, @@global.gtid_slave_pos"}
+#: What shows that two hosts are one server, which has several names or stands twice in the list.
+ONE_SERVER: Final = "one server"
+
+#: A server's own number; the transactions that it has made or got, with the numbers of their servers; its place.
+ORIGINS: Final = {
+    "mariadb": "SELECT @@global.server_id, @@global.gtid_binlog_state, @@global.gtid_slave_pos, "
+    "CONCAT_WS(' ', @@hostname, @@port, @@socket, @@datadir, @@pid_file)"
+}
 
 
 def mariadb_kinship(one: Any, other: Any) -> str | None:
-    """Return in words that a server has transactions of the other one, by their answers to the query; else ``None``."""
+    """Return in words what two servers share, by their answers to the query; ``None`` if nothing."""
+    if one[0] == other[0]:
+        return ONE_SERVER if one[3] == other[3] else None
     first, second = (_origins(row) for row in (one, other))
-    if one[0] == other[0] or not ({str(other[0])} & first or {str(one[0])} & second):
-        return None
-    return f"servers {one[0]} and {other[0]}, of which one has transactions of the other"
+    if str(other[0]) in first or str(one[0]) in second:
+        return f"servers {one[0]} and {other[0]}, of which one has transactions of the other"
+    # Of two replicas of a third server, both promoted, neither has anything of the other.
+    shared = sorted(first & second)
+    return f"servers {one[0]} and {other[0]}, which both have transactions of server {shared[0]}" if shared else None
 
 
 def _origins(row: Any) -> AbstractSet[str]:
     """Return the numbers of the servers whose transactions a server has: GTIDs are ``domain-server-sequence``."""
-    return {server for text in row[1:] for server in re.findall(r"\d+-(\d+)-\d+", str(text or ""))}
+    return {server for text in row[1:3] for server in re.findall(r"\d+-(\d+)-\d+", str(text or ""))}
 
 
 # --- PostgreSQL ----------------------------------------------------------------------------------
@@ -108,10 +119,11 @@ def _origins(row: Any) -> AbstractSet[str]:
 #: What a server reports by itself, at login and with the next reply after a change, from version 14 on.
 READ_ONLY: Final = "default_transaction_read_only"
 
-#: A copy keeps the number of the cluster it was copied from; each promotion begins a new timeline.
+#: A copy keeps the number of the cluster it was copied from; each promotion begins a new timeline. No two servers start
+#: within the same microsecond.
 POSTGRESQL_ORIGIN: Final = (
-    "SELECT system_identifier::text, ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int"
-    " FROM pg_control_system()"
+    "SELECT system_identifier::text, ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int,"
+    " extract(epoch FROM pg_postmaster_start_time())::text FROM pg_control_system()"
 )
 
 
@@ -119,4 +131,4 @@ def postgresql_kinship(one: Any, other: Any) -> str | None:
     """Return in words that two servers are of one cluster, by their answers to the query; else ``None``."""
     if one is None or other is None or one[0] != other[0]:
         return None
-    return f"timelines {one[1]} and {other[1]}"
+    return ONE_SERVER if one[2] == other[2] else f"timelines {one[1]} and {other[1]}"

@@ -16,6 +16,8 @@ class StayingDialect(ConfiguredDialect):
 
     #: whether there are several hosts, of which the pool wants one that takes writes
     follows_primary = False
+    #: whether there are several hosts, of which one has to be the primary
+    seeks_primary = False
     #: whether a server has to be asked for its role, because its replies don't say it
     asks_role = True
 
@@ -27,10 +29,10 @@ class StayingDialect(ConfiguredDialect):
         """Ask the server whether it still is the one to work with."""
         return True
 
-    def doubt_host(self, by_age: bool) -> None:
-        """Ask all hosts again with the next new connection, unless a connection is replaced only for its age."""
+    def doubt_host(self, is_no_news: bool) -> None:
+        """Ask all hosts again with the next new connection, unless one is replaced for its age, or with its host."""
         connector: Any = self.connector
-        if self.follows_primary and not by_age:
+        if self.seeks_primary and not is_no_news:
             connector.doubt()
 
     def leave_host(self, pool: Any) -> None:

@@ -36,6 +36,7 @@ class AwaitedCheckouts:
     _drop: Any
     _unfit: Any
     _make_fit: Any
+    _renew: Any
     give_back: Any
 
     async def take_awaited(self, record: Any = None) -> Any:
@@ -65,8 +66,10 @@ class AwaitedCheckouts:
             if record is None:
                 made = None if self._line.waiters else self._reserve()
                 record = await self.wait_awaited() if made is None else made
-            if self._needs_bridge(record) or self._unfit(record) is not None:
+            if self._needs_bridge(record):
                 await spawn(self._make_fit, record)
+            elif (reason := self._unfit(record)) is not None:
+                await spawn(self._renew, record, reason)
             return record
         except BaseException:
             if record is not None:

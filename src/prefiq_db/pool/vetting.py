@@ -341,13 +341,15 @@ class _VettingPool(SlottedPool):
             return reason
         if now - state.last_used < self.limits.ping_after_idle_seconds:
             return None
-        if self._answer(record, state, dialect.do_ping):
+        if self._is_given_up(record) or self._answer(record, state, dialect.do_ping):
             state.vetted_at = perf_counter()
             return None
         return _NO_ANSWER
 
     def _why_not_primary(self, record: Any, state: SessionState, now: float) -> str | None:
         """Return why the connection no longer leads to the primary; then the older ones don't, either."""
+        if self._is_given_up(record):
+            return None
         dialect: Any = self._dialect
         fits: bool | None = not dialect.says_demoted(record.dbapi_connection)
         if fits and dialect.asks_role and now - state.role_known_at >= self.limits.ask_role_after_seconds:
@@ -356,6 +358,10 @@ class _VettingPool(SlottedPool):
         if fits is False:
             dialect.leave_host(self)
         return None if fits else _NO_ANSWER if fits is None else _DEMOTED
+
+    def _is_given_up(self, record: Any) -> bool:
+        """Return whether all connections as old as *record*'s were given up: it is replaced, and needn't be asked."""
+        return bool(self._invalidate_time > record.starttime)
 
     def _hears(self, record: Any) -> bool:
         """Read a reply that nobody waited for; the verbs can go on without the rest of it, others wait."""
@@ -390,10 +396,11 @@ class _VettingPool(SlottedPool):
         """Throw the connection away and open another one in its slot at once."""
         limit = self.limits.connect_timeout_seconds
         rest = Deadline(time.monotonic() + limit / 2, limit, CONNECT_TIMEOUT)
+        is_no_news = reason == _AGE or self._is_given_up(record)
         record.invalidate()
         if self.watcher is not None:
             self.watcher.lost(reason)
-        self._prefiq.doubt_host(reason == _AGE)
+        self._prefiq.doubt_host(is_no_news)
         if reason == _NO_ANSWER:
             # The ping took up to half of the time for connecting; the other half is for the new connection.
             with checkout_by(rest):
