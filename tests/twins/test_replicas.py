@@ -101,6 +101,21 @@ async def test_no_write_is_sent_to_a_replica(replicated: Replicated) -> None:
     assert all(b"/* seen */" in recorder.sent for recorder in replicated.recorders[1:])
 
 
+async def test_no_lock_is_taken_at_a_replica(replicated: Replicated) -> None:
+    """It would keep nobody out: each server has its own."""
+    db = replicated.database()
+    lock = {
+        "postgresql": ("select pg_advisory_xact_lock(7)", "select pg_try_advisory_xact_lock(7)"),
+        "mariadb": ("select get_lock('seven', 0)", "select is_used_lock('seven')"),
+    }[replicated.kind]
+    for sql in lock:
+        async with db.transaction(read_only=True, replica=True) as tx:
+            with pytest.raises(StatementRefusedError, match="replica"):
+                await tx.fetch_value(sql)
+        async with db.transaction(read_only=True) as tx:
+            await tx.fetch_value(sql)
+
+
 async def test_the_replica_itself_refuses_what_a_function_writes(replicated: Replicated) -> None:
     """Its words say that it reads, so the server judges; the reader is told, and the primary is not asked instead."""
     db = replicated.database()
