@@ -231,3 +231,22 @@ async def test_who_asks_settles_it_for_those_around(replicated: Replicated) -> N
     sent = replicated.recorders[0].sent[before:]
     assert b"wal_insert_lsn" not in sent
     assert b"gtid_binlog_pos" not in sent
+
+
+async def test_a_write_that_is_sent_again_is_asked_for_again(replicated: Replicated) -> None:
+    """A change of its table makes a prepared statement outdated: the answer behind the first try is too early."""
+    if replicated.kind != "postgresql":
+        pytest.skip("prepared statements of PostgreSQL")
+    db = await _held_back(replicated, pool_size=1, max_overflow=0)
+    other = replicated.database(replicas=[])
+    insert = "insert into item (id, qty) values (:id, 1) returning *"
+    for number in range(12):
+        await db.fetch_all(insert, {"id": number})
+    replicated.hold_back(0)
+    await other.execute("alter table item add extra integer")
+    replicated.cluster.catch_up()
+    await db.mark()
+    replicated.hold_back(2)
+    async with db.override(tags={"scope": "a"}):
+        assert len((await db.fetch_all(insert, {"id": 100}))[0]) == 3
+        assert await db.using(replica=True).fetch_value(COUNT) == 13

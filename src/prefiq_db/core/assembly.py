@@ -62,6 +62,7 @@ def _add_replicas(origin: Instance) -> None:
     dialect.marker = ScopeMarker(dialect, runtime, readers.key)
     for node in nodes:
         dialect = node.instance.engine.dialect
+        dialect.node = node.name
         dialect.gate = ScopeGate(
             dialect, runtime, readers.key, settings.replica_wait_seconds, lambda: _ask_mark(origin)
         )

@@ -73,7 +73,8 @@ class PipelineTravelling(FollowingDialect):
         return Mark("p", {0: (timeline, place)})
 
     def _told_mark(self, driver: Any, burst: Any, cursor: Any) -> None:
-        answer = None if burst is None else burst.answer
+        # Where the statement was sent again, to be prepared anew, the answer came before what it wrote then.
+        answer = None if burst is None or burst.refused else burst.answer
         self.marker.note(None if answer is None else self.mark_from(answer))
 
     def check_sql(self, mark: Mark, seconds: float) -> str:
