@@ -250,3 +250,24 @@ async def test_a_write_that_is_sent_again_is_asked_for_again(replicated: Replica
     async with db.override(tags={"scope": "a"}):
         assert len((await db.fetch_all(insert, {"id": 100}))[0]) == 3
         assert await db.using(replica=True).fetch_value(COUNT) == 13
+
+
+@pytest.mark.parametrize("before", ["batch", "raw", "transaction", "last"])
+async def test_what_was_told_before_is_not_taken_for_the_answer(replicated: Replicated, before: str) -> None:
+    """MariaDB tells nothing behind rows; what the connection was told of an earlier write must not stand for it."""
+    db = await _held_back(replicated, pool_size=1, max_overflow=0)
+    if before == "batch":
+        await db.batch([("insert into item values (1, 1)", {}), ("insert into item values (2, 1)", {})])
+    elif before == "raw":
+        await _raw(db)
+    else:
+        async with db.transaction() as tx:
+            await tx.execute("insert into item values (1, 1)", last=before == "last")
+    await db.mark()
+    replicated.hold_back(0)
+    replicated.cluster.catch_up()
+    replicated.hold_back(2)
+    count = await db.fetch_value(COUNT)
+    async with db.override(tags={"scope": "a"}):
+        await db.fetch_all("insert into item (id, qty) values (9, 1) returning id")
+        assert await db.using(replica=True).fetch_value(COUNT) == count + 1

@@ -85,6 +85,9 @@ class FollowingDialect(TravellingDialect):
         rows = self.ask(dbapi_connection, self.mark_sql)
         return self.mark_from(rows[0]) if rows else None
 
+    def _forget_told(self, driver: Any) -> None:
+        """Forget what the server told by itself of an earlier write, and nobody has read."""
+
     def _told_mark(self, driver: Any, burst: Any, cursor: Any) -> None:
         """Note what the server told after a write: in reply to what travelled in *burst*, or by itself."""
         raise NotImplementedError
@@ -113,6 +116,7 @@ class FollowingDialect(TravellingDialect):
         burst = self.new_burst() if travels and not self.goes_alone(context, driver) else None
 
         def send_marked(cursor: Any, statement: str, parameters: Any, context: Any) -> None:
+            self._forget_told(driver)
             if burst is not None:
                 burst.after = self.mark_sql
                 driver.ride(burst)

@@ -81,6 +81,9 @@ class MariadbTravelling(FollowingDialect):
     def mark_from(self, row: Any) -> Mark | None:
         return mark_of_gtids(row[0] or "")
 
+    def _forget_told(self, driver: Any) -> None:
+        driver.told_gtid = ""
+
     def _told_mark(self, driver: Any, burst: Any, cursor: Any) -> None:
         # Behind rows the server tells nothing.
         self._note_gtid(driver, is_sure=cursor is None or not cursor.description)
