@@ -16,6 +16,7 @@ PYPROJECT = nox.project.load_toml("pyproject.toml")
 # What has a long form, too long for a merge.
 LONG = ["tests/chaos", "tests/twins/test_hand_overs.py", "tests/twins/test_interrupted_blocks.py"]
 LONG += ["tests/integration/test_request_disconnects.py", "tests/twins/test_cancelled_crowds.py"]
+LONG += ["tests/twins/test_read_your_writes.py"]
 
 nox.needs_version = ">=2025.2.9"
 nox.options.sessions = ["lint", "types", "unit", "integration", "docs"]

@@ -50,6 +50,7 @@ class StatementEvent:
         transaction_id: the transaction that it runs in; ``None`` outside a transaction.
         origin: the application's line; ``None`` when it could not be found.
         tags: from ``using(tags=...)`` and ``override(tags=...)``.
+        node: the name of the replica that it was sent to; ``""``: the primary, or the only server.
     """
 
     database: str
@@ -66,6 +67,7 @@ class StatementEvent:
     transaction_id: int | None = None
     origin: Origin | None = None
     tags: Mapping[str, str] = field(default_factory=lambda: NO_TAGS)
+    node: str = ""
 
 
 # An event is made for each statement, and its origin is read of few: the slot itself, ``_origin``, may hold a Line.

@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from prefiq_db.errors import UsageError
 
@@ -22,6 +22,9 @@ Place = tuple[int, int]
 
 _FORM: Final = re.compile(r"1([pm])\.([0-9a-f]{1,8})\.([0-9a-z.-]{3,400})\.([0-9a-f]{1,8})", re.ASCII)
 _PLACE: Final = re.compile(r"([0-9]{1,10})-([0-9]{1,10})-([0-9]{1,20})", re.ASCII)
+# Of a timeline, a domain or a server; and of a place in the log or a sequence number, of which PostgreSQL counts less.
+_LARGEST_ID: Final = 2**32 - 1
+_LARGEST_NUMBER: Final = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +89,16 @@ def mark_of(token: str, kind: str, home: str) -> Mark:
     """
     found = _FORM.fullmatch(token)
     assert found is not None, "checked before"
-    places = [_PLACE.fullmatch(each) for each in found[3].split(".")]
-    if found[1] != kind or found[2] != _sum(home) or not all(places):
+    texts = [_PLACE.fullmatch(each) for each in found[3].split(".")]
+    places = {int(each[1]): (int(each[2]), int(each[3])) for each in texts if each is not None}
+    # Whoever knows the form can make one, so no number goes to a server that has no room for it.
+    has_room = all(
+        max(domain, branch) <= _LARGEST_ID and number <= _LARGEST_NUMBER for domain, (branch, number) in places.items()
+    )
+    is_whole = all(texts) and len(places) == len(texts) and (kind == "m" or list(places) == [0])
+    if found[1] != kind or found[2] != _sum(home) or not (is_whole and has_room):
         raise UsageError("override after: this mark is of another database; expected one of this database's mark()")
-    return Mark(kind, {int(each[1]): (int(each[2]), int(each[3])) for each in places if each is not None})
+    return Mark(kind, places)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,11 +109,33 @@ class Standing:
         is_replica: it follows a primary; ``False``: it was promoted; ``None``: its user may not know.
         lag_seconds: how old what it has is; 0 if nothing newer is known to exist; ``None``: unknown.
         stopped: it does not follow now.
+        is_detached: it has no connection to its primary, so it can't know how much newer that is.
     """
 
     is_replica: bool | None = None
     lag_seconds: float | None = None
     stopped: bool = False
+    is_detached: bool = False
+
+
+class Doubt:
+    """That something was written, and nobody has asked how far the primary was then.
+
+    Args:
+        writer: a pooled connection on which somebody writes what we don't see. No answer settles it before that is
+            returned.
+    """
+
+    __slots__ = ("_writer",)
+
+    def __init__(self, writer: Any = None) -> None:
+        self._writer = None if writer is None else weakref.ref(writer)
+
+    @property
+    def lasts(self) -> bool:
+        """Whether it goes on."""
+        writer = None if self._writer is None else self._writer()
+        return writer is not None and writer.dbapi_connection is not None
 
 
 class Seen:
@@ -123,8 +154,7 @@ class Seen:
         self.scope: object = None
         self.outer: Seen | None = None
         self._marks: dict[object, Mark] = {} if outer is None else dict(outer._marks)
-        # Those after whose writes nobody has asked how far the primary is.
-        self._unknown: set[object] = set() if outer is None else set(outer._unknown)
+        self._unknown: dict[object, Doubt] = {} if outer is None else dict(outer._unknown)
         # Weak: a chain of tasks that start one another must not keep them all.
         self._above: tuple[weakref.ref[Seen], ...] = ()
         if outer is not None:
@@ -136,27 +166,52 @@ class Seen:
             if (outer := each()) is not None:
                 yield outer
 
-    def note(self, key: object, mark: Mark | None) -> None:
-        """Note that the scope has seen *mark*; ``None``: it may have written, and how far that went isn't known."""
+    def _scopes(self) -> Iterable[Seen]:
+        """Yield this one and the scopes around it: what is written in those later, by a task of theirs, counts here."""
         for each in self._all():
-            if mark is None:
-                each._unknown.add(key)
-            else:
+            if each is self or each.worker is None:
+                yield each
+
+    def note(self, key: object, mark: Mark | None, doubt: Doubt | None = None) -> None:
+        """Note that the scope has seen *mark*; ``None``: it may have written, and how far that went isn't known.
+
+        Args:
+            doubt: what is noted for the latter; default: a new one, that the next answer settles.
+        """
+        doubt = doubt or Doubt()
+        for each in self._all():
+            if mark is not None:
                 known = each._marks.get(key)
                 each._marks[key] = mark if known is None else known.with_(mark)
+                continue
+            before = each._unknown.get(key)
+            if before is None or not before.lasts:
+                each._unknown[key] = doubt
 
-    def settle(self, key: object, mark: Mark) -> None:
-        """Note *mark*, which was asked for after all that was written until now."""
-        self._unknown.discard(key)
+    def doubts(self, key: object) -> list[tuple[Seen, Doubt]]:
+        """Return what isn't known here and around: take it before the question, give it to :meth:`settle`."""
+        found = ((each, each._unknown.get(key)) for each in self._all())
+        return [(each, doubt) for each, doubt in found if doubt is not None and not doubt.lasts]
+
+    def settle(self, key: object, mark: Mark, doubts: Iterable[tuple[Seen, Doubt]]) -> None:
+        """Note *mark*, which was asked for after *doubts* were taken; what was written since then stays in doubt."""
         self.note(key, mark)
+        for each, doubt in doubts:
+            if each._unknown.get(key) is doubt:
+                del each._unknown[key]
 
     def mark(self, key: object) -> Mark | None:
         """Return the mark that a read has to wait for; ``None``: none is known."""
-        return self._marks.get(key)
+        found: Mark | None = None
+        for each in self._scopes():
+            known = each._marks.get(key)
+            if known is not None:
+                found = known if found is None else found.with_(known)
+        return found
 
     def is_unknown(self, key: object) -> bool:
         """Return whether something was written, and nobody has asked how far the primary was then."""
-        return key in self._unknown
+        return any(key in each._unknown for each in self._scopes())
 
 
 _here: ContextVar[Seen | None] = ContextVar("prefiq_db_seen", default=None)

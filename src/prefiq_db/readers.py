@@ -6,6 +6,7 @@ import itertools
 import logging
 import time
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 from prefiq_db.errors import ErrorKind
@@ -44,6 +45,8 @@ class Node(Generic[I]):
         self.instance = instance
         self.reason = ""
         self.standing = Standing()
+        # When it last said that it was connected to its primary, less what it lagged then.
+        self._fresh_at = 0.0
         self._served = 0.0
         self._looked_at = 0.0
         self._out_until = 0.0
@@ -88,6 +91,19 @@ class Node(Generic[I]):
         """Note that *looker* is done."""
         if self._lookers.get(None) is looker:
             del self._lookers[None]
+
+    def aged(self, standing: Standing, now: float) -> Standing:
+        """Return *standing*, of a node without a connection to its primary with what it lags at most.
+
+        On an idle primary the server's own word, the age of the last transaction, would be far too much, and MariaDB
+        has none.
+        """
+        if not standing.is_detached or not self._fresh_at:
+            # Without a word of its own it has the time that it may lag, from now on.
+            self._fresh_at = now - (standing.lag_seconds or 0.0)
+            return standing
+        known, since = standing.lag_seconds, now - self._fresh_at
+        return replace(standing, lag_seconds=since if known is None else min(known, since))
 
     def put_in(self, standing: Standing, now: float, others: Collection[Node[I]]) -> bool:
         """Note that it is fit for reads; return whether it was out."""
@@ -166,7 +182,7 @@ class Readers(Generic[I]):
 
     def _judge(self, node: Node[I], look: Callable[[Node[I]], Standing]) -> None:
         try:
-            standing = look(node)
+            standing = node.aged(look(node), time.monotonic())
         except Unfit as error:
             self.out(node, error.reason)
             return

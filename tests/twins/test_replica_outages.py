@@ -160,3 +160,48 @@ async def test_control_without_a_second_server_the_read_fails(broken: Replicated
     assert wait_until(lambda: not broken.cluster.nodes[2].running, timeout_seconds=30)
     with pytest.raises(PrefiqDbError):
         await _reads(db, sql, 8)
+
+
+def _cut_off(node: Any, kind: str) -> None:
+    """Let *node* serve what it has, without a connection to its primary."""
+    if kind == "mariadb":
+        node.execute("stop slave io_thread")
+        return
+    node.execute("alter system set primary_conninfo = ''")
+    node.execute("select pg_reload_conf()")
+    followed = "select count(*) from pg_stat_wal_receiver"
+    assert wait_until(lambda: node.execute(followed)[0][0] == 0, timeout_seconds=30)
+
+
+async def test_a_replica_without_its_primary_leaves_once_it_may_be_too_old(
+    broken: Replicated, harness: Harness
+) -> None:
+    """It can't know how old it is; MariaDB tells no lag then, and would serve the same for ever."""
+    if broken.kind == "mariadb":
+        broken.cluster.primary.execute(f"grant slave monitor on *.* to {PLAIN_USER}")
+        broken.cluster.catch_up()
+    db, sql = broken.database(max_replica_lag_seconds=1.0, **LIMITS), broken.port_sql
+    assert await _reads(db, sql) == set(broken.ports[1:])
+    _cut_off(broken.cluster.nodes[1], broken.kind)
+
+    async def is_out() -> bool:
+        return await _reads(db, sql, 4) == {broken.ports[2]}
+
+    await harness.until(is_out)
+    (out, fine) = db.stats().replicas
+    assert (out.reason, fine.in_rotation) == ("behind", True)
+    assert out.lag_seconds is not None
+    assert out.lag_seconds > 1
+
+
+async def test_reads_go_on_when_the_primary_has_died(broken: Replicated) -> None:
+    """Also behind a primary that had nothing to write for longer than a replica may lag."""
+    if broken.kind == "mariadb":
+        broken.cluster.primary.execute(f"grant slave monitor on *.* to {PLAIN_USER}")
+        broken.cluster.catch_up()
+    db, sql = broken.database(max_replica_lag_seconds=30.0, **LIMITS), broken.port_sql
+    assert await _reads(db, sql) == set(broken.ports[1:])
+    for node in db._core.instance.readers.nodes if db.is_async else db._wrapped._core.instance.readers.nodes:
+        node._looked_at = 0.0  # it is asked again
+    broken.cluster.primary.kill()
+    assert await _reads(db, sql) == set(broken.ports[1:])

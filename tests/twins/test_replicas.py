@@ -9,6 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from prefiq_db.errors import ClosedError, PrefiqDbError, ReadOnlyError, StatementRefusedError, UsageError
+from prefiq_db.events import Listener, StatementFailed, StatementFinished
 from prefiq_db.integrations.prometheus import DatabaseCollector
 from tests.twins.harness import Harness
 from tests.twins.replicated import BOTH, Replicated, clusters, replicated
@@ -99,6 +100,21 @@ async def test_no_write_is_sent_to_a_replica(replicated: Replicated) -> None:
     await reader.fetch_all("select qty /* seen */ from item")
     await reader.fetch_all("select qty /* seen */ from item")
     assert all(b"/* seen */" in recorder.sent for recorder in replicated.recorders[1:])
+
+
+async def test_no_lock_is_taken_at_a_replica(replicated: Replicated) -> None:
+    """It would keep nobody out: each server has its own."""
+    db = replicated.database()
+    lock = {
+        "postgresql": ("select pg_advisory_xact_lock(7)", "select pg_try_advisory_xact_lock(7)"),
+        "mariadb": ("select get_lock('seven', 0)", "select is_used_lock('seven')"),
+    }[replicated.kind]
+    for sql in lock:
+        async with db.transaction(read_only=True, replica=True) as tx:
+            with pytest.raises(StatementRefusedError, match="replica"):
+                await tx.fetch_value(sql)
+        async with db.transaction(read_only=True) as tx:
+            await tx.fetch_value(sql)
 
 
 async def test_the_replica_itself_refuses_what_a_function_writes(replicated: Replicated) -> None:
@@ -213,6 +229,32 @@ async def test_statistics_name_each_node(replicated: Replicated) -> None:
     assert [each.pool.opened_count for each in found] == [1, 1]
     # MariaDB tells only a user with a privilege.
     assert {each.role for each in found} == {"replica" if replicated.kind == "postgresql" else "unknown"}
+
+
+async def test_events_name_the_node_that_was_asked(replicated: Replicated) -> None:
+    db = replicated.database()
+    asked: list[tuple[str, str]] = []
+
+    class Told(Listener):
+        def statement_finished(self, event: StatementFinished) -> None:
+            asked.append((event.statement, event.node))
+
+        def statement_failed(self, event: StatementFailed) -> None:
+            asked.append((event.statement, event.node))
+
+    await _make_table(db)
+    db.hooks.add(Told())
+    await db.fetch_value("select 1")
+    for _ in range(2):
+        await db.using(replica=True).fetch_value("select 2")
+    with pytest.raises(PrefiqDbError):
+        await db.using(replica=True).fetch_value("select nothing from nowhere")
+    async with db.transaction() as tx:
+        await tx.fetch_value("select 3")
+    met = {sql[:8]: {node for each, node in asked if each[:8] == sql[:8]} for sql, _ in asked}
+    assert len(met["select ?"]) == 3, "of the primary, and of both replicas"
+    assert met["select n"] <= {"r1", "r2"}
+    assert asked[-1][1] == ""
 
 
 async def test_health_and_metrics_name_each_node(replicated: Replicated) -> None:

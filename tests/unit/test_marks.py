@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import gc
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -13,12 +14,23 @@ from prefiq_db.dialects.travelling_mariadb import mark_of_gtids
 from prefiq_db.dialects.travelling_postgresql import PipelineTravelling
 from prefiq_db.drivers.travellers_mysql import gtid_in
 from prefiq_db.errors import UsageError
-from prefiq_db.marks import Mark, Seen, check_mark_text, enter_scope, leave_scope, mark_of, seen_by, seen_here
-
-_PLACES = st.tuples(st.integers(0, 2**32 - 1), st.integers(0, 2**63))
-_MARKS = st.builds(
-    Mark, st.sampled_from("pm"), st.dictionaries(st.integers(0, 2**32 - 1), _PLACES, min_size=1, max_size=5)
+from prefiq_db.marks import (
+    Doubt,
+    Mark,
+    Seen,
+    Standing,
+    check_mark_text,
+    enter_scope,
+    leave_scope,
+    mark_of,
+    seen_by,
+    seen_here,
 )
+from prefiq_db.readers import Node
+
+_PLACES = st.tuples(st.integers(0, 2**32 - 1), st.integers(0, 2**63 - 1))
+_DOMAINS = st.dictionaries(st.integers(0, 2**32 - 1), _PLACES, min_size=1, max_size=5)
+_MARKS = st.builds(Mark, st.just("m"), _DOMAINS) | st.builds(Mark, st.just("p"), st.builds(lambda at: {0: at}, _PLACES))
 
 
 @given(_MARKS, st.text(max_size=20))
@@ -93,8 +105,52 @@ def test_who_sees_what_was_written() -> None:
     outer.note(key, None)
     assert outer.is_unknown(key)
     assert not inner.is_unknown(key)
-    outer.settle(key, later)
+    outer.settle(key, later, outer.doubts(key))
     assert not outer.is_unknown(key)
+
+
+def test_an_answer_settles_what_was_in_doubt_before_the_question() -> None:
+    key, mark = object(), Mark("p", {0: (1, 5)})
+    outer = Seen()
+    outer.note(key, None)
+    inner = Seen("worker", outer)
+    doubts = inner.doubts(key)
+    outer.note(key, None)  # meanwhile
+    inner.settle(key, mark, doubts)
+    assert inner.is_unknown(key), "written in the scope around it while it asked"
+    inner.settle(key, mark, inner.doubts(key))
+    assert not inner.is_unknown(key)
+    assert not outer.is_unknown(key)
+
+
+def test_a_writer_that_nobody_sees_is_in_doubt_until_it_ends() -> None:
+    class Proxied:
+        dbapi_connection: object = object()
+
+    key, mark, seen, writer = object(), Mark("p", {0: (1, 5)}), Seen(), Proxied()
+    seen.note(key, None, Doubt(writer))
+    before = seen.doubts(key)
+    assert before == []
+    seen.note(key, None)
+    seen.settle(key, mark, seen.doubts(key))
+    assert seen.is_unknown(key)
+    writer.dbapi_connection = None
+    seen.settle(key, mark, before)
+    assert seen.is_unknown(key), "it may have committed behind the question"
+    seen.settle(key, mark, seen.doubts(key))
+    assert not seen.is_unknown(key)
+
+
+def test_a_node_without_its_primary_is_as_old_as_its_last_word_and_the_time_since() -> None:
+    node = Node("r1", 1, None)  # type: ignore[type-var]  # nothing is asked of its pool
+    assert node.aged(Standing(True, 2.0), 100.0).lag_seconds == 2.0
+    cut_off = Standing(True, None, is_detached=True)
+    assert node.aged(cut_off, 110.0).lag_seconds == 12.0
+    assert node.aged(replace(cut_off, lag_seconds=3600.0), 110.0).lag_seconds == 12.0, "an idle primary"
+    assert node.aged(replace(cut_off, lag_seconds=1.0), 110.0).lag_seconds == 1.0
+    stranger = Node("r2", 1, None)  # type: ignore[type-var]  # likewise
+    assert stranger.aged(cut_off, 50.0).lag_seconds is None
+    assert stranger.aged(cut_off, 90.0).lag_seconds == 40.0
 
 
 def test_a_scope_sees_again_what_it_saw_when_an_inner_one_is_left() -> None:

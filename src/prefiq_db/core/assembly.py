@@ -9,17 +9,22 @@ from dataclasses import replace
 from typing import Any
 
 from prefiq_db.bridge import Runtime
+from prefiq_db.call import Call
 from prefiq_db.config import Target
 from prefiq_db.core.database_core import DatabaseCore
 from prefiq_db.core.scope_marks import ScopeGate, ScopeMarker
+from prefiq_db.dialects.following import behind
 from prefiq_db.engines import make_async_engine, make_engine
-from prefiq_db.errors import SchemaError, SubKind, UsageError
+from prefiq_db.errors import PrefiqDbError, SchemaError, SubKind, UsageError
 from prefiq_db.exactly_once import Claimer, Pruner, Resolver
 from prefiq_db.execution.direct import DirectRoad
+from prefiq_db.execution.shapes import ALL_ROWS
+from prefiq_db.execution.statement_facts import as_executable
 from prefiq_db.hooks.registry import Hooks
 from prefiq_db.insight.explainer import Explainer
 from prefiq_db.insight.statement_observer import StatementObserver
 from prefiq_db.instance import Instance
+from prefiq_db.marks import Mark
 from prefiq_db.pool.watcher import ConnectionWatcher
 from prefiq_db.readers import Node, Readers
 from prefiq_db.retry_budget import RetryBudget
@@ -57,7 +62,28 @@ def _add_replicas(origin: Instance) -> None:
     dialect.marker = ScopeMarker(dialect, runtime, readers.key)
     for node in nodes:
         dialect = node.instance.engine.dialect
-        dialect.gate = ScopeGate(dialect, runtime, readers.key, settings.replica_wait_seconds)
+        dialect.node = node.name
+        dialect.gate = ScopeGate(
+            dialect, runtime, readers.key, settings.replica_wait_seconds, lambda: _ask_mark(origin)
+        )
+
+
+def _ask_mark(origin: Instance) -> Mark | None:
+    """Ask the primary how far it is, for somebody who is about to read on a replica's own connection.
+
+    Raises:
+        ReplicaBehindError: it doesn't say, so nobody knows what the reader has to see.
+    """
+    dialect: Any = origin.road.dialect
+    call = Call("mark", as_executable(dialect.mark_sql), None, ALL_ROWS)
+    try:
+        rows: list[Any] = origin.road.one_shot(call)
+    except PrefiqDbError as error:
+        kind = error.kind.value
+    else:
+        mark: Mark | None = dialect.mark_from(rows[0]) if rows else None
+        return mark
+    raise behind(f"the primary doesn't say how far it was when something was written before ({kind})")
 
 
 def _of_node(origin: Instance, node: Node[Instance], target: Target) -> Instance:

@@ -326,9 +326,10 @@ class ReadingView(TenantView):
         if given.after is not None:
             seen.note(readers.key, mark_of(given.after, self._mark_kind(), self.home))
         if seen.is_unknown(readers.key):
+            doubts = seen.doubts(readers.key)
             mark = self._ask_mark()
             if mark is not None:
-                seen.settle(readers.key, mark)
+                seen.settle(readers.key, mark, doubts)
 
     def mark(self) -> str:
         """Return a token for what the scope has written until now, for ``using(after=...)``."""
@@ -342,10 +343,11 @@ class ReadingView(TenantView):
         seen = seen_by(self.runtime.worker())
         mark = seen.mark(key)
         if mark is None or seen.is_unknown(key):
+            doubts = seen.doubts(key)
             mark = self._ask_mark()
             if mark is None:
                 raise NotReadyError(f"database {self.name} doesn't say how far it is", database=self.name)
-            seen.settle(key, mark)
+            seen.settle(key, mark, doubts)
         return mark.text(self.home)
 
     def _ask_mark(self) -> Mark | None:

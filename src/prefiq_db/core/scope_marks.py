@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any, Final
 
 from prefiq_db.bridge import Runtime
 from prefiq_db.dialects.base import PrefiqDialect
 from prefiq_db.execution.enclosable import enclosed
 from prefiq_db.execution.statement_facts import facts_sent
-from prefiq_db.execution.tied_statements import LOCK_REASON
-from prefiq_db.marks import Mark, seen_by, seen_here
+from prefiq_db.execution.tied_statements import LOCK_REASON, SERVER_LOCK
+from prefiq_db.marks import Doubt, Mark, seen_by, seen_here
 
 # Others may speak another protocol, as COPY does, or refuse to run in company.
 _TRAVELLING: Final = frozenset({"select", "insert", "update", "delete", "merge", "replace", "values"})
+# What they run may commit, and go on in another transaction.
+_PROGRAMS: Final = frozenset({"call", "begin", "do", "execute"})
 
 
 class _Statements:
@@ -28,7 +31,9 @@ class _Statements:
         return not facts_sent(context, statement, self._dialect.label).reads_only
 
     def writes(self, statement: str, context: Any) -> bool:
-        return not facts_sent(context, statement, self._dialect.label).reads_by_words
+        facts = facts_sent(context, statement, self._dialect.label)
+        # A lock that only the replica knows keeps nobody out.
+        return not facts.reads_by_words or facts.no_tomorrow == SERVER_LOCK
 
     def may_travel(self, statement: str, context: Any) -> bool:
         dialect = self._dialect
@@ -43,20 +48,44 @@ class _Statements:
 class ScopeMarker(_Statements):
     """Notes what was written in the scope of whoever wrote it."""
 
-    def note(self, mark: Mark | None) -> None:
-        seen_by(self._runtime.worker()).note(self._key, mark)
+    def note(self, mark: Mark | None, doubt: Doubt | None = None) -> None:
+        seen_by(self._runtime.worker()).note(self._key, mark, doubt)
+
+    def may_commit(self, statement: str, context: Any) -> bool:
+        facts = facts_sent(context, statement, self._dialect.label)
+        return facts.control or bool(facts.commits) or facts.verb in _PROGRAMS
 
 
 class ScopeGate(_Statements):
-    """Lets readers wait for what their scope has seen."""
+    """Lets readers wait for what their scope has seen.
 
-    def __init__(self, dialect: PrefiqDialect, runtime: Runtime, key: object, wait_seconds: float) -> None:
+    Args:
+        ask: asks the primary how far it is.
+    """
+
+    def __init__(
+        self,
+        dialect: PrefiqDialect,
+        runtime: Runtime,
+        key: object,
+        wait_seconds: float,
+        ask: Callable[[], Mark | None],
+    ) -> None:
         super().__init__(dialect, runtime, key)
         self.wait_seconds = wait_seconds
+        self._ask = ask
 
     def wanted(self) -> Mark | None:
-        seen = seen_here()
-        return None if seen is None else seen.mark(self._key)
+        seen, key = seen_here(), self._key
+        if seen is None:
+            return None
+        if seen.is_unknown(key):
+            # Our own verbs have asked before; a session or an engine comes here without them.
+            doubts = seen.doubts(key)
+            mark = self._ask()
+            if mark is not None:
+                seen.settle(key, mark, doubts)
+        return seen.mark(key)
 
     def pause(self, seconds: float) -> None:
         self._runtime.sleep(seconds)

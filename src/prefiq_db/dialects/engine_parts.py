@@ -66,6 +66,8 @@ class ConfiguredDialect:
 
     #: of a primary with replicas: who has to know how far it is after a write
     marker: Any = None
+    #: the name of the replica; ``""``: it is none
+    node: str = ""
     #: of a replica: what its readers have to see
     gate: Any = None
 

@@ -13,7 +13,7 @@ from typing import Any, Final, Protocol
 from prefiq_db.dialects.session import SessionState
 from prefiq_db.dialects.travelling import TravellingDialect
 from prefiq_db.errors import ErrorClass, ErrorKind, NotReadyError, StatementRefusedError
-from prefiq_db.marks import Mark
+from prefiq_db.marks import Doubt, Mark
 
 #: the verb of the question how a replica stands; it waits for nothing
 LOOK: Final = "look"
@@ -32,8 +32,11 @@ class ReplicaBehindError(NotReadyError):
 class Marker(Protocol):
     """Of a primary: who has to know how far it is."""
 
-    def note(self, mark: Mark | None) -> None:
-        """Note how far the primary is after a write; ``None``: it isn't known."""
+    def note(self, mark: Mark | None, doubt: Doubt | None = None) -> None:
+        """Note how far the primary is after a write; ``None``: it isn't known, for which *doubt* stands."""
+
+    def may_commit(self, statement: str, context: Any) -> bool:
+        """Return whether *statement*, inside a transaction, may commit by itself."""
 
     def may_write(self, statement: str, context: Any) -> bool:
         """Return whether *statement*, outside a transaction, may write."""
@@ -82,6 +85,9 @@ class FollowingDialect(TravellingDialect):
         rows = self.ask(dbapi_connection, self.mark_sql)
         return self.mark_from(rows[0]) if rows else None
 
+    def _forget_told(self, driver: Any) -> None:
+        """Forget what the server told by itself of an earlier write, and nobody has read."""
+
     def _told_mark(self, driver: Any, burst: Any, cursor: Any) -> None:
         """Note what the server told after a write: in reply to what travelled in *burst*, or by itself."""
         raise NotImplementedError
@@ -119,6 +125,7 @@ class FollowingDialect(TravellingDialect):
         burst = self.new_burst() if travels and not self.goes_alone(context, driver) else None
 
         def send_marked(cursor: Any, statement: str, parameters: Any, context: Any) -> None:
+            self._forget_told(driver)
             if burst is not None:
                 burst.after = self.mark_sql
                 driver.ride(burst)
@@ -136,6 +143,31 @@ class FollowingDialect(TravellingDialect):
 
     #: the question how far the primary is travels with a statement; else the server tells it by itself
     _question_travels = False
+
+    def note_hidden_commit(self, statement: str, proxied: Any, context: Any) -> None:
+        transaction, marker = self.session_of(proxied).transaction, self.marker
+        raw = proxied.dbapi_connection
+        if not self.in_transaction(raw) or transaction.aborted is not None:
+            self.told_unasked(raw)
+        elif marker.may_commit(statement, context):
+            marker.note(None)
+
+    def told_unasked(self, dbapi_connection: Any) -> None:
+        """Note how far the primary is after a statement that committed by itself, as far as the server told."""
+        self.marker.note(None)
+
+    def let_driver_begin(self, proxied: Any) -> None:
+        super().let_driver_begin(proxied)
+        if self.marker is not None:
+            # What it writes and commits, we don't see: until it comes back each reader asks.
+            self.marker.note(None, Doubt(proxied))
+
+    def _take_back(self, dbapi_connection: Any) -> None:
+        try:
+            super()._take_back(dbapi_connection)
+        finally:
+            if self.marker is not None:
+                self.marker.note(None)
 
     # --- on a replica ----------------------------------------------------------------------------
 
@@ -207,7 +239,10 @@ class FollowingDialect(TravellingDialect):
                 return
             left = ends_at - gate.now()
             if left <= 0:
-                raise _behind(gate.wait_seconds)
+                raise behind(
+                    f"the replica did not get within {gate.wait_seconds:g} s what was written before; "
+                    "see replica_wait_seconds"
+                )
             gate.pause(min(pause, left))
             pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
 
@@ -232,8 +267,9 @@ def _has(state: SessionState, mark: Mark) -> bool:
     return known is not None and known.holds(mark)
 
 
-def _behind(seconds: float) -> ReplicaBehindError:
+def behind(why: str) -> ReplicaBehindError:
+    """Return the error for a reader who has to see more than a replica is known to have."""
     return ReplicaBehindError(
-        f"the replica did not get within {seconds:g} s what was written before; see replica_wait_seconds",
+        why,
         classification=ErrorClass(ErrorKind.NOT_READY, transient=True, retry_statement=True, retry_transaction=True),
     )

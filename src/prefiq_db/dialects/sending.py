@@ -116,17 +116,24 @@ class StatementDialect(TransactionDialect):
             else:
                 self.observer.observe(send, cursor, statement, parameters, context, batch_size, state)
         except Exception as error:
+            if self.marker is not None and transaction.began:
+                self.note_hidden_commit(statement, proxied, context)
             if not self._note_failure(error, transaction, proxied, context):
                 raise
             # Whatever failed, callers must not retry as if another attempt could help.
             failure = cannot_go_on(transaction)
         if failure is not None:
             raise failure
+        if self.marker is not None and transaction.began:
+            self.note_hidden_commit(statement, proxied, context)
         if transaction.began and (transaction.aborted is not None or not self.in_transaction(raw)):
             self._note_ending(transaction, proxied)
 
     def refuse_write(self, statement: str, state: Any, context: Any) -> None:
         """Raise if *statement* must not be sent to a replica."""
+
+    def note_hidden_commit(self, statement: str, proxied: Any, context: Any) -> None:
+        """Note, after *statement* in a transaction, whether it may have committed by itself."""
 
     def in_step(
         self, send: Callable[..., None], statement: str, state: Any, proxied: Any, context: Any

@@ -73,12 +73,16 @@ class MariadbTravelling(FollowingDialect):
         found = [each._mapping for each in rows]
         runs = all(each["Slave_SQL_Running"] == "Yes" for each in found)
         lags = [each["Seconds_Behind_Master"] for each in found]
-        # Without a connection to its primary a replica doesn't know; it still serves what it has.
+        # Without a connection to its primary a replica doesn't know; it still serves what it has, for a while.
         lag = None if None in lags else float(max(lags))
-        return Standing(True, lag, stopped=not runs)
+        is_attached = all(each["Slave_IO_Running"] == "Yes" for each in found)
+        return Standing(True, lag, stopped=not runs, is_detached=not is_attached)
 
     def mark_from(self, row: Any) -> Mark | None:
         return mark_of_gtids(row[0] or "")
+
+    def _forget_told(self, driver: Any) -> None:
+        driver.told_gtid = ""
 
     def _told_mark(self, driver: Any, burst: Any, cursor: Any) -> None:
         # Behind rows the server tells nothing.
@@ -93,6 +97,9 @@ class MariadbTravelling(FollowingDialect):
         """Note the GTID that the server told at COMMIT; if it told none, *is_sure* says that nothing was written."""
         if self.marker is not None:
             self._note_gtid(self._driver(dbapi_connection), is_sure=is_sure)
+
+    def told_unasked(self, dbapi_connection: Any) -> None:
+        self.note_told(dbapi_connection, is_sure=False)
 
     def _note_gtid(self, driver: Any, *, is_sure: bool) -> None:
         told, driver.told_gtid = driver.told_gtid, ""

@@ -59,7 +59,7 @@ class PipelineTravelling(FollowingDialect):
     def standing_of(self, rows: Any) -> Standing:
         ((is_replica, is_following, has_all, age),) = rows
         lag = 0.0 if is_following and has_all else None if age is None else max(0.0, float(age))
-        return Standing(bool(is_replica), lag)
+        return Standing(bool(is_replica), lag, is_detached=bool(is_replica) and not is_following)
 
     # The name of the file says the timeline. Whatever is written by now is before the place of the next insertion.
     mark_sql = "SELECT pg_walfile_name(l), l - '0/0'::pg_lsn FROM pg_current_wal_insert_lsn() AS l"
@@ -73,7 +73,8 @@ class PipelineTravelling(FollowingDialect):
         return Mark("p", {0: (timeline, place)})
 
     def _told_mark(self, driver: Any, burst: Any, cursor: Any) -> None:
-        answer = None if burst is None else burst.answer
+        # Where the statement was sent again, to be prepared anew, the answer came before what it wrote then.
+        answer = None if burst is None or burst.refused else burst.answer
         self.marker.note(None if answer is None else self.mark_from(answer))
 
     def check_sql(self, mark: Mark, seconds: float) -> str:
@@ -86,10 +87,13 @@ class PipelineTravelling(FollowingDialect):
         return f"SELECT {_followed(mark)}"
 
     def _send_commit(self, dbapi_connection: Any) -> str | None:
-        if self.marker is None or not self.begin_travels:
-            if self.marker is not None:
-                self.marker.note(None)
+        if self.marker is None:
             return super()._send_commit(dbapi_connection)
+        if not self.begin_travels:
+            try:
+                return super()._send_commit(dbapi_connection)
+            finally:
+                self.marker.note(None)  # behind it: who asks before COMMIT gets an answer that isn't enough
         clock = self.clock_of(dbapi_connection)
         clock.is_committing = True
         try:

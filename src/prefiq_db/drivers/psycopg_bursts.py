@@ -51,7 +51,7 @@ def exchange(pgconn: Any, requests: deque[Request], replies: list[list[Any]], ex
     """
     pgconn.enter_pipeline_mode()
     unfinished: list[Any] = []
-    with _corked(pgconn.socket):
+    with corked(pgconn.socket):
         unsent = _send_some(pgconn, requests)
     while len(replies) < expected:
         ready = yield (Wait.RW if unsent else Wait.R)
@@ -64,7 +64,7 @@ def exchange(pgconn: Any, requests: deque[Request], replies: list[list[Any]], ex
 
 
 @contextlib.contextmanager
-def _corked(number: int) -> Iterator[None]:
+def corked(number: int) -> Iterator[None]:
     """Let the system collect what is sent in the block: libpq sends at each synchronization point, and has two."""
     option = getattr(socket, "TCP_CORK", None)  # Linux has it
     if option is None:

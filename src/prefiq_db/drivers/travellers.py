@@ -7,7 +7,7 @@ of psycopg's: libpq in pipeline mode, every request sent, every reply read, and 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -18,7 +18,7 @@ from psycopg.pq import ConnStatus, ExecStatus, TransactionStatus
 from psycopg.waiting import Ready
 
 from prefiq_db.drivers.burst import Burst
-from prefiq_db.drivers.psycopg_bursts import answer_in
+from prefiq_db.drivers.psycopg_bursts import answer_in, corked
 from prefiq_db.drivers.readable import is_readable
 
 #: Set on psycopg's exception for a request ahead of the statement: the server skipped the statement itself.
@@ -156,12 +156,12 @@ class Accompanied:
         if burst.behind is not None:
             commands.append(partial(pgconn.send_query_params, burst.behind.encode(), None))
         burst.sent = True
-        for command in commands:
-            command()
-        pgconn.pipeline_sync()
-        if burst.after is not None:
-            pgconn.send_query_params(burst.after.encode(), None)
-            pgconn.pipeline_sync()
+        if burst.after is None:
+            _queue(pgconn, commands)
+        else:
+            with corked(pgconn.socket):
+                _queue(pgconn, commands)
+                _queue(pgconn, [partial(pgconn.send_query_params, burst.after.encode(), None)])
         yield from send(pgconn)
         if self._hearing is not None:
             yield from self._hear_first()
@@ -233,6 +233,13 @@ class Accompanied:
         """Forget the statement that was to be prepared here: psycopg counts it as prepared when it queues it."""
         if queued and queued[0] is None and self._prepared._names:
             self._prepared._names.popitem()
+
+
+def _queue(pgconn: Any, commands: Iterable[Callable[[], None]]) -> None:
+    """Hand *commands* to libpq, up to a synchronization point."""
+    for command in commands:
+        command()
+    pgconn.pipeline_sync()
 
 
 def _failure(results: list[Any], encoding: str) -> psycopg.Error | None:

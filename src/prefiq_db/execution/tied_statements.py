@@ -14,6 +14,8 @@ from prefiq_db.execution.sql_tokens import QUOTED, Tokens, is_word
 from prefiq_db.execution.statement_splitting import is_routine
 
 LOCK_REASON: Final = "its row locks would be gone as soon as it ends; run it inside transaction()"
+#: of a lock that isn't a row's: each server has its own
+SERVER_LOCK: Final = "a session lock belongs to one connection, and the next statement may get another"
 ANSWERS_REASON: Final = (
     "it tells what the connection did before, and a single statement may get anybody's; use RETURNING or "
     "inserted_primary_key, or run both in transaction()"
@@ -121,8 +123,7 @@ def _calls(tokens: Tokens, rules: Rules, compound: bool) -> Iterator[Tie]:
             reason = "set_config would change a pooled connection for whoever gets it next"
             yield Tie(f"{reason}; use settings or transaction()")
         if name in _SESSION_LOCKS or name.startswith(("pg_advisory_", "pg_try_advisory_")):
-            reason = "a session lock belongs to one connection, and the next statement may get another"
-            yield Tie(reason, lingers="_xact_" not in name)
+            yield Tie(SERVER_LOCK, lingers="_xact_" not in name)
         if not compound and _asks(name, texts, place, rules, follows):
             yield Tie(ANSWERS_REASON, lingers=False)
 

@@ -300,6 +300,7 @@ class StatementObserver:
         draft.wait_seconds = checkout.wait_seconds
         draft.retry_number = checkout.retry_number
         draft.transaction_id = state.transaction.id
+        draft.node = "" if context is None else context.dialect.node
         if call is None:
             draft.call_id, draft.tags, draft._origin = None, NO_TAGS, application_line()
         else:
@@ -324,7 +325,7 @@ class StatementObserver:
         draft.tables = description.tables
         draft.fingerprint = description.fingerprint
         draft.batch_size, draft.wait_seconds, draft.retry_number, draft.transaction_id = 1, 0.0, 0, None
-        draft.tags = NO_TAGS
+        draft.tags, draft.node = NO_TAGS, ""  # what may go to a replica takes another way
         if told is None:
             draft.call_id, draft._origin = None, application_line()
         else:

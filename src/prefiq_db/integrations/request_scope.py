@@ -265,7 +265,7 @@ def check_transaction_options(options: Mapping[str, Any]) -> dict[str, Any]:
                 "db.run_in_transaction(fn, ...) in an endpoint without a transaction of its own: it commits before it "
                 "returns"
             )
-    known = ("isolation", "read_only", "exactly_once", "timeout")
+    known = ("isolation", "read_only", "exactly_once", "timeout", "replica")
     for name in options:
         if name not in known:
             raise UsageError(f"{name}: unknown option of a request's transaction; expected some of {', '.join(known)}")

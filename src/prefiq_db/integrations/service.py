@@ -114,7 +114,8 @@ class Service:
 
         Args:
             database: the name of the database.
-            options: ``isolation``, ``read_only``, ``exactly_once``, ``timeout``, as for ``db.transaction()``.
+            options: ``isolation``, ``read_only``, ``replica``, ``exactly_once``, ``timeout`` of
+                ``db.transaction()``.
         """
         checked = check_transaction_options(options)
         if endpoint is None:

@@ -78,8 +78,11 @@ def is_adopted(instance: Instance) -> bool:
 
 
 def open_here(instance: Instance) -> Scope[Block] | None:
-    """Return the transaction that is open here, whoever opened it."""
+    """Return the transaction that is open here, whoever opened it; a request's own is open in all of its threads."""
     held = _ambient.get().get(instance.origin)
+    if held is None:
+        request = request_here.get()
+        return None if request is None else request.own(instance)
     return None if held is None or held.scope.finished else held.scope
 
 

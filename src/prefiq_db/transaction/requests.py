@@ -53,6 +53,11 @@ class RequestTransactions:
         scope.explicit_uses += 1  # it is left where the response is sent, perhaps in another context
         self._own[block.instance.origin] = scope
 
+    def own(self, instance: Instance) -> Scope[Block] | None:
+        """Return the one that all of the request runs in, if it is open."""
+        scope = self._own.get(instance.origin)
+        return None if scope is None or scope.finished else scope
+
     def opened(self, scope: Scope[Block]) -> None:
         """Note a transaction that a task or thread of the request opened."""
         task = asyncio.current_task() if asyncio._get_running_loop() else None
@@ -74,8 +79,8 @@ class RequestTransactions:
             TransactionOwnershipError: a dependency of the request, say, has yielded with a transaction open, or the
                 request's own belongs to another task; a statement here would be outside it.
         """
-        scope = self._own.get(instance.origin)
-        if scope is not None and not scope.finished:
+        scope = self.own(instance)
+        if scope is not None:
             if scope.instance is not instance:
                 raise of_another_tenant(instance.name)
             if not instance.runtime.is_async:
