@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from prefiq_db.bridge import spawn
 from prefiq_db.errors import UsageError
-from prefiq_db.events import CallFinished, Listener
+from prefiq_db.events import CallFinished, Listener, StatementFinished
 from prefiq_db.pool.vetting import AsyncPrefiqPool
 from tests.conftest import Backend
 from tests.twins.harness import make_harness
@@ -37,6 +38,13 @@ class _Hears(Listener):
 
     def call_finished(self, event: CallFinished) -> None:
         self.told.append(event.verb)
+
+
+class _HearsStatements(Listener):
+    told = 0
+
+    def statement_finished(self, event: StatementFinished) -> None:
+        self.told += 1
 
 
 async def _warm(db: Any) -> None:
@@ -200,3 +208,39 @@ async def test_the_wait_in_line_is_told_whichever_road_goes_on(
     pool.give_back(record)
     assert await waiting == "1"
     assert max(pool.watcher.waits) >= waited
+
+
+async def test_a_connection_of_a_pool_that_was_replaced_meanwhile_stays_its_own(
+    make_db: Any, backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What waited in the old pool's line gives nothing to the new one, which would lend more than its size."""
+    db = make_db(pool_size=1, max_overflow=0, pool_timeout_seconds=20)
+    await _warm(db)
+    old = db.engine.sync_engine.pool
+    record = await old.take_awaited()
+    monkeypatch.setattr(type(old._dialect), "is_ready", lambda *_: False)
+    waiting = asyncio.create_task(db.fetch_value(_ASK, {"n": "1"}))
+    await _until(lambda: old.waiting_count() == 1)
+    await db.engine.dispose()
+    old.give_back(record)
+    assert await waiting == "1"
+    new = db.engine.sync_engine.pool
+    assert new is not old
+    assert len(new._pool.queue) <= len(new._places)
+    assert await db.fetch_value(_ASK, {"n": "5"}) == "5"
+    assert _is_whole(db)
+    await spawn(old.dispose)
+
+
+async def test_who_listens_meanwhile_hears_of_the_statement(make_db: Any, backend: Backend) -> None:
+    db = make_db(pool_size=1, max_overflow=0, pool_timeout_seconds=20)
+    await _warm(db)
+    pool = db.engine.sync_engine.pool
+    record = await pool.take_awaited()
+    waiting = asyncio.create_task(db.fetch_value(_ASK, {"n": "1"}))
+    await _until(lambda: pool.waiting_count() == 1)
+    hears = _HearsStatements()
+    db.hooks.add(hears)
+    pool.give_back(record)
+    assert await waiting == "1"
+    assert hears.told == 1

@@ -72,6 +72,13 @@ async def shoot_awaited(road: DirectRoad, prepared: Prepared, params: Any, shape
                 record = await pool.wait_awaited()
                 started, now = now, perf_counter()
                 waited = now - started
+                if (  # somebody may listen by now
+                    audience.is_there()
+                    or audience.watcher.wants_checkouts
+                    or observer.acts_before
+                    or observer.tells_finished
+                ):
+                    return Unusual(record, started)
             else:
                 record = lane.take()
             returns, raw = record.returns, record.dbapi_connection

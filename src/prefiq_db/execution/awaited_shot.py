@@ -67,7 +67,8 @@ class AwaitedShot(DirectShot):
     async def _shot(self, record: Any, since: float) -> Any:
         road, call, prepared = self.road, self.call, self.prepared
         dialect: Any = road.dialect
-        pool: Any = road.engine.pool
+        # The engine may have another pool by now: what was waited for stays its own pool's.
+        pool: Any = road.engine.pool if record is None else record.pool
         deadline = call.deadline
         if deadline is None:
             state = self._hold(await pool.take_awaited(record, since))
