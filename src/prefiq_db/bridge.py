@@ -43,6 +43,17 @@ async def spawn(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
     return result
 
 
+async def end_after(error: BaseException | None, function: Callable[..., T], *args: Any) -> T:
+    """Run *function*, which ends what *error* broke off; it may await, unless the coroutine is being closed.
+
+    A coroutine that awaits after a ``GeneratorExit`` is left there by the interpreter, with all that it holds. Outside
+    a greenlet a connection is closed without waiting for its driver.
+    """
+    if isinstance(error, GeneratorExit):
+        return function(*args)
+    return await spawn(function, *args)
+
+
 def frame_behind() -> FrameType | None:
     """Return the frame that waits for the running greenlet, part of the async application's stack; else ``None``."""
     parent = greenlet.getcurrent().parent

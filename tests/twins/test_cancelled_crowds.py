@@ -38,7 +38,7 @@ _SEED = 14
 _FAST = "select id, label from crowd where id = :id"
 #: long enough that a cancellation often hits it
 _SLOW = {
-    "sqlite": "with recursive n(i) as (select 1 union all select i + 1 from n where i < 3000)"
+    "sqlite": "with recursive n(i) as (select 1 union all select i + 1 from n where i < 20000)"
     " select id, label, (select count(*) from n) from crowd where id = :id",
     "postgresql": "select id, label, pg_sleep(0.002) from crowd where id = :id",
     "mariadb": "select id, label, sleep(0.002) from crowd where id = :id",
@@ -59,13 +59,18 @@ async def _by_cancel(read: Awaitable[Any], draw: random.Random) -> Any:
     return await task
 
 
+def _seconds(draw: random.Random) -> float:
+    """Return when to give up: in the line already, or with a connection, however slow the machine is."""
+    return draw.random() * draw.choice((0.004, 0.04, 0.4))
+
+
 async def _by_timeout(read: Awaitable[Any], draw: random.Random) -> Any:
-    async with asyncio.timeout(draw.random() * 0.004):
+    async with asyncio.timeout(_seconds(draw)):
         return await read
 
 
 async def _by_scope(read: Awaitable[Any], draw: random.Random) -> Any:
-    with anyio.move_on_after(draw.random() * 0.004):
+    with anyio.move_on_after(_seconds(draw)):
         return await read
     raise TimeoutError
 
@@ -76,7 +81,7 @@ class _SiblingError(Exception):
 
 async def _by_group(read: Awaitable[Any], draw: random.Random) -> Any:
     async def fail() -> None:
-        await asyncio.sleep(draw.random() * 0.004)
+        await asyncio.sleep(_seconds(draw))
         raise _SiblingError
 
     try:

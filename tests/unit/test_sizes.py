@@ -15,10 +15,9 @@ MOST_LINES_OF_A_FUNCTION = 40
 
 LONG_FILES = {
     "core/statements.py": "one noun: a call, prepared and carried out, in both worlds",
-    "dialects/postgresql.py": "one dialect: each function is short, and says how PostgreSQL differs",
+    "dialects/postgresql.py": "one dialect, in both worlds: what it knows of its server, its sessions and its errors",
     "dialects/sqlite_decimals.py": "one idea: exact decimals on SQLite, their functions, and how Core calculates",
     "execution/direct.py": "a road and its shots, which know each other: apart, each would import the other",
-    "dialects/postgresql.py": "one database: its types, its errors and what its driver says",
     "pool/vetting.py": "one class: what is looked at when a connection is lent, and when it comes back",
     "transaction/root.py": "one class: the outermost transaction, from BEGIN to what became of it",
     "errors.py": "one tree of exceptions, which people read from its root to its leaves",

@@ -101,7 +101,8 @@ class Statements(ReadingStatements, CoreVerbs):
         """Return the same as :meth:`run`, for a task; only what has to be bridged runs in a greenlet."""
         known = self.road.texts.kept.get(statement) if type(statement) is str else None
         if known is None or not self._is_at_once(known, params):
-            return await self._carry_out_awaited(self.prepare(verb, statement, params, shape), None)
+            call = self.prepare(verb, statement, params, shape)
+            return await self._carry_out_awaited(call, self._awaited_shot(call))
         self.check_world()
         now = perf_counter()
         try:
@@ -110,7 +111,15 @@ class Statements(ReadingStatements, CoreVerbs):
             first = error
         else:
             if type(fetched) is Unusual:
-                return await self._carry_out_awaited(self.prepare(verb, statement, params, shape), fetched.record)
+                record = fetched.record
+                try:
+                    call = self.prepare(verb, statement, params, shape)
+                    shot = self._awaited_shot(call)
+                except BaseException:
+                    if record is not None:
+                        record.pool.give_up(record)
+                    raise
+                return await self._carry_out_awaited(call, shot, record, fetched.since)
             self.instance.retry_budget.successes += 1
             finish = shape.finish
             return fetched if finish is None else finish(fetched)
@@ -136,15 +145,24 @@ class Statements(ReadingStatements, CoreVerbs):
             return bool(params.keys() == known.keys and known.taken.issuperset(map(type, params.values())))
         return params is None and not known.keys
 
-    async def _carry_out_awaited(self, call: Call, record: Any) -> Any:
-        """Carry out *call* in a coroutine where that can be; *record* is a place in the pool that it waited for."""
+    def _awaited_shot(self, call: Call) -> AwaitedShot | None:
+        """Return the shot that carries out *call* in a coroutine; ``None``: it has to be bridged."""
         is_plain = call.way is Way.ONE_SHOT and self.instance.explainer is None
-        shot = AwaitedShot.of(self.road, call) if is_plain and self.hooks.wanted.isdisjoint(CALL_EVENTS) else None
+        return AwaitedShot.of(self.road, call) if is_plain and self.hooks.wanted.isdisjoint(CALL_EVENTS) else None
+
+    async def _carry_out_awaited(
+        self, call: Call, shot: AwaitedShot | None, record: Any = None, since: float = 0.0
+    ) -> Any:
+        """Carry out *call* by *shot*, if there is one; *record* is a place in the pool, waited for *since* then."""
         if shot is None:
             if record is not None:
-                await spawn(record.pool.give_back, record)
+                record.pool.give_up(record)
             return await spawn(self.carry_out, call)
-        fetched = await shot.shoot(record)
+        try:
+            fetched = await shot.shoot(record, since)
+        except GeneratorExit:  # this coroutine is being closed, and awaits no more
+            self.road.fly(shot)
+            raise
         if fetched is UNDONE:
             call.begun = shot
             del shot

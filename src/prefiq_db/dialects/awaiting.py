@@ -67,6 +67,10 @@ class AwaitingDialect(ConfiguredDialect):
         """Return whether nothing but the driver's call has to wait when *statement* is sent on this connection."""
         return True
 
+    def close_now(self, dbapi_connection: Any) -> None:
+        """Close the connection without waiting for its driver: where nobody can await."""
+        dbapi_connection._terminate_force_close()
+
     async def execute_awaited(self, dbapi_connection: Any, statement: str, parameters: Any) -> Reply:
         """Send *statement*, and return the whole reply; errors are the driver's own."""
         raise NotImplementedError

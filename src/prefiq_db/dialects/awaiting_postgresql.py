@@ -35,6 +35,9 @@ class AwaitingPostgresql(AwaitingDialect):
             and not is_readable(pgconn.socket)
         )
 
+    def close_now(self, dbapi_connection: Any) -> None:
+        dbapi_connection._connection.pgconn.finish()
+
     async def execute_awaited(self, dbapi_connection: Any, statement: str, parameters: Any) -> Reply:
         driver = dbapi_connection._connection
         cursor = driver.cursor()

@@ -48,6 +48,12 @@ class AwaitingSqlite(AwaitingDialect):
             connection.stop_clock()
         return error if connection.refusal is None else connection.refusal
 
+    def close_now(self, dbapi_connection: Any) -> None:
+        driver = dbapi_connection._connection
+        if driver._connection is not None and driver._running:
+            driver._connection.stop_now()
+            driver.stop()
+
     async def execute_awaited(self, dbapi_connection: Any, statement: str, parameters: Any) -> Reply:
         driver = dbapi_connection._connection
         turn = _Turn(driver._conn, statement, parameters)

@@ -348,6 +348,10 @@ class AsyncConnection(_Hurried, psycopg.AsyncConnection[Any]):
                 # In a separate task: anyio would cancel this one again at each await.
                 await to_its_end(self._stop(gen), 2 * STOP_SECONDS)
             raise
+        except GeneratorExit:  # the coroutine is being closed: nobody can wait for the server's word
+            if self._can_be_stopped():
+                self._broken_off()
+            raise
         raise self._broken_off()
 
     async def _stop(self, gen: Any) -> None:

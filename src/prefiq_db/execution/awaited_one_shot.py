@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from sqlalchemy import Row
 
-from prefiq_db.bridge import spawn
+from prefiq_db.bridge import end_after
 from prefiq_db.call import Reads, Shape
 from prefiq_db.dialects.awaiting import Reply
 from prefiq_db.execution.direct import DirectRoad
@@ -26,12 +26,18 @@ _UNREAD: Final = Reply(None, ())
 
 
 class Unusual:
-    """Nothing was sent; *record* is the place in the pool that the caller has already waited for, if any."""
+    """Nothing was sent.
 
-    __slots__ = ("record",)
+    Attributes:
+        record: the place in the pool that the caller has already waited for, if any.
+        since: when that wait began, on the clock of ``perf_counter``.
+    """
 
-    def __init__(self, record: Any = None) -> None:
+    __slots__ = ("record", "since")
+
+    def __init__(self, record: Any = None, since: float = 0.0) -> None:
         self.record = record
+        self.since = since
 
 
 _UNUSUAL: Final = Unusual()
@@ -66,6 +72,13 @@ async def shoot_awaited(road: DirectRoad, prepared: Prepared, params: Any, shape
                 record = await pool.wait_awaited()
                 started, now = now, perf_counter()
                 waited = now - started
+                if (  # somebody may listen by now
+                    audience.is_there()
+                    or audience.watcher.wants_checkouts
+                    or observer.acts_before
+                    or observer.tells_finished
+                ):
+                    return Unusual(record, started)
             else:
                 record = lane.take()
             returns, raw = record.returns, record.dbapi_connection
@@ -79,7 +92,7 @@ async def shoot_awaited(road: DirectRoad, prepared: Prepared, params: Any, shape
                 or record._soft_invalidate_time > record.starttime
                 or not dialect.is_ready(raw, state, now)
             ):
-                return Unusual(record)
+                return Unusual(record, now - waited)
             checkout, note = state.checkout, state.statement
             checkout.checked_out_at = now
             checkout.wait_seconds = waited
@@ -154,13 +167,13 @@ async def shoot_awaited(road: DirectRoad, prepared: Prepared, params: Any, shape
         is_ours = record is not None and record.returns == returns and record.place is not None
         held = record if is_ours else None
         if record is not None and not is_ours:
-            await spawn(pool.tidy)  # it is back, and those who wait were perhaps not told
-        return await spawn(
-            road.fly, road.broken_shot(prepared, params, shape, None, held, reply, parameters, step, failure)
+            await end_after(failure, pool.tidy)  # it is back, and those who wait were perhaps not told
+        return await end_after(
+            failure, road.fly, road.broken_shot(prepared, params, shape, None, held, reply, parameters, step, failure)
         )
-    except BaseException:
+    except BaseException as error:
         if record is not None and record.returns == returns and record.place is not None:
-            await spawn(pool._drop, record)
+            await end_after(error, pool._drop, record)
         raise
     finally:
         del failure  # its traceback holds this frame

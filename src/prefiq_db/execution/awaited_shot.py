@@ -46,15 +46,15 @@ class AwaitedShot(DirectShot):
             return None  # with replicas, a question travels with a write and a check with a read
         return road.direct_shot(call, cls)
 
-    async def shoot(self, record: Any = None) -> Any:
+    async def shoot(self, record: Any = None, since: float = 0.0) -> Any:
         """Return what the shape fetches, or ``UNDONE``: then :meth:`go` does the rest, or raises what went wrong.
 
-        *record* is the place in the pool that the caller has already waited for, if any.
+        *record* is the place in the pool that the caller has already waited for, *since* then, if any.
         """
         outside = border_translates.get()
         try:
             border_translates.set(True)
-            return await self._shot(record)
+            return await self._shot(record, since)
         except BaseException as error:  # noqa: BLE001 - go() raises it
             self._stopped_by = error
             return UNDONE
@@ -64,16 +64,17 @@ class AwaitedShot(DirectShot):
             finally:
                 border_translates.set(outside)  # twice: see Border.cross()
 
-    async def _shot(self, record: Any) -> Any:
+    async def _shot(self, record: Any, since: float) -> Any:
         road, call, prepared = self.road, self.call, self.prepared
         dialect: Any = road.dialect
-        pool: Any = road.engine.pool
+        # The engine may have another pool by now: what was waited for stays its own pool's.
+        pool: Any = road.engine.pool if record is None else record.pool
         deadline = call.deadline
         if deadline is None:
-            state = self._hold(await pool.take_awaited(record))
+            state = self._hold(await pool.take_awaited(record, since))
         else:
             with checkout_by(deadline):
-                state = self._hold(await pool.take_awaited(record))
+                state = self._hold(await pool.take_awaited(record, since))
         raw = self.dbapi_connection
         seconds = dialect.limits.statement_timeout_seconds if deadline is None else deadline.seconds
         if (

@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy.util.queue import Empty
 
-from prefiq_db.bridge import spawn
+from prefiq_db.bridge import end_after, spawn
 from prefiq_db.dialects.session import SESSION_KEY
 from prefiq_db.masking import border_translates
 from prefiq_db.pool.checkout_deadline import checkout_deadline
@@ -39,9 +39,9 @@ class AwaitedCheckouts:
     _renew: Any
     give_back: Any
 
-    async def take_awaited(self, record: Any = None) -> Any:
-        """Return a connection's place in the pool, as :meth:`take` does: *record*, if it was waited for already."""
-        started = perf_counter()
+    async def take_awaited(self, record: Any = None, since: float = 0.0) -> Any:
+        """Return a place in the pool, as :meth:`take` does: *record*, if that was waited for *since* then."""
+        started = perf_counter() if record is None else since
         record = await self._get_awaited(record)
         try:
             if record.dbapi_connection is None or self._is_outdated(record):
@@ -51,7 +51,7 @@ class AwaitedCheckouts:
             elif SESSION_KEY not in record.info:
                 self._dialect.session_in(record.info)
         except BaseException as error:
-            await spawn(record._checkin_failed, error, _fairy_was_created=False)
+            await end_after(error, record._checkin_failed, error, False)
             raise
         return record
 
@@ -71,9 +71,9 @@ class AwaitedCheckouts:
             elif (reason := self._unfit(record)) is not None:
                 await spawn(self._renew, record, reason)
             return record
-        except BaseException:
+        except BaseException as error:
             if record is not None:
-                await spawn(self._drop, record)
+                await end_after(error, self._drop, record)
             raise
 
     def _is_outdated(self, record: Any) -> bool:

@@ -16,6 +16,7 @@ from sqlalchemy.pool import QueuePool
 from sqlalchemy.pool.base import _ConnectionRecord
 from sqlalchemy.util.queue import Empty, Full
 
+from prefiq_db.bridge import can_await
 from prefiq_db.interruptions import is_interruption
 
 
@@ -124,11 +125,12 @@ class SlottedPool(QueuePool):
         """Close the connection of a slot that lost its holder without being returned; the pool no longer has it."""
         self._retire(slot)
         connection = slot.dbapi_connection
+        dialect: Any = self._dialect
         try:
             if connection is not None and not self._is_asyncio:
-                self._dialect.do_close(connection)
-            elif connection is not None and hasattr(connection, "_terminate_force_close"):
-                connection._terminate_force_close()
+                dialect.do_close(connection)
+            elif connection is not None:
+                dialect.close_now(connection)
         except Exception as error:  # noqa: BLE001 - there is no caller to raise to
             self.logger.debug("closing a connection that nobody held failed: %s", type(error).__name__)
         self._has_room()
@@ -175,7 +177,10 @@ class SlottedPool(QueuePool):
             self._has_room()
 
     def _close_connection(self, connection: Any, *, terminate: bool = False) -> None:
-        close = self._dialect.do_terminate if terminate else self._dialect.do_close
+        dialect: Any = self._dialect
+        close = dialect.do_terminate if terminate else dialect.do_close
+        if self._is_asyncio and not can_await():
+            close = dialect.close_now  # a task that left the line with a gift, or a coroutine that is being closed
         try:
             close(connection)
         except BaseException as error:

@@ -215,6 +215,13 @@ class _VettingPool(SlottedPool):
         else:
             super()._do_return_conn(given)
 
+    def give_up(self, given: Any) -> None:
+        """Return, as it is, what a caller waited for and doesn't use; it goes to the next in line."""
+        try:
+            self._free_again(given)
+        finally:
+            self._has_room()
+
     def _has_room(self) -> None:
         # One connection less, after a failed connect for instance: a waiting caller may try.
         if self._line.waiters:
