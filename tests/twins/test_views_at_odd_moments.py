@@ -20,6 +20,12 @@ from tests.twins.support import kill_session, session_id
 INSERT = "insert into thing (id) values (:id)"
 IDS = "select id from thing order by id"
 
+on_servers = pytest.mark.parametrize(
+    "backend",
+    [pytest.param("postgresql", marks=pytest.mark.postgresql), pytest.param("mariadb", marks=pytest.mark.mariadb)],
+    indirect=True,
+)
+
 
 @pytest.fixture
 def things(db: Any, run: Callable[[Any], Any]) -> Any:
@@ -155,11 +161,7 @@ async def test_what_was_rolled_back_does_not_go_on(things: Any, undoes: Any) -> 
     assert db.stats().pool.checked_out == 0
 
 
-@pytest.mark.parametrize(
-    "backend",
-    [pytest.param("postgresql", marks=pytest.mark.postgresql), pytest.param("mariadb", marks=pytest.mark.mariadb)],
-    indirect=True,
-)
+@on_servers
 async def test_control_another_transaction_in_its_place_commits_half(
     things: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -246,10 +248,9 @@ async def test_a_listener_asks_in_statements_that_succeed(things: Any) -> None:
     assert db.stats().pool.checked_out == 0
 
 
+@on_servers
 @pytest.mark.parametrize("last", [False, True])
 async def test_a_listener_asks_when_the_connection_is_lost(things: Any, backend: Backend, last: bool) -> None:
-    if backend.name == "sqlite":
-        pytest.skip("no server")
     db = things
     asks = db.hooks.add(Asks())
     tx = db.transaction()
