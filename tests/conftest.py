@@ -21,6 +21,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,14 @@ _LONGEST = (
     "tests/docs/test_examples.py",
     "tests/twins/test_exit.py",
     "tests/twins/test_interrupted_blocks.py",
+)
+# Those of a cluster that runs alone on this machine, see clusters.py: on one worker, so that no other waits for it.
+_ALONE = (
+    "tests/chaos/test_galera.py",
+    "tests/twins/test_galera.py",
+    "tests/integration/test_galera_cluster.py",
+    "tests/chaos/test_patroni.py",
+    "tests/integration/test_patroni_cluster.py",
 )
 _BACKENDS = ("sqlite", *SERVERS, "mongodb")
 _STARTED = pytest.StashKey[list[str]]()
@@ -195,14 +204,24 @@ def _mark(item: pytest.Item) -> None:
 
 
 def _longest_first(items: list[pytest.Item], workers: int) -> list[pytest.Item]:
-    """Return *items* with the longest at the head of each worker's share; a share is an equal part of the list."""
-    longest = [item for item in items if item.nodeid.startswith(_LONGEST)]
+    """Return *items* with the longest at the head of each worker's share; a share is an equal part of the list.
+
+    The clusters that run alone are the head of the first worker's share. Others take from a share's end.
+    """
+    alone = [item for item in items if item.nodeid.startswith(_ALONE)]
+    alone.sort(key=lambda item: next(at for at, name in enumerate(_ALONE) if item.nodeid.startswith(name)))
+    kept = [item for item in items if not item.nodeid.startswith(_ALONE)]
+    longest = [item for item in kept if item.nodeid.startswith(_LONGEST)]
     longest.sort(key=lambda item: next(at for at, name in enumerate(_LONGEST) if item.nodeid.startswith(name)))
-    others = [item for item in items if not item.nodeid.startswith(_LONGEST)]
+    others = iter([item for item in kept if not item.nodeid.startswith(_LONGEST)])
+    rest = max(workers - 1, 1)
+    heads = [longest] if workers == 1 else [[], *(longest[number::rest] for number in range(rest))]
+    heads[0] = [*alone, *heads[0]]
     ordered: list[pytest.Item] = []
-    for worker in range(workers):
-        first, end = (len(others) * number // workers for number in (worker, worker + 1))
-        ordered += [*longest[worker::workers], *others[first:end]]
+    for worker, head in enumerate(heads):
+        end = len(items) * (worker + 1) // workers
+        ordered += head
+        ordered += islice(others, max(end - len(ordered), 0))
     return ordered
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,21 +15,23 @@ from prefiq_db.testing.faults import Bank
 from prefiq_db.testing.processes import wait_until
 from tests.chaos.conftest import run_in
 from tests.chaos.table import Line
-from tests.chaos.test_failovers import OPTIONS, WORKERS
-from tests.clusters import find
+from tests.chaos.test_failovers import OPTIONS, PATIENT, WORKERS
+from tests.clusters import run_alone
 from tests.conftest import Backend, _find
 from tests.twins.support import upgrade_schema
 
 pytestmark = [pytest.mark.postgresql, pytest.mark.timeout(3600)]
 
-_PATIENCE_SECONDS = 120.0
+_PATIENCE_SECONDS = 240.0
 _TRANSFERS_BETWEEN = 15
+# A dead primary is replaced after 16 s; on a busy machine that takes its time.
+LONGER = replace(PATIENT, total_seconds=_PATIENCE_SECONDS)
 
 
 @pytest.fixture(scope="module")
 def patroni() -> Iterator[PatroniCluster]:
     _find(PostgresServer)
-    with find("patroni", PatroniCluster, nodes=3) as cluster:
+    with run_alone("patroni", PatroniCluster, nodes=3) as cluster:
         yield cluster
 
 
@@ -132,7 +135,8 @@ def run_through(world: str, cluster: PatroniCluster, events: list[str], **option
     thread = threading.Thread(target=happen, name="what happens")
     thread.start()
     try:
-        run_in(world, work if world == "sync" else work_async, cluster.url(name), **{**OPTIONS, **options})
+        settings = {**OPTIONS, "retry": LONGER, **options}
+        run_in(world, work if world == "sync" else work_async, cluster.url(name), **settings)
     finally:
         over.set()
         thread.join()

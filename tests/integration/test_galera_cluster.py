@@ -10,16 +10,16 @@ import pytest
 from prefiq_db.errors import UsageError
 from prefiq_db.testing import GaleraCluster, MariaDbServer
 from prefiq_db.testing.processes import wait_until
-from tests.clusters import find
+from tests.clusters import PATIENCE_OF_TESTS, run_alone
 
-pytestmark = [pytest.mark.mariadb, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.mariadb, PATIENCE_OF_TESTS]
 
 _NOT_READY = 1047
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[GaleraCluster]:
-    with find("galera", GaleraCluster, nodes=3) as made:
+    with run_alone("galera", GaleraCluster, nodes=3) as made:
         yield made
 
 

@@ -15,22 +15,22 @@ from prefiq_db.errors import DeadlockError, ErrorKind, SettingsError
 from prefiq_db.health import AsyncHealthCheck, HealthCheck
 from prefiq_db.testing import GaleraCluster
 from prefiq_db.testing.processes import wait_until
-from tests.clusters import find
+from tests.clusters import run_alone
 from tests.conftest import Backend
 from tests.twins.harness import drive, make_database
 from tests.twins.support import upgrade_schema
 from tests.twins.test_wrong_node import ONCE, QUICK, Failures, in_all_sessions
 
-pytestmark = pytest.mark.mariadb
+pytestmark = [pytest.mark.mariadb, pytest.mark.timeout(3600)]
 
 PORT = "select @@port"
 SIZE = 3
-PATIENT = RetryPolicy(attempts=1000, wait_initial_seconds=0.02, wait_max_seconds=0.2, total_seconds=60)
+PATIENT = RetryPolicy(attempts=1000, wait_initial_seconds=0.02, wait_max_seconds=0.2, total_seconds=240)
 
 
 @pytest.fixture(scope="module")
 def galera() -> Iterator[GaleraCluster]:
-    with find("galera", GaleraCluster, nodes=3) as cluster:
+    with run_alone("galera", GaleraCluster, nodes=3) as cluster:
         yield cluster
 
 

@@ -33,8 +33,9 @@ class HAProxy(Front):
 
     Args:
         nodes: in the order of preference: all clients go to the first that is fit.
-        is_fit: says whether clients may go to a node; asked three times a second, by HTTP, as the usual agents
-            (``clustercheck``, Patroni) are. Default: a node is fit when it accepts connections.
+        is_fit: says whether clients may go to a node; asked twice a second, by HTTP, as the usual agents
+            (``clustercheck``, Patroni) are; a node is left after two answers that it isn't, or that didn't come.
+            Default: a node is fit when it accepts connections.
         check_ports: the ports where each node's own agent answers HTTP, instead of *is_fit*.
         check_path: what is asked there; the answer 200 means fit.
         balance: spread the clients over all nodes that are fit instead.
@@ -121,11 +122,11 @@ class HAProxy(Front):
             "  timeout connect 2s",
             "  timeout client 10m",
             "  timeout server 10m",
-            "  timeout check 1s",
+            "  timeout check 5s",
             "listen nodes",
             f"  bind {self.host}:{self.port}",
             "  balance roundrobin",
-            "  default-server inter 300ms fall 1 rise 1 on-marked-down shutdown-sessions",
+            "  default-server inter 500ms fall 2 rise 1 on-marked-down shutdown-sessions",
             *(f"  {check}" for check in checks),
         ]
         for number, node in enumerate(self.nodes):

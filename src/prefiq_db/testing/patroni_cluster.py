@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _USER = "prefiq"
 _CONNECT_TIMEOUT_SECONDS = 5
-_READY_SECONDS = 90.0
+_READY_SECONDS = 180.0
 _ANSWER_SECONDS = 5.0
 
 
@@ -113,7 +113,8 @@ class PatroniCluster:
     Args:
         nodes: how many; a majority must run.
         synchronous: confirm a COMMIT only when another node has received it, so that a failover loses nothing.
-        ttl_seconds: how long a primary that says nothing keeps its role. Patroni's own least is 20 s.
+        ttl_seconds: how long a primary that says nothing keeps its role; one that waits long for a processor says
+            nothing, too. Patroni's own least is 20 s.
         settings: further settings of PostgreSQL, for all.
 
     Raises:
@@ -125,7 +126,7 @@ class PatroniCluster:
         *,
         nodes: int = 3,
         synchronous: bool = True,
-        ttl_seconds: int = 8,
+        ttl_seconds: int = 15,
         settings: Mapping[str, str] | None = None,
     ) -> None:
         search = Search(POSTGRESQL)
@@ -289,7 +290,7 @@ class PatroniCluster:
                 "dcs": {
                     "ttl": self.ttl_seconds,
                     "loop_wait": self.loop_wait_seconds,
-                    "retry_timeout": 3,
+                    "retry_timeout": max(3, (self.ttl_seconds - self.loop_wait_seconds) // 2 - 1),
                     "synchronous_mode": self.synchronous,
                     "postgresql": {"use_pg_rewind": True, "parameters": {**PARAMETERS, **self.settings}},
                 },
