@@ -94,9 +94,9 @@ def _refusal_without_rollback(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _acknowledged_unseen(monkeypatch: pytest.MonkeyPatch) -> None:
     """What was left open is rolled back, and the caller is told that all is well."""
-    senders = ("go", "shoot", "_shot", "shoot_awaited")
+    senders = ("go", "_go_on", "shoot", "_shot", "shoot_awaited")
 
-    def acknowledged(at_rest: Callable[[Any, Any], bool], self: Any, connection: Any) -> bool:
+    def acknowledged(self: Any, at_rest: Callable[[Any, Any], bool], connection: Any) -> bool:
         return at_rest(self, connection) or sys._getframe(1).f_code.co_name in senders
 
     for dialect in (_MySQLFamily, *_MySQLFamily.__subclasses__()):
