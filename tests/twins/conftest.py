@@ -8,11 +8,22 @@ from typing import Any
 
 import pytest
 
+from prefiq_db import overrides
+from prefiq_db.overrides import NO_SCOPES
 from prefiq_db.testing import PgBouncer
 from prefiq_db.testing.faults import FaultProxy
+from prefiq_db.transaction import NO_TRANSACTIONS, ownership, request_here
 from tests.clusters import find
 from tests.conftest import Backend
 from tests.twins.harness import drive
+
+
+@pytest.fixture(autouse=True)
+def nothing_in_force() -> None:
+    """Forget what another test left open in this thread: with it, no statement takes the short way."""
+    overrides._scoped.set(NO_SCOPES)
+    ownership._ambient.set(NO_TRANSACTIONS)
+    request_here.set(None)
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import itertools
 import os
 import sys
 from collections.abc import Callable, Iterator
+from functools import partialmethod
 from typing import Any
 
 import pytest
@@ -93,12 +94,14 @@ def _refusal_without_rollback(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _acknowledged_unseen(monkeypatch: pytest.MonkeyPatch) -> None:
     """What was left open is rolled back, and the caller is told that all is well."""
-    at_rest = _MySQLFamily.is_at_rest
+    senders = ("go", "_go_on", "shoot", "_shot", "shoot_awaited")
 
-    def acknowledged(self: Any, connection: Any) -> bool:
-        return at_rest(self, connection) or sys._getframe(1).f_code.co_name == "go"
+    def acknowledged(self: Any, at_rest: Callable[[Any, Any], bool], connection: Any) -> bool:
+        return at_rest(self, connection) or sys._getframe(1).f_code.co_name in senders
 
-    monkeypatch.setattr(_MySQLFamily, "is_at_rest", acknowledged)
+    for dialect in (_MySQLFamily, *_MySQLFamily.__subclasses__()):
+        if "is_at_rest" in vars(dialect):
+            monkeypatch.setattr(dialect, "is_at_rest", partialmethod(acknowledged, dialect.is_at_rest))
 
 
 def _status_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg._preparing import PrepareManager
 
-from prefiq_db.dialects import postgresql
+from prefiq_db.dialects import preparing_anew
 from prefiq_db.dialects.rules import RULES
 from prefiq_db.errors import ErrorKind, ResourceError, UsageError
 from tests.conftest import Backend
@@ -139,7 +139,7 @@ async def test_lists_leave_prepared_statements_alone(
     """More lengths than psycopg remembers, and a statement beside them is prepared after five times, as always."""
     monkeypatch.setattr(PrepareManager, "prepared_max", 8)
     if prepares_lists:
-        monkeypatch.setattr(postgresql, "unprepared", lambda cursor: nullcontext())
+        monkeypatch.setattr(preparing_anew, "unprepared", lambda cursor: nullcontext())
     db = make_db(pool_size=1, max_overflow=0)
     await db.execute("create table stock (id integer primary key)")
     for _ in range(7):

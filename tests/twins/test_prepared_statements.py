@@ -309,7 +309,7 @@ async def test_control_without_preparing_anew_it_fails_for_good(
     make_db: Any, backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What psycopg does by itself: every call on that connection, and a retry doesn't help."""
-    for sender in ("postgresql", "awaiting_postgresql"):
+    for sender in ("preparing_anew", "awaiting_postgresql"):
         monkeypatch.setattr(f"prefiq_db.dialects.{sender}.is_outdated", lambda *arguments: False)
     db = make_db(pool_size=1, max_overflow=0, retry=QUICK)
     _altered(backend, CREATE)

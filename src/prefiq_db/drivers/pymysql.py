@@ -86,7 +86,7 @@ class _Result(MySQLResult):
     def _read_ok_packet(self, packet: Any) -> None:
         super()._read_ok_packet(packet)  # type: ignore[misc]
         connection = self.connection
-        if connection.tells_gtid:
+        if connection is not None and connection.tells_gtid:  # a streamed reply has let go of it
             connection.told_gtid = gtid_in(self.server_status, self.message) or connection.told_gtid
 
     def _read_load_local_packet(self, first_packet: Any) -> None:
