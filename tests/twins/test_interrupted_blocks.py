@@ -570,7 +570,7 @@ def async_scene(backend: Backend, loop_runner: asyncio.Runner, only_what_is_new:
 
 # Interrupted between the making of a body's coroutine and its first step, Python says rightly that nobody awaited it.
 @pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
-# A coroutine that is interrupted drops its connection, which says so when it is collected; the pool's slot is what counts.
+# A coroutine that is interrupted drops its connection, which says so when it is collected; its slot is what counts.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.parametrize("world", [pytest.param("async", marks=getattr(pytest.mark, "async"))])
