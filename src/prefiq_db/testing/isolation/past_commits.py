@@ -173,10 +173,12 @@ class PostgresqlWatch(Watch):
         with template:
             self._schema = _schema(template.execute(_PG_SCHEMA).fetchall())
             self._before = {table: self._count(template, table) for table in _same_tables(self._schema, self._schema)}
+            # A transaction elsewhere may be older than the template's rows; what they have is no later commit.
+            self._made = int(template.execute("SELECT pg_snapshot_xmax(pg_current_snapshot())::text").fetchone()[0])
 
     def start(self) -> None:
         rows = self._connection.execute("SELECT pg_snapshot_xmin(pg_current_snapshot())::text").fetchall()
-        self._first = int(rows[0][0])
+        self._first = max(self._made, int(rows[0][0]))
 
     def changes(self) -> list[Change]:
         if not self._connection.execute(_PG_COMMITTED, (self._first,)).fetchone()[0]:
