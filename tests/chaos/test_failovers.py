@@ -14,26 +14,18 @@ from typing import Any
 
 import pytest
 
-from prefiq_db import RetryPolicy
 from prefiq_db.testing import DatabaseServer, MariaDbCluster, PostgresCluster
 from prefiq_db.testing.faults import ANY, Bank, BankReport, BlackHole, FaultProxy, FaultyLink, Message
 from prefiq_db.testing.processes import wait_until
 from prefiq_db.testing.servers import SERVERS
 from tests.chaos.conftest import run_in
 from tests.chaos.controls import blind_retry, plain
+from tests.chaos.disturbances import OPTIONS, TRANSFERS_BETWEEN, await_transfers, reads_beside, transfer_while
 from tests.chaos.table import Line
 from tests.conftest import Backend, _find
 from tests.twins.support import upgrade_schema
 
-WORKERS = 6
-PATIENT = RetryPolicy(attempts=10_000, wait_initial_seconds=0.02, wait_max_seconds=0.2, total_seconds=60)
-OPTIONS = {
-    "pool_size": WORKERS, "max_overflow": 0, "retry": PATIENT, "retry_budget": 100_000, "ssl_mode": "disable",
-    "statement_timeout_seconds": 2, "connect_timeout_seconds": 2, "pool_timeout_seconds": 30,
-}  # fmt: skip
 _PATIENCE_SECONDS = 120.0
-#: Between two events; so that there is always work under way.
-_TRANSFERS_BETWEEN = 15
 
 _CLUSTERS: dict[str, Callable[..., Any]] = {"postgresql": PostgresCluster, "mariadb": MariaDbCluster}
 both = pytest.mark.parametrize("kind", [pytest.param(name, marks=getattr(pytest.mark, name)) for name in _CLUSTERS])
@@ -49,6 +41,8 @@ class Stage:
     bank: Bank
     #: of each event: its name, the seconds until there was a primary, and from then until a transfer was confirmed
     resumed: list[tuple[str, float, float]] = field(default_factory=list)
+    #: what hides the old primary from its clients, until it has rejoined
+    hole: Any = None
 
     @property
     def url(self) -> str:
@@ -91,9 +85,8 @@ def _freeze(stage: Stage) -> None:
 
 def _cut_off(stage: Stage) -> None:
     """Its clients reach it no more, and it doesn't know: it lives, and takes itself for the primary."""
-    hole = stage.proxies[stage.cluster.primary].fault(BlackHole(), on=ANY)
+    stage.hole = stage.proxies[stage.cluster.primary].fault(BlackHole(), on=ANY)
     stage.cluster.promote()
-    stage.bank.cut = hole  # type: ignore[attr-defined]  # until it has rejoined
 
 
 def _switch_over(stage: Stage) -> None:
@@ -112,57 +105,22 @@ def strike(stage: Stage, events: list[str]) -> None:
     """Let *events* happen one after another, while the bank works; after each one the old primary rejoins."""
     bank = stage.bank
     for event in events:
-        _await_transfers(bank, _TRANSFERS_BETWEEN)
+        await_transfers(bank, TRANSFERS_BETWEEN, _PATIENCE_SECONDS)
         old, began = stage.cluster.primary, time.monotonic()
         EVENTS[event](stage)
         promoted = time.monotonic()
-        _await_transfers(bank, 1)
+        await_transfers(bank, 1, _PATIENCE_SECONDS)
         stage.resumed.append((event, promoted - began, time.monotonic() - promoted))
         if event != "switched over":
             stage.cluster.rejoin(old)
-        hole = bank.__dict__.pop("cut", None)
-        if hole is not None:
-            hole.stop()
-
-
-def _await_transfers(bank: Bank, count: int) -> None:
-    before = bank.committed_count
-    if not wait_until(lambda: bank.committed_count >= before + count, timeout_seconds=_PATIENCE_SECONDS):
-        raise TimeoutError(f"no {count} transfers were confirmed in {_PATIENCE_SECONDS:g} s")
+        if stage.hole is not None:
+            stage.hole.stop()
+            stage.hole = None
 
 
 def run_through(world: str, stage: Stage, events: list[str], **options: Any) -> None:
     """Run transfers until all *events* have happened, and resolve what is unknown after that."""
-    bank, failures = stage.bank, []
-    over = threading.Event()
-
-    def happen() -> None:
-        try:
-            strike(stage, events)
-        except Exception as error:
-            failures.append(error)
-        finally:
-            over.set()
-
-    def work(db: Any) -> None:
-        while not over.is_set():
-            bank.run(db, 60, workers=WORKERS)
-        bank.resolve(db)
-
-    async def work_async(db: Any) -> None:
-        while not over.is_set():
-            await bank.run_async(db, 60, workers=WORKERS)
-        await bank.resolve_async(db)
-
-    thread = threading.Thread(target=happen, name="what happens")
-    thread.start()
-    try:
-        run_in(world, work if world == "sync" else work_async, stage.url, **{**OPTIONS, **options})
-    finally:
-        over.set()
-        thread.join()
-    if failures:
-        raise failures[0]
+    transfer_while(world, stage.url, stage.bank, lambda: strike(stage, events), **{**OPTIONS, **options})
 
 
 def _tell(add_line: Callable[[Line], None], world: str, kind: str, stage: Stage, report: BankReport) -> None:
@@ -196,35 +154,14 @@ def test_a_rolling_restart_costs_no_call(
 ) -> None:
     """Each node is switched away from, restarted and follows again, twice; reads run beside the transfers."""
     with staged(kind) as stage:
-        reads, failed = [0], []
-        over = threading.Event()
-
-        def read() -> None:
-            from prefiq_db import Database
-
-            with Database(stage.url, **{**OPTIONS, "statement_timeout_seconds": 30}) as reader:
-                while not over.is_set():
-                    try:
-                        reader.fetch_value("select count(*) from bank_account")
-                    except Exception as error:
-                        failed.append(error)
-                    reads[0] += 1
-
-        thread = threading.Thread(target=read)
-        thread.start()
-        try:
-            cycles = transfers // 1000 if is_long else 1
-            # A statement may wait for the whole switchover, and one that reaches its limit isn't repeated.
+        cycles = transfers // 1000 if is_long else 1
+        # A statement may wait for the whole switchover, and one that reaches its limit isn't repeated.
+        with reads_beside(stage.url, **{**OPTIONS, "statement_timeout_seconds": 30}):
             run_through(world, stage, ["switched over"] * 2 * cycles, statement_timeout_seconds=30)
-        finally:
-            over.set()
-            thread.join()
         report = stage.check()
         _tell(add_line, world, kind, stage, report)
         assert report.is_exact, report
         assert report.errors == ()
-        assert failed == []
-        assert reads[0] > 0
 
 
 # --- controls ------------------------------------------------------------------------------------

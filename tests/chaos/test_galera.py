@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
 
-from prefiq_db import Database
 from prefiq_db.testing import GaleraCluster, MariaDbServer
 from prefiq_db.testing.faults import Bank
 from prefiq_db.testing.mariadb_server import PLAIN_USER
 from prefiq_db.testing.processes import wait_until
-from tests.chaos.conftest import run_in
+from tests.chaos.disturbances import (
+    OPTIONS,
+    PATIENT,
+    TRANSFERS_BETWEEN,
+    await_transfers,
+    reads_beside,
+    transfer_while,
+)
 from tests.chaos.table import Line
-from tests.chaos.test_failovers import OPTIONS, PATIENT, WORKERS
 from tests.clusters import PATIENCE_OF_TESTS, run_alone
 from tests.conftest import Backend
 from tests.twins.support import upgrade_schema
@@ -26,7 +30,6 @@ from tests.twins.support import upgrade_schema
 pytestmark = [pytest.mark.mariadb, PATIENCE_OF_TESTS]
 
 _PATIENCE_SECONDS = 240.0
-_TRANSFERS_BETWEEN = 15
 # A dead node is left after 10 s; on a busy machine that takes its time.
 LONGER = replace(PATIENT, total_seconds=_PATIENCE_SECONDS)
 CALM = {**OPTIONS, "retry": LONGER, "statement_timeout_seconds": 60, "connect_timeout_seconds": 15}
@@ -97,15 +100,15 @@ EVENTS: dict[str, Callable[[GaleraCluster, MariaDbServer], Any]] = {
 def strike(stage: Stage, events: list[tuple[str, int | None]]) -> None:
     """Let each event happen to its node, ``None``: the one that is written to, while the bank works."""
     for event, number in events:
-        _await_transfers(stage.bank, _TRANSFERS_BETWEEN)
+        await_transfers(stage.bank, TRANSFERS_BETWEEN, _PATIENCE_SECONDS)
         node = _busiest(stage.cluster) if number is None else stage.cluster.nodes[number]
         began = time.monotonic()
         happens = {**EVENTS, "restarted": _restarted}[event](stage.cluster, node)
         with happens:
             happened = time.monotonic()
-            _await_transfers(stage.bank, 1)
+            await_transfers(stage.bank, 1, _PATIENCE_SECONDS)
             stage.resumed.append((event, happened - began, time.monotonic() - happened))
-            _await_transfers(stage.bank, _TRANSFERS_BETWEEN)
+            await_transfers(stage.bank, TRANSFERS_BETWEEN, _PATIENCE_SECONDS)
 
 
 def _busiest(cluster: GaleraCluster) -> MariaDbServer:
@@ -114,44 +117,9 @@ def _busiest(cluster: GaleraCluster) -> MariaDbServer:
     return max(cluster.nodes, key=lambda node: node.execute(question)[0][0])
 
 
-def _await_transfers(bank: Bank, count: int) -> None:
-    before = bank.committed_count
-    if not wait_until(lambda: bank.committed_count >= before + count, timeout_seconds=_PATIENCE_SECONDS):
-        raise TimeoutError(f"no {count} transfers were confirmed in {_PATIENCE_SECONDS:g} s")
-
-
 def run_through(world: str, stage: Stage, events: list[tuple[str, int | None]], **options: Any) -> None:
     """Run transfers until all *events* have happened, and resolve what is unknown after that."""
-    bank, failures = stage.bank, []
-    over = threading.Event()
-
-    def happen() -> None:
-        try:
-            strike(stage, events)
-        except Exception as error:
-            failures.append(error)
-        finally:
-            over.set()
-
-    def work(db: Any) -> None:
-        while not over.is_set():
-            bank.run(db, 60, workers=WORKERS)
-        bank.resolve(db)
-
-    async def work_async(db: Any) -> None:
-        while not over.is_set():
-            await bank.run_async(db, 60, workers=WORKERS)
-        await bank.resolve_async(db)
-
-    thread = threading.Thread(target=happen, name="what happens")
-    thread.start()
-    try:
-        run_in(world, work if world == "sync" else work_async, stage.url, **{**CALM, **options})
-    finally:
-        over.set()
-        thread.join()
-    if failures:
-        raise failures[0]
+    transfer_while(world, stage.url, stage.bank, lambda: strike(stage, events), **{**CALM, **options})
 
 
 @pytest.mark.parametrize("write_to", ["one", "any"])
@@ -175,27 +143,9 @@ def test_a_node_that_fails_costs_no_transfer(
 
 def test_a_rolling_restart_costs_no_call(stage: Stage, world: str, add_line: Callable[[Line], None]) -> None:
     """Each of three nodes is stopped, started and synced again; reads run beside the transfers."""
-    reads, failed = [0], []
-    over = threading.Event()
-
-    def read() -> None:
-        with Database(stage.url, **CALM) as reader:
-            while not over.is_set():
-                try:
-                    reader.fetch_value("select count(*) from bank_account")
-                except Exception as error:
-                    failed.append(error)
-                reads[0] += 1
-
-    with ExitStack() as stack:
-        thread = threading.Thread(target=read)
-        thread.start()
-        stack.callback(thread.join)
-        stack.callback(over.set)
+    with reads_beside(stage.url, **CALM):
         run_through(world, stage, [("restarted", number) for number in range(3)])
     report = stage.bank.check()
     add_line(Line.of("galera, rolling restart", world, "mariadb", report, 3))
     assert report.is_exact, report
     assert report.errors == ()
-    assert failed == []
-    assert reads[0] > 0

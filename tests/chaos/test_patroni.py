@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -13,9 +12,8 @@ import pytest
 from prefiq_db.testing import PatroniCluster, PostgresServer
 from prefiq_db.testing.faults import Bank
 from prefiq_db.testing.processes import wait_until
-from tests.chaos.conftest import run_in
+from tests.chaos.disturbances import OPTIONS, PATIENT, TRANSFERS_BETWEEN, await_transfers, transfer_while
 from tests.chaos.table import Line
-from tests.chaos.test_failovers import OPTIONS, PATIENT, WORKERS
 from tests.clusters import run_alone
 from tests.conftest import Backend, _find
 from tests.twins.support import upgrade_schema
@@ -23,7 +21,6 @@ from tests.twins.support import upgrade_schema
 pytestmark = [pytest.mark.postgresql, pytest.mark.timeout(3600)]
 
 _PATIENCE_SECONDS = 240.0
-_TRANSFERS_BETWEEN = 15
 # A dead primary is replaced after 16 s; on a busy machine that takes its time.
 LONGER = replace(PATIENT, total_seconds=_PATIENCE_SECONDS)
 
@@ -86,21 +83,15 @@ def strike(cluster: PatroniCluster, bank: Bank, events: list[str]) -> list[tuple
     resumed = []
     for event in events:
         cluster.wait_until_healthy()
-        _await_transfers(bank, _TRANSFERS_BETWEEN)
+        await_transfers(bank, TRANSFERS_BETWEEN, _PATIENCE_SECONDS)
         began = time.monotonic()
         come_back = _happen(cluster, event)
         happened = time.monotonic()
-        _await_transfers(bank, 1)
+        await_transfers(bank, 1, _PATIENCE_SECONDS)
         resumed.append((event, happened - began, time.monotonic() - happened))
         come_back()
     cluster.wait_until_healthy()
     return resumed
-
-
-def _await_transfers(bank: Bank, count: int) -> None:
-    before = bank.committed_count
-    if not wait_until(lambda: bank.committed_count >= before + count, timeout_seconds=_PATIENCE_SECONDS):
-        raise TimeoutError(f"no {count} transfers were confirmed in {_PATIENCE_SECONDS:g} s")
 
 
 def run_through(world: str, cluster: PatroniCluster, events: list[str], **options: Any) -> tuple[Bank, list[Any]]:
@@ -111,38 +102,10 @@ def run_through(world: str, cluster: PatroniCluster, events: list[str], **option
     upgrade_schema(Backend("postgresql", node.url(name), node))
     bank = Bank(place)
     bank.create()
-    found: list[Any] = []
-    over = threading.Event()
-
-    def happen() -> None:
-        try:
-            found.extend(strike(cluster, bank, events))
-        except Exception as error:
-            found.append(error)
-        finally:
-            over.set()
-
-    def work(db: Any) -> None:
-        while not over.is_set():
-            bank.run(db, 60, workers=WORKERS)
-        bank.resolve(db)
-
-    async def work_async(db: Any) -> None:
-        while not over.is_set():
-            await bank.run_async(db, 60, workers=WORKERS)
-        await bank.resolve_async(db)
-
-    thread = threading.Thread(target=happen, name="what happens")
-    thread.start()
-    try:
-        settings = {**OPTIONS, "retry": LONGER, **options}
-        run_in(world, work if world == "sync" else work_async, cluster.url(name), **settings)
-    finally:
-        over.set()
-        thread.join()
-    if found and isinstance(found[-1], Exception):
-        raise found[-1]
-    return bank, found
+    resumed: list[tuple[str, float, float]] = []
+    settings = {**OPTIONS, "retry": LONGER, **options}
+    transfer_while(world, cluster.url(name), bank, lambda: resumed.extend(strike(cluster, bank, events)), **settings)
+    return bank, resumed
 
 
 def test_patroni_fails_over_and_no_transfer_is_lost(
