@@ -133,7 +133,7 @@ class Instance:
         watchdog.forget(self.watcher)
         self.watcher.start_with(watchdog.watch)
         # When it is opened again, what is known of its hosts may be hours old.
-        self.engine.dialect.doubt_host(is_no_news=False)  # type: ignore[attr-defined]
+        self.engine.dialect.doubt_host(is_no_news=False)  # type: ignore[attr-defined]  # our dialects have it
         pool: Any = self.engine.pool
         pool.close_returning(True)  # what is in use now is closed when it comes back
         self.engine.dispose()

@@ -144,7 +144,7 @@ class MariadbBursts(BurstDialect):
         finally:
             if not burst.savepoint and (burst.committed or not (burst.surely_failed or burst.unread)):
                 # The session's last one: if the batch wrote nothing it is an older one, which does no harm.
-                self.note_gtid(replies.gtid)  # type: ignore[attr-defined]
+                self.note_gtid(replies.gtid)  # type: ignore[attr-defined]  # MariadbTravelling has it
 
     def _note_replies(self, burst: Burst, replies: Replies) -> None:
         for pending, result, counts in zip(burst.pending, replies.rows_of, replies.counts, strict=False):

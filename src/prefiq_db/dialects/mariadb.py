@@ -131,7 +131,7 @@ class _MySQLFamily(MysqlStreams, MariadbBulk, MysqlTokens, PrefiqDialect):
 
     def _extract_error_code(self, exception: Any) -> Any:
         # SQLAlchemy asks while it reflects, also for our errors of both trees, which no driver raised.
-        return None if exception is None else super()._extract_error_code(exception)  # type: ignore[misc]
+        return None if exception is None else super()._extract_error_code(exception)  # type: ignore[misc]  # SQLAlchemy's
 
     driver_habits = ("cursorclass", "_cursor_cls", "db", "_db", "charset", "_charset")
 

@@ -332,7 +332,7 @@ class PrefiqSqlite(_Sqlite, SQLiteDialect_pysqlite):
 
     def in_transaction(self, dbapi_connection: Any) -> bool:
         # Runs several times per statement, so it calls no helper.
-        return dbapi_connection.in_transaction  # type: ignore[no-any-return]
+        return dbapi_connection.in_transaction  # type: ignore[no-any-return]  # bool() would be a call more
 
     def is_plain(self, compiled: Any) -> bool:
         return not getattr(compiled, "decimal_columns", None)

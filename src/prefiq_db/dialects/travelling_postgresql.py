@@ -110,7 +110,7 @@ class PipelineTravelling(FollowingDialect):
         """Send COMMIT, and behind it the question; return COMMIT's command tag, and the answer if one came."""
         from prefiq_db.drivers.psycopg_bursts import commit_and_ask
 
-        return commit_and_ask(self._driver(dbapi_connection), self.mark_sql, self._wait_for_all)  # type: ignore[attr-defined]
+        return commit_and_ask(self._driver(dbapi_connection), self.mark_sql, self._wait_for_all)  # type: ignore[attr-defined]  # the dialect has it
 
 
 # Of the WAL: the size of a page and its header, and the smallest segment with the header of its first page.

@@ -50,7 +50,7 @@ class _Result(MySQLResult):
     """A reply that keeps its last packet's status, also while streaming and with the old end-of-rows packet."""
 
     def _read_ok_packet(self, packet: Any) -> None:
-        super()._read_ok_packet(packet)  # type: ignore[misc]
+        super()._read_ok_packet(packet)  # type: ignore[misc]  # the driver's own
         connection = self.connection
         if connection is not None and connection.tells_gtid:  # a streamed reply has let go of it
             connection.told_gtid = gtid_in(self.server_status, self.message) or connection.told_gtid

@@ -131,7 +131,7 @@ class GaleraCluster(ServerCluster[MariaDbServer]):
             ServerUnavailableError: if one isn't in that time; the message has the end of its log.
         """
         for node in nodes or tuple(each for each in self.nodes if each.running):
-            wait_until(lambda node=node: self.is_synced(node) or not node.running, timeout_seconds=timeout_seconds)  # type: ignore[misc]
+            wait_until(lambda node=node: self.is_synced(node) or not node.running, timeout_seconds=timeout_seconds)  # type: ignore[misc]  # a lambda with a default
             if not self.is_synced(node):
                 raise ServerUnavailableError(f"a node of Galera did not join; the end of its log:\n{node.log}")
 
@@ -179,7 +179,7 @@ class GaleraCluster(ServerCluster[MariaDbServer]):
         for node in nodes:
             node.execute("set global wsrep_provider_options = 'gmcast.isolate=1'")
         for node in nodes:
-            if not wait_until(lambda node=node: not self.is_synced(node), timeout_seconds=_SYNC_SECONDS):  # type: ignore[misc]
+            if not wait_until(lambda node=node: not self.is_synced(node), timeout_seconds=_SYNC_SECONDS):  # type: ignore[misc]  # a lambda with a default
                 raise ServerUnavailableError(f"the node was not cut off; the end of its log:\n{node.log}")
         try:
             yield

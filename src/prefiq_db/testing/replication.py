@@ -114,7 +114,7 @@ class ReplicatedCluster(ServerCluster[_Server]):
         position = self._position()
         for replica in self.replicas:
             if replica.running and not wait_until(
-                lambda replica=replica: self._has_applied(replica, position),  # type: ignore[misc]
+                lambda replica=replica: self._has_applied(replica, position),  # type: ignore[misc]  # a lambda with a default
                 timeout_seconds=timeout_seconds,
             ):
                 raise ServerUnavailableError(f"a replica did not catch up within {timeout_seconds:g} s")
