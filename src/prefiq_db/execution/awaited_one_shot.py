@@ -16,7 +16,7 @@ from prefiq_db.bridge import end_after
 from prefiq_db.call import Reads, Shape
 from prefiq_db.dialects.awaiting import Reply
 from prefiq_db.execution.direct import DirectRoad
-from prefiq_db.execution.one_shot import LEAVING, READING, SENDING, TAKING
+from prefiq_db.execution.one_shot import LEAVING, READING, SENDING, TAKING, Flight
 from prefiq_db.execution.prepared import Prepared
 from prefiq_db.insight.statement_observer import LEVELS
 from prefiq_db.insight.statistics import FOLD_AT
@@ -132,7 +132,8 @@ async def shoot_awaited(road: DirectRoad, prepared: Prepared, params: Any, shape
                 or found is None
                 or (found.columns is not None and found.columns != columns)
             ):
-                fetched = road.shot_of(prepared, params, shape, None, record, reply, parameters).read(columns)
+                flight = Flight(prepared, params, shape, None, record, reply, parameters)
+                fetched = road.shot_of(flight).read(columns)
             else:
                 metadata, processors, places = found.metadata, found.processors, found.key_to_index
                 if reads is _EVERY_ROW:
@@ -168,9 +169,8 @@ async def shoot_awaited(road: DirectRoad, prepared: Prepared, params: Any, shape
         held = record if is_ours else None
         if record is not None and not is_ours:
             await end_after(failure, pool.tidy)  # it is back, and those who wait were perhaps not told
-        return await end_after(
-            failure, road.fly, road.broken_shot(prepared, params, shape, None, held, reply, parameters, step, failure)
-        )
+        flight = Flight(prepared, params, shape, None, held, reply, parameters)
+        return await end_after(failure, road.fly, road.broken_shot(flight, step, failure))
     except BaseException as error:
         if record is not None and record.returns == returns and record.place is not None:
             await end_after(error, pool._drop, record)

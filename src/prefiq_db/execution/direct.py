@@ -15,12 +15,12 @@ from weakref import WeakKeyDictionary
 from sqlalchemy import Connection, Row, TextClause
 from sqlalchemy.engine.result import RMKeyView
 
-from prefiq_db.call import NO_OVERRIDES, Call, Overrides, Shape, Told
+from prefiq_db.call import NO_OVERRIDES, Call, Overrides
 from prefiq_db.deadline import Deadline
 from prefiq_db.dialects.session import SESSION_KEY, SessionState
 from prefiq_db.engine_class import taken
 from prefiq_db.errors import ReadOnlyError, StatementCancelledError
-from prefiq_db.execution.one_shot import READING, SENDING, ShortRoad
+from prefiq_db.execution.one_shot import READING, SENDING, Flight, ShortRoad
 from prefiq_db.execution.pinned import Pinned
 from prefiq_db.execution.pool_proxy import OwnProxy
 from prefiq_db.execution.prepared import Prepared, RowFormat, prepare
@@ -109,31 +109,11 @@ class DirectRoad(ShortRoad):
         ours.begin_waits = False  # nobody sees the cursor before BEGIN and the statement are sent
         return DirectStatement(self, call, prepared, compiled, connection).carried_out(connection._dbapi_connection)
 
-    def shot_of(
-        self,
-        prepared: Prepared,
-        params: Any,
-        shape: Shape,
-        told: Told | None,
-        record: Any,
-        cursor: Any,
-        parameters: Any,
-    ) -> DirectShot:
-        return _of_the_short_way(DirectShot, self, prepared, params, shape, told, record, cursor, parameters)
+    def shot_of(self, flight: Flight) -> DirectShot:
+        return _of_the_short_way(DirectShot, self, flight)
 
-    def broken_shot(
-        self,
-        prepared: Prepared,
-        params: Any,
-        shape: Shape,
-        told: Told | None,
-        record: Any,
-        cursor: Any,
-        parameters: Any,
-        step: int,
-        failure: BaseException | None,
-    ) -> BrokenShot:
-        shot = _of_the_short_way(BrokenShot, self, prepared, params, shape, told, record, cursor, parameters)
+    def broken_shot(self, flight: Flight, step: int, failure: BaseException | None) -> BrokenShot:
+        shot = _of_the_short_way(BrokenShot, self, flight)
         shot.step, shot.failure, shot.sent = step, failure, step >= SENDING
         return shot
 
@@ -503,22 +483,13 @@ class BrokenShot(DirectShot):
         return dialect.settle(self.dbapi_connection, failure) if isinstance(failure, Exception) else failure
 
 
-def _of_the_short_way(
-    kind: type[S],
-    road: StandardRoad,
-    prepared: Prepared,
-    params: Any,
-    shape: Shape,
-    told: Told | None,
-    record: Any,
-    cursor: Any,
-    parameters: Any,
-) -> S:
-    """Return a shot of *kind* that has come as far as the short way has."""
+def _of_the_short_way(kind: type[S], road: StandardRoad, flight: Flight) -> S:
+    """Return a shot of *kind* that has come as far as *flight*."""
+    prepared, record = flight.prepared, flight.record
     statement: Any = prepared.statement
-    call = Call("statement", statement, params, shape).told_as(told)
+    call = Call("statement", statement, flight.params, flight.shape).told_as(flight.told)
     shot = kind(road, call, prepared, prepared.compiled())
-    shot.cursor, shot.parameters = cursor, [parameters]
+    shot.cursor, shot.parameters = flight.cursor, [flight.parameters]
     if record is not None:
         record.info[SESSION_KEY].statement.call = call
         shot._connection_record, shot._returns, shot.dbapi_connection = record, record.returns, record.dbapi_connection

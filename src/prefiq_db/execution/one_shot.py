@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from logging import DEBUG, INFO
 from time import perf_counter
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Connection, Engine, Row
 
@@ -29,6 +29,25 @@ UNUSUAL: Final = object()
 TAKING, SENDING, READING, LEAVING = range(4)
 
 _EVERY_ROW, _FIRST_ROW = Reads.EVERY_ROW, Reads.FIRST_ROW
+
+
+class Flight(NamedTuple):
+    """A statement on the short way, for the roads that go on from there.
+
+    Attributes:
+        told: what events tell of the call; ``None`` while nobody listens to those of statements.
+        record: its connection's place in the pool; ``None``: it has none any more.
+        cursor: the driver's, or what a task has of the reply.
+        parameters: *params* as the driver got them.
+    """
+
+    prepared: Prepared
+    params: Any
+    shape: Shape
+    told: Told | None
+    record: Any
+    cursor: Any
+    parameters: Any
 
 
 class ShortRoad(StandardRoad):
@@ -124,7 +143,7 @@ class ShortRoad(StandardRoad):
                     if observer.tells_finished:
                         observer.tell_finished(known, prepared.named(params), duration, rows, told)
                 else:
-                    shot = self.shot_of(prepared, params, shape, told, record, cursor, parameters)
+                    shot = self.shot_of(Flight(prepared, params, shape, told, record, cursor, parameters))
                     observer.observe(dialect.execute_alone, cursor, prepared.sql, parameters, shot, 1, state)
                 columns, found = dialect.columns_of(cursor), prepared.format
                 step = READING
@@ -135,7 +154,8 @@ class ShortRoad(StandardRoad):
                     or found is None
                     or (found.columns is not None and found.columns != columns)
                 ):
-                    fetched = self.shot_of(prepared, params, shape, told, record, cursor, parameters).read(columns)
+                    flight = Flight(prepared, params, shape, told, record, cursor, parameters)
+                    fetched = self.shot_of(flight).read(columns)
                 else:
                     metadata, processors, places = found.metadata, found.processors, found.key_to_index
                     if reads is _EVERY_ROW:
@@ -172,11 +192,9 @@ class ShortRoad(StandardRoad):
             is_ours = record is not None and record.returns == returns and record.place is not None
             if not is_ours:
                 pool.tidy()  # it is back, and those who wait were perhaps not told
-            return self.fly(
-                self.broken_shot(
-                    prepared, params, shape, told, record if is_ours else None, cursor, parameters, step, failure
-                )
-            )
+            held = record if is_ours else None
+            flight = Flight(prepared, params, shape, told, held, cursor, parameters)
+            return self.fly(self.broken_shot(flight, step, failure))
         except BaseException:
             if record is not None and record.returns == returns and record.place is not None:
                 pool._drop(record)
@@ -185,31 +203,11 @@ class ShortRoad(StandardRoad):
             del failure  # its traceback holds this frame
 
     @abstractmethod
-    def shot_of(
-        self,
-        prepared: Prepared,
-        params: Any,
-        shape: Shape,
-        told: Told | None,
-        record: Any,
-        cursor: Any,
-        parameters: Any,
-    ) -> Any:
+    def shot_of(self, flight: Flight) -> Any:
         """Return the shot that is under way, for those that look at the execution as a whole."""
 
     @abstractmethod
-    def broken_shot(
-        self,
-        prepared: Prepared,
-        params: Any,
-        shape: Shape,
-        told: Told | None,
-        record: Any,
-        cursor: Any,
-        parameters: Any,
-        step: int,
-        failure: BaseException | None,
-    ) -> Shot:
+    def broken_shot(self, flight: Flight, step: int, failure: BaseException | None) -> Shot:
         """Return a shot that ends what *failure* broke off at *step*; ``None``: it left a transaction open."""
 
 
