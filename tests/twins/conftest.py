@@ -15,7 +15,7 @@ from prefiq_db.testing.faults import FaultProxy
 from prefiq_db.transaction import NO_TRANSACTIONS, ownership, request_here
 from tests.clusters import find
 from tests.conftest import Backend
-from tests.twins.harness import drive
+from tests.twins.harness import drive, make_database
 
 
 @pytest.fixture(autouse=True)
@@ -30,6 +30,26 @@ def nothing_in_force() -> None:
 def run(world: str, loop_runner: asyncio.Runner) -> Callable[[Any], Any]:
     """Run a coroutine to its end, in this test's world."""
     return loop_runner.run if world == "async" else drive
+
+
+@pytest.fixture
+def usual_fields() -> dict[str, Any]:
+    """Settings of all databases that :func:`opened` opens; a suite may have its own."""
+    return {}
+
+
+@pytest.fixture
+def opened(world: str, run: Callable[[Any], Any], usual_fields: dict[str, Any]) -> Iterator[Callable[..., Any]]:
+    """Return a function that makes a database of a URL in this test's world; it is closed afterwards."""
+    made: list[Any] = []
+
+    def make(url: str, **fields: Any) -> Any:
+        made.append(make_database(world, url, **{**usual_fields, **fields}))
+        return made[-1]
+
+    yield make
+    for db in made:
+        run(db.close())
 
 
 @pytest.fixture

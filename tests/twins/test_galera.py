@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -17,7 +16,6 @@ from prefiq_db.testing import GaleraCluster
 from prefiq_db.testing.processes import wait_until
 from tests.clusters import run_alone
 from tests.conftest import Backend
-from tests.twins.harness import drive, make_database
 from tests.twins.support import upgrade_schema
 from tests.twins.test_wrong_node import ONCE, QUICK, Failures, in_all_sessions
 
@@ -51,17 +49,9 @@ def name(galera: GaleraCluster) -> str:
 
 
 @pytest.fixture
-def opened(world: str, loop_runner: asyncio.Runner) -> Iterator[Callable[..., Any]]:
-    run = loop_runner.run if world == "async" else drive
-    made: list[Any] = []
-
-    def make(url: str, **fields: Any) -> Any:
-        made.append(make_database(world, url, **{"pool_size": SIZE, "max_overflow": 0, "retry": QUICK, **fields}))
-        return made[-1]
-
-    yield make
-    for db in made:
-        run(db.close())
+def usual_fields() -> dict[str, Any]:
+    """The settings of the databases that these tests open."""
+    return {"pool_size": SIZE, "max_overflow": 0, "retry": QUICK}
 
 
 async def once_more(tx: Any) -> None:

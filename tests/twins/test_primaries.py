@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -13,24 +12,15 @@ from prefiq_db.errors import ErrorKind, NotReadyError, SplitBrainError
 from prefiq_db.testing import DatabaseServer, MariaDbCluster, MariaDbServer, PostgresPair, PostgresServer
 from prefiq_db.testing.processes import wait_until
 from tests.conftest import _find
-from tests.twins.harness import drive, make_database
 from tests.twins.test_wrong_node import ONCE, QUICK, demoted, in_all_sessions, plain_url
 
 PORT = {"postgresql": "select inet_server_port()", "mariadb": "select @@port"}
 
 
 @pytest.fixture
-def opened(world: str, loop_runner: asyncio.Runner) -> Iterator[Callable[..., Any]]:
-    run = loop_runner.run if world == "async" else drive
-    made: list[Any] = []
-
-    def make(url: str, **fields: Any) -> Any:
-        made.append(make_database(world, url, **{"retry": ONCE, **fields}))
-        return made[-1]
-
-    yield make
-    for db in made:
-        run(db.close())
+def usual_fields() -> dict[str, Any]:
+    """The settings of the databases that these tests open."""
+    return {"retry": ONCE}
 
 
 @pytest.fixture(scope="module")

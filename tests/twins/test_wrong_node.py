@@ -18,7 +18,7 @@ from prefiq_db.events import AttemptFailed, Listener
 from prefiq_db.testing import DatabaseServer, GaleraCluster, MariaDbServer, templates
 from tests.clusters import find as find_cluster
 from tests.conftest import Backend, _find
-from tests.twins.harness import drive, make_database
+from tests.twins.harness import drive
 
 QUICK = RetryPolicy(wait_initial_seconds=0.001, wait_max_seconds=0.002)
 ONCE = RetryPolicy(attempts=1)
@@ -249,20 +249,6 @@ def plain_url(server: DatabaseServer, *others: DatabaseServer, database: str, op
             each.execute(f"grant all on {database}.* to plain@'%'")
     places = ",".join(f"{each.host}:{each.port}" for each in (server, *others))
     return f"{server.name}://plain:x@{places}/{database}{options}"
-
-
-@pytest.fixture
-def opened(world: str, loop_runner: asyncio.Runner) -> Iterator[Callable[..., Any]]:
-    run = loop_runner.run if world == "async" else drive
-    made: list[Any] = []
-
-    def make(url: str, **fields: Any) -> Any:
-        made.append(make_database(world, url, **fields))
-        return made[-1]
-
-    yield make
-    for db in made:
-        run(db.close())
 
 
 async def test_a_server_made_read_only_and_writable_again(server: DatabaseServer, opened: Callable[..., Any]) -> None:
