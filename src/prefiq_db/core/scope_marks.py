@@ -8,13 +8,11 @@ from typing import Any, Final
 
 from prefiq_db.bridge import Runtime
 from prefiq_db.dialects.base import PrefiqDialect
-from prefiq_db.execution.enclosable import enclosed
+from prefiq_db.execution.enclosable import may_travel
 from prefiq_db.execution.statement_facts import facts_sent
-from prefiq_db.execution.tied_statements import LOCK_REASON, SERVER_LOCK
+from prefiq_db.execution.tied_statements import SERVER_LOCK
 from prefiq_db.marks import Doubt, Mark, seen_by, seen_here
 
-# Others may speak another protocol, as COPY does, or refuse to run in company.
-_TRAVELLING: Final = frozenset({"select", "insert", "update", "delete", "merge", "replace", "values"})
 # What they run may commit, and go on in another transaction.
 _PROGRAMS: Final = frozenset({"call", "begin", "do", "execute"})
 
@@ -36,13 +34,9 @@ class _Statements:
         return not facts.reads_by_words or facts.no_tomorrow == SERVER_LOCK
 
     def may_travel(self, statement: str, context: Any) -> bool:
-        dialect = self._dialect
-        facts = facts_sent(context, statement, dialect.label)
-        if facts.verb not in _TRAVELLING or getattr(context, "carrier", None) is not None:
+        if getattr(context, "carrier", None) is not None:
             return False
-        if not dialect.travels_in_text:
-            return True
-        return facts.no_tomorrow in ("", LOCK_REASON) and enclosed(statement, dialect.label) == statement
+        return may_travel(facts_sent(context, statement, self._dialect.label), statement, self._dialect)
 
 
 class ScopeMarker(_Statements):

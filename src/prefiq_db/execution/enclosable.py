@@ -8,10 +8,12 @@ be seen for certain is sent by itself.
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import Any, Final
 
 from prefiq_db.dialects.rules import RULES
 from prefiq_db.execution.sql_tokens import Tokens, scan
+from prefiq_db.execution.statement_facts import TRAVELLING, Facts
+from prefiq_db.execution.tied_statements import LOCK_REASON
 from prefiq_db.memory import Memory
 
 # Statements that mean in a block what they mean alone.
@@ -33,6 +35,18 @@ def enclosed(sql: str, label: str) -> str | None:
 
 
 _known: Final[Memory[str]] = Memory(1024)
+
+
+def may_travel(facts: Facts, statement: str, dialect: Any) -> bool:
+    """Return whether *statement* may be sent in company: where that is one text, it is one statement to its very end.
+
+    It must not ask about the one before it, either.
+    """
+    if facts.verb not in TRAVELLING:
+        return False
+    if not dialect.travels_in_text:
+        return True
+    return facts.no_tomorrow in ("", LOCK_REASON) and enclosed(statement, dialect.label) == statement
 
 
 def _enclosed(sql: str, label: str) -> str | None:

@@ -11,7 +11,7 @@ from prefiq_db.deadline import Deadline
 from prefiq_db.dialects.base import PrefiqDialect
 from prefiq_db.dialects.session import SessionState
 from prefiq_db.errors import ClosedError, ForkError, PrefiqDbError, TransactionBusyError
-from prefiq_db.execution.enclosable import enclosed
+from prefiq_db.execution.enclosable import may_travel
 from prefiq_db.execution.pinned import Pinned
 from prefiq_db.execution.refused_statements import (
     commit_refused,
@@ -19,8 +19,7 @@ from prefiq_db.execution.refused_statements import (
     refuse_behind_pooler,
     refuse_everywhere,
 )
-from prefiq_db.execution.statement_facts import COUNTED, TRAVELLING, Facts, facts_sent
-from prefiq_db.execution.tied_statements import LOCK_REASON
+from prefiq_db.execution.statement_facts import COUNTED, Facts, facts_sent
 from prefiq_db.instance import Instance
 
 B = TypeVar("B")
@@ -64,9 +63,7 @@ class Guard:
             if not dialect.limits.session_settings:
                 refuse_behind_pooler(facts)
             state.checkout.tainted = True
-        transaction.may_travel = facts.verb in TRAVELLING and (
-            not dialect.travels_in_text or _is_enclosed(facts, statement, dialect.label)
-        )
+        transaction.may_travel = may_travel(facts, statement, dialect)
         # What a function of the caller's does outside the transaction isn't undone with it.
         transaction.may_repeat = facts.only_built_in and (facts.verb in COUNTED or facts.reads_only)
         # With a token the outcome can be found out when the replies are lost, but not the rows.
@@ -83,11 +80,6 @@ def _refuse(facts: Facts, label: str) -> None:
         raise commit_refused(label, facts.commits)
     if facts.hidden:
         raise hidden_refused(label)
-
-
-def _is_enclosed(facts: Facts, statement: str, label: str) -> bool:
-    """Return whether *statement* is one statement to its very end, and asks nothing about the one before it."""
-    return facts.no_tomorrow in ("", LOCK_REASON) and enclosed(statement, label) == statement
 
 
 class Scope(Generic[B]):
