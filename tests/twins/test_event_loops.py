@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -92,3 +94,35 @@ def test_two_loops_in_two_threads_do_not_mix(backend: Backend) -> None:
     refused.set()
     threads[0].join(30)
     assert not errors
+
+
+@pytest.mark.sqlite
+@getattr(pytest.mark, "async")
+@pytest.mark.parametrize("asks_the_loop", [False, True], ids=["", "control"])
+def test_a_connection_closed_without_waiting_tells_no_closed_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asks_the_loop: bool
+) -> None:
+    """aiosqlite's own stop() tells the event loop when its thread has ended; the loop may be closed by then."""
+    failed: list[Any] = []
+    monkeypatch.setattr(threading, "excepthook", failed.append)
+    released = threading.Event()
+    with asyncio.Runner() as runner:
+        db = AsyncDatabase(f"sqlite:///{tmp_path / 'a.db'}", pool_size=1, max_overflow=0)
+        runner.run(db.fetch_value("select 1"))
+        engine: Any = db.engine.sync_engine
+        slot = engine.pool._idle()  # kept: without its holder it would be closed
+        driver = slot.dbapi_connection._connection
+        driver._tx.put_nowait((None, released.wait))  # the thread is busy for as long as the loop lives
+
+        async def close() -> None:
+            if asks_the_loop:
+                driver.stop()
+            else:
+                engine.dialect.close_now(slot.dbapi_connection)
+
+        runner.run(close())
+    released.set()
+    driver._thread.join(60)
+    assert not driver._thread.is_alive()
+    assert driver._connection is None
+    assert bool(failed) is asks_the_loop

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from prefiq_db.dialects.awaiting import AwaitingDialect, Reply
@@ -50,9 +51,12 @@ class AwaitingSqlite(AwaitingDialect):
 
     def close_now(self, dbapi_connection: Any) -> None:
         driver = dbapi_connection._connection
-        if driver._connection is not None and driver._running:
-            driver._connection.stop_now()
-            driver.stop()
+        if driver._connection is None or not driver._running:
+            return
+        driver._connection.stop_now()
+        # Not its stop(): that tells the event loop when the thread has ended, and the loop may be closed by then.
+        driver._running = False
+        driver._tx.put_nowait((None, partial(_close_and_stop, driver)))
 
     async def execute_awaited(self, dbapi_connection: Any, statement: str, parameters: Any) -> Reply:
         driver = dbapi_connection._connection
@@ -70,6 +74,16 @@ class AwaitingSqlite(AwaitingDialect):
             if failure is error:
                 raise
         raise failure
+
+
+def _close_and_stop(driver: Any) -> object:
+    """Close SQLite's connection in the driver's thread; return what ends the thread."""
+    from aiosqlite import core
+
+    connection, driver._connection = driver._connection, None
+    if connection is not None:
+        connection.close()
+    return core._STOP_RUNNING_SENTINEL
 
 
 class _Turn:

@@ -379,11 +379,12 @@ class PrefiqSqliteAsync(AwaitingSqlite, AsyncSqliteBursts, _Sqlite, SQLiteDialec
 
     def do_terminate(self, dbapi_connection: Any) -> None:
         # A cancelled statement still runs in the driver's thread, and close() would wait for it.
+        if not can_await():
+            self.close_now(dbapi_connection)
+            return
         driver = dbapi_connection._connection
         if driver._connection is None or not driver._running:
             return
         driver._connection.stop_now()
         # Not its close(): if cancelled again, that would wait for ever for a thread that has ended.
-        stopped = driver.stop()
-        if stopped is not None and can_await():
-            await_(asyncio.shield(stopped))
+        await_(asyncio.shield(driver.stop()))
