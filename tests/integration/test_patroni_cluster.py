@@ -84,10 +84,12 @@ def test_a_dead_primary_is_replaced_and_follows_when_it_comes_back(
     old = cluster.primary
     old.execute("insert into item values (1)", name)
     end(old)
-    new = cluster.wait_for_primary(other_than=old)
-    assert has(new, name, 1)
-    new.execute("set synchronous_commit = local; insert into item values (2)", name)
-    bring_back(old)
+    try:
+        new = cluster.wait_for_primary(other_than=old)
+        assert has(new, name, 1)
+        new.execute("set synchronous_commit = local; insert into item values (2)", name)
+    finally:
+        bring_back(old)  # the other tests need it, too
     cluster.wait_until_healthy()
     assert cluster.primary is new
     assert wait_until(lambda: has(old, name, 1, 2), timeout_seconds=_PATIENCE_SECONDS)

@@ -76,6 +76,17 @@ class PatroniNode(Front):
             cursor = connection.execute(sql.encode())
             return cursor.fetchall() if cursor.description else []
 
+    def takes_writes(self) -> bool:
+        """Tell whether Patroni calls this node the primary, and its server has been promoted: that comes later."""
+        import psycopg
+
+        if not self.running or self.ask("/primary")[0] != 200:
+            return False
+        try:
+            return self.execute("select pg_is_in_recovery()") == [(False,)]
+        except psycopg.Error:
+            return False
+
     def ask(self, path: str, given: Mapping[str, Any] | None = None) -> tuple[int, str]:
         """Ask Patroni's REST API; with *given*, by POST. Return the HTTP status, 0 without an answer, and the text."""
         body = None if given is None else json.dumps(given).encode()
@@ -259,8 +270,7 @@ class PatroniCluster:
     # --- inside ----------------------------------------------------------------------------------
 
     def _primary(self, other_than: PatroniNode | None = None) -> PatroniNode | None:
-        others = (node for node in self.nodes if node is not other_than and node.running)
-        return next((node for node in others if node.ask("/primary")[0] == 200), None)
+        return next((node for node in self.nodes if node is not other_than and node.takes_writes()), None)
 
     def _is_healthy(self) -> bool:
         running = [node for node in self.nodes if node.running]
