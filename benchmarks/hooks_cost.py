@@ -1,124 +1,124 @@
-"""What watching costs: a one-shot point select on SQLite with all of prefiq_db's own observability on, and off.
+"""What it costs to attach something to a point select by itself on SQLite: a listener, tags, spans, a scrape.
 
-    python -m benchmarks.hooks_cost            # the verdict, by instructions (needs valgrind) and by time
-    python -m benchmarks.hooks_cost --time     # the time only, with ratios to plain SQLAlchemy and sqlite3
+    python -m benchmarks.hooks_cost    # thousand instructions, counted by valgrind
 
-On: statistics, timing, histograms, top statements, slow log, waits, uses, holders and leak records, which is what a
-``Database`` does by default. Off: no observer and no watcher. Exporters are not in it; OpenTelemetry's spans cost what
-they cost and only when they are sampled.
-
-Both databases live in the program that is counted: CPython's cache of attribute lookups depends on where things lie in
-memory, and two programs that differ at all differ by some thousand instructions per statement for that alone. What the
-garbage collector needs for the modules that were imported is left out (``gc.freeze``), for the same reason.
+What a ``Database`` always does (statistics, timings, slow log, waits, uses, holders, leak records) is in all of them.
+All databases live in the one program that is counted: CPython's cache of attribute lookups depends on where things lie
+in memory, and two programs that differ at all differ by some thousand instructions for that alone. What the garbage
+collector needs for the modules that were imported is left out (``gc.freeze``), for the same reason.
 """
 
 from __future__ import annotations
 
-import argparse
 import gc
-import sqlite3
+import itertools
 import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-import sqlalchemy as sa
+import prometheus_client
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, Sampler
 
 from benchmarks import valgrind
-from benchmarks.measuring import Spread, one_after_another, ratio, say, take_turns
+from benchmarks.measuring import say
 from prefiq_db import Database
+from prefiq_db.execution.comments import comment
+from prefiq_db.integrations.otel import instrument
+from prefiq_db.integrations.prometheus import export
 
 _QUERY = "select id, qty from item where id = :id"
-MOST_INSTRUCTIONS, MOST_MICROSECONDS = 10_000, 2.0
-_WARM_UP_CALLS, _COUNTED_CALLS = 1024, 1024  # what is noted is worked out every 512 calls
-WATCHED, UNWATCHED = "prefiq_db, watched", "prefiq_db, unwatched"
+_VALUES = {"id": 7}
+_WARM_UP_CALLS, _CALLS = 1024, 512  # what is noted is worked out every 512 calls
+BARE = "nothing"
+
+Call = Callable[[], object]
 
 
-def _make_database(path: Path, *, watched: bool) -> Database:
-    db = Database(f"sqlite:///{path}", pool_size=1, leak_after_seconds=3600)
-    if not watched:
-        engine = db.engine
-        engine.dialect.observer = engine.dialect.watcher = engine.pool.watcher = None  # type: ignore[attr-defined]
-    db.execute("create table if not exists item (id integer primary key, qty integer not null)")
-    db.execute("delete from item")
+def _open(folder: Path, name: str) -> Database:
+    db = Database(f"sqlite:///{folder / name}.db", pool_size=1, leak_after_seconds=3600)
+    db.execute("create table item (id integer primary key, qty integer not null)")
     db.execute_many("insert into item (id, qty) values (:id, :qty)", [{"id": n, "qty": n} for n in range(100)])
     return db
 
 
-def _contenders(folder: Path) -> dict[str, Callable[[], object]]:
-    on, off = _make_database(folder / "a.db", watched=True), _make_database(folder / "b.db", watched=False)
-    engine = sa.create_engine(f"sqlite:///{folder / 'a.db'}")
-    raw = sqlite3.connect(folder / "a.db")
+def _contenders(folder: Path) -> dict[str, Call]:
+    def plain(name: str, attach: Callable[[Database], object]) -> Call:
+        db = _open(folder, name)
+        attach(db)
+        return lambda: db.fetch_all(_QUERY, _VALUES)
 
-    def plain() -> object:
-        with engine.connect() as connection:
-            return connection.execute(sa.text(_QUERY), {"id": 7}).all()
+    def two(db: Database) -> None:
+        db.hooks.after(lambda event: None)
+        db.hooks.after(lambda event: [])
 
+    commented = _open(folder, "commented")
+    usual, numbers = comment(_QUERY, {"route": "/orders"}), itertools.count()
     return {
-        WATCHED: lambda: on.fetch_all(_QUERY, {"id": 7}),
-        UNWATCHED: lambda: off.fetch_all(_QUERY, {"id": 7}),
-        "SQLAlchemy": plain,
-        "sqlite3": lambda: raw.execute("select id, qty from item where id = ?", (7,)).fetchall(),
+        BARE: plain("bare", lambda db: None),
+        "one listener (hooks.after)": plain("after", lambda db: db.hooks.after(lambda event: None)),
+        "another one for the same event": plain("two", two),
+        "one for another event (hooks.before)": plain("before", lambda db: db.hooks.before(lambda event: None)),
+        "a listener that reads event.origin": plain("origin", lambda db: db.hooks.after(lambda event: event.origin)),
+        "a view, using(tags=...)": _viewed(folder),
+        "a comment, the same each time": lambda: commented.fetch_all(usual, _VALUES),
+        "a comment that differs each time": lambda: commented.fetch_all(
+            comment(_QUERY, {"request": str(next(numbers))}), _VALUES
+        ),
+        "Prometheus": plain("prometheus", lambda db: export(db, registry=prometheus_client.CollectorRegistry())),
+        "instrument(db), spans not sampled": plain("unsampled", lambda db: _instrument(db, ALWAYS_OFF, measure=False)),
+        "instrument(db), spans sampled": plain("sampled", lambda db: _instrument(db, ALWAYS_ON, measure=False)),
+        "instrument(db), metrics": plain("metrics", lambda db: _instrument(db, ALWAYS_OFF, measure=True)),
     }
 
 
-def _compare(rounds: int, calls: int) -> float:
-    """Print the medians; return what watching costs, in microseconds per statement."""
-    with tempfile.TemporaryDirectory() as folder:
-        contenders = _contenders(Path(folder))
-        seconds = take_turns({name: one_after_another(call, calls) for name, call in contenders.items()}, rounds)
-    for name in contenders:
-        plain, raw = (ratio(seconds, name, other).median for other in ("SQLAlchemy", "sqlite3"))
-        median = Spread.of(seconds[name]).median * 1e6
-        say(f"{name:22} {median:8.2f} us   x{plain:5.2f} of SQLAlchemy   x{raw:6.1f} of sqlite3")
-    # Of each round by itself, so that a machine that was busy for a while hits both sides.
-    pairs = zip(seconds[WATCHED], seconds[UNWATCHED], strict=True)
-    return Spread.of(on - off for on, off in pairs).median * 1e6
+def _viewed(folder: Path) -> Call:
+    view = _open(folder, "viewed").using(tags={"route": "/orders"})
+    return lambda: view.fetch_all(_QUERY, _VALUES)
 
 
-def _call() -> None:
-    """Be the program whose instructions are counted."""
+def _instrument(db: Database, sampler: Sampler, *, measure: bool) -> None:
+    tracers = TracerProvider(sampler=sampler)
+    tracers.add_span_processor(SimpleSpanProcessor(InMemorySpanExporter()))
+    readers = [InMemoryMetricReader()] if measure else []
+    instrument(db, tracer_provider=tracers, meter_provider=MeterProvider(readers))
+
+
+def _inside() -> None:
+    """Be the program that is counted."""
     with tempfile.TemporaryDirectory() as folder:
         contenders = _contenders(Path(folder))
-        both = {name: contenders[name] for name in (WATCHED, UNWATCHED)}
-        for call in both.values():
+        for call in contenders.values():
             for _ in range(_WARM_UP_CALLS):
                 call()
         gc.collect()
         gc.freeze()
-        for name, call in both.items():
+        for name, call in contenders.items():
             with valgrind.window(name):
-                for _ in range(_COUNTED_CALLS):
+                for _ in range(_CALLS):
                     call()
 
 
-def _count() -> int:
-    """Print what callgrind counted; return what watching costs, in instructions per statement."""
-    found = {name: number // _COUNTED_CALLS for name, number in valgrind.count([__file__, "--call"]).items()}
-    for name, instructions in found.items():
-        say(f"{name:22} {instructions:8} instructions")
-    return found[WATCHED] - found[UNWATCHED]
+def count() -> dict[str, int]:
+    """Return the instructions of a point select, by what is attached."""
+    windows = valgrind.count(["-m", "benchmarks.hooks_cost", "--inside"])
+    return {name: instructions // _CALLS for name, instructions in windows.items()}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--time", action="store_true", help="don't count instructions")
-    parser.add_argument("--rounds", type=int, default=200, help="rounds whose median counts")
-    parser.add_argument("--calls", type=int, default=100, help="calls of each contender in a round")
-    parser.add_argument("--call", action="store_true", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.call:
-        _call()
+    if "--inside" in sys.argv:
+        _inside()
         return
-    microseconds = _compare(arguments.rounds, arguments.calls)
-    kept = microseconds <= MOST_MICROSECONDS
-    say(f"watching costs {microseconds:.2f} us per statement (at most {MOST_MICROSECONDS:g})")
-    if not arguments.time and not valgrind.why_not():
-        instructions = _count()
-        kept = kept or instructions <= MOST_INSTRUCTIONS
-        say(f"watching costs {instructions} instructions per statement (at most {MOST_INSTRUCTIONS})")
-    say("kept" if kept else "NOT KEPT")
-    sys.exit(not kept)
+    if reason := valgrind.why_not():
+        raise SystemExit(reason)
+    found = count()
+    for name, instructions in sorted(found.items(), key=lambda each: each[1]):
+        say(f"{name:38}{instructions / 1000:8.0f} k   {(instructions - found[BARE]) / 1000:+8.0f} k")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Watch each statement: count it, time it, notify the listeners and log the slow ones, without a value in any of it.
 
 The code is optimised for the common case, without listeners: then a statement costs two readings of the clock, a
-dictionary lookup and an append to a list; notes are counted many at once. benchmarks/hooks_cost.py counts the
-instructions, and docs/decisions/0053-why-watching-a-statement-only-takes-notes.md lists the cost of each step.
+dictionary lookup and an append to a list; notes are counted many at once. What each step costs:
+docs/decisions/0053-why-watching-a-statement-only-takes-notes.md.
 """
 
 from __future__ import annotations
