@@ -36,7 +36,7 @@ from prefiq_db.execution.refused_statements import refuse_one_shot
 from prefiq_db.execution.row_batches import BatchReader, streamed
 from prefiq_db.execution.shapes import ALL_ROWS, ONE_VALUE, ROW_COUNT
 from prefiq_db.execution.statement_facts import as_executable, facts_of, facts_of_call, may_travel
-from prefiq_db.hooks.calls import CALL_EVENTS, tell_call, tell_refused_call
+from prefiq_db.hooks.calls import CALL_EVENTS, Telling, tell_call, tell_refused_call
 from prefiq_db.insight.explainer import LIMIT_SECONDS, Explain
 from prefiq_db.insight.summary import fingerprint
 from prefiq_db.origin import line_of_the_verb
@@ -148,7 +148,7 @@ class Statements(ReadingStatements, CoreVerbs):
     def _awaited_shot(self, call: Call) -> AwaitedShot | None:
         """Return the shot that carries out *call* in a coroutine; ``None``: it has to be bridged."""
         is_plain = call.way is Way.ONE_SHOT and self.instance.explainer is None
-        return AwaitedShot.of(self.road, call) if is_plain and self.hooks.wanted.isdisjoint(CALL_EVENTS) else None
+        return AwaitedShot.of(self.road, call) if is_plain else None
 
     async def _carry_out_awaited(
         self, call: Call, shot: AwaitedShot | None, record: Any = None, since: float = 0.0
@@ -158,6 +158,12 @@ class Statements(ReadingStatements, CoreVerbs):
             if record is not None:
                 record.pool.give_up(record)
             return await spawn(self.carry_out, call)
+        if self.hooks.wanted.isdisjoint(CALL_EVENTS):
+            return await self._shot_awaited(call, shot, record, since)
+        with Telling(self.hooks, self.name, call):
+            return await self._shot_awaited(call, shot, record, since)
+
+    async def _shot_awaited(self, call: Call, shot: AwaitedShot, record: Any, since: float) -> Any:
         try:
             fetched = await shot.shoot(record, since)
         except GeneratorExit:  # this coroutine is being closed, and awaits no more

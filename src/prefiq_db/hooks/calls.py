@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from types import TracebackType
 from typing import Final, TypeVar
 
 from prefiq_db.call import Call
@@ -24,16 +25,28 @@ SUCCEEDED: Final[Failed] = (None, None)
 
 def tell_call(hooks: Hooks, database: str, call: Call, work: Callable[[Call], T]) -> T:
     """Return the result of *work* for *call*; notify the listeners of the beginning and the end."""
-    tell_start(hooks, database, call)
-    started = time.perf_counter()
-    failed = SUCCEEDED
-    try:
+    with Telling(hooks, database, call):
         return work(call)
-    except BaseException as error:
-        failed = judged(error)
-        raise
-    finally:
-        tell_end(hooks, database, call, time.perf_counter() - started, failed)
+
+
+class Telling:
+    """Notifies the listeners when *call* begins, and when it has ended, after all of its attempts."""
+
+    __slots__ = ("_call", "_database", "_hooks", "_started")
+
+    def __init__(self, hooks: Hooks, database: str, call: Call) -> None:
+        self._hooks, self._database, self._call = hooks, database, call
+        self._started = 0.0
+
+    def __enter__(self) -> None:
+        tell_start(self._hooks, self._database, self._call)
+        self._started = time.perf_counter()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        failed = SUCCEEDED if error is None else judged(error)
+        tell_end(self._hooks, self._database, self._call, time.perf_counter() - self._started, failed)
 
 
 def tell_refused_call(hooks: Hooks, database: str, call: Call, error: BaseException) -> None:
