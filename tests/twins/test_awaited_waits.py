@@ -12,8 +12,9 @@ import pytest
 import sqlalchemy as sa
 
 from prefiq_db.bridge import spawn
-from prefiq_db.errors import UsageError
-from prefiq_db.events import CallFinished, Listener, StatementFinished
+from prefiq_db.core import statements
+from prefiq_db.errors import ErrorKind, PrefiqDbError, UsageError
+from prefiq_db.events import CallFinished, CallStarted, Listener, StatementFinished
 from prefiq_db.pool.vetting import AsyncPrefiqPool
 from tests.conftest import Backend
 from tests.twins.harness import make_harness
@@ -38,6 +39,18 @@ class _Hears(Listener):
 
     def call_finished(self, event: CallFinished) -> None:
         self.told.append(event.verb)
+
+
+class _HearsEnds(Listener):
+    def __init__(self) -> None:
+        self.told: list[tuple[str, ErrorKind | None]] = []
+
+    def call_started(self, event: CallStarted) -> None:
+        assert event.origin is not None
+        self.told.append((event.origin.function, None))
+
+    def call_finished(self, event: CallFinished) -> None:
+        self.told.append((event.verb, event.kind))
 
 
 class _HearsStatements(Listener):
@@ -244,3 +257,42 @@ async def test_who_listens_meanwhile_hears_of_the_statement(make_db: Any, backen
     pool.give_back(record)
     assert await waiting == "1"
     assert hears.told == 1
+
+
+async def test_a_call_that_is_listened_to_waits_in_a_coroutine(
+    make_db: Any, backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only what fails is bridged: the control."""
+    db = make_db(pool_size=1, max_overflow=0)
+    await _warm(db)
+    db.hooks.add(hears := _HearsEnds())
+    bridged: list[str] = []
+
+    async def noted(function: Any, *given: Any) -> Any:
+        bridged.append(function.__name__)
+        return await spawn(function, *given)
+
+    monkeypatch.setattr(statements, "spawn", noted)
+    me = "test_a_call_that_is_listened_to_waits_in_a_coroutine"
+    assert await db.fetch_value(_ASK, {"n": "1"}) == "1"
+    assert await db.fetch_value(sa.select(sa.literal("2"))) == "2"
+    assert hears.told == [(me, None), ("fetch_value", None)] * 2
+    assert bridged == []
+    hears.told.clear()
+    with pytest.raises(PrefiqDbError):
+        await db.fetch_value("select nothing_of_this_name")
+    assert hears.told == [(me, None), ("fetch_value", ErrorKind.SCHEMA)]
+    assert bridged == ["_carry_out"]
+
+
+async def test_a_cancelled_call_is_told_as_cancelled(make_db: Any, backend: Backend) -> None:
+    db = make_db(pool_size=1, max_overflow=0)
+    await _warm(db)
+    db.hooks.add(hears := _HearsEnds())
+    call = asyncio.create_task(db.fetch_value(slow_read(backend)))
+    await _until(lambda: db.stats().pool.checked_out == 1)
+    call.cancel()
+    await asyncio.gather(call, return_exceptions=True)
+    assert call.cancelled()
+    assert hears.told[1:] == [("fetch_value", ErrorKind.CANCELLED)]
+    assert _is_whole(db)
