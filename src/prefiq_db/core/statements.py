@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from time import perf_counter
 from typing import Any
+from weakref import ref
 
 from sqlalchemy import TextClause
 
@@ -31,7 +32,7 @@ from prefiq_db.execution.awaited_shot import UNDONE, AwaitedShot
 from prefiq_db.execution.binds import bind_params, bind_rows, check_params, checked_rows
 from prefiq_db.execution.entities import refuse_entities
 from prefiq_db.execution.one_shot import UNUSUAL
-from prefiq_db.execution.prepared import Prepared
+from prefiq_db.execution.prepared import KNOWN_KINDS, Prepared
 from prefiq_db.execution.refused_statements import refuse_one_shot
 from prefiq_db.execution.row_batches import BatchReader, streamed
 from prefiq_db.execution.shapes import ALL_ROWS, ONE_VALUE, ROW_COUNT
@@ -60,7 +61,11 @@ class Statements(ReadingStatements, CoreVerbs):
         Raises:
             PrefiqDbError: if the call can't or must not be carried out, or fails.
         """
-        known = self.road.texts.kept.get(statement) if type(statement) is str else None
+        known: Prepared | None = None
+        if type(statement) is str:
+            known = self.road.texts.kept.get(statement)
+        elif type(statement) in KNOWN_KINDS:
+            known = self.road.seen(ref(statement))
         instance = self.instance
         if (
             known is None
@@ -73,16 +78,12 @@ class Statements(ReadingStatements, CoreVerbs):
             or open_request() is not None
         ):
             return self.carry_out(self.prepare(verb, statement, params, shape))
-        if type(params) is dict:
-            fits = params.keys() == known.keys and known.taken.issuperset(map(type, params.values()))
-        else:
-            fits = params is None and not known.keys
-        if not fits:
+        if params.keys() != known.asked if type(params) is dict else params is not None or known.asked:
             return self.carry_out(self.prepare(verb, statement, params, shape))
         now = perf_counter()
         told = (next_call_id(), line_of_the_verb(3)) if self.hooks.wants_lines else None
         try:
-            fetched = self.road.shoot(known, params, shape, told, now)
+            fetched = self.road.shoot(known, statement, params, shape, told, now)
         except PrefiqDbError as error:
             first = error
         else:
@@ -91,7 +92,7 @@ class Statements(ReadingStatements, CoreVerbs):
             instance.retry_budget.successes += 1
             finish = shape.finish
             return fetched if finish is None else finish(fetched)
-        call = Call(verb, known.statement, params, shape).told_as(told)  # type: ignore[arg-type]  # a text's is there
+        call = Call(verb, known.executed(statement), params, shape).told_as(told)
         call.prepared = known
         call.started = time.monotonic() - (perf_counter() - now)
         call.attempts = 1
@@ -99,14 +100,18 @@ class Statements(ReadingStatements, CoreVerbs):
 
     async def run_awaited(self, verb: str, statement: Any, params: Any, shape: Shape) -> Any:
         """Return the same as :meth:`run`, for a task; only what has to be bridged runs in a greenlet."""
-        known = self.road.texts.kept.get(statement) if type(statement) is str else None
+        known: Prepared | None = None
+        if type(statement) is str:
+            known = self.road.texts.kept.get(statement)
+        elif type(statement) in KNOWN_KINDS:
+            known = self.road.seen(ref(statement))
         if known is None or not self._is_at_once(known, params):
             call = self.prepare(verb, statement, params, shape)
             return await self._carry_out_awaited(call, self._awaited_shot(call))
         self.check_world()
         now = perf_counter()
         try:
-            fetched = await shoot_awaited(self.road, known, params, shape, now)
+            fetched = await shoot_awaited(self.road, known, statement, params, shape, now)
         except PrefiqDbError as error:
             first = error
         else:
@@ -123,14 +128,14 @@ class Statements(ReadingStatements, CoreVerbs):
             self.instance.retry_budget.successes += 1
             finish = shape.finish
             return fetched if finish is None else finish(fetched)
-        call = Call(verb, known.statement, params, shape)  # type: ignore[arg-type]  # a text's is there
+        call = Call(verb, known.executed(statement), params, shape)
         call.prepared = known
         call.started = time.monotonic() - (perf_counter() - now)
         call.attempts = 1
         return await spawn(self._carry_out, call, self._judged(first, call))
 
     def _is_at_once(self, known: Prepared, params: Any) -> bool:
-        """Return whether a known text can be sent at once, in the async world; the conditions are those of run()."""
+        """Return whether what is known can be sent at once, in the async world; the conditions are those of run()."""
         if (
             not known.is_plain
             or not self.instance.is_usual
@@ -141,9 +146,7 @@ class Statements(ReadingStatements, CoreVerbs):
             or open_request() is not None
         ):
             return False
-        if type(params) is dict:
-            return bool(params.keys() == known.keys and known.taken.issuperset(map(type, params.values())))
-        return params is None and not known.keys
+        return params.keys() == known.asked if type(params) is dict else params is None and not known.asked
 
     def _awaited_shot(self, call: Call) -> AwaitedShot | None:
         """Return the shot that carries out *call* in a coroutine; ``None``: it has to be bridged."""
