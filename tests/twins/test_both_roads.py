@@ -21,7 +21,8 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from prefiq_db import PrefiqDbError
+from prefiq_db import PrefiqDbError, RetryPolicy
+from prefiq_db.call import Told
 from prefiq_db.core import statements
 from prefiq_db.dialects.sending import StatementDialect
 from prefiq_db.dialects.session import SESSION_KEY, SessionState
@@ -349,13 +350,14 @@ def _seen_of_error(error: BaseException) -> Any:
     )
 
 
-def _seen_of_stats(stats: Any) -> Any:
-    pool = stats.pool
+def _seen_of_stats(db: Any) -> Any:
+    stats = db.stats()
+    pool, statistics = stats.pool, _road(db).dialect.observer.statistics  # which has all, not those that took longest
     return (
         (pool.checked_out, pool.idle, pool.opened_count, pool.lost, pool.wait.count, pool.use.count),
         (stats.statement_count, stats.error_count, stats.retry_count, stats.errors, stats.retries),
         sorted((each.fingerprint, each.summary, each.statement, each.calls, each.errors, each.rows, each.retries,
-                each.origin) for each in stats.statements),
+                each.origin) for each in statistics.top(1000)),
     )  # fmt: skip
 
 
@@ -408,7 +410,7 @@ async def _play(db: Any, backend: Backend, script: list[Step], *, listens: Heare
         db.hooks.remove(events)
     seen.append(_seen(await db.fetch_all("select * from thing order by id")))
     seen.append(_seen_of_idle(db))
-    return [*seen, events.seen, _seen_of_stats(db.stats())]
+    return [*seen, events.seen, _seen_of_stats(db)]
 
 
 async def _play_inside(db: Any, backend: Backend, script: list[Step], *, saves: bool) -> list[Any]:
@@ -564,6 +566,24 @@ def test_every_statement_is_the_same_on_the_short_way(
     assert {"CompoundSelect", "TextualSelect", "TextClause"} <= set(kinds)
 
 
+#: overrides that change nothing about how a statement is sent
+TOLD_ALONG: list[dict[str, Any]] = [
+    {"tags": {"route": "r", "secret_key": "s"}},
+    {"idempotent": True, "retry": RetryPolicy(attempts=2)},
+]
+
+
+@pytest.mark.parametrize("listens", [None, _StatementEvents])
+@pytest.mark.parametrize("overrides", TOLD_ALONG)
+def test_every_statement_is_the_same_with_overrides_on_the_short_way(
+    make_db: Make, run: Run, backend: Backend, overrides: dict[str, Any], listens: Hearer
+) -> None:
+    script = [dataclasses.replace(step, times=3, overrides=overrides) for step in everything("fetch_one")]
+    with _counted_short() as taken:
+        play_twice(make_db, run, backend, script, listens=listens)
+    assert len(taken) > 40 or (listens is not None and not hasattr(make_db(), "_wrapped"))
+
+
 @pytest.mark.parametrize("where", INSIDE)
 def test_every_statement_is_the_same_in_a_transaction(make_db: Make, run: Run, backend: Backend, where: str) -> None:
     script = [step for verb in ("fetch_one", "execute") for step in everything(verb)]
@@ -714,3 +734,16 @@ def test_a_planted_difference_is_found(
                 everything(verb),
                 listens=_StatementEvents if planted == "an event is missing" else None,
             )
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+@pytest.mark.parametrize(
+    "world", [pytest.param("sync", marks=pytest.mark.sync)], indirect=True
+)  # a task's statement that is listened to takes another way
+def test_control_forgotten_tags_are_found(
+    make_db: Make, run: Run, backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(statements, "Told", lambda number, line, tags: Told(number, line))
+    script = [dataclasses.replace(step, times=3, overrides=TOLD_ALONG[0]) for step in everything("fetch_one")]
+    with pytest.raises(AssertionError, match="the roads differ"):
+        play_twice(make_db, run, backend, script, listens=_StatementEvents)

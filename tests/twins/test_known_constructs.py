@@ -183,3 +183,47 @@ async def test_a_table_that_somebody_else_changes_is_seen(make_db: Any) -> None:
         row = await db.fetch_one(named)
         assert row == (3, None)
         assert row._mapping[thing.c.id] == 3
+
+
+# --- overrides ---------------------------------------------------------------------------------------
+
+
+async def test_the_slow_log_tells_the_tags_of_a_view_and_of_a_scope(
+    make_db: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    db = make_db(slow_query_seconds=1e-7)
+    seen: dict[str, Any] = _road(db).dialect.observer.slow._last
+    with counted() as taken, caplog.at_level("WARNING", "prefiq_db.slow"):
+        for _ in range(3):
+            await db.fetch_value("select 1")
+        taken.clear()
+        caplog.clear()
+        seen.clear()
+        await db.using(tags={"route": "view"}).fetch_value("select 1")
+        seen.clear()
+        async with db.override(tags={"route": "scope"}):
+            await db.fetch_value("select 1")
+        seen.clear()
+        await db.fetch_value("select 1")
+    assert taken == ["select 1"] * 3
+    assert [getattr(record, "tags", None) for record in caplog.records] == ["route=view", "route=scope", None]
+
+
+@pytest.mark.parametrize("changed", [{"timeout": 9}, {"read_only": True}, {"schema": None, "timeout": 5}])
+async def test_overrides_that_change_what_is_sent_step_aside(db: Any, changed: dict[str, Any]) -> None:
+    for _ in range(3):
+        await db.fetch_value("select 1")
+    with counted() as taken:
+        assert await db.using(**changed).fetch_value("select 1") == 1
+    assert not taken
+
+
+async def test_tags_in_a_comment_step_aside(make_db: Any) -> None:
+    db = make_db(sql_comments=True)
+    for _ in range(3):
+        await db.fetch_value("select 1")
+    with counted() as taken:
+        assert await db.using(tags={"route": "r"}).fetch_value("select 1") == 1
+        assert not taken
+        assert await db.fetch_value("select 1") == 1
+        assert taken

@@ -13,7 +13,7 @@ from typing import Any, Final
 from sqlalchemy import Row
 
 from prefiq_db.bridge import end_after
-from prefiq_db.call import Reads, Shape
+from prefiq_db.call import Reads, Shape, Told
 from prefiq_db.dialects.awaiting import Reply
 from prefiq_db.execution.direct import DirectRoad
 from prefiq_db.execution.one_shot import LEAVING, READING, SENDING, TAKING, Flight
@@ -44,7 +44,7 @@ _UNUSUAL: Final = Unusual()
 
 
 async def shoot_awaited(
-    road: DirectRoad, prepared: Prepared, statement: Any, params: Any, shape: Shape, now: float
+    road: DirectRoad, prepared: Prepared, statement: Any, params: Any, shape: Shape, told: Told | None, now: float
 ) -> Any:
     """Return what *shape* reads of a statement, or an :class:`Unusual`; arguments and errors as of ``shoot()``."""
     audience = road._audience
@@ -111,7 +111,7 @@ async def shoot_awaited(
                 parameters = prepared.bound(params)
                 values = parameters.values() if order is None else parameters
                 if not taken.issuperset(map(type, values)):
-                    shot = road.shot_of(Flight(prepared, statement, params, shape, None, record, reply, parameters))
+                    shot = road.shot_of(Flight(prepared, statement, params, shape, told, record, reply, parameters))
                     parameters = dialect.values.one(parameters, prepared.sql, shot, dialect.knows)
             elif order is None:
                 parameters = {} if params is None else dict(params)
@@ -120,7 +120,7 @@ async def shoot_awaited(
             known = prepared.noted
             if known is None:
                 prepared.noted = known = observer.look_up(prepared.sql, compiled)
-            note.summary = known.summary
+            note.call, note.summary = told, known.summary
             note.sent_at = sent_at = perf_counter()
             try:
                 reply = await dialect.execute_awaited(raw, prepared.sql, parameters)
@@ -144,7 +144,7 @@ async def shoot_awaited(
                 or found is None
                 or (found.columns is not None and found.columns != columns)
             ):
-                flight = Flight(prepared, statement, params, shape, None, record, reply, parameters)
+                flight = Flight(prepared, statement, params, shape, told, record, reply, parameters)
                 fetched = road.shot_of(flight).read(columns)
             else:
                 metadata, processors, places = found.metadata, found.processors, found.key_to_index
@@ -181,7 +181,7 @@ async def shoot_awaited(
         held = record if is_ours else None
         if record is not None and not is_ours:
             await end_after(failure, pool.tidy)  # it is back, and those who wait were perhaps not told
-        flight = Flight(prepared, statement, params, shape, None, held, reply, parameters)
+        flight = Flight(prepared, statement, params, shape, told, held, reply, parameters)
         return await end_after(failure, road.fly, road.broken_shot(flight, step, failure))
     except BaseException as error:
         if record is not None and record.returns == returns and record.place is not None:

@@ -37,7 +37,7 @@ class Flight(NamedTuple):
 
     Attributes:
         statement: the text or the construct that the verb was given.
-        told: what events tell of the call; ``None`` while nobody listens to those of statements.
+        told: what events and reports tell of the call; ``None`` without tags, while nobody listens to events.
         record: its connection's place in the pool; ``None``: it has none any more.
         cursor: the driver's, or what a task has of the reply.
         parameters: *params* as the driver got them; ``None``: they aren't bound yet.
@@ -79,7 +79,7 @@ class ShortRoad(StandardRoad):
         Args:
             prepared: is plain, and *params* have exactly what it asks for.
             statement: the text or the construct that the verb was given.
-            told: what events tell of the call; ``None`` while nobody listens to those of statements.
+            told: what events and reports tell of the call; ``None`` without tags, while nobody listens to events.
             now: when the call began, on the clock of ``perf_counter``.
 
         Raises:
@@ -148,7 +148,7 @@ class ShortRoad(StandardRoad):
                 known = prepared.noted
                 if known is None:
                     prepared.noted = known = observer.look_up(prepared.sql, compiled)
-                note.summary = known.summary
+                note.call, note.summary = told, known.summary
                 if not observer.acts_before and DEBUG in LEVELS and not LEVELS[DEBUG]:
                     note.sent_at = sent_at = perf_counter()
                     dialect.execute_alone(cursor, prepared.sql, parameters)
