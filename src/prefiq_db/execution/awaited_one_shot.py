@@ -110,7 +110,7 @@ async def shoot_awaited(
             if not is_taken:
                 parameters = prepared.bound(params)
                 values = parameters.values() if order is None else parameters
-                if not taken.issuperset(map(type, values)):
+                if not dialect.values.takes(values):
                     shot = road.shot_of(Flight(prepared, statement, params, shape, told, record, reply, parameters))
                     parameters = dialect.values.one(parameters, prepared.sql, shot, dialect.knows)
             elif order is None:

@@ -41,19 +41,19 @@ def _reader(name: str, check: Callable[[Set[str]], None] | None = None) -> Calla
 
     It raises if two columns have the same name, since one would be lost.
     """
-    known: Any = None
-    names: tuple[str, ...] = ()
+    seen: tuple[Any, tuple[str, ...]] = (None, ())  # one object: another thread may read rows of another result
 
     def read(row: Row[Any]) -> dict[str, Any]:
-        nonlocal known, names
-        if row._parent is not known:
+        nonlocal seen
+        keys, names = seen
+        if row._parent._keys is not keys:
             names = row._fields
             if len(set(names)) != len(row):
                 twice = ", ".join(sorted(each for each, count in Counter(names).items() if count > 1))
                 raise MappingError(f"into={name}: more than one column is called {twice}; give them names with AS")
             if check is not None:
                 check(set(names))
-            known = row._parent
+            seen = (row._parent._keys, names)
         return dict(zip(names, row, strict=True))
 
     return read

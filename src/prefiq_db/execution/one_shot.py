@@ -140,7 +140,7 @@ class ShortRoad(StandardRoad):
                 cursor = raw.cursor()
                 if not is_taken:
                     values = parameters.values() if order is None else parameters
-                    if not taken.issuperset(map(type, values)):
+                    if not dialect.values.takes(values):
                         shot = self.shot_of(
                             Flight(prepared, statement, params, shape, told, record, cursor, parameters)
                         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, get_origin
+from typing import Any, Final, Self, get_origin
 
 import pydantic
 from bson import ObjectId
@@ -305,7 +305,11 @@ class _AsRow:
         self._fields = tuple(document)
 
     @property
-    def _parent(self) -> object:
+    def _parent(self) -> Self:
+        return self
+
+    @property
+    def _keys(self) -> object:
         return self._fields  # no two documents share what is known of their names
 
     def __len__(self) -> int:
