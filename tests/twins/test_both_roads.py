@@ -33,6 +33,7 @@ from prefiq_db.execution.one_shot import UNUSUAL, ShortRoad
 from prefiq_db.execution.prepared import Prepared, RowFormat
 from prefiq_db.insight.statement_observer import StatementObserver
 from prefiq_db.pool.vetting import _VettingPool
+from prefiq_db.tags import NO_TAGS
 from tests.conftest import Backend
 
 
@@ -743,7 +744,7 @@ def test_a_planted_difference_is_found(
 def test_control_forgotten_tags_are_found(
     make_db: Make, run: Run, backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(statements, "Told", lambda number, line, tags: Told(number, line))
+    monkeypatch.setattr(statements, "told_of", lambda parts: Told(*parts[:2], NO_TAGS))
     script = [dataclasses.replace(step, times=3, overrides=TOLD_ALONG[0]) for step in everything("fetch_one")]
     with pytest.raises(AssertionError, match="the roads differ"):
         play_twice(make_db, run, backend, script, listens=_StatementEvents)

@@ -13,7 +13,18 @@ from weakref import ref
 from sqlalchemy import TextClause
 
 from prefiq_db.bridge import spawn
-from prefiq_db.call import EXPLICIT, NO_OVERRIDES, OWN_TRANSACTION, Call, Overrides, Shape, Told, Way, next_call_id
+from prefiq_db.call import (
+    EXPLICIT,
+    NO_OVERRIDES,
+    OWN_TRANSACTION,
+    Call,
+    Overrides,
+    Shape,
+    Told,
+    Way,
+    next_call_id,
+    told_of,
+)
 from prefiq_db.core.bulk_insert import Request, bulk_insert
 from prefiq_db.core.doubt import Doubt, fate_unknown
 from prefiq_db.core.reading_statements import ReadingStatements, check_read_only
@@ -85,9 +96,9 @@ class Statements(ReadingStatements, CoreVerbs):
         now = perf_counter()
         told: Told | None = None
         if self.hooks.wants_lines:
-            told = Told(next_call_id(), line_of_the_verb(3), given.tags or NO_TAGS)
+            told = told_of((next_call_id(), line_of_the_verb(3), given.tags or NO_TAGS))
         elif given.tags:
-            told = Told(next_call_id(), None, given.tags)
+            told = told_of((next_call_id(), None, given.tags))
         try:
             fetched = self.road.shoot(known, statement, params, shape, told, now)
         except PrefiqDbError as error:
@@ -117,7 +128,7 @@ class Statements(ReadingStatements, CoreVerbs):
             return await self._carry_out_awaited(call, self._awaited_shot(call))
         self.check_world()
         now = perf_counter()
-        told = Told(next_call_id(), None, given.tags) if given.tags else None
+        told = told_of((next_call_id(), None, given.tags)) if given.tags else None
         try:
             fetched = await shoot_awaited(self.road, known, statement, params, shape, told, now)
         except PrefiqDbError as error:

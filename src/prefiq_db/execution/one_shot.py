@@ -162,7 +162,8 @@ class ShortRoad(StandardRoad):
                     if duration >= lane.slow_seconds or len(durations) >= FOLD_AT:
                         observer.note_more(known, duration, rows, state)
                     if observer.tells_finished:
-                        observer.tell_finished(known, prepared.named(params), duration, rows, told)
+                        values = params if is_taken and (not params or len(params) == 1) else prepared.named(params)
+                        observer.tell_finished(known, values, duration, rows, told)
                 else:
                     shot = self.shot_of(Flight(prepared, statement, params, shape, told, record, cursor, parameters))
                     observer.observe(dialect.execute_alone, cursor, prepared.sql, parameters, shot, 1, state)

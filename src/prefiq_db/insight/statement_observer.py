@@ -308,7 +308,7 @@ class StatementObserver:
         return draft
 
     def tell_finished(
-        self, known: _Known, values: Mapping[str, Any], duration: float, rows: int, told: Told | None
+        self, known: _Known, values: Mapping[str, Any] | None, duration: float, rows: int, told: Told | None
     ) -> None:
         """Notify listeners of a statement on the short way, which *told* is about."""
         description = known.description
