@@ -8,16 +8,18 @@ import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from decimal import Decimal
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
 from prefiq_db.core import statements
-from prefiq_db.errors import UsageError
+from prefiq_db.errors import SchemaError, UsageError
 from prefiq_db.execution import prepared
 from prefiq_db.execution.awaited_one_shot import Unusual
 from prefiq_db.execution.one_shot import UNUSUAL, ShortRoad
+from prefiq_db.types import ExactDecimal
 
 thing = sa.Table(
     "thing",
@@ -183,6 +185,46 @@ async def test_a_table_that_somebody_else_changes_is_seen(make_db: Any) -> None:
         row = await db.fetch_one(named)
         assert row == (3, None)
         assert row._mapping[thing.c.id] == 3
+
+
+# --- exact decimals ----------------------------------------------------------------------------------
+
+
+priced = sa.Table(
+    "priced", sa.MetaData(), sa.Column("id", sa.Integer, primary_key=True), sa.Column("price", ExactDecimal(10, 2))
+)
+DEARER = sa.select((priced.c.price * 2).label("double")).where(priced.c.price > sa.bindparam("least"))
+
+
+async def test_exact_decimals_take_the_short_way_once_the_connection_has_looked_at_their_column(make_db: Any) -> None:
+    db = make_db(pool_size=1)
+    await db.execute(sa.schema.CreateTable(priced))
+    await db.execute(sa.insert(priced), {"id": 1, "price": Decimal("0.30")})
+    for _ in range(3):
+        assert await db.fetch_value(DEARER, {"least": Decimal("0.1")}) == Decimal("0.60")
+    with counted() as taken:
+        assert await db.fetch_value(DEARER, {"least": Decimal("0.2")}) == Decimal("0.60")
+        assert len(taken) == 1
+        await db.close()
+        await db.open()
+        for _ in range(3):  # of a connection that is new
+            assert await db.fetch_value(DEARER, {"least": Decimal("0.3")}) is None
+    assert len(taken) == 3
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+async def test_a_decimal_column_of_texts_is_refused_by_a_connection_that_is_new(make_db: Any) -> None:
+    db = make_db(pool_size=1)
+    await db.execute(sa.schema.CreateTable(priced))
+    for _ in range(3):
+        assert await db.fetch_all(DEARER, {"least": 0}) == []
+    await db.execute("drop table priced")
+    await db.execute("create table priced (id integer primary key, price varchar(20))")
+    await db.close()
+    await db.open()
+    for _ in range(3):
+        with pytest.raises(SchemaError, match="holds texts"):
+            await db.fetch_all(DEARER, {"least": 0})
 
 
 # --- overrides ---------------------------------------------------------------------------------------

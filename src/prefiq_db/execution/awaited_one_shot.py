@@ -97,6 +97,7 @@ async def shoot_awaited(
                 or pool._invalidate_time > record.starttime
                 or record._soft_invalidate_time > record.starttime
                 or not dialect.is_ready(raw, state, now)
+                or (prepared.decimals is not None and not dialect.has_checked(raw, prepared.decimals))
             ):
                 return Unusual(record, now - waited)
             checkout, note = state.checkout, state.statement

@@ -120,6 +120,7 @@ class ShortRoad(StandardRoad):
                     or pool._invalidate_time > record.starttime
                     or record._soft_invalidate_time > record.starttime
                     or not dialect.is_ready(raw, state, now)
+                    or (prepared.decimals is not None and not dialect.has_checked(raw, prepared.decimals))
                 ):
                     pool.put_back(record)
                     return UNUSUAL

@@ -44,6 +44,7 @@ class Prepared:
         is_plain: it may take the short way, with exactly the values in *asked*.
         asked: the names of the values that a caller has to give.
         single: the types that a text's values have to have there; ``None``: any.
+        decimals: the columns of exact decimals that are to be looked at first; ``None``: it names none.
         taken: the types whose values the driver takes unchanged.
         order: the names of the binds, where the driver takes them by their places; else ``None``.
         noted: what the observer knows of it; ``None`` before it is first sent on the short way.
@@ -58,6 +59,7 @@ class Prepared:
         "_sequence",
         "asked",
         "compiled",
+        "decimals",
         "format",
         "is_plain",
         "keys",
@@ -89,6 +91,7 @@ class Prepared:
         self.single = _SINGLE if is_text else None
         asks_list = is_text and any(place.bare for places in places_of(text.text, label).values() for place in places)
         self.is_plain = self.stands_alone and not asks_list and dialect.is_plain(compiled)
+        self.decimals: frozenset[tuple[str, str]] | None = getattr(compiled, "decimal_columns", None) or None
         self.taken: frozenset[type] = dialect.values.taken
         self.noted: Any = None
         self.statement: TextClause | None = None
