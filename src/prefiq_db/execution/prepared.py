@@ -11,6 +11,7 @@ import uuid
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
+from operator import is_
 from typing import Any, Final
 
 from sqlalchemy import Executable, TextClause
@@ -54,6 +55,7 @@ class Prepared:
 
     __slots__ = (
         "_binds",
+        "_columns",
         "_converts",
         "_kept",
         "_sequence",
@@ -77,7 +79,7 @@ class Prepared:
         self._kept = None if weak else compiled
         self.sql: str = compiled.string
         converts, label = compiled._bind_processors, dialect.label
-        self._binds = list(dict.fromkeys((name, bind.key, own[name]) for bind, name in compiled.bind_names.items()))
+        self._binds = _binds_of(compiled, own)
         self._converts = [(name, converts[name]) for name in own if name in converts]
         self.asked = frozenset(key for _, key, by_itself in self._binds if by_itself is None)
         self.order: tuple[str, ...] | None = tuple(compiled.positiontup) if compiled.positional else None
@@ -96,6 +98,21 @@ class Prepared:
         self.noted: Any = None
         self.statement: TextClause | None = None
         self.format: RowFormat | None = None
+        self._columns = _columns_of(statement)
+
+    def for_another(self, statement: Any, compiled: Any, own: Mapping[str, Any]) -> Prepared:
+        """Return what is known of *statement*, which SQLAlchemy compiles alike: other values, perhaps other columns."""
+        made = Prepared.__new__(Prepared)
+        for name in Prepared.__slots__:
+            setattr(made, name, getattr(self, name))
+        made._binds, made._columns = _binds_of(compiled, own), _columns_of(statement)
+        if (
+            not made._columns
+            or len(made._columns) != len(self._columns)
+            or not all(map(is_, made._columns, self._columns))
+        ):
+            made.format = None  # its rows know columns by other objects
+        return made
 
     def executed(self, given: Any) -> Any:
         """Return what SQLAlchemy executes where a verb was *given* a text or a construct."""
@@ -210,7 +227,28 @@ def prepare(statement: Executable, params: Mapping[str, Any] | None, engine: Any
     if collected or not _is_complete(compiled):
         return None
     own = _own_values(compiled, extracted)
-    return None if own is None else Prepared(made, compiled, own, dialect, weak=weak)
+    if own is None:
+        return None
+    alike = _alike.get(compiled) if weak else None
+    known = (
+        Prepared(made, compiled, own, dialect, weak=weak) if alike is None else alike.for_another(made, compiled, own)
+    )
+    if weak and (alike is None or alike.format is None):
+        _alike[compiled] = known
+    return known
+
+
+#: what is known of a construct, by what SQLAlchemy compiles it and all constructs like it to
+_alike: Final[weakref.WeakKeyDictionary[Any, Prepared]] = weakref.WeakKeyDictionary()
+
+
+def _binds_of(compiled: Any, own: Mapping[str, Any]) -> list[tuple[str, str, Any]]:
+    return list(dict.fromkeys((name, bind.key, own[name]) for bind, name in compiled.bind_names.items()))
+
+
+def _columns_of(statement: Any) -> tuple[Any, ...]:
+    """Return the objects that a SELECT's rows know its columns by, or those that have them."""
+    return tuple(statement._raw_columns) if type(statement) is Select else ()
 
 
 def _is_complete(compiled: Any) -> bool:
