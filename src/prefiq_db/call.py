@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from enum import Enum
-from typing import Any, Final, Protocol, Self
+from functools import partial
+from typing import Any, Final, NamedTuple, Protocol, Self
 
 from sqlalchemy import CursorResult, Executable
 
@@ -19,8 +20,17 @@ from prefiq_db.tags import NO_TAGS, Tags
 #: the numbers of calls, in this process
 call_ids: Final = itertools.count(1)
 
-#: What events tell of a call on the short way: its number and the application's line.
-Told = tuple[int, Line | None]
+
+class Told(NamedTuple):
+    """What events and reports tell of a call on the short way: the same attributes of :class:`Call`."""
+
+    id: int
+    line: Line | None
+    tags: Mapping[str, str]
+
+
+#: makes one of its three parts: a third of what the class itself takes
+told_of: Final[Callable[[tuple[int, Line | None, Mapping[str, str]]], Told]] = partial(tuple.__new__, Told)
 next_call_id: Final = call_ids.__next__
 
 
@@ -199,9 +209,9 @@ class Call:
         self.deadline: Deadline | None = None if given.timeout is None else own_deadline(given.timeout, self.started)
 
     def told_as(self, told: Told | None) -> Self:
-        """Return this call, under the number and the line that events have told of it already."""
+        """Return this call, under the number, the line and the tags that events have told of it already."""
         if told is not None:
-            self.id, self.line = told
+            self.id, self.line, self.tags = told
         return self
 
     def __repr__(self) -> str:

@@ -21,23 +21,40 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from prefiq_db import PrefiqDbError
+from prefiq_db import PrefiqDbError, RetryPolicy
+from prefiq_db.call import Told
 from prefiq_db.core import statements
 from prefiq_db.dialects.sending import StatementDialect
 from prefiq_db.dialects.session import SESSION_KEY, SessionState
 from prefiq_db.events import Listener
-from prefiq_db.execution import awaited_one_shot, one_shot
+from prefiq_db.execution import awaited_one_shot, one_shot, prepared
 from prefiq_db.execution.direct import DirectRoad, DirectShot, DirectStatement
 from prefiq_db.execution.one_shot import UNUSUAL, ShortRoad
 from prefiq_db.execution.prepared import Prepared, RowFormat
 from prefiq_db.insight.statement_observer import StatementObserver
 from prefiq_db.pool.vetting import _VettingPool
+from prefiq_db.tags import NO_TAGS
 from tests.conftest import Backend
 
 
 class Colour(enum.Enum):
     RED = "red"
     BLUE = "blue"
+
+
+class Marked(sa.types.TypeDecorator[str]):
+    """Converts in both directions, and refuses some values."""
+
+    impl = sa.String(20)
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: sa.Dialect) -> str | None:
+        if value == "refused":
+            raise ValueError("a refused value")
+        return value.removeprefix("<").removesuffix(">") if value is not None else None
+
+    def process_result_value(self, value: str | None, dialect: sa.Dialect) -> str | None:
+        return f"<{value}>" if value is not None else None
 
 
 meta = sa.MetaData()
@@ -95,6 +112,18 @@ LISTED = sa.select(thing.c.id).where(thing.c.id.in_([1, 3])).order_by(thing.c.id
 OWN_VALUES = sa.select(thing.c.label).where(thing.c.id == sa.bindparam("id", 4))
 MADE = sa.select(thing.c.label).where(thing.c.id == sa.bindparam("id", callable_=lambda: 4))
 BOUND_TYPE = sa.select(thing.c.id).where(thing.c.day >= sa.bindparam("day")).order_by(thing.c.id)
+TWO, THREE = (sa.select(thing.c.id, thing.c.label).where(thing.c.id == number) for number in (2, 3))
+TIMED = sa.select(thing.c.id).where(thing.c.moment >= dt.datetime(2024, 1, 1, 2), thing.c.day < sa.bindparam("before"))
+TWICE = sa.select(thing.c.id).where(sa.or_(thing.c.day == sa.bindparam("d"), thing.c.day > sa.bindparam("d")))
+COLOURED = sa.select(thing.c.id, thing.c.colour).where(thing.c.colour == sa.bindparam("colour")).order_by(thing.c.id)
+MARKED = (
+    sa.select(sa.type_coerce(thing.c.label, Marked()).label("marked"))
+    .where(sa.type_coerce(thing.c.label, Marked()) == sa.bindparam("mark", type_=Marked()))
+    .limit(2)
+)
+PRICED = sa.select(thing.c.id, thing.c.price).where(thing.c.price >= sa.bindparam("price")).order_by(thing.c.id)
+KEPT_TEXT = sa.text("select label from thing where id = :id")
+IN_TEXT = sa.text("select id from thing where id in :ids order by id")
 WITH_OPTION = LABELLED.execution_options(of_mine=1)
 
 #: what is sent, by name; a function makes it anew each time
@@ -141,6 +170,16 @@ STATEMENTS: dict[str, Any] = {
     "own values": OWN_VALUES,
     "made value": MADE,
     "bound type": BOUND_TYPE,
+    "two literal": TWO,
+    "three literal": THREE,
+    "timed": TIMED,
+    "twice": TWICE,
+    "coloured": COLOURED,
+    "marked": MARKED,
+    "priced": PRICED,
+    "kept text": KEPT_TEXT,
+    "list in text": IN_TEXT,
+    "moment": "select id from thing where moment = :moment or price > :price",
     "option": WITH_OPTION,
     "built": lambda: sa.select(thing.c.label, thing.c.price).where(thing.c.id == 2),
     "built text": lambda: sa.text("select label from thing where id = :id"),
@@ -180,6 +219,22 @@ PARAMS: list[Mapping[str, Any] | None] = [
     {"day": "no day"},
     {"gone": 3},
     {"unknown": 1},
+    {"before": dt.date(2024, 1, 4)},
+    {"before": 5},
+    {"d": dt.date(2024, 1, 2)},
+    {"d": dt.datetime(2024, 1, 2)},
+    {"colour": Colour.RED},
+    {"colour": "green"},
+    {"mark": "<b>"},
+    {"mark": "refused"},
+    {"mark": 7},
+    {"price": Decimal("0.50")},
+    {"price": 0.5},
+    {"price": float("nan")},
+    {"price": [1]},
+    {"moment": dt.datetime(2024, 1, 1, 2), "price": 0.25},
+    {"moment": dt.datetime(2024, 1, 1, 2, tzinfo=dt.UTC), "price": Decimal("0.25")},
+    {"moment": (1, 2), "price": None},
 ]
 #: which of them fit which statement, so that most calls succeed
 FITTING: dict[str, list[Mapping[str, Any]]] = {
@@ -188,7 +243,8 @@ FITTING: dict[str, list[Mapping[str, Any]]] = {
         "by id": {"id"}, "value": {"a"}, "list": {"ids"}, "insert": {"id", "label", "qty"}, "update": {"id", "qty"},
         "delete": {"id"}, "returning": {"id", "label"}, "null": {"id"}, "by bind": {"id"}, "own text": {"least"},
         "own values": {"id"}, "bound type": {"day"}, "built text": {"id"}, "core insert": {"id", "label"},
-        "core delete": {"gone"},
+        "core delete": {"gone"}, "timed": {"before"}, "twice": {"d"}, "coloured": {"colour"}, "marked": {"mark"},
+        "priced": {"price"}, "list in text": {"ids"}, "kept text": {"id"}, "moment": {"moment", "price"},
     }.items()
 }  # fmt: skip
 VERBS = ("fetch_all", "fetch_one", "fetch_exactly_one", "fetch_value", "execute")
@@ -295,13 +351,14 @@ def _seen_of_error(error: BaseException) -> Any:
     )
 
 
-def _seen_of_stats(stats: Any) -> Any:
-    pool = stats.pool
+def _seen_of_stats(db: Any) -> Any:
+    stats = db.stats()
+    pool, statistics = stats.pool, _road(db).dialect.observer.statistics  # which has all, not those that took longest
     return (
         (pool.checked_out, pool.idle, pool.opened_count, pool.lost, pool.wait.count, pool.use.count),
         (stats.statement_count, stats.error_count, stats.retry_count, stats.errors, stats.retries),
         sorted((each.fingerprint, each.summary, each.statement, each.calls, each.errors, each.rows, each.retries,
-                each.origin) for each in stats.statements),
+                each.origin) for each in statistics.top(1000)),
     )  # fmt: skip
 
 
@@ -354,7 +411,7 @@ async def _play(db: Any, backend: Backend, script: list[Step], *, listens: Heare
         db.hooks.remove(events)
     seen.append(_seen(await db.fetch_all("select * from thing order by id")))
     seen.append(_seen_of_idle(db))
-    return [*seen, events.seen, _seen_of_stats(db.stats())]
+    return [*seen, events.seen, _seen_of_stats(db)]
 
 
 async def _play_inside(db: Any, backend: Backend, script: list[Step], *, saves: bool) -> list[Any]:
@@ -414,20 +471,27 @@ def _counted() -> Iterator[list[str]]:
 
 
 @contextmanager
-def _counted_short() -> Iterator[list[str]]:
-    """Collect the statements that take the short way."""
-    texts: list[str] = []
-    shoot = ShortRoad.shoot
+def _counted_short() -> Iterator[list[tuple[str, str]]]:
+    """Collect the kinds and the texts of the statements that take the short way."""
+    taken: list[tuple[str, str]] = []
+    shoot, shoot_awaited = ShortRoad.shoot, statements.shoot_awaited
 
-    def counted(self: Any, prepared: Prepared, *arguments: Any) -> Any:
-        fetched = shoot(self, prepared, *arguments)
+    def counted(self: Any, known: Prepared, statement: Any, *arguments: Any) -> Any:
+        fetched = shoot(self, known, statement, *arguments)
         if fetched is not UNUSUAL:
-            texts.append(prepared.sql)
+            taken.append((type(statement).__name__, known.sql))
+        return fetched
+
+    async def counted_awaited(road: Any, known: Prepared, statement: Any, *arguments: Any) -> Any:
+        fetched = await shoot_awaited(road, known, statement, *arguments)
+        if type(fetched) is not awaited_one_shot.Unusual:
+            taken.append((type(statement).__name__, known.sql))
         return fetched
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ShortRoad, "shoot", counted)
-        yield texts
+        patch.setattr(statements, "shoot_awaited", counted_awaited)
+        yield taken
 
 
 Hearer = type[_Events] | None
@@ -474,7 +538,7 @@ def everything(verb: str) -> list[Step]:
     return [
         Step(verb, name, params, "nothing", None, {}, 2)
         for name in STATEMENTS
-        for params in FITTING.get(name, [{}])[:3]
+        for params in FITTING.get(name, [{}])[:4]
     ]
 
 
@@ -490,12 +554,35 @@ def test_every_statement_is_the_same_on_both_roads(make_db: Make, run: Run, back
 def test_every_statement_is_the_same_on_the_short_way(
     make_db: Make, run: Run, backend: Backend, verb: str, listens: Hearer
 ) -> None:
-    """Which a text takes from its third use on, where nobody hears of calls; the async world has none."""
+    """Which it takes from its third use on, where nobody hears of calls; in the async world, of statements either."""
     script = [dataclasses.replace(step, times=4) for step in everything(verb)]
-    with _counted_short() as texts:
+    with _counted_short() as taken:
         play_twice(make_db, run, backend, script, listens=listens)
-    is_sync = hasattr(make_db(), "_wrapped")
-    assert len(texts) > 20 if is_sync else not texts
+    if listens is not None and not hasattr(make_db(), "_wrapped"):
+        assert len(taken) <= 1, "only the last one has no listener"
+        return
+    kinds = [kind for kind, _ in taken]
+    assert kinds.count("str") > 20
+    assert kinds.count("Select") > 40
+    assert {"CompoundSelect", "TextualSelect", "TextClause"} <= set(kinds)
+
+
+#: overrides that change nothing about how a statement is sent
+TOLD_ALONG: list[dict[str, Any]] = [
+    {"tags": {"route": "r", "secret_key": "s"}},
+    {"idempotent": True, "retry": RetryPolicy(attempts=2)},
+]
+
+
+@pytest.mark.parametrize("listens", [None, _StatementEvents])
+@pytest.mark.parametrize("overrides", TOLD_ALONG)
+def test_every_statement_is_the_same_with_overrides_on_the_short_way(
+    make_db: Make, run: Run, backend: Backend, overrides: dict[str, Any], listens: Hearer
+) -> None:
+    script = [dataclasses.replace(step, times=3, overrides=overrides) for step in everything("fetch_one")]
+    with _counted_short() as taken:
+        play_twice(make_db, run, backend, script, listens=listens)
+    assert len(taken) > 40 or (listens is not None and not hasattr(make_db(), "_wrapped"))
 
 
 @pytest.mark.parametrize("where", INSIDE)
@@ -525,6 +612,10 @@ def _plant(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     elif name == "an event is missing":
         monkeypatch.setattr(StatementDialect, "_send", _silent(StatementDialect._send))
         monkeypatch.setattr(StatementObserver, "observe", _unheard)
+    elif name == "a construct sends the values of another":
+        monkeypatch.setattr(prepared, "_own_values", _of_another(prepared._own_values))
+    elif name == "values are sent as they are given":
+        monkeypatch.setattr(Prepared, "bound", _unconverted)
     elif name == "columns are swapped":
         monkeypatch.setattr(DirectStatement, "_read", _swapped(DirectStatement._read))
         for short_way in (one_shot, awaited_one_shot):
@@ -544,6 +635,18 @@ def _stale(found: Callable[..., RowFormat]) -> Callable[..., RowFormat]:
         return found(self, *arguments) if self.format is None else self.format
 
     return format_of
+
+
+def _of_another(own_values: Callable[..., Any]) -> Callable[..., Any]:
+    def values_of_the_first(compiled: Any, extracted: Any) -> Any:
+        return own_values(compiled, None)
+
+    return values_of_the_first
+
+
+def _unconverted(known: Prepared, params: Any) -> Any:
+    values = known.named(params)
+    return values if known.order is None else tuple(values[name] for name in known.order)
 
 
 def _remembering(give_back: Callable[..., None]) -> Callable[..., None]:
@@ -617,7 +720,7 @@ def _reraise(self: DirectStatement, error: BaseException, *about: Any) -> None:
     "planted",
     ["values are not converted", "columns are those of the first time", "a row count is missing",
      "an error is raised unhandled", "a connection remembers its last user", "an event is missing",
-     "columns are swapped"],
+     "columns are swapped", "a construct sends the values of another", "values are sent as they are given"],
 )  # fmt: skip
 def test_a_planted_difference_is_found(
     make_db: Make, run: Run, backend: Backend, monkeypatch: pytest.MonkeyPatch, planted: str
@@ -632,3 +735,16 @@ def test_a_planted_difference_is_found(
                 everything(verb),
                 listens=_StatementEvents if planted == "an event is missing" else None,
             )
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+@pytest.mark.parametrize(
+    "world", [pytest.param("sync", marks=pytest.mark.sync)], indirect=True
+)  # a task's statement that is listened to takes another way
+def test_control_forgotten_tags_are_found(
+    make_db: Make, run: Run, backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(statements, "told_of", lambda parts: Told(*parts[:2], NO_TAGS))
+    script = [dataclasses.replace(step, times=3, overrides=TOLD_ALONG[0]) for step in everything("fetch_one")]
+    with pytest.raises(AssertionError, match="the roads differ"):
+        play_twice(make_db, run, backend, script, listens=_StatementEvents)

@@ -28,6 +28,7 @@ _ORDER = "the order of its try blocks is what it promises, and is read in one pi
 
 LONG_FUNCTIONS = {
     "connectors/postgresql_connector.py:connected": "one mapping of settings to libpq's options",
+    "core/statements.py:run": _HOT,
     "dialects/sending.py:_send": _HOT,
     "engines.py:_make": "one call of create_engine() with every option that we give it",
     "execution/one_shot.py:shoot": _HOT + "; docs/decisions/0149-why-the-short-way-is-one-function.md",

@@ -8,11 +8,23 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from time import perf_counter
 from typing import Any
+from weakref import ref
 
 from sqlalchemy import TextClause
 
 from prefiq_db.bridge import spawn
-from prefiq_db.call import EXPLICIT, NO_OVERRIDES, OWN_TRANSACTION, Call, Overrides, Shape, Way, next_call_id
+from prefiq_db.call import (
+    EXPLICIT,
+    NO_OVERRIDES,
+    OWN_TRANSACTION,
+    Call,
+    Overrides,
+    Shape,
+    Told,
+    Way,
+    next_call_id,
+    told_of,
+)
 from prefiq_db.core.bulk_insert import Request, bulk_insert
 from prefiq_db.core.doubt import Doubt, fate_unknown
 from prefiq_db.core.reading_statements import ReadingStatements, check_read_only
@@ -31,7 +43,7 @@ from prefiq_db.execution.awaited_shot import UNDONE, AwaitedShot
 from prefiq_db.execution.binds import bind_params, bind_rows, check_params, checked_rows
 from prefiq_db.execution.entities import refuse_entities
 from prefiq_db.execution.one_shot import UNUSUAL
-from prefiq_db.execution.prepared import Prepared
+from prefiq_db.execution.prepared import KNOWN_KINDS, Prepared
 from prefiq_db.execution.refused_statements import refuse_one_shot
 from prefiq_db.execution.row_batches import BatchReader, streamed
 from prefiq_db.execution.shapes import ALL_ROWS, ONE_VALUE, ROW_COUNT
@@ -42,6 +54,7 @@ from prefiq_db.insight.summary import fingerprint
 from prefiq_db.origin import line_of_the_verb
 from prefiq_db.overrides import NO_SCOPES, scopes_here
 from prefiq_db.reports import BulkResult
+from prefiq_db.tags import NO_TAGS
 from prefiq_db.transaction import NO_TRANSACTIONS, Block, TransactionOptions, request_here, transactions_here
 
 logger = logging.getLogger("prefiq_db.database")
@@ -60,29 +73,34 @@ class Statements(ReadingStatements, CoreVerbs):
         Raises:
             PrefiqDbError: if the call can't or must not be carried out, or fails.
         """
-        known = self.road.texts.kept.get(statement) if type(statement) is str else None
+        known: Prepared | None = None
+        if type(statement) is str:
+            known = self.road.texts.kept.get(statement)
+        elif type(statement) in KNOWN_KINDS:
+            known = self.road.seen(ref(statement))
         instance = self.instance
         if (
             known is None
             or not known.is_plain
             or not instance.is_usual
             or instance.closed
-            or self.view is not NO_OVERRIDES
-            or scopes_here() is not NO_SCOPES
             or transactions_here() is not NO_TRANSACTIONS
             or open_request() is not None
         ):
             return self.carry_out(self.prepare(verb, statement, params, shape))
-        if type(params) is dict:
-            fits = params.keys() == known.keys and known.taken.issuperset(map(type, params.values()))
-        else:
-            fits = params is None and not known.keys
-        if not fits:
+        given = self.view if scopes_here() is NO_SCOPES else self.overrides()
+        if given is not NO_OVERRIDES and self._changes_sending(given):
+            return self.carry_out(self.prepare(verb, statement, params, shape))
+        if params.keys() != known.asked if type(params) is dict else params is not None or known.asked:
             return self.carry_out(self.prepare(verb, statement, params, shape))
         now = perf_counter()
-        told = (next_call_id(), line_of_the_verb(3)) if self.hooks.wants_lines else None
+        told: Told | None = None
+        if self.hooks.wants_lines:
+            told = told_of((next_call_id(), line_of_the_verb(3), given.tags or NO_TAGS))
+        elif given.tags:
+            told = told_of((next_call_id(), None, given.tags))
         try:
-            fetched = self.road.shoot(known, params, shape, told, now)
+            fetched = self.road.shoot(known, statement, params, shape, told, now)
         except PrefiqDbError as error:
             first = error
         else:
@@ -91,7 +109,7 @@ class Statements(ReadingStatements, CoreVerbs):
             instance.retry_budget.successes += 1
             finish = shape.finish
             return fetched if finish is None else finish(fetched)
-        call = Call(verb, known.statement, params, shape).told_as(told)  # type: ignore[arg-type]  # a text's is there
+        call = Call(verb, known.executed(statement), params, shape, given).told_as(told)
         call.prepared = known
         call.started = time.monotonic() - (perf_counter() - now)
         call.attempts = 1
@@ -99,14 +117,20 @@ class Statements(ReadingStatements, CoreVerbs):
 
     async def run_awaited(self, verb: str, statement: Any, params: Any, shape: Shape) -> Any:
         """Return the same as :meth:`run`, for a task; only what has to be bridged runs in a greenlet."""
-        known = self.road.texts.kept.get(statement) if type(statement) is str else None
-        if known is None or not self._is_at_once(known, params):
+        known: Prepared | None = None
+        if type(statement) is str:
+            known = self.road.texts.kept.get(statement)
+        elif type(statement) in KNOWN_KINDS:
+            known = self.road.seen(ref(statement))
+        given = None if known is None else self._given_at_once(known, params)
+        if known is None or given is None:
             call = self.prepare(verb, statement, params, shape)
             return await self._carry_out_awaited(call, self._awaited_shot(call))
         self.check_world()
         now = perf_counter()
+        told = told_of((next_call_id(), None, given.tags)) if given.tags else None
         try:
-            fetched = await shoot_awaited(self.road, known, params, shape, now)
+            fetched = await shoot_awaited(self.road, known, statement, params, shape, told, now)
         except PrefiqDbError as error:
             first = error
         else:
@@ -123,27 +147,42 @@ class Statements(ReadingStatements, CoreVerbs):
             self.instance.retry_budget.successes += 1
             finish = shape.finish
             return fetched if finish is None else finish(fetched)
-        call = Call(verb, known.statement, params, shape)  # type: ignore[arg-type]  # a text's is there
+        call = Call(verb, known.executed(statement), params, shape, given).told_as(told)
         call.prepared = known
         call.started = time.monotonic() - (perf_counter() - now)
         call.attempts = 1
         return await spawn(self._carry_out, call, self._judged(first, call))
 
-    def _is_at_once(self, known: Prepared, params: Any) -> bool:
-        """Return whether a known text can be sent at once, in the async world; the conditions are those of run()."""
+    def _given_at_once(self, known: Prepared, params: Any) -> Overrides | None:
+        """Return the overrides in force if what is *known* can be sent at once, in the async world; else ``None``.
+
+        The conditions are those of :meth:`run`.
+        """
         if (
             not known.is_plain
             or not self.instance.is_usual
             or self.instance.closed
-            or self.view is not NO_OVERRIDES
-            or scopes_here() is not NO_SCOPES
             or transactions_here() is not NO_TRANSACTIONS
             or open_request() is not None
         ):
-            return False
-        if type(params) is dict:
-            return bool(params.keys() == known.keys and known.taken.issuperset(map(type, params.values())))
-        return params is None and not known.keys
+            return None
+        given = self.view if scopes_here() is NO_SCOPES else self.overrides()
+        if given is not NO_OVERRIDES and self._changes_sending(given):
+            return None
+        fits = params.keys() == known.asked if type(params) is dict else params is None and not known.asked
+        return given if fits else None
+
+    def _changes_sending(self, given: Overrides) -> bool:
+        """Return whether *given* change more than what is told of a call, and what becomes of it after a failure."""
+        return not (
+            given.timeout is None
+            and given.read_only is None
+            and given.schema is None
+            and given.database is None
+            and given.replica is None
+            and given.after is None
+            and (not given.tags or self.road.dialect.commenter is None)
+        )
 
     def _awaited_shot(self, call: Call) -> AwaitedShot | None:
         """Return the shot that carries out *call* in a coroutine; ``None``: it has to be bridged."""

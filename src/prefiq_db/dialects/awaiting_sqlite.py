@@ -39,9 +39,6 @@ class AwaitingSqlite(AwaitingDialect):
         connection.start_clock()
         return True
 
-    def is_plain(self, compiled: Any) -> bool:
-        return not getattr(compiled, "decimal_columns", None)
-
     def settle(self, dbapi_connection: Any, error: Exception) -> Exception:
         connection: SqliteConnection = self._sqlite(dbapi_connection)
         if connection.timed_out:  # the error is judged; the next one may be about something else

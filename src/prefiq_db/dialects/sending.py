@@ -39,6 +39,10 @@ class StatementDialect(TransactionDialect):
         """
         return False
 
+    def has_checked(self, dbapi_connection: Any, columns: frozenset[tuple[str, str]]) -> bool:
+        """Return whether the *columns* of exact decimals that a statement names were looked at on this connection."""
+        return True
+
     def execute_alone(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
         """Send a plain statement on a connection that is ready."""
         cursor.execute(statement, parameters)

@@ -247,6 +247,9 @@ class _Sqlite(SqliteBulk, DecimalSqlite, PrefiqDialect):
         # Ending the transaction would release the lock.
         self._sqlite(connection.connection.dbapi_connection).changes_before = _UNCOUNTED
 
+    def has_checked(self, dbapi_connection: Any, columns: frozenset[tuple[str, str]]) -> bool:
+        return self._sqlite(dbapi_connection).decimal_columns.issuperset(columns)
+
     def _check_decimals(self, columns: Any, context: Any, connection: SqliteConnection) -> None:
         """Refuse a statement on a decimal column that still holds texts; check once per connection and column."""
         raw = context.root_connection._dbapi_connection.dbapi_connection
@@ -333,9 +336,6 @@ class PrefiqSqlite(_Sqlite, SQLiteDialect_pysqlite):
     def in_transaction(self, dbapi_connection: Any) -> bool:
         # Runs several times per statement, so it calls no helper.
         return dbapi_connection.in_transaction  # type: ignore[no-any-return]  # bool() would be a call more
-
-    def is_plain(self, compiled: Any) -> bool:
-        return not getattr(compiled, "decimal_columns", None)
 
     def is_ready(self, dbapi_connection: Any, state: SessionState, now: float) -> bool:
         limits, connection = self.limits, dbapi_connection

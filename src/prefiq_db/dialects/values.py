@@ -15,7 +15,7 @@ import math
 import numbers
 import re
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Final, NoReturn
@@ -208,6 +208,15 @@ class Values:
         object.__setattr__(self, "taken", PLAIN | always)
         object.__setattr__(self, "taken_or_float", self.taken | {float})
 
+    def takes(self, row: Collection[Any]) -> bool:
+        """Return whether the driver takes each value of *row* as it is."""
+        # Rows of floats are common; NaN and infinity are rare.
+        return self.taken.issuperset(map(type, row)) or (
+            self.floats is not None
+            and self.taken_or_float.issuperset(map(type, row))
+            and all(map(self.floats, [value for value in row if type(value) is float]))
+        )
+
     def one(self, parameters: Any, statement: str, context: Any, knows: Callable[[Any, type], bool]) -> Any:
         """Return one row of *parameters* in the form that the driver takes.
 
@@ -215,14 +224,7 @@ class Values:
             UsageError: for a value that can't be passed; it names the bind and the type, never the value.
         """
         row = parameters.values() if isinstance(parameters, dict) else parameters
-        if not row or self.taken.issuperset(map(type, row)):
-            return parameters
-        # Rows of floats are common; NaN and infinity are rare.
-        if (
-            self.floats is not None
-            and self.taken_or_float.issuperset(map(type, row))
-            and all(map(self.floats, [value for value in row if type(value) is float]))
-        ):
+        if not row or self.takes(row):
             return parameters
         return _Row(self, statement, context, knows, len(row)).converted(parameters)
 

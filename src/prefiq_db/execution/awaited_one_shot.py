@@ -13,7 +13,7 @@ from typing import Any, Final
 from sqlalchemy import Row
 
 from prefiq_db.bridge import end_after
-from prefiq_db.call import Reads, Shape
+from prefiq_db.call import Reads, Shape, Told
 from prefiq_db.dialects.awaiting import Reply
 from prefiq_db.execution.direct import DirectRoad
 from prefiq_db.execution.one_shot import LEAVING, READING, SENDING, TAKING, Flight
@@ -43,7 +43,9 @@ class Unusual:
 _UNUSUAL: Final = Unusual()
 
 
-async def shoot_awaited(road: DirectRoad, prepared: Prepared, params: Any, shape: Shape, now: float) -> Any:
+async def shoot_awaited(
+    road: DirectRoad, prepared: Prepared, statement: Any, params: Any, shape: Shape, told: Told | None, now: float
+) -> Any:
     """Return what *shape* reads of a statement, or an :class:`Unusual`; arguments and errors as of ``shoot()``."""
     audience = road._audience
     if audience.is_there() or road.steps_aside:
@@ -57,6 +59,10 @@ async def shoot_awaited(road: DirectRoad, prepared: Prepared, params: Any, shape
         or DEBUG not in LEVELS
         or LEVELS[DEBUG]
     ):
+        return _UNUSUAL
+    compiled, taken = prepared.compiled(), prepared.taken  # kept here: SQLAlchemy may drop it at any time
+    is_taken = prepared.keys is not None and (not params or taken.issuperset(map(type, params.values())))
+    if compiled is None or not (is_taken or prepared.is_read_alike(params)):
         return _UNUSUAL
     pool = lane.pool
     record: Any = None
@@ -91,6 +97,7 @@ async def shoot_awaited(road: DirectRoad, prepared: Prepared, params: Any, shape
                 or pool._invalidate_time > record.starttime
                 or record._soft_invalidate_time > record.starttime
                 or not dialect.is_ready(raw, state, now)
+                or (prepared.decimals is not None and not dialect.has_checked(raw, prepared.decimals))
             ):
                 return Unusual(record, now - waited)
             checkout, note = state.checkout, state.statement
@@ -99,16 +106,22 @@ async def shoot_awaited(road: DirectRoad, prepared: Prepared, params: Any, shape
             checkout.worker = lane.worker()
             checkout.one_shot = True
             lane.waits.append(waited)
-            known = prepared.noted
-            if known is None:
-                prepared.noted = known = observer.look_up(prepared.sql, prepared.compiled())
-            note.summary = known.summary
             step = SENDING
             order = prepared.order
-            if order is None:
+            if not is_taken:
+                parameters = prepared.bound(params)
+                values = parameters.values() if order is None else parameters
+                if not dialect.values.takes(values):
+                    shot = road.shot_of(Flight(prepared, statement, params, shape, told, record, reply, parameters))
+                    parameters = dialect.values.one(parameters, prepared.sql, shot, dialect.knows)
+            elif order is None:
                 parameters = {} if params is None else dict(params)
             else:
                 parameters = tuple(map(params.__getitem__, order)) if order else ()
+            known = prepared.noted
+            if known is None:
+                prepared.noted = known = observer.look_up(prepared.sql, compiled)
+            note.call, note.summary = told, known.summary
             note.sent_at = sent_at = perf_counter()
             try:
                 reply = await dialect.execute_awaited(raw, prepared.sql, parameters)
@@ -132,7 +145,7 @@ async def shoot_awaited(road: DirectRoad, prepared: Prepared, params: Any, shape
                 or found is None
                 or (found.columns is not None and found.columns != columns)
             ):
-                flight = Flight(prepared, params, shape, None, record, reply, parameters)
+                flight = Flight(prepared, statement, params, shape, told, record, reply, parameters)
                 fetched = road.shot_of(flight).read(columns)
             else:
                 metadata, processors, places = found.metadata, found.processors, found.key_to_index
@@ -169,7 +182,7 @@ async def shoot_awaited(road: DirectRoad, prepared: Prepared, params: Any, shape
         held = record if is_ours else None
         if record is not None and not is_ours:
             await end_after(failure, pool.tidy)  # it is back, and those who wait were perhaps not told
-        flight = Flight(prepared, params, shape, None, held, reply, parameters)
+        flight = Flight(prepared, statement, params, shape, told, held, reply, parameters)
         return await end_after(failure, road.fly, road.broken_shot(flight, step, failure))
     except BaseException as error:
         if record is not None and record.returns == returns and record.place is not None:

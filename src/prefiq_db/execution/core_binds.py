@@ -9,6 +9,7 @@ from weakref import WeakKeyDictionary
 from sqlalchemy import Executable, Insert, Update
 from sqlalchemy.sql import visitors
 from sqlalchemy.sql.elements import BindParameter, ClauseElement
+from sqlalchemy.sql.selectable import CompoundSelect, Select
 
 from prefiq_db.errors import UsageError
 
@@ -40,6 +41,10 @@ def _names(statement: Any) -> frozenset[str]:
 
 
 def _found(statement: Any) -> frozenset[str]:
+    if type(statement) in (Select, CompoundSelect):
+        key = statement._generate_cache_key()
+        if key is not None:  # SQLAlchemy needs it anyhow, and to look for the binds once more costs as much again
+            return frozenset(bind.key for bind in key.bindparams)
     names = {each.key for each in visitors.iterate(statement) if isinstance(each, BindParameter)}
     if isinstance(statement, (Insert, Update)):
         names.update(getattr(statement.table, "c", {}).keys())

@@ -44,6 +44,7 @@ class DirectRoad(ShortRoad):
     def __init__(self, engine: Any, database: str, *, masked: bool = True) -> None:
         super().__init__(engine, database, masked=masked)
         self._constructs: WeakKeyDictionary[Any, Prepared | None] = WeakKeyDictionary()
+        self.seen = self._constructs.data.get  # type: ignore[attr-defined]  # get() of its own costs as much as a call
 
     def new_shot(self, call: Call) -> Shot:
         if call.begun is not None:
@@ -461,8 +462,10 @@ class BrokenShot(DirectShot):
             raise failure
         except BaseException as error:
             if self.step == SENDING:
-                about = (self.parameters[0], self.cursor, self) if self.cursor is not None else (None, None, None)
-                self._handle_dbapi_exception(error, self.prepared.sql, *about)
+                parameters, cursor = self.parameters[0], self.cursor
+                if parameters is None or cursor is None:
+                    self._handle_dbapi_exception(error, self.prepared.sql, [self.call.params], None, None)
+                self._handle_dbapi_exception(error, self.prepared.sql, parameters, cursor, self)
             if self.step == READING:
                 self._handle_dbapi_exception(error, None, None, self.cursor, self)
             raise
@@ -486,8 +489,7 @@ class BrokenShot(DirectShot):
 def _of_the_short_way(kind: type[S], road: StandardRoad, flight: Flight) -> S:
     """Return a shot of *kind* that has come as far as *flight*."""
     prepared, record = flight.prepared, flight.record
-    statement: Any = prepared.statement
-    call = Call("statement", statement, flight.params, flight.shape).told_as(flight.told)
+    call = Call("statement", prepared.executed(flight.statement), flight.params, flight.shape).told_as(flight.told)
     shot = kind(road, call, prepared, prepared.compiled())
     shot.cursor, shot.parameters = flight.cursor, [flight.parameters]
     if record is not None:

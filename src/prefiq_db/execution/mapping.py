@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from typing import Any, get_origin
 
 import pydantic
@@ -26,7 +26,7 @@ def mapper(into: Into) -> Callable[[Row[Any]], Any]:
     """
     cls = get_origin(into) or into
     if cls is dict:
-        return lambda row: _columns(row, "dict")
+        return _reader("dict")
     if isinstance(cls, type) and dataclasses.is_dataclass(cls):
         return _dataclass_mapper(cls)
     if isinstance(cls, type) and issubclass(cls, pydantic.BaseModel):
@@ -36,13 +36,27 @@ def mapper(into: Into) -> Callable[[Row[Any]], Any]:
     return into
 
 
-def _columns(row: Row[Any], name: str) -> dict[str, Any]:
-    """Return *row* as a dict by column; raise if two columns have the same name, since one would be lost."""
-    columns = dict(row._mapping)
-    if len(columns) != len(row):
-        twice = sorted(each for each, count in Counter(row._fields).items() if count > 1)
-        raise MappingError(f"into={name}: more than one column is called {', '.join(twice)}; give them names with AS")
-    return columns
+def _reader(name: str, check: Callable[[Set[str]], None] | None = None) -> Callable[[Row[Any]], dict[str, Any]]:
+    """Return a function from row to dict by column; it looks at the columns of a result once, and *checks* their names.
+
+    It raises if two columns have the same name, since one would be lost.
+    """
+    seen: tuple[Any, tuple[str, ...]] = (None, ())  # one object: another thread may read rows of another result
+
+    def read(row: Row[Any]) -> dict[str, Any]:
+        nonlocal seen
+        keys, names = seen
+        if row._parent._keys is not keys:
+            names = row._fields
+            if len(set(names)) != len(row):
+                twice = ", ".join(sorted(each for each, count in Counter(names).items() if count > 1))
+                raise MappingError(f"into={name}: more than one column is called {twice}; give them names with AS")
+            if check is not None:
+                check(set(names))
+            seen = (row._parent._keys, names)
+        return dict(zip(names, row, strict=True))
+
+    return read
 
 
 def _dataclass_mapper(cls: type) -> Callable[[Row[Any]], Any]:
@@ -54,16 +68,15 @@ def _dataclass_mapper(cls: type) -> Callable[[Row[Any]], Any]:
         if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
     }
 
-    def build(row: Row[Any]) -> Any:
-        columns = _columns(row, cls.__name__)
-        if columns.keys() - names or required - columns.keys():
-            raise MappingError(_mismatch(cls, columns.keys() - names, required - columns.keys()))
-        return cls(**columns)
+    def check(columns: Set[str]) -> None:
+        if columns - names or required - columns:
+            raise MappingError(_mismatch(cls, columns - names, required - columns))
 
-    return build
+    read = _reader(cls.__name__, check)
+    return lambda row: cls(**read(row))
 
 
-def _mismatch(cls: type, unexpected: set[str], missing: set[str]) -> str:
+def _mismatch(cls: type, unexpected: Set[str], missing: Set[str]) -> str:
     parts = [f"into={cls.__name__}: the columns and the fields differ"]
     if missing:
         parts.append(f"no column for {', '.join(sorted(missing))}")
@@ -80,8 +93,10 @@ def _place(loc: tuple[int | str, ...], model: str) -> str:
 
 
 def _model_mapper(cls: type[pydantic.BaseModel]) -> Callable[[Row[Any]], Any]:
+    read = _reader(cls.__name__)
+
     def build(row: Row[Any]) -> Any:
-        columns = _columns(row, cls.__name__)
+        columns = read(row)
         try:
             return cls.model_validate(columns)
         except pydantic.ValidationError as error:

@@ -1,13 +1,14 @@
 """One statement outside a transaction, from the pool to the driver and back: the short way, in one function.
 
-It is for the usual case, in which nothing is left to decide: the text is known, its values need no conversion, a fit
-connection is idle, nobody else listens. What isn't usual before the statement is sent is left to the other roads, as if
-nothing had happened; what fails after that is ended by a shot of the direct road, which knows how.
+It is for the usual case, in which nothing is left to decide: the statement is known, a fit connection is idle, nobody
+else listens. What isn't usual before the statement is sent is left to the other roads, as if nothing had happened; what
+fails after that is ended by a shot of the direct road, which knows how.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from logging import DEBUG, INFO
 from time import perf_counter
 from typing import Any, Final, NamedTuple
@@ -35,13 +36,15 @@ class Flight(NamedTuple):
     """A statement on the short way, for the roads that go on from there.
 
     Attributes:
-        told: what events tell of the call; ``None`` while nobody listens to those of statements.
+        statement: the text or the construct that the verb was given.
+        told: what events and reports tell of the call; ``None`` without tags, while nobody listens to events.
         record: its connection's place in the pool; ``None``: it has none any more.
         cursor: the driver's, or what a task has of the reply.
-        parameters: *params* as the driver got them.
+        parameters: *params* as the driver got them; ``None``: they aren't bound yet.
     """
 
     prepared: Prepared
+    statement: Any
     params: Any
     shape: Shape
     told: Told | None
@@ -51,14 +54,16 @@ class Flight(NamedTuple):
 
 
 class ShortRoad(StandardRoad):
-    """The standard road, with the short way for texts that are known.
+    """The standard road, with the short way for texts and constructs that are known.
 
     Attributes:
         steps_aside: every statement takes the standard road; for tests that compare the roads.
         texts: what is known of a text, by the text that a verb was given.
+        seen: returns what is known of a construct, by a weak reference to it.
     """
 
     steps_aside = False
+    seen: Callable[[Any], Prepared | None]
 
     def __init__(self, engine: Engine, database: str, *, masked: bool = True) -> None:
         super().__init__(engine, database, masked=masked)
@@ -66,12 +71,15 @@ class ShortRoad(StandardRoad):
         self.steps_aside = type(self).steps_aside  # found faster here
         self._audience = Audience(engine)
 
-    def shoot(self, prepared: Prepared, params: Any, shape: Shape, told: Told | None, now: float) -> Any:
+    def shoot(
+        self, prepared: Prepared, statement: Any, params: Any, shape: Shape, told: Told | None, now: float
+    ) -> Any:
         """Return what *shape* reads of a statement, or ``UNUSUAL`` if nothing was sent.
 
         Args:
-            prepared: may stand alone, and *params* fit it.
-            told: what events tell of the call; ``None`` while nobody listens to those of statements.
+            prepared: is plain, and *params* have exactly what it asks for.
+            statement: the text or the construct that the verb was given.
+            told: what events and reports tell of the call; ``None`` without tags, while nobody listens to events.
             now: when the call began, on the clock of ``perf_counter``.
 
         Raises:
@@ -82,6 +90,10 @@ class ShortRoad(StandardRoad):
             return UNUSUAL
         lane, dialect, observer = audience.lane, audience.dialect, audience.observer
         if lane is None or audience.watcher.wants_checkouts:
+            return UNUSUAL
+        compiled, taken = prepared.compiled(), prepared.taken  # kept here: SQLAlchemy may drop it at any time
+        is_taken = prepared.keys is not None and (not params or taken.issuperset(map(type, params.values())))
+        if compiled is None or not (is_taken or prepared.is_read_alike(params)):
             return UNUSUAL
         pool = lane.pool
         record: Any = None
@@ -108,6 +120,7 @@ class ShortRoad(StandardRoad):
                     or pool._invalidate_time > record.starttime
                     or record._soft_invalidate_time > record.starttime
                     or not dialect.is_ready(raw, state, now)
+                    or (prepared.decimals is not None and not dialect.has_checked(raw, prepared.decimals))
                 ):
                     pool.put_back(record)
                     return UNUSUAL
@@ -117,17 +130,26 @@ class ShortRoad(StandardRoad):
                 checkout.worker = worker()
                 checkout.one_shot = True
                 lane.waits.append(0.0)
-                known = prepared.noted
-                if known is None:
-                    prepared.noted = known = observer.look_up(prepared.sql, prepared.compiled())
-                note.summary = known.summary
                 step = SENDING
                 order = prepared.order
-                if order is None:
+                if not is_taken:
+                    parameters = prepared.bound(params)
+                elif order is None:
                     parameters = {} if params is None else dict(params)
                 else:
                     parameters = tuple(map(params.__getitem__, order)) if order else ()
                 cursor = raw.cursor()
+                if not is_taken:
+                    values = parameters.values() if order is None else parameters
+                    if not dialect.values.takes(values):
+                        shot = self.shot_of(
+                            Flight(prepared, statement, params, shape, told, record, cursor, parameters)
+                        )
+                        parameters = dialect.values.one(parameters, prepared.sql, shot, dialect.knows)
+                known = prepared.noted
+                if known is None:
+                    prepared.noted = known = observer.look_up(prepared.sql, compiled)
+                note.call, note.summary = told, known.summary
                 if not observer.acts_before and DEBUG in LEVELS and not LEVELS[DEBUG]:
                     note.sent_at = sent_at = perf_counter()
                     dialect.execute_alone(cursor, prepared.sql, parameters)
@@ -141,9 +163,10 @@ class ShortRoad(StandardRoad):
                     if duration >= lane.slow_seconds or len(durations) >= FOLD_AT:
                         observer.note_more(known, duration, rows, state)
                     if observer.tells_finished:
-                        observer.tell_finished(known, prepared.named(params), duration, rows, told)
+                        values = params if is_taken and (not params or len(params) == 1) else prepared.named(params)
+                        observer.tell_finished(known, values, duration, rows, told)
                 else:
-                    shot = self.shot_of(Flight(prepared, params, shape, told, record, cursor, parameters))
+                    shot = self.shot_of(Flight(prepared, statement, params, shape, told, record, cursor, parameters))
                     observer.observe(dialect.execute_alone, cursor, prepared.sql, parameters, shot, 1, state)
                 columns, found = dialect.columns_of(cursor), prepared.format
                 step = READING
@@ -154,7 +177,7 @@ class ShortRoad(StandardRoad):
                     or found is None
                     or (found.columns is not None and found.columns != columns)
                 ):
-                    flight = Flight(prepared, params, shape, told, record, cursor, parameters)
+                    flight = Flight(prepared, statement, params, shape, told, record, cursor, parameters)
                     fetched = self.shot_of(flight).read(columns)
                 else:
                     metadata, processors, places = found.metadata, found.processors, found.key_to_index
@@ -193,7 +216,7 @@ class ShortRoad(StandardRoad):
             if not is_ours:
                 pool.tidy()  # it is back, and those who wait were perhaps not told
             held = record if is_ours else None
-            flight = Flight(prepared, params, shape, told, held, cursor, parameters)
+            flight = Flight(prepared, statement, params, shape, told, held, cursor, parameters)
             return self.fly(self.broken_shot(flight, step, failure))
         except BaseException:
             if record is not None and record.returns == returns and record.place is not None:

@@ -6,8 +6,12 @@ compiled statement alone (defaults that it makes itself, lists, sequences, many 
 
 from __future__ import annotations
 
+import datetime as dt
+import uuid
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
+from operator import is_
 from typing import Any, Final
 
 from sqlalchemy import Executable, TextClause
@@ -16,13 +20,17 @@ from sqlalchemy.engine import CursorResult
 from sqlalchemy.sql.compiler import WARN_LINTING, SQLCompiler
 from sqlalchemy.sql.selectable import CompoundSelect, Select, TextualSelect
 
-from prefiq_db.execution.statement_facts import facts_of_text
+from prefiq_db.execution.in_places import places_of
+from prefiq_db.execution.statement_facts import facts_of, facts_of_text
 
-#: the kinds of statements whose execution is known to need nothing but the compiled statement
-_KNOWN_KINDS: Final = frozenset({TextClause, TextualSelect, Select, CompoundSelect})
+#: the kinds of constructs whose execution is known to need nothing but the compiled statement
+KNOWN_KINDS: Final = frozenset({TextClause, TextualSelect, Select, CompoundSelect})
 
-_UNSET: Final = object()
 _SCALARS: Final = frozenset({str, int, float, bool, bytes, type(None)})
+#: Types of which a text's values are none that it reads differently for, as for a list.
+_SINGLE: Final = _SCALARS | {
+    Decimal, dt.date, dt.datetime, dt.time, dt.timedelta, uuid.UUID, bytearray, memoryview,
+}  # fmt: skip
 _NOTHING: Final[Mapping[str, Any]] = {}
 
 
@@ -34,7 +42,10 @@ class Prepared:
         compiled: returns SQLAlchemy's compiled statement; ``None`` once SQLAlchemy has dropped it.
         keys: the names that the binds take, if all of them need a value and no conversion; else ``None``.
         stands_alone: it may be sent outside a transaction.
-        is_plain: it may take the short way, with values of the types in *taken*.
+        is_plain: it may take the short way, with exactly the values in *asked*.
+        asked: the names of the values that a caller has to give.
+        single: the types that a text's values have to have there; ``None``: any.
+        decimals: the columns of exact decimals that are to be looked at first; ``None``: it names none.
         taken: the types whose values the driver takes unchanged.
         order: the names of the binds, where the driver takes them by their places; else ``None``.
         noted: what the observer knows of it; ``None`` before it is first sent on the short way.
@@ -44,51 +55,85 @@ class Prepared:
 
     __slots__ = (
         "_binds",
+        "_columns",
         "_converts",
-        "_required",
+        "_kept",
         "_sequence",
+        "asked",
         "compiled",
+        "decimals",
         "format",
         "is_plain",
         "keys",
         "noted",
         "order",
+        "single",
         "sql",
         "stands_alone",
         "statement",
         "taken",
     )
 
-    def __init__(self, compiled: Any, defaults: Mapping[str, Any], dialect: Any, *, weak: bool) -> None:
-        self.compiled: Callable[[], Any] = weakref.ref(compiled) if weak else lambda: compiled
+    def __init__(self, statement: Any, compiled: Any, own: Mapping[str, Any], dialect: Any, *, weak: bool) -> None:
+        self.compiled: Callable[[], Any] = weakref.ref(compiled)
+        self._kept = None if weak else compiled
         self.sql: str = compiled.string
-        self.stands_alone = facts_of_text(self.sql, dialect.label).stands_alone
-        converts = compiled._bind_processors
-        self._binds = [(name, bind.key, defaults[name]) for bind, name in compiled.bind_names.items()]
-        self._required = [(name, key) for name, key, default in self._binds if default is _UNSET]
-        self._converts = [(name, converts[name]) for name, *_ in self._binds if name in converts]
+        converts, label = compiled._bind_processors, dialect.label
+        self._binds = _binds_of(compiled, own)
+        self._converts = [(name, converts[name]) for name in own if name in converts]
+        self.asked = frozenset(key for _, key, by_itself in self._binds if by_itself is None)
         self.order: tuple[str, ...] | None = tuple(compiled.positiontup) if compiled.positional else None
         self._sequence = dialect.execute_sequence_format
-        is_plain = not self._converts and all(name == key and given is _UNSET for name, key, given in self._binds)
-        self.keys: frozenset[str] | None = frozenset(compiled.bind_names.values()) if is_plain else None
-        self.is_plain = self.keys is not None and self.stands_alone and dialect.is_plain(compiled)
+        is_plain = not self._converts and all(name == key and given is None for name, key, given in self._binds)
+        self.keys: frozenset[str] | None = self.asked if is_plain else None
+        facts = facts_of_text(self.sql, label)
+        self.stands_alone = facts.stands_alone and facts_of(statement, label).stands_alone
+        text: Any = statement.element if type(statement) is TextualSelect else statement
+        is_text = isinstance(text, TextClause)
+        self.single = _SINGLE if is_text else None
+        asks_list = is_text and any(place.bare for places in places_of(text.text, label).values() for place in places)
+        self.is_plain = self.stands_alone and not asks_list and dialect.is_plain(compiled)
+        self.decimals: frozenset[tuple[str, str]] | None = getattr(compiled, "decimal_columns", None) or None
         self.taken: frozenset[type] = dialect.values.taken
         self.noted: Any = None
         self.statement: TextClause | None = None
         self.format: RowFormat | None = None
+        self._columns = _columns_of(statement)
+
+    def for_another(self, statement: Any, compiled: Any, own: Mapping[str, Any]) -> Prepared:
+        """Return what is known of *statement*, which SQLAlchemy compiles alike: other values, perhaps other columns."""
+        made = Prepared.__new__(Prepared)
+        for name in Prepared.__slots__:
+            setattr(made, name, getattr(self, name))
+        made._binds, made._columns = _binds_of(compiled, own), _columns_of(statement)
+        if (
+            not made._columns
+            or len(made._columns) != len(self._columns)
+            or not all(map(is_, made._columns, self._columns))
+        ):
+            made.format = None  # its rows know columns by other objects
+        return made
+
+    def executed(self, given: Any) -> Any:
+        """Return what SQLAlchemy executes where a verb was *given* a text or a construct."""
+        return given if self.statement is None else self.statement
 
     def takes(self, params: Mapping[str, Any] | None) -> bool:
         """Return whether *params* has every value that the statement needs."""
         given = _NOTHING if params is None else params
         if self.keys is not None:
             return given.keys() == self.keys
-        return all(key in given or name in given for name, key in self._required)
+        return all(key in given or name in given for name, key, by_itself in self._binds if by_itself is None)
 
     def fits(self, params: Any) -> bool:
         """Return whether *params* are exactly what a text needs, and simple enough that no more is to be checked."""
         if params is None:
             return not self.keys and self.keys is not None
         return type(params) is dict and params.keys() == self.keys and _SCALARS.issuperset(map(type, params.values()))
+
+    def is_read_alike(self, params: Any) -> bool:
+        """Return whether values like *params* can't make another statement of a text, as a list does."""
+        return self.single is None or not params or self.single.issuperset(map(type, params.values()))
 
     def bound(self, params: Mapping[str, Any] | None) -> Any:
         """Return *params* as the driver takes them."""
@@ -100,9 +145,14 @@ class Prepared:
             values[name] = convert(values[name])
         return values if self.order is None else self._sequence([values[name] for name in self.order])
 
-    def named(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the value of each bind before any conversion."""
-        return {name: params[key] if key in params else params.get(name, default) for name, key, default in self._binds}
+    def named(self, params: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Return the value of each bind before any conversion; its own may have been changed in the construct."""
+        if not params:
+            return {name: own.value for name, _, own in self._binds}
+        return {
+            name: params[key] if key in params else params[name] if own is None else params.get(name, own.value)
+            for name, key, own in self._binds
+        }
 
     def format_of(self, columns: Any, description: Any, statement: Executable, dialect: Any) -> RowFormat:
         """Return how rows with these *columns* become SQLAlchemy's: as last time, or found out anew.
@@ -162,7 +212,7 @@ def prepare(statement: Executable, params: Mapping[str, Any] | None, engine: Any
         weak: it is kept with the statement itself, so it must not hold it.
     """
     made: Any = statement
-    if type(statement) not in _KNOWN_KINDS or made._execution_options or made._propagate_attrs:
+    if type(statement) not in KNOWN_KINDS or made._execution_options or made._propagate_attrs:
         return None
     dialect = engine.dialect
     try:
@@ -176,8 +226,29 @@ def prepare(statement: Executable, params: Mapping[str, Any] | None, engine: Any
         return None
     if collected or not _is_complete(compiled):
         return None
-    defaults = _defaults(compiled, extracted)
-    return None if defaults is None else Prepared(compiled, defaults, dialect, weak=weak)
+    own = _own_values(compiled, extracted)
+    if own is None:
+        return None
+    alike = _alike.get(compiled) if weak else None
+    known = (
+        Prepared(made, compiled, own, dialect, weak=weak) if alike is None else alike.for_another(made, compiled, own)
+    )
+    if weak and (alike is None or alike.format is None):
+        _alike[compiled] = known
+    return known
+
+
+#: what is known of a construct, by what SQLAlchemy compiles it and all constructs like it to
+_alike: Final[weakref.WeakKeyDictionary[Any, Prepared]] = weakref.WeakKeyDictionary()
+
+
+def _binds_of(compiled: Any, own: Mapping[str, Any]) -> list[tuple[str, str, Any]]:
+    return list(dict.fromkeys((name, bind.key, own[name]) for bind, name in compiled.bind_names.items()))
+
+
+def _columns_of(statement: Any) -> tuple[Any, ...]:
+    """Return the objects that a SELECT's rows know its columns by, or those that have them."""
+    return tuple(statement._raw_columns) if type(statement) is Select else ()
 
 
 def _is_complete(compiled: Any) -> bool:
@@ -197,17 +268,23 @@ def _is_complete(compiled: Any) -> bool:
     )
 
 
-def _defaults(compiled: Any, extracted: Sequence[Any] | None) -> dict[str, Any] | None:
-    """Return the value that each bind has by itself, as in ``column == 7``; ``None`` if a function makes one."""
+def _own_values(compiled: Any, extracted: Sequence[Any] | None) -> dict[str, Any] | None:
+    """Return what holds the value that each bind has by itself, as in ``column == 7``; ``None``: a function makes one.
+
+    SQLAlchemy compiles statements that differ by such values once, so they are looked for in the statement itself.
+    """
     given = {}
     if extracted:
         own = compiled._cache_key_bind_match[0]
         given = {
             bind: each for first, each in zip(compiled.cache_key[1], extracted, strict=True) for bind in own[first]
         }
-    defaults = {}
+    found: dict[str, Any] = {}
     for bind, name in compiled.bind_names.items():
         if bind.callable is not None:
             return None
-        defaults[name] = _UNSET if bind.required else given.get(bind, bind).value
-    return defaults
+        if bind.required:
+            found[name] = None
+        else:  # where binds share a name, one that needs a value decides
+            found.setdefault(name, given.get(bind, bind))
+    return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from typing import Any, Final
 
 from sqlalchemy import CursorResult, Insert, TextClause, UpdateBase
@@ -17,12 +18,30 @@ from prefiq_db.reports import ExecuteResult
 
 def all_rows(into: Into) -> Shape:
     """Every row, each converted by *into*, as a list; empty for a statement that returns no rows."""
-    make = mapper(into)
-    return Shape(_fetch_all, lambda rows: [make(row) for row in rows], make is into, Reads.EVERY_ROW)
+    return _of_class(_all_rows, into) if _is_class(into) else _all_rows(into)
 
 
 def one_row(into: Into) -> Shape:
     """The first row, converted by *into*, or ``None``."""
+    return _of_class(_one_row, into) if _is_class(into) else _one_row(into)
+
+
+def _is_class(into: Any) -> bool:
+    return isinstance(into, type) and type(into).__hash__ is type.__hash__
+
+
+@lru_cache(512)
+def _of_class(shape_of: Callable[[Into], Shape], into: Any) -> Shape:
+    """Return the shape for a class: to look at its fields costs more than a statement."""
+    return shape_of(into)
+
+
+def _all_rows(into: Into) -> Shape:
+    make = mapper(into)
+    return Shape(_fetch_all, lambda rows: [make(row) for row in rows], make is into, Reads.EVERY_ROW)
+
+
+def _one_row(into: Into) -> Shape:
     make = mapper(into)
     return Shape(_fetch_first, lambda row: None if row is None else make(row), make is into, Reads.FIRST_ROW)
 

@@ -308,7 +308,7 @@ class StatementObserver:
         return draft
 
     def tell_finished(
-        self, known: _Known, values: Mapping[str, Any], duration: float, rows: int, told: Told | None
+        self, known: _Known, values: Mapping[str, Any] | None, duration: float, rows: int, told: Told | None
     ) -> None:
         """Notify listeners of a statement on the short way, which *told* is about."""
         description = known.description
@@ -325,11 +325,11 @@ class StatementObserver:
         draft.tables = description.tables
         draft.fingerprint = description.fingerprint
         draft.batch_size, draft.wait_seconds, draft.retry_number, draft.transaction_id = 1, 0.0, 0, None
-        draft.tags, draft.node = NO_TAGS, ""  # what may go to a replica takes another way
+        draft.node = ""  # what may go to a replica takes another way
         if told is None:
-            draft.call_id, draft._origin = None, application_line()
+            draft.call_id, draft._origin, draft.tags = None, application_line(), NO_TAGS
         else:
-            draft.call_id, line = told
+            draft.call_id, line, draft.tags = told
             draft._origin = line or application_line()
         draft.duration_seconds = duration
         draft.rows = rows

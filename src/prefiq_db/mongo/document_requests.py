@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, get_origin
+from typing import Any, Final, Self, get_origin
 
 import pydantic
 from bson import ObjectId
@@ -298,14 +298,25 @@ def _upsert_step(row: Mapping[str, Any], keys: Sequence[str], changed: Sequence[
 class _AsRow:
     """A document as :func:`~prefiq_db.execution.mapping.mapper` takes a row."""
 
-    __slots__ = ("_fields", "_mapping")
+    __slots__ = ("_document", "_fields")
 
     def __init__(self, document: Mapping[str, Any]) -> None:
-        self._mapping = document
+        self._document = document
         self._fields = tuple(document)
 
+    @property
+    def _parent(self) -> Self:
+        return self
+
+    @property
+    def _keys(self) -> object:
+        return self._fields  # no two documents share what is known of their names
+
     def __len__(self) -> int:
-        return len(self._mapping)
+        return len(self._fields)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._document.values())
 
 
 def maker(into: Into) -> Callable[[Document], Any]:

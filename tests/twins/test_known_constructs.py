@@ -1,0 +1,271 @@
+"""A construct that is known takes the short way, with its own values as they are now, and is kept alive by nobody."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import weakref
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from decimal import Decimal
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from prefiq_db.core import statements
+from prefiq_db.errors import SchemaError, UsageError
+from prefiq_db.execution import prepared
+from prefiq_db.execution.awaited_one_shot import Unusual
+from prefiq_db.execution.one_shot import UNUSUAL, ShortRoad
+from prefiq_db.types import ExactDecimal
+
+thing = sa.Table(
+    "thing",
+    sa.MetaData(),
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("day", sa.Date),
+)
+IDS = range(8)
+
+
+def _with(number: int) -> Any:
+    return sa.select(thing.c.id).where(thing.c.id == number)
+
+
+def _road(db: Any) -> Any:
+    return getattr(db, "_wrapped", db)._core.road
+
+
+async def _with_things(db: Any) -> None:
+    await db.execute(sa.schema.CreateTable(thing))
+    await db.execute_many(sa.insert(thing), [{"id": number, "day": None} for number in IDS])
+
+
+@contextmanager
+def counted() -> Iterator[list[Any]]:
+    """Collect what takes the short way in either world."""
+    taken: list[Any] = []
+    shoot, shoot_awaited = ShortRoad.shoot, statements.shoot_awaited
+
+    def noted(self: Any, known: Any, statement: Any, *arguments: Any) -> Any:
+        fetched = shoot(self, known, statement, *arguments)
+        if fetched is not UNUSUAL:
+            taken.append(weakref.ref(statement) if isinstance(statement, sa.Executable) else statement)
+        return fetched
+
+    async def noted_awaited(road: Any, known: Any, statement: Any, *arguments: Any) -> Any:
+        fetched = await shoot_awaited(road, known, statement, *arguments)
+        if type(fetched) is not Unusual:
+            taken.append(weakref.ref(statement) if isinstance(statement, sa.Executable) else statement)
+        return fetched
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ShortRoad, "shoot", noted)
+        patch.setattr(statements, "shoot_awaited", noted_awaited)
+        yield taken
+
+
+# --- whose values ------------------------------------------------------------------------------------
+
+
+async def _read_by_many(db: Any) -> list[int]:
+    """Return what eight constructs read at the same time, again and again; they differ by a value alone."""
+    known = [_with(number) for number in IDS]
+    for each in known:
+        await db.fetch_value(each)
+    asked = [*IDS] * 20
+    if hasattr(db, "_wrapped"):
+        with ThreadPoolExecutor(4) as threads:
+            return list(threads.map(lambda number: db._wrapped.fetch_value(known[number]), asked))
+    return list(await asyncio.gather(*(db.fetch_value(known[number]) for number in asked)))
+
+
+async def test_constructs_that_differ_by_a_value_send_their_own(db: Any) -> None:
+    await _with_things(db)
+    with counted() as taken:
+        assert await _read_by_many(db) == [*IDS] * 20
+    assert len(taken) > 20, "hardly anything took the short way"
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+async def test_control_the_values_of_another_are_found(db: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    own_values = prepared._own_values
+    monkeypatch.setattr(prepared, "_own_values", lambda compiled, extracted: own_values(compiled, None))
+    await _with_things(db)
+    assert await _read_by_many(db) != [*IDS] * 20
+
+
+async def test_a_value_that_is_changed_in_the_construct_is_sent(db: Any) -> None:
+    """SQLAlchemy reads it each time, too."""
+    await _with_things(db)
+    bind = sa.bindparam("number", 2)
+    known = sa.select(thing.c.id).where(thing.c.id == bind)
+    with counted() as taken:
+        for _ in range(3):
+            assert await db.fetch_value(known) == 2
+        bind.value = 5
+        assert await db.fetch_value(known) == 5
+        assert await db.fetch_value(known, {"number": 6}) == 6
+        assert await db.fetch_value(known) == 5
+    assert len(taken) >= 4
+
+
+async def test_a_name_that_a_known_construct_has_no_bind_for_is_refused(db: Any) -> None:
+    await _with_things(db)
+    known = sa.select(thing.c.id).where(thing.c.id == sa.bindparam("number"))
+    for _ in range(3):
+        assert await db.fetch_value(known, {"number": 3}) == 3
+    with pytest.raises(UsageError, match="no column or bind called other"):
+        await db.fetch_value(known, {"number": 3, "other": 4})
+    with pytest.raises(UsageError):
+        await db.fetch_value(known)
+    assert await db.fetch_value(known, {"number": 4}) == 4
+
+
+async def test_a_known_text_reads_a_list_as_one(db: Any) -> None:
+    await _with_things(db)
+    for known in (
+        "select id from thing where id in (:ids) order by id",
+        sa.text("select id from thing where id in (:ids)"),
+    ):
+        for _ in range(3):
+            assert await db.fetch_all(known, {"ids": 3}) == [(3,)]
+        assert await db.fetch_all(known, {"ids": [3]}) == [(3,)]
+        assert sorted(await db.fetch_all(known, {"ids": (3, 4)})) == [(3,), (4,)]
+        assert await db.fetch_all(known, {"ids": 5}) == [(5,)]
+
+
+# --- how long ----------------------------------------------------------------------------------------
+
+
+async def test_a_construct_is_kept_alive_by_nobody(db: Any) -> None:
+    await _with_things(db)
+    await db.fetch_all(_with(0))  # SQLAlchemy keeps the first of those that it compiles alike
+    known = sa.select(thing.c.id).where(thing.c.id == 3)
+    with counted() as taken:
+        for _ in range(4):
+            assert await db.fetch_all(known) == [(3,)]
+    assert len(taken) >= 2
+    gone, road = weakref.ref(known), _road(db)
+    del known, taken
+    gc.collect()
+    assert gone() is None
+    assert all(each() is not None for each in road._constructs.data)
+
+
+async def test_a_construct_that_sqlalchemy_forgets_is_prepared_anew(db: Any) -> None:
+    await _with_things(db)
+    known, cache = _with(3), _road(db).engine._compiled_cache
+    for _ in range(3):
+        assert await db.fetch_value(known) == 3
+    before = _road(db).seen(weakref.ref(known))
+    cache.clear()
+    gc.collect()
+    assert before.compiled() is None
+    with counted() as taken:
+        assert await db.fetch_value(known) == 3
+        assert not taken
+        assert await db.fetch_value(known) == 3
+        assert len(taken) == 1
+    assert _road(db).seen(weakref.ref(known)) is not before
+
+
+async def test_a_table_that_somebody_else_changes_is_seen(make_db: Any) -> None:
+    """``select(table)`` names its columns; a text that is kept as a construct may have all of them."""
+    db, other = make_db(pool_size=1), make_db(pool_size=1)
+    await _with_things(other)
+    every, named = sa.text("select * from thing where id = 3"), sa.select(thing).where(thing.c.id == 3)
+    for _ in range(8):  # psycopg prepares at the sixth
+        assert await db.fetch_one(every) == await db.fetch_one(named) == (3, None)
+    await other.execute("alter table thing add column more integer")
+    for _ in range(8):
+        assert await db.fetch_one(every) == (3, None, None)
+        row = await db.fetch_one(named)
+        assert row == (3, None)
+        assert row._mapping[thing.c.id] == 3
+
+
+# --- exact decimals ----------------------------------------------------------------------------------
+
+
+priced = sa.Table(
+    "priced", sa.MetaData(), sa.Column("id", sa.Integer, primary_key=True), sa.Column("price", ExactDecimal(10, 2))
+)
+DEARER = sa.select((priced.c.price * 2).label("double")).where(priced.c.price > sa.bindparam("least"))
+
+
+async def test_exact_decimals_take_the_short_way_once_the_connection_has_looked_at_their_column(make_db: Any) -> None:
+    db = make_db(pool_size=1)
+    await db.execute(sa.schema.CreateTable(priced))
+    await db.execute(sa.insert(priced), {"id": 1, "price": Decimal("0.30")})
+    for _ in range(3):
+        assert await db.fetch_value(DEARER, {"least": Decimal("0.1")}) == Decimal("0.60")
+    with counted() as taken:
+        assert await db.fetch_value(DEARER, {"least": Decimal("0.2")}) == Decimal("0.60")
+        assert len(taken) == 1
+        await db.close()
+        await db.open()
+        for _ in range(3):  # of a connection that is new
+            assert await db.fetch_value(DEARER, {"least": Decimal("0.3")}) is None
+    assert len(taken) == 3
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+async def test_a_decimal_column_of_texts_is_refused_by_a_connection_that_is_new(make_db: Any) -> None:
+    db = make_db(pool_size=1)
+    await db.execute(sa.schema.CreateTable(priced))
+    for _ in range(3):
+        assert await db.fetch_all(DEARER, {"least": 0}) == []
+    await db.execute("drop table priced")
+    await db.execute("create table priced (id integer primary key, price varchar(20))")
+    await db.close()
+    await db.open()
+    for _ in range(3):
+        with pytest.raises(SchemaError, match="holds texts"):
+            await db.fetch_all(DEARER, {"least": 0})
+
+
+# --- overrides ---------------------------------------------------------------------------------------
+
+
+async def test_the_slow_log_tells_the_tags_of_a_view_and_of_a_scope(
+    make_db: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    db = make_db(slow_query_seconds=1e-7)
+    seen: dict[str, Any] = _road(db).dialect.observer.slow._last
+    with counted() as taken, caplog.at_level("WARNING", "prefiq_db.slow"):
+        for _ in range(3):
+            await db.fetch_value("select 1")
+        taken.clear()
+        caplog.clear()
+        seen.clear()
+        await db.using(tags={"route": "view"}).fetch_value("select 1")
+        seen.clear()
+        async with db.override(tags={"route": "scope"}):
+            await db.fetch_value("select 1")
+        seen.clear()
+        await db.fetch_value("select 1")
+    assert taken == ["select 1"] * 3
+    assert [getattr(record, "tags", None) for record in caplog.records] == ["route=view", "route=scope", None]
+
+
+@pytest.mark.parametrize("changed", [{"timeout": 9}, {"read_only": True}, {"schema": None, "timeout": 5}])
+async def test_overrides_that_change_what_is_sent_step_aside(db: Any, changed: dict[str, Any]) -> None:
+    for _ in range(3):
+        await db.fetch_value("select 1")
+    with counted() as taken:
+        assert await db.using(**changed).fetch_value("select 1") == 1
+    assert not taken
+
+
+async def test_tags_in_a_comment_step_aside(make_db: Any) -> None:
+    db = make_db(sql_comments=True)
+    for _ in range(3):
+        await db.fetch_value("select 1")
+    with counted() as taken:
+        assert await db.using(tags={"route": "r"}).fetch_value("select 1") == 1
+        assert not taken
+        assert await db.fetch_value("select 1") == 1
+        assert taken
