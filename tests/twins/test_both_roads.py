@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import enum
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,9 +30,11 @@ from prefiq_db.events import Listener
 from prefiq_db.execution import awaited_one_shot, one_shot
 from prefiq_db.execution.direct import DirectRoad, DirectShot, DirectStatement
 from prefiq_db.execution.one_shot import UNUSUAL, ShortRoad
+from prefiq_db.execution.pinned_shot import BrokenStatement
 from prefiq_db.execution.prepared import Prepared, RowFormat
 from prefiq_db.insight.statement_observer import StatementObserver
 from prefiq_db.pool.vetting import _VettingPool
+from prefiq_db.transaction import root
 from tests.conftest import Backend
 
 
@@ -227,7 +230,7 @@ def steps(draw: st.DrawFn) -> Step:
     )
 
 
-OUTSIDE, IN_SAVEPOINTS = "outside", "in savepoints"
+OUTSIDE, IN_SAVEPOINTS, IN_TRANSACTIONS = "outside", "in savepoints", "in transactions"
 INSIDE = ("inside", IN_SAVEPOINTS)
 
 scripts = st.lists(steps(), min_size=1, max_size=8)
@@ -346,7 +349,9 @@ async def _play(db: Any, backend: Backend, script: list[Step], *, listens: Heare
         db.hooks.add(events)
     seen: list[Any] = []
     try:
-        if where == OUTSIDE:
+        if where == IN_TRANSACTIONS:
+            seen += await _play_each(db, backend, script)
+        elif where == OUTSIDE:
             seen += [await _made(db, backend, step) for step in script for _ in range(step.times)]
         else:
             seen += await _play_inside(db, backend, script, saves=where == IN_SAVEPOINTS)
@@ -367,6 +372,24 @@ async def _play_inside(db: Any, backend: Backend, script: list[Step], *, saves: 
                     seen.append(await (_in_savepoint if saves else _made)(tx, backend, step))
     except PrefiqDbError as error:
         seen.append(_seen_of_error(error))
+    return seen
+
+
+async def _play_each(db: Any, backend: Backend, script: list[Step]) -> list[Any]:
+    """Play each step of *script* in a transaction of its own, which commits, and then in one that rolls back."""
+    seen: list[Any] = []
+    for step in script:
+        for is_kept in (True, False):
+            try:
+                async with db.transaction() as tx:
+                    seen += [await _made(tx, backend, step) for _ in range(step.times)]
+                    if not is_kept:
+                        raise _LeftError
+            except _LeftError:
+                seen.append("rolled back")
+            except PrefiqDbError as error:
+                seen.append(_seen_of_error(error))
+            seen.append(tx.outcome)
     return seen
 
 
@@ -428,6 +451,29 @@ def _counted_short() -> Iterator[list[str]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ShortRoad, "shoot", counted)
         yield texts
+
+
+@contextmanager
+def _counted_inside() -> Iterator[Counter[str]]:
+    """Count what the short way of a transaction does: by its function, and statements that it broke off."""
+    counts: Counter[str] = Counter()
+
+    def counting(name: str) -> Callable[..., Any]:
+        does = getattr(root, name)
+
+        def counted(*arguments: Any) -> Any:
+            done = does(*arguments)
+            if type(done) is BrokenStatement:
+                counts["broken"] += 1
+            counts[name] += done is not UNUSUAL and done is not False
+            return done
+
+        return counted
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("shoot_pinned", "begin_usually", "commit_usually", "return_usually"):
+            patch.setattr(root, name, counting(name))
+        yield counts
 
 
 Hearer = type[_Events] | None
@@ -504,6 +550,23 @@ def test_every_statement_is_the_same_in_a_transaction(make_db: Make, run: Run, b
     with _counted() as shots:
         play_twice(make_db, run, backend, script, listens=_Events, where=where)
     assert {"TextClause"} <= set(shots), "hardly anything took the direct road"
+
+
+@pytest.mark.parametrize("listens", [None, _StatementEvents])
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_statement_is_the_same_on_the_short_way_inside(
+    make_db: Make, run: Run, backend: Backend, verb: str, listens: Hearer
+) -> None:
+    """A transaction takes it from BEGIN to COMMIT, with each text from its second use on; the async world has none."""
+    script = [dataclasses.replace(step, times=3) for step in everything(verb)]
+    with _counted_inside() as counts:
+        play_twice(make_db, run, backend, script, listens=listens, where=IN_TRANSACTIONS)
+    if hasattr(make_db(), "_wrapped"):
+        assert counts["shoot_pinned"] > 60
+        assert counts["broken"] > 5
+        assert min(counts["begin_usually"], counts["commit_usually"], counts["return_usually"]) > 20
+    else:
+        assert not any(counts.values())
 
 
 # --- controls --------------------------------------------------------------------------------------

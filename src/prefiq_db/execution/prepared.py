@@ -16,6 +16,7 @@ from sqlalchemy.engine import CursorResult
 from sqlalchemy.sql.compiler import WARN_LINTING, SQLCompiler
 from sqlalchemy.sql.selectable import CompoundSelect, Select, TextualSelect
 
+from prefiq_db.execution.inside import Inside, known_inside
 from prefiq_db.execution.statement_facts import facts_of_text
 
 #: the kinds of statements whose execution is known to need nothing but the compiled statement
@@ -34,6 +35,7 @@ class Prepared:
         compiled: returns SQLAlchemy's compiled statement; ``None`` once SQLAlchemy has dropped it.
         keys: the names that the binds take, if all of them need a value and no conversion; else ``None``.
         stands_alone: it may be sent outside a transaction.
+        inside: what it means for a transaction, where it may take the short way there, too; else ``None``.
         is_plain: it may take the short way, with values of the types in *taken*.
         taken: the types whose values the driver takes unchanged.
         order: the names of the binds, where the driver takes them by their places; else ``None``.
@@ -49,6 +51,7 @@ class Prepared:
         "_sequence",
         "compiled",
         "format",
+        "inside",
         "is_plain",
         "keys",
         "noted",
@@ -62,7 +65,8 @@ class Prepared:
     def __init__(self, compiled: Any, defaults: Mapping[str, Any], dialect: Any, *, weak: bool) -> None:
         self.compiled: Callable[[], Any] = weakref.ref(compiled) if weak else lambda: compiled
         self.sql: str = compiled.string
-        self.stands_alone = facts_of_text(self.sql, dialect.label).stands_alone
+        facts = facts_of_text(self.sql, dialect.label)
+        self.stands_alone = facts.stands_alone
         converts = compiled._bind_processors
         self._binds = [(name, bind.key, defaults[name]) for bind, name in compiled.bind_names.items()]
         self._required = [(name, key) for name, key, default in self._binds if default is _UNSET]
@@ -71,7 +75,9 @@ class Prepared:
         self._sequence = dialect.execute_sequence_format
         is_plain = not self._converts and all(name == key and given is _UNSET for name, key, given in self._binds)
         self.keys: frozenset[str] | None = frozenset(compiled.bind_names.values()) if is_plain else None
-        self.is_plain = self.keys is not None and self.stands_alone and dialect.is_plain(compiled)
+        needs_no_care = self.keys is not None and dialect.is_plain(compiled)
+        self.is_plain = needs_no_care and self.stands_alone
+        self.inside: Inside | None = known_inside(facts, self.sql, dialect) if needs_no_care else None
         self.taken: frozenset[type] = dialect.values.taken
         self.noted: Any = None
         self.statement: TextClause | None = None

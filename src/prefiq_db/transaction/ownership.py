@@ -106,6 +106,18 @@ def leave(scope: Scope[Block]) -> bool:
     return True
 
 
+def leave_alone(scope: Scope[Block]) -> bool:
+    """Do what :func:`leave` does, if *scope* is all that is ambient here; return whether it was done."""
+    now = _ambient.get()
+    if len(now) != 1 or request_here.get() is not None:
+        return False
+    held = now.get(scope.instance.origin)
+    if held is None or held.scope is not scope:
+        return False
+    _ambient.set(NO_TRANSACTIONS)
+    return True
+
+
 class Binding:
     """``with tx.bind():`` makes a transaction ambient for the task or thread that runs the block."""
 

@@ -11,7 +11,7 @@ from prefiq_db.deadline import Deadline
 from prefiq_db.dialects.base import PrefiqDialect
 from prefiq_db.dialects.session import SessionState
 from prefiq_db.errors import ClosedError, ForkError, PrefiqDbError, TransactionBusyError
-from prefiq_db.execution.enclosable import may_travel
+from prefiq_db.execution.inside import Inside
 from prefiq_db.execution.pinned import Pinned
 from prefiq_db.execution.refused_statements import (
     commit_refused,
@@ -19,7 +19,7 @@ from prefiq_db.execution.refused_statements import (
     refuse_behind_pooler,
     refuse_everywhere,
 )
-from prefiq_db.execution.statement_facts import COUNTED, Facts, facts_sent
+from prefiq_db.execution.statement_facts import Facts, facts_sent
 from prefiq_db.instance import Instance
 
 B = TypeVar("B")
@@ -63,14 +63,14 @@ class Guard:
             if not dialect.limits.session_settings:
                 refuse_behind_pooler(facts)
             state.checkout.tainted = True
-        transaction.may_travel = may_travel(facts, statement, dialect)
-        # What a function of the caller's does outside the transaction isn't undone with it.
-        transaction.may_repeat = facts.only_built_in and (facts.verb in COUNTED or facts.reads_only)
-        # With a token the outcome can be found out when the replies are lost, but not the rows.
-        rowless = facts.verb in COUNTED and not facts.returning
-        transaction.may_close = transaction.may_travel and (transaction.token is None or rowless)
-        if not facts.reads_only:
-            transaction.only_reads = False
+        Inside(facts, statement, dialect).note(transaction)
+
+    def admits(self, inside: Inside) -> bool:
+        """Note what a text means that is known to be refused nowhere; return whether it may be sent now."""
+        if self.is_closed:
+            return False
+        inside.note(self.state.transaction)
+        return True
 
 
 def _refuse(facts: Facts, label: str) -> None:
