@@ -26,9 +26,13 @@ from prefiq_db import PrefiqDbError
 from prefiq_db.core import statements
 from prefiq_db.dialects.sending import StatementDialect
 from prefiq_db.dialects.session import SESSION_KEY, SessionState
+from prefiq_db.dialects.sqlite import PrefiqSqlite
+from prefiq_db.dialects.travelling import TravellingDialect
 from prefiq_db.events import Listener
-from prefiq_db.execution import awaited_one_shot, one_shot
+from prefiq_db.execution import awaited_one_shot, one_shot, pinned_shot
+from prefiq_db.execution import prepared as prepared_module
 from prefiq_db.execution.direct import DirectRoad, DirectShot, DirectStatement
+from prefiq_db.execution.inside import Inside
 from prefiq_db.execution.one_shot import UNUSUAL, ShortRoad
 from prefiq_db.execution.pinned_shot import BrokenStatement
 from prefiq_db.execution.prepared import Prepared, RowFormat
@@ -389,7 +393,7 @@ async def _play_each(db: Any, backend: Backend, script: list[Step]) -> list[Any]
                 seen.append("rolled back")
             except PrefiqDbError as error:
                 seen.append(_seen_of_error(error))
-            seen.append(tx.outcome)
+            seen += [tx.outcome, _seen_of_idle(db)]
     return seen
 
 
@@ -506,6 +510,7 @@ def play_twice(
     finally:
         for db in (ours, theirs):
             run(db.close())
+    assert len(of_direct) == len(of_standard), "the roads differ: one of them came further"
     differences = [(mine, yours) for mine, yours in zip(of_direct, of_standard, strict=True) if mine != yours]
     assert not differences, f"the roads differ: {differences[0]}"
 
@@ -695,3 +700,52 @@ def test_a_planted_difference_is_found(
                 everything(verb),
                 listens=_StatementEvents if planted == "an event is missing" else None,
             )
+
+
+# --- controls of the short way inside ----------------------------------------------------------------
+
+
+def _lost(in_company: Callable[..., Any]) -> Callable[..., Any]:
+    def in_no_company(self: Any, send: Any, state: SessionState, proxied: Any, context: Any) -> Any:
+        if type(context) is not pinned_shot._Context:
+            return in_company(self, send, state, proxied, context)
+        state.transaction.owes_begin = False
+        return send
+
+    return in_no_company
+
+
+def _plant_inside(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    if name == "the BEGIN that is owed is lost":
+        monkeypatch.setattr(TravellingDialect, "in_company", _lost(TravellingDialect.in_company))
+    elif name == "BEGIN is lost":
+        monkeypatch.setattr(PrefiqSqlite, "begin_usually", lambda self, state, raw: state.transaction.start())
+    elif name == "the guard isn't asked":
+        monkeypatch.setattr(prepared_module, "known_inside", Inside)
+    elif name == "an error isn't judged":
+        monkeypatch.setattr(BrokenStatement, "_judged", lambda self, failure: failure)
+    elif name == "COMMIT is lost":
+        monkeypatch.setattr(root, "commit_usually", lambda road, pinned: None)
+    elif name == "a connection remembers its transaction":
+        monkeypatch.setattr(SessionState, "forget_transaction", lambda self: None)
+
+
+@pytest.mark.parametrize("world", [pytest.param("sync", marks=pytest.mark.sync)], indirect=True)
+@pytest.mark.parametrize(
+    ("backend", "planted"),
+    [
+        *(("sqlite", name) for name in ("BEGIN is lost", "the guard isn't asked", "an error isn't judged",
+                                        "COMMIT is lost", "a connection remembers its transaction")),
+        *(pytest.param(kind, name, marks=getattr(pytest.mark, kind))
+          for kind in ("postgresql", "mariadb")
+          for name in ("the BEGIN that is owed is lost", "an error isn't judged", "COMMIT is lost")),
+    ],
+    indirect=["backend"],
+)  # fmt: skip
+def test_a_difference_planted_inside_is_found(
+    make_db: Make, run: Run, backend: Backend, monkeypatch: pytest.MonkeyPatch, planted: str
+) -> None:
+    _plant_inside(monkeypatch, planted)
+    script = [dataclasses.replace(step, times=3) for step in everything("execute")]
+    with pytest.raises(AssertionError, match="the roads differ"):
+        play_twice(make_db, run, backend, script, listens=None, where=IN_TRANSACTIONS)

@@ -198,6 +198,8 @@ class ReadingView(TenantView):
         """
         if replica and not options.read_only and not self.overrides().read_only:
             raise UsageError("transaction replica: a replica only reads; say read_only=True, too")
+        if self.instance.readers is None:
+            return self
         given = self.overrides()
         if replica is not None:
             given = replace(given, replica=replica)

@@ -309,6 +309,13 @@ class _PyMySQL(PyMySQLBulk, _MySQLFamily):
             and not poll(0)
         )
 
+    def control(self, dbapi_connection: Any, sql: str) -> str | None:
+        if sql != "COMMIT":
+            return super().control(dbapi_connection, sql)
+        self.check_not_streaming(dbapi_connection)
+        dbapi_connection.query(sql)  # as a cursor sends it
+        return None
+
     def is_ready_inside(self, dbapi_connection: Any, state: SessionState, now: float) -> bool:
         transaction, seconds = state.transaction, self.limits.statement_timeout_seconds
         return (

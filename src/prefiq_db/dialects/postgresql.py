@@ -279,8 +279,16 @@ class PrefiqPostgresql(PostgresqlBursts, SyncCopy, _Postgresql, PreparedAnew, PG
     supports_statement_cache = True
 
     def control(self, dbapi_connection: Any, sql: str) -> str | None:
+        tag: str | None
+        if sql == "COMMIT" and dbapi_connection._pipeline is None:
+            with dbapi_connection.lock:  # as its own commit() sends it, without a cursor
+                result = dbapi_connection.wait(dbapi_connection._exec_command(b"COMMIT"))
+            tag = result.command_status.decode()
+            if tag == "ROLLBACK":
+                dbapi_connection._prepared.clear()  # as a cursor does then
+            return tag
         # prepare=False: psycopg would PREPARE a BEGIN it has seen five times, and that costs a round trip.
-        tag: str | None = dbapi_connection.execute(sql, prepare=False).statusmessage
+        tag = dbapi_connection.execute(sql, prepare=False).statusmessage
         return tag
 
     def is_ready(self, dbapi_connection: Any, state: SessionState, now: float) -> bool:

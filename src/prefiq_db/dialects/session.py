@@ -295,7 +295,7 @@ class SessionState:
         checkout.line = checkout.worker = checkout.fairy_ref = checkout.guard = None
         checkout.retry_number = 0
         transaction.end()
-        transaction.id = transaction.token = transaction.control_timeout = None
+        transaction.id = None
         transaction.managed = transaction.write = transaction.may_wait = False
         transaction.may_travel = transaction.may_close = transaction.may_repeat = False
         statement.call = None

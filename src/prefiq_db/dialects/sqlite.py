@@ -359,7 +359,7 @@ class PrefiqSqlite(_Sqlite, SQLiteDialect_pysqlite):
         dbapi_connection.ends_at = None
         dbapi_connection.execute(self.begin_sql(transaction))
 
-    def commit_usually(self, dbapi_connection: Any) -> str | None:
+    def _send_commit(self, dbapi_connection: Any) -> str | None:
         dbapi_connection.ends_at = None
         dbapi_connection.execute("COMMIT")
         return None

@@ -168,10 +168,6 @@ class TransactionDialect(JudgingDialect, TokenDialect):
         transaction.committing = False
         self.note_committed(transaction, tag)
 
-    def commit_usually(self, dbapi_connection: Any) -> str | None:
-        """Send the COMMIT of a transaction that is known to be open, with the usual limits; return the command tag."""
-        return self._send_commit(dbapi_connection)
-
     def note_committed(self, transaction: TransactionState, tag: str | None) -> None:
         """Note that COMMIT was answered, with the command tag *tag* if there is one.
 

@@ -1,7 +1,7 @@
 """The connection of a usual transaction: taken and begun, committed, and returned, each in one function.
 
-As on the other short ways nothing is decided here. Where anything isn't usual, nothing was done, and the longer way does
-it; what fails is handed to that one, too.
+As on the other short ways nothing is decided here. Where anything isn't usual, nothing was done, and the longer way
+does it; what fails is handed to that one, too.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ def begin_usually(road: DirectRoad, pinned: Pinned, number: int, retry_number: i
         checkout.worker = worker()
         checkout.retry_number = retry_number
         lane.waits.append(0.0)
-        # The caller is begin() of a block, and that one's is the core: the application is no nearer than that.
-        pinned.hold(record, state, line_of_the_verb(4))
+        # begin() of a block called, and that was called by the core, at least twice: the application is no nearer.
+        pinned.hold(record, state, line_of_the_verb(5))
         state.begin_plainly(number)
         dialect.begin_usually(state, raw)
     except BaseException as error:
@@ -107,12 +107,12 @@ def may_commit_usually(road: DirectRoad, pinned: Pinned) -> bool:
 
 def commit_usually(road: DirectRoad, pinned: Pinned) -> BaseException | None:
     """Commit; return what broke it off, for :meth:`Pinned.commit_broke`."""
-    transaction = pinned.state.transaction
+    transaction, dialect = pinned.state.transaction, road.dialect
     try:
         transaction.committing = True
-        tag = road.dialect.commit_usually(pinned.dbapi_connection)
+        tag = dialect._send_commit(pinned.dbapi_connection)
         transaction.committing = False
-        road.dialect.note_committed(transaction, tag)
+        dialect.note_committed(transaction, tag)
         pinned._is_begun = False
     except BaseException as error:  # noqa: BLE001 - the longer way raises it
         return error
@@ -120,10 +120,10 @@ def commit_usually(road: DirectRoad, pinned: Pinned) -> BaseException | None:
 
 
 def return_usually(road: DirectRoad, pinned: Pinned) -> bool:
-    """Return the connection of a transaction that was committed; return whether that was done."""
+    """Return the connection of a transaction that :func:`commit_usually` committed; return whether that was done."""
     audience, record, state = road._audience, pinned._connection_record, pinned.state
     lane = audience.lane
-    if lane is None or record is None or pinned.view is not None or audience.is_there():
+    if lane is None or record is None or pinned.view is not None:
         return False
     pool, checkout = lane.pool, state.checkout
     if (

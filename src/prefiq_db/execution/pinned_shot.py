@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from logging import DEBUG
 from time import perf_counter
-from typing import Any, Final, NoReturn, Protocol
+from typing import Any, ClassVar, Final, NoReturn, Protocol
 
 from sqlalchemy import Row
 
@@ -29,6 +29,18 @@ BINDING, BEGINNING, SENDING, LOOKING, READING, HANDLED = range(6)
 
 _EVERY_ROW: Final = Reads.EVERY_ROW
 _FIRST_ROW: Final = Reads.FIRST_ROW
+
+
+class _Context:
+    """What is asked of a statement before BEGIN travels with it."""
+
+    __slots__ = ("parameters", "statement")
+
+    executemany: ClassVar[bool] = False
+    _is_server_side: ClassVar[bool] = False
+
+    def __init__(self, statement: str, parameters: list[Any]) -> None:
+        self.statement, self.parameters = statement, parameters
 
 
 class Guarding(Protocol):
@@ -84,24 +96,18 @@ def shoot_pinned(
         else:
             parameters = tuple(map(params.__getitem__, order)) if order else ()
         cursor = raw.cursor()
-        if (
-            transaction.owes_begin
-            or observer.acts_before
-            or observer.tells_finished
-            or state.checkout.retry_number
-            or LEVELS.get(DEBUG, True)
-        ):
-            step, send = BEGINNING, dialect.execute_alone
+        send, context = dialect.execute_alone, None
+        if transaction.owes_begin:
+            step, context = BEGINNING, _Context(prepared.sql, [parameters])
+            send = dialect.in_company(send, state, pinned, context)
+        step, checkout = SENDING, state.checkout
+        if observer.acts_before or observer.tells_finished or checkout.retry_number or LEVELS.get(DEBUG, True):
             statement = _made(PinnedStatement, road, pinned, prepared, params, shape, told)
             statement.cursor, statement.parameters = cursor, [parameters]
-            if transaction.owes_begin:
-                send = dialect.in_company(send, state, pinned, statement)
-            step = SENDING
             observer.observe(send, cursor, prepared.sql, parameters, statement, 1, state)
         else:
-            step = SENDING
             note.sent_at = sent_at = perf_counter()
-            dialect.execute_alone(cursor, prepared.sql, parameters)
+            send(cursor, prepared.sql, parameters, context)
             duration = perf_counter() - sent_at
             note.sent_at = 0.0
             durations = known.durations
@@ -111,7 +117,7 @@ def shoot_pinned(
                 known.rows.append(rows)
             if duration >= lane.slow_seconds or len(durations) >= FOLD_AT:
                 observer.note_more(known, duration, rows, state)
-            state.checkout.wait_seconds = 0.0
+            checkout.wait_seconds = 0.0
         step = LOOKING
         if transaction.aborted is not None or not dialect.in_transaction(raw):
             dialect._note_ending(transaction, pinned)

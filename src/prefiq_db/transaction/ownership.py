@@ -91,7 +91,7 @@ def enter(scope: Scope[Block]) -> None:
     request = request_here.get()
     if request is not None:
         request.opened(scope)
-    _set(scope.instance.origin, _Held(scope, scope.instance.runtime.worker(), bound=False))
+    _set(scope.instance.origin, _Held(scope, scope.worker(), bound=False))
 
 
 def leave(scope: Scope[Block]) -> bool:
@@ -153,7 +153,10 @@ class Binding:
 def _set(origin: Instance, held: _Held | None) -> None:
     # set, never reset(token): that raises in another context, and generators are finished in other contexts
     now = _ambient.get()
-    if len(now) > (origin in now):
+    if now is NO_TRANSACTIONS:
+        if held is not None:
+            _ambient.set({origin: held})
+    elif len(now) > (origin in now):
         others = {other: value for other, value in now.items() if other is not origin}
         _ambient.set(others if held is None else {**others, origin: held})
     else:

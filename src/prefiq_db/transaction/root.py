@@ -214,7 +214,10 @@ class RootBlock(LastStatement, FirstStatement):
         ):
             return UNUSUAL
         scope.explicit_uses += 1
-        with Use(scope):
+        users, mine = scope._users, Use(scope)
+        if scope.pid != os.getpid() or users.setdefault(None, mine) is not mine:
+            return UNUSUAL
+        try:
             fetched = shoot_pinned(self.instance.road, scope.pinned, scope.guard, prepared, params, shape, told)
             if fetched is UNUSUAL:
                 return UNUSUAL
@@ -222,6 +225,13 @@ class RootBlock(LastStatement, FirstStatement):
                 fetched = self.end_broken(fetched)
             elif self._begins:
                 self._begins = scope.state.transaction.owes_begin
+        except BaseException as error:
+            if not isinstance(error, PrefiqDbError):
+                scope.doubt()
+            raise
+        finally:  # as a Use ends
+            if users.get(None) is mine:
+                del users[None]
         finish = shape.finish
         return fetched if finish is None else finish(fetched)
 

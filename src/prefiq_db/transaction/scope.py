@@ -69,7 +69,9 @@ class Guard:
         """Note what a text means that is known to be refused nowhere; return whether it may be sent now."""
         if self.is_closed:
             return False
-        inside.note(self.state.transaction)
+        transaction = self.state.transaction
+        if transaction.owes_begin or transaction.only_reads:  # nobody else asks what it means
+            inside.note(transaction)
         return True
 
 
@@ -87,6 +89,8 @@ class Scope(Generic[B]):
 
     def __init__(self, instance: Instance, pinned: Pinned) -> None:
         self.instance = instance
+        #: names the running task or thread
+        self.worker = instance.runtime.worker
         self.guard = Guard(instance.road.dialect)
         self.pin(pinned)
         self.pid = os.getpid()
@@ -170,7 +174,7 @@ class Use:
 
     def __init__(self, scope: Scope[Any]) -> None:
         self.scope = scope
-        self.worker = scope.instance.runtime.worker()
+        self.worker = scope.worker()
 
     def __enter__(self) -> None:
         scope = self.scope
