@@ -165,12 +165,17 @@ class Pinned:
         try:
             self.road.dialect.do_begin(self)
         except BaseException as error:  # noqa: BLE001 - SQLAlchemy decides how to raise it
-            self.begin_broke(error)
+            self._handle_dbapi_exception(error, None, None, None, None)
         self._is_begun = True
 
-    def begin_broke(self, error: BaseException) -> NoReturn:
-        """Let SQLAlchemy handle *error*, which BEGIN met."""
-        self._handle_dbapi_exception(error, None, None, None, None)
+    def begin_broke(self, failure: BaseException) -> NoReturn:
+        """Do with *failure*, which broke off a usual BEGIN, what :meth:`begin` does with its own."""
+        try:
+            raise failure
+        except BaseException as error:  # noqa: BLE001 - likewise
+            self._handle_dbapi_exception(error, None, None, None, None)
+        finally:
+            del failure
 
     def send_begin(self) -> None:
         """Send a BEGIN that waits for the first statement; do nothing if there is none."""
