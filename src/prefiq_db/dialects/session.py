@@ -286,7 +286,7 @@ class SessionState:
         transaction.managed = transaction.write = transaction.may_wait = True
 
     def forget_transaction(self) -> None:
-        """Do what :meth:`forget` does, after a transaction begun by :meth:`begin_plainly` that was committed.
+        """Do what :meth:`forget` does, once a transaction begun by :meth:`begin_plainly` was committed, and has ended.
 
         Nobody had SQLAlchemy's Connection over it, so it can't have changed more than this.
         """
@@ -294,7 +294,6 @@ class SessionState:
         checkout.checked_out_at = checkout.wait_seconds = checkout.excused_at = 0.0
         checkout.line = checkout.worker = checkout.fairy_ref = checkout.guard = None
         checkout.retry_number = 0
-        transaction.end()
         transaction.id = None
         transaction.managed = transaction.write = transaction.may_wait = False
         transaction.may_travel = transaction.may_close = transaction.may_repeat = False

@@ -117,11 +117,11 @@ class Pinned:
         self.view = view
         proxied.return_itself()
         # A statement may be under way, in which a listener or another worker has asked: the driver's connection stays.
-        self.let_go()
+        self._let_go()
         self.road.dialect.expect_back(proxied, self.state)
         return view
 
-    def let_go(self) -> None:
+    def _let_go(self) -> None:
         """Keep nothing of the connection: where an interruption leaves it with nobody, the pool finds its place empty.
 
         In this order: until the last line, discard() would still close it.
@@ -264,7 +264,7 @@ class Pinned:
         pool = record.pool
         if record.finalize_callback or pool.dispatch.checkin or not self.road.dialect.is_at_rest(self.dbapi_connection):
             return False
-        self.let_go()
+        self._let_go()
         self.dbapi_connection = None
         pool.give_back(record)
         return True

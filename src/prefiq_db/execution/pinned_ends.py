@@ -138,7 +138,7 @@ def return_usually(road: DirectRoad, pinned: Pinned) -> bool:
     ):
         return False
     since, returns = checkout.checked_out_at, record.returns
-    pinned.let_go()
+    pinned._let_go()
     pinned.dbapi_connection = None
     try:
         state.forget_transaction()

@@ -153,12 +153,13 @@ class Block(ABC):
         finish = call.shape.finish
         return fetched if finish is None else finish(fetched)
 
-    def shoot(self, prepared: Prepared, params: Any, shape: Shape, told: Told | None) -> Any:
+    def shoot(self, prepared: Prepared, params: Any, shape: Shape, told: Told | None, *, explicit: bool = True) -> Any:
         """Return the result of a text that needs nothing decided, or ``UNUSUAL`` if nothing was sent.
 
         Args:
             prepared: *params* fit it, and the driver takes them unchanged.
             told: what events tell of the call; ``None`` while nobody listens.
+            explicit: the caller used its ``tx``.
         """
         return UNUSUAL
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar
 
-from prefiq_db.call import Call, Shape, Told
+from prefiq_db.call import NO_OVERRIDES, Call, Shape, Told
 from prefiq_db.deadline import Deadline, own_deadline, sooner
 from prefiq_db.dialects.session import SessionState
 from prefiq_db.errors import (
@@ -52,6 +52,8 @@ class RootBlock(LastStatement, FirstStatement):
     is_root: ClassVar[bool] = True
     #: BEGIN doesn't wait for the first statement
     begins_at_once = False
+    #: it has no options, no time limit and no token, and began on the short way
+    _is_usual = False
     line: Line | None = None
     _started: float = 0.0
     _tried: bool = False
@@ -91,7 +93,7 @@ class RootBlock(LastStatement, FirstStatement):
                 self._scope = scope
                 enter(scope)
                 scope.blocks.append(self)
-                began = True
+                self._is_usual = began = True
         finally:
             if not began:
                 self._let_go()
@@ -180,6 +182,10 @@ class RootBlock(LastStatement, FirstStatement):
     # --- statements ------------------------------------------------------------------------------
 
     def run(self, call: Call, *, explicit: bool) -> Any:
+        if not explicit and self._is_known(call):
+            fetched = self.shoot(call.prepared, call.params, call.shape, (call.id, call.line), explicit=False)
+            if fetched is not UNUSUAL:
+                return fetched
         scope = self._scope
         if (
             scope is None
@@ -203,7 +209,19 @@ class RootBlock(LastStatement, FirstStatement):
         finish = call.shape.finish
         return fetched if finish is None else finish(fetched)
 
-    def shoot(self, prepared: Prepared, params: Any, shape: Shape, told: Told | None) -> Any:
+    def _is_known(self, call: Call) -> bool:
+        """Return whether *call* is of a text that may take the short way, with values that need no conversion."""
+        known, params = call.prepared, call.params
+        return (
+            known is not None
+            and known.inside is not None
+            and call.given is NO_OVERRIDES
+            and not call.last
+            and self.instance.is_usual
+            and (not params or known.taken.issuperset(map(type, params.values())))
+        )
+
+    def shoot(self, prepared: Prepared, params: Any, shape: Shape, told: Told | None, *, explicit: bool = True) -> Any:
         scope = self._scope
         if (
             scope is None
@@ -213,7 +231,8 @@ class RootBlock(LastStatement, FirstStatement):
             or len(scope.blocks) != 1
         ):
             return UNUSUAL
-        scope.explicit_uses += 1
+        if explicit:
+            scope.explicit_uses += 1
         users, mine = scope._users, Use(scope)
         if scope.pid != os.getpid() or users.setdefault(None, mine) is not mine:
             return UNUSUAL
@@ -287,11 +306,8 @@ class RootBlock(LastStatement, FirstStatement):
         return (
             scope is not None
             and self.outcome is ACTIVE
+            and self._is_usual
             and not self._over
-            and self.options is PLAIN
-            and type(self) is RootBlock
-            and self.deadline is None
-            and self.token is None
             and self._unwanted is None
             and not self.open_streams
             and not scope.guard.is_closed
@@ -302,7 +318,8 @@ class RootBlock(LastStatement, FirstStatement):
         )
 
     def _commit_usually(self) -> None:
-        scope, road = self.scope, self.instance.road
+        scope, road = self._scope, self.instance.road
+        assert scope is not None, "asked before"
         pinned, users, mine = scope.pinned, scope._users, Use(scope)
         failure: BaseException | None = None
         if scope.pid == os.getpid() and users.setdefault(None, mine) is mine:
