@@ -22,7 +22,7 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from prefiq_db import PrefiqDbError
+from prefiq_db import Database, PrefiqDbError
 from prefiq_db.core import statements
 from prefiq_db.dialects.sending import StatementDialect
 from prefiq_db.dialects.session import SESSION_KEY, SessionState
@@ -575,6 +575,25 @@ def test_every_statement_is_the_same_on_the_short_way_inside(
         assert min(counts["begin_usually"], counts["commit_usually"], counts["return_usually"]) > 20
     else:
         assert not any(counts.values())
+
+
+@pytest.mark.sync
+def test_every_way_into_a_transaction_is_short(backend: Backend) -> None:
+    one = "select 1"
+    with Database(backend.url, pool_size=1) as db:
+        for _ in range(2):  # what is known of the text comes with its first uses
+            db.fetch_value(one)
+        with _counted_inside() as counts:
+            with db.transaction() as tx:
+                tx.fetch_value(one)
+            with db.transaction():
+                db.fetch_value(one)
+            db.run_in_transaction(lambda tx: tx.fetch_value(one))
+            db.transactional(lambda tx: tx.fetch_value(one))()
+            for attempt in db.attempts():
+                with attempt as tx:
+                    tx.fetch_value(one)
+    assert counts == dict.fromkeys(("shoot_pinned", "begin_usually", "commit_usually", "return_usually"), 5)
 
 
 # --- controls --------------------------------------------------------------------------------------

@@ -76,7 +76,7 @@ class TransactionCore(OpenedTransaction, CoreVerbs):
         else:
             are_taken = params is None and not known.keys
         told = (next_call_id(), line_of_the_verb(3)) if database.hooks.wants_lines else None
-        if are_taken and known.inside is not None:
+        if are_taken and known.inside is not None and not database.runtime.is_async:
             fetched = self.tx.shoot(known, params, shape, told)
             if fetched is not UNUSUAL:
                 return fetched

@@ -69,8 +69,9 @@ class RootBlock(LastStatement, FirstStatement):
     # --- begin -----------------------------------------------------------------------------------
 
     def begin(self) -> None:
-        is_usual = self.options is PLAIN and type(self) is RootBlock and self.instance.is_usual
-        if not (is_usual and self._begin_usually()):
+        instance = self.instance
+        is_usual = self.options is PLAIN and type(self) is RootBlock and instance.is_usual
+        if not is_usual or instance.runtime.is_async or not self._begin_usually():
             Block.begin(self)
 
     def _begin_usually(self) -> bool:
@@ -218,6 +219,7 @@ class RootBlock(LastStatement, FirstStatement):
             and call.given is NO_OVERRIDES
             and not call.last
             and self.instance.is_usual
+            and not self.instance.runtime.is_async
             and (not params or known.taken.issuperset(map(type, params.values())))
         )
 
