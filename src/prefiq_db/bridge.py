@@ -11,8 +11,10 @@ import inspect
 import sys
 import threading
 import time
+from asyncio import _get_running_loop
 from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import ContextVar
+from threading import get_ident
 from types import FrameType
 from typing import Any, Protocol, TypeVar
 
@@ -112,10 +114,8 @@ class SyncRuntime:
         return result
 
     def worker(self) -> object:
-        # asyncio.current_task() raises outside a loop; most sync callers never imported asyncio at all.
-        if "asyncio" not in sys.modules or asyncio._get_running_loop() is None:
-            return (threading.get_ident(), None)
-        return (threading.get_ident(), asyncio.current_task())
+        # asyncio.current_task() raises outside a loop.
+        return (get_ident(), None if _get_running_loop() is None else asyncio.current_task())
 
     def shielded(self, function: Callable[[], T], budget_seconds: float) -> T:
         return function()

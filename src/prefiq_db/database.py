@@ -35,7 +35,7 @@ from prefiq_db.overrides import OverrideOptions, OverrideScope
 from prefiq_db.reports import DatabaseStats, HealthReport
 from prefiq_db.settings import DatabaseSettings
 from prefiq_db.silence import hush
-from prefiq_db.transaction import Block, Outcome, TransactionOptions, make_options
+from prefiq_db.transaction import Block, Outcome, make_options
 from prefiq_db.unrun import refuse_coroutine_function, refuse_generator_function, refuse_uncallable
 
 P = ParamSpec("P")
@@ -197,7 +197,7 @@ class Database:
                 error then has a ``token`` for :meth:`resolve_outcome`. Any other error: nothing was committed.
         """
         refuse_uncallable(fn, "run_in_transaction")
-        options = TransactionOptions(isolation=isolation, exactly_once=exactly_once)
+        options = make_options(isolation, False, False, None, exactly_once)
         try:
             return self._core.in_transaction(self._body(fn, args, kwargs), options, retry)
         except BaseException as error:
@@ -229,7 +229,7 @@ class Database:
             return functools.partial(self.transactional, exactly_once=exactly_once, retry=retry, isolation=isolation)
         refuse_generator_function(fn, "transactional")
         refuse_coroutine_function(fn, "transactional")
-        options = self._base.declare(TransactionOptions(isolation=isolation, exactly_once=exactly_once))
+        options = self._base.declare(make_options(isolation, False, False, None, exactly_once))
 
         @wraps_without_tx(fn)
         def wrapper(*args: Any, **kwargs: Any) -> Any:
@@ -259,7 +259,7 @@ class Database:
         timeout: float | None = None,
     ) -> AttemptLoop[Transaction]:
         """Return the attempts of a retry loop: ``for attempt in db.attempts(): with attempt as tx: ...``."""
-        options = TransactionOptions(isolation, read_only, timeout_seconds=timeout, exactly_once=exactly_once)
+        options = make_options(isolation, read_only, False, timeout, exactly_once)
         core = self._core
         return AttemptLoop(begin_attempts(core, options, retry), lambda tx: Transaction(core, tx))
 

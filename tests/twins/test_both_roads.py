@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import enum
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,19 +22,24 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from prefiq_db import PrefiqDbError, RetryPolicy
+from prefiq_db import Database, PrefiqDbError, RetryPolicy
 from prefiq_db.call import Told
 from prefiq_db.core import statements
 from prefiq_db.dialects.sending import StatementDialect
 from prefiq_db.dialects.session import SESSION_KEY, SessionState
+from prefiq_db.dialects.sqlite import PrefiqSqlite
+from prefiq_db.dialects.travelling import TravellingDialect
 from prefiq_db.events import Listener
-from prefiq_db.execution import awaited_one_shot, one_shot, prepared
+from prefiq_db.execution import awaited_one_shot, one_shot, pinned_shot, prepared
 from prefiq_db.execution.direct import DirectRoad, DirectShot, DirectStatement
+from prefiq_db.execution.inside import Inside
 from prefiq_db.execution.one_shot import UNUSUAL, ShortRoad
+from prefiq_db.execution.pinned_shot import BrokenStatement
 from prefiq_db.execution.prepared import Prepared, RowFormat
 from prefiq_db.insight.statement_observer import StatementObserver
 from prefiq_db.pool.vetting import _VettingPool
 from prefiq_db.tags import NO_TAGS
+from prefiq_db.transaction import root
 from tests.conftest import Backend
 
 
@@ -283,7 +289,7 @@ def steps(draw: st.DrawFn) -> Step:
     )
 
 
-OUTSIDE, IN_SAVEPOINTS = "outside", "in savepoints"
+OUTSIDE, IN_SAVEPOINTS, IN_TRANSACTIONS = "outside", "in savepoints", "in transactions"
 INSIDE = ("inside", IN_SAVEPOINTS)
 
 scripts = st.lists(steps(), min_size=1, max_size=8)
@@ -403,7 +409,9 @@ async def _play(db: Any, backend: Backend, script: list[Step], *, listens: Heare
         db.hooks.add(events)
     seen: list[Any] = []
     try:
-        if where == OUTSIDE:
+        if where == IN_TRANSACTIONS:
+            seen += await _play_each(db, backend, script)
+        elif where == OUTSIDE:
             seen += [await _made(db, backend, step) for step in script for _ in range(step.times)]
         else:
             seen += await _play_inside(db, backend, script, saves=where == IN_SAVEPOINTS)
@@ -424,6 +432,27 @@ async def _play_inside(db: Any, backend: Backend, script: list[Step], *, saves: 
                     seen.append(await (_in_savepoint if saves else _made)(tx, backend, step))
     except PrefiqDbError as error:
         seen.append(_seen_of_error(error))
+    return seen
+
+
+async def _play_each(db: Any, backend: Backend, script: list[Step]) -> list[Any]:
+    """Play each step of *script* in a transaction of its own, which commits, and in one that rolls back.
+
+    The first has its ``tx``, and the second is ambient.
+    """
+    seen: list[Any] = []
+    for step in script:
+        for is_kept in (True, False):
+            try:
+                async with db.transaction() as tx:
+                    seen += [await _made(tx if is_kept else db, backend, step) for _ in range(step.times)]
+                    if not is_kept:
+                        raise _LeftError
+            except _LeftError:
+                seen.append("rolled back")
+            except PrefiqDbError as error:
+                seen.append(_seen_of_error(error))
+            seen += [tx.outcome, _seen_of_idle(db)]
     return seen
 
 
@@ -494,6 +523,29 @@ def _counted_short() -> Iterator[list[tuple[str, str]]]:
         yield taken
 
 
+@contextmanager
+def _counted_inside() -> Iterator[Counter[str]]:
+    """Count what the short way of a transaction does: by its function, and statements that it broke off."""
+    counts: Counter[str] = Counter()
+
+    def counting(name: str) -> Callable[..., Any]:
+        does = getattr(root, name)
+
+        def counted(*arguments: Any) -> Any:
+            done = does(*arguments)
+            if type(done) is BrokenStatement:
+                counts["broken"] += 1
+            counts[name] += done is not UNUSUAL and done is not False
+            return done
+
+        return counted
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("shoot_pinned", "begin_usually", "commit_usually", "return_usually"):
+            patch.setattr(root, name, counting(name))
+        yield counts
+
+
 Hearer = type[_Events] | None
 Make = Callable[..., Any]
 Run = Callable[[Any], Any]
@@ -524,6 +576,7 @@ def play_twice(
     finally:
         for db in (ours, theirs):
             run(db.close())
+    assert len(of_direct) == len(of_standard), "the roads differ: one of them came further"
     differences = [(mine, yours) for mine, yours in zip(of_direct, of_standard, strict=True) if mine != yours]
     assert not differences, f"the roads differ: {differences[0]}"
 
@@ -591,6 +644,42 @@ def test_every_statement_is_the_same_in_a_transaction(make_db: Make, run: Run, b
     with _counted() as shots:
         play_twice(make_db, run, backend, script, listens=_Events, where=where)
     assert {"TextClause"} <= set(shots), "hardly anything took the direct road"
+
+
+@pytest.mark.parametrize("listens", [None, _StatementEvents])
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_statement_is_the_same_on_the_short_way_inside(
+    make_db: Make, run: Run, backend: Backend, verb: str, listens: Hearer
+) -> None:
+    """A transaction takes it from BEGIN to COMMIT, with each text from its second use on; the async world has none."""
+    script = [dataclasses.replace(step, times=3) for step in everything(verb)]
+    with _counted_inside() as counts:
+        play_twice(make_db, run, backend, script, listens=listens, where=IN_TRANSACTIONS)
+    if hasattr(make_db(), "_wrapped"):
+        assert counts["shoot_pinned"] > 80
+        assert counts["broken"] > 5
+        assert min(counts["begin_usually"], counts["commit_usually"], counts["return_usually"]) > 20
+    else:
+        assert not any(counts.values())
+
+
+@pytest.mark.sync
+def test_every_way_into_a_transaction_is_short(backend: Backend) -> None:
+    one = "select 1"
+    with Database(backend.url, pool_size=1) as db:
+        for _ in range(2):  # what is known of the text comes with its first uses
+            db.fetch_value(one)
+        with _counted_inside() as counts:
+            with db.transaction() as tx:
+                tx.fetch_value(one)
+            with db.transaction():
+                db.fetch_value(one)
+            db.run_in_transaction(lambda tx: tx.fetch_value(one))
+            db.transactional(lambda tx: tx.fetch_value(one))()
+            for attempt in db.attempts():
+                with attempt as tx:
+                    tx.fetch_value(one)
+    assert counts == dict.fromkeys(("shoot_pinned", "begin_usually", "commit_usually", "return_usually"), 5)
 
 
 # --- controls --------------------------------------------------------------------------------------
@@ -748,3 +837,50 @@ def test_control_forgotten_tags_are_found(
     script = [dataclasses.replace(step, times=3, overrides=TOLD_ALONG[0]) for step in everything("fetch_one")]
     with pytest.raises(AssertionError, match="the roads differ"):
         play_twice(make_db, run, backend, script, listens=_StatementEvents)
+# --- controls of the short way inside ----------------------------------------------------------------
+
+
+def _lost(in_company: Callable[..., Any]) -> Callable[..., Any]:
+    def in_no_company(self: Any, send: Any, state: SessionState, proxied: Any, context: Any) -> Any:
+        if type(context) is not pinned_shot._Context:
+            return in_company(self, send, state, proxied, context)
+        state.transaction.owes_begin = False
+        return send
+
+    return in_no_company
+
+
+def _plant_inside(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    if name == "the BEGIN that is owed is lost":
+        monkeypatch.setattr(TravellingDialect, "in_company", _lost(TravellingDialect.in_company))
+    elif name == "BEGIN is lost":
+        monkeypatch.setattr(PrefiqSqlite, "begin_usually", lambda self, state, raw: state.transaction.start())
+    elif name == "the guard isn't asked":
+        monkeypatch.setattr(prepared, "known_inside", Inside)
+    elif name == "an error isn't judged":
+        monkeypatch.setattr(BrokenStatement, "_judged", lambda self, failure: failure)
+    elif name == "COMMIT is lost":
+        monkeypatch.setattr(root, "commit_usually", lambda road, pinned: None)
+    elif name == "a connection remembers its transaction":
+        monkeypatch.setattr(SessionState, "forget_transaction", lambda self: None)
+
+
+@pytest.mark.parametrize("world", [pytest.param("sync", marks=pytest.mark.sync)], indirect=True)
+@pytest.mark.parametrize(
+    ("backend", "planted"),
+    [
+        *(("sqlite", name) for name in ("BEGIN is lost", "the guard isn't asked", "an error isn't judged",
+                                        "COMMIT is lost", "a connection remembers its transaction")),
+        *(pytest.param(kind, name, marks=getattr(pytest.mark, kind))
+          for kind in ("postgresql", "mariadb")
+          for name in ("the BEGIN that is owed is lost", "an error isn't judged", "COMMIT is lost")),
+    ],
+    indirect=["backend"],
+)  # fmt: skip
+def test_a_difference_planted_inside_is_found(
+    make_db: Make, run: Run, backend: Backend, monkeypatch: pytest.MonkeyPatch, planted: str
+) -> None:
+    _plant_inside(monkeypatch, planted)
+    script = [dataclasses.replace(step, times=3) for step in everything("execute")]
+    with pytest.raises(AssertionError, match="the roads differ"):
+        play_twice(make_db, run, backend, script, listens=None, where=IN_TRANSACTIONS)

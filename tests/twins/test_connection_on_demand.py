@@ -210,8 +210,9 @@ class Ends:
     def __init__(self, db: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         self.sent: list[str] = []
         dialect = _road(db).dialect
-        for name in ("do_begin", "_send_commit", "_send_rollback"):
-            monkeypatch.setattr(dialect, name, self._counting(name, getattr(dialect, name)))
+        for name in ("do_begin", "begin_usually", "_send_commit", "_send_rollback"):
+            shown = "do_begin" if name == "begin_usually" else name
+            monkeypatch.setattr(dialect, name, self._counting(shown, getattr(dialect, name)))
 
     def _counting(self, name: str, send: Callable[..., Any]) -> Callable[..., Any]:
         def counted(*arguments: Any) -> Any:

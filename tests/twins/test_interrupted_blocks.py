@@ -282,7 +282,7 @@ class Scene:
     def _untrue(self, tx: Any, moved: int, injector: Injector) -> Iterator[str]:
         outcome = tx.outcome
         if outcome is Outcome.UNKNOWN:
-            if not injector.was_in("_commit"):
+            if not _was_in_commit(injector):
                 yield "unknown, though COMMIT was never sent"
             if tx.token is not None:
                 outcome = self.run(self.db.resolve_outcome, tx.token)
@@ -329,6 +329,10 @@ async def _awaited(verb: Callable[..., Awaitable[Any]], args: tuple[Any, ...]) -
     return await verb(*args)
 
 
+def _was_in_commit(injector: Injector) -> bool:
+    return injector.was_in("_commit") or injector.was_in("_commit_usually")
+
+
 def came_through(injector: Injector, error: BaseException | None) -> bool:
     """Return whether it is the very exception that came out.
 
@@ -337,7 +341,7 @@ def came_through(injector: Injector, error: BaseException | None) -> bool:
     if error is injector.error:
         return True
     answers = (OutcomeUnknownError, NotCommittedError, type(None))
-    asks = injector.was_in("_commit") or injector.was_in("send_burst")  # a batch is one message with its COMMIT
+    asks = _was_in_commit(injector) or injector.was_in("send_burst")  # a batch is one message with its COMMIT
     return injector.kind is JobTimeout and asks and isinstance(error, answers)
 
 

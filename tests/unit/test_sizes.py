@@ -15,6 +15,7 @@ MOST_LINES_OF_A_FUNCTION = 40
 
 LONG_FILES = {
     "core/statements.py": "one noun: a call, prepared and carried out, in both worlds",
+    "dialects/sqlite.py": "one database: its transactions, limits and clocks, which its two drivers share",
     "dialects/sqlite_decimals.py": "one idea: exact decimals on SQLite, their functions, and how Core calculates",
     "drivers/psycopg.py": "one driver: its connections and cursors in both worlds, with a time limit on every wait",
     "execution/direct.py": "a road and its shots, which know each other: apart, each would import the other",
@@ -34,6 +35,8 @@ LONG_FUNCTIONS = {
     "execution/one_shot.py:shoot": _HOT + "; docs/decisions/0149-why-the-short-way-is-one-function.md",
     "execution/awaited_one_shot.py:shoot_awaited": _HOT,
     "execution/awaited_shot.py:_shot": "one statement's steps, in order: what they note decides of an error",
+    "execution/pinned_ends.py:begin_usually": "every transaction passes here, as every statement passes shoot()",
+    "execution/pinned_shot.py:shoot_pinned": _HOT + "; docs/decisions/0149-why-the-short-way-is-one-function.md",
     "insight/slow_log.py:note": "one log record with all its fields",
     "retry.py:with_retry_async": "the public arguments, and the decorator around them",
     "translation/border.py:cross": _ORDER,

@@ -37,7 +37,9 @@ def begin_attempts(core: D, options: TransactionOptions, retry: RetryPolicy | No
     core = core.for_attempts(options)
     given = core.overrides()
     deadline = sooner(own_deadline(given.timeout), own_deadline(options.timeout_seconds))
-    options = replace(options, schema=core.schema_of(given))  # as of now, wherever the loop goes on
+    schema = core.schema_of(given)  # as of now, wherever the loop goes on
+    if schema != options.schema:
+        options = replace(options, schema=schema)
     return Attempts(core, options, core.policy(given, retry), deadline)
 
 

@@ -33,7 +33,7 @@ from prefiq_db.execution.statement_facts import as_executable, facts_of_call
 from prefiq_db.instance import Instance
 from prefiq_db.marks import Mark, Standing, mark_of, seen_by
 from prefiq_db.readers import Node, Readers, Unfit
-from prefiq_db.transaction import Block, TransactionOptions, open_here
+from prefiq_db.transaction import PLAIN, Block, TransactionOptions, open_here
 
 T = TypeVar("T")
 
@@ -198,6 +198,8 @@ class ReadingView(TenantView):
         """
         if replica and not options.read_only and not self.overrides().read_only:
             raise UsageError("transaction replica: a replica only reads; say read_only=True, too")
+        if self.instance.readers is None:
+            return self
         given = self.overrides()
         if replica is not None:
             given = replace(given, replica=replica)
@@ -254,7 +256,7 @@ class ReadingView(TenantView):
         may_repeat: Callable[[], bool] | None = None,
         by_deadline: bool = True,
     ) -> Any:
-        chosen, given = options or TransactionOptions(), self.overrides()
+        chosen, given = options or PLAIN, self.overrides()
         inner = super().in_transaction
         if not self.reads_on_replica(given, read_only=chosen.read_only) or self.ambient() is not None:
             return inner(body, options, retry, may_repeat=may_repeat, by_deadline=by_deadline)

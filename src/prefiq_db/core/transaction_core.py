@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
-from prefiq_db.call import EXPLICIT, NO_OVERRIDES, Batch, Call, Shape
+from prefiq_db.call import EXPLICIT, NO_OVERRIDES, Batch, Call, Shape, next_call_id
 from prefiq_db.core.bulk_insert import Request
 from prefiq_db.core.database_core import DatabaseCore
 from prefiq_db.core.streams import StreamCore
 from prefiq_db.core.transactions import Transactions
 from prefiq_db.core.verbs import CoreVerbs
+from prefiq_db.execution.one_shot import UNUSUAL
 from prefiq_db.execution.row_batches import BatchReader
 from prefiq_db.origin import line_of_the_verb
 from prefiq_db.overrides import NO_SCOPES, scopes_here
@@ -68,13 +69,21 @@ class TransactionCore(OpenedTransaction, CoreVerbs):
             or instance.closed
             or database.view is not NO_OVERRIDES
             or scopes_here() is not NO_SCOPES
-            or not known.fits(params)
         ):
             return self.carry_out(self.prepare(verb, statement, params, shape))
-        call = Call(verb, known.statement, params, shape)
+        if type(params) is dict:
+            are_taken = params.keys() == known.keys and known.taken.issuperset(map(type, params.values()))
+        else:
+            are_taken = params is None and not known.keys
+        told = (next_call_id(), line_of_the_verb(3)) if database.hooks.wants_lines else None
+        if are_taken and known.inside is not None and not database.runtime.is_async:
+            fetched = self.tx.shoot(known, params, shape, told)
+            if fetched is not UNUSUAL:
+                return fetched
+        elif not known.fits(params):
+            return self.carry_out(self.prepare(verb, statement, params, shape))
+        call = Call(verb, known.statement, params, shape).told_as(told)
         call.text, call.prepared, call.way = statement, known, EXPLICIT
-        if database.hooks.wants_lines:
-            call.line = line_of_the_verb()
         try:
             return self.tx.run(call, explicit=True)
         finally:

@@ -22,6 +22,7 @@ from prefiq_db.overrides import NO_SCOPES, scopes_here
 from prefiq_db.retry import worth_repeating
 from prefiq_db.transaction import (
     NO_TRANSACTIONS,
+    PLAIN,
     Block,
     Outcome,
     RootBlock,
@@ -150,7 +151,7 @@ class Transactions(View):
         Inside another transaction it runs once, in a savepoint: only the outermost block may run again.
         """
         self.check_usable()
-        chosen = options or TransactionOptions()
+        chosen = options or PLAIN
         parent = self.ambient()
         if parent is not None:
             return self.attempt(self._block(chosen, parent), body)

@@ -309,6 +309,24 @@ class _PyMySQL(PyMySQLBulk, _MySQLFamily):
             and not poll(0)
         )
 
+    def control(self, dbapi_connection: Any, sql: str) -> str | None:
+        if sql != "COMMIT":
+            return super().control(dbapi_connection, sql)
+        self.check_not_streaming(dbapi_connection)
+        dbapi_connection.query(sql)  # as a cursor sends it
+        return None
+
+    def is_ready_inside(self, dbapi_connection: Any, state: SessionState, now: float) -> bool:
+        transaction, seconds = state.transaction, self.limits.statement_timeout_seconds
+        return (
+            transaction.owes_begin is not transaction.began
+            and dbapi_connection._sock is not None
+            and not dbapi_connection.is_unheard
+            and bool(dbapi_connection.server_status & IN_TRANSACTION) is transaction.began
+            and state.session_timeout == seconds == state.patience_seconds
+            and not dbapi_connection.is_streaming
+        )
+
     def _other_results(self, cursor: Any) -> list[Any]:
         from prefiq_db.drivers.pymysql import read_other_results
 

@@ -28,7 +28,7 @@ from prefiq_db.drivers.readable import poller_of
 from prefiq_db.errors import ErrorKind, UnsupportedError, UsageError
 
 # psycopg.pq.TransactionStatus, by number: the dialect must import without the driver.
-_IDLE, _ACTIVE, _IN_ERROR = 0, 1, 3
+_IDLE, _ACTIVE, _IN_TRANSACTION, _IN_ERROR = range(4)
 _OK = 0  # psycopg.pq.ConnStatus
 _READ_ONLY: Final = READ_ONLY.encode()
 
@@ -279,8 +279,16 @@ class PrefiqPostgresql(PostgresqlBursts, SyncCopy, _Postgresql, PreparedAnew, PG
     supports_statement_cache = True
 
     def control(self, dbapi_connection: Any, sql: str) -> str | None:
+        tag: str | None
+        if sql == "COMMIT" and dbapi_connection._pipeline is None:
+            with dbapi_connection.lock:  # as its own commit() sends it, without a cursor
+                result = dbapi_connection.wait(dbapi_connection._exec_command(b"COMMIT"))
+            tag = result.command_status.decode()
+            if tag == "ROLLBACK":
+                dbapi_connection._prepared.clear()  # as a cursor does then
+            return tag
         # prepare=False: psycopg would PREPARE a BEGIN it has seen five times, and that costs a round trip.
-        tag: str | None = dbapi_connection.execute(sql, prepare=False).statusmessage
+        tag = dbapi_connection.execute(sql, prepare=False).statusmessage
         return tag
 
     def is_ready(self, dbapi_connection: Any, state: SessionState, now: float) -> bool:
@@ -298,6 +306,20 @@ class PrefiqPostgresql(PostgresqlBursts, SyncCopy, _Postgresql, PreparedAnew, PG
             and limits.session_settings
             and poll is not None
             and not poll(0)
+        )
+
+    def is_ready_inside(self, dbapi_connection: Any, state: SessionState, now: float) -> bool:
+        pgconn, limits, transaction = dbapi_connection.pgconn, self.limits, state.transaction
+        expected = _IDLE if transaction.owes_begin else _IN_TRANSACTION
+        return (
+            transaction.owes_begin is not transaction.began
+            and dbapi_connection._hearing is None
+            and pgconn.status == _OK
+            and pgconn.transaction_status == expected
+            and dbapi_connection._pipeline is None
+            and transaction.local_timeout is None
+            and state.session_timeout == limits.statement_timeout_seconds == state.patience_seconds
+            and limits.session_settings
         )
 
     def execute_alone(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:

@@ -43,6 +43,10 @@ class StatementDialect(TransactionDialect):
         """Return whether the *columns* of exact decimals that a statement names were looked at on this connection."""
         return True
 
+    def is_ready_inside(self, dbapi_connection: Any, state: SessionState, now: float) -> bool:
+        """Return whether the transaction is open, or its BEGIN owed, with the usual limits; as :meth:`is_ready`."""
+        return False
+
     def execute_alone(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
         """Send a plain statement on a connection that is ready."""
         cursor.execute(statement, parameters)
@@ -120,18 +124,24 @@ class StatementDialect(TransactionDialect):
             else:
                 self.observer.observe(send, cursor, statement, parameters, context, batch_size, state)
         except Exception as error:
-            if self.marker is not None and transaction.began:
-                self.note_hidden_commit(statement, proxied, context)
-            if not self._note_failure(error, transaction, proxied, context):
+            failure = self.settle_inside(error, statement, transaction, proxied, context)
+            if failure is error:
                 raise
-            # Whatever failed, callers must not retry as if another attempt could help.
-            failure = cannot_go_on(transaction)
         if failure is not None:
             raise failure
         if self.marker is not None and transaction.began:
             self.note_hidden_commit(statement, proxied, context)
         if transaction.began and (transaction.aborted is not None or not self.in_transaction(raw)):
             self._note_ending(transaction, proxied)
+
+    def settle_inside(
+        self, error: Exception, statement: str, transaction: TransactionState, proxied: Any, context: Any
+    ) -> Exception:
+        """Note what *error*, which *statement* met, did to the open transaction; return what is to be raised for it."""
+        if self.marker is not None and transaction.began:
+            self.note_hidden_commit(statement, proxied, context)
+        # Once it has ended, callers must not retry as if another attempt could help, whatever failed.
+        return cannot_go_on(transaction) if self._note_failure(error, transaction, proxied, context) else error
 
     def refuse_write(self, statement: str, state: Any, context: Any) -> None:
         """Raise if *statement* must not be sent to a replica."""

@@ -279,6 +279,28 @@ class SessionState:
         if control_timeout is not None:
             transaction.control_timeout = control_timeout
 
+    def begin_plainly(self, number: int) -> None:
+        """Take the options of a ``transaction()`` without any, after :meth:`forget`; *number* is its ``id``."""
+        transaction = self.transaction
+        transaction.id = number
+        transaction.managed = transaction.write = transaction.may_wait = True
+
+    def forget_transaction(self) -> None:
+        """Do what :meth:`forget` does, once a transaction begun by :meth:`begin_plainly` was committed, and has ended.
+
+        Nobody had SQLAlchemy's Connection over it, so it can't have changed more than this.
+        """
+        checkout, transaction, statement = self.checkout, self.transaction, self.statement
+        checkout.checked_out_at = checkout.wait_seconds = checkout.excused_at = 0.0
+        checkout.line = checkout.worker = checkout.fairy_ref = checkout.guard = None
+        checkout.retry_number = 0
+        transaction.id = None
+        transaction.managed = transaction.write = transaction.may_wait = False
+        transaction.may_travel = transaction.may_close = transaction.may_repeat = False
+        statement.call = None
+        statement.spent = 0.0
+        statement.summary = ""
+
     def forget(self) -> None:
         """Drop the state of one checkout: the next user starts from the defaults."""
         self.checkout.reset()

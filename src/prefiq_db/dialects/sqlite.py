@@ -352,6 +352,33 @@ class PrefiqSqlite(_Sqlite, SQLiteDialect_pysqlite):
         connection.ends_at = now + seconds
         return True
 
+    def begin_usually(self, state: SessionState, dbapi_connection: Any) -> None:
+        transaction = state.transaction
+        transaction.start()
+        transaction.began = True
+        dbapi_connection.ends_at = None
+        dbapi_connection.execute(self.begin_sql(transaction))
+
+    def _send_commit(self, dbapi_connection: Any) -> str | None:
+        dbapi_connection.ends_at = None
+        dbapi_connection.execute("COMMIT")
+        return None
+
+    def is_ready_inside(self, dbapi_connection: Any, state: SessionState, now: float) -> bool:
+        limits, connection = self.limits, dbapi_connection
+        seconds = limits.statement_timeout_seconds
+        try:
+            if not (state.transaction.began and connection.in_transaction) or connection.ran is not None:
+                return False
+        except sqlite3.Error:  # it is closed
+            return False
+        if connection.timeout_seconds != seconds or connection.lock_wait_seconds != limits.lock_wait_seconds:
+            return False
+        connection.timed_out = False
+        connection.interruption = connection.refusal = None
+        connection.ends_at = now + seconds
+        return True
+
     def execute_alone(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
         cursor.execute(statement, parameters)
 

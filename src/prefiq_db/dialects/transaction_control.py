@@ -89,6 +89,14 @@ class TransactionDialect(JudgingDialect, TokenDialect):
         else:
             self._send_begin(state, dbapi_connection.dbapi_connection)
 
+    def begin_usually(self, state: SessionState, dbapi_connection: Any) -> None:
+        """Begin as :meth:`do_begin`, where nothing was chosen and the connection is ready."""
+        state.transaction.start()
+        if self.begin_travels:
+            state.transaction.owes_begin = True
+        else:
+            self._send_begin(state, dbapi_connection)
+
     @property
     def commit_travels(self) -> bool:
         """Whether COMMIT may be sent with a statement."""
@@ -155,14 +163,26 @@ class TransactionDialect(JudgingDialect, TokenDialect):
         try:
             tag = self._send_commit(raw)
         except Exception:
-            # SQLite keeps a transaction open after refusing its COMMIT, and other databases may, too.
-            self._undo_refused(dbapi_connection)
-            transaction.committing = True  # for the code that judges the error
+            self.commit_refused(dbapi_connection)
             raise
         transaction.committing = False
+        self.note_committed(transaction, tag)
+
+    def note_committed(self, transaction: TransactionState, tag: str | None) -> None:
+        """Note that COMMIT was answered, with the command tag *tag* if there is one.
+
+        Raises:
+            TransactionAbortedError: the server has rolled back instead.
+        """
         transaction.end()
         if tag == "ROLLBACK":
             raise aborted_error(None)
+
+    def commit_refused(self, proxied: Any) -> None:
+        """Clean up after a COMMIT that failed."""
+        # SQLite keeps a transaction open after refusing its COMMIT, and other databases may, too.
+        self._undo_refused(proxied)
+        self.session_of(proxied).transaction.committing = True  # for the code that judges the error
 
     # --- a COMMIT whose reply is read with the next use of the connection ---------------------------
 

@@ -87,17 +87,22 @@ class DirectRoad(ShortRoad):
             if prepared is not None and compiled is not None:
                 statement = PinnedStatement(self, call, prepared, compiled, pinned)  # type: ignore[arg-type] # see there
                 statement._dbapi_connection, statement.seconds, statement.deadline = pinned, seconds, deadline
-                try:
-                    return self.border.cross(statement.go)
-                except ReadOnlyError as error:
-                    self._note_read_only(pinned.connection, error)
-                    raise
-                except StatementCancelledError:
-                    interruption = self._interruption_of(pinned.connection)
-                    if interruption is None:
-                        raise
-                raise interruption
+                return self.cross_pinned(statement)
         return self.run(pinned.connection, call, seconds, deadline)
+
+    def cross_pinned(self, statement: PinnedStatement) -> Any:
+        """Return what *statement* fetches, or raise one of our errors."""
+        pinned = statement._dbapi_connection
+        try:
+            return self.border.cross(statement.go)
+        except ReadOnlyError as error:
+            self._note_read_only(pinned.connection, error)
+            raise
+        except StatementCancelledError:
+            interruption = self._interruption_of(pinned.connection)
+            if interruption is None:
+                raise
+        raise interruption
 
     def send(self, connection: Connection, call: Call, seconds: float, deadline: Deadline | None) -> Any:
         prepared = self._known(call) if self._is_plain(connection, call) else None

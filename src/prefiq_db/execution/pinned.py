@@ -20,6 +20,7 @@ from prefiq_db.deadline import Deadline
 from prefiq_db.dialects.session import SESSION_KEY, SessionState
 from prefiq_db.dialects.transaction_errors import undone_error
 from prefiq_db.engine_class import PrefiqConnection, taken
+from prefiq_db.events import Line
 from prefiq_db.execution.pool_proxy import OwnProxy, clean_up
 from prefiq_db.execution.refused_statements import commit_of_a_block
 from prefiq_db.execution.standard import StandardRoad, discard
@@ -80,14 +81,18 @@ class Pinned:
         else:
             with checkout_by(deadline):
                 record = taken(self.road.engine)
-        self.state = state = record.info[SESSION_KEY]
+        self.hold(record, record.info[SESSION_KEY], application_line())
+
+    def hold(self, record: Any, state: SessionState, line: Line | None) -> None:
+        """Hold the connection in the place *record*, which was taken from the pool at *line* of the application."""
+        self.state = state
         self.dbapi_connection = record.dbapi_connection
         self._returns = returns = record.returns
         self._connection_record = record
         self.was_taken = True
         state.checkout.fairy_ref = reference = weakref.ref(self, _dropped)
         _unreturned[reference] = record, returns
-        state.checkout.line = application_line()
+        state.checkout.line = line
 
     def phase(self) -> Phase:
         """Return which step an error belongs to."""
@@ -163,6 +168,15 @@ class Pinned:
             self._handle_dbapi_exception(error, None, None, None, None)
         self._is_begun = True
 
+    def begin_broke(self, failure: BaseException) -> NoReturn:
+        """Do with *failure*, which broke off a usual BEGIN, what :meth:`begin` does with its own."""
+        try:
+            raise failure
+        except BaseException as error:  # noqa: BLE001 - likewise
+            self._handle_dbapi_exception(error, None, None, None, None)
+        finally:
+            del failure
+
     def send_begin(self) -> None:
         """Send a BEGIN that waits for the first statement; do nothing if there is none."""
         if self.view is not None:
@@ -211,6 +225,18 @@ class Pinned:
         handle = self._handle
         assert handle is not None, "there is nothing to end before begin()"
         return handle
+
+    def commit_broke(self, failure: BaseException) -> NoReturn:
+        """Do with *failure*, which broke off a usual COMMIT, what :meth:`commit` does with its own."""
+        dialect = self.road.dialect
+        try:
+            if isinstance(failure, Exception) and self.state.transaction.committing:
+                dialect.commit_refused(self)
+            raise failure
+        except BaseException as error:  # noqa: BLE001 - likewise
+            self._failed(error)
+        finally:
+            del failure
 
     def _failed(self, error: BaseException) -> NoReturn:
         """Let SQLAlchemy handle *error*, which the end of the transaction met, as its own transaction does."""

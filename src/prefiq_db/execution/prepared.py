@@ -21,6 +21,7 @@ from sqlalchemy.sql.compiler import WARN_LINTING, SQLCompiler
 from sqlalchemy.sql.selectable import CompoundSelect, Select, TextualSelect
 
 from prefiq_db.execution.in_places import places_of
+from prefiq_db.execution.inside import Inside, known_inside
 from prefiq_db.execution.statement_facts import facts_of, facts_of_text
 
 #: the kinds of constructs whose execution is known to need nothing but the compiled statement
@@ -46,6 +47,7 @@ class Prepared:
         asked: the names of the values that a caller has to give.
         single: the types that a text's values have to have there; ``None``: any.
         decimals: the columns of exact decimals that are to be looked at first; ``None``: it names none.
+        inside: what it means for a transaction, where it may take the short way there, too; else ``None``.
         taken: the types whose values the driver takes unchanged.
         order: the names of the binds, where the driver takes them by their places; else ``None``.
         noted: what the observer knows of it; ``None`` before it is first sent on the short way.
@@ -63,6 +65,7 @@ class Prepared:
         "compiled",
         "decimals",
         "format",
+        "inside",
         "is_plain",
         "keys",
         "noted",
@@ -94,6 +97,8 @@ class Prepared:
         asks_list = is_text and any(place.bare for places in places_of(text.text, label).values() for place in places)
         self.is_plain = self.stands_alone and not asks_list and dialect.is_plain(compiled)
         self.decimals: frozenset[tuple[str, str]] | None = getattr(compiled, "decimal_columns", None) or None
+        needs_no_care = self.keys is not None and self.decimals is None and not asks_list and dialect.is_plain(compiled)
+        self.inside: Inside | None = known_inside(facts, self.sql, dialect) if needs_no_care else None
         self.taken: frozenset[type] = dialect.values.taken
         self.noted: Any = None
         self.statement: TextClause | None = None

@@ -15,6 +15,8 @@ from prefiq_db.execution.mapping import Into, mapper
 from prefiq_db.execution.statement_facts import COUNTED, facts_sent
 from prefiq_db.reports import ExecuteResult
 
+_new: Final = object.__new__
+
 
 def all_rows(into: Into) -> Shape:
     """Every row, each converted by *into*, as a list; empty for a statement that returns no rows."""
@@ -110,8 +112,24 @@ def _fetch_outcome(result: CursorResult[Any]) -> ExecuteResult:
 def _outcome_of_text(result: CursorResult[Any], context: Any) -> ExecuteResult:
     """Return the outcome of one text without rows: the same, with less to ask."""
     facts, count = facts_sent(context, context.statement, context.dialect.label), result.rowcount
-    is_known = facts.verb in COUNTED and not facts.weighted and count >= 0
-    return ExecuteResult(int(count) if is_known else None, None, (), _other_rows(result))
+    return outcome_of_text(facts.verb in COUNTED and not facts.weighted, count, _other_rows(result))
+
+
+class _Draft(ExecuteResult):
+    """Becomes an ``ExecuteResult``; see :mod:`prefiq_db.insight.drafts`."""
+
+    __slots__ = ()
+    __setattr__, __delattr__ = object.__setattr__, object.__delattr__
+
+
+def outcome_of_text(is_counted: bool, count: int, others: Sequence[Sequence[Any]] = ()) -> ExecuteResult:
+    """Return the outcome of a text without rows: *count*, where that is a number of rows, and known."""
+    made: Any = _new(_Draft)
+    made.rowcount = int(count) if is_counted and count >= 0 else None
+    made.inserted_primary_key, made.rows, made.other_rows = None, (), others
+    made.__class__ = ExecuteResult
+    outcome: ExecuteResult = made
+    return outcome
 
 
 def _other_rows(result: CursorResult[Any]) -> Sequence[Sequence[Any]]:

@@ -6,7 +6,7 @@ from prefiq_db.reports import Outcome
 from prefiq_db.transaction.block import RUN_AGAIN, Block
 from prefiq_db.transaction.burst_block import BurstBlock
 from prefiq_db.transaction.burst_savepoint import BurstSavepoint
-from prefiq_db.transaction.options import TransactionOptions, check_timeout, make_options
+from prefiq_db.transaction.options import PLAIN, TransactionOptions, check_timeout, make_options
 from prefiq_db.transaction.ownership import (
     NO_TRANSACTIONS,
     Binding,
@@ -23,6 +23,7 @@ from prefiq_db.transaction.scope import Scope
 
 __all__ = [
     "NO_TRANSACTIONS",
+    "PLAIN",
     "RUN_AGAIN",
     "Binding",
     "Block",

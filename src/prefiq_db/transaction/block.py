@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Protocol, TypeVar
 
 from sqlalchemy import Connection
 
-from prefiq_db.call import Call
+from prefiq_db.call import Call, Shape, Told
 from prefiq_db.deadline import OWN_TIMEOUT, Deadline
 from prefiq_db.errors import (
     ClosedError,
@@ -21,6 +21,8 @@ from prefiq_db.errors import (
     TransactionTimeoutError,
     UsageError,
 )
+from prefiq_db.execution.one_shot import UNUSUAL
+from prefiq_db.execution.prepared import Prepared
 from prefiq_db.instance import Instance
 from prefiq_db.interruptions import is_interruption
 from prefiq_db.reports import Outcome
@@ -150,6 +152,16 @@ class Block(ABC):
             fetched = self._send(call, scope)
         finish = call.shape.finish
         return fetched if finish is None else finish(fetched)
+
+    def shoot(self, prepared: Prepared, params: Any, shape: Shape, told: Told | None, *, explicit: bool = True) -> Any:
+        """Return the result of a text that needs nothing decided, or ``UNUSUAL`` if nothing was sent.
+
+        Args:
+            prepared: *params* fit it, and the driver takes them unchanged.
+            told: what events tell of the call; ``None`` while nobody listens.
+            explicit: the caller used its ``tx``.
+        """
+        return UNUSUAL
 
     def use(self, call: Call, work: Callable[..., T], *, explicit: bool) -> T:
         """Return ``work(connection, call, seconds, deadline)``, which does a part of *call* on the connection."""

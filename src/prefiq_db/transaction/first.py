@@ -8,6 +8,7 @@ from typing import Any, Final, TypeVar
 
 from prefiq_db.call import Call
 from prefiq_db.errors import ErrorKind, PrefiqDbError
+from prefiq_db.execution.pinned_shot import BrokenStatement
 from prefiq_db.transaction.block import Block
 
 T = TypeVar("T")
@@ -42,6 +43,15 @@ class FirstStatement(Block):
     def send_next(self, call: Call) -> Any:
         scope = self.scope
         return self._first(lambda: Block._send(self, call, scope)) if self._begins else Block._send(self, call, scope)
+
+    def end_broken(self, broken: BrokenStatement) -> Any:
+        """Let go a statement that was broken off on the short way; where it may be sent again, return its result."""
+        road = self.instance.road
+        if not self._begins:
+            return road.cross_pinned(broken)
+        scope, call, left = self.scope, broken.call, [broken]
+        del broken
+        return self._first(lambda: road.cross_pinned(left.pop()) if left else Block._send(self, call, scope))
 
     def begin_now(self) -> None:
         self.check_open()

@@ -58,7 +58,8 @@ def check_timeout(seconds: float | None) -> None:
         raise UsageError(f"timeout: expected seconds, greater than 0 and at most {MAX_SECONDS:.0f}")
 
 
-_PLAIN: Final = TransactionOptions()
+#: without any option
+PLAIN: Final = TransactionOptions()
 
 
 def make_options(
@@ -71,5 +72,5 @@ def make_options(
     """
     are_plain = read_only is False and durable is False and exactly_once is False
     if are_plain and isolation is None and timeout is None:
-        return _PLAIN
+        return PLAIN
     return TransactionOptions(isolation, read_only, durable, timeout, exactly_once)

@@ -91,7 +91,7 @@ def enter(scope: Scope[Block]) -> None:
     request = request_here.get()
     if request is not None:
         request.opened(scope)
-    _set(scope.instance.origin, _Held(scope, scope.instance.runtime.worker(), bound=False))
+    _set(scope.instance.origin, _Held(scope, scope.worker(), bound=False))
 
 
 def leave(scope: Scope[Block]) -> bool:
@@ -103,6 +103,18 @@ def leave(scope: Scope[Block]) -> bool:
     if held is None or held.scope is not scope:
         return False
     _set(scope.instance.origin, None)
+    return True
+
+
+def leave_alone(scope: Scope[Block]) -> bool:
+    """Do what :func:`leave` does, if *scope* is all that is ambient here; return whether it was done."""
+    now = _ambient.get()
+    if len(now) != 1 or request_here.get() is not None:
+        return False
+    held = now.get(scope.instance.origin)
+    if held is None or held.scope is not scope:
+        return False
+    _ambient.set(NO_TRANSACTIONS)
     return True
 
 
@@ -141,7 +153,10 @@ class Binding:
 def _set(origin: Instance, held: _Held | None) -> None:
     # set, never reset(token): that raises in another context, and generators are finished in other contexts
     now = _ambient.get()
-    if len(now) > (origin in now):
+    if now is NO_TRANSACTIONS:
+        if held is not None:
+            _ambient.set({origin: held})
+    elif len(now) > (origin in now):
         others = {other: value for other, value in now.items() if other is not origin}
         _ambient.set(others if held is None else {**others, origin: held})
     else:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar
 
-from prefiq_db.call import Call
+from prefiq_db.call import NO_OVERRIDES, Call, Shape, Told
 from prefiq_db.deadline import Deadline, own_deadline, sooner
 from prefiq_db.dialects.session import SessionState
 from prefiq_db.errors import (
@@ -20,7 +23,11 @@ from prefiq_db.errors import (
 )
 from prefiq_db.events import Line, TransactionFinished
 from prefiq_db.exactly_once import forbidden_table, missing_table, never_committed, new_token, still_unknown
+from prefiq_db.execution.one_shot import UNUSUAL
 from prefiq_db.execution.pinned import Pinned
+from prefiq_db.execution.pinned_ends import begin_usually, commit_usually, may_commit_usually, return_usually
+from prefiq_db.execution.pinned_shot import BrokenStatement, shoot_pinned
+from prefiq_db.execution.prepared import Prepared
 from prefiq_db.instance import Instance
 from prefiq_db.marks import seen_by
 from prefiq_db.origin import readable
@@ -28,8 +35,8 @@ from prefiq_db.reports import Outcome
 from prefiq_db.transaction.block import ACTIVE, COMMITTED, NOT_COMMITTED, RUN_AGAIN, UNKNOWN, Block
 from prefiq_db.transaction.first import FirstStatement
 from prefiq_db.transaction.last import LastStatement
-from prefiq_db.transaction.options import TransactionOptions
-from prefiq_db.transaction.ownership import HAND_OVER, enter, leave
+from prefiq_db.transaction.options import PLAIN, TransactionOptions
+from prefiq_db.transaction.ownership import HAND_OVER, enter, leave, leave_alone
 from prefiq_db.transaction.scope import Scope, Use
 
 logger = logging.getLogger("prefiq_db.transaction")
@@ -45,6 +52,8 @@ class RootBlock(LastStatement, FirstStatement):
     is_root: ClassVar[bool] = True
     #: BEGIN doesn't wait for the first statement
     begins_at_once = False
+    #: it has no options, no time limit and no token, and began on the short way
+    _is_usual = False
     line: Line | None = None
     _started: float = 0.0
     _tried: bool = False
@@ -58,6 +67,39 @@ class RootBlock(LastStatement, FirstStatement):
             self.token = new_token(instance.resolver.home)
 
     # --- begin -----------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        instance = self.instance
+        is_usual = self.options is PLAIN and type(self) is RootBlock and instance.is_usual
+        if not is_usual or instance.runtime.is_async or not self._begin_usually():
+            Block.begin(self)
+
+    def _begin_usually(self) -> bool:
+        """Begin where nothing is left to decide; return whether that was done."""
+        if self.begins_at_once or self.token is not None or self.deadline is not None or self._scope is not None:
+            return False
+        self.check_new()
+        instance = self.instance
+        self._started = time.perf_counter()
+        self._pinned = pinned = Pinned(instance.road)
+        began = False
+        try:
+            self.outcome = ACTIVE
+            if begin_usually(instance.road, pinned, self.id, self.retry_number):
+                self._handle = pinned
+                state = pinned.state
+                self.line = state.checkout.line
+                self._begins = state.transaction.owes_begin
+                scope: Scope[Block] = Scope(instance, pinned)
+                self._scope = scope
+                enter(scope)
+                scope.blocks.append(self)
+                self._is_usual = began = True
+        finally:
+            if not began:
+                self._let_go()
+                self._handle = None
+        return began
 
     def _begin(self) -> None:
         if self._tried and self.token is not None:
@@ -141,6 +183,10 @@ class RootBlock(LastStatement, FirstStatement):
     # --- statements ------------------------------------------------------------------------------
 
     def run(self, call: Call, *, explicit: bool) -> Any:
+        if not explicit and self._is_known(call):
+            fetched = self.shoot(call.prepared, call.params, call.shape, (call.id, call.line), explicit=False)
+            if fetched is not UNUSUAL:
+                return fetched
         scope = self._scope
         if (
             scope is None
@@ -162,6 +208,52 @@ class RootBlock(LastStatement, FirstStatement):
                 raise self._lost()
             fetched = instance.road.run_pinned(scope.pinned, call, instance.statement_timeout_seconds, None)
         finish = call.shape.finish
+        return fetched if finish is None else finish(fetched)
+
+    def _is_known(self, call: Call) -> bool:
+        """Return whether *call* is of a text that may take the short way, with values that need no conversion."""
+        known, params = call.prepared, call.params
+        return (
+            known is not None
+            and known.inside is not None
+            and call.given is NO_OVERRIDES
+            and not call.last
+            and self.instance.is_usual
+            and not self.instance.runtime.is_async
+            and (not params or known.taken.issuperset(map(type, params.values())))
+        )
+
+    def shoot(self, prepared: Prepared, params: Any, shape: Shape, told: Told | None, *, explicit: bool = True) -> Any:
+        scope = self._scope
+        if (
+            scope is None
+            or self.outcome is not ACTIVE
+            or self._handle is None
+            or self.deadline is not None
+            or len(scope.blocks) != 1
+        ):
+            return UNUSUAL
+        if explicit:
+            scope.explicit_uses += 1
+        users, mine = scope._users, Use(scope)
+        if scope.pid != os.getpid() or users.setdefault(None, mine) is not mine:
+            return UNUSUAL
+        try:
+            fetched = shoot_pinned(self.instance.road, scope.pinned, scope.guard, prepared, params, shape, told)
+            if fetched is UNUSUAL:
+                return UNUSUAL
+            if type(fetched) is BrokenStatement:
+                fetched = self.end_broken(fetched)
+            elif self._begins:
+                self._begins = scope.state.transaction.owes_begin
+        except BaseException as error:
+            if not isinstance(error, PrefiqDbError):
+                scope.doubt()
+            raise
+        finally:  # as a Use ends
+            if users.get(None) is mine:
+                del users[None]
+        finish = shape.finish
         return fetched if finish is None else finish(fetched)
 
     # --- a BEGIN that waits for the first statement ------------------------------------------------
@@ -187,6 +279,19 @@ class RootBlock(LastStatement, FirstStatement):
     # --- end -------------------------------------------------------------------------------------
 
     def end(self, error: BaseException | None) -> None:
+        if error is None and self._may_commit_usually():
+            try:
+                self._commit_usually()
+            except BaseException as interruption:
+                if not isinstance(interruption, PrefiqDbError):
+                    interruption.transaction_outcome = self.outcome  # type: ignore[attr-defined]  # as below
+                raise
+            finally:
+                try:
+                    self.abandon()
+                finally:
+                    self._tell()
+            return
         if self.outcome is ACTIVE or self._scope is None or self._over or not self._scope.is_closed:
             Block.end(self, error)
             return
@@ -196,6 +301,51 @@ class RootBlock(LastStatement, FirstStatement):
             self.abandon()
         if error is None and self._failure is not None:
             raise self._failure
+
+    def _may_commit_usually(self) -> bool:
+        """Return whether nothing is left to decide before COMMIT; if so, the block is no longer ambient."""
+        scope = self._scope
+        return (
+            scope is not None
+            and self.outcome is ACTIVE
+            and self._is_usual
+            and not self._over
+            and self._unwanted is None
+            and not self.open_streams
+            and not scope.guard.is_closed
+            and len(scope.blocks) == 1
+            and self.instance.is_usual
+            and may_commit_usually(self.instance.road, scope.pinned)
+            and leave_alone(scope)
+        )
+
+    def _commit_usually(self) -> None:
+        scope, road = self._scope, self.instance.road
+        assert scope is not None, "asked before"
+        pinned, users, mine = scope.pinned, scope._users, Use(scope)
+        failure: BaseException | None = None
+        if scope.pid == os.getpid() and users.setdefault(None, mine) is mine:
+            try:
+                # The outcome is unknown until the reply is read.
+                self.outcome = UNKNOWN
+                failure = commit_usually(road, pinned)
+                if failure is None:
+                    self.outcome = COMMITTED
+            finally:
+                if users.get(None) is mine:
+                    del users[None]
+            if failure is None:
+                scope.blocks.clear()
+                if not return_usually(road, pinned):
+                    self._committed()
+                    return
+                if self.commit_functions:
+                    self._call(self.commit_functions, "on_commit")
+                self._over = True  # there is nothing left to release
+                return
+        send: Callable[[], None] = self._send_commit if failure is None else partial(pinned.commit_broke, failure)
+        del failure
+        self._commit_surely(send)
 
     def _end(self, error: BaseException | None) -> None:
         try:
@@ -257,8 +407,12 @@ class RootBlock(LastStatement, FirstStatement):
             return
         if self.instance.readers is not None:
             seen_by(self.instance.runtime.worker())  # in the shield it would be noted where nobody sees it
+        self._commit_surely(self._send_commit)
+
+    def _commit_surely(self, send: Callable[[], None]) -> None:
+        """Commit by *send*, to the end even if the task is cancelled meanwhile."""
         try:
-            self.instance.runtime.shielded(self._commit, self.instance.commit_budget_seconds)
+            self.instance.runtime.shielded(lambda: self._commit(send), self.instance.commit_budget_seconds)
         except TimeoutError:
             self._give_up()
         except BaseException as interruption:
@@ -267,7 +421,7 @@ class RootBlock(LastStatement, FirstStatement):
                 interruption.transaction_outcome = self.outcome  # type: ignore[attr-defined]
             raise
 
-    def _commit(self) -> None:
+    def _commit(self, send: Callable[[], None]) -> None:
         scope = self.scope
         try:
             with Use(scope):
@@ -282,7 +436,7 @@ class RootBlock(LastStatement, FirstStatement):
                     self._bound_the_end()
                 # The outcome is unknown until the reply is read.
                 self.outcome = UNKNOWN
-                self.instance.road.border.cross(self._send_commit, "commit")
+                self.instance.road.border.cross(send, "commit")
         except TransactionEndedError:
             self._roll_back(UNKNOWN)
             raise

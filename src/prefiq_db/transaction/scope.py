@@ -11,7 +11,7 @@ from prefiq_db.deadline import Deadline
 from prefiq_db.dialects.base import PrefiqDialect
 from prefiq_db.dialects.session import SessionState
 from prefiq_db.errors import ClosedError, ForkError, PrefiqDbError, TransactionBusyError
-from prefiq_db.execution.enclosable import may_travel
+from prefiq_db.execution.inside import Inside
 from prefiq_db.execution.pinned import Pinned
 from prefiq_db.execution.refused_statements import (
     commit_refused,
@@ -19,7 +19,7 @@ from prefiq_db.execution.refused_statements import (
     refuse_behind_pooler,
     refuse_everywhere,
 )
-from prefiq_db.execution.statement_facts import COUNTED, Facts, facts_sent
+from prefiq_db.execution.statement_facts import Facts, facts_sent
 from prefiq_db.instance import Instance
 
 B = TypeVar("B")
@@ -63,14 +63,16 @@ class Guard:
             if not dialect.limits.session_settings:
                 refuse_behind_pooler(facts)
             state.checkout.tainted = True
-        transaction.may_travel = may_travel(facts, statement, dialect)
-        # What a function of the caller's does outside the transaction isn't undone with it.
-        transaction.may_repeat = facts.only_built_in and (facts.verb in COUNTED or facts.reads_only)
-        # With a token the outcome can be found out when the replies are lost, but not the rows.
-        rowless = facts.verb in COUNTED and not facts.returning
-        transaction.may_close = transaction.may_travel and (transaction.token is None or rowless)
-        if not facts.reads_only:
-            transaction.only_reads = False
+        Inside(facts, statement, dialect).note(transaction)
+
+    def admits(self, inside: Inside) -> bool:
+        """Note what a text means that is known to be refused nowhere; return whether it may be sent now."""
+        if self.is_closed:
+            return False
+        transaction = self.state.transaction
+        if transaction.owes_begin or transaction.only_reads:  # nobody else asks what it means
+            inside.note(transaction)
+        return True
 
 
 def _refuse(facts: Facts, label: str) -> None:
@@ -87,6 +89,8 @@ class Scope(Generic[B]):
 
     def __init__(self, instance: Instance, pinned: Pinned) -> None:
         self.instance = instance
+        #: names the running task or thread
+        self.worker = instance.runtime.worker
         self.guard = Guard(instance.road.dialect)
         self.pin(pinned)
         self.pid = os.getpid()
@@ -170,7 +174,7 @@ class Use:
 
     def __init__(self, scope: Scope[Any]) -> None:
         self.scope = scope
-        self.worker = scope.instance.runtime.worker()
+        self.worker = scope.worker()
 
     def __enter__(self) -> None:
         scope = self.scope
