@@ -837,6 +837,8 @@ def test_control_forgotten_tags_are_found(
     script = [dataclasses.replace(step, times=3, overrides=TOLD_ALONG[0]) for step in everything("fetch_one")]
     with pytest.raises(AssertionError, match="the roads differ"):
         play_twice(make_db, run, backend, script, listens=_StatementEvents)
+
+
 # --- controls of the short way inside ----------------------------------------------------------------
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
-from prefiq_db.call import EXPLICIT, NO_OVERRIDES, Batch, Call, Shape, next_call_id
+from prefiq_db.call import EXPLICIT, NO_OVERRIDES, Batch, Call, Shape, next_call_id, told_of
 from prefiq_db.core.bulk_insert import Request
 from prefiq_db.core.database_core import DatabaseCore
 from prefiq_db.core.streams import StreamCore
@@ -16,6 +16,7 @@ from prefiq_db.execution.row_batches import BatchReader
 from prefiq_db.origin import line_of_the_verb
 from prefiq_db.overrides import NO_SCOPES, scopes_here
 from prefiq_db.reports import BulkResult, UpsertResult
+from prefiq_db.tags import NO_TAGS
 from prefiq_db.transaction import Binding, Block, Savepoint, TransactionOptions
 
 T = TypeVar("T")
@@ -75,7 +76,7 @@ class TransactionCore(OpenedTransaction, CoreVerbs):
             are_taken = params.keys() == known.keys and known.taken.issuperset(map(type, params.values()))
         else:
             are_taken = params is None and not known.keys
-        told = (next_call_id(), line_of_the_verb(3)) if database.hooks.wants_lines else None
+        told = told_of((next_call_id(), line_of_the_verb(3), NO_TAGS)) if database.hooks.wants_lines else None
         if are_taken and known.inside is not None and not database.runtime.is_async:
             fetched = self.tx.shoot(known, params, shape, told)
             if fetched is not UNUSUAL:

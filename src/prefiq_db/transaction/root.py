@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar
 
-from prefiq_db.call import NO_OVERRIDES, Call, Shape, Told
+from prefiq_db.call import NO_OVERRIDES, Call, Shape, Told, told_of
 from prefiq_db.deadline import Deadline, own_deadline, sooner
 from prefiq_db.dialects.session import SessionState
 from prefiq_db.errors import (
@@ -184,7 +184,8 @@ class RootBlock(LastStatement, FirstStatement):
 
     def run(self, call: Call, *, explicit: bool) -> Any:
         if not explicit and self._is_known(call):
-            fetched = self.shoot(call.prepared, call.params, call.shape, (call.id, call.line), explicit=False)
+            told = told_of((call.id, call.line, call.tags))
+            fetched = self.shoot(call.prepared, call.params, call.shape, told, explicit=False)
             if fetched is not UNUSUAL:
                 return fetched
         scope = self._scope
