@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from prefiq_db.dialects.awaiting import AwaitingDialect, Reply
+from prefiq_db.dialects.awaiting import AwaitingDialect, OneWait, Reply
 from prefiq_db.dialects.session import SessionState
 from prefiq_db.dialects.sqlite_connection import SqliteConnection
 
@@ -58,6 +58,9 @@ class AwaitingSqlite(AwaitingDialect):
         driver._running = False
         driver._tx.put_nowait((None, partial(_close_and_stop, driver)))
 
+    def new_cursor(self, dbapi_connection: Any, compiled: Any = None) -> Any:
+        return _OneTurn(dbapi_connection, None)
+
     async def execute_awaited(self, dbapi_connection: Any, statement: str, parameters: Any) -> Reply:
         driver = dbapi_connection._connection
         turn = _Turn(driver._conn, statement, parameters)
@@ -105,3 +108,15 @@ class _Turn:
                 self.rows = cursor.fetchall()
         finally:
             cursor.close()
+
+
+class _OneTurn(OneWait):
+    """A cursor whose statement takes one turn in the driver's thread."""
+
+    __slots__ = ()
+
+    async def _carry_out(self, statement: str, parameters: Any) -> None:
+        driver = self._adapted._connection
+        turn = _Turn(driver._conn, statement, () if parameters is None else parameters)
+        await driver._execute(turn.take)
+        self._cursor, self.rows = turn.cursor, turn.rows
