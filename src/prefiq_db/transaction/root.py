@@ -257,8 +257,12 @@ class RootBlock(LastStatement, FirstStatement):
             return
         if self.instance.readers is not None:
             seen_by(self.instance.runtime.worker())  # in the shield it would be noted where nobody sees it
+        runtime = self.instance.runtime
+        # Functions of the caller's, and finding out the outcome, may cancel the task that they run in.
+        is_plain = self.token is None and not (self.commit_functions or self.rollback_functions)
+        shield = runtime.undisturbed if is_plain else runtime.shielded
         try:
-            self.instance.runtime.shielded(self._commit, self.instance.commit_budget_seconds)
+            shield(self._commit, self.instance.commit_budget_seconds)
         except TimeoutError:
             self._give_up()
         except BaseException as interruption:
