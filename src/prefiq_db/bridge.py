@@ -18,10 +18,10 @@ from typing import Any, Protocol, TypeVar
 
 import greenlet
 from sqlalchemy.util.concurrency import await_ as _await
-from sqlalchemy.util.concurrency import greenlet_spawn as _greenlet_spawn
 from sqlalchemy.util.concurrency import in_greenlet as _in_greenlet
 
 from prefiq_db.forks import in_child
+from prefiq_db.greenlets import spawn as spawn
 from prefiq_db.undisturbed import Undisturbed
 from prefiq_db.unrun import refuse_awaitable, refuse_unrun
 
@@ -36,12 +36,6 @@ def await_(awaitable: Awaitable[T]) -> T:
 def can_await() -> bool:
     """Return whether the caller runs under :func:`spawn`; code that the garbage collector calls may not."""
     return bool(_in_greenlet())
-
-
-async def spawn(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-    """Run the synchronous *function* so that it may :func:`await_`."""
-    result: T = await _greenlet_spawn(function, *args, **kwargs)
-    return result
 
 
 async def end_after(error: BaseException | None, function: Callable[..., T], *args: Any) -> T:
