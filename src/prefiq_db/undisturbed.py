@@ -23,7 +23,16 @@ class Undisturbed:
         seconds: after which the coroutine is cancelled.
     """
 
-    __slots__ = ("_asyncio_future_blocking", "_coroutine", "_future", "_is_late", "_loop", "_said", "_seconds")
+    __slots__ = (
+        "_asyncio_future_blocking",
+        "_coroutine",
+        "_future",
+        "_is_late",
+        "_is_over",
+        "_loop",
+        "_said",
+        "_seconds",
+    )
 
     def __init__(self, coroutine: Coroutine[Any, Any, Any], seconds: float) -> None:
         self._coroutine = coroutine
@@ -31,7 +40,7 @@ class Undisturbed:
         self._loop = asyncio.get_running_loop()
         self._asyncio_future_blocking = False
         self._future: Any = None
-        self._is_late = False
+        self._is_late = self._is_over = False
         self._said: Any = _NOT_CANCELLED
 
     def __await__(self) -> Generator[Any, None, Any]:
@@ -43,6 +52,7 @@ class Undisturbed:
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - raised below, unless the task is cancelled
             failure = error
         finally:
+            self._is_over = True
             timer.cancel()
         try:
             if self._said is not _NOT_CANCELLED:
@@ -85,9 +95,11 @@ class Undisturbed:
             self._said = said
 
     def _be_late(self) -> None:
+        if self._is_over:
+            return
         self._is_late = True
-        if self._future is not None:
-            self._future.cancel()
+        if self._future is None or not self._future.cancel():
+            self._loop.call_soon(self._be_late)  # it waits for nothing that could tell it, or for no longer
 
     # --- what a task does with the future that it waits for -----------------------------------------
 

@@ -110,6 +110,17 @@ def test_what_takes_too_long_is_cancelled() -> None:
     assert seen == ["cancelled"]
 
 
+def test_what_takes_too_long_at_every_turn_is_cancelled_where_it_waits() -> None:
+    async def turning() -> None:
+        ends_at = asyncio.get_running_loop().time() + 0.01
+        while asyncio.get_running_loop().time() < ends_at:
+            await asyncio.sleep(0)
+        await asyncio.get_running_loop().create_future()
+
+    with pytest.raises(TimeoutError, match="not done within"):
+        asyncio.run(_awaited(turning(), 0.001))
+
+
 def test_what_ends_itself_when_it_takes_too_long_is_heard() -> None:
     async def patient() -> str:
         try:
