@@ -1,4 +1,4 @@
-"""In the async world a transaction waits once for each message, COMMIT in its own task, and nothing is less safe for it."""
+"""An async transaction waits once for each message, and for COMMIT in its own task; nothing is less safe for it."""
 
 from __future__ import annotations
 
@@ -187,7 +187,7 @@ async def test_nobody_gets_another_ones_row_and_nothing_leaks(make_db: Any, back
 async def test_control_a_connection_handed_on_in_the_middle_of_a_reply_is_found(
     make_db: Any, backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Given back after a cancelled statement, as it is: the next one gets its row, or meets a connection that is busy."""
+    """Given back as it is after a cancelled statement: the next one gets its row, or meets a busy connection."""
     handle = Pinned._handle_dbapi_exception
 
     def unhandled(self: Pinned, error: BaseException, *about: Any) -> None:

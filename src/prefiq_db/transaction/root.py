@@ -258,9 +258,10 @@ class RootBlock(LastStatement, FirstStatement):
         if self.instance.readers is not None:
             seen_by(self.instance.runtime.worker())  # in the shield it would be noted where nobody sees it
         runtime = self.instance.runtime
-        # Functions of the caller's, and finding out the outcome, may cancel the task that they run in.
-        is_plain = self.token is None and not (self.commit_functions or self.rollback_functions)
-        shield = runtime.undisturbed if is_plain else runtime.shielded
+        # Functions and listeners of the caller's, and the search for an outcome, may cancel the task that they run in.
+        is_alone = self.token is None and scope.pinned.view is None
+        is_alone = is_alone and not (self.commit_functions or self.rollback_functions)
+        shield = runtime.undisturbed if is_alone else runtime.shielded
         try:
             shield(self._commit, self.instance.commit_budget_seconds)
         except TimeoutError:
