@@ -77,7 +77,10 @@ class Runtime(Protocol):
         """
 
     def undisturbed(self, function: Callable[[], T], budget_seconds: float) -> T:
-        """Do the same for a *function* that only waits for a driver, and calls nobody's code; it costs less."""
+        """Do the same for a *function* that only waits for a driver, and calls nobody's code; it costs less.
+
+        A cancellation is raised with its message, but not as the same instance.
+        """
 
     def beside(self, function: Callable[[], None]) -> Callable[[], None]:
         """Start *function* in a thread or task of its own; return a function that waits for its end.

@@ -1,7 +1,8 @@
-"""Send one statement outside a transaction from a coroutine, where nothing but the driver's own call has to wait.
+"""Send one statement in one wait: from a coroutine outside a transaction, under the bridge everywhere else.
 
-What may have to wait besides it (another time limit at the server, a reply that is still to be read, a check of a
-column) is left to the bridge: :meth:`AwaitingDialect.sends_awaited` says so before anything is sent.
+What may have to wait in the coroutine besides the driver's own call (another time limit at the server, a reply that is
+still to be read, a check of a column) is left to the bridge: :meth:`AwaitingDialect.sends_awaited` says so before
+anything is sent.
 """
 
 from __future__ import annotations

@@ -61,6 +61,9 @@ class AwaitingSqlite(AwaitingDialect):
         driver._tx.put_nowait((None, partial(_close_and_stop, driver)))
 
     def new_cursor(self, dbapi_connection: Any, compiled: Any = None) -> Any:
+        driver = dbapi_connection._connection
+        if driver._connection is None or not driver._running:
+            return dbapi_connection.cursor()  # the adapter's says so
         return _OneTurn(dbapi_connection, None)
 
     async def execute_awaited(self, dbapi_connection: Any, statement: str, parameters: Any) -> Reply:
