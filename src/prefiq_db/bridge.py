@@ -20,10 +20,11 @@ from typing import Any, Protocol, TypeVar
 
 import greenlet
 from sqlalchemy.util.concurrency import await_ as _await
-from sqlalchemy.util.concurrency import greenlet_spawn as _greenlet_spawn
 from sqlalchemy.util.concurrency import in_greenlet as _in_greenlet
 
 from prefiq_db.forks import in_child
+from prefiq_db.greenlets import spawn as spawn
+from prefiq_db.undisturbed import Undisturbed
 from prefiq_db.unrun import refuse_awaitable, refuse_unrun
 
 T = TypeVar("T")
@@ -37,12 +38,6 @@ def await_(awaitable: Awaitable[T]) -> T:
 def can_await() -> bool:
     """Return whether the caller runs under :func:`spawn`; code that the garbage collector calls may not."""
     return bool(_in_greenlet())
-
-
-async def spawn(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-    """Run the synchronous *function* so that it may :func:`await_`."""
-    result: T = await _greenlet_spawn(function, *args, **kwargs)
-    return result
 
 
 async def end_after(error: BaseException | None, function: Callable[..., T], *args: Any) -> T:
@@ -83,6 +78,12 @@ class Runtime(Protocol):
         A cancellation that arrived is raised again, as the same instance, when *function* has ended.
         """
 
+    def undisturbed(self, function: Callable[[], T], budget_seconds: float) -> T:
+        """Do the same for a *function* that only waits for a driver, and calls nobody's code; it costs less.
+
+        A cancellation is raised with its message, but not as the same instance.
+        """
+
     def beside(self, function: Callable[[], None]) -> Callable[[], None]:
         """Start *function* in a thread or task of its own; return a function that waits for its end.
 
@@ -118,6 +119,9 @@ class SyncRuntime:
         return (get_ident(), None if _get_running_loop() is None else asyncio.current_task())
 
     def shielded(self, function: Callable[[], T], budget_seconds: float) -> T:
+        return function()
+
+    def undisturbed(self, function: Callable[[], T], budget_seconds: float) -> T:
         return function()
 
     def beside(self, function: Callable[[], None]) -> Callable[[], None]:
@@ -159,6 +163,9 @@ class AsyncRuntime:
     def shielded(self, function: Callable[[], T], budget_seconds: float) -> T:
         return await_(_shielded(function, budget_seconds))
 
+    def undisturbed(self, function: Callable[[], T], budget_seconds: float) -> T:
+        return await_(_undisturbed(function, budget_seconds))
+
     def beside(self, function: Callable[[], None]) -> Callable[[], None]:
         task = asyncio.get_running_loop().create_task(spawn(function))
         return lambda: await_(task)
@@ -191,6 +198,13 @@ async def _shielded(function: Callable[[], T], budget_seconds: float) -> T:
     if task.cancelled():
         raise TimeoutError(f"not done within {budget_seconds:g} s")
     return task.result()
+
+
+async def _undisturbed(function: Callable[[], T], budget_seconds: float) -> T:
+    """Run *function* in the running task, in a greenlet that no cancellation reaches."""
+    with _anyio_shield():
+        result: T = await Undisturbed(spawn(function), budget_seconds)
+        return result
 
 
 async def to_its_end(coroutine: Coroutine[Any, Any, Any], seconds: float) -> None:

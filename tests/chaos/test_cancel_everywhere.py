@@ -161,6 +161,7 @@ def test_without_the_shield_the_truth_is_lost(
     cancel: Callable[..., list[str]], world: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The control: the same tasks, with COMMIT left to the cancellation."""
-    monkeypatch.setattr(AsyncRuntime, "shielded", lambda self, function, budget_seconds: function())
+    for shield in ("shielded", "undisturbed"):
+        monkeypatch.setattr(AsyncRuntime, shield, lambda self, function, budget_seconds: function())
     found = Counter(line.partition(":")[0] for line in cancel("slow COMMIT", label=" (control)"))
     assert found["unknown"] > 0, found

@@ -1,7 +1,8 @@
-"""Send one statement outside a transaction from a coroutine, where nothing but the driver's own call has to wait.
+"""Send one statement in one wait: from a coroutine outside a transaction, under the bridge everywhere else.
 
-What may have to wait besides it (another time limit at the server, a reply that is still to be read, a check of a
-column) is left to the bridge: :meth:`AwaitingDialect.sends_awaited` says so before anything is sent.
+What may have to wait in the coroutine besides the driver's own call (another time limit at the server, a reply that is
+still to be read, a check of a column) is left to the bridge: :meth:`AwaitingDialect.sends_awaited` says so before
+anything is sent.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from prefiq_db.bridge import await_
 from prefiq_db.dialects.engine_parts import ConfiguredDialect
 from prefiq_db.dialects.session import SessionState
 
@@ -54,6 +56,27 @@ class Reply:
     def close(self) -> None:
         """Drop the rows."""
         self.rows = ()
+
+
+class OneWait(Reply):
+    """A cursor for one statement under the bridge, which waits once: SQLAlchemy's adapters wait for each call of it."""
+
+    __slots__ = ("_adapted",)
+
+    def __init__(self, adapted: Any, cursor: Any) -> None:
+        super().__init__(cursor, ())
+        #: SQLAlchemy's adapter of the driver's connection
+        self._adapted = adapted
+
+    def execute(self, statement: str, parameters: Any = None) -> None:
+        """Send *statement*, and read the whole reply."""
+        try:
+            await_(self._carry_out(statement, parameters))
+        except Exception as error:  # noqa: BLE001 - SQLAlchemy's adapter raises what its users expect
+            self._adapted._handle_exception(error)
+
+    async def _carry_out(self, statement: str, parameters: Any) -> None:
+        raise NotImplementedError
 
 
 class AwaitingDialect(ConfiguredDialect):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from prefiq_db.dialects.awaiting import AwaitingDialect, Reply
+from prefiq_db.dialects.awaiting import AwaitingDialect, OneWait, Reply
 from prefiq_db.dialects.session import SessionState
 from prefiq_db.drivers.readable import is_readable
 from prefiq_db.drivers.statuses import AT_REST_OF, AUTOCOMMIT
@@ -31,8 +31,26 @@ class AwaitingMariadb(AwaitingDialect):
         # Any other kind is sent with a savepoint around it, or its further results are to be read.
         return self.is_plain(compiled) and not dbapi_connection._execute_mutex.is_streaming
 
+    def new_cursor(self, dbapi_connection: Any, compiled: Any = None) -> Any:
+        if compiled is not None and not self.is_plain(compiled):
+            return dbapi_connection.cursor()  # there may be further results, which the adapter's reads
+        return _OneReply(dbapi_connection, dbapi_connection._connection.cursor())
+
     async def execute_awaited(self, dbapi_connection: Any, statement: str, parameters: Any) -> Reply:
         cursor = dbapi_connection._connection.cursor()
         async with dbapi_connection._execute_mutex:
             await cursor.execute(statement, parameters)
             return Reply(cursor, await cursor.fetchall() if cursor.description else ())
+
+
+class _OneReply(OneWait):
+    """A cursor that reads the one result of a statement."""
+
+    __slots__ = ()
+
+    async def _carry_out(self, statement: str, parameters: Any) -> None:
+        cursor = self._cursor
+        async with self._adapted._execute_mutex:
+            await cursor.execute(statement, parameters)
+            if cursor.description:
+                self.rows = await cursor.fetchall()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from prefiq_db.dialects.awaiting import AwaitingDialect, Reply
+from prefiq_db.dialects.awaiting import AwaitingDialect, OneWait, Reply
 from prefiq_db.dialects.session import SessionState
 from prefiq_db.drivers.halfway import close_if_halfway
 from prefiq_db.drivers.prepared import is_outdated, is_repeatable, names_of
@@ -38,6 +38,9 @@ class AwaitingPostgresql(AwaitingDialect):
     def close_now(self, dbapi_connection: Any) -> None:
         dbapi_connection._connection.pgconn.finish()
 
+    def new_cursor(self, dbapi_connection: Any, compiled: Any = None) -> Any:
+        return _OneReply(dbapi_connection, dbapi_connection._connection.cursor())
+
     async def execute_awaited(self, dbapi_connection: Any, statement: str, parameters: Any) -> Reply:
         driver = dbapi_connection._connection
         cursor = driver.cursor()
@@ -56,3 +59,16 @@ class AwaitingPostgresql(AwaitingDialect):
             result = cursor.pgresult
         has_rows = result is not None and result.status == _TUPLES_OK
         return Reply(cursor, await cursor.fetchall() if has_rows else ())
+
+
+class _OneReply(OneWait):
+    """A cursor over psycopg's own."""
+
+    __slots__ = ()
+
+    async def _carry_out(self, statement: str, parameters: Any) -> None:
+        cursor = self._cursor
+        await cursor.execute(statement, parameters)
+        result = cursor.pgresult
+        if result is not None and result.status == _TUPLES_OK:
+            self.rows = await cursor.fetchall()

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from prefiq_db.dialects.awaiting import AwaitingDialect, Reply
+from prefiq_db.dialects.awaiting import AwaitingDialect, OneWait, Reply
 from prefiq_db.dialects.session import SessionState
 from prefiq_db.dialects.sqlite_connection import SqliteConnection
+from prefiq_db.drivers.wakers import Waker
 
 
 class AwaitingSqlite(AwaitingDialect):
@@ -55,10 +57,16 @@ class AwaitingSqlite(AwaitingDialect):
         driver._running = False
         driver._tx.put_nowait((None, partial(_close_and_stop, driver)))
 
+    def new_cursor(self, dbapi_connection: Any, compiled: Any = None) -> Any:
+        driver = dbapi_connection._connection
+        if driver._connection is None or not driver._running:
+            return dbapi_connection.cursor()  # the adapter's says so
+        return _OneTurn(dbapi_connection, None)
+
     async def execute_awaited(self, dbapi_connection: Any, statement: str, parameters: Any) -> Reply:
         driver = dbapi_connection._connection
         turn = _Turn(driver._conn, statement, parameters)
-        await driver._execute(turn.take)
+        await turn.taken(driver)
         return Reply(turn.cursor, turn.rows)
 
     async def send_awaited(self, statement: str, parameters: Any, context: Any, state: SessionState) -> Reply:
@@ -86,7 +94,7 @@ def _close_and_stop(driver: Any) -> object:
 class _Turn:
     """One statement in the driver's thread; its ``repr``, which the driver logs, shows neither text nor values."""
 
-    __slots__ = ("connection", "cursor", "parameters", "rows", "statement")
+    __slots__ = ("_loop", "_waker", "connection", "cursor", "parameters", "rows", "statement")
 
     def __init__(self, connection: SqliteConnection, statement: str, parameters: Any) -> None:
         self.connection = connection
@@ -94,11 +102,49 @@ class _Turn:
         self.parameters = parameters
         self.cursor: sqlite3.Cursor | None = None
         self.rows: Sequence[Any] = ()
+        self._loop = asyncio.get_running_loop()
+        self._waker = Waker(self._loop)
+
+    async def taken(self, driver: Any) -> None:
+        """Wait for the turn, as the driver's own ``_execute`` does."""
+        if not driver._running:
+            raise ValueError("Connection closed")
+        driver._tx.put_nowait((None, self.take))
+        error = await self._waker
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error  # its traceback holds this frame
 
     def take(self) -> None:
+        """Carry out the statement, and let the task go on; runs in the driver's thread."""
+        failure: BaseException | None = None
+        try:
+            self._carry_out()
+        except BaseException as error:  # noqa: BLE001 - the task raises it
+            failure = error
+        try:
+            self._loop.call_soon_threadsafe(self._waker.wake, failure)
+        finally:
+            del failure  # likewise
+
+    def _carry_out(self) -> None:
         self.cursor = cursor = self.connection.execute(self.statement, self.parameters)
         try:
             if cursor.description is not None:
                 self.rows = cursor.fetchall()
         finally:
             cursor.close()
+
+
+class _OneTurn(OneWait):
+    """A cursor whose statement takes one turn in the driver's thread."""
+
+    __slots__ = ()
+
+    async def _carry_out(self, statement: str, parameters: Any) -> None:
+        driver = self._adapted._connection
+        turn = _Turn(driver._conn, statement, () if parameters is None else parameters)
+        await turn.taken(driver)
+        self._cursor, self.rows = turn.cursor, turn.rows

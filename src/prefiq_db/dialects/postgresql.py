@@ -281,14 +281,11 @@ class PrefiqPostgresql(PostgresqlBursts, SyncCopy, _Postgresql, PreparedAnew, PG
     def control(self, dbapi_connection: Any, sql: str) -> str | None:
         tag: str | None
         if sql == "COMMIT" and dbapi_connection._pipeline is None:
-            with dbapi_connection.lock:  # as its own commit() sends it, without a cursor
-                result = dbapi_connection.wait(dbapi_connection._exec_command(b"COMMIT"))
-            tag = result.command_status.decode()
-            if tag == "ROLLBACK":
-                dbapi_connection._prepared.clear()  # as a cursor does then
-            return tag
-        # prepare=False: psycopg would PREPARE a BEGIN it has seen five times, and that costs a round trip.
-        tag = dbapi_connection.execute(sql, prepare=False).statusmessage
+            with dbapi_connection.lock:
+                tag = dbapi_connection.wait(dbapi_connection.commit_alone())
+        else:
+            # prepare=False: psycopg would PREPARE a BEGIN it has seen five times, and that costs a round trip.
+            tag = dbapi_connection.execute(sql, prepare=False).statusmessage
         return tag
 
     def is_ready(self, dbapi_connection: Any, state: SessionState, now: float) -> bool:
@@ -345,8 +342,14 @@ class PrefiqPostgresqlAsync(
     supports_statement_cache = True
 
     def control(self, dbapi_connection: Any, sql: str) -> str | None:
-        tag: str | None = await_(dbapi_connection._connection.execute(sql, prepare=False)).statusmessage
+        tag: str | None = await_(self._controlled(dbapi_connection._connection, sql))
         return tag
+
+    async def _controlled(self, driver: Any, sql: str) -> Any:
+        if sql == "COMMIT" and driver._pipeline is None:
+            async with driver.lock:
+                return await driver.wait(driver.commit_alone())
+        return (await driver.execute(sql, prepare=False)).statusmessage
 
     def hear_out(self, dbapi_connection: Any) -> bool:
         await_(dbapi_connection._connection.wait(iter(())))

@@ -39,9 +39,13 @@ class TransactionDialect(JudgingDialect, TokenDialect):
     def begin_sql(self, transaction: TransactionState) -> str:
         raise NotImplementedError
 
+    def new_cursor(self, dbapi_connection: Any, compiled: Any = None) -> Any:
+        """Return a cursor for one statement, whose reply is read at once; ``None``: for a control statement."""
+        return dbapi_connection.cursor()
+
     def control(self, dbapi_connection: Any, sql: str) -> str | None:
         """Send a control statement; return the server's command tag if there is one."""
-        cursor = dbapi_connection.cursor()
+        cursor = self.new_cursor(dbapi_connection)
         try:
             cursor.execute(sql)
         finally:

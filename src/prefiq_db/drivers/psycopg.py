@@ -140,6 +140,13 @@ class _Hurried(Accompanied):
             )
         yield from super()._commit_gen()  # type: ignore[misc]
 
+    def commit_alone(self) -> Any:
+        """Return the generator that sends COMMIT as psycopg sends its own, without a cursor; it returns the tag."""
+        tag = (yield from self._exec_command("COMMIT")).command_status.decode()  # type: ignore[attr-defined]  # psycopg's
+        if tag != "COMMIT":
+            self._prepared.clear()  # as a cursor does after ROLLBACK
+        return tag
+
     def _while_it_moves(self, gen: Any) -> Any:
         """Run *gen* like psycopg's wait, but stop when nothing was sent or received for ``patience_seconds``.
 

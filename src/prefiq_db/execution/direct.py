@@ -113,7 +113,8 @@ class DirectRoad(ShortRoad):
         self.dialect.bound_statements(connection, seconds, deadline)
         ours: Any = connection
         ours.begin_waits = False  # nobody sees the cursor before BEGIN and the statement are sent
-        return DirectStatement(self, call, prepared, compiled, connection).carried_out(connection._dbapi_connection)
+        raw = ours._dbapi_connection.dbapi_connection
+        return DirectStatement(self, call, prepared, compiled, connection).carried_out(raw)
 
     def shot_of(self, flight: Flight) -> DirectShot:
         return _of_the_short_way(DirectShot, self, flight)
@@ -209,14 +210,13 @@ class DirectStatement:
 
     def carried_out(self, connection: Any) -> Any:
         """Send the statement on the driver's *connection* and return what the shape fetches."""
-        road, call, prepared = self.road, self.call, self.prepared
+        call, prepared, dialect = self.call, self.prepared, self.road.dialect
         try:
             parameters = prepared.bound(call.params)
             self.parameters = [parameters]
-            self.cursor = cursor = connection.cursor()
+            self.cursor = cursor = dialect.new_cursor(connection, self.compiled)
         except BaseException as error:  # noqa: BLE001 - SQLAlchemy decides how to raise it
             self._handle_dbapi_exception(error, prepared.sql, [call.params], None, None)
-        dialect = road.dialect
         try:
             dialect.do_execute(cursor, prepared.sql, parameters, self)
             self._note_columns(dialect.columns_of(cursor))

@@ -412,8 +412,13 @@ class RootBlock(LastStatement, FirstStatement):
 
     def _commit_surely(self, send: Callable[[], None]) -> None:
         """Commit by *send*, to the end even if the task is cancelled meanwhile."""
+        runtime = self.instance.runtime
+        # Functions and listeners of the caller's, and the search for an outcome, may cancel the task that they run in.
+        is_alone = self.token is None and self.scope.pinned.view is None
+        is_alone = is_alone and not (self.commit_functions or self.rollback_functions)
+        shield = runtime.undisturbed if is_alone else runtime.shielded
         try:
-            self.instance.runtime.shielded(lambda: self._commit(send), self.instance.commit_budget_seconds)
+            shield(lambda: self._commit(send), self.instance.commit_budget_seconds)
         except TimeoutError:
             self._give_up()
         except BaseException as interruption:
