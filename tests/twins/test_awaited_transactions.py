@@ -15,6 +15,7 @@ from prefiq_db.dialects import awaiting_mariadb
 from prefiq_db.dialects.awaiting import OneWait
 from prefiq_db.dialects.awaiting_mariadb import AwaitingMariadb
 from prefiq_db.dialects.awaiting_postgresql import AwaitingPostgresql
+from prefiq_db.dialects.awaiting_sqlite import _Turn
 from prefiq_db.drivers.psycopg import AsyncConnection
 from prefiq_db.drivers.travellers_mysql import QUERY
 from prefiq_db.execution.pinned import Pinned
@@ -79,19 +80,24 @@ async def test_each_of_them_is_one_turn_in_sqlites_thread(
 ) -> None:
     from aiosqlite import Connection
 
-    turns: list[object] = []
-    execute = Connection._execute
+    turns: Counter[str] = Counter()
+    take, execute = _Turn.take, Connection._execute
+
+    def counted_turn(turn: _Turn) -> None:
+        turns["ours"] += 1
+        take(turn)
 
     async def counted(self: Any, work: Any, *arguments: Any, **options: Any) -> Any:
-        turns.append(work)
+        turns["the driver's own"] += 1
         return await execute(self, work, *arguments, **options)
 
     db = await _filled(make_db)
+    monkeypatch.setattr(_Turn, "take", counted_turn)
     monkeypatch.setattr(Connection, "_execute", counted)
     async with db.transaction() as tx:
         await tx.fetch_all("select label from crowd")
         await tx.execute(_UPDATE, {"id": 3, "label": "row 3"})
-    assert len(turns) == 4, "BEGIN, two statements, COMMIT"
+    assert turns == {"ours": 4}, "BEGIN, two statements, COMMIT"
 
 
 async def test_functions_of_the_callers_run_in_a_task_of_their_own(make_db: Any, counts: Counter[str]) -> None:
