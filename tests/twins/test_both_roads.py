@@ -29,12 +29,13 @@ from prefiq_db.dialects.session import SESSION_KEY, SessionState
 from prefiq_db.events import Listener
 from prefiq_db.execution import awaited_one_shot, one_shot, prepared
 from prefiq_db.execution.direct import DirectRoad, DirectShot, DirectStatement
-from prefiq_db.execution.one_shot import UNUSUAL, ShortRoad
+from prefiq_db.execution.one_shot import ShortRoad
 from prefiq_db.execution.prepared import Prepared, RowFormat
 from prefiq_db.insight.statement_observer import StatementObserver
 from prefiq_db.pool.vetting import _VettingPool
 from prefiq_db.tags import NO_TAGS
 from tests.conftest import Backend
+from tests.twins.short_way import noted_short_way
 
 
 class Colour(enum.Enum):
@@ -470,30 +471,6 @@ def _counted() -> Iterator[list[str]]:
         yield shots
 
 
-@contextmanager
-def _counted_short() -> Iterator[list[tuple[str, str]]]:
-    """Collect the kinds and the texts of the statements that take the short way."""
-    taken: list[tuple[str, str]] = []
-    shoot, shoot_awaited = ShortRoad.shoot, statements.shoot_awaited
-
-    def counted(self: Any, known: Prepared, statement: Any, *arguments: Any) -> Any:
-        fetched = shoot(self, known, statement, *arguments)
-        if fetched is not UNUSUAL:
-            taken.append((type(statement).__name__, known.sql))
-        return fetched
-
-    async def counted_awaited(road: Any, known: Prepared, statement: Any, *arguments: Any) -> Any:
-        fetched = await shoot_awaited(road, known, statement, *arguments)
-        if type(fetched) is not awaited_one_shot.Unusual:
-            taken.append((type(statement).__name__, known.sql))
-        return fetched
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ShortRoad, "shoot", counted)
-        patch.setattr(statements, "shoot_awaited", counted_awaited)
-        yield taken
-
-
 Hearer = type[_Events] | None
 Make = Callable[..., Any]
 Run = Callable[[Any], Any]
@@ -554,9 +531,9 @@ def test_every_statement_is_the_same_on_both_roads(make_db: Make, run: Run, back
 def test_every_statement_is_the_same_on_the_short_way(
     make_db: Make, run: Run, backend: Backend, verb: str, listens: Hearer
 ) -> None:
-    """Which it takes from its third use on, where nobody hears of calls; in the async world, of statements either."""
+    """Where nobody hears of calls, and in the async world of statements either; a text from its third use on."""
     script = [dataclasses.replace(step, times=4) for step in everything(verb)]
-    with _counted_short() as taken:
+    with noted_short_way() as taken:
         play_twice(make_db, run, backend, script, listens=listens)
     if listens is not None and not hasattr(make_db(), "_wrapped"):
         assert len(taken) <= 1, "only the last one has no listener"
@@ -580,7 +557,7 @@ def test_every_statement_is_the_same_with_overrides_on_the_short_way(
     make_db: Make, run: Run, backend: Backend, overrides: dict[str, Any], listens: Hearer
 ) -> None:
     script = [dataclasses.replace(step, times=3, overrides=overrides) for step in everything("fetch_one")]
-    with _counted_short() as taken:
+    with noted_short_way() as taken:
         play_twice(make_db, run, backend, script, listens=listens)
     assert len(taken) > 40 or (listens is not None and not hasattr(make_db(), "_wrapped"))
 
