@@ -62,6 +62,51 @@ async def test_constructs_that_differ_by_a_value_send_their_own(db: Any) -> None
     assert len(taken) > 20, "hardly anything took the short way"
 
 
+async def test_constructs_that_are_built_for_each_call_send_their_own_values_and_know_their_own_columns(
+    db: Any,
+) -> None:
+    """What SQLAlchemy compiles alike shares what is known of it, also among threads and tasks."""
+    await _with_things(db)
+
+    def built(number: int) -> tuple[Any, Any]:
+        more = (thing.c.id + number).label("more")
+        return more, sa.select(more, thing.c.id).where(thing.c.id == number)
+
+    def seen(row: Any, more: Any) -> tuple[int, int]:
+        return row._mapping[more], row._mapping[thing.c.id]
+
+    asked = [*IDS] * 10
+    with noted_short_way() as taken:
+        if hasattr(db, "_wrapped"):
+
+            def read(number: int) -> tuple[int, int]:
+                more, statement = built(number)
+                return seen(db._wrapped.fetch_one(statement), more)
+
+            with ThreadPoolExecutor(4) as threads:
+                found = list(threads.map(read, asked))
+        else:
+
+            async def read_soon(number: int) -> tuple[int, int]:
+                more, statement = built(number)
+                return seen(await db.fetch_one(statement), more)
+
+            found = list(await asyncio.gather(*map(read_soon, asked)))
+    assert found == [(2 * number, number) for number in asked]
+    assert len(taken) > 20
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+async def test_control_the_columns_of_another_are_found(db: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prepared, "_columns_of", lambda statement: (thing,))
+    await _with_things(db)
+    for number in (1, 2):
+        more = (thing.c.id + number).label("more")
+        row = await db.fetch_one(sa.select(more, thing.c.id).where(thing.c.id == number))
+    with pytest.raises(sa.exc.NoSuchColumnError):
+        row._mapping[more]
+
+
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 async def test_control_the_values_of_another_are_found(db: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     own_values = prepared._own_values
