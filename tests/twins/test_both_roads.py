@@ -41,6 +41,7 @@ from prefiq_db.pool.vetting import _VettingPool
 from prefiq_db.tags import NO_TAGS
 from prefiq_db.transaction import root
 from tests.conftest import Backend
+from tests.twins.short_way import noted_short_way
 
 
 class Colour(enum.Enum):
@@ -500,30 +501,6 @@ def _counted() -> Iterator[list[str]]:
 
 
 @contextmanager
-def _counted_short() -> Iterator[list[tuple[str, str]]]:
-    """Collect the kinds and the texts of the statements that take the short way."""
-    taken: list[tuple[str, str]] = []
-    shoot, shoot_awaited = ShortRoad.shoot, statements.shoot_awaited
-
-    def counted(self: Any, known: Prepared, statement: Any, *arguments: Any) -> Any:
-        fetched = shoot(self, known, statement, *arguments)
-        if fetched is not UNUSUAL:
-            taken.append((type(statement).__name__, known.sql))
-        return fetched
-
-    async def counted_awaited(road: Any, known: Prepared, statement: Any, *arguments: Any) -> Any:
-        fetched = await shoot_awaited(road, known, statement, *arguments)
-        if type(fetched) is not awaited_one_shot.Unusual:
-            taken.append((type(statement).__name__, known.sql))
-        return fetched
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ShortRoad, "shoot", counted)
-        patch.setattr(statements, "shoot_awaited", counted_awaited)
-        yield taken
-
-
-@contextmanager
 def _counted_inside() -> Iterator[Counter[str]]:
     """Count what the short way of a transaction does: by its function, and statements that it broke off."""
     counts: Counter[str] = Counter()
@@ -607,9 +584,9 @@ def test_every_statement_is_the_same_on_both_roads(make_db: Make, run: Run, back
 def test_every_statement_is_the_same_on_the_short_way(
     make_db: Make, run: Run, backend: Backend, verb: str, listens: Hearer
 ) -> None:
-    """Which it takes from its third use on, where nobody hears of calls; in the async world, of statements either."""
+    """Where nobody hears of calls, and in the async world of statements either; a text from its third use on."""
     script = [dataclasses.replace(step, times=4) for step in everything(verb)]
-    with _counted_short() as taken:
+    with noted_short_way() as taken:
         play_twice(make_db, run, backend, script, listens=listens)
     if listens is not None and not hasattr(make_db(), "_wrapped"):
         assert len(taken) <= 1, "only the last one has no listener"
@@ -633,7 +610,7 @@ def test_every_statement_is_the_same_with_overrides_on_the_short_way(
     make_db: Make, run: Run, backend: Backend, overrides: dict[str, Any], listens: Hearer
 ) -> None:
     script = [dataclasses.replace(step, times=3, overrides=overrides) for step in everything("fetch_one")]
-    with _counted_short() as taken:
+    with noted_short_way() as taken:
         play_twice(make_db, run, backend, script, listens=listens)
     assert len(taken) > 40 or (listens is not None and not hasattr(make_db(), "_wrapped"))
 

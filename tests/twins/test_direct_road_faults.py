@@ -19,6 +19,7 @@ import sqlalchemy as sa
 from prefiq_db import Database
 from prefiq_db.errors import SchemaError
 from prefiq_db.execution import direct
+from prefiq_db.execution.one_shot import Audience
 from prefiq_db.execution.prepared import Prepared
 from prefiq_db.pool.slots import SlottedPool
 
@@ -151,7 +152,7 @@ async def test_a_statement_that_another_thread_evicts_is_still_carried_out(
     db: Any, inside: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await _with_things(db)
-    takes, cache = Prepared.takes, _engine(db)._compiled_cache
+    takes, is_there, cache = Prepared.takes, Audience.is_there, _engine(db)._compiled_cache
     evicted: list[bool] = []
 
     def evicting(self: Prepared, params: Any) -> bool:
@@ -161,6 +162,12 @@ async def test_a_statement_that_another_thread_evicts_is_still_carried_out(
         evicted.append(self.compiled() is None)
         return taken
 
+    def evicting_before(self: Audience) -> bool:
+        cache.clear()
+        gc.collect()
+        return is_there(self)
+
+    monkeypatch.setattr(Audience, "is_there", evicting_before)  # asked where the short way begins, and the direct road
     monkeypatch.setattr(Prepared, "takes", evicting)
     for _ in range(2):
         if inside:

@@ -5,21 +5,18 @@ from __future__ import annotations
 import asyncio
 import gc
 import weakref
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from decimal import Decimal
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
-from prefiq_db.core import statements
-from prefiq_db.errors import SchemaError, UsageError
+from prefiq_db.errors import SchemaError, UnsupportedError, UsageError
+from prefiq_db.events import CallFinished, Listener
 from prefiq_db.execution import prepared
-from prefiq_db.execution.awaited_one_shot import Unusual
-from prefiq_db.execution.one_shot import UNUSUAL, ShortRoad
 from prefiq_db.types import ExactDecimal
+from tests.twins.short_way import noted_short_way
 
 thing = sa.Table(
     "thing",
@@ -43,30 +40,6 @@ async def _with_things(db: Any) -> None:
     await db.execute_many(sa.insert(thing), [{"id": number, "day": None} for number in IDS])
 
 
-@contextmanager
-def counted() -> Iterator[list[Any]]:
-    """Collect what takes the short way in either world."""
-    taken: list[Any] = []
-    shoot, shoot_awaited = ShortRoad.shoot, statements.shoot_awaited
-
-    def noted(self: Any, known: Any, statement: Any, *arguments: Any) -> Any:
-        fetched = shoot(self, known, statement, *arguments)
-        if fetched is not UNUSUAL:
-            taken.append(weakref.ref(statement) if isinstance(statement, sa.Executable) else statement)
-        return fetched
-
-    async def noted_awaited(road: Any, known: Any, statement: Any, *arguments: Any) -> Any:
-        fetched = await shoot_awaited(road, known, statement, *arguments)
-        if type(fetched) is not Unusual:
-            taken.append(weakref.ref(statement) if isinstance(statement, sa.Executable) else statement)
-        return fetched
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ShortRoad, "shoot", noted)
-        patch.setattr(statements, "shoot_awaited", noted_awaited)
-        yield taken
-
-
 # --- whose values ------------------------------------------------------------------------------------
 
 
@@ -84,9 +57,54 @@ async def _read_by_many(db: Any) -> list[int]:
 
 async def test_constructs_that_differ_by_a_value_send_their_own(db: Any) -> None:
     await _with_things(db)
-    with counted() as taken:
+    with noted_short_way() as taken:
         assert await _read_by_many(db) == [*IDS] * 20
     assert len(taken) > 20, "hardly anything took the short way"
+
+
+async def test_constructs_that_are_built_for_each_call_send_their_own_values_and_know_their_own_columns(
+    db: Any,
+) -> None:
+    """What SQLAlchemy compiles alike shares what is known of it, also among threads and tasks."""
+    await _with_things(db)
+
+    def built(number: int) -> tuple[Any, Any]:
+        more = (thing.c.id + number).label("more")
+        return more, sa.select(more, thing.c.id).where(thing.c.id == number)
+
+    def seen(row: Any, more: Any) -> tuple[int, int]:
+        return row._mapping[more], row._mapping[thing.c.id]
+
+    asked = [*IDS] * 10
+    with noted_short_way() as taken:
+        if hasattr(db, "_wrapped"):
+
+            def read(number: int) -> tuple[int, int]:
+                more, statement = built(number)
+                return seen(db._wrapped.fetch_one(statement), more)
+
+            with ThreadPoolExecutor(4) as threads:
+                found = list(threads.map(read, asked))
+        else:
+
+            async def read_soon(number: int) -> tuple[int, int]:
+                more, statement = built(number)
+                return seen(await db.fetch_one(statement), more)
+
+            found = list(await asyncio.gather(*map(read_soon, asked)))
+    assert found == [(2 * number, number) for number in asked]
+    assert len(taken) > 20
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+async def test_control_the_columns_of_another_are_found(db: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prepared, "_columns_of", lambda statement: (thing,))
+    await _with_things(db)
+    for number in (1, 2):
+        more = (thing.c.id + number).label("more")
+        row = await db.fetch_one(sa.select(more, thing.c.id).where(thing.c.id == number))
+    with pytest.raises(sa.exc.NoSuchColumnError):
+        row._mapping[more]
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
@@ -102,7 +120,7 @@ async def test_a_value_that_is_changed_in_the_construct_is_sent(db: Any) -> None
     await _with_things(db)
     bind = sa.bindparam("number", 2)
     known = sa.select(thing.c.id).where(thing.c.id == bind)
-    with counted() as taken:
+    with noted_short_way() as taken:
         for _ in range(3):
             assert await db.fetch_value(known) == 2
         bind.value = 5
@@ -144,12 +162,12 @@ async def test_a_construct_is_kept_alive_by_nobody(db: Any) -> None:
     await _with_things(db)
     await db.fetch_all(_with(0))  # SQLAlchemy keeps the first of those that it compiles alike
     known = sa.select(thing.c.id).where(thing.c.id == 3)
-    with counted() as taken:
+    with noted_short_way() as taken:
         for _ in range(4):
             assert await db.fetch_all(known) == [(3,)]
     assert len(taken) >= 2
     gone, road = weakref.ref(known), _road(db)
-    del known, taken
+    del known
     gc.collect()
     assert gone() is None
     assert all(each() is not None for each in road._constructs.data)
@@ -164,7 +182,7 @@ async def test_a_construct_that_sqlalchemy_forgets_is_prepared_anew(db: Any) -> 
     cache.clear()
     gc.collect()
     assert before.compiled() is None
-    with counted() as taken:
+    with noted_short_way() as taken:
         assert await db.fetch_value(known) == 3
         assert not taken
         assert await db.fetch_value(known) == 3
@@ -202,7 +220,7 @@ async def test_exact_decimals_take_the_short_way_once_the_connection_has_looked_
     await db.execute(sa.insert(priced), {"id": 1, "price": Decimal("0.30")})
     for _ in range(3):
         assert await db.fetch_value(DEARER, {"least": Decimal("0.1")}) == Decimal("0.60")
-    with counted() as taken:
+    with noted_short_way() as taken:
         assert await db.fetch_value(DEARER, {"least": Decimal("0.2")}) == Decimal("0.60")
         assert len(taken) == 1
         await db.close()
@@ -210,6 +228,25 @@ async def test_exact_decimals_take_the_short_way_once_the_connection_has_looked_
         for _ in range(3):  # of a connection that is new
             assert await db.fetch_value(DEARER, {"least": Decimal("0.3")}) is None
     assert len(taken) == 3
+
+
+class _Calls(Listener):
+    def __init__(self) -> None:
+        self.told: list[Any] = []
+
+    def call_finished(self, event: CallFinished) -> None:
+        self.told.append((event.verb, event.kind))
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+async def test_a_construct_that_cant_be_compiled_fails_as_a_call(make_db: Any) -> None:
+    db, calls = make_db(), _Calls()
+    db.hooks.add(calls)
+    for _ in range(2):
+        with pytest.raises(UnsupportedError, match="divide"):
+            await db.fetch_value(sa.select(priced.c.price / priced.c.price))
+    assert [verb for verb, _ in calls.told] == ["fetch_value"] * 2
+    assert None not in [kind for _, kind in calls.told]
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
@@ -235,7 +272,7 @@ async def test_the_slow_log_tells_the_tags_of_a_view_and_of_a_scope(
 ) -> None:
     db = make_db(slow_query_seconds=1e-7)
     seen: dict[str, Any] = _road(db).dialect.observer.slow._last
-    with counted() as taken, caplog.at_level("WARNING", "prefiq_db.slow"):
+    with noted_short_way() as taken, caplog.at_level("WARNING", "prefiq_db.slow"):
         for _ in range(3):
             await db.fetch_value("select 1")
         taken.clear()
@@ -247,7 +284,7 @@ async def test_the_slow_log_tells_the_tags_of_a_view_and_of_a_scope(
             await db.fetch_value("select 1")
         seen.clear()
         await db.fetch_value("select 1")
-    assert taken == ["select 1"] * 3
+    assert taken == [("str", "select 1")] * 3
     assert [getattr(record, "tags", None) for record in caplog.records] == ["route=view", "route=scope", None]
 
 
@@ -255,7 +292,7 @@ async def test_the_slow_log_tells_the_tags_of_a_view_and_of_a_scope(
 async def test_overrides_that_change_what_is_sent_step_aside(db: Any, changed: dict[str, Any]) -> None:
     for _ in range(3):
         await db.fetch_value("select 1")
-    with counted() as taken:
+    with noted_short_way() as taken:
         assert await db.using(**changed).fetch_value("select 1") == 1
     assert not taken
 
@@ -264,7 +301,7 @@ async def test_tags_in_a_comment_step_aside(make_db: Any) -> None:
     db = make_db(sql_comments=True)
     for _ in range(3):
         await db.fetch_value("select 1")
-    with counted() as taken:
+    with noted_short_way() as taken:
         assert await db.using(tags={"route": "r"}).fetch_value("select 1") == 1
         assert not taken
         assert await db.fetch_value("select 1") == 1

@@ -78,6 +78,8 @@ class Statements(ReadingStatements, CoreVerbs):
             known = self.road.texts.kept.get(statement)
         elif type(statement) in KNOWN_KINDS:
             known = self.road.seen(ref(statement))
+            if known is None and (params is None or type(params) is dict):
+                known = self.road.construct(statement, params)
         instance = self.instance
         if (
             known is None
@@ -122,6 +124,8 @@ class Statements(ReadingStatements, CoreVerbs):
             known = self.road.texts.kept.get(statement)
         elif type(statement) in KNOWN_KINDS:
             known = self.road.seen(ref(statement))
+            if known is None and (params is None or type(params) is dict):
+                known = self.road.construct(statement, params)
         given = None if known is None else self._given_at_once(known, params)
         if known is None or given is None:
             call = self.prepare(verb, statement, params, shape)

@@ -147,9 +147,12 @@ class DirectRoad(ShortRoad):
                 made.statement = statement
                 self.texts.keep(call.text, made, call.text, made.sql)
             return made
+        return self.construct(statement, call.params)
+
+    def construct(self, statement: Any, params: Mapping[str, Any] | None) -> Prepared | None:
         found: Any = self._constructs.get(statement, _UNSEEN)
         if found is _UNSEEN or (found is not None and found.compiled() is None):
-            self._constructs[statement] = found = prepare(statement, call.params, self.engine, weak=True)
+            self._constructs[statement] = found = prepare(statement, params, self.engine, weak=True)
         known: Prepared | None = found
         return known
 

@@ -8,7 +8,7 @@ fails after that is ended by a shot of the direct road, which knows how.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from logging import DEBUG, INFO
 from time import perf_counter
 from typing import Any, Final, NamedTuple
@@ -224,6 +224,10 @@ class ShortRoad(StandardRoad):
             raise
         finally:
             del failure  # its traceback holds this frame
+
+    @abstractmethod
+    def construct(self, statement: Any, params: Mapping[str, Any] | None) -> Prepared | None:
+        """Return what is known of a construct, once it was found out; ``None``: it takes the standard road."""
 
     @abstractmethod
     def shot_of(self, flight: Flight) -> Any:

@@ -15,7 +15,6 @@ from operator import is_
 from typing import Any, Final
 
 from sqlalchemy import Executable, TextClause
-from sqlalchemy import exc as sa_exc
 from sqlalchemy.engine import CursorResult
 from sqlalchemy.sql.compiler import WARN_LINTING, SQLCompiler
 from sqlalchemy.sql.selectable import CompoundSelect, Select, TextualSelect
@@ -224,10 +223,10 @@ def prepare(statement: Executable, params: Mapping[str, Any] | None, engine: Any
         compiled, extracted, collected, _ = made._compile_w_cache(
             dialect,
             compiled_cache=engine._compiled_cache,
-            column_keys=sorted(params or ()),
+            column_keys=sorted(params or (), key=str),
             linting=dialect.compiler_linting | WARN_LINTING,
         )
-    except sa_exc.SQLAlchemyError:  # the standard road raises it
+    except Exception:  # noqa: BLE001 - the standard road raises it, where all roads do
         return None
     if collected or not _is_complete(compiled):
         return None
