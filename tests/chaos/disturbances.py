@@ -21,6 +21,8 @@ OPTIONS = {
     "pool_size": WORKERS, "max_overflow": 0, "retry": PATIENT, "retry_budget": 100_000, "ssl_mode": "disable",
     "statement_timeout_seconds": 2, "connect_timeout_seconds": 2, "pool_timeout_seconds": 30,
 }  # fmt: skip
+#: Where no server is silent: limits that a busy machine doesn't reach, and a switch-over doesn't either.
+CALM = {**OPTIONS, "statement_timeout_seconds": 60, "connect_timeout_seconds": 15}
 #: Between two events; so that there is always work under way.
 TRANSFERS_BETWEEN = 15
 

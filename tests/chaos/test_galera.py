@@ -16,7 +16,7 @@ from prefiq_db.testing.mariadb_server import PLAIN_USER
 from prefiq_db.testing.processes import wait_until
 from tests.chaos.conftest import mostly_in
 from tests.chaos.disturbances import (
-    OPTIONS,
+    CALM,
     PATIENT,
     TRANSFERS_BETWEEN,
     await_transfers,
@@ -35,7 +35,7 @@ pytestmark = [pytest.mark.mariadb, PATIENCE_OF_TESTS]
 _PATIENCE_SECONDS = 240.0
 # A dead node is left after 10 s; on a busy machine that takes its time.
 LONGER = replace(PATIENT, total_seconds=_PATIENCE_SECONDS)
-CALM = {**OPTIONS, "retry": LONGER, "statement_timeout_seconds": 60, "connect_timeout_seconds": 15}
+SETTINGS = {**CALM, "retry": LONGER}
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +124,7 @@ def run_through(
     world: str, stage: Stage, events: list[tuple[str, int | None]], url: str | None = None, **options: Any
 ) -> None:
     """Run transfers until all *events* have happened, and resolve what is unknown after that."""
-    transfer_while(world, url or stage.url, stage.bank, lambda: strike(stage, events), **{**CALM, **options})
+    transfer_while(world, url or stage.url, stage.bank, lambda: strike(stage, events), **{**SETTINGS, **options})
 
 
 @pytest.mark.parametrize("write_to", ["one", "any"])
@@ -148,7 +148,7 @@ def test_a_node_that_fails_costs_no_transfer(
 
 def test_a_rolling_restart_costs_no_call(stage: Stage, world: str, add_line: Callable[[Line], None]) -> None:
     """Each of three nodes is stopped, started and synced again; reads run beside the transfers."""
-    with reads_beside(stage.url, **CALM):
+    with reads_beside(stage.url, **SETTINGS):
         run_through(world, stage, [("restarted", number) for number in range(3)])
     report = stage.bank.check()
     add_line(Line.of("galera, rolling restart", world, "mariadb", report, 3))
@@ -169,7 +169,7 @@ def test_a_rolling_restart_behind_haproxy_costs_no_call(
 
     with (
         behind_haproxy(stage.cluster, is_fit=stage.cluster.is_synced) as proxy,
-        calls_beside(proxy.url(stage.url), execute, **CALM),
+        calls_beside(proxy.url(stage.url), execute, **SETTINGS),
     ):
         run_through(world, stage, events, proxy.url(stage.url))
     report = stage.bank.check()

@@ -18,6 +18,7 @@ from prefiq_db.testing.processes import wait_until
 from prefiq_db.testing.proxy import TcpProxy
 from tests.chaos.conftest import IS_LONG, mostly_in
 from tests.chaos.disturbances import (
+    CALM,
     OPTIONS,
     PATIENT,
     TRANSFERS_BETWEEN,
@@ -168,7 +169,7 @@ def test_a_rolling_restart_costs_no_transfer(
     patroni: PatroniCluster, world: str, add_line: Callable[[Line], None]
 ) -> None:
     """The primary is shut down in order, and hands over; after that the next one, and the next."""
-    bank, resumed = run_through(world, patroni, ["stopped"] * 3, statement_timeout_seconds=30)
+    bank, resumed = run_through(world, patroni, ["stopped"] * 3, **{**CALM, "retry": LONGER})
     report = bank.check()
     words = ", ".join(f"{one:.1f}+{other:.1f} s" for _, one, other in resumed)
     add_line(Line.of(f"patroni, rolling restart: {words}", world, "postgresql", report, len(resumed)))
@@ -193,7 +194,7 @@ def test_a_rolling_restart_behind_haproxy_costs_no_call(
 ) -> None:
     """Clients know the proxy only: no transfer, no read and no write that may be repeated fails, or is lost."""
     bank, place, url = new_bank(patroni)
-    settings = {**OPTIONS, "retry": LONGER, "statement_timeout_seconds": 30}
+    settings = {**CALM, "retry": LONGER}
     rounds = 3 if is_long else 1
     with (
         behind_haproxy(patroni, check_ports=patroni.check_ports, check_path="/primary") as proxy,
@@ -229,7 +230,7 @@ def run_cut_off(
                     resumed.append((happened - began, time.monotonic() - happened))
             cluster.wait_until_healthy()
 
-        transfer_while(world, url, bank, happen, **{**OPTIONS, "retry": LONGER, **options})
+        transfer_while(world, url, bank, happen, **{**options, "retry": LONGER})
     return resumed
 
 
@@ -243,8 +244,8 @@ def test_a_primary_that_is_cut_off_costs_no_transfer(
     rounds = transfers // 500 if is_long else 1
     reached = clients == "reach it"
     # A COMMIT waits for its standby, and others for its rows, until Patroni ends all sessions.
-    patience = {"statement_timeout_seconds": 60} if reached else {}
-    resumed = run_cut_off(world, patroni, bank, url, rounds, reached=reached, **patience)
+    limits = CALM if reached else OPTIONS
+    resumed = run_cut_off(world, patroni, bank, url, rounds, reached=reached, **limits)
     report = bank.check()
     words = ", ".join(f"{one:.1f}+{other:.1f} s" for one, other in resumed)
     add_line(Line.of(f"patroni, cut off, clients {clients}: {words}", world, "postgresql", report, rounds))
@@ -261,7 +262,7 @@ def test_control_a_primary_that_waits_for_no_standby_loses_what_it_confirms_alon
     """Cut off, it takes work until it is demoted, and the new primary has none of that; nothing is doubled."""
     bank, place, url = new_bank(patroni)
     place.execute(f'alter database "{url.rpartition("/")[2]}" set synchronous_commit = local')
-    run_cut_off(world, patroni, bank, url, 1, reached=True)
+    run_cut_off(world, patroni, bank, url, 1, reached=True, **CALM)
     report = bank.check()
     add_line(Line.of("patroni, cut off, waits for no standby", world, "postgresql", report, 1))
     assert report.lost > 0
