@@ -20,6 +20,8 @@ from prefiq_db.testing.locate import REQUIRE_VARIABLE
 from prefiq_db.testing.servers import is_required
 
 _Made = TypeVar("_Made", bound=AbstractContextManager[Any])
+# One place for all runs: those of a shell with another TMPDIR, or on a machine that had less memory left, too.
+_LOCKS = Path("/tmp") if os.access("/tmp", os.W_OK) else Path(tempfile.gettempdir())
 #: For tests of a cluster: also the wait for the clusters of other workers counts as theirs.
 PATIENCE_OF_TESTS = pytest.mark.timeout(1800)
 
@@ -42,7 +44,7 @@ def run_alone(name: str, make: Callable[..., _Made], **options: Any) -> Iterator
     Several at once take the processors from each other: nodes hear too late of each other, and leave the cluster.
     """
     cluster = find(name, make, **options)
-    with hold(Path(tempfile.gettempdir()) / f"prefiq_db-tests-{os.geteuid()}-cluster.lock"), cluster:
+    with hold(_LOCKS / f"prefiq_db-tests-{os.geteuid()}-cluster.lock"), cluster:
         yield cluster
 
 

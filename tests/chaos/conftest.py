@@ -31,16 +31,27 @@ wired = pytest.mark.parametrize(
 )
 
 
+TRANSFERS = int(os.environ.get(TRANSFERS_VARIABLE) or _TRANSFERS)
+IS_LONG = TRANSFERS >= _LONG
+
+
+def mostly_in(world: str) -> pytest.MarkDecorator:
+    """Mark a test whose short version takes long: it runs in *world* only, and the long version in both."""
+    worlds = ("sync", "async") if IS_LONG else (world,)
+    parameters = [pytest.param(each, marks=getattr(pytest.mark, each)) for each in worlds]
+    return pytest.mark.parametrize("world", parameters, indirect=True)
+
+
 @pytest.fixture(scope="session")
 def transfers() -> int:
     """How many transfers a test makes."""
-    return int(os.environ.get(TRANSFERS_VARIABLE) or _TRANSFERS)
+    return TRANSFERS
 
 
 @pytest.fixture(scope="session")
-def is_long(transfers: int) -> bool:
+def is_long() -> bool:
     """Whether this is the long version."""
-    return transfers >= _LONG
+    return IS_LONG
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,7 @@ from prefiq_db.testing.processes import wait_until
 from prefiq_db.testing.servers import SERVERS
 from tests.chaos.conftest import run_in
 from tests.chaos.controls import blind_retry, plain
-from tests.chaos.disturbances import OPTIONS, TRANSFERS_BETWEEN, await_transfers, reads_beside, transfer_while
+from tests.chaos.disturbances import CALM, OPTIONS, TRANSFERS_BETWEEN, await_transfers, reads_beside, transfer_while
 from tests.chaos.table import Line
 from tests.conftest import Backend, _find
 from tests.twins.support import upgrade_schema
@@ -156,8 +156,8 @@ def test_a_rolling_restart_costs_no_call(
     with staged(kind) as stage:
         cycles = transfers // 1000 if is_long else 1
         # A statement may wait for the whole switchover, and one that reaches its limit isn't repeated.
-        with reads_beside(stage.url, **{**OPTIONS, "statement_timeout_seconds": 30}):
-            run_through(world, stage, ["switched over"] * 2 * cycles, statement_timeout_seconds=30)
+        with reads_beside(stage.url, **CALM):
+            run_through(world, stage, ["switched over"] * 2 * cycles, **CALM)
         report = stage.check()
         _tell(add_line, world, kind, stage, report)
         assert report.is_exact, report
@@ -204,7 +204,7 @@ def test_control_blind_retry_doubles_over_a_failover(kind: str, way: str, world:
         with stage.proxies[stage.cluster.primary].fault(unheard, on=of_the_transfer, times=1):
             thread.start()
             run = bank.run if world == "sync" else bank.run_async
-            run_in(world, lambda db: run(db, 1, workers=1, transfer=transfer), stage.url, **OPTIONS)
+            run_in(world, lambda db: run(db, 1, workers=1, transfer=transfer), stage.url, **CALM)
             thread.join()
         report = stage.check()
         assert report.committed == 1

@@ -14,11 +14,14 @@ from prefiq_db.testing import GaleraCluster, MariaDbServer
 from prefiq_db.testing.faults import Bank
 from prefiq_db.testing.mariadb_server import PLAIN_USER
 from prefiq_db.testing.processes import wait_until
+from tests.chaos.conftest import mostly_in
 from tests.chaos.disturbances import (
-    OPTIONS,
+    CALM,
     PATIENT,
     TRANSFERS_BETWEEN,
     await_transfers,
+    behind_haproxy,
+    calls_beside,
     reads_beside,
     transfer_while,
 )
@@ -32,7 +35,7 @@ pytestmark = [pytest.mark.mariadb, PATIENCE_OF_TESTS]
 _PATIENCE_SECONDS = 240.0
 # A dead node is left after 10 s; on a busy machine that takes its time.
 LONGER = replace(PATIENT, total_seconds=_PATIENCE_SECONDS)
-CALM = {**OPTIONS, "retry": LONGER, "statement_timeout_seconds": 60, "connect_timeout_seconds": 15}
+SETTINGS = {**CALM, "retry": LONGER}
 
 
 @pytest.fixture(scope="module")
@@ -117,9 +120,11 @@ def _busiest(cluster: GaleraCluster) -> MariaDbServer:
     return max(cluster.nodes, key=lambda node: node.execute(question)[0][0])
 
 
-def run_through(world: str, stage: Stage, events: list[tuple[str, int | None]], **options: Any) -> None:
+def run_through(
+    world: str, stage: Stage, events: list[tuple[str, int | None]], url: str | None = None, **options: Any
+) -> None:
     """Run transfers until all *events* have happened, and resolve what is unknown after that."""
-    transfer_while(world, stage.url, stage.bank, lambda: strike(stage, events), **{**CALM, **options})
+    transfer_while(world, url or stage.url, stage.bank, lambda: strike(stage, events), **{**SETTINGS, **options})
 
 
 @pytest.mark.parametrize("write_to", ["one", "any"])
@@ -143,9 +148,31 @@ def test_a_node_that_fails_costs_no_transfer(
 
 def test_a_rolling_restart_costs_no_call(stage: Stage, world: str, add_line: Callable[[Line], None]) -> None:
     """Each of three nodes is stopped, started and synced again; reads run beside the transfers."""
-    with reads_beside(stage.url, **CALM):
+    with reads_beside(stage.url, **SETTINGS):
         run_through(world, stage, [("restarted", number) for number in range(3)])
     report = stage.bank.check()
     add_line(Line.of("galera, rolling restart", world, "mariadb", report, 3))
+    assert report.is_exact, report
+    assert report.errors == ()
+
+
+@mostly_in("sync")
+def test_a_rolling_restart_behind_haproxy_costs_no_call(
+    stage: Stage, world: str, is_long: bool, add_line: Callable[[Line], None]
+) -> None:
+    """Clients know the proxy only: no transfer, no read and no write that may be repeated fails, or is lost."""
+    events: list[tuple[str, int | None]] = [("restarted", number) for number in range(3)]
+    events *= 3 if is_long else 1
+
+    def execute(sql: str) -> list[tuple[Any, ...]]:
+        return stage.cluster.nodes[0].execute(sql, stage.name)
+
+    with (
+        behind_haproxy(stage.cluster, is_fit=stage.cluster.is_synced) as proxy,
+        calls_beside(proxy.url(stage.url), execute, **SETTINGS),
+    ):
+        run_through(world, stage, events, proxy.url(stage.url))
+    report = stage.bank.check()
+    add_line(Line.of("galera behind haproxy, rolling restart", world, "mariadb", report, len(events)))
     assert report.is_exact, report
     assert report.errors == ()

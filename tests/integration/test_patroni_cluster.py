@@ -95,6 +95,11 @@ def test_a_dead_primary_is_replaced_and_follows_when_it_comes_back(
     assert wait_until(lambda: has(old, name, 1, 2), timeout_seconds=_PATIENCE_SECONDS)
 
 
+def test_only_nodes_with_a_network_of_their_own_are_cut_off(cluster: PatroniCluster) -> None:
+    with pytest.raises(UsageError, match="networked=True"), cluster.partitioned(cluster.nodes[0]):
+        raise AssertionError("it was cut off")
+
+
 def test_a_server_restarts_in_place(cluster: PatroniCluster) -> None:
     replica = cluster.replicas[0]
     started = replica.execute("select pg_postmaster_start_time()")

@@ -50,16 +50,20 @@ async def in_all_sessions(db: Any, sql: str, count: int = SIZE) -> set[Any]:
     engine = getattr(db.engine, "sync_engine", db.engine)
 
     def work() -> set[Any]:
-        held = [engine.raw_connection() for _ in range(count)]
+        held: list[Any] = []
         found = set()
-        for connection in held:
-            cursor = connection.cursor()
-            cursor.execute(sql)
-            found.add(cursor.fetchone()[0] if cursor.description else None)
-            cursor.close()
-        for connection in held:
-            connection.commit()
-            connection.close()
+        try:
+            for _ in range(count):
+                held.append(engine.raw_connection())
+            for connection in held:
+                cursor = connection.cursor()
+                cursor.execute(sql)
+                found.add(cursor.fetchone()[0] if cursor.description else None)
+                cursor.close()
+                connection.commit()
+        finally:
+            for connection in held:
+                connection.close()
         return found
 
     return await spawn(work) if db.is_async else work()

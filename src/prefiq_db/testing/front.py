@@ -15,7 +15,7 @@ from typing import ClassVar, Self
 from prefiq_db.errors import UsageError
 from prefiq_db.testing.locate import ServerUnavailableError
 from prefiq_db.testing.machine import LOOPBACK, free_port, make_folder, server_environment
-from prefiq_db.testing.processes import ChildProcess, account_for_root, wait_until
+from prefiq_db.testing.processes import Account, ChildProcess, account_for_root, wait_until
 
 _START_SECONDS = 30.0
 _FOLDERS = ("/usr/sbin", "/usr/local/sbin", "/opt/homebrew/bin")
@@ -92,7 +92,7 @@ class Front(ABC):
         self._child.spawn(
             self._command(),
             log=self._folder / "log",
-            account=account_for_root(*self._accounts),
+            account=self._account(),
             environment=server_environment(),
         )
         return self._child
@@ -149,6 +149,10 @@ class Front(ABC):
     def _give(self, path: Path) -> None:
         if account := account_for_root(*self._accounts):
             os.chown(path, account.uid, account.gid)
+
+    def _account(self) -> Account | None:
+        """Return the user that the program is started as, ``None``: ours."""
+        return account_for_root(*self._accounts)
 
     @abstractmethod
     def _configure(self) -> None:

@@ -8,19 +8,27 @@ import signal
 import subprocess
 import urllib.error
 import urllib.request
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from prefiq_db.errors import UsageError
+from prefiq_db.testing.cables import Cables
 from prefiq_db.testing.database_names import new_database_name
 from prefiq_db.testing.front import Front
 from prefiq_db.testing.locate import POSTGRESQL, Search, ServerUnavailableError
 from prefiq_db.testing.machine import free_port, server_environment
-from prefiq_db.testing.patroni_settings import LAUNCHER, PARAMETERS, listening, raft_settings, server_settings
-from prefiq_db.testing.processes import account_for_root, wait_until
+from prefiq_db.testing.patroni_settings import (
+    LAUNCHER,
+    PARAMETERS,
+    Addresses,
+    api_settings,
+    raft_settings,
+    server_settings,
+)
+from prefiq_db.testing.processes import Account, account_for_root, wait_until
 from prefiq_db.testing.templates import PASSWORD
 
 if TYPE_CHECKING:
@@ -49,6 +57,10 @@ class PatroniNode(Front):
         self.number = number
         self._cluster = cluster
         self._port, self.api_port, self.raft_port = free_port(), free_port(), free_port()
+        self.addresses = Addresses()
+        if (cables := cluster._cables) is not None:
+            self.addresses = Addresses(cables.peer_host(number), cables.host(number))
+        self.host = self.addresses.clients
 
     def start(self) -> Self:
         """Start the node, and return at once: it works as soon as a majority of the nodes does."""
@@ -111,7 +123,12 @@ class PatroniNode(Front):
     def _command(self) -> list[str]:
         python = Path(self._program).with_name("python")
         files = (self._folder / name for name in ("launch.py", "patroni.json", "data/postmaster.pid"))
-        return [str(python), *map(str, files)]
+        command = [str(python), *map(str, files)]
+        cables = self._cluster._cables
+        return command if cables is None else cables.command_of(self.number, command, super()._account())
+
+    def _account(self) -> Account | None:
+        return super()._account() if self._cluster._cables is None else None  # it is changed in the node's network
 
 
 class PatroniCluster:
@@ -127,9 +144,11 @@ class PatroniCluster:
         ttl_seconds: how long a primary that says nothing keeps its role; one that waits long for a processor says
             nothing, too. Patroni's own least is 20 s.
         settings: further settings of PostgreSQL, for all.
+        networked: give each node a network of its own, so that it can be :meth:`partitioned`; on Linux, for root.
 
     Raises:
-        ServerUnavailableError: if there is no PostgreSQL or no Patroni; the message says what to install.
+        ServerUnavailableError: if there is no PostgreSQL or no Patroni, or no such network; the message says what to
+            install.
     """
 
     def __init__(
@@ -139,6 +158,7 @@ class PatroniCluster:
         synchronous: bool = True,
         ttl_seconds: int = 15,
         settings: Mapping[str, str] | None = None,
+        networked: bool = False,
     ) -> None:
         search = Search(POSTGRESQL)
         programs = search.programs()
@@ -149,6 +169,7 @@ class PatroniCluster:
         self.ttl_seconds = ttl_seconds
         self.loop_wait_seconds = 1
         self.settings = dict(settings or {})
+        self._cables = Cables(nodes) if networked else None
         self.nodes = tuple(PatroniNode(number, cluster=self) for number in range(nodes))
         self._stack = ExitStack()
 
@@ -157,6 +178,9 @@ class PatroniCluster:
     def start(self) -> Self:
         """Start all nodes and return when one is the primary and the others follow it."""
         with ExitStack() as stack:
+            if self._cables is not None:
+                stack.callback(self._cables.close)
+                self._cables.start()
             for node in self.nodes:
                 stack.callback(node.close)
                 node.start()
@@ -249,6 +273,25 @@ class PatroniCluster:
         if status != 200:
             raise UsageError(f"Patroni refused to restart ({status}): {text}")
 
+    @contextmanager
+    def partitioned(self, *nodes: PatroniNode) -> Iterator[None]:
+        """Cut each of *nodes* off from all others, as a pulled cable does: nobody is told. Clients still reach it.
+
+        Patroni demotes a primary that hears of no majority; the others choose another after its ``ttl_seconds``.
+
+        Raises:
+            UsageError: if the cluster isn't ``networked``.
+        """
+        if self._cables is None:
+            raise UsageError("only the nodes of PatroniCluster(networked=True) can be cut off from each other")
+        for node in nodes:
+            self._cables.pull(node.number)
+        try:
+            yield
+        finally:
+            for node in nodes:
+                self._cables.plug(node.number)
+
     # --- databases -------------------------------------------------------------------------------
 
     @property
@@ -290,12 +333,14 @@ class PatroniCluster:
         return "\n".join(node.log[-1500:] for node in self.nodes)
 
     def _settings_of(self, node: PatroniNode, folder: Path) -> dict[str, Any]:
-        partners = [each.raft_port for each in self.nodes if each is not node]
+        places = {each: f"{each.addresses.peers}:{each.raft_port}" for each in self.nodes}
+        partners = [place for each, place in places.items() if each is not node]
+        account = {"username": _USER, "password": PASSWORD}
         return {
             "scope": "prefiq",
             "name": f"node{node.number}",
-            "restapi": listening(node.api_port),
-            "raft": raft_settings(folder, node.raft_port, partners),
+            "restapi": api_settings(node.addresses, node.api_port),
+            "raft": raft_settings(folder, places[node], partners),
             "bootstrap": {
                 "dcs": {
                     "ttl": self.ttl_seconds,
@@ -306,7 +351,7 @@ class PatroniCluster:
                 },
                 "initdb": [{"encoding": "UTF8"}, {"locale": "C.UTF-8"}, {"auth": "scram-sha-256"}, "no-sync"],
             },
-            "postgresql": server_settings(folder, self._bin, node.port, {"username": _USER, "password": PASSWORD}),
+            "postgresql": server_settings(folder, self._bin, node.addresses, node.port, account),
             "watchdog": {"mode": "off"},
         }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -54,24 +55,42 @@ PARAMETERS: Final[Mapping[str, str]] = {
 }
 
 
-def listening(port: int) -> dict[str, str]:
-    """Return where something of a node listens, and is reached."""
-    return {"listen": f"{LOOPBACK}:{port}", "connect_address": f"{LOOPBACK}:{port}"}
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Where a node is.
+
+    Attributes:
+        peers: for the other nodes.
+        clients: for everybody else.
+    """
+
+    peers: str = LOOPBACK
+    clients: str = LOOPBACK
+
+    def listening(self, port: int) -> dict[str, str]:
+        """Return where something of the node listens, and is reached by the other nodes."""
+        own = ",".join(dict.fromkeys((LOOPBACK, self.peers, self.clients)))
+        return {"listen": f"{own}:{port}", "connect_address": f"{self.peers}:{port}"}
 
 
-def raft_settings(folder: Path, port: int, partners: Sequence[int]) -> dict[str, Any]:
-    """Return how a node votes with its partners, by their ports."""
-    return {
-        "data_dir": str(folder / "raft"),
-        "self_addr": f"{LOOPBACK}:{port}",
-        "partner_addrs": [f"{LOOPBACK}:{partner}" for partner in partners],
-    }
+def api_settings(addresses: Addresses, port: int) -> dict[str, str]:
+    """Return where Patroni's REST API listens: at one address, or at all."""
+    found = addresses.listening(port)
+    return found if found["listen"].count(",") == 0 else {**found, "listen": f"0.0.0.0:{port}"}
 
 
-def server_settings(folder: Path, programs: Path, port: int, account: Mapping[str, str]) -> dict[str, Any]:
+def raft_settings(folder: Path, place: str, partners: Sequence[str]) -> dict[str, Any]:
+    """Return how a node votes with its partners, each as ``address:port``."""
+    return {"data_dir": str(folder / "raft"), "self_addr": place, "partner_addrs": list(partners)}
+
+
+def server_settings(
+    folder: Path, programs: Path, addresses: Addresses, port: int, account: Mapping[str, str]
+) -> dict[str, Any]:
     """Return how a node runs its server; *account* is the only one, for all that Patroni does there."""
+    from_where = ["127.0.0.1/32"] if addresses == Addresses() else ["127.0.0.1/32", "samenet"]
     return {
-        **listening(port),
+        **addresses.listening(port),
         "data_dir": str(folder / "data"),
         "bin_dir": str(programs),
         "pgpass": str(folder / "pgpass"),
@@ -79,8 +98,7 @@ def server_settings(folder: Path, programs: Path, port: int, account: Mapping[st
         "parameters": {"unix_socket_directories": str(folder), "dynamic_shared_memory_type": "mmap"},
         "pg_hba": [
             "local all all scram-sha-256",
-            "host all all 127.0.0.1/32 scram-sha-256",
-            "host replication all 127.0.0.1/32 scram-sha-256",
+            *(f"host {what} all {where} scram-sha-256" for what in ("all", "replication") for where in from_where),
         ],
         "basebackup": [{"checkpoint": "fast"}, "no-sync"],
         "remove_data_directory_on_rewind_failure": True,
