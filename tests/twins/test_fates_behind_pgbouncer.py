@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import subprocess
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from types import FrameType, SimpleNamespace
@@ -14,6 +17,8 @@ import pytest
 
 from prefiq_db import RetryPolicy
 from prefiq_db.drivers import psycopg as driver
+from prefiq_db.drivers import psycopg_cancels
+from prefiq_db.drivers.stopping import STOP_SECONDS
 from prefiq_db.errors import ErrorKind, OutcomeUnknownError, PrefiqDbError
 from prefiq_db.testing import PgBouncer
 from prefiq_db.testing.links import Link
@@ -338,3 +343,76 @@ async def test_our_own_clock_leaves_it_unknown(
     with pytest.raises(OutcomeUnknownError):
         await db.execute(ADD)
     assert _written(backend) == 1
+
+
+# --- the statement is to be stopped, and the server is silent ----------------------------------------
+
+_SLOW_DDL = "create table slow as select 1 as one from pg_sleep(60)"
+
+
+@pytest.mark.parametrize("breaks_off", [False, True], ids=["promised", "control"])
+@pytest.mark.parametrize("how", ["clock", "interrupted"])
+async def test_no_request_to_cancel_is_broken_off(
+    make: Any,
+    backend: Backend,
+    behind: Loser,
+    pooler: PgBouncer,
+    world: str,
+    interrupt: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    how: str,
+    breaks_off: bool,
+) -> None:
+    """The caller waits for a moment, a thread for as long as it takes; in the control pgbouncer 1.18 ends itself."""
+    if breaks_off and " 1.18." not in _version(pooler):
+        pytest.skip("later versions of pgbouncer outlive it")
+    if breaks_off:
+        monkeypatch.setattr(psycopg_cancels, "_POOLER_SECONDS", STOP_SECONDS)
+    db = make(statement_timeout_seconds=2 if how == "clock" else 30, retry=RetryPolicy(attempts=1))
+    await db.fetch_value("select 1")
+    call = _give_up_when_silent(db, interrupt, lambda: _is_running(backend), behind, how)
+    with pytest.raises((OutcomeUnknownError, KeyboardInterrupt, asyncio.CancelledError)):
+        await call
+    time.sleep(2 * STOP_SECONDS)  # noqa: ASYNC251 - in both worlds, and nobody else is to do anything
+    behind.restore()
+    assert wait_until(lambda: not _is_running(backend), timeout_seconds=30)
+    assert wait_until(lambda: not psycopg_cancels._waiting, timeout_seconds=30)
+    if breaks_off:
+        assert wait_until(lambda: not pooler.running, timeout_seconds=30)
+        return
+    assert await db.fetch_value("select 1") == 1
+    assert pooler.running
+
+
+def _version(pooler: PgBouncer) -> str:
+    return subprocess.run([pooler._program, "-V"], check=True, capture_output=True, text=True).stdout
+
+
+async def _give_up_when_silent(db: Any, interrupt: Any, runs: Any, behind: Loser, how: str) -> None:
+    """Run the statement; once it runs, silence the network, and give up."""
+    loop, task = (asyncio.get_running_loop(), asyncio.current_task()) if db.is_async else (None, None)
+
+    def silence() -> None:
+        assert wait_until(runs, timeout_seconds=30)
+        behind.black_hole()
+        if how == "clock":
+            return
+        if loop is not None and task is not None:
+            loop.call_soon_threadsafe(task.cancel)
+        else:
+            interrupt(KeyboardInterrupt)
+
+    watcher = threading.Thread(target=silence)
+    watcher.start()
+    try:
+        await db.execute(_SLOW_DDL)
+    finally:
+        watcher.join()
+        if task is not None:
+            task.uncancel()
+
+
+def _is_running(backend: Backend) -> bool:
+    assert backend.server is not None
+    asked = f"select 1 from pg_stat_activity where datname = '{_name(backend)}' and query = '{_SLOW_DDL}'"
+    return bool(backend.server.execute(f"{asked} and state = 'active'"))
