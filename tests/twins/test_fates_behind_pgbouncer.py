@@ -185,6 +185,7 @@ async def test_what_may_be_repeated_is_repeated(make: Any, backend: Backend, beh
     with pytest.raises(PrefiqDbError):
         await db.using(idempotent=True).execute("update stock set quantity = 7")
     assert (_written(backend), behind.lost) == (7, 2)
+    assert db.stats().unknown_outcome_count == 0, "nobody has to look"
     behind.is_on = False
     assert await db.fetch_value("select quantity from stock") == 7
 

@@ -229,7 +229,8 @@ class RootBlock(LastStatement, FirstStatement):
     def _tell(self) -> None:
         hooks = self.instance.hooks
         if self.outcome is UNKNOWN and not self.options.read_only:
-            self.instance.observer.statistics.note_unknown_outcome()
+            if not self.may_run_twice:
+                self.instance.observer.statistics.note_unknown_outcome()
             marker: Any = self.instance.road.dialect.marker
             if marker is not None:
                 marker.note(None)  # what it may have written is to be seen
