@@ -85,11 +85,13 @@ class Backend:
         name: ``sqlite``, ``postgresql`` or ``mariadb``.
         url: the database's URL.
         server: the server it is on; ``None`` for SQLite.
+        front: what the URL leads to: the server itself, or a pooler in front of it; ``None`` for SQLite.
     """
 
     name: str
     url: str
     server: DatabaseServer | None = None
+    front: DatabaseServer | PgBouncer | None = None
 
     @property
     def direct_url(self) -> str:
@@ -183,12 +185,12 @@ def _cell(counts: Counter[tuple[str, str, str]], backend_name: str, world_name: 
     return ", ".join(parts) or "-"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark the matrix, and begin with the longest tests: a run ends when its last one does."""
     for item in items:
         _mark(item)
     if through.IS_ON:
-        through.skip_unable(items)
+        through.choose(config, items)
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     items[:] = _longest_first(items, workers)
 
@@ -354,7 +356,7 @@ def backend(request: pytest.FixtureRequest, free_databases: dict[str, list[str]]
     free = free_databases[name]
     database = free.pop() if free else server.create_database()
     front = request.getfixturevalue("postgresql_pooler") if through.IS_ON and name == "postgresql" else server
-    yield Backend(name, front.url(database), server)
+    yield Backend(name, front.url(database), server, front)
     through.part_with(front, database)
     server.empty_database(database)
     free.append(database)  # not reached when it could not be emptied

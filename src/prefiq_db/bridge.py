@@ -97,6 +97,23 @@ class Runtime(Protocol):
         """Drop the event loop; the next one that uses this runtime becomes its loop."""
 
 
+def frames_acted_for() -> list[FrameType]:
+    """Return the frames of the task that this shielded one acts for, the innermost first; elsewhere none.
+
+    That task waits, so its coroutines are asked one after the other: a frame that isn't running knows no other.
+    """
+    acting = _acting_for.get()
+    if acting is None or acting[0] is not asyncio.current_task():
+        return []
+    frames: list[FrameType] = []
+    caller: Any = acting[1]
+    coroutine = None if caller is None else caller.get_coro()
+    while (frame := getattr(coroutine, "cr_frame", None)) is not None:
+        frames.append(frame)
+        coroutine = coroutine.cr_await
+    return frames[::-1]
+
+
 # Set inside a shielded task: that task, and the task it acts for. It doesn't apply to a task started from it.
 _acting_for: ContextVar[tuple[object, object] | None] = ContextVar("prefiq_db_acting_for", default=None)
 

@@ -10,7 +10,7 @@ from types import FrameType
 import sqlalchemy
 import tenacity
 
-from prefiq_db.bridge import frame_behind
+from prefiq_db.bridge import frame_behind, frames_acted_for
 from prefiq_db.events import Line, Origin
 
 # The kind of a frame's file: the higher, the less likely it is the application.
@@ -87,7 +87,15 @@ def _application_frame(frame: FrameType | None) -> FrameType | None:
             frame = frame.f_back
         if behind:
             return None
+        for waiting in frames_acted_for():
+            if _is_caller(waiting):
+                return waiting
         frame, behind = frame_behind(), True
+
+
+def _is_caller(frame: FrameType) -> bool:
+    path = frame.f_code.co_filename
+    return (_kinds[path] if path in _kinds else _kind_of(path)) <= _PACKAGE
 
 
 def skip_file(path: str) -> None:

@@ -13,6 +13,7 @@ from prefiq_db.overrides import NO_SCOPES
 from prefiq_db.testing import PgBouncer
 from prefiq_db.testing.faults import FaultProxy
 from prefiq_db.transaction import NO_TRANSACTIONS, ownership, request_here
+from tests import through
 from tests.clusters import find
 from tests.conftest import Backend
 from tests.twins.harness import drive, make_database
@@ -54,10 +55,13 @@ def opened(world: str, run: Callable[[Any], Any], usual_fields: dict[str, Any]) 
 
 @pytest.fixture
 def proxy(backend: Backend) -> Iterator[FaultProxy]:
-    """A proxy in front of the backend's server, for faults."""
-    assert backend.server is not None
-    with FaultProxy(backend.server) as made:
+    """A proxy in front of the backend's server, or of the pooler before it, for faults."""
+    assert backend.front is not None
+    with FaultProxy(backend.front.host, backend.front.port, backend.name) as made:
+        if through.IS_ON and backend.name == "postgresql":
+            through.ports.add(made.port)
         yield made
+        through.ports.discard(made.port)
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from sqlalchemy import text
 
 from prefiq_db import RetryPolicy
 from prefiq_db.drivers import psycopg as driver
+from prefiq_db.drivers import psycopg_cancels
 from prefiq_db.errors import LockTimeoutError, OutcomeUnknownError, StatementRefusedError, StatementTimeoutError
 from prefiq_db.testing import PgBouncer
 from prefiq_db.testing.processes import wait_until
@@ -166,14 +167,14 @@ async def test_what_cannot_travel_is_stopped_when_the_client_gives_up(
     The control hangs up first, as on a direct connection: pgbouncer then no longer knows what to cancel.
     """
     assert backend.server is not None
-    server, name, cancel, cancelled = backend.server, _name(backend), driver._cancel, []
+    server, name, cancel, cancelled = backend.server, _name(backend), psycopg_cancels._cancel, []
 
-    def late(request: Any) -> None:
+    def late(request: Any, seconds: float) -> None:
         time.sleep(0.5)
-        cancel(request)
+        cancel(request, seconds)
         cancelled.append(request)
 
-    monkeypatch.setattr(driver, "_cancel", late)
+    monkeypatch.setattr(psycopg_cancels, "_cancel", late)
     if hangs_up_first:
         for kind in (driver.Connection, driver.AsyncConnection):
             monkeypatch.setattr(kind, "is_lent", property(lambda self: False, lambda self, value: None))

@@ -28,6 +28,7 @@ from prefiq_db.masking import border_translates
 from prefiq_db.pool.slots import Slot, SlottedPool
 from prefiq_db.transaction import Block, Outcome, ownership
 from prefiq_db.translation import judging
+from tests import through
 from tests.conftest import Backend
 from tests.twins.injection import (
     LIBRARY,
@@ -342,6 +343,7 @@ def came_through(injector: Injector, error: BaseException | None) -> bool:
         return True
     answers = (OutcomeUnknownError, NotCommittedError, type(None))
     asks = _was_in_commit(injector) or injector.was_in("send_burst")  # a batch is one message with its COMMIT
+    asks = asks or (through.IS_ON and injector.was_in("send_in_burst"))  # and so is a statement by itself
     return injector.kind is JobTimeout and asks and isinstance(error, answers)
 
 
@@ -432,8 +434,8 @@ def lines_to_interrupt(scene: Scene, way: Any, kind: type[BaseException]) -> lis
 
 
 def step_of(backend: Backend, way: Any) -> int:
-    """Return every how manieth line of *way* it is; a statement by itself has few."""
-    if way in _ONE_SHOTS:
+    """Return every how manieth line of *way* it is; a statement by itself has few, if it isn't a transaction."""
+    if way in _ONE_SHOTS and not through.IS_ON:
         return int(_EVERY or 3)
     return int(_EVERY or (4 if backend.name == "sqlite" else 48))
 

@@ -11,6 +11,7 @@ import pytest
 from prefiq_db import Application, AsyncDatabase
 from prefiq_db.pool.slots import SlottedPool
 from prefiq_db.providers import DatabaseProvider, SettingsProvider
+from tests import through
 from tests.cancelling import at_each_await
 from tests.conftest import Backend
 
@@ -119,14 +120,10 @@ async def test_control_a_pool_that_counts_up_and_down_loses_slots(
 async def test_a_shutdown_that_is_cancelled_closes_every_database(backend: Backend, world: str, tmp_path: Path) -> None:
     """ashutdown() of two databases, cancelled in the first: both are closed, and the cancellation goes on."""
     app = Application()
+    database = {"url": backend.url, "mode": "async", "pgbouncer": through.IS_ON and backend.name == "postgresql"}
     app.register(
         SettingsProvider(
-            arguments={
-                "databases": {
-                    "main": {"url": backend.url, "mode": "async"},
-                    "other": {"url": backend.url, "mode": "async"},
-                }
-            },
+            arguments={"databases": {"main": database, "other": database}},
             environ={},
             directory=tmp_path,
         )

@@ -613,6 +613,17 @@ async def test_a_budget_is_kept_or_fails_with_the_list(make_db: Any) -> None:
     assert isinstance(caught.value, AssertionError)
 
 
+async def test_the_line_of_a_last_statement_is_its_callers(make_db: Any) -> None:
+    """In the async world COMMIT travels in a task of its own, which nobody's line has called."""
+    db = make_db()
+    await _make_items(db)
+    with pytest.raises(StatementBudgetError) as caught:
+        async with db.expect(max_statements=0), db.transaction() as tx:
+            await tx.execute("update item set qty = 3", last=True)
+    assert HERE in str(caught.value)
+    assert "in test_the_line_of_a_last_statement_is_its_callers" in str(caught.value)
+
+
 async def test_an_n_plus_one_is_found_by_line_and_shape(make_db: Any) -> None:
     """The same statement from the same line again and again; different lines, or different statements, are fine."""
     db = make_db()

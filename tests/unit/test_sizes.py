@@ -17,7 +17,6 @@ LONG_FILES = {
     "core/statements.py": "one noun: a call, prepared and carried out, in both worlds",
     "dialects/sqlite.py": "one database: its transactions, limits and clocks, which its two drivers share",
     "dialects/sqlite_decimals.py": "one idea: exact decimals on SQLite, their functions, and how Core calculates",
-    "drivers/psycopg.py": "one driver: its connections and cursors in both worlds, with a time limit on every wait",
     "execution/direct.py": "a road and its shots, which know each other: apart, each would import the other",
     "pool/vetting.py": "one class: what is looked at when a connection is lent, and when it comes back",
     "transaction/root.py": "one class: the outermost transaction, from BEGIN to what became of it",

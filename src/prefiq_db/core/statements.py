@@ -388,6 +388,7 @@ class Statements(ReadingStatements, CoreVerbs):
     def _run_in_own_transaction(self, call: Call, *, read_only: bool = False) -> Any:
         def attempt(tx: Block) -> Any:
             call.attempts += 1
+            tx.may_run_twice = call.last and bool(call.given.idempotent)
             return tx.run(call, explicit=True)
 
         if call.shape is ROW_COUNT:

@@ -128,7 +128,7 @@ class PostgresqlBursts(BurstDialect):
             if pipeline.is_error(reply):
                 # The one of COMMIT stands at its own place, or at that of the synchronization point after it.
                 where = BEGIN if number < 0 else min(number, len(cursors))
-                burst.fail(pipeline.error_of(cursors[0], reply), where, said=True)
+                burst.fail(pipeline.error_of(cursors[0], reply), where, said=pipeline.is_servers_word(reply))
             elif 0 <= number < len(cursors) and not pipeline.is_skipped(reply):
                 burst.answered += burst.failure is None
                 burst.pending[number].hand_over = self._hands_over(burst.pending[number].cursor, cursors[number], reply)

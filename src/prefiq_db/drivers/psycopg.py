@@ -9,13 +9,12 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Final
 
 import psycopg
-from psycopg import capabilities, generators, waiting
+from psycopg import capabilities, waiting
 from psycopg.errors import _WaitTimeout
-from psycopg.pq import PGconn, TransactionStatus
+from psycopg.pq import TransactionStatus
 
 from prefiq_db.bridge import to_its_end
 from prefiq_db.deadline import Deadline, Shares
@@ -23,10 +22,11 @@ from prefiq_db.drivers.addresses import addresses_of, is_name
 from prefiq_db.drivers.challenges import in_tls, is_refused, refusal
 from prefiq_db.drivers.deadlines import DeadlinePassed
 from prefiq_db.drivers.loop_waits import LoopWaits, waits_of
+from prefiq_db.drivers.psycopg_cancels import cancel, cancel_async, cancel_beside
 from prefiq_db.drivers.psycopg_cursors import AsyncServerCursor, ServerCursor
 from prefiq_db.drivers.psycopg_pipelines import AsyncPipeline, Pipeline
 from prefiq_db.drivers.psycopg_preparing import Preparing
-from prefiq_db.drivers.stopping import STOP_SECONDS, beside, tell
+from prefiq_db.drivers.stopping import STOP_SECONDS, tell
 from prefiq_db.drivers.travellers import Accompanied
 from prefiq_db.interruptions import is_interruption
 
@@ -170,14 +170,7 @@ class _Hurried(Accompanied):
     def _broken_off(self) -> PsycopgDeadlinePassed:
         """Close the connection, which is in the middle of a reply, and return the error to raise."""
         if self._can_be_stopped() and capabilities.has_cancel_safe():
-            # The caller's time is over, so a thread cancels the statement, with an object that outlives the connection.
-            request = self.pgconn.cancel_conn()
-            if self.is_lent:
-                # A pooler forgets a client that hangs up, and what it would have to cancel for it.
-                given_up, self.pgconn = self.pgconn, _closed_pgconn()
-                beside(partial(_cancel_and_hang_up, request, given_up))
-            else:
-                beside(partial(_cancel, request))
+            cancel_beside(self)  # the caller's time is over
         self.pgconn.finish()
         return passed(self.patience_seconds or 0.0)
 
@@ -263,7 +256,7 @@ class Connection(_Hurried, psycopg.Connection[Any]):
             return
         deadline = Deadline.after(STOP_SECONDS)
         try:
-            self.cancel_safe(timeout=STOP_SECONDS)
+            cancel(self)
             waiting.wait(gen, self.pgconn.socket, interval=_INTERVAL_SECONDS, timeout=deadline.left())
         except psycopg.errors.QueryCanceled:
             return
@@ -364,7 +357,7 @@ class AsyncConnection(_Hurried, psycopg.AsyncConnection[Any]):
     async def _stop(self, gen: Any) -> None:
         deadline = Deadline.after(STOP_SECONDS)
         try:
-            await self.cancel_safe(timeout=STOP_SECONDS)
+            await cancel_async(self)
             await waiting.wait_async(gen, self.pgconn.socket, interval=_INTERVAL_SECONDS, timeout=deadline.left())
         except psycopg.errors.QueryCanceled:
             return
@@ -395,26 +388,3 @@ def _failed_in_tls(error: psycopg.OperationalError) -> Exception:
 def _half_way(deadline: Deadline) -> Deadline:
     """Return the deadline for looking up names: a silent resolver must leave time for the rest."""
     return deadline.share(2)
-
-
-def _closed_pgconn() -> Any:
-    """Return a connection of libpq's that was never open; nothing is sent for it."""
-    closed = PGconn.connect_start(b"none")  # not a connection string
-    closed.finish()
-    return closed
-
-
-def _cancel_and_hang_up(request: Any, pgconn: Any) -> None:
-    try:
-        _cancel(request)
-    finally:
-        pgconn.finish()
-
-
-def _cancel(request: Any) -> None:
-    """Send a cancel request; its connection may be closed by now."""
-    try:
-        request.start()
-        waiting.wait_conn(generators.cancel(request), interval=_INTERVAL_SECONDS, timeout=STOP_SECONDS)
-    finally:
-        request.finish()

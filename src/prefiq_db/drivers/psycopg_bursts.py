@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from psycopg.adapt import Transformer
 from psycopg.errors import NotSupportedError
-from psycopg.pq import ExecStatus
+from psycopg.pq import DiagnosticField, ExecStatus
 from psycopg.waiting import Ready, Wait
 
 from prefiq_db.interruptions import is_interruption
@@ -147,6 +147,20 @@ def answer_in(reply: list[Any]) -> tuple[str, ...] | None:
 
 def is_error(reply: list[Any]) -> bool:
     return any(result.status == ExecStatus.FATAL_ERROR for result in reply)
+
+
+def is_servers_word(reply: list[Any]) -> bool:
+    """Return whether the error in *reply* is the server's answer to the request, so that the request surely failed.
+
+    libpq's own errors have no SQLSTATE. A pooler that loses its session at the server tells its client so in the
+    server's place, as FATAL and with a code of class 08: what the server had done by then, nobody has told.
+    """
+    for result in reply:
+        code = result.error_field(DiagnosticField.SQLSTATE)
+        severities = (DiagnosticField.SEVERITY_NONLOCALIZED, DiagnosticField.SEVERITY)
+        if code is not None:
+            return not (code.startswith(b"08") and b"FATAL" in map(result.error_field, severities))
+    return False
 
 
 def is_skipped(reply: list[Any]) -> bool:

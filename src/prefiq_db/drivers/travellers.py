@@ -18,7 +18,7 @@ from psycopg.pq import ConnStatus, ExecStatus, TransactionStatus
 from psycopg.waiting import Ready
 
 from prefiq_db.drivers.burst import Burst
-from prefiq_db.drivers.psycopg_bursts import answer_in, corked
+from prefiq_db.drivers.psycopg_bursts import answer_in, corked, is_servers_word
 from prefiq_db.drivers.readable import is_readable
 
 #: Set on psycopg's exception for a request ahead of the statement: the server skipped the statement itself.
@@ -201,17 +201,19 @@ class Accompanied:
         encoding = self.pgconn._encoding
         rest = iter(replies)
         for _ in burst.ahead:
-            failed = _failure(next(rest, []), encoding)
+            results = next(rest, [])
+            failed = _failure(results, encoding)
             if failed is not None:
-                burst.refused = burst.refused_ahead = True
-                setattr(failed, AHEAD, True)
+                if burst.behind is None or is_servers_word(results):
+                    burst.refused = burst.refused_ahead = True
+                    setattr(failed, AHEAD, True)
                 self._forget_unprepared(queued)
                 raise failed
         for place, entry in enumerate(queued):
             results = next(rest, [])
             failed = _failure(results, encoding)
             if failed is not None:
-                burst.refused = True
+                burst.refused = is_servers_word(results)
                 if place == 0:
                     self._forget_unprepared(queued)
             if entry is not None:

@@ -70,6 +70,8 @@ class Block(ABC):
     token: str | None = None
     #: whether the caller has seen the token, so that no other one may take its place
     is_told: bool = False
+    #: who runs it will run it again if its outcome is unknown, so that nobody has to look
+    may_run_twice: bool = False
     #: stands for the error that rolls it back although none leaves it; ``None``: it is to be kept
     _unwanted: BaseException | None = None
     #: makes what begins again on another connection, if the first is dead; ``None``: that is an error

@@ -380,7 +380,8 @@ class RootBlock(LastStatement, FirstStatement):
     def _tell(self) -> None:
         hooks = self.instance.hooks
         if self.outcome is UNKNOWN and not self.options.read_only:
-            self.instance.observer.statistics.note_unknown_outcome()
+            if not self.may_run_twice:
+                self.instance.observer.statistics.note_unknown_outcome()
             marker: Any = self.instance.road.dialect.marker
             if marker is not None:
                 marker.note(None)  # what it may have written is to be seen
@@ -405,6 +406,8 @@ class RootBlock(LastStatement, FirstStatement):
             )
         if error is not None:
             self._roll_back()
+            if getattr(error, "transaction_outcome", None) is ACTIVE:  # as it was when the last statement had failed
+                error.transaction_outcome = self.outcome  # type: ignore[attr-defined]
             return
         if self.instance.readers is not None:
             seen_by(self.instance.runtime.worker())  # in the shield it would be noted where nobody sees it

@@ -33,6 +33,7 @@ class NamedException:
 
 _ANY: Final[tuple[Phase, ...]] = ("connect", "statement", "commit")
 _CONNECT: Final[tuple[Phase, ...]] = ("connect",)
+_SENT: Final[tuple[Phase, ...]] = ("statement", "commit")
 
 
 def _named(
@@ -43,6 +44,11 @@ def _named(
     *patterns: str,
 ) -> NamedException:
     return NamedException(dialects, code, phases, re.compile("|".join(f"(?:{p})" for p in patterns)), becomes)
+
+
+def _unsent(kind: ErrorKind) -> ErrorClass:
+    """Return the class of an error that says: the connection is lost, and the server got nothing of the request."""
+    return ErrorClass(kind, transient=True, connection_lost=True, retry_statement=True, retry_transaction=True)
 
 
 _PG: Final = ("postgresql",)
@@ -82,6 +88,9 @@ NAMED_EXCEPTIONS: Final[tuple[NamedException, ...]] = (
         r"too many connections for (?:role|database)",
         r"no more connections allowed",  # pgbouncer
     ),
+    # pgbouncer's 08P01 to a client for which it had no session of the server yet: nothing was sent, not even COMMIT.
+    _named(_PG, "08P01", _SENT, _unsent(ErrorKind.TOO_MANY_CONNECTIONS), r"^query_(?:wait_)?timeout"),
+    _named(_PG, "08P01", _SENT, _unsent(ErrorKind.CONNECT_FAILED), r"^server login (?:failed|has been failing)"),
     # A list of hosts with target_session_attrs=read-write and no writer among them: a failover is in progress.
     _named(_PG, None, _CONNECT, ErrorKind.READ_ONLY, r"session is read-only", r"server is in hot standby mode"),
     _named(
@@ -184,19 +193,7 @@ NAMED_EXCEPTIONS: Final[tuple[NamedException, ...]] = (
         r"^at most \d+ tables in a join",
     ),
     # The driver knows that the connection is closed and sends nothing, not even COMMIT: connect, and do it again.
-    _named(
-        _MYSQL,
-        None,
-        ("statement", "commit"),
-        ErrorClass(
-            ErrorKind.CONNECTION_LOST,
-            transient=True,
-            connection_lost=True,
-            retry_statement=True,
-            retry_transaction=True,
-        ),
-        r"^\(0\)",
-    ),
+    _named(_MYSQL, None, _SENT, _unsent(ErrorKind.CONNECTION_LOST), r"^\(0\)"),
     # Python's own sqlite3 raises these without a code.
     _named(
         _LITE,
