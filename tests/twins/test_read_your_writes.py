@@ -214,6 +214,19 @@ async def test_without_marks_reads_are_stale(replicated: Replicated, harness: Ha
     assert len(pairs.stale) > count // 4
 
 
+@pytest.mark.parametrize("way", range(6))
+async def test_a_read_waits_and_falls_back_once(replicated: Replicated, way: int) -> None:
+    """Whatever way it takes: one wait on a replica, and then the primary."""
+    db = replicated.database(replica_wait_seconds=0.02)
+    await _make_table(db)
+    replicated.cluster.catch_up()
+    replicated.hold_back(30)
+    await db.execute("insert into item values (:id, :id)", {"id": 11 * way})
+    row = await _read_each_way(db, 11 * way, replicated.port_sql)
+    assert tuple(row) == (11 * way, replicated.ports[0])
+    assert db.stats().replica_fallback_count == 1
+
+
 async def test_the_replica_answers_when_it_has_got_it(replicated: Replicated) -> None:
     """The read waits for it there, where it may wait long enough."""
     db = replicated.database(replica_wait_seconds=30)
