@@ -16,7 +16,8 @@ PYPROJECT = nox.project.load_toml("pyproject.toml")
 # What has a long form, too long for a merge.
 LONG = ["tests/chaos", "tests/twins/test_hand_overs.py", "tests/twins/test_interrupted_blocks.py"]
 LONG += ["tests/integration/test_request_disconnects.py", "tests/twins/test_cancelled_crowds.py"]
-LONG += ["tests/twins/test_read_your_writes.py"]
+LONG += ["tests/twins/test_read_your_writes.py", "tests/twins/test_memory_of_texts.py"]
+LONG += ["tests/twins/test_both_roads.py"]
 
 nox.needs_version = ">=2025.2.9"
 nox.options.sessions = ["lint", "types", "unit", "integration", "docs"]
@@ -59,6 +60,8 @@ def chaos(session: nox.Session) -> None:
     long_forms["PREFIQ_CUT_REQUESTS"] = "1000"  # whose client goes away
     long_forms["PREFIQ_REPLICA_PAIRS"] = "10000"  # of a write and a read
     long_forms["PREFIQ_CANCELLED_STATEMENTS"] = "100000"  # of tasks that are cancelled
+    long_forms["PREFIQ_DISTINCT_TEXTS"] = "200000"  # in one process
+    long_forms["PREFIQ_ROAD_SCRIPTS"] = "1000"  # played on either road
     environment = {name: os.environ.get(name) or value for name, value in long_forms.items()}
     session.run("pytest", *LONG, "--timeout=14400", *session.posargs, env=environment)
 

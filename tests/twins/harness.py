@@ -299,7 +299,12 @@ class Harness(Protocol):
     def event(self) -> Event:
         """Return a new event."""
 
-    async def together(self, *workers: Callable[[], Awaitable[Any]], return_exceptions: bool = False) -> list[Any]:
+    async def together(
+        self,
+        *workers: Callable[[], Awaitable[Any]],
+        return_exceptions: bool = False,
+        patience_seconds: float = _PATIENCE_SECONDS,
+    ) -> list[Any]:
         """Run workers at the same time, as threads or as tasks; return their results in order.
 
         All of them are waited for. Then the first error is raised, or returned in its worker's place.
@@ -336,8 +341,13 @@ class SyncHarness:
     def event(self) -> Event:
         return SyncEvent()
 
-    async def together(self, *workers: Callable[[], Awaitable[Any]], return_exceptions: bool = False) -> list[Any]:
-        results: list[Any] = [TimeoutError(f"a worker ran longer than {_PATIENCE_SECONDS:g} s")] * len(workers)
+    async def together(
+        self,
+        *workers: Callable[[], Awaitable[Any]],
+        return_exceptions: bool = False,
+        patience_seconds: float = _PATIENCE_SECONDS,
+    ) -> list[Any]:
+        results: list[Any] = [TimeoutError(f"a worker ran longer than {patience_seconds:g} s")] * len(workers)
 
         def run(index: int, worker: Callable[[], Awaitable[Any]]) -> None:
             try:
@@ -349,7 +359,7 @@ class SyncHarness:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(_PATIENCE_SECONDS)
+            thread.join(patience_seconds)
         return _first_error(results, return_exceptions)
 
     async def until(self, condition: Callable[[], Awaitable[bool]]) -> None:
@@ -379,9 +389,14 @@ class AsyncHarness:
     def event(self) -> Event:
         return AsyncEvent()
 
-    async def together(self, *workers: Callable[[], Awaitable[Any]], return_exceptions: bool = False) -> list[Any]:
+    async def together(
+        self,
+        *workers: Callable[[], Awaitable[Any]],
+        return_exceptions: bool = False,
+        patience_seconds: float = _PATIENCE_SECONDS,
+    ) -> list[Any]:
         async def run(worker: Callable[[], Awaitable[Any]]) -> Any:
-            async with asyncio.timeout(_PATIENCE_SECONDS):
+            async with asyncio.timeout(patience_seconds):
                 return await worker()
 
         results: list[Any] = await asyncio.gather(*map(run, workers), return_exceptions=True)

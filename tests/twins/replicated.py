@@ -61,11 +61,16 @@ class Replicated:
         url = self.cluster.url(self.name, node)
         return str(url if direct else self.recorders[number].url(url))
 
-    def database(self, **fields: Any) -> Any:
-        """Return a database of the test's world; it is closed at the end of the test."""
-        replicas = [{"url": self.url(number), "name": f"r{number}"} for number in range(1, len(self.cluster.nodes))]
+    def database(self, *, recorded: bool = True, **fields: Any) -> Any:
+        """Return a database of the test's world; it is closed at the end of the test.
+
+        Args:
+            recorded: reached through the recorders, which take their time.
+        """
+        url, *others = (self.url(number, direct=not recorded) for number in range(len(self.cluster.nodes)))
+        replicas = [{"url": other, "name": f"r{number}"} for number, other in enumerate(others, 1)]
         given = {"replicas": replicas, "ssl_mode": "disable", "pool_size": 2, **fields}
-        return self.make(DatabaseSettings(url=self.url(0), **given))
+        return self.make(DatabaseSettings(url=url, **given))
 
     def hold_back(self, seconds: float) -> None:
         """Let every replica apply what is committed only *seconds* later."""

@@ -2,6 +2,8 @@
 
 Each script runs twice on an emptied database, once on either road: rows and their types, row counts, errors, events and
 statistics have to be the same. The controls plant a difference, which is found.
+
+``PREFIQ_ROAD_SCRIPTS`` is the number of random scripts on each database, in each world.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import enum
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -294,6 +297,7 @@ OUTSIDE, IN_SAVEPOINTS, IN_TRANSACTIONS = "outside", "in savepoints", "in transa
 INSIDE = ("inside", IN_SAVEPOINTS)
 
 scripts = st.lists(steps(), min_size=1, max_size=8)
+SCRIPTS = int(os.environ.get("PREFIQ_ROAD_SCRIPTS") or 12)
 _PHASES = (Phase.generate, Phase.shrink)  # explaining traces each line, which takes minutes
 
 
@@ -558,9 +562,9 @@ def play_twice(
     assert not differences, f"the roads differ: {differences[0]}"
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(max(400, 10 * SCRIPTS))
 def test_both_roads_are_one_to_the_caller(make_db: Make, run: Run, backend: Backend) -> None:
-    compare(make_db, run, backend, max_examples=12)
+    compare(make_db, run, backend, max_examples=SCRIPTS)
 
 
 def everything(verb: str) -> list[Step]:

@@ -166,6 +166,7 @@ def _leaks(db: Any) -> list[str]:
 @pytest.mark.timeout(max(600, _STATEMENTS // 10))
 async def test_nobody_gets_another_ones_row_and_nothing_leaks(make_db: Any, backend: Backend) -> None:
     crowd, db = await _crowd(make_db, backend, _STATEMENTS, pool_timeout_seconds=60)
+    print(f"{backend.name}: {crowd.read} read, {crowd.cancelled} cancelled, found: {crowd.found}")
     assert crowd.found == []
     assert crowd.read + crowd.cancelled == _STATEMENTS
     assert crowd.cancelled > _STATEMENTS // 20, "a crowd that is never cancelled shows nothing"

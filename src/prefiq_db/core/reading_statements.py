@@ -20,7 +20,7 @@ class ReadingStatements(ReadingView):
     def _needs_a_transaction(self, given: Overrides, travels: Callable[[], bool]) -> bool:
         raise NotImplementedError
 
-    def _run_in_own_transaction(self, call: Call, *, read_only: bool = False) -> Any:
+    def _run_in_own_transaction(self, call: Call, *, read_only: bool = False, here: bool = False) -> Any:
         raise NotImplementedError
 
     def _one_shot(self, call: Call) -> Any:
@@ -48,7 +48,8 @@ class ReadingStatements(ReadingView):
             call.prepared = None  # each server has its own
             call.deadline = deadline
             if in_transaction:
-                return view._run_in_own_transaction(call, read_only=True)
+                # Else the primary, which is asked because no replica can serve, would ask them all once more.
+                return view._run_in_own_transaction(call, read_only=True, here=True)
             fetched = view._one_shot(call) if is_reader else view._one_shot_with_retries(call)
             return fetched if call.shape.finish is None else call.shape.finish(fetched)
 

@@ -385,7 +385,9 @@ class Statements(ReadingStatements, CoreVerbs):
             # The connection knows its last call until the next one, and must not keep what the caller gave it.
             del call.statement, call.params, call.block, call.text
 
-    def _run_in_own_transaction(self, call: Call, *, read_only: bool = False) -> Any:
+    def _run_in_own_transaction(self, call: Call, *, read_only: bool = False, here: bool = False) -> Any:
+        """Return the result of *call* in a transaction of its own; *here*: on this very server."""
+
         def attempt(tx: Block) -> Any:
             call.attempts += 1
             tx.may_run_twice = call.last and bool(call.given.idempotent)
@@ -396,7 +398,7 @@ class Statements(ReadingStatements, CoreVerbs):
         options = TransactionOptions(
             read_only=read_only or bool(call.given.read_only), timeout_seconds=call.given.timeout
         )
-        return self.in_transaction(attempt, options)
+        return (self.in_transaction_here if here else self.in_transaction)(attempt, options)
 
     def _run_in_one_message(self, call: Call) -> Any:
         """Run one statement in a transaction of its own, whose BEGIN says the schema or the limits: all in one message.
