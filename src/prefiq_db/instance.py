@@ -54,9 +54,9 @@ class Instance:
         tenants: of the origin, the databases of its tenants.
         has_tenants: whether the origin was asked for a tenant's database, so that each call looks whose it is.
         schema_tables: like *tables*, for each schema that is a tenant's namespace.
-        is_usual: whether a statement by itself needs nothing but to be sent: nobody hears of calls, wants plans,
-            needs a transaction for a time limit, has to know how far the primary is after it, or looks which of
-            several hosts it is on. Looked up when a listener comes or goes.
+        sends_plainly: whether a statement by itself needs nothing but to be sent: nobody needs a transaction for a time
+            limit, has to know how far the primary is after it, or looks which of several hosts it is on.
+        is_usual: the same, and nobody hears of calls or wants plans. Looked up when a listener comes or goes.
         tells_inserted: by a table's name, whether the server tells an inserted row from an updated one.
     """
 
@@ -89,6 +89,7 @@ class Instance:
     has_tenants: bool = field(default=False, init=False)
     readers: Readers[Instance] | None = field(default=None, init=False)
     schema_tables: Memory[TargetTables] = field(default_factory=lambda: Memory(256), init=False)
+    sends_plainly: bool = field(default=False, init=False)
     is_usual: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
@@ -108,13 +109,12 @@ class Instance:
 
     def _look_up(self) -> None:
         settings = self.settings
-        self.is_usual = (
-            self.hooks.wanted.isdisjoint(CALL_EVENTS)
-            and self.explainer is None
-            and not settings.pgbouncer
+        self.sends_plainly = (
+            not settings.pgbouncer
             and not settings.replicas  # a write notes how far the primary is
             and not self.engine.dialect.follows_primary  # type: ignore[attr-defined]  # the pool looks which host it is
         )
+        self.is_usual = self.sends_plainly and self.explainer is None and self.hooks.wanted.isdisjoint(CALL_EVENTS)
 
     def tables_in(self, schema: str | None) -> TargetTables:
         """Return what is known of the tables of *schema*; ``None``: the session's own."""

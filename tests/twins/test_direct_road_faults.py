@@ -215,7 +215,8 @@ def test_an_interruption_after_the_return_closes_nothing_of_the_next_holders(
     with Database(f"sqlite:///{tmp_path / 'a.db'}", pool_size=1, max_overflow=0) as db:
         road, pool = db._core.road, db.engine.pool
         road.steps_aside = way == "standard"
-        db._core.instance.is_usual = way == "short"
+        instance = db._core.instance
+        instance.is_usual = instance.sends_plainly = way == "short"
         for _ in range(3):
             db.fetch_value("select 1")
         if way == "short":

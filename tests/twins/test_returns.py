@@ -25,7 +25,7 @@ def take_way(db: Any, way: str) -> None:
     """Let the statements of *db* take one *way*."""
     core = _core(db)
     core.road.steps_aside = way == "standard"
-    core.instance.is_usual = way == "short"
+    core.instance.is_usual = core.instance.sends_plainly = way == "short"
 
 
 # --- a pool that ends --------------------------------------------------------------------------------

@@ -88,8 +88,8 @@ class ShortRoad(StandardRoad):
         audience = self._audience
         if audience.is_there() or self.steps_aside:
             return UNUSUAL
-        lane, dialect, observer = audience.lane, audience.dialect, audience.observer
-        if lane is None or audience.watcher.wants_checkouts:
+        lane, dialect, observer, watcher = audience.lane, audience.dialect, audience.observer, audience.watcher
+        if lane is None:
             return UNUSUAL
         compiled, taken = prepared.compiled(), prepared.taken  # kept here: SQLAlchemy may drop it at any time
         is_taken = prepared.keys is not None and (not params or taken.issuperset(map(type, params.values())))
@@ -130,6 +130,8 @@ class ShortRoad(StandardRoad):
                 checkout.worker = worker()
                 checkout.one_shot = True
                 lane.waits.append(0.0)
+                if watcher.wants_checkouts:
+                    watcher.checked_out(state)
                 step = SENDING
                 order = prepared.order
                 if not is_taken:
@@ -203,6 +205,8 @@ class ShortRoad(StandardRoad):
                     state.last_used = used = perf_counter()
                     uses = lane.uses
                     uses.append(used - now)
+                    if watcher.wants_checkouts:
+                        watcher.checked_in(state, used - now)
                     # From here on another caller may already hold it, or have returned it, too.
                     record.returns = returns + 1
                     put = lane.put

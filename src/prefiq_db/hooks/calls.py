@@ -64,7 +64,7 @@ def judged(error: BaseException) -> Failed:
 
 def tell_start(hooks: Hooks, database: str, call: Call) -> None:
     """Notify the listeners that *call* begins."""
-    hooks.emit(CallStarted(database, call.id, call.verb, readable(application_line()), call.tags))
+    hooks.emit(CallStarted(database, call.id, call.verb, readable(call.line or application_line()), call.tags))
 
 
 def tell_end(hooks: Hooks, database: str, call: Call, duration_seconds: float, failed: Failed = SUCCEEDED) -> None:
