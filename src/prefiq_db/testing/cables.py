@@ -25,12 +25,13 @@ from prefiq_db.testing.processes import Account, ChildProcess, wait_until
 
 _PROGRAMS: Final = ("ip", "nsenter", "unshare")
 _FOLDERS: Final = ("/usr/sbin", "/sbin", "/usr/bin", "/bin")
-_START_SECONDS: Final = 10.0
+_START_SECONDS: Final = 30.0
 # Seen by nobody but the nodes.
 _PEERS: Final = ipaddress.IPv4Network("10.0.0.0/24")
 # For the tests of devices (RFC 2544): no machine that we want to reach has such an address.
 _CLIENTS: Final = ipaddress.IPv4Network("198.18.0.0/15")
-_LINE: Final = 30  # two addresses: ours and the node's
+_LINE: Final = 30  # bits of the network: two addresses of four are usable, ours and the node's
+_LINE_SIZE: Final = 4
 _FIRST_HANDLE: Final = 20
 
 _PROBE: Final = ("link add switch type bridge", "link add port type veth peer name peers")
@@ -65,9 +66,9 @@ class Cables:
         self._programs = _find_programs()
         _run([self._programs["unshare"], "--net", *self._ip()], _PROBE)
         self._handles = [_FIRST_HANDLE + number for number in range(count + 1)]  # the last one is the switch's
-        lines = list(_CLIENTS.subnets(new_prefix=_LINE))
-        first = random.SystemRandom().randrange(len(lines) - count)
-        self._lines = [list(line.hosts()) for line in lines[first : first + count]]
+        first = _LINE_SIZE * random.SystemRandom().randrange(_CLIENTS.num_addresses // _LINE_SIZE - count)
+        starts = range(first, first + count * _LINE_SIZE, _LINE_SIZE)
+        self._lines = [(_CLIENTS[start + 1], _CLIENTS[start + 2]) for start in starts]
         self._name = f"pq{secrets.token_hex(4)}n"
         self._folder = Path()
         self._child: ChildProcess | None = None
