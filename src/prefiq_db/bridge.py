@@ -104,7 +104,7 @@ def frames_acted_for() -> list[FrameType]:
         return []
     frames: list[FrameType] = []
     caller: Any = acting[1]
-    coroutine = None if caller is None else caller.get_coro()
+    coroutine: Any = None if caller is None else caller.get_coro()
     while (frame := getattr(coroutine, "cr_frame", None)) is not None:
         frames.append(frame)
         coroutine = coroutine.cr_await
