@@ -34,9 +34,9 @@ def cancel_beside(connection: Any) -> None:
     if not connection.is_lent:
         beside(partial(_cancel, connection.pgconn.cancel_conn(), STOP_SECONDS))
         return
-    given_up = connection.pgconn
-    if _cancel_through_pooler(given_up, then=given_up.finish) is not None:
-        connection.pgconn = _closed_pgconn()
+    ended = _cancel_through_pooler(connection.pgconn)
+    if ended is not None:
+        _hang_up_after(ended, connection)
 
 
 def cancel(connection: Any) -> None:
@@ -48,8 +48,12 @@ def cancel(connection: Any) -> None:
     ended = _ended(connection)
     if ended is None:
         connection.cancel_safe(timeout=STOP_SECONDS)
-    else:
+        return
+    try:
         ended.result(STOP_SECONDS)
+    except BaseException:
+        _hang_up_after(ended, connection)
+        raise
 
 
 async def cancel_async(connection: Any) -> None:
@@ -58,10 +62,14 @@ async def cancel_async(connection: Any) -> None:
     if ended is None:
         await connection.cancel_safe(timeout=STOP_SECONDS)
         return
-    while not ended.done():
-        if deadline.has_passed:
-            raise TimeoutError
-        await asyncio.sleep(0.005)  # the thread may end after this loop, so it can't wake it
+    try:
+        while not ended.done():
+            if deadline.has_passed:
+                raise TimeoutError
+            await asyncio.sleep(0.005)  # the thread may end after this loop, so it can't wake it
+    except BaseException:
+        _hang_up_after(ended, connection)
+        raise
 
 
 def _ended(connection: Any) -> Future[None] | None:
@@ -74,7 +82,13 @@ def _ended(connection: Any) -> Future[None] | None:
     return ended
 
 
-def _cancel_through_pooler(pgconn: Any, then: Any = None) -> Future[None] | None:
+def _hang_up_after(ended: Future[None], connection: Any) -> None:
+    """Close *connection* for its user; the pooler sees that when it has answered."""
+    given_up, connection.pgconn = connection.pgconn, _closed_pgconn()
+    ended.add_done_callback(lambda _: given_up.finish())
+
+
+def _cancel_through_pooler(pgconn: Any) -> Future[None] | None:
     if len(_waiting) >= _MOST_WAITING:
         return None
     request = pgconn.cancel_conn()
@@ -85,8 +99,6 @@ def _cancel_through_pooler(pgconn: Any, then: Any = None) -> Future[None] | None
             _cancel(request, _POOLER_SECONDS)
         finally:
             _waiting.discard(request)
-            if then is not None:
-                then()
 
     return beside(wait)
 
