@@ -82,6 +82,8 @@ class OneWait(Reply):
 class AwaitingDialect(ConfiguredDialect):
     """Mixed into our dialects of drivers for asyncio."""
 
+    waits_once = True
+
     def is_bounded(self, state: SessionState, dbapi_connection: Any, seconds: float) -> bool:
         """Return whether limiting a statement to *seconds* needs no word to the server."""
         return state.session_timeout == seconds

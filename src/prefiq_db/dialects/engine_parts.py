@@ -7,7 +7,7 @@ import time
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from prefiq_db.dialects.observers import Observer, Watcher
 from prefiq_db.dialects.session import SESSION_KEY, SessionState
@@ -70,6 +70,9 @@ class ConfiguredDialect:
     node: str = ""
     #: of a replica: what its readers have to see
     gate: Any = None
+
+    #: whether new_cursor() has better ones than the driver's connection
+    waits_once: ClassVar[bool] = False
 
     #: a raw connection goes back to the pool; in a tenant's it may have seen another tenant's database
     reuses_raw = True

@@ -45,7 +45,7 @@ class TransactionDialect(JudgingDialect, TokenDialect):
 
     def control(self, dbapi_connection: Any, sql: str) -> str | None:
         """Send a control statement; return the server's command tag if there is one."""
-        cursor = self.new_cursor(dbapi_connection)
+        cursor = self.new_cursor(dbapi_connection) if self.waits_once else dbapi_connection.cursor()
         try:
             cursor.execute(sql)
         finally:

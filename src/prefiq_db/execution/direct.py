@@ -217,7 +217,8 @@ class DirectStatement:
         try:
             parameters = prepared.bound(call.params)
             self.parameters = [parameters]
-            self.cursor = cursor = dialect.new_cursor(connection, self.compiled)
+            cursor = dialect.new_cursor(connection, self.compiled) if dialect.waits_once else connection.cursor()
+            self.cursor = cursor
         except BaseException as error:  # noqa: BLE001 - SQLAlchemy decides how to raise it
             self._handle_dbapi_exception(error, prepared.sql, [call.params], None, None)
         try:
