@@ -68,6 +68,7 @@ UNABLE: Final[dict[str, str]] = {
         "upsert_faults.py::test_a_lost_reply_is_never_repeated_on_a_guess": _ITS_TRANSACTION,
         "upsert_faults.py::test_a_request_that_never_arrives": _ITS_TRANSACTION,
         "upsert_faults.py::test_a_deadlock_of_a_single_statement": _LOOKS_AT_SESSION,
+        "upsert_faults.py::test_a_silent_server_is_left_in_time": _DIES,
         "batch_faults.py::test_a_silent_server_is_given_up": _DIES,
         "awaited_waits.py::test_a_call_that_is_refused_after_its_wait": _NO_SHORT_WAY,
         "returns.py::test_a_connection_that_comes_back_while_the_pool_is_closed*-sync-short]": _NO_SHORT_WAY,
