@@ -71,6 +71,7 @@ UNABLE: Final[dict[str, str]] = {
         "upsert_faults.py::test_a_silent_server_is_left_in_time": _DIES,
         "batch_faults.py::test_a_silent_server_is_given_up": _DIES,
         "awaited_waits.py::test_a_call_that_is_refused_after_its_wait": _NO_SHORT_WAY,
+        "cancelled_crowds.py::test_control_a_connection_that_does_not_come_back": _ITS_TRANSACTION,
         "returns.py::test_a_connection_that_comes_back_while_the_pool_is_closed*-sync-short]": _NO_SHORT_WAY,
         "batch.py::test_each_batch_brings_its_limits": "it compares with the setting off",
         "exactly_once.py::test_a_server_that_stays_away_leaves_a_token": _OTHER_PROGRAM,
