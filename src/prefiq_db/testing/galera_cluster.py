@@ -11,7 +11,7 @@ from typing import Final
 
 from prefiq_db.errors import UsageError
 from prefiq_db.testing.locate import ServerUnavailableError
-from prefiq_db.testing.machine import LOOPBACK, free_port
+from prefiq_db.testing.machine import LOOPBACK, QUIET_PORTS, free_ports
 from prefiq_db.testing.mariadb_server import PLAIN_USER, MariaDbServer
 from prefiq_db.testing.processes import wait_until
 from prefiq_db.testing.server_cluster import ServerCluster
@@ -62,7 +62,9 @@ class GaleraCluster(ServerCluster[MariaDbServer]):
         provider_options: Mapping[str, str] | None = None,
     ) -> None:
         provider = find_provider()
-        self._ports = {number: free_port() for number in range(nodes)}
+        quiet = free_ports(3 * nodes, QUIET_PORTS)
+        self._ports = dict(enumerate(quiet[:nodes]))
+        self._transfer_ports = iter(quiet[nodes:])
         address = "gcomm://" + ",".join(f"{LOOPBACK}:{port}" for port in self._ports.values())
         given = {
             "wsrep_on": "ON",
@@ -82,13 +84,13 @@ class GaleraCluster(ServerCluster[MariaDbServer]):
         own = {
             **options,
             "gmcast.listen_addr": f"tcp://{LOOPBACK}:{self._ports[number]}",
-            "ist.recv_addr": f"{LOOPBACK}:{free_port()}",
+            "ist.recv_addr": f"{LOOPBACK}:{next(self._transfer_ports)}",
         }
         return _Node(
             settings={
                 **settings,
                 "wsrep_node_name": f"node{number}",
-                "wsrep_sst_receive_address": f"{LOOPBACK}:{free_port()}",
+                "wsrep_sst_receive_address": f"{LOOPBACK}:{next(self._transfer_ports)}",
                 "wsrep_provider_options": ";".join(f"{name}={value}" for name, value in own.items()),
             },
         )

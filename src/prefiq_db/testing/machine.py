@@ -8,13 +8,20 @@ import socket
 import stat
 import tempfile
 from pathlib import Path
+from typing import Final
 
 from prefiq_db.testing.locate import ServerUnavailableError
 
 LOOPBACK = "127.0.0.1"
 
 
-def free_port() -> int:
+#: For servers and proxies.
+PORTS: Final = range(15000, 30000)
+#: For what listens only now and then: in between, a server of somebody else's would get its port.
+QUIET_PORTS: Final = range(12000, 15000)
+
+
+def free_port(ports: range = PORTS) -> int:
     """Return a TCP port of 127.0.0.1 that is not in use now.
 
     Not one of those that the system assigns to clients (bind to port 0): while the server is down for a test, the
@@ -22,7 +29,7 @@ def free_port() -> int:
     """
     choice = random.SystemRandom()  # tests may seed the global generator
     for _ in range(200):
-        port = choice.randrange(15000, 30000)
+        port = choice.choice(ports)
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -30,7 +37,15 @@ def free_port() -> int:
             except OSError:
                 continue
             return port
-    raise ServerUnavailableError("no free TCP port between 15000 and 30000")
+    raise ServerUnavailableError(f"no free TCP port between {ports.start} and {ports.stop}")
+
+
+def free_ports(count: int, ports: range = PORTS) -> list[int]:
+    """Return so many different ports; one by one, a port where nothing listens yet could be given twice."""
+    found: dict[int, None] = {}
+    while len(found) < count:
+        found[free_port(ports)] = None
+    return list(found)
 
 
 def server_environment() -> dict[str, str]:

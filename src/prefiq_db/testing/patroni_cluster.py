@@ -19,7 +19,7 @@ from prefiq_db.testing.cables import Cables
 from prefiq_db.testing.database_names import new_database_name
 from prefiq_db.testing.front import Front
 from prefiq_db.testing.locate import POSTGRESQL, Search, ServerUnavailableError
-from prefiq_db.testing.machine import free_port, server_environment
+from prefiq_db.testing.machine import free_ports, server_environment
 from prefiq_db.testing.patroni_settings import (
     LAUNCHER,
     PARAMETERS,
@@ -56,7 +56,7 @@ class PatroniNode(Front):
         super().__init__()
         self.number = number
         self._cluster = cluster
-        self._port, self.api_port, self.raft_port = free_port(), free_port(), free_port()
+        self._port, self.api_port, self.raft_port = cluster._ports[3 * number : 3 * number + 3]
         self.addresses = Addresses()
         if (cables := cluster._cables) is not None:
             self.addresses = Addresses(cables.peer_host(number), cables.host(number))
@@ -170,6 +170,7 @@ class PatroniCluster:
         self.loop_wait_seconds = 1
         self.settings = dict(settings or {})
         self._cables = Cables(nodes) if networked else None
+        self._ports = free_ports(3 * nodes)
         self.nodes = tuple(PatroniNode(number, cluster=self) for number in range(nodes))
         self._stack = ExitStack()
 
