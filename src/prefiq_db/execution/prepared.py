@@ -22,6 +22,7 @@ from sqlalchemy.sql.selectable import CompoundSelect, Select, TextualSelect
 from prefiq_db.execution.in_places import places_of
 from prefiq_db.execution.inside import Inside, known_inside
 from prefiq_db.execution.statement_facts import facts_of, facts_of_text
+from prefiq_db.interruptions import is_interruption
 
 #: the kinds of constructs whose execution is known to need nothing but the compiled statement
 KNOWN_KINDS: Final = frozenset({TextClause, TextualSelect, Select, CompoundSelect})
@@ -226,8 +227,10 @@ def prepare(statement: Executable, params: Mapping[str, Any] | None, engine: Any
             column_keys=sorted(params or (), key=str),
             linting=dialect.compiler_linting | WARN_LINTING,
         )
-    except Exception:  # noqa: BLE001 - the standard road raises it, where all roads do
-        return None
+    except Exception as error:
+        if is_interruption(error):
+            raise
+        return None  # the standard road raises it, where all roads do
     if collected or not _is_complete(compiled):
         return None
     own = _own_values(compiled, extracted)
