@@ -274,6 +274,7 @@ class RootBlock(LastStatement, FirstStatement):
         deadline = self._deadline_of_a_step()
         step_seconds = None if deadline is None else deadline.left()
         self._pinned = pinned = self.instance.road.new_pinned(deadline)
+        self._is_usual = False
         self._begin_on(pinned, deadline, step_seconds)
         self._begins = False
 
