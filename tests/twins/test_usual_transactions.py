@@ -1,4 +1,4 @@
-"""What becomes of a connection that a usual transaction took, and returns by itself, when its pool changes meanwhile."""
+"""A connection that a usual transaction took, and returns by itself, when its pool changes meanwhile."""
 
 from __future__ import annotations
 
