@@ -1,8 +1,9 @@
-"""A connection that a usual transaction took, and returns by itself, when its pool changes meanwhile."""
+"""The connection of a usual transaction, where others have to do with it or with its pool meanwhile."""
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 
 from prefiq_db import Database
 from prefiq_db.dialects.session import SESSION_KEY
-from prefiq_db.errors import PoolTimeoutError, StatementRefusedError
+from prefiq_db.errors import PoolTimeoutError, StatementRefusedError, TransactionBusyError
 from prefiq_db.transaction import root
 from tests.conftest import Backend
 from tests.twins.support import kill_session
@@ -97,3 +98,34 @@ def test_a_transaction_that_begins_again_leaves_the_next_one_the_state_of_its_co
         assert begun == [True, True]
         assert db.fetch_value(SESSION_ID[backend.name]) != dead
         assert db.fetch_value("select count(*) from thing") == 5
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_leaving_a_block_leaves_the_clock_to_the_statement_that_another_thread_runs(
+    backend: Backend, begun: list[bool]
+) -> None:
+    with _one_connection(backend) as db:
+        is_running = threading.Event()
+        clocks: list[float | None] = []
+
+        def wait_for_the_end() -> int:
+            clocks.append(raw.ends_at)
+            is_running.set()
+            give_up_at = time.monotonic() + 20
+            while tx.outcome.value == "active" and time.monotonic() < give_up_at:
+                time.sleep(0.01)
+            clocks.append(raw.ends_at)
+            return 1
+
+        with pytest.raises(TransactionBusyError), db.transaction() as tx:
+            tx.execute(INSERT, {"id": 10})
+            raw: Any = tx._core.tx.scope.pinned.dbapi_connection
+            raw.create_function("wait_for_the_end", 0, wait_for_the_end)
+            other = threading.Thread(target=tx.fetch_value, args=("select wait_for_the_end()",))
+            other.start()
+            assert is_running.wait(20)
+        other.join()
+        assert begun == [True]
+        assert tx.outcome.value == "not committed"
+        assert len(clocks) == 2
+        assert clocks[0] == clocks[1]

@@ -317,6 +317,7 @@ class RootBlock(LastStatement, FirstStatement):
             and not scope.guard.is_closed
             and len(scope.blocks) == 1
             and self.instance.is_usual
+            and not scope._users  # to ask what may follow starts SQLite's clock anew, and that is another's
             and may_commit_usually(self.instance.road, scope.pinned)
             and leave_alone(scope)
         )
