@@ -129,6 +129,7 @@ def return_usually(road: DirectRoad, pinned: Pinned) -> bool:
     if (
         record.returns != pinned._returns
         or record.place is None
+        or record.pool is not pool  # that of the engine was replaced meanwhile
         or record.finalize_callback
         or checkout.tainted
         or checkout.leaked

@@ -274,6 +274,7 @@ class RootBlock(LastStatement, FirstStatement):
         deadline = self._deadline_of_a_step()
         step_seconds = None if deadline is None else deadline.left()
         self._pinned = pinned = self.instance.road.new_pinned(deadline)
+        self._is_usual = False
         self._begin_on(pinned, deadline, step_seconds)
         self._begins = False
 
@@ -316,6 +317,7 @@ class RootBlock(LastStatement, FirstStatement):
             and not scope.guard.is_closed
             and len(scope.blocks) == 1
             and self.instance.is_usual
+            and not scope._users  # to ask what may follow starts SQLite's clock anew, and that is another's
             and may_commit_usually(self.instance.road, scope.pinned)
             and leave_alone(scope)
         )
