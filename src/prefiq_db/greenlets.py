@@ -19,6 +19,10 @@ T = TypeVar("T")
 #: how many are kept in each thread; more run at the same time, and end
 _MOST_KEPT: Final = 128
 
+#: One that begins deeper in the stack than this part of the recursion limit is not kept: CPython counts its depth from
+#: there for as long as it lives.
+_DEEP: Final = 4
+
 
 class _Desk:
     """What a greenlet and the coroutine that it works for hand to each other.
@@ -26,15 +30,25 @@ class _Desk:
     Attributes:
         work: the function to run next, which is all that this list ever holds.
         is_busy: the greenlet has not ended that function.
+        is_deep: the greenlet has less room for recursion than another caller may need.
         result: what the last one returned.
     """
 
-    __slots__ = ("is_busy", "result", "work")
+    __slots__ = ("is_busy", "is_deep", "result", "work")
 
     def __init__(self) -> None:
         self.work: list[Callable[[], Any]] = []
         self.is_busy = False
+        self.is_deep = _is_deep()
         self.result: Any = None
+
+
+def _is_deep() -> bool:
+    try:
+        sys._getframe(sys.getrecursionlimit() // _DEEP)
+    except ValueError:
+        return False
+    return True
 
 
 class _Kept(greenlet):  # type: ignore[misc]  # it has no type information
@@ -81,11 +95,14 @@ async def spawn(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         try:
             value = await wanted
         except BaseException:  # noqa: BLE001 - the function gets it, and raises what it likes
+            kept.parent = getcurrent()
             wanted = kept.throw(*sys.exc_info())
         else:
+            # An eager task may have begun in a greenlet, which is at another function by now.
+            kept.parent = getcurrent()
             wanted = kept.switch(value)
     result: T = desk.result
     desk.result = kept.gr_context = None
-    if len(idle) < _MOST_KEPT:
+    if len(idle) < _MOST_KEPT and not desk.is_deep:
         idle.append(kept)
     return result

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import gc
+import sys
 import threading
 import weakref
 from typing import Any
@@ -153,3 +154,42 @@ def test_a_thread_that_ends_takes_its_greenlets_with_it() -> None:
         thread.start()
         thread.join()
     assert count() < before + 20  # each thread had as many
+
+
+def test_one_that_began_deep_in_the_stack_leaves_the_next_function_its_room() -> None:
+    async def deep(levels: int) -> Any:
+        return await deep(levels - 1) if levels else await spawn(lambda: None)
+
+    def recurses(levels: int) -> int:
+        return recurses(levels - 1) + 1 if levels else 0
+
+    async def main() -> int:
+        limit = sys.getrecursionlimit()
+        await deep(limit * 7 // 10)
+        return await spawn(recurses, limit * 6 // 10)
+
+    found: list[int] = []
+    thread = threading.Thread(target=lambda: found.append(asyncio.run(main())))  # which has none yet
+    thread.start()
+    thread.join()
+    assert found == [sys.getrecursionlimit() * 6 // 10]
+
+
+def test_what_began_in_a_greenlet_goes_on_outside_of_it() -> None:
+    """As a task does that ``asyncio.eager_task_factory`` begins in a listener."""
+
+    async def main() -> tuple[Any, list[Any]]:
+        begun: list[Any] = []
+
+        def begins() -> None:
+            begun.append(spawn(_waits, 7))
+            begun[0].send(None)
+
+        await spawn(begins)
+        try:
+            while True:
+                begun[0].send(None)
+        except StopIteration as end:
+            return end.value, [await spawn(_waits, number) for number in range(3)]
+
+    assert asyncio.run(main()) == (7, [0, 1, 2])
