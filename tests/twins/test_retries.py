@@ -199,6 +199,40 @@ async def test_a_one_shot_waits_in_vain_and_is_repeated(
     assert await holder.fetch_value("select quantity from stock") == 12
 
 
+async def test_all_attempts_of_a_one_shot_are_told_of_one_call(
+    make_db: Any, harness: Harness, backend: Backend
+) -> None:
+    """Also the first one, which a text that is known has made on the short way."""
+    holder = make_db()
+    db = make_db(lock_timeout_seconds=1 if backend.name == "mariadb" else 0.05, retry=RetryPolicy(attempts=3))
+    await holder.execute(CREATE_STOCK)
+    await holder.execute(INSERT_STOCK, row(1))
+    for _ in range(3):
+        await db.execute("update stock set quantity = quantity + 10")
+    failed: list[Any] = []
+    db.hooks.on_error(failed.append)
+    held, done = harness.event(), harness.event()
+
+    async def hold() -> None:
+        async with holder.transaction() as tx:
+            await tx.execute("update stock set quantity = quantity + 1")
+            held.set()
+            await done.wait()
+
+    async def work() -> None:  # where a transaction is open, no statement takes the short way
+        await held.wait()
+        try:
+            with pytest.raises(LockTimeoutError):
+                await db.execute("update stock set quantity = quantity + 10")
+        finally:
+            done.set()
+
+    await harness.together(hold, work)
+    assert [event.retry_number for event in failed] == [0, 1, 2]
+    assert len({event.call_id for event in failed}) == 1
+    assert len({event.origin for event in failed}) == 1
+
+
 # --- lost connections ----------------------------------------------------------------------------
 
 

@@ -132,7 +132,9 @@ class Statements(ReadingStatements, CoreVerbs):
             return await self._carry_out_awaited(call, self._awaited_shot(call))
         self.check_world()
         now = perf_counter()
-        told = told_of((next_call_id(), None, given.tags)) if given.tags else None
+        told: Told | None = None
+        if given.tags or self.hooks.wants_lines:  # the line is looked for where it is told, which is after a failure
+            told = told_of((next_call_id(), None, given.tags or NO_TAGS))
         try:
             fetched = await shoot_awaited(self.road, known, statement, params, shape, told, now)
         except PrefiqDbError as error:
