@@ -146,7 +146,7 @@ def test_a_thread_that_ends_takes_its_greenlets_with_it() -> None:
 
     def count() -> int:
         gc.collect()
-        return sum(isinstance(each, greenlet.greenlet) for each in gc.get_objects())
+        return sum(issubclass(type(each), greenlet.greenlet) for each in gc.get_objects())  # some are dead weak proxies
 
     before = count()
     for _ in range(5):

@@ -32,6 +32,7 @@ class DocumentCall(Call):
         self.attempts = self.retry_number = self.sent = self.done = 0
         self.last = False
         self.started = time.monotonic()
+        self.line = None
         self.tags: Mapping[str, str] = NO_TAGS
         self.deadline: Deadline | None = None
         self.transaction_id: int | None = None

@@ -59,6 +59,7 @@ class SessionScope(Scope[Block]):
 
     def __init__(self, instance: MongoInstance, session: Any, line: Line | None) -> None:
         self.instance: Any = instance
+        self.worker = instance.runtime.worker
         self.session = session
         self.is_doubtful = False
         self.state = SessionState(float("inf"), None)
