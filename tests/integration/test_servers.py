@@ -292,7 +292,8 @@ test_the_next_backend_is_empty_too = test_a_backend_is_empty_and_reachable
 def test_sessions_and_their_transactions_are_counted(server: DatabaseServer) -> None:
     database = server.create_database()
     server.execute("create table item (id integer)", database)
-    assert (server.sessions(database), server.open_transactions(database)) == ([], 0)
+    assert wait_until(lambda: server.sessions(database) == [], timeout_seconds=10)  # the one of execute() has ended
+    assert server.open_transactions(database) == 0
     connection = server.connect(database)
     try:
         assert len(server.sessions(database)) == 1

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from prefiq_db.bridge import AsyncRuntime
 from prefiq_db.dialects import awaiting_mariadb
@@ -119,6 +120,19 @@ async def test_functions_of_the_callers_run_in_a_task_of_their_own(make_db: Any,
     assert (counts["undisturbed"], counts["shielded"]) == (0, 1)
     assert seen == ["gave up"]
     assert tx.callback_errors == ()
+
+
+async def test_a_listener_that_comes_in_the_middle_runs_in_a_task_of_its_own(
+    make_db: Any, counts: Counter[str]
+) -> None:
+    """SQLAlchemy's listeners may cancel the task that they run in, too."""
+    db = await _filled(make_db)
+    engine = db.engine.sync_engine
+    counts.clear()
+    async with db.transaction() as tx:
+        await tx.execute(_UPDATE, {"id": 3, "label": "other"})
+        sa.event.listen(engine, "commit", lambda connection: None)
+    assert (counts["undisturbed"], counts["shielded"]) == (0, 1)
 
 
 async def test_a_cancelled_commit_ends_and_is_told(make_db: Any) -> None:

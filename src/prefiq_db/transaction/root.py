@@ -419,7 +419,7 @@ class RootBlock(LastStatement, FirstStatement):
         """Commit by *send*, to the end even if the task is cancelled meanwhile."""
         runtime = self.instance.runtime
         # Functions and listeners of the caller's, and the search for an outcome, may cancel the task that they run in.
-        is_alone = self.token is None and self.scope.pinned.view is None
+        is_alone = self.token is None and self.scope.pinned.view is None and not self.instance.road.is_watched()
         is_alone = is_alone and not (self.commit_functions or self.rollback_functions)
         shield = runtime.undisturbed if is_alone else runtime.shielded
         try:
