@@ -12,7 +12,12 @@ import pytest
 
 from prefiq_db import Database
 from prefiq_db.dialects.session import SESSION_KEY
-from prefiq_db.errors import PoolTimeoutError, StatementRefusedError, TransactionBusyError
+from prefiq_db.errors import (
+    IntegrityError,
+    PoolTimeoutError,
+    StatementRefusedError,
+    TransactionBusyError,
+)
 from prefiq_db.transaction import root
 from tests.conftest import Backend
 from tests.twins.support import kill_session
@@ -129,3 +134,27 @@ def test_leaving_a_block_leaves_the_clock_to_the_statement_that_another_thread_r
         assert tx.outcome.value == "not committed"
         assert len(clocks) == 2
         assert clocks[0] == clocks[1]
+
+
+@pytest.mark.parametrize("backend", ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)], indirect=True)
+def test_a_failed_commit_keeps_its_connection_until_it_is_judged(
+    backend: Backend, begun: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread that took it in between would make the block say that COMMIT was never sent."""
+    surely, in_use = root.RootBlock._commit_surely, []
+
+    def noted(block: root.RootBlock, *given: Any) -> None:
+        in_use.append(list(block.scope._users.values()) == list(given[1:]))
+        surely(block, *given)
+
+    insert = "insert into part (of_thing) values (:id)"
+    with _one_connection(backend) as db:
+        db.execute("create table part (of_thing integer references thing (id) deferrable initially deferred)")
+        for number in range(3):
+            db.execute(insert, {"id": number})
+        monkeypatch.setattr(root.RootBlock, "_commit_surely", noted)
+        with pytest.raises(IntegrityError), db.transaction() as tx:
+            tx.execute(insert, {"id": 99})
+        assert begun == in_use == [True]
+        assert tx.outcome == "not committed"
+        assert db.fetch_value("select count(*) from part") == 3

@@ -335,7 +335,8 @@ class RootBlock(LastStatement, FirstStatement):
                 if failure is None:
                     self.outcome = COMMITTED
             finally:
-                if users.get(None) is mine:
+                # Until a failure is judged it stays in use: another thread must not come in between.
+                if failure is None and users.get(None) is mine:
                     del users[None]
             if failure is None:
                 scope.blocks.clear()
@@ -348,7 +349,7 @@ class RootBlock(LastStatement, FirstStatement):
                 return
         send: Callable[[], None] = self._send_commit if failure is None else partial(pinned.commit_broke, failure)
         del failure
-        self._commit_surely(send)
+        self._commit_surely(send, mine)
 
     def _end(self, error: BaseException | None) -> None:
         try:
@@ -415,15 +416,15 @@ class RootBlock(LastStatement, FirstStatement):
             seen_by(self.instance.runtime.worker())  # in the shield it would be noted where nobody sees it
         self._commit_surely(self._send_commit)
 
-    def _commit_surely(self, send: Callable[[], None]) -> None:
-        """Commit by *send*, to the end even if the task is cancelled meanwhile."""
+    def _commit_surely(self, send: Callable[[], None], use: Use | None = None) -> None:
+        """Commit by *send*, to the end even if the task is cancelled meanwhile; *use* has the connection already."""
         runtime = self.instance.runtime
         # Functions and listeners of the caller's, and the search for an outcome, may cancel the task that they run in.
         is_alone = self.token is None and self.scope.pinned.view is None and not self.instance.road.is_watched()
         is_alone = is_alone and not (self.commit_functions or self.rollback_functions)
         shield = runtime.undisturbed if is_alone else runtime.shielded
         try:
-            shield(lambda: self._commit(send), self.instance.commit_budget_seconds)
+            shield(lambda: self._commit(send, use), self.instance.commit_budget_seconds)
         except TimeoutError:
             self._give_up()
         except BaseException as interruption:
@@ -432,10 +433,10 @@ class RootBlock(LastStatement, FirstStatement):
                 interruption.transaction_outcome = self.outcome  # type: ignore[attr-defined]
             raise
 
-    def _commit(self, send: Callable[[], None]) -> None:
+    def _commit(self, send: Callable[[], None], use: Use | None) -> None:
         scope = self.scope
         try:
-            with Use(scope):
+            with use or Use(scope):
                 if self.deadline is not None:
                     self.check_deadline()
                 if scope.pinned.is_gone:
