@@ -79,6 +79,20 @@ UNABLE: Final[dict[str, str]] = {
         "hand_backs.py::test_a_changed_session_is_not_handed_on": _STAYS,
         "one_statement.py::test_what_ends_with_the_transaction_costs_no_connection": _LOOKS_AT_SESSION,
         "in_lists.py::test_lists_leave_prepared_statements_alone": _NOT_PREPARED,
+        "usual_transactions.py": _NO_SHORT_WAY,
+        "known_constructs.py": _NO_SHORT_WAY,
+        "awaited_waits.py::test_a_call_that_is_listened_to_waits_in_a_coroutine": _NO_SHORT_WAY,
+        "both_roads.py::test_every_statement_is_the_same_with_overrides_on_the_short_way": _NO_SHORT_WAY,
+        "both_roads.py::test_every_way_into_a_transaction_is_short": _NO_SHORT_WAY,
+        "both_roads.py::test_a_difference_planted_inside_is_found": _NO_SHORT_WAY,
+        "event_sequences.py::test_a_one_shot": _ITS_TRANSACTION,
+        "event_sequences.py::test_a_statement_that_fails": _ITS_TRANSACTION,
+        "event_sequences.py::test_control_what_is_not_told_so_is_found": _ITS_TRANSACTION,
+        "time_limits.py::test_the_very_same_comes_out*-by_verb]": _COMMIT_TRAVELS,
+        "tenants_review.py::test_a_prepared_statement_is_of_one_schema": _NOT_PREPARED,
+        "tenants_review.py::test_what_a_session_changes_on_its_connection_ends_with_it": _STAYS,
+        "tenants_review.py::test_a_raw_connection_of_a_tenant_is_not_used_again": _LOOKS_AT_SESSION,
+        "wrong_node.py::test_a_read_only_server_empties_the_pool": _LOOKS_AT_SESSION,
     }.items()
 }
 
