@@ -138,7 +138,7 @@ async def test_the_very_same_cancellation_goes_on_and_tells_the_outcome(
             task.cancel("stop")
     task.uncancel()
     assert caught.value.args == ("stop",)
-    assert caught.value.transaction_outcome is Outcome.COMMITTED  # type: ignore[attr-defined]
+    assert caught.value.transaction_outcome is Outcome.COMMITTED  # type: ignore[attr-defined]  # set by the block
     assert tx.outcome is Outcome.COMMITTED
     assert await db.fetch_value("select balance from account where id = 1") == 7
 

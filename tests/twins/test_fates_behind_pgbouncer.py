@@ -244,7 +244,7 @@ async def test_a_cancelled_write_tells_what_became_of_it(make: Any, backend: Bac
             await task
     assert caught.value.args == ("enough",)
     told = Outcome.COMMITTED if ends == "written" else Outcome.NOT_COMMITTED
-    assert caught.value.transaction_outcome is told  # type: ignore[attr-defined]
+    assert caught.value.transaction_outcome is told  # type: ignore[attr-defined]  # set by the block
     assert _written(backend) == (ends == "written")
     assert db.stats().pool.checked_out == 0
 
@@ -266,7 +266,7 @@ async def test_a_timeout_of_pythons_tells_it_too(make: Any, backend: Backend) ->
                 ending = asyncio.ensure_future(end())
                 await db.execute(ADD)
         await ending
-    assert caught.value.__cause__.transaction_outcome is Outcome.COMMITTED  # type: ignore[union-attr]
+    assert caught.value.__cause__.transaction_outcome is Outcome.COMMITTED  # type: ignore[union-attr]  # set by the block
     assert _written(backend) == 1
 
 
@@ -327,7 +327,7 @@ async def test_control_a_write_that_is_stopped_is_not_done(
         interrupt(kind)
         with pytest.raises(kind) as caught:
             await db.execute(ADD)
-        assert caught.value.transaction_outcome is Outcome.NOT_COMMITTED  # type: ignore[attr-defined]
+        assert caught.value.transaction_outcome is Outcome.NOT_COMMITTED  # type: ignore[attr-defined]  # set by the block
         assert wait_until(lambda: not _waiting(backend), timeout_seconds=30)
         holder.execute("commit")
     assert _written(backend) == 0

@@ -410,7 +410,7 @@ class RootBlock(LastStatement, FirstStatement):
         if error is not None:
             self._roll_back()
             if getattr(error, "transaction_outcome", None) is ACTIVE:  # as it was when the last statement had failed
-                error.transaction_outcome = self.outcome  # type: ignore[attr-defined]
+                error.transaction_outcome = self.outcome  # type: ignore[attr-defined]  # as below
             return
         if self.instance.readers is not None:
             seen_by(self.instance.runtime.worker())  # in the shield it would be noted where nobody sees it
