@@ -220,6 +220,28 @@ async def test_who_waits_for_a_session_in_vain_has_written_nothing(
     assert db.stats().unknown_outcome_count == 0
 
 
+@pytest.mark.parametrize("waits", ["to log in", "to set its time zone"])
+async def test_who_connects_in_vain_is_told_what_is_full(
+    make: Any, backend: Backend, pooler: PgBouncer, waits: str
+) -> None:
+    """A client needs a session of the server before its first statement, too: nothing was sent."""
+    assert backend.server is not None
+    backend.server.execute(f"alter database \"{_name(backend)}\" set timezone = 'Asia/Kathmandu'")
+    pooler.settings |= {"query_wait_timeout": "1", "max_user_connections": "1"}
+    db = make(retry=RetryPolicy(attempts=1))
+    # Of a database that it knows, pgbouncer answers a login by itself.
+    held = _name(backend) if waits == "to set its time zone" else "postgres"
+    with closing(psycopg.connect(pooler.url(held))) as other:
+        other.execute("select 1")
+        with pytest.raises(PrefiqDbError) as caught:
+            await WAYS["single"](db)
+    assert caught.value.kind is ErrorKind.TOO_MANY_CONNECTIONS
+    assert caught.value.code == ("08P01" if waits == "to set its time zone" else None)
+    assert caught.value.classification.retry_transaction
+    await WAYS["single"](db)
+    assert _written(backend) == 1
+
+
 # --- the caller stops waiting --------------------------------------------------------------------
 
 

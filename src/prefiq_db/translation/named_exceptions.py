@@ -88,7 +88,10 @@ NAMED_EXCEPTIONS: Final[tuple[NamedException, ...]] = (
         r"too many connections for (?:role|database)",
         r"no more connections allowed",  # pgbouncer
     ),
-    # pgbouncer's 08P01 to a client for which it had no session of the server yet: nothing was sent, not even COMMIT.
+    # pgbouncer's 08P01 to a client for which it had no session of the server yet: nothing was sent, not even COMMIT. A
+    # client meets it when it connects, too: then with a code if it sets its time zone, and without one if it logs in.
+    _named(_PG, "08P01", _CONNECT, ErrorKind.TOO_MANY_CONNECTIONS, r"^query_(?:wait_)?timeout"),
+    _named(_PG, None, _CONNECT, ErrorKind.TOO_MANY_CONNECTIONS, r"FATAL:\s+query_wait_timeout"),
     _named(_PG, "08P01", _SENT, _unsent(ErrorKind.TOO_MANY_CONNECTIONS), r"^query_(?:wait_)?timeout"),
     _named(_PG, "08P01", _SENT, _unsent(ErrorKind.CONNECT_FAILED), r"^server login (?:failed|has been failing)"),
     # A list of hosts with target_session_attrs=read-write and no writer among them: a failover is in progress.
