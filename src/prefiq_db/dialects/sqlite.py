@@ -338,13 +338,21 @@ class PrefiqSqlite(_Sqlite, SQLiteDialect_pysqlite):
         return dbapi_connection.in_transaction  # type: ignore[no-any-return]  # bool() would be a call more
 
     def is_ready(self, dbapi_connection: Any, state: SessionState, now: float) -> bool:
-        limits, connection = self.limits, dbapi_connection
-        seconds = limits.statement_timeout_seconds
         try:
-            if connection.in_transaction or connection.isolation_level is not None or connection.ran is not None:
+            if (
+                dbapi_connection.in_transaction
+                or dbapi_connection.isolation_level is not None
+                or dbapi_connection.ran is not None
+            ):
                 return False
         except sqlite3.Error:  # it is closed
             return False
+        return self._starts_clock(dbapi_connection, now)
+
+    def _starts_clock(self, connection: SqliteConnection, now: float) -> bool:
+        """Start the statement's clock; with limits of another call on the connection it is ``False``."""
+        limits = self.limits
+        seconds = limits.statement_timeout_seconds
         if connection.timeout_seconds != seconds or connection.lock_wait_seconds != limits.lock_wait_seconds:
             return False
         connection.timed_out = False
@@ -365,19 +373,12 @@ class PrefiqSqlite(_Sqlite, SQLiteDialect_pysqlite):
         return None
 
     def is_ready_inside(self, dbapi_connection: Any, state: SessionState, now: float) -> bool:
-        limits, connection = self.limits, dbapi_connection
-        seconds = limits.statement_timeout_seconds
         try:
-            if not (state.transaction.began and connection.in_transaction) or connection.ran is not None:
+            if not (state.transaction.began and dbapi_connection.in_transaction) or dbapi_connection.ran is not None:
                 return False
         except sqlite3.Error:  # it is closed
             return False
-        if connection.timeout_seconds != seconds or connection.lock_wait_seconds != limits.lock_wait_seconds:
-            return False
-        connection.timed_out = False
-        connection.interruption = connection.refusal = None
-        connection.ends_at = now + seconds
-        return True
+        return self._starts_clock(dbapi_connection, now)
 
     def execute_alone(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
         cursor.execute(statement, parameters)
