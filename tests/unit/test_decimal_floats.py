@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
 from decimal import Decimal
 
 import pytest
@@ -43,11 +45,11 @@ def test_sixteen_digits_have_no_float() -> None:
 
 
 @pytest.fixture(scope="module")
-def sqlite() -> sqlite3.Connection:
-    connection = sqlite3.connect(":memory:")
-    for scale in (0, 2, 4, 10, 15):
-        connection.execute(f"create table plain{scale} (n decimal_real(19, {scale}) {check_sql('n', scale)})")
-    return connection
+def sqlite() -> Iterator[sqlite3.Connection]:
+    with closing(sqlite3.connect(":memory:")) as connection:
+        for scale in (0, 2, 4, 10, 15):
+            connection.execute(f"create table plain{scale} (n decimal_real(19, {scale}) {check_sql('n', scale)})")
+        yield connection
 
 
 @given(number=units, scale=st.sampled_from([0, 2, 4, 10, 15]))

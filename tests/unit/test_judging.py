@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import sqlite3
+from contextlib import closing
 
 import pymysql
 import pytest
@@ -89,7 +90,7 @@ def test_what_is_being_handled_is_no_interruption_of_ours() -> None:
     try:
         raise KeyboardInterrupt
     except KeyboardInterrupt:
-        with pytest.raises(sqlite3.OperationalError) as apart:
-            sqlite3.connect(":memory:").execute("no SQL at all")
+        with closing(sqlite3.connect(":memory:")) as other, pytest.raises(sqlite3.OperationalError) as apart:
+            other.execute("no SQL at all")
         assert isinstance(apart.value.__context__, KeyboardInterrupt)
         assert interruption_in(apart.value) is None

@@ -560,6 +560,7 @@ def test_a_bind_processor_that_fails_is_a_value_that_does_not_fit() -> None:
     engine = sa.create_engine("sqlite://")
     with engine.connect() as connection:
         error = raised(lambda: connection.execute(sa.insert(table), {"d": CANARY}))
+    engine.dispose()
     assert isinstance(error, exc.StatementError)
     translated = translate(error, dialect="sqlite")
     assert translated.kind in {K.DATA, K.USAGE}
