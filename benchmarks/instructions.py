@@ -26,7 +26,7 @@ from benchmarks.worlds import AsyncWorld, SyncWorld, World
 from prefiq_db import Database
 
 #: The operations that are counted.
-OPERATIONS = (w.POINT, w.SELECT, w.INSERT, w.TRANSACTION)
+OPERATIONS = (w.POINT, w.SELECT, w.INSERT, w.BUILT, w.TRANSACTION, w.BUILT_TRANSACTION)
 _WARM_UP_CALLS, _CALLS = 12, 40
 _LATER, _NOTHING_LEFT = "later", "nothing left"
 

@@ -8,11 +8,13 @@ from typing import Any
 
 import sqlalchemy as sa
 
-POINT, SELECT, INSERT, TRANSACTION, MANY_ROWS, TASKS, THREADS = OPERATIONS = (
+POINT, SELECT, INSERT, BUILT, TRANSACTION, BUILT_TRANSACTION, MANY_ROWS, TASKS, THREADS = OPERATIONS = (
     "point select",
     "prebuilt select()",
     "insert",
+    "built insert()",
     "transaction of 2",
+    "built transaction of 2",
     "1,000 rows x 10",
     "64 tasks over 10",
     "32 threads over 10",
@@ -21,7 +23,10 @@ POINT, SELECT, INSERT, TRANSACTION, MANY_ROWS, TASKS, THREADS = OPERATIONS = (
 LISTENED = "listened-to point select"
 TASK_COUNT, THREAD_COUNT, POOL_SIZE = 64, 32, 10
 #: How many calls a turn has; of tasks and threads: each of them.
-CALLS = {POINT: 100, SELECT: 100, INSERT: 60, TRANSACTION: 40, MANY_ROWS: 8, TASKS: 6, THREADS: 8}
+CALLS = {
+    POINT: 100, SELECT: 100, INSERT: 60, BUILT: 60, TRANSACTION: 40, BUILT_TRANSACTION: 40, MANY_ROWS: 8, TASKS: 6,
+    THREADS: 8,
+}  # fmt: skip
 #: What depends on the network, measured on the slow link too.
 ON_THE_SLOW_LINK = (POINT, INSERT, TRANSACTION, TASKS, THREADS)
 
@@ -93,6 +98,18 @@ def statements(style: str) -> Statements:
 
 def _mark(style: str, name: str, number: int) -> str:
     return {"named": f":{name}", "qmark": "?", "format": "%s", "dollar": f"${number}"}[style]
+
+
+def built_insert() -> sa.Insert:
+    """Return the INSERT as a construct that is built for the call."""
+    return sa.insert(ENTRY).values(item_id=7, qty=3, note="a note about the item")
+
+
+def built_updates() -> tuple[sa.Update, sa.Update]:
+    """Return the statements of the transaction as constructs that are built for the call."""
+    changes = ((1, 1), (2, -1))
+    first, second = (sa.update(ITEM).where(ITEM.c.id == key).values(qty=ITEM.c.qty + n) for key, n in changes)
+    return first, second
 
 
 def item_rows() -> list[Mapping[str, Any]]:

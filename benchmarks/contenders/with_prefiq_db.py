@@ -22,11 +22,18 @@ def ours(place: Place) -> Iterator[Operations]:
                 for update in updates:
                     tx.execute(update.sql, update.values)
 
+        def built_transaction() -> None:
+            with db.transaction() as tx:
+                for update in w.built_updates():
+                    tx.execute(update)
+
         yield {
             w.POINT: lambda: db.fetch_all(point.sql, point.values),
             w.SELECT: lambda: db.fetch_all(w.PREBUILT, point.values),
             w.INSERT: lambda: db.execute(insert.sql, insert.values),
+            w.BUILT: lambda: db.execute(w.built_insert()),
             w.TRANSACTION: transaction,
+            w.BUILT_TRANSACTION: built_transaction,
             w.MANY_ROWS: lambda: db.fetch_all(rows),
             w.THREADS: lambda: db.fetch_all(point.sql, point.values),
             SETTLE: db.stats,
@@ -44,11 +51,18 @@ async def ours_async(place: Place) -> AsyncIterator[Operations]:
                 for update in updates:
                     await tx.execute(update.sql, update.values)
 
+        async def built_transaction() -> None:
+            async with db.transaction() as tx:
+                for update in w.built_updates():
+                    await tx.execute(update)
+
         yield {
             w.POINT: lambda: db.fetch_all(point.sql, point.values),
             w.SELECT: lambda: db.fetch_all(w.PREBUILT, point.values),
             w.INSERT: lambda: db.execute(insert.sql, insert.values),
+            w.BUILT: lambda: db.execute(w.built_insert()),
             w.TRANSACTION: transaction,
+            w.BUILT_TRANSACTION: built_transaction,
             w.MANY_ROWS: lambda: db.fetch_all(rows),
             w.TASKS: lambda: db.fetch_all(point.sql, point.values),
             SETTLE: db.stats,

@@ -30,17 +30,28 @@ def plain(place: Place) -> Iterator[Operations]:
         with engine.begin() as connection:
             connection.execute(sa.text(insert.sql), insert.values)
 
+    def write_built() -> None:
+        with engine.begin() as connection:
+            connection.execute(w.built_insert())
+
     def transaction() -> None:
         with engine.begin() as connection:
             for update in updates:
                 connection.execute(sa.text(update.sql), update.values)
+
+    def built_transaction() -> None:
+        with engine.begin() as connection:
+            for update in w.built_updates():
+                connection.execute(update)
 
     try:
         yield {
             w.POINT: lambda: fetch(sa.text(point.sql), point.values),
             w.SELECT: lambda: fetch(w.PREBUILT, point.values),
             w.INSERT: write,
+            w.BUILT: write_built,
             w.TRANSACTION: transaction,
+            w.BUILT_TRANSACTION: built_transaction,
             w.MANY_ROWS: lambda: fetch(sa.text(rows), {}),
             w.THREADS: lambda: fetch(sa.text(point.sql), point.values),
         }
@@ -65,17 +76,28 @@ def plain_async(driver: str = "") -> OpenAsync:
             async with engine.begin() as connection:
                 await connection.execute(sa.text(insert.sql), insert.values)
 
+        async def write_built() -> None:
+            async with engine.begin() as connection:
+                await connection.execute(w.built_insert())
+
         async def transaction() -> None:
             async with engine.begin() as connection:
                 for update in updates:
                     await connection.execute(sa.text(update.sql), update.values)
+
+        async def built_transaction() -> None:
+            async with engine.begin() as connection:
+                for update in w.built_updates():
+                    await connection.execute(update)
 
         try:
             yield {
                 w.POINT: lambda: fetch(sa.text(point.sql), point.values),
                 w.SELECT: lambda: fetch(w.PREBUILT, point.values),
                 w.INSERT: write,
+                w.BUILT: write_built,
                 w.TRANSACTION: transaction,
+                w.BUILT_TRANSACTION: built_transaction,
                 w.MANY_ROWS: lambda: fetch(sa.text(rows), {}),
                 w.TASKS: lambda: fetch(sa.text(point.sql), point.values),
             }

@@ -84,6 +84,30 @@ thing = sa.Table(
     sa.Column("colour", sa.Enum(Colour, native_enum=False, length=10)),
 )
 
+#: rows with a key that the server makes, with two, and with a value that SQLAlchemy makes
+entry = sa.Table(
+    "entry",
+    meta,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("note", sa.String(20), key="remark"),
+    sa.Column("qty", sa.Integer, server_default="7"),
+    sa.Column("mark", Marked()),
+)
+pair = sa.Table(
+    "pair",
+    meta,
+    sa.Column("a", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("b", sa.String(8), primary_key=True),
+    sa.Column("n", sa.Integer),
+)
+stamped = sa.Table(
+    "stamped",
+    meta,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("made", sa.String(20), default=lambda: "in Python", onupdate="again"),
+    sa.Column("n", sa.Integer),
+)
+
 
 @dataclass
 class Label:
@@ -134,6 +158,7 @@ MARKED = (
 PRICED = sa.select(thing.c.id, thing.c.price).where(thing.c.price >= sa.bindparam("price")).order_by(thing.c.id)
 KEPT_TEXT = sa.text("select label from thing where id = :id")
 IN_TEXT = sa.text("select id from thing where id in :ids order by id")
+NEXT_KEY = sa.select(sa.func.coalesce(sa.func.max(pair.c.n), 0) + 60).scalar_subquery()
 WITH_OPTION = LABELLED.execution_options(of_mine=1)
 
 #: what is sent, by name; a function makes it anew each time
@@ -198,7 +223,35 @@ STATEMENTS: dict[str, Any] = {
     "core delete": sa.delete(thing).where(thing.c.id == sa.bindparam("gone")),
     "core returning": sa.update(thing).where(thing.c.id < 3).values(amount=1).returning(thing.c.id),
     "for update": sa.select(thing.c.id).with_for_update(),
-}
+    "keyed": sa.insert(entry),
+    "keyed built": lambda: sa.insert(entry).values(remark="built", qty=3),
+    "keyed built again": lambda: sa.insert(entry).values(remark="other", qty=4),
+    "key given": lambda: sa.insert(entry).values(id=70, remark="given"),
+    "key NULL": lambda: sa.insert(entry).values(id=None, remark="none"),
+    "key selected": sa.insert(entry).values(id=NEXT_KEY, remark="selected"),
+    "key computed": sa.insert(entry).values(id=sa.bindparam("plus", type_=sa.Integer) + 100, remark="computed"),
+    "key converted": sa.insert(entry).values(mark="<marked>"),
+    "keys": sa.insert(pair),
+    "key missing": lambda: sa.insert(pair).values(n=1),
+    "keyed returning": sa.insert(entry).returning(entry.c.id, entry.c.mark, entry.c.qty),
+    "keyed inline": sa.insert(entry).inline(),
+    "keyed many": sa.insert(entry).values([{"remark": "one"}, {"remark": "two"}]),
+    "keyed select": sa.insert(entry).from_select(["remark"], sa.select(thing.c.label).where(thing.c.id == 1)),
+    "keyed default": lambda: sa.insert(entry),
+    "stamped": sa.insert(stamped),
+    "stamped update": sa.update(stamped).where(stamped.c.id == 1).values(n=5),
+    "named update": sa.update(thing).where(thing.c.id == sa.bindparam("which")),
+    "converted update": lambda: sa.update(thing).where(thing.c.id == 2).values(
+        day=dt.date(2025, 1, 1), price=Decimal("7.25"), document={"to": [1, None]}, colour=Colour.BLUE, data=b"\x01"
+    ),
+    "marked update": sa.update(entry).values(mark=sa.bindparam("mark")),
+    "listed update": sa.update(thing).where(thing.c.id.in_([1, 2])).values(amount=8),
+    "returned update": sa.update(thing).values(amount=9).return_defaults(),
+    "joined update": sa.update(thing).where(thing.c.id == pair.c.a).values(amount=pair.c.n),
+    "built delete": lambda: sa.delete(thing).where(thing.c.id == 3),
+    "deleted": sa.delete(thing).where(thing.c.id > 2).returning(thing.c.id),
+    "nothing deleted": sa.delete(entry).where(sa.false()).returning(entry.c.id),
+}  # fmt: skip
 
 PARAMS: list[Mapping[str, Any] | None] = [
     None,
@@ -245,6 +298,18 @@ PARAMS: list[Mapping[str, Any] | None] = [
     {"moment": dt.datetime(2024, 1, 1, 2), "price": 0.25},
     {"moment": dt.datetime(2024, 1, 1, 2, tzinfo=dt.UTC), "price": Decimal("0.25")},
     {"moment": (1, 2), "price": None},
+    {"remark": "kept"},
+    {"remark": None},
+    {"id": 50, "remark": "kept"},
+    {"id": None, "remark": "kept"},
+    {"plus": 3},
+    {"a": 1, "b": "x", "n": 2},
+    {"a": 2, "b": "x"},
+    {"n": 3},
+    {"made": "given", "n": 3},
+    {"which": 1, "amount": 5},
+    {"which": 2, "label": "bee"},
+    {"which": 2, "price": Decimal("1.50"), "day": dt.date(2024, 5, 5)},
 ]
 #: which of them fit which statement, so that most calls succeed
 FITTING: dict[str, list[Mapping[str, Any]]] = {
@@ -255,8 +320,12 @@ FITTING: dict[str, list[Mapping[str, Any]]] = {
         "own values": {"id"}, "bound type": {"day"}, "built text": {"id"}, "core insert": {"id", "label"},
         "core delete": {"gone"}, "timed": {"before"}, "twice": {"d"}, "coloured": {"colour"}, "marked": {"mark"},
         "priced": {"price"}, "list in text": {"ids"}, "kept text": {"id"}, "moment": {"moment", "price"},
+        "keyed": {"remark"}, "key computed": {"plus"}, "keys": {"a", "b", "n"}, "keyed returning": {"remark"},
+        "keyed inline": {"remark"}, "stamped": {"n"}, "marked update": {"mark"},
     }.items()
 }  # fmt: skip
+FITTING["keyed"] += [{"id": 50, "remark": "kept"}, {"id": None, "remark": "kept"}]
+FITTING["named update"] = [each for each in PARAMS if each and "which" in each]
 VERBS = ("fetch_all", "fetch_one", "fetch_exactly_one", "fetch_value", "execute")
 OVERRIDES: list[dict[str, Any]] = [{}, {}, {"timeout": 20}, {"tags": {"route": "r"}}, {"idempotent": True}]
 TYPES: list[Any] = [None, None, None, {"id": sa.Integer}, {"price": sa.Numeric(10, 2)}, {"nothing": sa.Integer}]
@@ -400,8 +469,9 @@ def _statement(name: str, backend: Backend) -> Any:
 
 
 async def _play(db: Any, backend: Backend, script: list[Step], *, listens: Hearer, where: str) -> list[Any]:
-    for sql in ("drop table if exists thing", sa.schema.CreateTable(thing)):
-        await db.execute(sql)
+    for table in meta.sorted_tables:
+        await db.execute(sa.schema.DropTable(table, if_exists=True))
+        await db.execute(sa.schema.CreateTable(table))
     rows = [
         {"id": n, "label": "abcd"[n], "amount": n * 2, "price": Decimal(n) / 4, "ratio": n / 8, "flag": n % 2 == 0,
          "day": dt.date(2024, 1, n + 1), "moment": dt.datetime(2024, 1, 1, n), "data": bytes([n]),
@@ -422,7 +492,8 @@ async def _play(db: Any, backend: Backend, script: list[Step], *, listens: Heare
             seen += await _play_inside(db, backend, script, saves=where == IN_SAVEPOINTS)
     finally:
         db.hooks.remove(events)
-    seen.append(_seen(await db.fetch_all("select * from thing order by id")))
+    for table, order in (("thing", "id"), ("entry", "id"), ("pair", "a, b"), ("stamped", "id")):
+        seen.append(_seen(await db.fetch_all(f"select * from {table} order by {order}")))
     seen.append(_seen_of_idle(db))
     return [*seen, events.seen, _seen_of_stats(db)]
 
@@ -580,7 +651,7 @@ def everything(verb: str) -> list[Step]:
 def test_every_statement_is_the_same_on_both_roads(make_db: Make, run: Run, backend: Backend, verb: str) -> None:
     with _counted() as shots:
         play_twice(make_db, run, backend, everything(verb), listens=_Events)
-    assert {"TextClause", "Select", "CompoundSelect"} <= set(shots), "hardly anything took the direct road"
+    assert {"TextClause", "Select", "CompoundSelect", "Insert", "Update", "Delete"} <= set(shots), "hardly anything did"
 
 
 @pytest.mark.parametrize("listens", [None, _StatementEvents])
@@ -599,6 +670,9 @@ def test_every_statement_is_the_same_on_the_short_way(
     assert kinds.count("str") > 20
     assert kinds.count("Select") > 40
     assert {"CompoundSelect", "TextualSelect", "TextClause"} <= set(kinds)
+    assert kinds.count("Insert") > 40
+    assert kinds.count("Update") > 8
+    assert "Delete" in kinds
 
 
 #: overrides that change nothing about how a statement is sent

@@ -39,6 +39,10 @@ class Reply:
         count: int = self._cursor.rowcount
         return count
 
+    @property
+    def lastrowid(self) -> Any:
+        return self._cursor.lastrowid
+
     def fetchall(self) -> Sequence[Any]:
         """Return the rows that are left."""
         return self.fetchmany(len(self.rows))

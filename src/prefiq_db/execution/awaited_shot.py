@@ -92,11 +92,7 @@ class AwaitedShot(DirectShot):
         self._about = (prepared.sql, parameters, None, self)
         parameters = dialect.values.one(parameters, prepared.sql, self, dialect.knows)
         self.cursor = cursor = await dialect.send_awaited(prepared.sql, parameters, self, state)
-        columns = dialect.columns_of(cursor)
-        if columns is None:
-            self.rowcount = cursor.rowcount
-        else:
-            self.format = prepared.format_of(columns, lambda: cursor.description, call.statement, dialect)
+        self._note_columns(dialect.columns_of(cursor))
         self._about = None
         fetched = call.shape.fetch(self)  # type: ignore[arg-type]  # it has what shapes use of SQLAlchemy's result
         # Only a statement that left no open transaction counts as done.

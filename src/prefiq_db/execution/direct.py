@@ -20,10 +20,11 @@ from prefiq_db.deadline import Deadline
 from prefiq_db.dialects.session import SESSION_KEY, SessionState
 from prefiq_db.engine_class import taken
 from prefiq_db.errors import ReadOnlyError, StatementCancelledError
+from prefiq_db.execution.inserted_keys import CURSOR, InsertedKey
 from prefiq_db.execution.one_shot import READING, SENDING, Flight, ShortRoad
 from prefiq_db.execution.pinned import Pinned
 from prefiq_db.execution.pool_proxy import OwnProxy
-from prefiq_db.execution.prepared import Prepared, RowFormat, prepare
+from prefiq_db.execution.prepared import Prepared, RowFormat, describe, prepare
 from prefiq_db.execution.standard import OneShot, Shot, StandardRoad, discard
 from prefiq_db.execution.statement_facts import facts_of_call
 from prefiq_db.pool.checkout_deadline import checkout_by
@@ -151,7 +152,10 @@ class DirectRoad(ShortRoad):
 
     def construct(self, statement: Any, params: Mapping[str, Any] | None) -> Prepared | None:
         found: Any = self._constructs.get(statement, _UNSEEN)
-        if found is _UNSEEN or (found is not None and found.compiled() is None):
+        if found is _UNSEEN or (
+            # A write is another statement for values of other names.
+            found is not None and (found.compiled() is None or (found.is_write and not found.takes(params)))
+        ):
             self._constructs[statement] = found = prepare(statement, params, self.engine, weak=True)
         known: Prepared | None = found
         return known
@@ -188,11 +192,12 @@ class DirectStatement:
         connection: SQLAlchemy's; ``None`` outside a transaction, as long as nothing fails.
     """
 
-    __slots__ = ("call", "compiled", "connection", "cursor", "format", "parameters", "prepared", "road", "rowcount")
+    __slots__ = (
+        "call", "compiled", "connection", "cursor", "format", "key_reply", "parameters", "prepared", "road", "rowcount",
+    )  # fmt: skip
 
     executemany: ClassVar[bool] = False
     is_crud: ClassVar[bool] = False
-    isinsert: ClassVar[bool] = False
     isddl: ClassVar[bool] = False
     carrier: ClassVar[None] = None
     inserted_row_count: ClassVar[None] = None
@@ -229,13 +234,31 @@ class DirectStatement:
         return call.shape.fetch(self)  # type: ignore[arg-type]  # it has what shapes use of SQLAlchemy's result
 
     def _note_columns(self, columns: Any) -> None:
-        cursor = self.cursor
-        if columns is None:
+        cursor, key = self.cursor, self.prepared.key
+        if key is not None:
+            self._note_key(key, columns)
+        elif columns is None:
             self.rowcount = cursor.rowcount
             cursor.close()
         else:
             statement = self.call.statement
             self.format = self.prepared.format_of(columns, lambda: cursor.description, statement, self.road.dialect)
+
+    def _note_key(self, key: InsertedKey, columns: Any) -> None:
+        """Note what the reply tells of the key of an inserted row; the rows of an added RETURNING are nobody else's."""
+        cursor = self.cursor
+        self.rowcount = cursor.rowcount
+        self.key_reply = cursor.lastrowid if key.source is CURSOR else None
+        if columns is None:
+            cursor.close()
+            return
+        known = key.format
+        if known is None:
+            statement, dialect = self.call.statement, self.road.dialect
+            key.format = known = describe(self.compiled, columns, cursor.description, statement, dialect)
+        rows = self._read(cursor.fetchall, ends=True)
+        if rows:
+            self.key_reply = Row(known.metadata, known.processors, known.key_to_index, rows[0])
 
     def _handle_dbapi_exception(self, error: BaseException, *about: Any) -> NoReturn:
         """Let SQLAlchemy handle *error*: it wraps it, tells the listeners, and closes a connection that is lost."""
@@ -275,6 +298,17 @@ class DirectStatement:
         return [params if is_named else prepared.named(params)]
 
     # --- the result --------------------------------------------------------------------------------
+
+    @property
+    def isinsert(self) -> bool:
+        return self.prepared.key is not None
+
+    @property
+    def inserted_primary_key(self) -> Any:
+        """The key of the row that an INSERT of Core added, as a row of its columns; ``None``: there is none."""
+        key = self.prepared.key
+        assert key is not None, "asked for of an INSERT only"
+        return key.found(self.compiled, self.prepared.named(self.call.params), self.key_reply)
 
     @property
     def returns_rows(self) -> bool:

@@ -1,7 +1,8 @@
 """What is found out once of a statement on the direct road: its SQL, how it takes its binds, and how it gives its rows.
 
 SQLAlchemy finds out all of it, once: it compiles the statement and describes its rows. What it doesn't do by the
-compiled statement alone (defaults that it makes itself, lists, sequences, many rows) is left to the standard road.
+compiled statement alone (defaults that it makes itself, lists, sequences, many rows) is left to the standard road; the
+key of an inserted row is the exception, see :mod:`prefiq_db.execution.inserted_keys`.
 """
 
 from __future__ import annotations
@@ -14,18 +15,21 @@ from decimal import Decimal
 from operator import is_
 from typing import Any, Final
 
-from sqlalchemy import Executable, TextClause
+from sqlalchemy import Delete, Executable, Insert, TextClause, Update
 from sqlalchemy.engine import CursorResult
 from sqlalchemy.sql.compiler import WARN_LINTING, SQLCompiler
+from sqlalchemy.sql.dml import UpdateBase
 from sqlalchemy.sql.selectable import CompoundSelect, Select, TextualSelect
 
 from prefiq_db.execution.in_places import places_of
+from prefiq_db.execution.inserted_keys import InsertedKey, key_of
 from prefiq_db.execution.inside import Inside, known_inside
 from prefiq_db.execution.statement_facts import facts_of, facts_of_text
 from prefiq_db.interruptions import is_interruption
 
+_WRITES: Final = frozenset({Insert, Update, Delete})
 #: the kinds of constructs whose execution is known to need nothing but the compiled statement
-KNOWN_KINDS: Final = frozenset({TextClause, TextualSelect, Select, CompoundSelect})
+KNOWN_KINDS: Final = frozenset({TextClause, TextualSelect, Select, CompoundSelect}) | _WRITES
 
 _SCALARS: Final = frozenset({str, int, float, bool, bytes, type(None)})
 #: Types of which a text's values are none that it reads differently for, as for a list.
@@ -50,6 +54,8 @@ class Prepared:
         inside: what it means for a transaction, where it may take the short way there, too; else ``None``.
         taken: the types whose values the driver takes unchanged.
         order: the names of the binds, where the driver takes them by their places; else ``None``.
+        is_write: it is an INSERT, UPDATE or DELETE of Core, whose text depends on the names of its values.
+        key: where the key of the row is found that it inserts; ``None``: it inserts none, or has a RETURNING.
         noted: what the observer knows of it; ``None`` before it is first sent on the short way.
         statement: a text's own object; ``None`` for another construct, which this must not keep alive.
         format: how its rows were read last time; ``None`` before the first ones.
@@ -67,6 +73,8 @@ class Prepared:
         "format",
         "inside",
         "is_plain",
+        "is_write",
+        "key",
         "keys",
         "noted",
         "order",
@@ -97,7 +105,15 @@ class Prepared:
         asks_list = is_text and any(place.bare for places in places_of(text.text, label).values() for place in places)
         self.is_plain = self.stands_alone and not asks_list and dialect.is_plain(compiled)
         self.decimals: frozenset[tuple[str, str]] | None = getattr(compiled, "decimal_columns", None) or None
-        needs_no_care = self.keys is not None and self.decimals is None and not asks_list and dialect.is_plain(compiled)
+        self.is_write = type(statement) in _WRITES
+        self.key: InsertedKey | None = key_of(statement, compiled) if type(statement) is Insert else None
+        needs_no_care = (
+            self.keys is not None
+            and self.decimals is None
+            and self.key is None
+            and not asks_list
+            and dialect.is_plain(compiled)
+        )
         self.inside: Inside | None = known_inside(facts, self.sql, dialect) if needs_no_care else None
         self.taken: frozenset[type] = dialect.values.taken
         self.noted: Any = None
@@ -126,8 +142,8 @@ class Prepared:
     def takes(self, params: Mapping[str, Any] | None) -> bool:
         """Return whether *params* has every value that the statement needs."""
         given = _NOTHING if params is None else params
-        if self.keys is not None:
-            return given.keys() == self.keys
+        if self.keys is not None or self.is_write:
+            return given.keys() == self.asked
         return all(key in given or name in given for name, key, by_itself in self._binds if by_itself is None)
 
     def fits(self, params: Any) -> bool:
@@ -167,7 +183,7 @@ class Prepared:
         known = self.format
         if known is not None and (known.columns is None or known.columns == columns):
             return known
-        self.format = made = _describe(self.compiled(), columns, description(), statement, dialect)
+        self.format = made = describe(self.compiled(), columns, description(), statement, dialect)
         return made
 
 
@@ -191,7 +207,7 @@ class RowFormat:
         self.key_to_index = metadata._key_to_index
 
 
-def _describe(compiled: Any, columns: Any, description: Any, statement: Executable, dialect: Any) -> RowFormat:
+def describe(compiled: Any, columns: Any, description: Any, statement: Executable, dialect: Any) -> RowFormat:
     """Let SQLAlchemy find out how the rows of a cursor's *description* become its own."""
     context = dialect.execution_ctx_cls.__new__(dialect.execution_ctx_cls)
     context.dialect, context.compiled, context.invoked_statement = dialect, compiled, statement
@@ -231,7 +247,7 @@ def prepare(statement: Executable, params: Mapping[str, Any] | None, engine: Any
         if is_interruption(error):
             raise
         return None  # the standard road raises it, where all roads do
-    if collected or not _is_complete(compiled):
+    if collected or not _is_complete(statement, compiled):
         return None
     own = _own_values(compiled, extracted)
     if own is None:
@@ -254,13 +270,20 @@ def _binds_of(compiled: Any, own: Mapping[str, Any]) -> list[tuple[str, str, Any
 
 
 def _columns_of(statement: Any) -> tuple[Any, ...]:
-    """Return the objects that a SELECT's rows know its columns by, or those that have them."""
-    return tuple(statement._raw_columns) if type(statement) is Select else ()
+    """Return the objects that the rows of a statement know its columns by, or those that have them."""
+    if type(statement) is Select:
+        return tuple(statement._raw_columns)
+    return tuple(statement._returning) if isinstance(statement, UpdateBase) else ()
 
 
-def _is_complete(compiled: Any) -> bool:
+def _is_complete(statement: Any, compiled: Any) -> bool:
     """Return whether SQLAlchemy would send *compiled* as it is, and do nothing before or after."""
-    return isinstance(compiled, SQLCompiler) and not (
+    if not isinstance(compiled, SQLCompiler):
+        return False
+    is_write = compiled.isinsert or compiled.isupdate or compiled.isdelete
+    if is_write and not (type(statement) in _WRITES and _is_simple(statement, compiled)):
+        return False
+    return not (
         compiled.post_compile_params
         or compiled.literal_execute_params
         or compiled.escaped_bind_names
@@ -269,10 +292,25 @@ def _is_complete(compiled: Any) -> bool:
         or compiled._collect_params
         or compiled.insert_prefetch  # defaults that SQLAlchemy makes, also those of an INSERT within a SELECT
         or compiled.update_prefetch
-        or compiled.isinsert
-        or compiled.isupdate
-        or compiled.isdelete
     )
+
+
+def _is_simple(statement: Any, compiled: Any) -> bool:
+    """Return whether all that SQLAlchemy does after a write is to look for the key of an inserted row."""
+    return not (
+        compiled.ctes
+        or statement._return_defaults
+        or statement._supplemental_returning
+        # RETURNING that SQLAlchemy adds to another write; and MariaDB's DELETE, which may describe no rows
+        or (compiled.effective_returning and not (compiled.isinsert or statement._returning))
+        or (compiled.isdelete and compiled.effective_returning)
+        or (compiled.isinsert and not _is_of_one_row(statement))
+    )
+
+
+def _is_of_one_row(statement: Any) -> bool:
+    """Return whether an INSERT has the values of one row, and no other way than to insert it."""
+    return not statement._multi_values and statement.select is None and statement._post_values_clause is None
 
 
 def _own_values(compiled: Any, extracted: Sequence[Any] | None) -> dict[str, Any] | None:
