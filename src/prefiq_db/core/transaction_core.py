@@ -12,6 +12,7 @@ from prefiq_db.core.streams import StreamCore
 from prefiq_db.core.transactions import Transactions
 from prefiq_db.core.verbs import CoreVerbs
 from prefiq_db.execution.one_shot import UNUSUAL
+from prefiq_db.execution.prepared import KNOWN_KINDS
 from prefiq_db.execution.row_batches import BatchReader
 from prefiq_db.origin import line_of_the_verb
 from prefiq_db.overrides import NO_SCOPES, scopes_here
@@ -55,35 +56,41 @@ class TransactionCore(OpenedTransaction, CoreVerbs):
     database: DatabaseCore
 
     def run(self, verb: str, statement: Any, params: Any, shape: Shape) -> Any:
-        """Return the result of a call of *verb*; a known text that needs nothing decided is carried out at once.
+        """Return the result of a call of *verb*; a known statement that needs nothing decided is carried out at once.
 
         Raises:
             PrefiqDbError: if the call can't or must not be carried out, or fails.
         """
         database = self.database
-        known = database.road.texts.kept.get(statement) if type(statement) is str else None
-        instance = database.instance
+        is_text, instance, known = type(statement) is str, database.instance, None
+        if is_text:
+            known = database.road.texts.kept.get(statement)
+        elif type(statement) in KNOWN_KINDS and (params is None or type(params) is dict):
+            known = None if database.runtime.is_async else database.road.known_construct(statement, params)
         if (
             known is None
-            or known.statement is None
+            or (is_text and known.statement is None)
             or not instance.is_usual
             or instance.closed
             or database.view is not NO_OVERRIDES
             or scopes_here() is not NO_SCOPES
         ):
             return self.carry_out(self.prepare(verb, statement, params, shape))
-        if type(params) is dict:
+        if not is_text:
+            are_taken = known.takes_unchanged(params)
+        elif type(params) is dict:
             are_taken = params.keys() == known.keys and known.taken.issuperset(map(type, params.values()))
         else:
             are_taken = params is None and not known.keys
         told = told_of((next_call_id(), line_of_the_verb(3), NO_TAGS)) if database.hooks.wants_lines else None
-        if are_taken and known.inside is not None and not database.runtime.is_async:
-            fetched = self.tx.shoot(known, params, shape, told)
+        may_shoot = are_taken or (not is_text and known.is_read_alike(params))
+        if may_shoot and known.inside is not None and not database.runtime.is_async:
+            fetched = self.tx.shoot(known, known.executed(statement), params, shape, told, is_taken=are_taken)
             if fetched is not UNUSUAL:
                 return fetched
-        elif not known.fits(params):
+        if not is_text or not (are_taken or known.fits(params)):
             return self.carry_out(self.prepare(verb, statement, params, shape))
-        call = Call(verb, known.statement, params, shape).told_as(told)
+        call = Call(verb, known.executed(statement), params, shape).told_as(told)
         call.text, call.prepared, call.way = statement, known, EXPLICIT
         try:
             return self.tx.run(call, explicit=True)

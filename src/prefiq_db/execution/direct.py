@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any, ClassVar, Final, NoReturn, TypeVar
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 from sqlalchemy import Connection, Row, TextClause
 from sqlalchemy.engine.result import RMKeyView
@@ -150,6 +150,13 @@ class DirectRoad(ShortRoad):
             return made
         return self.construct(statement, call.params)
 
+    def known_construct(self, statement: Any, params: Mapping[str, Any] | None) -> Prepared | None:
+        """Return what is known of a construct; ``None`` if it takes the standard road, or asks for other values."""
+        known = self.seen(ref(statement))
+        if known is None or not _asks_for(known, params):
+            known = self.construct(statement, params)
+        return known if known is not None and _asks_for(known, params) else None
+
     def construct(self, statement: Any, params: Mapping[str, Any] | None) -> Prepared | None:
         found: Any = self._constructs.get(statement, _UNSEEN)
         if found is _UNSEEN or (
@@ -173,6 +180,10 @@ class DirectRoad(ShortRoad):
             and transaction.is_active
             and (nested is None or nested.is_active)
         )
+
+
+def _asks_for(known: Prepared, params: Mapping[str, Any] | None) -> bool:
+    return params.keys() == known.asked if params else not known.asked
 
 
 _UNSEEN: Final = object()

@@ -46,21 +46,34 @@ class _Context:
 class Guarding(Protocol):
     """What looks at each statement of the transaction."""
 
+    is_closed: bool
+
     def admits(self, inside: Inside) -> bool:
         """Return whether a text may be sent, and note what it means for the transaction."""
 
 
 def shoot_pinned(
-    road: DirectRoad, pinned: Pinned, guard: Guarding, prepared: Prepared, params: Any, shape: Shape, told: Told | None
+    road: DirectRoad,
+    pinned: Pinned,
+    guard: Guarding,
+    prepared: Prepared,
+    executed: Any,
+    params: Any,
+    shape: Shape,
+    told: Told | None,
+    *,
+    is_taken: bool,
 ) -> Any:
     """Return what *shape* reads of a statement, ``UNUSUAL`` if nothing was sent, or a :class:`BrokenStatement`.
 
     Args:
-        prepared: *params* fit it, and the driver takes them unchanged.
+        prepared: *params* have exactly what it asks for.
+        executed: what SQLAlchemy would execute, the text's own object or the construct.
         told: what events tell of the call; ``None`` while nobody listens.
+        is_taken: all values are in *params*, and the driver takes them unchanged.
     """
-    audience, inside = road._audience, prepared.inside
-    if road.steps_aside or inside is None or audience.is_there():
+    audience, inside, compiled = road._audience, prepared.inside, prepared.compiled()
+    if road.steps_aside or inside is None or compiled is None or audience.is_there():
         return UNUSUAL
     lane, record, state = audience.lane, pinned._connection_record, pinned.state
     if lane is None or pinned.view is not None or record is None:
@@ -78,31 +91,49 @@ def shoot_pinned(
         or transaction.aborted is not None
         or transaction.wants_commit
         or not dialect.is_ready_inside(raw, state, now)
-        or not guard.admits(inside)
+        or not (guard.admits(inside) if is_taken else not guard.is_closed)
     ):
         return UNUSUAL
     statement: PinnedStatement | None = None
+    context: PinnedStatement | _Context | None = None
     cursor: Any = None
     parameters: Any = None
     step, note = BINDING, state.statement
     try:
-        known = prepared.noted
-        if known is None:
-            prepared.noted = known = observer.look_up(prepared.sql, prepared.compiled())
-        note.call, note.summary = None, known.summary
-        order = prepared.order
-        if order is None:
+        note.call, order = None, prepared.order
+        if not is_taken:
+            parameters = prepared.bound(params)
+        elif order is None:
             parameters = {} if params is None else dict(params)
         else:
             parameters = tuple(map(params.__getitem__, order)) if order else ()
         cursor = raw.cursor()
-        send, context = dialect.execute_alone, None
+        send = dialect.execute_alone
+        if not is_taken:
+            step, values = BEGINNING, parameters.values() if order is None else parameters
+            if not dialect.values.takes(values):
+                statement = _made(PinnedStatement, road, pinned, prepared, executed, params, shape, told)
+                statement.cursor, statement.parameters = cursor, [parameters]
+                parameters = dialect.values.one(parameters, prepared.sql, statement, dialect.knows)
+            guard.admits(inside)
+        known = prepared.noted
+        if known is None:
+            prepared.noted = known = observer.look_up(prepared.sql, compiled)
+        note.summary = known.summary
         if transaction.owes_begin:
-            step, context = BEGINNING, _Context(prepared.sql, [parameters])
+            step = BEGINNING
+            if prepared.key is None:
+                context = _Context(prepared.sql, [parameters])
+            else:  # the reply that has it is not the only one
+                if statement is None:
+                    statement = _made(PinnedStatement, road, pinned, prepared, executed, params, shape, told)
+                statement.cursor, statement.parameters = cursor, [parameters]
+                context = statement
             send = dialect.in_company(send, state, pinned, context)
         step, checkout = SENDING, state.checkout
         if observer.acts_before or observer.tells_finished or checkout.retry_number or LEVELS.get(DEBUG, True):
-            statement = _made(PinnedStatement, road, pinned, prepared, params, shape, told)
+            if statement is None:
+                statement = _made(PinnedStatement, road, pinned, prepared, executed, params, shape, told)
             statement.cursor, statement.parameters = cursor, [parameters]
             observer.observe(send, cursor, prepared.sql, parameters, statement, 1, state)
         else:
@@ -122,7 +153,7 @@ def shoot_pinned(
         if transaction.aborted is not None or not dialect.in_transaction(raw):
             dialect._note_ending(transaction, pinned)
         columns, found, reads = dialect.columns_of(cursor), prepared.format, shape.reads
-        if columns is None and shape is OUTCOME:
+        if columns is None and shape is OUTCOME and prepared.key is None:
             rows = cursor.rowcount
             cursor.close()
             return outcome_of_text(inside.is_counted, rows)
@@ -133,7 +164,7 @@ def shoot_pinned(
             or (found.columns is not None and found.columns != columns)
         ):
             if statement is None:
-                statement = _made(PinnedStatement, road, pinned, prepared, params, shape, told)
+                statement = _made(PinnedStatement, road, pinned, prepared, executed, params, shape, told)
                 statement.cursor, statement.parameters = cursor, [parameters]
             statement._note_columns(columns)
             step = HANDLED
@@ -150,7 +181,7 @@ def shoot_pinned(
         cursor.close()  # there may be more rows
         return fetched
     except BaseException as error:  # noqa: BLE001 - the statement that ends it raises it
-        broken = _made(BrokenStatement, road, pinned, prepared, params, shape, told)
+        broken = _made(BrokenStatement, road, pinned, prepared, executed, params, shape, told)
         broken.cursor, broken.parameters, broken.step, broken.failure = cursor, [parameters], step, error
         if statement is not None:
             broken.call = statement.call
@@ -205,10 +236,18 @@ class BrokenStatement(PinnedStatement):
         return dialect.settle(pinned.dbapi_connection, failure)
 
 
-def _made(kind: Any, road: DirectRoad, pinned: Pinned, prepared: Prepared, params: Any, shape: Shape, told: Any) -> Any:
+def _made(
+    kind: Any,
+    road: DirectRoad,
+    pinned: Pinned,
+    prepared: Prepared,
+    executed: Any,
+    params: Any,
+    shape: Shape,
+    told: Any,
+) -> Any:
     """Return a statement of *kind*, for those that look at the execution as a whole."""
-    text: Any = prepared.statement
-    call = Call("statement", text, params, shape).told_as(told)
+    call = Call("statement", executed, params, shape).told_as(told)
     call.prepared = prepared
     pinned.state.statement.call = call
     statement = kind(road, call, prepared, prepared.compiled(), pinned)

@@ -107,13 +107,7 @@ class Prepared:
         self.decimals: frozenset[tuple[str, str]] | None = getattr(compiled, "decimal_columns", None) or None
         self.is_write = type(statement) in _WRITES
         self.key: InsertedKey | None = key_of(statement, compiled) if type(statement) is Insert else None
-        needs_no_care = (
-            self.keys is not None
-            and self.decimals is None
-            and self.key is None
-            and not asks_list
-            and dialect.is_plain(compiled)
-        )
+        needs_no_care = self.decimals is None and not asks_list and dialect.is_plain(compiled)
         self.inside: Inside | None = known_inside(facts, self.sql, dialect) if needs_no_care else None
         self.taken: frozenset[type] = dialect.values.taken
         self.noted: Any = None
@@ -151,6 +145,10 @@ class Prepared:
         if params is None:
             return not self.keys and self.keys is not None
         return type(params) is dict and params.keys() == self.keys and _SCALARS.issuperset(map(type, params.values()))
+
+    def takes_unchanged(self, params: Any) -> bool:
+        """Return whether *params*, which have what is asked for, are all values, and taken as they are."""
+        return self.keys is not None and (not params or self.taken.issuperset(map(type, params.values())))
 
     def is_read_alike(self, params: Any) -> bool:
         """Return whether values like *params* can't make another statement of a text, as a list does."""

@@ -155,12 +155,24 @@ class Block(ABC):
         finish = call.shape.finish
         return fetched if finish is None else finish(fetched)
 
-    def shoot(self, prepared: Prepared, params: Any, shape: Shape, told: Told | None, *, explicit: bool = True) -> Any:
-        """Return the result of a text that needs nothing decided, or ``UNUSUAL`` if nothing was sent.
+    def shoot(
+        self,
+        prepared: Prepared,
+        executed: Any,
+        params: Any,
+        shape: Shape,
+        told: Told | None,
+        *,
+        is_taken: bool,
+        explicit: bool = True,
+    ) -> Any:
+        """Return the result of a statement that needs nothing decided, or ``UNUSUAL`` if nothing was sent.
 
         Args:
-            prepared: *params* fit it, and the driver takes them unchanged.
+            prepared: *params* have exactly what it asks for.
+            executed: what SQLAlchemy would execute, the text's own object or the construct.
             told: what events tell of the call; ``None`` while nobody listens.
+            is_taken: all values are in *params*, and the driver takes them unchanged.
             explicit: the caller used its ``tx``.
         """
         return UNUSUAL

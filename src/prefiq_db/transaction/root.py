@@ -27,7 +27,7 @@ from prefiq_db.execution.one_shot import UNUSUAL
 from prefiq_db.execution.pinned import Pinned
 from prefiq_db.execution.pinned_ends import begin_usually, commit_usually, may_commit_usually, return_usually
 from prefiq_db.execution.pinned_shot import BrokenStatement, shoot_pinned
-from prefiq_db.execution.prepared import Prepared
+from prefiq_db.execution.prepared import KNOWN_KINDS, Prepared
 from prefiq_db.instance import Instance
 from prefiq_db.marks import seen_by
 from prefiq_db.origin import readable
@@ -184,8 +184,11 @@ class RootBlock(LastStatement, FirstStatement):
 
     def run(self, call: Call, *, explicit: bool) -> Any:
         if not explicit and self._is_known(call):
-            told = told_of((call.id, call.line, call.tags))
-            fetched = self.shoot(call.prepared, call.params, call.shape, told, explicit=False)
+            told, known = told_of((call.id, call.line, call.tags)), call.prepared
+            is_taken = known.takes_unchanged(call.params)
+            fetched = self.shoot(
+                known, call.statement, call.params, call.shape, told, is_taken=is_taken, explicit=False
+            )
             if fetched is not UNUSUAL:
                 return fetched
         scope = self._scope
@@ -212,19 +215,28 @@ class RootBlock(LastStatement, FirstStatement):
         return fetched if finish is None else finish(fetched)
 
     def _is_known(self, call: Call) -> bool:
-        """Return whether *call* is of a text that may take the short way, with values that need no conversion."""
-        known, params = call.prepared, call.params
-        return (
-            known is not None
-            and known.inside is not None
-            and call.given is NO_OVERRIDES
-            and not call.last
-            and self.instance.is_usual
-            and not self.instance.runtime.is_async
-            and (not params or known.taken.issuperset(map(type, params.values())))
-        )
+        """Return whether *call* is of a statement that may take the short way."""
+        known, params, instance = call.prepared, call.params, self.instance
+        if call.given is not NO_OVERRIDES or call.last or not instance.is_usual or instance.runtime.is_async:
+            return False
+        if known is not None:
+            return known.inside is not None and known.is_read_alike(params)
+        if type(call.statement) not in KNOWN_KINDS or call.text is not None or type(params) is list:
+            return False
+        call.prepared = known = instance.road.known_construct(call.statement, params)
+        return known is not None and known.inside is not None and known.is_read_alike(params)
 
-    def shoot(self, prepared: Prepared, params: Any, shape: Shape, told: Told | None, *, explicit: bool = True) -> Any:
+    def shoot(
+        self,
+        prepared: Prepared,
+        executed: Any,
+        params: Any,
+        shape: Shape,
+        told: Told | None,
+        *,
+        is_taken: bool,
+        explicit: bool = True,
+    ) -> Any:
         scope = self._scope
         if (
             scope is None
@@ -240,7 +252,10 @@ class RootBlock(LastStatement, FirstStatement):
         if scope.pid != os.getpid() or users.setdefault(None, mine) is not mine:
             return UNUSUAL
         try:
-            fetched = shoot_pinned(self.instance.road, scope.pinned, scope.guard, prepared, params, shape, told)
+            fetched = shoot_pinned(
+                self.instance.road, scope.pinned, scope.guard, prepared, executed, params, shape, told,
+                is_taken=is_taken,
+            )  # fmt: skip
             if fetched is UNUSUAL:
                 return UNUSUAL
             if type(fetched) is BrokenStatement:
