@@ -263,7 +263,10 @@ class _Postgresql(PostgresqlBulk, PipelineTravelling, PrefiqDialect):
         self.control(second, "SET timezone = 'UTC'")
         return None if zone == "UTC" or own in _NAMES_OF_UTC else str(own)
 
-    asks_role = False
+    asks_role = False  # a pooler doesn't say it: see the connector
+
+    def fits(self, dbapi_connection: Any) -> bool:
+        return self.ailment_of(self.ask(dbapi_connection, self.health_sql)[0]) is None
 
     def says_demoted(self, dbapi_connection: Any) -> bool:
         return bool(self._driver(dbapi_connection).pgconn.parameter_status(_READ_ONLY) == b"on")
