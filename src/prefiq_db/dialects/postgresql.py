@@ -221,6 +221,10 @@ class _Postgresql(PostgresqlBulk, PipelineTravelling, PrefiqDialect):
     def clock_of(self, dbapi_connection: Any) -> Any:
         return self._driver(dbapi_connection)
 
+    def end_of(self, dbapi_connection: Any) -> Exception | None:
+        failure: Exception | None = self._driver(dbapi_connection).end_of()
+        return failure
+
     def socket_of(self, dbapi_connection: Any) -> int | None:
         pgconn = self._driver(dbapi_connection).pgconn
         return -1 if pgconn.status != 0 else int(pgconn.socket)
