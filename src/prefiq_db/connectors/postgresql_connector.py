@@ -33,6 +33,8 @@ logger = logging.getLogger("prefiq_db.connectors")
 #: libpq's word for a server that is no standby, whether or not it takes writes by default
 _PRIMARY: Final = "primary"
 
+_GREATEST_PID: Final = 2**22  # Linux has none above it, and other systems stay far below
+
 #: libpq's own ways to use a list of hosts, which leave no choice to us.
 _LISTS: Final = frozenset({"hostaddr", "load_balance_hosts", "service"})
 
@@ -45,6 +47,7 @@ class PostgresConnector(SeveralHosts):
         # A server tells its role by itself, and ends its sessions when it becomes a standby. A pooler goes on telling
         # what its first session of the server heard, and keeps its clients when the server's sessions end.
         self.asks_role = settings.pgbouncer
+        self._has_told_of_pooler = False
         attrs, lists = self._session_attrs(), not _LISTS.isdisjoint(target.options)
         #: what a host is asked for instead of looking at what it tells at login; ``None``: libpq looks there
         self.asked_for = attrs if settings.pgbouncer and attrs in POSTGRESQL_ROLES and not lists else None
@@ -154,8 +157,18 @@ class PostgresConnector(SeveralHosts):
 
     def tell(self, connection: Any) -> None:
         info = connection.info
-        self.tell_what_is_in_clear(Host(info.host, info.port), bool(info.pgconn.ssl_in_use))
+        host = Host(info.host, info.port)
+        self.tell_what_is_in_clear(host, bool(info.pgconn.ssl_in_use))
         connection.is_lent = self.settings.pgbouncer
+        # A server tells the number of its process, to cancel by. A pooler has no process for each client, so it tells
+        # four random bytes; of a thousand of these one could be such a number.
+        if not (self.settings.pgbouncer or 0 < info.backend_pid <= _GREATEST_PID or self._has_told_of_pooler):
+            self._has_told_of_pooler = True
+            logger.warning(
+                "%s is behind a pooler such as pgbouncer, and pgbouncer is off: time limits and time zone may not hold,"
+                " and prepared statements may fail; set pgbouncer: true, or connect to the server itself",
+                host,
+            )
 
     def open(self, connect: Connect, arguments: dict[str, Any], deadline: Deadline) -> Any:
         from prefiq_db.drivers import psycopg

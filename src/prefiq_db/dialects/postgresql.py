@@ -34,7 +34,6 @@ _READ_ONLY: Final = READ_ONLY.encode()
 
 # Prefix of application_name for a session whose claim waits: it lets us find the session that blocks it.
 _CLAIM: Final = "prefiq_db claim "
-_GREATEST_PID: Final = 2**22  # Linux has none above it, and other systems stay far below
 _NAMES_OF_UTC: Final = frozenset(
     {"UTC", "Etc/UTC", "Etc/Zulu", "Zulu", "UCT", "Etc/UCT", "GMT", "Etc/GMT", "Universal"}
 )
@@ -254,11 +253,6 @@ class _Postgresql(PostgresqlBulk, PipelineTravelling, PrefiqDialect):
         except ProgrammingError:
             return False
         return True
-
-    def is_behind_pooler(self, connection: Any) -> bool:
-        # A server tells the number of its process, to cancel by. A pooler has no process for each client, so it tells
-        # four random bytes; of a thousand of these two could be such a number.
-        return not 0 < self._driver(connection).info.backend_pid <= _GREATEST_PID
 
     def zone_lost(self, first: Any, second: Any) -> str | None:
         # Another name of UTC, so that other users of the session in the meantime see the same times.
