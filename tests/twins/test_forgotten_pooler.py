@@ -1,4 +1,4 @@
-"""A transaction pooler that says nothing, and ``pgbouncer`` is forgotten: no statement is taken for another one."""
+"""A pooler that is not what the settings say: no statement is taken for another one, and errors say what to change."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from prefiq_db.errors import ErrorKind, PrefiqDbError
 from prefiq_db.testing import PgBouncer
 from tests.clusters import find
 from tests.conftest import Backend
@@ -93,3 +94,18 @@ async def test_no_statement_is_run_in_place_of_another(
         await other.execute(ADD.format("debt"), {"n": 100})
     found = [backend.server.execute(f"select quantity from {name}", _name(backend)) for name in ("stock", "debt")]
     assert found == ([[(WARM,)], [(WARM + 100,)]] if own_names else [[(WARM + 100,)], [(WARM,)]])
+
+
+async def test_a_pooler_in_statement_mode_says_what_to_change(world: str, backend: Backend) -> None:
+    """It refuses transactions, and even a login looks at the server in one; trying again doesn't help."""
+    assert backend.server is not None
+    settings = {"pool_mode": "statement"}
+    with find("pgbouncer", PgBouncer, server=backend.server, settings=settings) as pooler:
+        db = make_database(world, pooler.url(_name(backend)), pgbouncer=True, ssl_mode="disable")
+        for attempt in (db.fetch_value("select 1"), db.batch(["select 1", "select 2"])):
+            with pytest.raises(PrefiqDbError, match="pool_mode = transaction") as refused:
+                await attempt
+            assert refused.value.kind is ErrorKind.UNSUPPORTED
+            assert not refused.value.is_transient
+        assert db.stats().retry_count == 0
+        await db.close()

@@ -94,6 +94,10 @@ NAMED_EXCEPTIONS: Final[tuple[NamedException, ...]] = (
     _named(_PG, None, _CONNECT, ErrorKind.TOO_MANY_CONNECTIONS, r"FATAL:\s+query_wait_timeout"),
     _named(_PG, "08P01", _SENT, _unsent(ErrorKind.TOO_MANY_CONNECTIONS), r"^query_(?:wait_)?timeout"),
     _named(_PG, "08P01", _SENT, _unsent(ErrorKind.CONNECT_FAILED), r"^server login (?:failed|has been failing)"),
+    # pgbouncer in statement mode refuses BEGIN, whoever sends it.
+    _named(
+        _PG, "08P01", _ANY, ErrorClass(ErrorKind.UNSUPPORTED, connection_lost=True), r"^transaction blocks not allowed"
+    ),
     # A list of hosts with target_session_attrs=read-write and no writer among them: a failover is in progress.
     _named(_PG, None, _CONNECT, ErrorKind.READ_ONLY, r"session is read-only", r"server is in hot standby mode"),
     _named(
