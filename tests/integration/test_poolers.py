@@ -10,7 +10,7 @@ import pytest
 
 from prefiq_db import Database, RetryPolicy, Transaction
 from prefiq_db.drivers import readable
-from prefiq_db.errors import AvailabilityError, UsageError
+from prefiq_db.errors import AvailabilityError, ErrorKind, PrefiqDbError, UsageError
 from prefiq_db.testing import DatabaseServer, HAProxy, MariaDbCluster, MariaDbServer, PgBouncer, PostgresServer
 from prefiq_db.testing.processes import wait_until
 from tests.clusters import find
@@ -79,6 +79,40 @@ def test_pgbouncer_is_drained_without_a_failed_call(pooler: PgBouncer, database:
 
 def _waiting(pooler: PgBouncer) -> int:
     return sum(int(pool["cl_waiting"]) for pool in pooler.admin("SHOW POOLS"))
+
+
+class ChoosyPgBouncer(PgBouncer):
+    """One that knows a single database, by its name."""
+
+    def _configure(self) -> None:
+        super()._configure()
+        path = self._folder / "pgbouncer.ini"
+        self._write(path.name, path.read_text().replace("* = host", "shop = dbname=postgres host"))
+
+
+def test_what_pgbouncer_refuses_at_login_is_what_it_says(postgresql_server: DatabaseServer) -> None:
+    """An unknown database or user isn't tried again, and one that is disabled for a while is."""
+    with find("pgbouncer", ChoosyPgBouncer, server=postgresql_server) as pooler:
+        url = pooler.url("shop")
+
+        def refused(url: str) -> PrefiqDbError:
+            db = Database(url, pgbouncer=True, retry=_ONCE)
+            with pytest.raises(PrefiqDbError) as caught:
+                db.fetch_value("select 1")
+            db.close()
+            return caught.value
+
+        with Database(url, pgbouncer=True) as db:
+            assert db.fetch_value("select 1") == 1
+            pooler.admin("DISABLE shop")
+            error = refused(url)
+            assert (error.kind, error.is_transient) == (ErrorKind.NOT_READY, True)
+            pooler.admin("ENABLE shop")
+            assert db.fetch_value("select 1") == 1
+        error = refused(pooler.url("shoe"))
+        assert (error.kind, error.is_transient) == (ErrorKind.SCHEMA, False)
+        error = refused(url.replace(f"{postgresql_server.user}:", "nobody_here:", 1))
+        assert (error.kind, error.is_transient) == (ErrorKind.AUTHENTICATION, False)
 
 
 def test_pgbouncer_is_pointed_to_another_server(

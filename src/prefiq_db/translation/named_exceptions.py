@@ -77,6 +77,7 @@ NAMED_EXCEPTIONS: Final[tuple[NamedException, ...]] = (
         ErrorKind.NOT_READY,
         r"the database system is (?:starting up|shutting down|in recovery mode|not yet accepting connections)",
         r"the database system is not accepting connections",
+        r"database \".*\" is disabled",  # pgbouncer's DISABLE
     ),
     _named(
         _PG,
@@ -108,6 +109,7 @@ NAMED_EXCEPTIONS: Final[tuple[NamedException, ...]] = (
         r"(?:password|Ident|Peer|GSSAPI|SSPI|PAM|BSD|LDAP|certificate|RADIUS|OAuth\S*) authentication failed",
         r"authentication failed for user",
         r"no password supplied",
+        r"no such user",  # pgbouncer
         r"role \".*\" does not exist",
         r"role \".*\" is not permitted to log in",
         r"no pg_hba\.conf entry",
@@ -115,7 +117,7 @@ NAMED_EXCEPTIONS: Final[tuple[NamedException, ...]] = (
         r"(?:SCRAM|SASL) authentication",
     ),
     _named(_PG, None, _CONNECT, ErrorKind.PERMISSION, r"permission denied for database"),
-    _named(_PG, None, _CONNECT, ErrorKind.SCHEMA, r"database \".*\" does not exist"),
+    _named(_PG, None, _CONNECT, ErrorKind.SCHEMA, r"database \".*\" does not exist", r"no such database: "),
     # TLS that isn't set up right stays wrong until somebody changes it. So does the setting pgbouncer.
     _named(
         _PG,
@@ -125,6 +127,7 @@ NAMED_EXCEPTIONS: Final[tuple[NamedException, ...]] = (
         r"unsupported startup parameter",
         r"certificate verify failed",
         r"server does not support SSL",
+        r"(?:SSL|TLS connection|TLS client certificate) required",  # pgbouncer
         r"server certificate for",
         r"root certificate file",
         r"could not (?:load|read|open) .*(?:certificate|private key)",
