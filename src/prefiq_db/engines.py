@@ -193,6 +193,7 @@ def _follow_the_primary(engine: Any) -> None:
 
     engine.dialect.follows_primary = connector.wanted == WRITER
     engine.dialect.seeks_primary = connector.seeks_primary
+    engine.dialect.asks_role = connector.asks_role
     creator = engine.pool._creator
 
     def connect(connection_record: Any = None) -> Any:

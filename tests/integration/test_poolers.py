@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from prefiq_db import Database, RetryPolicy
-from prefiq_db.errors import AvailabilityError, UsageError
+from prefiq_db import Database, RetryPolicy, Transaction
+from prefiq_db.drivers import readable
+from prefiq_db.errors import AvailabilityError, ErrorKind, PrefiqDbError, UsageError
 from prefiq_db.testing import DatabaseServer, HAProxy, MariaDbCluster, MariaDbServer, PgBouncer, PostgresServer
 from prefiq_db.testing.processes import wait_until
 from tests.clusters import find
@@ -78,6 +79,40 @@ def test_pgbouncer_is_drained_without_a_failed_call(pooler: PgBouncer, database:
 
 def _waiting(pooler: PgBouncer) -> int:
     return sum(int(pool["cl_waiting"]) for pool in pooler.admin("SHOW POOLS"))
+
+
+class ChoosyPgBouncer(PgBouncer):
+    """One that knows a single database, by its name."""
+
+    def _configure(self) -> None:
+        super()._configure()
+        path = self._folder / "pgbouncer.ini"
+        self._write(path.name, path.read_text().replace("* = host", "shop = dbname=postgres host"))
+
+
+def test_what_pgbouncer_refuses_at_login_is_what_it_says(postgresql_server: DatabaseServer) -> None:
+    """An unknown database or user isn't tried again, and one that is disabled for a while is."""
+    with find("pgbouncer", ChoosyPgBouncer, server=postgresql_server) as pooler:
+        url = pooler.url("shop")
+
+        def refused(url: str) -> PrefiqDbError:
+            db = Database(url, pgbouncer=True, retry=_ONCE)
+            with pytest.raises(PrefiqDbError) as caught:
+                db.fetch_value("select 1")
+            db.close()
+            return caught.value
+
+        with Database(url, pgbouncer=True) as db:
+            assert db.fetch_value("select 1") == 1
+            pooler.admin("DISABLE shop")
+            error = refused(url)
+            assert (error.kind, error.is_transient) == (ErrorKind.NOT_READY, True)
+            pooler.admin("ENABLE shop")
+            assert db.fetch_value("select 1") == 1
+        error = refused(pooler.url("shoe"))
+        assert (error.kind, error.is_transient) == (ErrorKind.SCHEMA, False)
+        error = refused(url.replace(f"{postgresql_server.user}:", "nobody_here:", 1))
+        assert (error.kind, error.is_transient) == (ErrorKind.AUTHENTICATION, False)
 
 
 def test_pgbouncer_is_pointed_to_another_server(
@@ -184,6 +219,55 @@ def test_haproxy_sends_to_the_first_node_that_is_fit(nodes: list[DatabaseServer]
         with pytest.raises(AvailabilityError) as nobody, Database(proxy.url(nodes[0].url()), retry=_ONCE) as other:
             other.fetch_value("select 1")
         assert nobody.value.is_transient
+
+
+class ShortHAProxy(HAProxy):
+    """One that ends a connection on which nothing was said for a second."""
+
+    def _configure(self) -> None:
+        super()._configure()
+        path = self._folder / "haproxy.cfg"
+        lines = path.read_text()
+        for side in ("client", "server"):
+            assert f"timeout {side} 10m" in lines
+            lines = lines.replace(f"timeout {side} 10m", f"timeout {side} 1s")
+        self._write(path.name, lines)
+
+
+@pytest.mark.parametrize("then", ["commit", "statement", "last"])
+def test_a_pause_longer_than_haproxys_limit_costs_no_transaction(nodes: list[DatabaseServer], then: str) -> None:
+    """Whatever comes next, the transaction runs again, and is there once; between transactions nothing is noticed."""
+    name = nodes[0].create_database()
+    add = "update stock set quantity = quantity + 1"
+
+    def is_readable_soon(descriptor: int) -> bool:
+        return wait_until(lambda: readable.is_readable(descriptor), timeout_seconds=_PATIENCE_SECONDS)
+
+    with find("haproxy", ShortHAProxy, nodes=nodes[:1]) as proxy, Database(proxy.url(nodes[0].url(name))) as db:
+        db.execute("create table stock (quantity integer not null)")
+        db.execute("insert into stock values (0)")
+        runs: list[Any] = []
+
+        def body(tx: Transaction) -> None:
+            runs.append(tx)
+            tx.execute(add)
+            if len(runs) == 1:
+                is_readable_soon(_socket_of(tx))
+            if then != "commit":
+                tx.execute(add, last=then == "last")
+
+        db.run_in_transaction(body)
+        assert len(runs) == 2
+        assert db.fetch_value("select quantity from stock") == (1 if then == "commit" else 2)
+        assert db.stats().unknown_outcome_count == 0
+    nodes[0].drop_database(name)
+
+
+def _socket_of(tx: Transaction) -> int:
+    proxied = tx.connection.connection
+    found = tx.connection.dialect.socket_of(proxied.dbapi_connection)  # type: ignore[attr-defined]  # ours have it
+    assert found is not None
+    return int(found)
 
 
 def test_haproxy_drains_a_node(nodes: list[DatabaseServer]) -> None:

@@ -290,7 +290,9 @@ async def test_somebody_elses_session(make_db: Any, backend: Backend) -> None:
 
 
 @_ONLY
-async def test_a_name_that_is_taken(make_db: Any, backend: Backend) -> None:
+async def test_a_name_that_is_taken(make_db: Any, backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a program that counts as we do. Ours never meet: see test_forgotten_pooler.py."""
+    monkeypatch.setattr("prefiq_db.drivers.psycopg_preparing.secrets.randbits", lambda bits: 0)
     db = make_db(pool_size=1, max_overflow=0).using(retry=ONCE)
     _altered(backend, CREATE)
     names = "; ".join(f"execute ''prepare _pg3_{number} as select {number}''" for number in range(3))

@@ -433,18 +433,36 @@ async def test_without_the_switch_pgbouncer_refuses_and_the_error_names_it(world
 async def test_a_pooler_that_says_nothing_is_found_at_boot(
     world: str, backend: Backend, mode: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Told to ignore our options, pgbouncer lets everybody in, without limits and time zone; open() finds it out."""
+    """Told to ignore our options, pgbouncer lets everybody in, without limits and time zone; the first login tells."""
     assert backend.server is not None
     name, told = backend.url.rpartition("/")[2], {}
     ignorant = {"ignore_startup_parameters": "options"}
     with find("pgbouncer", PgBouncer, server=backend.server, mode=mode, settings=ignorant) as silent:
-        for url, on in ((silent.url(name), False), (silent.url(name), True), (backend.server.url(name), False)):
+        direct = backend.server.url(name)
+        for url, on in ((silent.url(name), False), (silent.url(name), True), (direct, False)):
             caplog.clear()
-            db = make_database(world, url, pgbouncer=on, pool_size=1, ssl_mode="disable")
+            db = make_database(world, url, pgbouncer=on, pool_size=2, ssl_mode="disable")
             await db.open()
-            told[url, on] = caplog.text.count("is behind a pooler such as pgbouncer, and pgbouncer is off")
+            told[url, on] = _told_of_a_pooler(caplog)
             await db.close()
-    assert list(told.values()) == [1, 0, 0]
+        assert list(told.values()) == [1, 0, 0]
+        # Without open(), by the engine, and before a replica.
+        caplog.clear()
+        db = make_database(world, silent.url(name), pool_size=1, ssl_mode="disable")
+        assert await on_engine(db, lambda connection: connection.exec_driver_sql("select 1").scalar()) == 1
+        await db.close()
+        assert _told_of_a_pooler(caplog) == 1
+        caplog.clear()
+        db = make_database(
+            world, direct, replicas=[silent.url(name)], read_from="replica_preferred", ssl_mode="disable"
+        )
+        assert await db.using(replica=True).fetch_value("select 1") == 1
+        await db.close()
+        assert _told_of_a_pooler(caplog) == 1
+
+
+def _told_of_a_pooler(caplog: pytest.LogCaptureFixture) -> int:
+    return caplog.text.count("is behind a pooler such as pgbouncer, and pgbouncer is off")
 
 
 @_on("postgresql")

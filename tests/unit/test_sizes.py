@@ -27,7 +27,6 @@ _HOT = "every statement passes here: a function more would cost each of them a c
 _ORDER = "the order of its try blocks is what it promises, and is read in one piece"
 
 LONG_FUNCTIONS = {
-    "connectors/postgresql_connector.py:connected": "one mapping of settings to libpq's options",
     "core/statements.py:run": _HOT,
     "dialects/sending.py:_send": _HOT,
     "engines.py:_make": "one call of create_engine() with every option that we give it",

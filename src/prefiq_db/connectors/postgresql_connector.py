@@ -11,7 +11,15 @@ from prefiq_db.connectors.connector import Connect
 from prefiq_db.connectors.several_hosts import SeveralHosts, ask_one
 from prefiq_db.connectors.ssl_context import file_path
 from prefiq_db.deadline import Deadline
-from prefiq_db.dialects.node_roles import POSTGRESQL_ORIGIN, WELL, Role, postgresql_kinship
+from prefiq_db.dialects.node_roles import (
+    POSTGRESQL_ORIGIN,
+    POSTGRESQL_ROLE,
+    POSTGRESQL_ROLES,
+    WELL,
+    Role,
+    postgresql_kinship,
+    postgresql_role_for,
+)
 from prefiq_db.drivers.challenges import REQUIRE_AUTH, challenges_only
 from prefiq_db.drivers.tls_trust import system_authorities
 from prefiq_db.errors import ErrorKind
@@ -25,6 +33,8 @@ logger = logging.getLogger("prefiq_db.connectors")
 #: libpq's word for a server that is no standby, whether or not it takes writes by default
 _PRIMARY: Final = "primary"
 
+_GREATEST_PID: Final = 2**22  # Linux has none above it, and other systems stay far below
+
 #: libpq's own ways to use a list of hosts, which leave no choice to us.
 _LISTS: Final = frozenset({"hostaddr", "load_balance_hosts", "service"})
 
@@ -34,6 +44,13 @@ class PostgresConnector(SeveralHosts):
         super().__init__(settings, target)
         # A primary that is only read by default is none to find by its replies, but there may be only one, too.
         self.seeks_primary = self.wanted in (WRITER, _PRIMARY) and not settings.read_only
+        # A server tells its role by itself, and ends its sessions when it becomes a standby. A pooler goes on telling
+        # what its first session of the server heard, and keeps its clients when the server's sessions end.
+        self.asks_role = settings.pgbouncer
+        self._has_told_of_pooler = False
+        attrs, lists = self._session_attrs(), not _LISTS.isdisjoint(target.options)
+        #: what a host is asked for instead of looking at what it tells at login; ``None``: libpq looks there
+        self.asked_for = attrs if settings.pgbouncer and attrs in POSTGRESQL_ROLES and not lists else None
 
     def connected(self, connect: Connect, cparams: dict[str, Any], login: Mapping[str, Any], deadline: Deadline) -> Any:
         settings, target = self.settings, self.target
@@ -56,13 +73,7 @@ class PostgresConnector(SeveralHosts):
         if self.may_be_overheard():
             arguments[REQUIRE_AUTH] = self.challenges_only()
         arguments = {name: value for name, value in arguments.items() if value is not None}
-        if settings.read_only:
-            # libpq would mistake our own default_transaction_read_only for the server's.
-            wanted = target.options.get(SESSION_ATTRS, ANY_HOST)
-            arguments[SESSION_ATTRS] = {WRITER: _PRIMARY, READER: "standby"}.get(wanted, wanted)
-        elif len(target.hosts) > 1:
-            # A pool that may connect to a standby next is no use to a writer; libpq's own default is "any".
-            arguments.setdefault(SESSION_ATTRS, WRITER)
+        arguments[SESSION_ATTRS] = ANY_HOST if self.asked_for is not None else self._session_attrs()
         chooses = len(target.hosts) > 1 and self.seeks_primary and _LISTS.isdisjoint(arguments)
         if settings.pgbouncer:
             # None: psycopg never prepares. Behind a pooler, backends don't know each other's prepared statements.
@@ -76,13 +87,24 @@ class PostgresConnector(SeveralHosts):
                     *(["-c default_transaction_read_only=on"] if settings.read_only else []),
                 ]
             ).strip()
-        if not chooses:
+        if not chooses and self.asked_for is None:
             return self.open(connect, arguments, deadline)
         # libpq judges each of a host's addresses; with a list it would say nothing of hosts that it had no need to ask.
         return self.find(lambda host, by: self.open(connect, {**arguments, **_places([host])}, by), deadline)[1]
 
+    def _session_attrs(self) -> str:
+        """Return what a server has to be, in libpq's words."""
+        options, only_reads = self.target.options, self.settings.read_only
+        # A pool that may connect to a standby next is no use to a writer; libpq's own default is "any".
+        usual = WRITER if len(self.target.hosts) > 1 and not only_reads else ANY_HOST
+        wanted: str = options.get(SESSION_ATTRS, usual)
+        # libpq would mistake our own default_transaction_read_only for the server's.
+        return {WRITER: _PRIMARY, READER: "standby"}.get(wanted, wanted) if only_reads else wanted
+
     def role_of(self, connection: Any) -> Role:
-        return WELL  # libpq has refused any other, see ailment_in()
+        if self.asked_for is None:
+            return WELL  # libpq has refused any other, see ailment_in()
+        return postgresql_role_for(self.asked_for, ask_one(connection, POSTGRESQL_ROLE))
 
     def ailment_in(self, error: Exception) -> ErrorKind | None:
         named = find_named("postgresql", None, str(error), "connect")
@@ -135,8 +157,18 @@ class PostgresConnector(SeveralHosts):
 
     def tell(self, connection: Any) -> None:
         info = connection.info
-        self.tell_what_is_in_clear(Host(info.host, info.port), bool(info.pgconn.ssl_in_use))
+        host = Host(info.host, info.port)
+        self.tell_what_is_in_clear(host, bool(info.pgconn.ssl_in_use))
         connection.is_lent = self.settings.pgbouncer
+        # A server tells the number of its process, to cancel by. A pooler has no process for each client, so it tells
+        # four random bytes; of a thousand of these one could be such a number.
+        if not (self.settings.pgbouncer or 0 < info.backend_pid <= _GREATEST_PID or self._has_told_of_pooler):
+            self._has_told_of_pooler = True
+            logger.warning(
+                "%s is behind a pooler such as pgbouncer, and pgbouncer is off: time limits and time zone may not hold,"
+                " and prepared statements may fail; set pgbouncer: true, or connect to the server itself",
+                host,
+            )
 
     def open(self, connect: Connect, arguments: dict[str, Any], deadline: Deadline) -> Any:
         from prefiq_db.drivers import psycopg

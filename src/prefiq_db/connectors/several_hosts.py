@@ -34,6 +34,8 @@ class SeveralHosts(Connector):
         self.wanted = target.options.get(SESSION_ATTRS, ANY_HOST if settings.read_only else WRITER)
         #: whether the host to find is the primary, of which there has to be one
         self.seeks_primary = self.wanted == WRITER
+        #: whether a pooled connection has to be asked whether its server still is the one to work with
+        self.asks_role = True
         self.memory = HostMemory(target.hosts, spreads=settings.write_to == "any")
         self._has_warned = False
         #: whether new connections lead to another host than those before, and nobody has noticed it yet

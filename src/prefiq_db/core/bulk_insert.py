@@ -363,6 +363,7 @@ class _DoubtError(UsageError):
 
 def _reflected(database: ReadingView, tx: Block, schema: str | None, name: str) -> Table:
     """Read a table on the connection of *tx*, which sees what this transaction has created."""
+    tx.check_connected()
     reflect = reflect_on(tx.connection)
 
     def look() -> Table | None:

@@ -48,7 +48,6 @@ class DatabaseCore(Diagnosis):
         held: list[Connection] = []
         try:
             held.append(self.road.checkout())
-            self._tell_of_a_pooler(held[0])
             while len(held) < self.settings.pool_size:
                 held.append(self.road.checkout())
             if self.settings.pgbouncer and len(held) > 1:
@@ -66,15 +65,6 @@ class DatabaseCore(Diagnosis):
             )
         finally:
             _give_back(held)
-
-    def _tell_of_a_pooler(self, connection: Connection) -> None:
-        if not self.settings.pgbouncer and self.road.dialect.is_behind_pooler(connection.connection.dbapi_connection):
-            logger.warning(
-                "database %s is behind a pooler such as pgbouncer, and pgbouncer is off: time limits and time zone may"
-                " not hold, and prepared statements may fail; set pgbouncer: true, or connect to the server itself",
-                self.name,
-                extra={"database": self.name},
-            )
 
     def _tell_of_a_lost_zone(self, first: Connection, second: Connection) -> None:
         one, other = (each.connection.dbapi_connection for each in (first, second))

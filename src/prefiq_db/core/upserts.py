@@ -96,6 +96,7 @@ class Upserts(Statements):
             except NoSuchTableError:
                 return None
 
+        tx.check_connected()
         with tx.scope.used():
             return self.road.border.cross(reflect)
 

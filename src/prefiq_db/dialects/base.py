@@ -38,10 +38,6 @@ class PrefiqDialect(StatementDialect, BurstDialect, StreamDialect, ConnectingDia
         """Return the state of a cluster's node in its own words, from that answer; empty for any other server."""
         return ""
 
-    def is_behind_pooler(self, connection: Any) -> bool:
-        """Return whether a pooler, not the server itself, certainly serves the driver's *connection*; ask nobody."""
-        return False
-
     def zone_lost(self, first: Any, second: Any) -> str | None:
         """Return the server's own time zone if it isn't UTC and the pooler doesn't keep ours per client; else ``None``.
 

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from prefiq_db.dialects.clocks import ClockDialect
 from prefiq_db.drivers.deadlines import DeadlinePassed
+from prefiq_db.drivers.readable import UNSENT, is_readable
 from prefiq_db.errors import ErrorClass, ErrorKind
 from prefiq_db.translation.judging import Judgement, find_judgement, judge
 
@@ -66,6 +67,22 @@ class JudgingDialect(ClockDialect):
 
     def socket_of(self, dbapi_connection: Any) -> int | None:
         """Return the file descriptor of an idle connection, ``-1`` if known to be closed, ``None`` if there is none."""
+        return None
+
+    def check_not_ended(self, dbapi_connection: Any) -> None:
+        """Raise the driver's error if the other end has ended the connection since its last reply, as far as is known.
+
+        Nothing is sent, and nobody waits. A COMMIT that is sent into such a connection would be in doubt.
+        """
+        descriptor = None if self.is_unheard(dbapi_connection) else self.socket_of(dbapi_connection)
+        if descriptor is not None and is_readable(descriptor):
+            failure = self.end_of(dbapi_connection)
+            if failure is not None:
+                setattr(failure, UNSENT, True)
+                raise failure
+
+    def end_of(self, dbapi_connection: Any) -> Exception | None:
+        """Read what a server sends that wasn't asked; return an error, and close the connection, if it is the end."""
         return None
 
     def is_unheard(self, dbapi_connection: Any) -> bool:

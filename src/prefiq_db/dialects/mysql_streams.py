@@ -43,6 +43,14 @@ class MysqlStreams(StreamDialect):
         """Return whether the server's reply isn't read to its end."""
         raise NotImplementedError
 
+    def end_of(self, dbapi_connection: Any) -> Exception | None:
+        if self.has_unread_rows(dbapi_connection):
+            return None  # they are what has come; a server says nothing else unasked
+        driver = getattr(dbapi_connection, "_connection", dbapi_connection)  # SQLAlchemy wraps asyncmy's
+        driver.drop()
+        failure: Exception = driver.lost("the server or the network ended the connection")
+        return failure
+
     def check_not_streaming(self, dbapi_connection: Any) -> None:
         """Raise if a stream is open on the connection."""
         if getattr(self.clock_of(dbapi_connection), "is_streaming", False):

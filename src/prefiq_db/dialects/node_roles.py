@@ -7,7 +7,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any, Final
 
-from prefiq_db.config import ANY_HOST, READER
+from prefiq_db.config import ANY_HOST, READER, WRITER
 from prefiq_db.errors import ErrorKind
 
 
@@ -118,6 +118,26 @@ def _origins(row: Any) -> AbstractSet[str]:
 
 #: What a server reports by itself, at login and with the next reply after a change, from version 14 on.
 READ_ONLY: Final = "default_transaction_read_only"
+
+#: For who can't believe what is told at login: a pooler tells what its first session heard, also after a failover.
+POSTGRESQL_ROLE: Final = "SELECT current_setting('transaction_read_only'), pg_is_in_recovery()"
+
+#: libpq's words for what a server has to be; the answer that means so, and its place.
+POSTGRESQL_ROLES: Final = {
+    WRITER: (0, "off"),
+    READER: (0, "on"),
+    "primary": (1, False),
+    "standby": (1, True),
+}
+
+
+def postgresql_role_for(wanted: str, row: Any) -> Role:
+    """Return the role of a server that answered the query above with *row*, by what is *wanted*."""
+    place, answer = POSTGRESQL_ROLES[wanted]
+    if row[place] == answer:
+        return WELL
+    return Role(ErrorKind.READ_ONLY if wanted in (WRITER, "primary") else ErrorKind.NOT_READY)
+
 
 #: A copy keeps the number of the cluster it was copied from; each promotion begins a new timeline. No two servers start
 #: within the same microsecond.

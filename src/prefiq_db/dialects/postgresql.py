@@ -34,7 +34,6 @@ _READ_ONLY: Final = READ_ONLY.encode()
 
 # Prefix of application_name for a session whose claim waits: it lets us find the session that blocks it.
 _CLAIM: Final = "prefiq_db claim "
-_GREATEST_PID: Final = 2**22  # Linux has none above it, and other systems stay far below
 _NAMES_OF_UTC: Final = frozenset(
     {"UTC", "Etc/UTC", "Etc/Zulu", "Zulu", "UCT", "Etc/UCT", "GMT", "Etc/GMT", "Universal"}
 )
@@ -221,6 +220,10 @@ class _Postgresql(PostgresqlBulk, PipelineTravelling, PrefiqDialect):
     def clock_of(self, dbapi_connection: Any) -> Any:
         return self._driver(dbapi_connection)
 
+    def end_of(self, dbapi_connection: Any) -> Exception | None:
+        failure: Exception | None = self._driver(dbapi_connection).end_of()
+        return failure
+
     def socket_of(self, dbapi_connection: Any) -> int | None:
         pgconn = self._driver(dbapi_connection).pgconn
         return -1 if pgconn.status != 0 else int(pgconn.socket)
@@ -251,11 +254,6 @@ class _Postgresql(PostgresqlBulk, PipelineTravelling, PrefiqDialect):
             return False
         return True
 
-    def is_behind_pooler(self, connection: Any) -> bool:
-        # A server tells the number of its process, to cancel by. A pooler has no process for each client, so it tells
-        # four random bytes; of a thousand of these two could be such a number.
-        return not 0 < self._driver(connection).info.backend_pid <= _GREATEST_PID
-
     def zone_lost(self, first: Any, second: Any) -> str | None:
         # Another name of UTC, so that other users of the session in the meantime see the same times.
         self.control(second, "SET timezone = 'Etc/Zulu'")
@@ -263,7 +261,10 @@ class _Postgresql(PostgresqlBulk, PipelineTravelling, PrefiqDialect):
         self.control(second, "SET timezone = 'UTC'")
         return None if zone == "UTC" or own in _NAMES_OF_UTC else str(own)
 
-    asks_role = False
+    asks_role = False  # a pooler doesn't say it: see the connector
+
+    def fits(self, dbapi_connection: Any) -> bool:
+        return self.ailment_of(self.ask(dbapi_connection, self.health_sql)[0]) is None
 
     def says_demoted(self, dbapi_connection: Any) -> bool:
         return bool(self._driver(dbapi_connection).pgconn.parameter_status(_READ_ONLY) == b"on")

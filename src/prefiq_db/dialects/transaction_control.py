@@ -163,6 +163,7 @@ class TransactionDialect(JudgingDialect, TokenDialect):
         if transaction.only_reads and self.send_commit_unheard(transaction, raw):
             transaction.end()
             return
+        self.check_not_ended(raw)
         transaction.committing = True
         try:
             tag = self._send_commit(raw)

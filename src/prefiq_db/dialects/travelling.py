@@ -77,6 +77,8 @@ class TravellingDialect(StatementDialect):
             # SQLAlchemy may send others first, to get the value of a sequence for example.
             behind = "COMMIT" if closes and statement == getattr(context, "statement", None) else None
             burst = self.new_burst(self.begin_messages(transaction) if transaction.owes_begin else (), behind)
+            if behind is not None:
+                self.check_not_ended(raw)
             driver.ride(burst)
             clock.is_committing = behind is not None
             try:

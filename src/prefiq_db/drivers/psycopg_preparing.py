@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from typing import Any, Final
 
 from psycopg._preparing import PrepareManager
@@ -15,10 +16,17 @@ class Preparing(PrepareManager):
 
     What one schema's tables and types made of a text doesn't fit another schema's: each has a prepared statement of its
     own.
+
+    No other connection uses its names. A pooler lends a server's session to one after another, and the server would run
+    whatever the name stands for there.
     """
 
     #: the state of the connection's transactions, once one of them has chosen a schema
     transaction: Any = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._prepared_idx = secrets.randbits(62)  # psycopg counts from 0, on each connection
 
     def key(self, query: Any) -> Any:  # type: ignore[override]  # psycopg calls it with its own query
         key, transaction = super().key(query), self.transaction

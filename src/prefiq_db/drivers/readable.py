@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import select
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
+
+# Set on a driver's error, for translate(): the other end had ended the connection before the request was sent.
+UNSENT: Final = "prefiq_db_unsent"
 
 
 def is_readable(descriptor: int) -> bool:

@@ -14,7 +14,7 @@ from typing import Any, Final
 import psycopg
 from psycopg import errors
 from psycopg.generators import fetch_many, send
-from psycopg.pq import ConnStatus, ExecStatus, TransactionStatus
+from psycopg.pq import ConnStatus, DiagnosticField, ExecStatus, TransactionStatus
 from psycopg.waiting import Ready
 
 from prefiq_db.drivers.burst import Burst
@@ -132,6 +132,26 @@ class Accompanied:
             return False
         return True
 
+    def end_of(self) -> psycopg.Error | None:
+        """Read what has come unasked, between two statements; return an error, and close, if that is the end.
+
+        It may be no more than a notice, or word of a setting that was changed.
+        """
+        pgconn, last_words = self.pgconn, _LastWords(self.pgconn.notice_handler)
+        pgconn.notice_handler = last_words  # libpq takes an error that it didn't ask for as a notice
+        try:
+            while pgconn.status == ConnStatus.OK and last_words.code is None and is_readable(pgconn.socket):
+                pgconn.consume_input()
+                pgconn.is_busy()
+        except psycopg.Error:
+            pgconn.finish()
+        finally:
+            pgconn.notice_handler = last_words.handler
+        if pgconn.status == ConnStatus.OK and last_words.code is None:
+            return None
+        pgconn.finish()
+        return last_words.error()
+
     # --- a burst ---------------------------------------------------------------------------------
 
     def _in_burst(self, gen: Any) -> Any:
@@ -235,6 +255,29 @@ class Accompanied:
         """Forget the statement that was to be prepared here: psycopg counts it as prepared when it queues it."""
         if queued and queued[0] is None and self._prepared._names:
             self._prepared._names.popitem()
+
+
+class _LastWords:
+    """Hears a server say why it ends the connection; other notices go to *handler*."""
+
+    def __init__(self, handler: Callable[[Any], None] | None) -> None:
+        self.handler = handler
+        self.code: str | None = None
+
+    def __call__(self, result: Any) -> None:
+        severities = map(result.error_field, (DiagnosticField.SEVERITY_NONLOCALIZED, DiagnosticField.SEVERITY))
+        if {b"FATAL", b"PANIC"}.isdisjoint(severities):
+            if self.handler is not None:
+                self.handler(result)
+            return
+        self.code = (result.error_field(DiagnosticField.SQLSTATE) or b"").decode()
+
+    def error(self) -> psycopg.Error:
+        try:
+            kind: type[psycopg.Error] = errors.lookup(self.code or "")
+        except KeyError:
+            kind = psycopg.OperationalError
+        return kind("the server or the network ended the connection")
 
 
 def _queue(pgconn: Any, commands: Iterable[Callable[[], None]]) -> None:

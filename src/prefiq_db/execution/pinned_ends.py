@@ -109,6 +109,7 @@ def commit_usually(road: DirectRoad, pinned: Pinned) -> BaseException | None:
     """Commit; return what broke it off, for :meth:`Pinned.commit_broke`."""
     transaction, dialect = pinned.state.transaction, road.dialect
     try:
+        dialect.check_not_ended(pinned.dbapi_connection)
         transaction.committing = True
         tag = dialect._send_commit(pinned.dbapi_connection)
         transaction.committing = False

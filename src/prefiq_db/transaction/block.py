@@ -236,6 +236,11 @@ class Block(ABC):
         if self.outcome is not ACTIVE:
             raise ClosedError(f"the transaction has ended ({self.outcome.value}); open a new one")
 
+    def check_connected(self) -> None:
+        """Raise if the connection was lost, and somebody went on all the same."""
+        if self.scope.pinned.is_gone:
+            raise self._lost()
+
     def _lost(self) -> NotCommittedError:
         return NotCommittedError(
             f"the connection to database {self.instance.name} was lost inside the transaction, and nothing of it was "

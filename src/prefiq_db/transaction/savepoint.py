@@ -31,6 +31,7 @@ class Savepoint(Block):
     def _begin(self) -> None:
         scope = self.scope
         with scope.used():
+            self.check_connected()
             scope.blocks[0].begin_now()
             self._handle = self.instance.road.border.cross(self.scope.pinned.begin_nested)
 

@@ -20,6 +20,7 @@ from sqlalchemy import exc
 from prefiq_db.drivers.deadlines import DeadlinePassed
 from prefiq_db.drivers.halfway import REFUSED
 from prefiq_db.drivers.prepared import OUTDATED
+from prefiq_db.drivers.readable import UNSENT
 from prefiq_db.errors import ErrorClass, ErrorKind, PrefiqDbError
 from prefiq_db.interruptions import is_interruption
 from prefiq_db.silence import has_ended
@@ -36,6 +37,9 @@ STALE: Final = "prefiq_db_stale"
 
 # A prepared statement became outdated: nothing of it ran, and the driver has forgotten it.
 _PREPARE_AGAIN: Final = ErrorClass(ErrorKind.SCHEMA, transient=True, retry_statement=True, retry_transaction=True)
+
+# The connection had ended before: whatever was to be sent, and COMMIT too, the server never got it.
+_NOT_SENT: Final = replace(treatment(ErrorKind.CONNECTION_LOST), retry_statement=True)
 
 # Cancels look the same whoever sent them, and a socket that our watchdog shut looks like a lost one.
 _CANCELS: Final = frozenset({ErrorKind.STATEMENT_TIMEOUT, ErrorKind.CANCELLED})
@@ -188,6 +192,8 @@ def _classify_report(report: Report, error: BaseException, dialect: str, phase: 
 def _classify_code(report: Report, error: BaseException, dialect: str, phase: Phase) -> ErrorClass:
     if getattr(error, STALE, False):
         return in_phase(treatment(ErrorKind.SERIALIZATION), phase)
+    if getattr(error, UNSENT, False):
+        return _NOT_SENT
     if getattr(error, OUTDATED, False):
         return _PREPARE_AGAIN
     named = find_named(dialect, report.code, report.text, phase)

@@ -115,6 +115,13 @@ WORDS_BEHIND_A_POOLER: Final = (
     "nothing of the statement ran; set pgbouncer: true, and nothing is prepared",
 )
 
+#: A pooler refuses BEGIN; code and kind.
+NO_TRANSACTIONS: Final = ("08P01", ErrorKind.UNSUPPORTED)
+WORDS_IN_STATEMENT_MODE: Final = (
+    "the pooler is in statement mode, where no transaction can run",
+    "give this database pool_mode = transaction in pgbouncer's configuration",
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Details:

@@ -77,6 +77,7 @@ NAMED_EXCEPTIONS: Final[tuple[NamedException, ...]] = (
         ErrorKind.NOT_READY,
         r"the database system is (?:starting up|shutting down|in recovery mode|not yet accepting connections)",
         r"the database system is not accepting connections",
+        r"database \".*\" is disabled",  # pgbouncer's DISABLE
     ),
     _named(
         _PG,
@@ -94,6 +95,10 @@ NAMED_EXCEPTIONS: Final[tuple[NamedException, ...]] = (
     _named(_PG, None, _CONNECT, ErrorKind.TOO_MANY_CONNECTIONS, r"FATAL:\s+query_wait_timeout"),
     _named(_PG, "08P01", _SENT, _unsent(ErrorKind.TOO_MANY_CONNECTIONS), r"^query_(?:wait_)?timeout"),
     _named(_PG, "08P01", _SENT, _unsent(ErrorKind.CONNECT_FAILED), r"^server login (?:failed|has been failing)"),
+    # pgbouncer in statement mode refuses BEGIN, whoever sends it.
+    _named(
+        _PG, "08P01", _ANY, ErrorClass(ErrorKind.UNSUPPORTED, connection_lost=True), r"^transaction blocks not allowed"
+    ),
     # A list of hosts with target_session_attrs=read-write and no writer among them: a failover is in progress.
     _named(_PG, None, _CONNECT, ErrorKind.READ_ONLY, r"session is read-only", r"server is in hot standby mode"),
     _named(
@@ -104,6 +109,7 @@ NAMED_EXCEPTIONS: Final[tuple[NamedException, ...]] = (
         r"(?:password|Ident|Peer|GSSAPI|SSPI|PAM|BSD|LDAP|certificate|RADIUS|OAuth\S*) authentication failed",
         r"authentication failed for user",
         r"no password supplied",
+        r"no such user",  # pgbouncer
         r"role \".*\" does not exist",
         r"role \".*\" is not permitted to log in",
         r"no pg_hba\.conf entry",
@@ -111,7 +117,7 @@ NAMED_EXCEPTIONS: Final[tuple[NamedException, ...]] = (
         r"(?:SCRAM|SASL) authentication",
     ),
     _named(_PG, None, _CONNECT, ErrorKind.PERMISSION, r"permission denied for database"),
-    _named(_PG, None, _CONNECT, ErrorKind.SCHEMA, r"database \".*\" does not exist"),
+    _named(_PG, None, _CONNECT, ErrorKind.SCHEMA, r"database \".*\" does not exist", r"no such database: "),
     # TLS that isn't set up right stays wrong until somebody changes it. So does the setting pgbouncer.
     _named(
         _PG,
@@ -121,6 +127,7 @@ NAMED_EXCEPTIONS: Final[tuple[NamedException, ...]] = (
         r"unsupported startup parameter",
         r"certificate verify failed",
         r"server does not support SSL",
+        r"(?:SSL|TLS connection|TLS client certificate) required",  # pgbouncer
         r"server certificate for",
         r"root certificate file",
         r"could not (?:load|read|open) .*(?:certificate|private key)",

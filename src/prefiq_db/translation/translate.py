@@ -29,7 +29,13 @@ from prefiq_db.translation.cleaning import clean, copy_apart, unwrap
 from prefiq_db.translation.details import describe_connecting, describe_statement
 from prefiq_db.translation.driver_reports import Report, read_report
 from prefiq_db.translation.judging import judge, judge_outcome
-from prefiq_db.translation.messages import WORDS_BEHIND_A_POOLER, Details, say
+from prefiq_db.translation.messages import (
+    NO_TRANSACTIONS,
+    WORDS_BEHIND_A_POOLER,
+    WORDS_IN_STATEMENT_MODE,
+    Details,
+    say,
+)
 from prefiq_db.translation.refused_calls import (
     is_misfit,
     pool_timeout_error,
@@ -89,7 +95,9 @@ def translate(
         return refused_call_error(original, dialect, database)
     found = judge_outcome(judgement, original, dialect, phase)
     report = judgement.report or Report(None)
-    if phase == "connect":
+    if (report.code, found.kind) == NO_TRANSACTIONS:
+        details = Details(words=WORDS_IN_STATEMENT_MODE)
+    elif phase == "connect":
         details = describe_connecting(error, original, found, report.text)
     elif report.driver is None or getattr(original, OUTDATED, False):
         details = Details(words=WORDS_BEHIND_A_POOLER if report.code in OF_ANOTHER_CLIENT else None)
