@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from prefiq_db.core.scope_marks import ScopeGate
 from prefiq_db.errors import UsageError
 from prefiq_db.marks import seen_by
 from tests.twins.harness import Harness
@@ -352,8 +353,11 @@ async def test_no_mark_holds_what_is_not_committed(replicated: Replicated, with_
     assert marks[0] == marks[1]
 
 
-async def test_a_mark_of_an_older_timeline_is_never_stale(replicated: Replicated) -> None:
-    """Nor one of the future: whoever can't have it is not asked."""
+async def test_a_mark_of_an_older_timeline_is_never_stale(replicated: Replicated, monkeypatch: Any) -> None:
+    """Nor one of the future: whoever can't have it is not asked, nor waited for, as after a failover."""
+    pauses: list[float] = []
+    pause = ScopeGate.pause
+    monkeypatch.setattr(ScopeGate, "pause", lambda self, seconds: (pauses.append(seconds), pause(self, seconds))[1])
     db = replicated.database(replica_wait_seconds=0.02)
     await _make_table(db)
     from prefiq_db.marks import Mark, mark_of
@@ -364,9 +368,12 @@ async def test_a_mark_of_an_older_timeline_is_never_stale(replicated: Replicated
     sql = replicated.port_sql
     assert await db.using(replica=True, after=later).fetch_value(sql) == replicated.ports[0]
     if kind == "p":
-        branched = replicated.database(replica_wait_seconds=0.02)
+        assert pauses, "the control: of the same branch it may come"
+        pauses.clear()
+        branched = replicated.database(replica_wait_seconds=20)
         newer = Mark(kind, {domain: (branch + 1, number)}).text(replicated.name)
         assert await branched.using(replica=True, after=newer).fetch_value(sql) == replicated.ports[0]
+        assert pauses == []
 
 
 async def test_a_scope_sees_what_its_tasks_write(replicated: Replicated) -> None:
