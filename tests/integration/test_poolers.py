@@ -46,8 +46,18 @@ def test_a_transaction_through_pgbouncer(pooler: PgBouncer, database: str) -> No
             with pytest.raises(AvailabilityError):
                 tx.execute("insert into item values (3)")
             tx.rollback()
-        db.run_in_transaction(lambda tx: tx.execute("insert into item values (4)"))
-        assert [row.id for row in db.fetch_all("select id from item order by id")] == [1, 4]
+        attempts: list[int] = []
+
+        def body(tx: Any) -> None:
+            attempts.append(1)
+            tx.execute("insert into item values (4)")
+            if len(attempts) == 1:
+                assert pooler.server.execute(_END_SESSIONS, database) == [(True,)]
+            tx.execute("insert into item values (5)")
+
+        db.run_in_transaction(body)
+        assert len(attempts) == 2
+        assert [row.id for row in db.fetch_all("select id from item order by id")] == [1, 4, 5]
 
 
 _END_SESSIONS = (
