@@ -44,7 +44,7 @@ def test_each_service_waits_for_one_of_its_cluster_and_says_when_it_is_ready(com
 
 
 def test_mariadb_is_asked_what_its_check_may_see(compose: Any) -> None:
-    """Options of ``healthcheck.sh`` count for the check behind them, and some need a user that is there on each node."""
+    """Options of ``healthcheck.sh`` count for the check behind them; some need a user that each node has."""
     for name in ("mariadb-replica", *sorted(_PROFILES["galera"])):
         service = compose["services"][name]
         asked = service["healthcheck"]["test"][2:]
