@@ -21,6 +21,8 @@ logger = logging.getLogger("prefiq_db.readers")
 FRESH_SECONDS: Final = 1.0
 _FIRST_OUT_SECONDS: Final = 0.5
 _LONGEST_OUT_SECONDS: Final = 8.0
+#: why the primary gets no reads as a replica
+PROMOTED: Final = "promoted"
 #: how long a question is not put again that the server has refused: it would count as an error each time
 _REFUSED_SECONDS: Final = 3600.0
 
@@ -211,7 +213,7 @@ class Readers(Generic[I]):
 
     def _ailment(self, standing: Standing) -> str:
         if standing.is_replica is False:
-            return "promoted"
+            return PROMOTED
         if standing.stopped:
             return "not following"
         lag = standing.lag_seconds
@@ -219,10 +221,13 @@ class Readers(Generic[I]):
 
     def out(self, node: Node[I], reason: str, standing: Standing | None = None) -> None:
         """Take *node* out of the rotation for a while, because of *reason*."""
+        # The settings may name every host, so that the primary of now stands among them: nothing has happened then.
+        is_usual = reason == PROMOTED and node.standing.is_replica is None
         with self._lock:
             was_in = node.put_out(reason, time.monotonic(), standing)
         if was_in:
-            self._tell(node, logging.WARNING, f"replica %s of database %s gets no reads for now: {reason}")
+            level = logging.INFO if is_usual else logging.WARNING
+            self._tell(node, level, f"replica %s of database %s gets no reads for now: {reason}")
 
     def may_not_ask(self, node: Node[I]) -> None:
         """Note that the user of *node* may not ask how it stands, and log it once."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from prefiq_db import DatabaseSettings
 from prefiq_db.errors import NotReadyError, PrefiqDbError
 from prefiq_db.events import Listener, ReplicaChanged
 from prefiq_db.testing.mariadb_cluster import PLAIN_USER
@@ -122,6 +123,26 @@ async def test_a_replica_that_was_promoted_is_no_replica(broken: Replicated, har
     await _returns(db, sql, {broken.ports[2]}, harness)
     (out, _) = db.stats().replicas
     assert (out.role, out.reason) == ("primary", "promoted")
+
+
+async def test_the_primary_may_stand_among_the_replicas(
+    broken: Replicated, harness: Harness, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The settings name every host twice; whichever is the primary gets no reads there, and that is no warning."""
+    if broken.kind == "mariadb":
+        broken.cluster.primary.execute(f"grant slave monitor on *.* to {PLAIN_USER}")
+        broken.cluster.catch_up()
+    url, urls = broken.cluster.url(broken.name), [broken.url(number, direct=True) for number in range(3)]
+    db, sql = broken.make(DatabaseSettings(url=url, replicas=urls, ssl_mode="disable", **LIMITS)), broken.port_sql
+    assert await _reads(db, sql) == set(broken.ports[1:])
+    assert [record.levelname for record in caplog.records if record.name == "prefiq_db.readers"] in ([], ["INFO"])
+    old = broken.cluster.primary
+    old.kill()
+    broken.cluster.promote(broken.cluster.nodes[1])
+    broken.cluster.rejoin(old)
+    await _returns(db, sql, {broken.ports[0], broken.ports[2]}, harness)
+    await db.execute("create table item (id integer primary key)")
+    assert "replica replica-2 of database main gets no reads for now: promoted" in caplog.text
 
 
 async def test_a_replica_that_lags_gets_no_reads_until_it_has_caught_up(broken: Replicated, harness: Harness) -> None:
