@@ -10,7 +10,15 @@ import pytest
 
 from prefiq_db import Database, RetryPolicy
 from prefiq_db.errors import AvailabilityError, UsageError
-from prefiq_db.testing import DatabaseServer, HAProxy, MariaDbCluster, MariaDbServer, PgBouncer, PostgresServer
+from prefiq_db.testing import (
+    DatabaseServer,
+    HAProxy,
+    MariaDbCluster,
+    MariaDbServer,
+    PgBouncer,
+    PostgresServer,
+    ServerUnavailableError,
+)
 from prefiq_db.testing.processes import wait_until
 from tests.clusters import find
 from tests.conftest import _find
@@ -194,6 +202,20 @@ def test_haproxy_sends_to_the_first_node_that_is_fit(nodes: list[DatabaseServer]
         with pytest.raises(AvailabilityError) as nobody, Database(proxy.url(nodes[0].url()), retry=_ONCE) as other:
             other.fetch_value("select 1")
         assert nobody.value.is_transient
+
+
+def test_whoever_waits_for_the_first_checks_is_sent_to_a_fit_node(nodes: list[DatabaseServer]) -> None:
+    """Before them HAProxy takes every node for fit, and cuts off whom it sent to one that isn't."""
+    with find("haproxy", HAProxy, nodes=nodes, is_fit=lambda node: node is nodes[1]) as proxy:
+        proxy.wait_until_checked()
+        assert proxy.states() == {0: "DOWN", 1: "UP"}
+        with Database(proxy.url(nodes[0].url()), retry=_ONCE) as db:
+            assert port_behind(db, nodes[0].name) == nodes[1].port
+    with (
+        find("haproxy", HAProxy, nodes=nodes, is_fit=lambda node: False) as proxy,
+        pytest.raises(ServerUnavailableError, match="no node is fit"),
+    ):
+        proxy.wait_until_checked(timeout_seconds=1)
 
 
 def test_haproxy_drains_a_node(nodes: list[DatabaseServer]) -> None:
