@@ -281,10 +281,11 @@ class Database:
 
         "Here" is the innermost scope: of :meth:`override`, of the request, or else the task or thread. Reads on a
         replica in the scope wait for it anyway; the token is for the next request or another process, in a header or a
-        cookie. It holds no secret. Asks the primary only if that is not known.
+        cookie. It holds no secret. Asks the primary only if that is not known. Without ``replicas`` in the settings it
+        asks nobody, and whoever reads on replicas of their own after that token asks the primary, once for each read.
 
         Raises:
-            UnsupportedError: the database has no replicas.
+            UsageError: a transaction that may write is open here; no mark can hold what isn't committed.
         """
         return self._core.mark()
 

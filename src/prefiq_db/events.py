@@ -310,14 +310,17 @@ class HealthChanged:
 
 @dataclass(frozen=True, slots=True)
 class ReplicaChanged:
-    """A replica left the rotation, or came back.
+    """A replica left the rotation, or came back. There is one event for each change, and none while nothing changes.
 
     Attributes:
-        node: its name in the settings.
+        database: the name of the database that it is a replica of.
+        node: its name in the settings; ``replica-1`` and so on, if it has none there.
         in_rotation: whether it gets reads now.
-        reason: why it gets none, in a word.
-        role: ``replica``, ``primary`` once it was found promoted, or ``unknown``.
-        lag_seconds: how far it was behind when it was last asked; ``None``: unknown.
+        reason: why it gets none: ``behind``, ``not following``, ``promoted``, or the kind of an error; ``""``: it does.
+            docs/machines.md says what to do for each.
+        role: ``replica``, ``primary`` once it was found promoted, or ``unknown`` (MariaDB tells only a user with
+            ``SLAVE MONITOR``).
+        lag_seconds: how many seconds it was behind when it was last asked; ``None``: unknown, or it doesn't answer.
     """
 
     database: str

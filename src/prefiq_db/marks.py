@@ -20,8 +20,11 @@ from prefiq_db.errors import UsageError
 #: branch and number: of PostgreSQL the timeline and the place in the WAL, of MariaDB the server and the sequence number
 Place = tuple[int, int]
 
-_FORM: Final = re.compile(r"1([pm])\.([0-9a-f]{1,8})\.([0-9a-z.-]{3,400})\.([0-9a-f]{1,8})", re.ASCII)
+_FORM: Final = re.compile(r"1([pmn])\.([0-9a-f]{1,8})\.([0-9a-z.-]{3,400})\.([0-9a-f]{1,8})", re.ASCII)
 _PLACE: Final = re.compile(r"([0-9]{1,10})-([0-9]{1,10})-([0-9]{1,20})", re.ASCII)
+#: what stands in the token of somebody who doesn't know how far the primary is, for the kind and the place
+_UNKNOWN_KIND: Final = "n"
+_UNKNOWN_PLACE: Final = "0-0-0"
 # Of a timeline, a domain or a server; and of a place in the log or a sequence number, of which PostgreSQL counts less.
 _LARGEST_ID: Final = 2**32 - 1
 _LARGEST_NUMBER: Final = 2**63 - 1
@@ -59,8 +62,17 @@ class Mark:
     def text(self, home: str) -> str:
         """Return the token for :func:`mark_of`; *home* names the database."""
         places = ".".join(f"{domain}-{branch}-{number}" for domain, (branch, number) in sorted(self.places.items()))
-        body = f"1{self.kind}.{_sum(home)}.{places}"
-        return f"{body}.{_sum(body)}"
+        return _signed(self.kind, home, places)
+
+
+def unknown_text(home: str) -> str:
+    """Return the token of a write whose place nobody knows here: whoever reads after it asks the primary."""
+    return _signed(_UNKNOWN_KIND, home, _UNKNOWN_PLACE)
+
+
+def _signed(kind: str, home: str, places: str) -> str:
+    body = f"1{kind}.{_sum(home)}.{places}"
+    return f"{body}.{_sum(body)}"
 
 
 def _sum(text: str) -> str:
@@ -81,14 +93,16 @@ def check_mark_text(token: object) -> str | None:
     return token
 
 
-def mark_of(token: str, kind: str, home: str) -> Mark:
-    """Return the mark that *token* says, which :func:`check_mark_text` has seen.
+def mark_of(token: str, kind: str, home: str) -> Mark | None:
+    """Return the mark that *token* says, which :func:`check_mark_text` has seen; ``None``: the primary has to be asked.
 
     Raises:
         UsageError: it is a mark of another kind of server, or of another database.
     """
     found = _FORM.fullmatch(token)
     assert found is not None, "checked before"
+    if (found[1], found[2], found[3]) == (_UNKNOWN_KIND, _sum(home), _UNKNOWN_PLACE):
+        return None
     texts = [_PLACE.fullmatch(each) for each in found[3].split(".")]
     places = {int(each[1]): (int(each[2]), int(each[3])) for each in texts if each is not None}
     # Whoever knows the form can make one, so no number goes to a server that has no room for it.

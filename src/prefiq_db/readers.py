@@ -21,6 +21,10 @@ logger = logging.getLogger("prefiq_db.readers")
 FRESH_SECONDS: Final = 1.0
 _FIRST_OUT_SECONDS: Final = 0.5
 _LONGEST_OUT_SECONDS: Final = 8.0
+#: why the primary gets no reads as a replica
+PROMOTED: Final = "promoted"
+#: how long a question is not put again that the server has refused: it would count as an error each time
+_REFUSED_SECONDS: Final = 3600.0
 
 
 class Pooled(Protocol):
@@ -51,6 +55,7 @@ class Node(Generic[I]):
         self._looked_at = 0.0
         self._out_until = 0.0
         self._out_seconds = _FIRST_OUT_SECONDS
+        self._refused_until = 0.0
         self._lookers: dict[None, object] = {}
         in_child(self, Node._forget_lookers)
 
@@ -82,6 +87,16 @@ class Node(Generic[I]):
     def has_to_be_asked(self, now: float) -> bool:
         """Return whether its last word is too old, or it is time to try it again."""
         return now >= self._out_until if self.reason else now - self._looked_at >= FRESH_SECONDS
+
+    def may_be_asked(self, now: float) -> bool:
+        """Return whether its user may ask it how it stands, as far as is known."""
+        return now >= self._refused_until
+
+    def refused(self, now: float) -> bool:
+        """Note that its user may not ask it; return whether that is new."""
+        is_new = not self._refused_until
+        self._refused_until = now + _REFUSED_SECONDS
+        return is_new
 
     def may_look(self, looker: object) -> bool:
         """Return whether *looker* is the only one who asks it now; then it has to call :meth:`looked`."""
@@ -118,8 +133,8 @@ class Node(Generic[I]):
         """Note why it gets no reads for a while; return whether it was in."""
         was_in = not self.reason
         self.reason, self._looked_at = reason, now
-        if standing is not None:
-            self.standing = standing
+        # Without a word of its own it isn't known any more how far it is behind.
+        self.standing = replace(self.standing, lag_seconds=None) if standing is None else standing
         if was_in:
             self._out_seconds = _FIRST_OUT_SECONDS
         self._out_until = now + self._out_seconds
@@ -198,7 +213,7 @@ class Readers(Generic[I]):
 
     def _ailment(self, standing: Standing) -> str:
         if standing.is_replica is False:
-            return "promoted"
+            return PROMOTED
         if standing.stopped:
             return "not following"
         lag = standing.lag_seconds
@@ -206,10 +221,27 @@ class Readers(Generic[I]):
 
     def out(self, node: Node[I], reason: str, standing: Standing | None = None) -> None:
         """Take *node* out of the rotation for a while, because of *reason*."""
+        # The settings may name every host, so that the primary of now stands among them: nothing has happened then.
+        is_usual = reason == PROMOTED and node.standing.is_replica is None
         with self._lock:
             was_in = node.put_out(reason, time.monotonic(), standing)
         if was_in:
-            self._tell(node, logging.WARNING, f"replica %s of database %s gets no reads for now: {reason}")
+            level = logging.INFO if is_usual else logging.WARNING
+            self._tell(node, level, f"replica %s of database %s gets no reads for now: {reason}")
+
+    def may_not_ask(self, node: Node[I]) -> None:
+        """Note that the user of *node* may not ask how it stands, and log it once."""
+        with self._lock:
+            is_new = node.refused(time.monotonic())
+        if is_new:
+            extra = {"database": self.database, "node": node.name}
+            logger.warning(
+                "the user of database %s may not ask replica %s how it stands, so nobody sees how far it is behind, or "
+                "that it was promoted: GRANT SLAVE MONITOR ON *.* to that user, and restart",
+                self.database,
+                node.name,
+                extra=extra,
+            )
 
     def _tell(self, node: Node[I], level: int, message: str) -> None:
         extra = {"database": self.database, "node": node.name, "reason": node.reason}

@@ -197,12 +197,13 @@ class NodeStats:
     """One replica, as far as this process knows it: nobody is asked.
 
     Attributes:
-        name: its name in the settings.
-        role: ``replica``, ``primary`` once it was found promoted, or ``unknown``.
+        name: its name in the settings; ``replica-1`` and so on, if it has none there.
+        role: ``replica``, ``primary`` once it was found promoted, or ``unknown`` (MariaDB tells only a user with
+            ``SLAVE MONITOR``).
         in_rotation: whether it gets reads.
-        reason: why it gets none, in a word; ``""``: it does.
-        lag_seconds: how far it was behind when it was last asked; ``None``: unknown.
-        pool: its pool.
+        reason: why it gets none: ``behind``, ``not following``, ``promoted``, or the kind of an error; ``""``: it does.
+        lag_seconds: how many seconds it was behind when it was last asked; ``None``: unknown, or it doesn't answer.
+        pool: the counters of its own pool.
     """
 
     name: str

@@ -24,6 +24,7 @@ from prefiq_db.health import HealthCheck
 from prefiq_db.integrations import prometheus
 from prefiq_db.integrations.otel import instrument
 from prefiq_db.integrations.schema import schema_at_head
+from prefiq_db.marks import Standing
 from tests.conftest import Backend
 from tests.docs.pages import ROOT, prose
 from tests.docs.promql import Selector, take_apart
@@ -100,6 +101,13 @@ class Producer:
     otel: Exported
 
 
+def with_replicas(name: str) -> Database:
+    """Return a database whose servers nobody has started, so that its replicas are out with the first read."""
+    nobody = "postgres://app@127.0.0.1:1/shop"
+    given: Mapping[str, Any] = {"replicas": [nobody, nobody], "connect_timeout_seconds": 1, "ssl_mode": "disable"}
+    return Database(nobody, name=name, retry=QUICK, **given)
+
+
 def produce(url: str) -> Producer:
     """Return what both exporters export of the same work."""
     theirs, registry = CollectorRegistry(), CollectorRegistry()
@@ -109,12 +117,22 @@ def produce(url: str) -> Producer:
         "slow_query_seconds": 0,
     }  # fmt: skip
     db = Database(url, name="shop", **options)
-    instrumentation = instrument(db, meter_provider=provider)  # before the pool is filled
+    broken, unused = with_replicas("broken"), with_replicas("unused")
+    # Before the pool is filled.
+    instrumentations = [instrument(each, meter_provider=provider) for each in (db, broken, unused)]
+    # No server is there to say so.
+    follows, promoted = unused._base.instance.readers.nodes  # type: ignore[union-attr]  # it has replicas
+    follows.standing, promoted.standing = Standing(True, lag_seconds=0.4), Standing(False)
     with db:
-        prometheus.export(db, registry=registry, health=drive(db))
+        with pytest.raises(PrefiqDbError):
+            broken.using(replica=True).fetch_value("select 1")
+        prometheus.export(db, broken, unused, registry=registry, health=drive(db))
         found = Producer(Exported.scrape(registry), Exported.scrape(theirs))
-        instrumentation.uninstrument()
+        for each in instrumentations:
+            each.uninstrument()
     provider.shutdown()
+    broken.close()
+    unused.close()
     return found
 
 

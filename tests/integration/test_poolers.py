@@ -11,7 +11,15 @@ import pytest
 from prefiq_db import Database, RetryPolicy, Transaction
 from prefiq_db.drivers import readable
 from prefiq_db.errors import AvailabilityError, ErrorKind, PrefiqDbError, UsageError
-from prefiq_db.testing import DatabaseServer, HAProxy, MariaDbCluster, MariaDbServer, PgBouncer, PostgresServer
+from prefiq_db.testing import (
+    DatabaseServer,
+    HAProxy,
+    MariaDbCluster,
+    MariaDbServer,
+    PgBouncer,
+    PostgresServer,
+    ServerUnavailableError,
+)
 from prefiq_db.testing.processes import wait_until
 from tests.clusters import find
 from tests.conftest import _find
@@ -47,8 +55,18 @@ def test_a_transaction_through_pgbouncer(pooler: PgBouncer, database: str) -> No
             with pytest.raises(AvailabilityError):
                 tx.execute("insert into item values (3)")
             tx.rollback()
-        db.run_in_transaction(lambda tx: tx.execute("insert into item values (4)"))
-        assert [row.id for row in db.fetch_all("select id from item order by id")] == [1, 4]
+        attempts: list[int] = []
+
+        def body(tx: Any) -> None:
+            attempts.append(1)
+            tx.execute("insert into item values (4)")
+            if len(attempts) == 1:
+                assert pooler.server.execute(_END_SESSIONS, database) == [(True,)]
+            tx.execute("insert into item values (5)")
+
+        db.run_in_transaction(body)
+        assert len(attempts) == 2
+        assert [row.id for row in db.fetch_all("select id from item order by id")] == [1, 4, 5]
 
 
 _END_SESSIONS = (
@@ -268,6 +286,20 @@ def _socket_of(tx: Transaction) -> int:
     found = tx.connection.dialect.socket_of(proxied.dbapi_connection)  # type: ignore[attr-defined]  # ours have it
     assert found is not None
     return int(found)
+
+
+def test_whoever_waits_for_the_first_checks_is_sent_to_a_fit_node(nodes: list[DatabaseServer]) -> None:
+    """Before them HAProxy takes every node for fit, and cuts off whom it sent to one that isn't."""
+    with find("haproxy", HAProxy, nodes=nodes, is_fit=lambda node: node is nodes[1]) as proxy:
+        proxy.wait_until_checked()
+        assert proxy.states() == {0: "DOWN", 1: "UP"}
+        with Database(proxy.url(nodes[0].url()), retry=_ONCE) as db:
+            assert port_behind(db, nodes[0].name) == nodes[1].port
+    with (
+        find("haproxy", HAProxy, nodes=nodes, is_fit=lambda node: False) as proxy,
+        pytest.raises(ServerUnavailableError, match="no node is fit"),
+    ):
+        proxy.wait_until_checked(timeout_seconds=1)
 
 
 def test_haproxy_drains_a_node(nodes: list[DatabaseServer]) -> None:

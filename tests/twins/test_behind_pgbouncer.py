@@ -126,8 +126,17 @@ async def test_the_limits_hold_at_the_server(make: Any, lender: PgBouncer, backe
         await db.execute("update item set qty = 5 where pg_sleep(60) is not null")
     with _holding(backend), pytest.raises(LockTimeoutError):
         await db.execute("update item set qty = 5")
-    with _holding(backend), pytest.raises(LockTimeoutError):
-        await db.execute(sa.update(sa.table("item", sa.column("qty"))).values(qty=5))
+    with pytest.raises(StatementTimeoutError):
+        await db.fetch_value("select 1 from pg_sleep(60)")
+    with _holding(backend):
+        for write in (
+            sa.update(sa.table("item", sa.column("qty"))).values(qty=5),
+            "insert into item values (2, 1)",
+            "delete from item",
+            "merge into item using (select 1 as id) as given on item.id = given.id when matched then delete",
+        ):
+            with pytest.raises(LockTimeoutError):
+                await db.execute(write)
     assert await db.fetch_value("select qty from item") == 1
 
 

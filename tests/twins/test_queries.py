@@ -20,7 +20,6 @@ from prefiq_db.errors import (
     StatementRefusedError,
     StatementSyntaxError,
     UniqueViolationError,
-    UnsupportedError,
     UsageError,
 )
 from tests.conftest import Backend
@@ -488,8 +487,8 @@ async def test_replica_means_reading_where_there_are_none(db: Any) -> None:
         assert await tx.fetch_value("select count(*) from item") == 0
     with pytest.raises(StatementRefusedError, match="replica"):
         await reader.execute("insert into item values (1)")
-    with pytest.raises(UnsupportedError, match="replicas"):
-        await db.mark()
+    mark = await db.mark()
+    assert await db.using(replica=True, after=mark).fetch_value("select count(*) from item") == 0
 
 
 async def test_wrong_overrides_are_refused(db: Any) -> None:

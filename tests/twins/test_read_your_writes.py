@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from prefiq_db.core.scope_marks import ScopeGate
 from prefiq_db.errors import UsageError
 from prefiq_db.marks import seen_by
 from tests.twins.harness import Harness
@@ -296,23 +297,67 @@ async def test_a_mark_that_is_none_is_refused(replicated: Replicated) -> None:
     db = replicated.database()
     await _make_table(db)
     mark = await db.mark()
-    other = replicated.database(replicas=[])
     for wrong in (mark[:-1], mark + "0", mark.replace("-", "+"), "", "x", 7, b"1p", "1" + mark):
         with pytest.raises(UsageError, match="after") as caught:
             db.using(after=wrong)
         assert str(wrong) not in str(caught.value) or len(str(wrong)) < 3
-    with pytest.raises(UsageError, match="replicas"):
-        await other.mark()
+    unknown = await replicated.database(replicas=[]).mark()
     name = replicated.name
     replicated.name = replicated.cluster.create_database()
     elsewhere = replicated.database()
     replicated.name = name
-    with pytest.raises(UsageError, match="another database"):
-        elsewhere.using(after=mark)
+    for foreign in (mark, unknown):
+        with pytest.raises(UsageError, match="another database"):
+            elsewhere.using(after=foreign)
 
 
-async def test_a_mark_of_an_older_timeline_is_never_stale(replicated: Replicated) -> None:
-    """Nor one of the future: whoever can't have it is not asked."""
+async def test_who_has_no_replicas_gives_a_mark_to_who_has(replicated: Replicated) -> None:
+    """It costs the writer nothing, and the reader one question to the primary."""
+    writer = replicated.database(replicas=[])
+    reader = replicated.database(replica_wait_seconds=0.02)
+    await _make_table(writer)
+    replicated.cluster.catch_up()
+    replicated.hold_back(HELD_BACK_SECONDS)
+    await writer.execute("insert into item values (1, 1)")
+    before = replicated.recorders[0].round_trips
+    mark = await writer.mark()
+    assert replicated.recorders[0].round_trips == before
+    assert await reader.using(replica=True).fetch_value("select count(*) from item") == 0, "the control"
+    assert await reader.using(replica=True, after=mark).fetch_value("select count(*) from item") == 1
+    async with reader.using(after=mark).session(replica=True) as session:
+        assert (await session.execute(sa.text("select count(*) from item"))).scalar() == 1
+    replicated.hold_back(0)
+    replicated.cluster.catch_up()
+    caught_up = replicated.database()
+    assert await caught_up.using(replica=True, after=mark).fetch_value(replicated.port_sql) in replicated.ports[1:]
+
+
+@pytest.mark.parametrize("with_replicas", [True, False])
+async def test_no_mark_holds_what_is_not_committed(replicated: Replicated, with_replicas: bool) -> None:
+    """A mark from within a transaction would be of a moment before its COMMIT, and a read after it stale."""
+    db = replicated.database(**({} if with_replicas else {"replicas": []}))
+    await _make_table(db)
+    marks: list[Any] = []
+
+    async with db.transaction() as tx:
+        await tx.execute("insert into item values (1, 1)")
+        async with db.transaction():
+            with pytest.raises(UsageError, match="isn't committed yet"):
+                await db.mark()
+        with pytest.raises(UsageError, match="isn't committed yet"):
+            await db.using(replica=True).mark()
+    marks.append(await db.mark())
+    async with db.transaction(read_only=True) as tx:
+        await tx.fetch_value("select count(*) from item")
+        marks.append(await db.mark())
+    assert marks[0] == marks[1]
+
+
+async def test_a_mark_of_an_older_timeline_is_never_stale(replicated: Replicated, monkeypatch: Any) -> None:
+    """Nor one of the future: whoever can't have it is not asked, nor waited for, as after a failover."""
+    pauses: list[float] = []
+    pause = ScopeGate.pause
+    monkeypatch.setattr(ScopeGate, "pause", lambda self, seconds: (pauses.append(seconds), pause(self, seconds))[1])
     db = replicated.database(replica_wait_seconds=0.02)
     await _make_table(db)
     from prefiq_db.marks import Mark, mark_of
@@ -323,9 +368,12 @@ async def test_a_mark_of_an_older_timeline_is_never_stale(replicated: Replicated
     sql = replicated.port_sql
     assert await db.using(replica=True, after=later).fetch_value(sql) == replicated.ports[0]
     if kind == "p":
-        branched = replicated.database(replica_wait_seconds=0.02)
+        assert pauses, "the control: of the same branch it may come"
+        pauses.clear()
+        branched = replicated.database(replica_wait_seconds=20)
         newer = Mark(kind, {domain: (branch + 1, number)}).text(replicated.name)
         assert await branched.using(replica=True, after=newer).fetch_value(sql) == replicated.ports[0]
+        assert pauses == []
 
 
 async def test_a_scope_sees_what_its_tasks_write(replicated: Replicated) -> None:

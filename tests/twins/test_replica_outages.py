@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from prefiq_db import DatabaseSettings
 from prefiq_db.errors import NotReadyError, PrefiqDbError
 from prefiq_db.events import Listener, ReplicaChanged
 from prefiq_db.testing.mariadb_cluster import PLAIN_USER
@@ -75,6 +76,7 @@ async def test_a_replica_that_dies_fails_no_read(broken: Replicated, harness: Ha
         (out, fine) = db.stats().replicas
         assert (out.name, out.in_rotation, fine.in_rotation) == ("r1", False, True)
         assert out.reason
+        assert out.lag_seconds is None, "what it said while it lived says nothing of now"
     finally:
         node.start() if how == "killed" else node.thaw()
     await _returns(db, sql, {one, other}, harness)
@@ -123,6 +125,26 @@ async def test_a_replica_that_was_promoted_is_no_replica(broken: Replicated, har
     assert (out.role, out.reason) == ("primary", "promoted")
 
 
+async def test_the_primary_may_stand_among_the_replicas(
+    broken: Replicated, harness: Harness, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The settings name every host twice; whichever is the primary gets no reads there, and that is no warning."""
+    if broken.kind == "mariadb":
+        broken.cluster.primary.execute(f"grant slave monitor on *.* to {PLAIN_USER}")
+        broken.cluster.catch_up()
+    url, urls = broken.cluster.url(broken.name), [broken.url(number, direct=True) for number in range(3)]
+    db, sql = broken.make(DatabaseSettings(url=url, replicas=urls, ssl_mode="disable", **LIMITS)), broken.port_sql
+    assert await _reads(db, sql) == set(broken.ports[1:])
+    assert [record.levelname for record in caplog.records if record.name == "prefiq_db.readers"] in ([], ["INFO"])
+    old = broken.cluster.primary
+    old.kill()
+    broken.cluster.promote(broken.cluster.nodes[1])
+    broken.cluster.rejoin(old)
+    await _returns(db, sql, {broken.ports[0], broken.ports[2]}, harness)
+    await db.execute("create table item (id integer primary key)")
+    assert "replica replica-2 of database main gets no reads for now: promoted" in caplog.text
+
+
 async def test_a_replica_that_lags_gets_no_reads_until_it_has_caught_up(broken: Replicated, harness: Harness) -> None:
     if broken.kind == "mariadb":
         broken.cluster.primary.execute(f"grant slave monitor on *.* to {PLAIN_USER}")
@@ -146,6 +168,24 @@ async def test_a_replica_that_lags_gets_no_reads_until_it_has_caught_up(broken: 
     broken.cluster.hold_back(broken.cluster.nodes[1], 0)
     broken.cluster.catch_up()
     await _returns(db, sql, set(broken.ports[1:]), harness)
+
+
+async def test_a_question_that_is_refused_is_not_put_again(
+    broken: Replicated, monkeypatch: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A user of MariaDB without SLAVE MONITOR: an error a second would be counted, and set off alarms."""
+    monkeypatch.setattr("prefiq_db.readers.FRESH_SECONDS", 0.0)  # ask before each read
+    db, sql = broken.database(**LIMITS), broken.port_sql
+    with caplog.at_level("WARNING", "prefiq_db.readers"):
+        assert await _reads(db, sql, 30) == set(broken.ports[1:])
+    told = [record.getMessage() for record in caplog.records]
+    errors = {} if broken.kind == "postgresql" else {"permission": 2}
+    assert db.stats().errors == errors
+    assert len(told) == sum(errors.values())
+    assert all("GRANT SLAVE MONITOR" in each for each in told)
+    # It is still asked whether it is there.
+    broken.cluster.nodes[1].kill()
+    assert await _reads(db, sql, 8) == {broken.ports[2]}
 
 
 async def test_control_without_a_second_server_the_read_fails(broken: Replicated, monkeypatch: Any) -> None:

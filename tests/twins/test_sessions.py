@@ -229,6 +229,12 @@ async def test_pgbouncer_mode_leaves_no_state_in_the_session(world: str, backend
         assert await tx.fetch_value("select current_setting('lock_timeout')") == "10s"
     assert await db.using(timeout=2).fetch_value("select current_setting('statement_timeout')") == "2s"
     assert await _alone(db, "show statement_timeout") == "0"
+    reads_only = "select current_setting('transaction_read_only')"
+    async with db.transaction(read_only=True) as tx:
+        assert await tx.fetch_value(reads_only) == "on"
+    assert await db.using(read_only=True).fetch_value(reads_only) == "on"
+    assert await db.fetch_value(reads_only) == "off"
+    assert await _alone(db, "show default_transaction_read_only") == "off"
     await db.close()
 
 

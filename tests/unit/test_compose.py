@@ -43,6 +43,19 @@ def test_each_service_waits_for_one_of_its_cluster_and_says_when_it_is_ready(com
             assert given["source"] in compose["configs"]
 
 
+def test_mariadb_is_asked_what_its_check_may_see(compose: Any) -> None:
+    """Options of ``healthcheck.sh`` count for the check behind them; some need a user that each node has."""
+    for name in ("mariadb-replica", *sorted(_PROFILES["galera"])):
+        service = compose["services"][name]
+        asked = service["healthcheck"]["test"][2:]
+        login = asked[0].removeprefix("--defaults-extra-file=")
+        assert login in {given["target"] for given in service["configs"]}
+        assert asked[-1] in ("--replication", "--galera_online"), "the check itself comes last"
+    given = compose["configs"]["mariadb-login"]["content"]
+    assert f"password = {compose['services']['galera-0']['environment']['MARIADB_ROOT_PASSWORD']}\n" in given
+    assert "MARIADB_DATABASE" not in compose["services"]["mariadb-replica"]["environment"]
+
+
 def test_no_two_services_take_a_port_and_none_is_open_to_others(compose: Any) -> None:
     ports = [port for service in compose["services"].values() for port in service["ports"]]
     published = [port.rpartition(":")[0] for port in ports]

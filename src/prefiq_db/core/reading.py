@@ -25,19 +25,20 @@ from prefiq_db.errors import (
     OutcomeUnknownError,
     PrefiqDbError,
     StatementRefusedError,
-    UnsupportedError,
     UsageError,
 )
 from prefiq_db.execution.shapes import ALL_ROWS
 from prefiq_db.execution.statement_facts import as_executable, facts_of_call
 from prefiq_db.instance import Instance
-from prefiq_db.marks import Mark, Standing, mark_of, seen_by
+from prefiq_db.marks import Mark, Standing, mark_of, seen_by, unknown_text
 from prefiq_db.readers import Node, Readers, Unfit
 from prefiq_db.transaction import PLAIN, Block, TransactionOptions, open_here
 
 T = TypeVar("T")
 
 _LOOK_SECONDS: Final = 1.0
+#: asks a node that may not say how it stands whether it answers
+_ALIVE: Final = "SELECT 1"
 #: what says that a node can't serve, and not that the call is wrong
 _NODE_FAILED: Final = frozenset(
     {
@@ -154,8 +155,8 @@ class ReadingView(TenantView):
         if behind or self.settings.read_from != "replica":
             return
         raise NotReadyError(
-            f"no replica of database {self.name} can serve reads: {readers.states()}; with read_from=replica_preferred "
-            "the primary would",
+            f"no replica of database {self.name} can serve reads: {readers.states()}. They are asked again by "
+            "themselves; with read_from=replica_preferred the primary answers meanwhile",
             database=self.name,
             classification=ErrorClass(
                 ErrorKind.NOT_READY, transient=True, retry_statement=True, retry_transaction=True
@@ -175,15 +176,18 @@ class ReadingView(TenantView):
         """
         view = self._of_reader(node)
         dialect: Any = view.road.dialect
-        call = Call(LOOK, as_executable(dialect.standing_sql), None, ALL_ROWS)
+        asks = node.may_be_asked(time.monotonic())
+        call = Call(LOOK, as_executable(dialect.standing_sql if asks else _ALIVE), None, ALL_ROWS)
         # The session's own limit stays: it is the driver that waits no longer.
         limit = view.settings.statement_timeout_seconds
         call.deadline = Deadline(time.monotonic() + _LOOK_SECONDS, limit)
         try:
-            standing: Standing = dialect.standing_of(view.road.one_shot(call))
+            rows = view.road.one_shot(call)
+            standing: Standing = dialect.standing_of(rows) if asks else Standing()
             return standing
         except PrefiqDbError as error:
-            if error.kind is ErrorKind.PERMISSION:
+            if asks and error.kind is ErrorKind.PERMISSION:
+                self._readers().may_not_ask(node)
                 return Standing()
             kind = error.kind
         raise Unfit(kind)
@@ -334,22 +338,29 @@ class ReadingView(TenantView):
                 seen.settle(readers.key, mark, doubts)
 
     def mark(self) -> str:
-        """Return a token for what the scope has written until now, for ``using(after=...)``."""
+        """Return a token for what the scope has written until now, for ``using(after=...)``.
+
+        Raises:
+            UsageError: a transaction that may write is open here.
+        """
         self.check_usable()
-        if self.instance.origin.readers is None:
-            raise UnsupportedError(
-                f"mark: database {self.name} has no replicas that a read could wait on; see the setting replicas",
-                database=self.name,
+        scope = self.ambient()
+        if scope is not None and not scope.blocks[0].options.read_only:
+            raise UsageError(
+                "mark: the transaction that is open here isn't committed yet, so no mark can hold what it writes; "
+                "ask when it has ended"
             )
-        key = self._readers().key
+        readers = self.instance.origin.readers
+        if readers is None:
+            return unknown_text(self.home)
         seen = seen_by(self.runtime.worker())
-        mark = seen.mark(key)
-        if mark is None or seen.is_unknown(key):
-            doubts = seen.doubts(key)
+        mark = seen.mark(readers.key)
+        if mark is None or seen.is_unknown(readers.key):
+            doubts = seen.doubts(readers.key)
             mark = self._ask_mark()
             if mark is None:
-                raise NotReadyError(f"database {self.name} doesn't say how far it is", database=self.name)
-            seen.settle(key, mark, doubts)
+                return unknown_text(self.home)
+            seen.settle(readers.key, mark, doubts)
         return mark.text(self.home)
 
     def _ask_mark(self) -> Mark | None:

@@ -176,7 +176,10 @@ class FollowingDialect(TravellingDialect):
         raise NotImplementedError
 
     def followed_sql(self, mark: Mark, seconds: float) -> str:
-        """Return the question whether the server has *mark*; it may wait for it at most *seconds*."""
+        """Return the question whether the server has *mark*; it may wait for it at most *seconds*.
+
+        ``NULL`` answers that it won't get there by waiting.
+        """
         raise NotImplementedError
 
     def refuse_write(self, statement: str, state: SessionState, context: Any) -> None:
@@ -234,19 +237,21 @@ class FollowingDialect(TravellingDialect):
         ends_at, pause = gate.now() + left, _FIRST_PAUSE_SECONDS
         while True:
             left = max(0.0, ends_at - gate.now())
-            if self._is_followed(proxied, raw, self.followed_sql(mark, left)):
+            is_followed = self._is_followed(proxied, raw, self.followed_sql(mark, left))
+            if is_followed:
                 state.followed = mark
                 return
-            left = ends_at - gate.now()
+            left = ends_at - gate.now() if is_followed is False else 0.0
             if left <= 0:
                 raise behind(
-                    f"the replica did not get within {gate.wait_seconds:g} s what was written before; "
-                    "see replica_wait_seconds"
+                    f"the replica did not get within {gate.wait_seconds:g} s what was written before, or follows "
+                    "another branch; see replica_wait_seconds"
                 )
             gate.pause(min(pause, left))
             pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
 
-    def _is_followed(self, proxied: Any, raw: Any, sql: str) -> bool:
+    def _is_followed(self, proxied: Any, raw: Any, sql: str) -> bool | None:
+        """Return whether the server has what *sql* asks for; ``None``: not by waiting."""
         try:
             rows = self.ask(raw, sql)
         except Exception as error:
@@ -254,7 +259,8 @@ class FollowingDialect(TravellingDialect):
             if judgement.by_code is None or judgement.lost:
                 raise
             return False  # the server says why it can't tell; then it isn't known
-        return bool(rows and rows[0][0])
+        answer = rows[0][0] if rows else False
+        return None if answer is None else bool(answer)
 
 
 def _is_look(state: SessionState) -> bool:

@@ -81,10 +81,12 @@ class PipelineTravelling(FollowingDialect):
         # A statement that only fails: one that waited would hold a snapshot, which may hold up the replay itself. With
         # another isolation level the snapshot might be older than the place that is compared here.
         level = "current_setting('transaction_isolation') = 'read committed'"
-        return f"SELECT 1 / ({level} AND {_followed(mark)})::int"
+        return f"SELECT 1 / ({level} AND pg_is_in_recovery() AND {_has_place(mark)} AND {_is_of_branch(mark)})::int"
 
     def followed_sql(self, mark: Mark, seconds: float) -> str:
-        return f"SELECT {_followed(mark)}"
+        # One that got so far on another branch, or has left recovery, gets no nearer by waiting.
+        hopeless = f"NOT pg_is_in_recovery() OR ({_has_place(mark)} AND NOT {_is_of_branch(mark)})"
+        return f"SELECT CASE WHEN {hopeless} THEN NULL ELSE {_has_place(mark)} END"
 
     def _send_commit(self, dbapi_connection: Any) -> str | None:
         if self.marker is None:
@@ -120,14 +122,17 @@ _SEGMENT: Final = 1024 * 1024
 _LONG_HEADER: Final = 40
 
 
-def _followed(mark: Mark) -> str:
-    timeline, place = mark.places[0]
+def _has_place(mark: Mark) -> str:
+    place = mark.places[0][1]
+    return f"coalesce(pg_last_wal_replay_lsn() >= '{place >> 32:X}/{place & 0xFFFFFFFF:X}'::pg_lsn, false)"
+
+
+def _is_of_branch(mark: Mark) -> str:
     # The control file is the only word on the timeline that every user may read; after a failover it may be late, so
     # the primary is read until the next restart point rather than a replica of the branch that was lost.
     return (
-        f"(pg_is_in_recovery() AND pg_last_wal_replay_lsn() >= '{place >> 32:X}/{place & 0xFFFFFFFF:X}'::pg_lsn"
-        " AND (SELECT greatest(c.timeline_id, r.min_recovery_end_timeline)"
-        f" FROM pg_control_checkpoint() AS c, pg_control_recovery() AS r) >= {timeline})"
+        "((SELECT greatest(c.timeline_id, r.min_recovery_end_timeline)"
+        f" FROM pg_control_checkpoint() AS c, pg_control_recovery() AS r) >= {mark.places[0][0]})"
     )
 
 

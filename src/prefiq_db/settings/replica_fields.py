@@ -38,8 +38,13 @@ class Replica:
     """One replica of the settings: a URL, or its separate fields; what it doesn't say is the primary's.
 
     Attributes:
+        url: where it is, of the same kind of database as the primary; several hosts in it are one replica with spares.
+        host: instead of *url*; a comma means the same.
+        port: of a host without one; default: the primary's.
+        user: default: the primary's.
+        password: default: the primary's; never shown.
         name: what logs, metrics and errors call it; ``""``: ``replica-1`` and so on, by its place in the list.
-        weight: its share of the reads, compared to the others'.
+        weight: its share of the reads, compared to the others'; above 0, at most 1000, default 1.
     """
 
     url: Secret | None = field(default=None)

@@ -10,7 +10,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Protocol
 
 from prefiq_db.testing.front import Front
+from prefiq_db.testing.locate import ServerUnavailableError
 from prefiq_db.testing.machine import LOOPBACK
+from prefiq_db.testing.processes import wait_until
 
 _BACKEND = "nodes"
 _ANSWER_SECONDS = 5.0
@@ -64,7 +66,11 @@ class HAProxy(Front):
         self._agents = _Agents(self.nodes, is_fit) if is_fit is not None else None
 
     def start(self) -> HAProxy:
-        """Start it and return when it listens; its first checks may not be done then, see :meth:`states`."""
+        """Start it and return when it listens.
+
+        Its first checks may not be done then, and until they are, it takes every node for fit: a client may be sent to
+        one that isn't, and cut off. :meth:`wait_until_checked` waits for them.
+        """
         if self._agents is not None:
             self._agents.start()
             self._check_ports = self._agents.ports
@@ -95,12 +101,31 @@ class HAProxy(Front):
 
     def states(self) -> Mapping[int, str]:
         """Return what HAProxy thinks of each node, by its place: ``UP``, ``DOWN``, ``DRAIN``, ``MAINT`` ..."""
+        return {number: row["status"].split()[0] for number, row in self._rows()}
+
+    def wait_until_checked(self, *, timeout_seconds: float = 60.0) -> None:
+        """Wait until each node has been asked at least once, and one of them is fit.
+
+        Raises:
+            ServerUnavailableError: if that isn't so in that time.
+        """
+
+        def is_done() -> bool:
+            rows = [row for _, row in self._rows()]
+            # A check that runs now has a star before the result of the one before it.
+            is_checked = all(row["check_status"].removeprefix("* ") not in ("", "INI") for row in rows)
+            return is_checked and any(row["status"].startswith("UP") for row in rows)
+
+        if not wait_until(is_done, timeout_seconds=timeout_seconds):
+            raise ServerUnavailableError(f"no node is fit for HAProxy's clients within {timeout_seconds:g} s")
+
+    def _rows(self) -> list[tuple[int, dict[str, str]]]:
         rows = csv.DictReader(self.admin("show stat").lstrip("# ").splitlines())
-        return {
-            int(row["svname"].removeprefix("node")): row["status"].split()[0]
+        return [
+            (int(row["svname"].removeprefix("node")), row)
             for row in rows
             if row["pxname"] == _BACKEND and row["svname"].startswith("node")
-        }
+        ]
 
     def drain(self, node: Place) -> None:
         """Send no more new connections to a node; those that it has stay."""

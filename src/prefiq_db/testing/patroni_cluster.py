@@ -252,6 +252,9 @@ class PatroniCluster:
     def switch_over(self, replica: PatroniNode | None = None) -> PatroniNode:
         """Ask Patroni to change the primary in order, and return the new one; *replica*: to that node.
 
+        With ``synchronous``, call :meth:`wait_until_healthy` before you kill the new primary: until a standby follows
+        it synchronously, Patroni has none that it may promote, and there is no primary until the old one is started.
+
         Raises:
             UsageError: if Patroni refuses; the message has its reason.
         """
@@ -369,8 +372,9 @@ def find_patroni() -> Path:
         if os.access(folder / "patroni", os.X_OK) and _runs(folder / "python"):
             return folder
     raise ServerUnavailableError(
-        f"no Patroni that its user can run. Looked in {', '.join(map(str, folders))}. Run scripts/install-patroni, "
-        "or set PATRONI_BIN to the programs of a virtual environment with patroni[raft] and psycopg"
+        f"no Patroni that its user can run. Looked in {', '.join(map(str, folders))}. In a checkout, run "
+        "scripts/install-patroni; elsewhere, in the working directory: python3 -m venv .patroni && .patroni/bin/pip "
+        "install 'patroni[raft]' 'psycopg[binary]'. Or set PATRONI_BIN to the bin folder of such an environment"
     )
 
 
