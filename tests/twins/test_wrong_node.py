@@ -13,7 +13,14 @@ import pytest
 from prefiq_db import RetryPolicy, with_retry_async
 from prefiq_db.bridge import spawn
 from prefiq_db.dialects.disconnects import JudgingDialect
-from prefiq_db.errors import AvailabilityError, ErrorKind, NotReadyError, ReadOnlyError
+from prefiq_db.errors import (
+    AuthenticationError,
+    AvailabilityError,
+    ConnectFailedError,
+    ErrorKind,
+    NotReadyError,
+    ReadOnlyError,
+)
 from prefiq_db.events import AttemptFailed, Listener
 from prefiq_db.testing import DatabaseServer, GaleraCluster, MariaDbServer, templates
 from tests.clusters import find as find_cluster
@@ -383,6 +390,76 @@ async def test_a_pooled_connection_to_a_demoted_host_moves_on(
         assert await quantity(db) == 2 * SIZE
     await db.run_in_transaction(once_more)
     assert await in_all_sessions(db, _PORT[server.name]) == {other.port}, "nothing pulls it back"
+
+
+def only_there(server: DatabaseServer, other: DatabaseServer) -> str:
+    """Return a URL of both for a user whom *other* doesn't know."""
+    url = plain_url(server, other, database="several")
+    if server.name == "postgresql":
+        server.execute(
+            "do $$ begin if not exists (select from pg_roles where rolname = 'local') then "
+            "create role local login password 'x'; end if; end $$"
+        )
+    else:
+        server.execute("create user if not exists local@'%' identified by 'x'")
+        server.execute("grant all on several.* to local@'%'")
+    return url.replace("plain:x@", "local:x@")
+
+
+def turned(url: str) -> str:
+    """Return *url* with its two hosts in the other order."""
+    login, rest = url.split("@")
+    hosts, database = rest.split("/")
+    return f"{login}@{','.join(reversed(hosts.split(',')))}/{database}"
+
+
+async def test_a_host_that_refuses_the_login_hides_no_other(
+    server: DatabaseServer, other: DatabaseServer, opened: Callable[..., Any]
+) -> None:
+    """The primary is found behind it; when none is, the error names the host that refused: it may be the primary."""
+    url = only_there(server, other)
+    for each in (url, turned(url)):
+        assert await opened(each).fetch_value(_PORT[server.name]) == server.port
+        with demoted(server), pytest.raises(ReadOnlyError) as none:
+            await opened(each, retry=ONCE).fetch_value("select 1")
+        assert none.value.is_transient
+        assert f"{other.host}:{other.port} (authentication)" in str(none.value)
+
+
+async def test_a_refused_login_ends_no_retries_while_another_host_is_away(
+    server: DatabaseServer, other: DatabaseServer, opened: Callable[..., Any]
+) -> None:
+    """A host that was set up anew knows no users; the primary, which restarts, does."""
+    url = only_there(server, other)
+    server.kill()
+    try:
+        with pytest.raises(ConnectFailedError) as none:
+            await opened(url, retry=ONCE).fetch_value("select 1")
+        assert none.value.is_transient
+        assert f"{server.host}:{server.port} (connect_failed)" in str(none.value)
+        assert f"{other.host}:{other.port} (authentication)" in str(none.value)
+
+        class Restarts(Listener):
+            def attempt_failed(self, event: AttemptFailed) -> None:
+                if not server.running:
+                    server.start()
+
+        db = opened(url, retry=RetryPolicy(attempts=50, wait_initial_seconds=0.2))
+        db.hooks.add(Restarts())
+        assert await db.fetch_value(_PORT[server.name]) == server.port
+    finally:
+        if not server.running:
+            server.start()
+
+
+async def test_a_login_that_every_host_refuses_is_refused(
+    server: DatabaseServer, other: DatabaseServer, opened: Callable[..., Any]
+) -> None:
+    """Nothing is gained by waiting."""
+    url = plain_url(server, other, database="several").replace("plain:x@", "nobody:x@")
+    with pytest.raises(AuthenticationError) as none:
+        await opened(url, retry=QUICK).fetch_value("select 1")
+    assert not none.value.is_transient
 
 
 # --- a Galera node -------------------------------------------------------------------------------

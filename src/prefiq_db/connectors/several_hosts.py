@@ -15,10 +15,19 @@ from prefiq_db.connectors.connector import Connector
 from prefiq_db.connectors.host_memory import HostMemory
 from prefiq_db.deadline import Deadline, Shares
 from prefiq_db.dialects.node_roles import ONE_SERVER, Role
-from prefiq_db.errors import ErrorKind, NotReadyError, PrefiqDbError, ReadOnlyError, SplitBrainError
+from prefiq_db.errors import (
+    ConnectFailedError,
+    ErrorClass,
+    ErrorKind,
+    NotReadyError,
+    PrefiqDbError,
+    ReadOnlyError,
+    SplitBrainError,
+)
 from prefiq_db.interruptions import is_interruption
 from prefiq_db.settings import DatabaseSettings
 from prefiq_db.translation.classify import in_phase, treatment
+from prefiq_db.translation.judging import judge, judge_outcome
 
 logger = logging.getLogger("prefiq_db.connectors")
 
@@ -83,8 +92,7 @@ class SeveralHosts(Connector):
             SplitBrainError: another host of the same cluster takes writes, too.
             ReadOnlyError, NotReadyError: none of the hosts that answered fits.
         """
-        last: Exception | None = None
-        refusal: Exception | None = None
+        failures = _Failures(self.target.product.dialect)
         ailment: ErrorKind | None = None
         resorts: list[Host] = []
         shares = Shares(deadline, len(self.target.hosts))
@@ -100,10 +108,8 @@ class SeveralHosts(Connector):
                 if found is not None:
                     ailment = found
                     continue
-                if not self.may_pass(error):
-                    refusal = refusal or error  # a node that is cut off may not know a new user or database
+                failures.note(host, error, is_final=not self.may_pass(error))
                 self.memory.note_failure(host)
-                last = error
                 continue
             if role.ailment is None:
                 return search.settle(_Candidate(host, connection, role), order[place + 1 :])
@@ -115,11 +121,8 @@ class SeveralHosts(Connector):
             host = resorts[0]
             return search.settle(_Candidate(host, opened(host, deadline), Role(shares_writes=True)), ())
         if ailment is not None:
-            raise _none_fits(ailment)
-        # What may pass counts less than what somebody has to change; a failover under way counts most.
-        failure = refusal or last
-        assert failure is not None
-        raise failure
+            raise _none_fits(ailment, failures.told())
+        raise failures.of_all()
 
     def ask_role(self, connection: Any) -> Role:
         """Ask like :meth:`role_of`; close the connection if that fails."""
@@ -220,6 +223,37 @@ class _Search:
         return other
 
 
+class _Failures:
+    """Why hosts gave no connection."""
+
+    def __init__(self, dialect: str) -> None:
+        self._dialect = dialect
+        self._found: list[tuple[Host, Exception, ErrorClass]] = []
+        self._refusal: Exception | None = None
+
+    def note(self, host: Host, error: Exception, *, is_final: bool) -> None:
+        """Note *error* of *host*; *is_final*: somebody has to change something there."""
+        judged = judge_outcome(judge(error, self._dialect), error, self._dialect, "connect")
+        self._found.append((host, error, judged))
+        if is_final:
+            self._refusal = self._refusal or error
+
+    def told(self) -> str:
+        """Return the hosts with the kind of their errors; ``""``: none failed."""
+        return ", ".join(f"{host} ({judged.kind.value})" for host, _, judged in self._found)
+
+    def of_all(self) -> Exception:
+        """Return the error to raise, if no host gave a connection: one of theirs, or one that names them all."""
+        if len({judged.transient for *_, judged in self._found}) == 1:
+            return self._refusal or self._found[-1][1]
+        # One that is cut off, or was set up anew, may not know user or database; those that are away may be back soon.
+        return ConnectFailedError(
+            f"none of the hosts gives a connection: {self.told()}. Those that can't be reached may be back soon; what "
+            "another one refuses, somebody has to change there",
+            classification=in_phase(treatment(ErrorKind.CONNECT_FAILED), "connect"),
+        )
+
+
 def _two_primaries(host: Host, other: Host, kinship: str) -> SplitBrainError:
     return SplitBrainError(
         f"{host} and {other} both say that they are the primary of one cluster ({kinship}), so no connection is given "
@@ -230,18 +264,22 @@ def _two_primaries(host: Host, other: Host, kinship: str) -> SplitBrainError:
     )
 
 
-def _none_fits(ailment: ErrorKind) -> PrefiqDbError:
-    """Return the error for a list of hosts none of which fits; *ailment* is why the last one that answered didn't."""
+def _none_fits(ailment: ErrorKind, failures: str) -> PrefiqDbError:
+    """Return the error for a list of hosts none of which fits; *ailment* is why the last one that answered didn't.
+
+    *failures*: the hosts that gave no connection, of which one may be the right one.
+    """
     classification = in_phase(treatment(ailment), "connect")
+    others = f". These gave no connection, and may be it: {failures}" if failures else ""
     if ailment is ErrorKind.READ_ONLY:
         return ReadOnlyError(
-            "none of the hosts takes writes: those that answered are read-only. A failover may be under way; to stay "
-            f"with a host that only reads, say ?{SESSION_ATTRS}={ANY_HOST} in the URL",
+            f"none of the hosts takes writes: those that answered are read-only{others}. A failover may be under way; "
+            f"to stay with a host that only reads, say ?{SESSION_ATTRS}={ANY_HOST} in the URL",
             classification=classification,
         )
     return NotReadyError(
         "none of the hosts is one to work with now: those that answered are not ready, or not what "
-        f"?{SESSION_ATTRS}= in the URL asks for",
+        f"?{SESSION_ATTRS}= in the URL asks for{others}",
         classification=classification,
     )
 

@@ -13,9 +13,9 @@ from prefiq_db.call import Call
 from prefiq_db.config import Target
 from prefiq_db.core.database_core import DatabaseCore
 from prefiq_db.core.scope_marks import ScopeGate, ScopeMarker
-from prefiq_db.dialects.following import behind
+from prefiq_db.dialects.following import MARK, behind
 from prefiq_db.engines import make_async_engine, make_engine
-from prefiq_db.errors import PrefiqDbError, SchemaError, SubKind, UsageError
+from prefiq_db.errors import ErrorKind, PrefiqDbError, SchemaError, SubKind, UsageError
 from prefiq_db.exactly_once import Claimer, Pruner, Resolver
 from prefiq_db.execution.direct import DirectRoad
 from prefiq_db.execution.shapes import ALL_ROWS
@@ -68,21 +68,23 @@ def _add_replicas(origin: Instance) -> None:
         )
 
 
-def _ask_mark(origin: Instance) -> Mark | None:
+def _ask_mark(origin: Instance) -> Mark:
     """Ask the primary how far it is, for somebody who is about to read on a replica's own connection.
 
     Raises:
         ReplicaBehindError: it doesn't say, so nobody knows what the reader has to see.
     """
     dialect: Any = origin.road.dialect
-    call = Call("mark", as_executable(dialect.mark_sql), None, ALL_ROWS)
+    call = Call(MARK, as_executable(dialect.mark_sql), None, ALL_ROWS)
     try:
         rows: list[Any] = origin.road.one_shot(call)
     except PrefiqDbError as error:
         kind = error.kind.value
     else:
         mark: Mark | None = dialect.mark_from(rows[0]) if rows else None
-        return mark
+        if mark is not None:
+            return mark
+        kind = ErrorKind.NOT_READY.value
     raise behind(f"the primary doesn't say how far it was when something was written before ({kind})")
 
 

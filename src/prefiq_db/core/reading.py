@@ -17,7 +17,7 @@ from prefiq_db.config import NO_RETRY, RetryPolicy
 from prefiq_db.core.tenant_view import TenantView
 from prefiq_db.core.transactions import transaction_repeatable
 from prefiq_db.deadline import Deadline
-from prefiq_db.dialects.following import LOOK, WRITES, ReplicaBehindError
+from prefiq_db.dialects.following import LOOK, MARK, WRITES, ReplicaBehindError
 from prefiq_db.errors import (
     ErrorClass,
     ErrorKind,
@@ -118,10 +118,9 @@ class ReadingView(TenantView):
         Raises:
             NotReadyError: ``read_from`` is ``replica``, and all of them are out.
         """
-        self._see(given)
+        behind = not self._see(given)
         readers = self._readers()
         tried: set[Node[Instance]] = set()
-        behind = False
         while not behind and (node := readers.next(tried, self._look)) is not None:
             tried.add(node)
             try:
@@ -176,21 +175,27 @@ class ReadingView(TenantView):
         """
         view = self._of_reader(node)
         dialect: Any = view.road.dialect
-        asks = node.may_be_asked(time.monotonic())
-        call = Call(LOOK, as_executable(dialect.standing_sql if asks else _ALIVE), None, ALL_ROWS)
         # The session's own limit stays: it is the driver that waits no longer.
-        limit = view.settings.statement_timeout_seconds
-        call.deadline = Deadline(time.monotonic() + _LOOK_SECONDS, limit)
-        try:
-            rows = view.road.one_shot(call)
-            standing: Standing = dialect.standing_of(rows) if asks else Standing()
-            return standing
-        except PrefiqDbError as error:
-            if asks and error.kind is ErrorKind.PERMISSION:
-                self._readers().may_not_ask(node)
-                return Standing()
-            kind = error.kind
-        raise Unfit(kind)
+        deadline = Deadline(time.monotonic() + _LOOK_SECONDS, view.settings.statement_timeout_seconds)
+
+        def ask(question: str) -> Any:
+            call = Call(LOOK, as_executable(question), None, ALL_ROWS)
+            call.deadline = deadline
+            try:
+                return view.road.one_shot(call)
+            except PrefiqDbError as error:
+                kind = error.kind
+            if kind is ErrorKind.PERMISSION:
+                return None
+            raise Unfit(kind)
+
+        standing = Standing()
+        if not node.may_be_asked(time.monotonic()):
+            ask(_ALIVE)
+        elif (rows := ask(dialect.standing_sql)) is None:
+            self._readers().may_not_ask(node)
+        else:
+            standing = dialect.standing_of(rows)
 
     # --- transactions ------------------------------------------------------------------------------
 
@@ -228,10 +233,9 @@ class ReadingView(TenantView):
         self._begin(tx, lambda: self._begin_on_reader(tx, given))
 
     def _begin_on_reader(self, tx: Any, given: Overrides) -> None:
-        self._see(given)
+        behind = not self._see(given)
         readers = self._readers()
         tried: set[Node[Instance]] = set()
-        behind = False
         tx.begins_at_once = True  # so that a node that is dead is found now
         while not behind and (node := readers.next(tried, self._look)) is not None:
             tried.add(node)
@@ -322,10 +326,11 @@ class ReadingView(TenantView):
         dialect: Any = self.instance.origin.road.dialect
         return str(getattr(dialect, "mark_kind", ""))
 
-    def _see(self, given: Overrides) -> None:
+    def _see(self, given: Overrides) -> bool:
         """Let the scope see what ``after`` asks for, and settle what was written without an answer how far that went.
 
-        The latter asks the primary, in a message of its own.
+        The latter asks the primary, in a message of its own. Return whether it is known now; else only the primary has
+        it for certain.
         """
         readers = self._readers()
         seen = seen_by(self.runtime.worker())
@@ -334,8 +339,10 @@ class ReadingView(TenantView):
         if seen.is_unknown(readers.key):
             doubts = seen.doubts(readers.key)
             mark = self._ask_mark()
-            if mark is not None:
-                seen.settle(readers.key, mark, doubts)
+            if mark is None:
+                return False
+            seen.settle(readers.key, mark, doubts)
+        return True
 
     def mark(self) -> str:
         """Return a token for what the scope has written until now, for ``using(after=...)``.
@@ -366,7 +373,7 @@ class ReadingView(TenantView):
     def _ask_mark(self) -> Mark | None:
         view = self.on(None)
         dialect: Any = view.road.dialect
-        call = Call("mark", as_executable(dialect.mark_sql), None, ALL_ROWS)
+        call = Call(MARK, as_executable(dialect.mark_sql), None, ALL_ROWS)
         rows: list[Any] = view.retrier(view.overrides(), worth_another_server).run(lambda: view.road.one_shot(call))
         mark: Mark | None = dialect.mark_from(rows[0]) if rows else None
         return mark

@@ -54,7 +54,7 @@ class ScopeGate(_Statements):
     """Lets readers wait for what their scope has seen.
 
     Args:
-        ask: asks the primary how far it is.
+        ask: asks the primary how far it is; raises if that doesn't say.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class ScopeGate(_Statements):
         runtime: Runtime,
         key: object,
         wait_seconds: float,
-        ask: Callable[[], Mark | None],
+        ask: Callable[[], Mark],
     ) -> None:
         super().__init__(dialect, runtime, key)
         self.wait_seconds = wait_seconds
@@ -76,9 +76,7 @@ class ScopeGate(_Statements):
         if seen.is_unknown(key):
             # Our own verbs have asked before; a session or an engine comes here without them.
             doubts = seen.doubts(key)
-            mark = self._ask()
-            if mark is not None:
-                seen.settle(key, mark, doubts)
+            seen.settle(key, self._ask(), doubts)
         return seen.mark(key)
 
     def pause(self, seconds: float) -> None:

@@ -13,10 +13,12 @@ from typing import Any, Final, Protocol
 from prefiq_db.dialects.session import SessionState
 from prefiq_db.dialects.travelling import TravellingDialect
 from prefiq_db.errors import ErrorClass, ErrorKind, NotReadyError, StatementRefusedError
-from prefiq_db.marks import Doubt, Mark
+from prefiq_db.marks import Doubt, Mark, Standing
 
 #: the verb of the question how a replica stands; it waits for nothing
 LOOK: Final = "look"
+#: the verb of the question how far the primary is; it writes nothing
+MARK: Final = "mark"
 #: why a statement is not sent to a replica
 WRITES: Final = (
     "this statement may write or lock, so it is not sent to a replica; run it on the primary, with replica=False"
@@ -118,7 +120,7 @@ class FollowingDialect(TravellingDialect):
         if self.gate is not None:
             return self._checked(send, statement, state, proxied, context)
         marker = self.marker
-        if marker is None or not marker.may_write(statement, context):
+        if marker is None or _asks(state, MARK) or not marker.may_write(statement, context):
             return send
         driver = self._driver(proxied.dbapi_connection)
         travels = self._question_travels and self.begin_travels and marker.may_travel(statement, context)
@@ -171,6 +173,15 @@ class FollowingDialect(TravellingDialect):
 
     # --- on a replica ----------------------------------------------------------------------------
 
+    @property
+    def peer_sql(self) -> str:
+        """The question for a peer of the primary, which gets its data without following it; ``""``: it is none."""
+        return ""
+
+    def peer_standing(self, standing: Standing, row: Any) -> Standing:
+        """Return *standing* with what *row*, the reply to :attr:`peer_sql`, says of a peer."""
+        raise NotImplementedError
+
     def check_sql(self, mark: Mark, seconds: float) -> str:
         """Return a statement that fails unless the server has *mark*; it may wait for it at most *seconds*."""
         raise NotImplementedError
@@ -184,7 +195,7 @@ class FollowingDialect(TravellingDialect):
 
     def refuse_write(self, statement: str, state: SessionState, context: Any) -> None:
         """Raise if *statement* may write: the replica would refuse it in other words, or do what nobody meant."""
-        if not _is_look(state) and self.gate.writes(statement, context):
+        if not _asks(state, LOOK) and self.gate.writes(statement, context):
             raise StatementRefusedError(WRITES)
 
     def _checked(
@@ -192,7 +203,7 @@ class FollowingDialect(TravellingDialect):
     ) -> Callable[..., None]:
         gate = self.gate
         mark = gate.wanted()
-        if mark is None or _has(state, mark) or _is_look(state):
+        if mark is None or _has(state, mark) or _asks(state, LOOK):
             return send
         driver = self._driver(proxied.dbapi_connection)
         if not (self.begin_travels and gate.may_travel(statement, context)) or self.goes_alone(context, driver):
@@ -263,9 +274,10 @@ class FollowingDialect(TravellingDialect):
         return None if answer is None else bool(answer)
 
 
-def _is_look(state: SessionState) -> bool:
+def _asks(state: SessionState, verb: str) -> bool:
+    """Return whether the statement is our own question *verb*."""
     call = state.statement.call
-    return call is not None and call.verb == LOOK
+    return call is not None and call.verb == verb
 
 
 def _has(state: SessionState, mark: Mark) -> bool:

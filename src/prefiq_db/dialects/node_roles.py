@@ -37,7 +37,8 @@ WELL: Final = Role()
 MYSQL_HEALTH: Final = "SELECT @@global.read_only"
 
 
-def _status(name: str) -> str:
+def status_of(name: str) -> str:
+    """Return the value of a status variable, of those that a query of ``global_status`` reads."""
     return f"MAX(IF(variable_name = '{name}', variable_value, NULL))"
 
 
@@ -49,10 +50,10 @@ def _variable(name: str) -> str:
 # @@wsrep_on, which a server built without Galera doesn't know; nor @@read_only, which is always 0 beside an aggregate.
 # SLAVE_RUNNING is only about the connection without a name, and 'OFF' while the primary doesn't answer.
 MARIADB_HEALTH: Final = (
-    f"SELECT {_variable('READ_ONLY')}, {_variable('WSREP_ON')}, {_status('WSREP_READY')}, "
-    f"{_variable('WSREP_REJECT_QUERIES')}, {_status('WSREP_LOCAL_STATE_COMMENT')}, {_status('WSREP_CLUSTER_STATUS')}, "
-    f"{_status('SLAVES_RUNNING')} FROM information_schema.global_status WHERE variable_name IN "
-    "('WSREP_READY', 'WSREP_LOCAL_STATE_COMMENT', 'WSREP_CLUSTER_STATUS', 'SLAVES_RUNNING')"
+    f"SELECT {_variable('READ_ONLY')}, {_variable('WSREP_ON')}, {status_of('WSREP_READY')}, "
+    f"{_variable('WSREP_REJECT_QUERIES')}, {status_of('WSREP_LOCAL_STATE_COMMENT')}, "
+    f"{status_of('WSREP_CLUSTER_STATUS')}, {status_of('SLAVES_RUNNING')} FROM information_schema.global_status "
+    "WHERE variable_name IN ('WSREP_READY', 'WSREP_LOCAL_STATE_COMMENT', 'WSREP_CLUSTER_STATUS', 'SLAVES_RUNNING')"
 )
 HEALTH: Final = {"mysql": MYSQL_HEALTH, "mariadb": MARIADB_HEALTH}
 

@@ -5,12 +5,25 @@ It is safe as long as each is one statement to its very end: the transaction's g
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
+from typing import Any, Final
 
 from prefiq_db.bridge import await_
 from prefiq_db.dialects.following import FollowingDialect
+from prefiq_db.dialects.node_roles import MARIADB_HEALTH, mysql_role, status_of
 from prefiq_db.dialects.session import TransactionState
+from prefiq_db.errors import ErrorKind
 from prefiq_db.marks import Mark, Standing
+
+#: under this domain a mark has a place among Galera's write sets: the begin of their history's UUID, and the number
+GALERA: Final = 2**32 - 1
+_STATUS: Final = (
+    "FROM information_schema.global_status WHERE variable_name IN ('WSREP_LOCAL_STATE_UUID', 'WSREP_LAST_COMMITTED')"
+)
+GALERA_MARK: Final = (
+    f"SELECT @@gtid_binlog_pos, LEFT({status_of('WSREP_LOCAL_STATE_UUID')}, 8), {status_of('WSREP_LAST_COMMITTED')} "
+    f"{_STATUS}"
+)
 
 
 class MariadbTravelling(FollowingDialect):
@@ -62,10 +75,36 @@ class MariadbTravelling(FollowingDialect):
     # --- read your writes ------------------------------------------------------------------------
 
     mark_kind = "m"
-    mark_sql = "SELECT @@gtid_binlog_pos"
+
+    #: a node of Galera, as it was when the pool connected first; asked only where there are replicas
+    is_galera = False
+
+    def initialize(self, connection: Any) -> None:
+        super().initialize(connection)  # type: ignore[misc]  # SQLAlchemy's
+        if self.marker is not None or self.gate is not None:
+            said = connection.exec_driver_sql("SHOW GLOBAL VARIABLES LIKE 'wsrep_on'").first()
+            self.is_galera = said is not None and said[1] == "ON"
+
+    @property
+    def mark_sql(self) -> str:
+        if not self.is_galera:
+            return "SELECT @@gtid_binlog_pos"
+        # Who writes to several nodes may ask another one than that which wrote, and it may be a moment behind.
+        connector: Any = self.connector
+        several = len(connector.target.hosts) > 1
+        return f"{'SET STATEMENT wsrep_sync_wait = 1 FOR ' if several else ''}{GALERA_MARK}"
 
     # Only a user with SLAVE MONITOR, or its old name REPLICATION CLIENT, may ask.
     standing_sql = "SHOW ALL SLAVES STATUS"
+
+    @property
+    def peer_sql(self) -> str:
+        return MARIADB_HEALTH if self.is_galera else ""
+
+    def peer_standing(self, standing: Standing, row: Any) -> Standing:
+        role = mysql_role(row)
+        is_in_step = role.ailment in (None, ErrorKind.READ_ONLY) and role.state == "Synced"
+        return replace(standing, is_replica=True, stopped=standing.stopped or not is_in_step)
 
     def standing_of(self, rows: Any) -> Standing:
         if not rows:
@@ -79,7 +118,11 @@ class MariadbTravelling(FollowingDialect):
         return Standing(True, lag, stopped=not runs, is_detached=not is_attached)
 
     def mark_from(self, row: Any) -> Mark | None:
-        return mark_of_gtids(row[0] or "")
+        mark = mark_of_gtids(row[0] or "")
+        if len(row) == 1 or not row[1]:
+            return mark
+        place = Mark("m", {GALERA: (int(row[1], 16), int(row[2]))})
+        return place.with_(mark)
 
     def _forget_told(self, driver: Any) -> None:
         driver.told_gtid = ""
@@ -91,7 +134,7 @@ class MariadbTravelling(FollowingDialect):
     def note_gtid(self, gtid: str) -> None:
         """Note the GTID of what was written; ``""``: it isn't known."""
         if self.marker is not None:
-            self.marker.note(mark_of_gtids(gtid))
+            self.marker.note(None if self.is_galera else mark_of_gtids(gtid))
 
     def note_told(self, dbapi_connection: Any, *, is_sure: bool) -> None:
         """Note the GTID that the server told at COMMIT; if it told none, *is_sure* says that nothing was written."""
@@ -103,7 +146,8 @@ class MariadbTravelling(FollowingDialect):
 
     def _note_gtid(self, driver: Any, *, is_sure: bool) -> None:
         told, driver.told_gtid = driver.told_gtid, ""
-        mark = mark_of_gtids(told)
+        # Of a Galera node's place nothing is told, and without a binary log no GTID either.
+        mark, is_sure = (None, False) if self.is_galera else (mark_of_gtids(told), is_sure)
         if mark is not None or not (is_sure and driver.tells_gtid):
             self.marker.note(mark)
 
@@ -134,9 +178,19 @@ def mark_of_gtids(text: str) -> Mark | None:
 
 
 def _waited(mark: Mark, seconds: float) -> str:
-    """Return the condition that a replica did not get *mark* within *seconds*."""
-    gtids = ",".join(f"{domain}-{server}-{number}" for domain, (server, number) in mark.places.items())
-    return f"COALESCE(MASTER_GTID_WAIT('{gtids}', {max(0.0, seconds):.3f}), -1) <> 0"
+    """Return the condition that a replica did not get *mark* within *seconds*; for Galera's place it doesn't wait."""
+    places = dict(mark.places)
+    place = places.pop(GALERA, None)
+    gtids = ",".join(f"{domain}-{server}-{number}" for domain, (server, number) in places.items())
+    is_late = f"COALESCE(MASTER_GTID_WAIT('{gtids}', {max(0.0, seconds):.3f}), -1) <> 0" if gtids else "TRUE"
+    if place is None:
+        return is_late
+    history, number = place
+    # A node of another cluster, or of none, may replicate from this one.
+    return (
+        f"(SELECT IF(COALESCE({status_of('WSREP_LOCAL_STATE_UUID')}, '') LIKE '{history:08x}-%', "
+        f"COALESCE({status_of('WSREP_LAST_COMMITTED')}, 0) + 0 < {number}, {is_late}) {_STATUS})"
+    )
 
 
 class AsyncMariadbTravelling(MariadbTravelling):
