@@ -19,6 +19,7 @@ logger = logging.getLogger("prefiq_db.readers")
 
 #: how long the word of a replica about itself counts
 FRESH_SECONDS: Final = 1.0
+_BUSY: Final = ErrorKind.POOL_TIMEOUT.value
 _FIRST_OUT_SECONDS: Final = 0.5
 _LONGEST_OUT_SECONDS: Final = 8.0
 
@@ -79,9 +80,11 @@ class Node(Generic[I]):
         """Count as many reads as the *others* for its weight, so that a node that returns doesn't get all of them."""
         self._served = max([self._served, *(self.weight * each._served / each.weight for each in others)])
 
-    def has_to_be_asked(self, now: float) -> bool:
-        """Return whether its last word is too old, or it is time to try it again."""
-        return now >= self._out_until if self.reason else now - self._looked_at >= FRESH_SECONDS
+    def has_to_be_asked(self, now: float, *, by_force: bool = False) -> bool:
+        """Return whether its last word is too old, or it is time to try it again; *by_force*: that it always is."""
+        if self.reason:
+            return by_force or now >= self._out_until
+        return now - self._looked_at >= FRESH_SECONDS
 
     def may_look(self, looker: object) -> bool:
         """Return whether *looker* is the only one who asks it now; then it has to call :meth:`looked`."""
@@ -104,6 +107,10 @@ class Node(Generic[I]):
             return standing
         known, since = standing.lag_seconds, now - self._fresh_at
         return replace(standing, lag_seconds=since if known is None else min(known, since))
+
+    def put_off(self, now: float) -> None:
+        """Note that it was to be asked and could not be: what it said before counts for as long again."""
+        self._looked_at = now
 
     def put_in(self, standing: Standing, now: float, others: Collection[Node[I]]) -> bool:
         """Note that it is fit for reads; return whether it was out."""
@@ -156,16 +163,19 @@ class Readers(Generic[I]):
         """Return the node *name*, or ``None``."""
         return next((each for each in self.nodes if each.name == name), None)
 
-    def next(self, tried: Collection[Node[I]], look: Callable[[Node[I]], Standing] | None) -> Node[I] | None:
+    def next(
+        self, tried: Collection[Node[I]], look: Callable[[Node[I]], Standing] | None, *, by_force: bool = False
+    ) -> Node[I] | None:
         """Return the node for the next read, of those not *tried*: the one with the least to do for its weight.
 
         Args:
             look: asks a node for its standing; ``None``: nobody is asked.
+            by_force: a node that is out is asked at once, and not when its time has come.
         """
         looker = object()
         for node in self._by_load(tried):
             now = time.monotonic()
-            if look is not None and node.has_to_be_asked(now) and node.may_look(looker):
+            if look is not None and node.has_to_be_asked(now, by_force=by_force) and node.may_look(looker):
                 try:
                     self._judge(node, look)
                 finally:
@@ -184,7 +194,10 @@ class Readers(Generic[I]):
         try:
             standing = node.aged(look(node), time.monotonic())
         except Unfit as error:
-            self.out(node, error.reason)
+            if error.reason == _BUSY and not node.reason:
+                node.put_off(time.monotonic())  # that its connections are in use says nothing of the server
+            else:
+                self.out(node, error.reason)
             return
         reason = self._ailment(standing)
         if reason:

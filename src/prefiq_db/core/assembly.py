@@ -12,7 +12,7 @@ from prefiq_db.bridge import Runtime
 from prefiq_db.call import Call
 from prefiq_db.config import Target
 from prefiq_db.core.database_core import DatabaseCore
-from prefiq_db.core.scope_marks import ScopeGate, ScopeMarker
+from prefiq_db.core.scope_marks import UNSAID, ScopeGate, ScopeMarker
 from prefiq_db.dialects.following import behind
 from prefiq_db.engines import make_async_engine, make_engine
 from prefiq_db.errors import PrefiqDbError, SchemaError, SubKind, UsageError
@@ -83,7 +83,7 @@ def _ask_mark(origin: Instance) -> Mark | None:
     else:
         mark: Mark | None = dialect.mark_from(rows[0]) if rows else None
         return mark
-    raise behind(f"the primary doesn't say how far it was when something was written before ({kind})")
+    raise behind(f"{UNSAID} ({kind})")
 
 
 def _of_node(origin: Instance, node: Node[Instance], target: Target) -> Instance:

@@ -8,11 +8,14 @@ from typing import Any, Final
 
 from prefiq_db.bridge import Runtime
 from prefiq_db.dialects.base import PrefiqDialect
+from prefiq_db.dialects.following import behind
 from prefiq_db.execution.enclosable import may_travel
 from prefiq_db.execution.statement_facts import facts_sent
 from prefiq_db.execution.tied_statements import SERVER_LOCK
 from prefiq_db.marks import Doubt, Mark, seen_by, seen_here
 
+#: why nobody knows what a reader has to see
+UNSAID: Final = "the primary doesn't say how far it was when something was written before"
 # What they run may commit, and go on in another transaction.
 _PROGRAMS: Final = frozenset({"call", "begin", "do", "execute"})
 
@@ -77,8 +80,9 @@ class ScopeGate(_Statements):
             # Our own verbs have asked before; a session or an engine comes here without them.
             doubts = seen.doubts(key)
             mark = self._ask()
-            if mark is not None:
-                seen.settle(key, mark, doubts)
+            if mark is None:
+                raise behind(UNSAID)
+            seen.settle(key, mark, doubts)
         return seen.mark(key)
 
     def pause(self, seconds: float) -> None:
