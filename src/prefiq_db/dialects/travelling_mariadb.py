@@ -63,6 +63,8 @@ class MariadbTravelling(FollowingDialect):
 
     mark_kind = "m"
     mark_sql = "SELECT @@gtid_binlog_pos"
+    #: the server has told a GTID once: one without a binary log, as a Galera node may be, never does
+    _has_told = False
 
     # Only a user with SLAVE MONITOR, or its old name REPLICATION CLIENT, may ask.
     standing_sql = "SHOW ALL SLAVES STATUS"
@@ -79,7 +81,13 @@ class MariadbTravelling(FollowingDialect):
         return Standing(True, lag, stopped=not runs, is_detached=not is_attached)
 
     def mark_from(self, row: Any) -> Mark | None:
-        return mark_of_gtids(row[0] or "")
+        return self._told(row[0] or "")
+
+    def _told(self, gtids: str) -> Mark | None:
+        mark = mark_of_gtids(gtids)
+        if mark is not None:
+            self._has_told = True
+        return mark
 
     def _forget_told(self, driver: Any) -> None:
         driver.told_gtid = ""
@@ -91,7 +99,7 @@ class MariadbTravelling(FollowingDialect):
     def note_gtid(self, gtid: str) -> None:
         """Note the GTID of what was written; ``""``: it isn't known."""
         if self.marker is not None:
-            self.marker.note(mark_of_gtids(gtid))
+            self.marker.note(self._told(gtid))
 
     def note_told(self, dbapi_connection: Any, *, is_sure: bool) -> None:
         """Note the GTID that the server told at COMMIT; if it told none, *is_sure* says that nothing was written."""
@@ -103,8 +111,8 @@ class MariadbTravelling(FollowingDialect):
 
     def _note_gtid(self, driver: Any, *, is_sure: bool) -> None:
         told, driver.told_gtid = driver.told_gtid, ""
-        mark = mark_of_gtids(told)
-        if mark is not None or not (is_sure and driver.tells_gtid):
+        mark = self._told(told)
+        if mark is not None or not (is_sure and driver.tells_gtid and self._has_told):
             self.marker.note(mark)
 
     def check_sql(self, mark: Mark, seconds: float) -> str:
