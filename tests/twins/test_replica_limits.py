@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from prefiq_db import RetryPolicy
-from prefiq_db.errors import NotReadyError, PrefiqDbError
+from prefiq_db.bridge import spawn
+from prefiq_db.errors import NotReadyError, PoolTimeoutError, PrefiqDbError
 from prefiq_db.events import AttemptFailed, Listener
 from tests.twins.harness import Harness
 from tests.twins.replicated import BOTH, Replicated, clusters, replicated
@@ -127,6 +128,21 @@ async def test_a_node_whose_connections_are_in_use_is_no_ill_node(replicated: Re
     await harness.together(hold, take)
     assert read == [replicated.ports[1]]
     assert db.stats().replica_fallback_count == 0
+
+
+async def test_who_waits_in_vain_for_a_connection_is_told_who_has_them(replicated: Replicated) -> None:
+    """Where only replicas may serve, the node stays in the rotation: the next reader may be luckier."""
+    db = await _made(replicated, **_strict(replicated), pool_size=1, max_overflow=0, pool_timeout_seconds=0.05)
+    raw = (db.engine_for("r1").sync_engine if db.is_async else db.engine_for("r1")).pool
+    held = await spawn(raw.connect) if db.is_async else raw.connect()
+    try:
+        for way in WAYS.values():
+            with pytest.raises(PoolTimeoutError, match="who has them"):
+                await way(db.using(replica=True), replicated.port_sql)
+    finally:
+        await spawn(held.close) if db.is_async else held.close()
+    for way in WAYS.values():
+        assert await way(db.using(replica=True), replicated.port_sql) == replicated.ports[1]
 
 
 async def _value(value: Any) -> bool:

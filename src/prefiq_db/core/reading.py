@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import itertools
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final, Self, TypeVar
@@ -131,7 +131,7 @@ class ReadingView(MarkedView):
                 except ReplicaBehindError:
                     behind = True
                 except PrefiqDbError as error:
-                    if not self._leave(node, error, leaves):
+                    if not self._leave(node, error, leaves, tried):
                         raise
             self._check_may_fall_back(behind)
             return run(self)
@@ -161,11 +161,20 @@ class ReadingView(MarkedView):
         view.view = replace(view.view, retry=NO_RETRY)
         return view
 
-    def _leave(self, node: Node[Instance], error: PrefiqDbError, leaves: Callable[[PrefiqDbError], bool]) -> bool:
+    def _leave(
+        self,
+        node: Node[Instance],
+        error: PrefiqDbError,
+        leaves: Callable[[PrefiqDbError], bool],
+        tried: Collection[Node[Instance]],
+    ) -> bool:
         """Return whether another server may serve what failed on *node* with *error*; note what that says of it."""
         # A function in it may have done something, or wants to.
         if isinstance(error, OutcomeUnknownError) or error.kind is ErrorKind.READ_ONLY:
             return False
+        if error.kind is ErrorKind.POOL_TIMEOUT and self.settings.read_from == "replica":
+            # Out of the rotation it would fail those for whom a connection becomes free; no primary spares it any.
+            return any(not each.reason for each in self._readers().nodes if each not in tried)
         failed = error.kind in _NODE_FAILED or error.classification.connection_lost
         if failed:
             self._readers().out(node, error.kind.value)
@@ -259,7 +268,7 @@ class ReadingView(MarkedView):
             except ReplicaBehindError:
                 behind = True
             except PrefiqDbError as error:
-                if not self._leave(node, error, worth_another_server):
+                if not self._leave(node, error, worth_another_server, tried):
                     raise
             else:
                 return
