@@ -19,6 +19,9 @@ logger = logging.getLogger("prefiq_db.readers")
 
 #: how long the word of a replica about itself counts
 FRESH_SECONDS: Final = 1.0
+#: why a node is out that can't be connected to
+UNREACHABLE: Final = ErrorKind.CONNECT_FAILED.value
+_BACK: Final = "replica %s of database %s gets reads again"
 _BUSY: Final = ErrorKind.POOL_TIMEOUT.value
 _FIRST_OUT_SECONDS: Final = 0.5
 _LONGEST_OUT_SECONDS: Final = 8.0
@@ -52,6 +55,8 @@ class Node(Generic[I]):
         self._looked_at = 0.0
         self._out_until = 0.0
         self._out_seconds = _FIRST_OUT_SECONDS
+        #: out, and given to a session, which can't ask before
+        self.on_trial = False
         self._lookers: dict[None, object] = {}
         in_child(self, Node._forget_lookers)
 
@@ -180,23 +185,50 @@ class Readers(Generic[I]):
                     self._judge(node, look)
                 finally:
                     node.looked(looker)
-            if not node.reason:
+            if not node.reason or (look is None and self._tries(node, now)):
                 with self._lock:
                     node.served()
                 return node
         return None
+
+    def _tries(self, node: Node[I], now: float) -> bool:
+        """Return whether one who can't ask is to try *node*, which could not be reached: it is time, for one."""
+        with self._lock:
+            tries = node.reason == UNREACHABLE and node.has_to_be_asked(now)
+            if tries:
+                node.put_out(node.reason, now)
+                node.on_trial = True
+        return tries
+
+    def connected(self, node: Node[I]) -> None:
+        """Note that a connection to *node* came about."""
+        if not node.on_trial:
+            return
+        with self._lock:
+            node.on_trial = False
+            others = [each for each in self.nodes if each is not node and not each.reason]
+            was_out = node.put_in(node.standing, time.monotonic(), others)
+        if was_out:
+            self._tell(node, logging.INFO, _BACK)
+
+    def unreachable(self, node: Node[I]) -> None:
+        """Note that no connection to *node* came about; whoever reads by a verb does so by itself."""
+        node.on_trial = False
+        if not node.reason:
+            self.out(node, UNREACHABLE)
 
     def _by_load(self, tried: Collection[Node[I]]) -> list[Node[I]]:
         with self._lock:
             return sorted((each for each in self.nodes if each not in tried), key=lambda each: each.load)
 
     def _judge(self, node: Node[I], look: Callable[[Node[I]], Standing]) -> None:
+        was_in = not node.reason
         try:
             standing = node.aged(look(node), time.monotonic())
         except Unfit as error:
             if error.reason == _BUSY and not node.reason:
                 node.put_off(time.monotonic())  # that its connections are in use says nothing of the server
-            else:
+            elif not (was_in and node.reason == error.reason):  # else its pool has noted it just now
                 self.out(node, error.reason)
             return
         reason = self._ailment(standing)
@@ -207,7 +239,7 @@ class Readers(Generic[I]):
             others = [each for each in self.nodes if each is not node and not each.reason]
             was_out = node.put_in(standing, time.monotonic(), others)
         if was_out:
-            self._tell(node, logging.INFO, "replica %s of database %s gets reads again")
+            self._tell(node, logging.INFO, _BACK)
 
     def _ailment(self, standing: Standing) -> str:
         if standing.is_replica is False:

@@ -66,6 +66,24 @@ def _add_replicas(origin: Instance) -> None:
         dialect.gate = ScopeGate(
             dialect, runtime, readers.key, settings.replica_wait_seconds, lambda: _ask_mark(origin)
         )
+        _note_connecting(node, readers)
+
+
+def _note_connecting(node: Node[Instance], readers: Readers[Instance]) -> None:
+    """Let *readers* know whether connections to *node* come about: sessions and engines pass no verb of ours."""
+    pool: Any = node.instance.engine.pool
+    creator = pool._creator
+
+    def connect(record: Any = None) -> Any:
+        try:
+            made = creator(record)
+        except Exception:
+            readers.unreachable(node)
+            raise
+        readers.connected(node)
+        return made
+
+    pool._creator = connect
 
 
 def _ask_mark(origin: Instance) -> Mark | None:

@@ -176,7 +176,7 @@ class ReadingView(MarkedView):
             # Out of the rotation it would fail those for whom a connection becomes free; no primary spares it any.
             return any(not each.reason for each in self._readers().nodes if each not in tried)
         failed = error.kind in _NODE_FAILED or error.classification.connection_lost
-        if failed:
+        if failed and node.reason != error.kind.value:  # else its pool has noted it just now
             self._readers().out(node, error.kind.value)
         return failed or leaves(error)
 
