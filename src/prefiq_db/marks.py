@@ -20,7 +20,8 @@ from prefiq_db.errors import UsageError
 #: branch and number: of PostgreSQL the timeline and the place in the WAL, of MariaDB the server and the sequence number
 Place = tuple[int, int]
 
-_FORM: Final = re.compile(r"1([pmn])\.([0-9a-f]{1,8})\.([0-9a-z.-]{3,400})\.([0-9a-f]{1,8})", re.ASCII)
+# No longer than a cookie may be: MariaDB has a place for each domain.
+_FORM: Final = re.compile(r"1([pmn])\.([0-9a-f]{1,8})\.([0-9a-z.-]{3,3900})\.([0-9a-f]{1,8})", re.ASCII)
 _PLACE: Final = re.compile(r"([0-9]{1,10})-([0-9]{1,10})-([0-9]{1,20})", re.ASCII)
 #: what stands in the token of somebody who doesn't know how far the primary is, for the kind and the place
 _UNKNOWN_KIND: Final = "n"
@@ -228,6 +229,8 @@ class Seen:
         return any(key in each._unknown for each in self._scopes())
 
 
+#: whoever notes or reads makes one of its own
+_NOBODY: Final = object()
 _here: ContextVar[Seen | None] = ContextVar("prefiq_db_seen", default=None)
 
 
@@ -256,8 +259,9 @@ def enter_scope(scope: object) -> None:
 def leave_scope(scope: object) -> None:
     """End what :func:`enter_scope` began here; without one around it, what the block wrote is still to be seen."""
     mine = _here.get()
-    if mine is not None and mine.scope is scope and mine.outer is not None:
-        _here.set(mine.outer)
+    if mine is not None and mine.scope is scope:
+        # Not the block's own: tasks that are started from now on don't belong to it.
+        _here.set(mine.outer or Seen(_NOBODY, mine))
 
 
 def share(seen: Seen | None) -> None:

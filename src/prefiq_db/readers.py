@@ -19,6 +19,10 @@ logger = logging.getLogger("prefiq_db.readers")
 
 #: how long the word of a replica about itself counts
 FRESH_SECONDS: Final = 1.0
+#: why a node is out that can't be connected to
+UNREACHABLE: Final = ErrorKind.CONNECT_FAILED.value
+_BACK: Final = "replica %s of database %s gets reads again"
+_BUSY: Final = ErrorKind.POOL_TIMEOUT.value
 _FIRST_OUT_SECONDS: Final = 0.5
 _LONGEST_OUT_SECONDS: Final = 8.0
 #: why the primary gets no reads as a replica
@@ -56,6 +60,8 @@ class Node(Generic[I]):
         self._out_until = 0.0
         self._out_seconds = _FIRST_OUT_SECONDS
         self._refused_until = 0.0
+        #: out, and given to a session, which can't ask before
+        self.on_trial = False
         self._lookers: dict[None, object] = {}
         in_child(self, Node._forget_lookers)
 
@@ -84,9 +90,11 @@ class Node(Generic[I]):
         """Count as many reads as the *others* for its weight, so that a node that returns doesn't get all of them."""
         self._served = max([self._served, *(self.weight * each._served / each.weight for each in others)])
 
-    def has_to_be_asked(self, now: float) -> bool:
-        """Return whether its last word is too old, or it is time to try it again."""
-        return now >= self._out_until if self.reason else now - self._looked_at >= FRESH_SECONDS
+    def has_to_be_asked(self, now: float, *, by_force: bool = False) -> bool:
+        """Return whether its last word is too old, or it is time to try it again; *by_force*: that it always is."""
+        if self.reason:
+            return by_force or now >= self._out_until
+        return now - self._looked_at >= FRESH_SECONDS
 
     def may_be_asked(self, now: float) -> bool:
         """Return whether its user may ask it how it stands, as far as is known."""
@@ -119,6 +127,10 @@ class Node(Generic[I]):
             return standing
         known, since = standing.lag_seconds, now - self._fresh_at
         return replace(standing, lag_seconds=since if known is None else min(known, since))
+
+    def put_off(self, now: float) -> None:
+        """Note that it was to be asked and could not be: what it said before counts for as long again."""
+        self._looked_at = now
 
     def put_in(self, standing: Standing, now: float, others: Collection[Node[I]]) -> bool:
         """Note that it is fit for reads; return whether it was out."""
@@ -171,35 +183,68 @@ class Readers(Generic[I]):
         """Return the node *name*, or ``None``."""
         return next((each for each in self.nodes if each.name == name), None)
 
-    def next(self, tried: Collection[Node[I]], look: Callable[[Node[I]], Standing] | None) -> Node[I] | None:
+    def next(
+        self, tried: Collection[Node[I]], look: Callable[[Node[I]], Standing] | None, *, by_force: bool = False
+    ) -> Node[I] | None:
         """Return the node for the next read, of those not *tried*: the one with the least to do for its weight.
 
         Args:
             look: asks a node for its standing; ``None``: nobody is asked.
+            by_force: a node that is out is asked at once, and not when its time has come.
         """
         looker = object()
         for node in self._by_load(tried):
             now = time.monotonic()
-            if look is not None and node.has_to_be_asked(now) and node.may_look(looker):
+            if look is not None and node.has_to_be_asked(now, by_force=by_force) and node.may_look(looker):
                 try:
                     self._judge(node, look)
                 finally:
                     node.looked(looker)
-            if not node.reason:
+            if not node.reason or (look is None and self._tries(node, now)):
                 with self._lock:
                     node.served()
                 return node
         return None
+
+    def _tries(self, node: Node[I], now: float) -> bool:
+        """Return whether one who can't ask is to try *node*, which could not be reached: it is time, for one."""
+        with self._lock:
+            tries = node.reason == UNREACHABLE and node.has_to_be_asked(now)
+            if tries:
+                node.put_out(node.reason, now)
+                node.on_trial = True
+        return tries
+
+    def connected(self, node: Node[I]) -> None:
+        """Note that a connection to *node* came about."""
+        if not node.on_trial:
+            return
+        with self._lock:
+            node.on_trial = False
+            others = [each for each in self.nodes if each is not node and not each.reason]
+            was_out = node.put_in(node.standing, time.monotonic(), others)
+        if was_out:
+            self._tell(node, logging.INFO, _BACK)
+
+    def unreachable(self, node: Node[I]) -> None:
+        """Note that no connection to *node* came about; whoever reads by a verb does so by itself."""
+        node.on_trial = False
+        if not node.reason:
+            self.out(node, UNREACHABLE)
 
     def _by_load(self, tried: Collection[Node[I]]) -> list[Node[I]]:
         with self._lock:
             return sorted((each for each in self.nodes if each not in tried), key=lambda each: each.load)
 
     def _judge(self, node: Node[I], look: Callable[[Node[I]], Standing]) -> None:
+        was_in = not node.reason
         try:
             standing = node.aged(look(node), time.monotonic())
         except Unfit as error:
-            self.out(node, error.reason)
+            if error.reason == _BUSY and not node.reason:
+                node.put_off(time.monotonic())  # that its connections are in use says nothing of the server
+            elif not (was_in and node.reason == error.reason):  # else its pool has noted it just now
+                self.out(node, error.reason)
             return
         reason = self._ailment(standing)
         if reason:
@@ -209,7 +254,7 @@ class Readers(Generic[I]):
             others = [each for each in self.nodes if each is not node and not each.reason]
             was_out = node.put_in(standing, time.monotonic(), others)
         if was_out:
-            self._tell(node, logging.INFO, "replica %s of database %s gets reads again")
+            self._tell(node, logging.INFO, _BACK)
 
     def _ailment(self, standing: Standing) -> str:
         if standing.is_replica is False:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from prefiq_db import DatabaseSettings
 from prefiq_db.errors import NotReadyError, PrefiqDbError
@@ -82,6 +83,36 @@ async def test_a_replica_that_dies_fails_no_read(broken: Replicated, harness: Ha
     await _returns(db, sql, {one, other}, harness)
     assert all(each.in_rotation for each in db.stats().replicas)
     assert [(event.node, event.in_rotation) for event in changes] == [("r1", False), ("r1", True)]
+
+
+async def test_sessions_leave_a_dead_replica_and_come_back(broken: Replicated, harness: Harness) -> None:
+    """A session asks no node before: that no connection came about is noted, and one tries from time to time."""
+    db, sql = broken.database(**LIMITS), sa.text(broken.port_sql)
+    _, one, other = broken.ports
+
+    async def ask() -> Any:
+        async with db.session(replica=True) as session:
+            return await session.scalar(sql)
+
+    async def has_returned() -> bool:
+        try:
+            return {await ask() for _ in range(4)} == {one, other}
+        except PrefiqDbError:
+            return False
+
+    assert await has_returned()
+    broken.cluster.nodes[1].kill()
+    met, failed = set(), 0
+    for _ in range(40):
+        try:
+            met.add(await ask())
+        except PrefiqDbError:
+            failed += 1
+    assert met == {other}
+    assert 0 < failed < 10, "one that finds it out, and those who try: half of them before"
+    broken.cluster.nodes[1].start()
+    await harness.until(has_returned)
+    assert all(each.in_rotation for each in db.stats().replicas)
 
 
 async def test_when_all_are_out_the_primary_answers_or_an_error_names_them(

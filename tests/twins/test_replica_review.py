@@ -159,8 +159,8 @@ async def test_what_is_written_while_the_primary_is_asked_is_seen(
     ask = ReadingView._ask_mark
     core = db._core if db.is_async else db._wrapped._core
 
-    def ask_and_write(view: Any) -> Any:
-        mark = ask(view)
+    def ask_and_write(view: Any, deadline: Any) -> Any:
+        mark = ask(view, deadline)
         if not done:
             done.append(1)
             # As another task of the scope does it, which waits for its reply here.

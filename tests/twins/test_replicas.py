@@ -113,6 +113,8 @@ async def test_no_lock_is_taken_at_a_replica(replicated: Replicated) -> None:
         async with db.transaction(read_only=True, replica=True) as tx:
             with pytest.raises(StatementRefusedError, match="replica"):
                 await tx.fetch_value(sql)
+        with pytest.raises(StatementRefusedError, match="replica"):
+            await db.using(replica=True).batch([sql])
         async with db.transaction(read_only=True) as tx:
             await tx.fetch_value(sql)
 
@@ -129,9 +131,36 @@ async def test_the_replica_itself_refuses_what_a_function_writes(replicated: Rep
         for node in replicated.cluster.nodes:
             node.execute("set global log_bin_trust_function_creators = 1")
     await db.execute(f"create function spoil() {body}")
-    with pytest.raises(ReadOnlyError):
-        await db.using(replica=True).fetch_value("select spoil()")
+    replicated.cluster.catch_up()
+    for number, read in enumerate(_READS):
+        with pytest.raises(ReadOnlyError):
+            await read(db.using(replica=True), f"select spoil() /* spoilt {number} */")
+        assert b"spoilt %d" % number not in replicated.recorders[0].sent
+        assert any(b"spoilt %d" % number in recorder.sent for recorder in replicated.recorders[1:])
+    if replicated.kind == "mariadb":
+        for read in _READS:
+            with pytest.raises(StatementRefusedError):
+                await read(db.using(replica=True), "set statement tx_read_only = 0 for select spoil()")
     assert await db.fetch_value("select count(*) from item") == 1
+
+
+async def _read_in_transaction(db: Any, sql: str) -> None:
+    async with db.transaction(read_only=True) as tx:
+        await tx.fetch_value(sql)
+
+
+async def _stream(db: Any, sql: str) -> None:
+    async with db.stream(sql) as rows:
+        [row async for row in rows]
+
+
+_READS = (
+    lambda db, sql: db.fetch_value(sql),
+    lambda db, sql: db.batch([sql]),
+    lambda db, sql: db.run_in_transaction(lambda tx: tx.fetch_value(sql)),
+    _read_in_transaction,
+    _stream,
+)
 
 
 async def test_in_a_writing_transaction_reads_stay_in_it(replicated: Replicated) -> None:

@@ -707,3 +707,14 @@ def test_what_is_no_statement_is_refused(wrong: Any) -> None:
 def test_copy_with_its_rows_on_the_connection_is_no_statement(sql: str, refused: bool) -> None:
     facts = facts_of_text(sql, "postgresql")
     assert (facts.carries_rows, facts.stands_alone) == (refused, not refused)
+
+
+@pytest.mark.parametrize("name", ["tx_read_only", "TRANSACTION_READ_ONLY", "max_statement_time=1, tx_read_only"])
+def test_a_statement_that_lifts_the_sessions_read_only_is_no_read(name: str) -> None:
+    """MariaDB takes it in a read-only session, and a function in it then writes."""
+    facts = facts_of_text(f"set statement {name} = 0 for select spoil()", "mariadb")
+    assert not facts.reads_by_words
+    assert not facts.reads_only
+    with pytest.raises(StatementRefusedError, match="session may only read"):
+        refuse_one_shot(facts)
+    assert facts_of_text("set statement max_statement_time=1 for select 1", "mariadb").reads_only, "the control"

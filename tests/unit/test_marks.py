@@ -175,6 +175,33 @@ def test_a_scope_sees_again_what_it_saw_when_an_inner_one_is_left() -> None:
     contextvars.Context().run(work)
 
 
+def test_a_mark_of_many_domains_is_taken_back() -> None:
+    mark = Mark("m", {domain: (1000 + domain, 10**12 + domain) for domain in range(100)})
+    token = mark.text("shop")
+    assert check_mark_text(token) == token
+    assert mark_of(token, "m", "shop") == mark
+
+
+def test_what_an_outermost_scope_wrote_is_seen_after_it_and_shared_no_more() -> None:
+    """Two tasks that are started after it would wait for each other's writes for ever."""
+    key, mark, later = object(), Mark("p", {0: (1, 5)}), Mark("p", {0: (1, 9)})
+
+    def task(name: str) -> Seen:
+        return contextvars.copy_context().run(seen_by, name)
+
+    def work() -> None:
+        enter_scope("outermost")
+        assert task("one") is task("other"), "the control: in the scope they share it"
+        seen_by("worker").note(key, mark)
+        leave_scope("outermost")
+        one, other = task("one"), task("other")
+        assert one.mark(key) == other.mark(key) == seen_by("worker").mark(key) == mark
+        one.note(key, later)
+        assert other.mark(key) == mark
+
+    contextvars.Context().run(work)
+
+
 def test_a_chain_of_tasks_keeps_none_of_those_before() -> None:
     seen = Seen("0")
     for number in range(1, 50):

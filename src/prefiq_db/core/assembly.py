@@ -12,7 +12,7 @@ from prefiq_db.bridge import Runtime
 from prefiq_db.call import Call
 from prefiq_db.config import Target
 from prefiq_db.core.database_core import DatabaseCore
-from prefiq_db.core.scope_marks import ScopeGate, ScopeMarker
+from prefiq_db.core.scope_marks import UNSAID, ScopeGate, ScopeMarker
 from prefiq_db.dialects.following import MARK, behind
 from prefiq_db.engines import make_async_engine, make_engine
 from prefiq_db.errors import ErrorKind, PrefiqDbError, SchemaError, SubKind, UsageError
@@ -66,6 +66,24 @@ def _add_replicas(origin: Instance) -> None:
         dialect.gate = ScopeGate(
             dialect, runtime, readers.key, settings.replica_wait_seconds, lambda: _ask_mark(origin)
         )
+        _note_connecting(node, readers)
+
+
+def _note_connecting(node: Node[Instance], readers: Readers[Instance]) -> None:
+    """Let *readers* know whether connections to *node* come about: sessions and engines pass no verb of ours."""
+    pool: Any = node.instance.engine.pool
+    creator = pool._creator
+
+    def connect(record: Any = None) -> Any:
+        try:
+            made = creator(record)
+        except Exception:
+            readers.unreachable(node)
+            raise
+        readers.connected(node)
+        return made
+
+    pool._creator = connect
 
 
 def _ask_mark(origin: Instance) -> Mark:
@@ -85,7 +103,7 @@ def _ask_mark(origin: Instance) -> Mark:
         if mark is not None:
             return mark
         kind = ErrorKind.NOT_READY.value
-    raise behind(f"the primary doesn't say how far it was when something was written before ({kind})")
+    raise behind(f"{UNSAID} ({kind})")
 
 
 def _of_node(origin: Instance, node: Node[Instance], target: Target) -> Instance:

@@ -9,7 +9,8 @@ from typing import Any
 
 from prefiq_db.call import Batch, Call, Way
 from prefiq_db.config import NO_RETRY, RetryPolicy
-from prefiq_db.core.reading import all_read, worth_another_server
+from prefiq_db.core.marked import worth_another_server
+from prefiq_db.core.reading import all_read
 from prefiq_db.core.reading_statements import check_read_only
 from prefiq_db.core.statements import Statements
 from prefiq_db.core.transactions import transaction_repeatable
@@ -130,7 +131,7 @@ class Batches(Statements):
             # The items are compiled anew, since each server has its own.
             return view._run_alone(batch, NO_RETRY if view.instance.node is not None else None)
 
-        return self.read(batch.given, run, leaves=worth_another_server)
+        return self.read(batch.given, run, leaves=worth_another_server, deadline=batch.deadline)
 
     def _may_repeat(self, batch: Batch, options: TransactionOptions) -> bool:
         """Return whether the batch may be sent again without knowing what became of it."""

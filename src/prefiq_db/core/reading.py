@@ -7,17 +7,19 @@ read is given to a view of that instance.
 from __future__ import annotations
 
 import copy
+import itertools
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final, Self, TypeVar
 
 from prefiq_db.call import Call, Overrides
 from prefiq_db.config import NO_RETRY, RetryPolicy
-from prefiq_db.core.tenant_view import TenantView
+from prefiq_db.core.marked import MarkedView, worth_another_server
 from prefiq_db.core.transactions import transaction_repeatable
-from prefiq_db.deadline import Deadline
-from prefiq_db.dialects.following import LOOK, MARK, WRITES, ReplicaBehindError
+from prefiq_db.deadline import Deadline, own_deadline, sooner
+from prefiq_db.dialects.following import LOOK, WRITES, ReplicaBehindError
 from prefiq_db.errors import (
     ErrorClass,
     ErrorKind,
@@ -30,8 +32,8 @@ from prefiq_db.errors import (
 from prefiq_db.execution.shapes import ALL_ROWS
 from prefiq_db.execution.statement_facts import as_executable, facts_of_call
 from prefiq_db.instance import Instance
-from prefiq_db.marks import Mark, Standing, mark_of, seen_by, unknown_text
-from prefiq_db.readers import Node, Readers, Unfit
+from prefiq_db.marks import Standing, mark_of, seen_by
+from prefiq_db.readers import Node, Unfit
 from prefiq_db.transaction import PLAIN, Block, TransactionOptions, open_here
 
 T = TypeVar("T")
@@ -48,7 +50,11 @@ _NODE_FAILED: Final = frozenset(
 )  # fmt: skip
 
 
-class ReadingView(TenantView):
+class NoReplicaError(NotReadyError):
+    """No replica can serve a read, and the primary may not."""
+
+
+class ReadingView(MarkedView):
     """A view of a database that may have replicas."""
 
     def checked(self, given: Mapping[str, Any]) -> Overrides:
@@ -77,17 +83,6 @@ class ReadingView(TenantView):
             return view
         return view.on(scope.instance.node)
 
-    def on(self, node: Node[Instance] | None) -> Self:
-        """Return the same view of *node*; ``None``: of the primary."""
-        other = copy.copy(self)
-        other.move_to(node)
-        return other
-
-    def move_to(self, node: Node[Instance] | None) -> None:
-        """Make this the view of *node*; ``None``: of the primary."""
-        self.instance = instance = self.instance.origin if node is None else node.instance
-        self.settings, self.road = instance.settings, instance.road
-
     def reads_on_replica(self, given: Overrides, *, read_only: bool = False) -> bool:
         """Return whether what only reads goes to a replica under *given*; *read_only*: its transaction says so."""
         instance = self.instance
@@ -109,29 +104,58 @@ class ReadingView(TenantView):
 
     # --- carry out ---------------------------------------------------------------------------------
 
-    def read(self, given: Overrides, run: Callable[[Self], T], *, leaves: Callable[[PrefiqDbError], bool]) -> T:
+    def read(
+        self,
+        given: Overrides,
+        run: Callable[[Self], T],
+        *,
+        leaves: Callable[[PrefiqDbError], bool],
+        deadline: Deadline | None,
+    ) -> T:
         """Return what *run* returns for a view of a replica, or if none can serve, of the primary.
 
         Args:
             leaves: whether another server may be asked after an error.
+            deadline: what is asked before, of the primary and of a replica, takes no longer.
 
         Raises:
-            NotReadyError: ``read_from`` is ``replica``, and all of them are out.
+            NotReadyError: ``read_from`` is ``replica``, and all of them are out, also when they were asked again.
         """
-        behind = not self._see(given)
-        readers = self._readers()
-        tried: set[Node[Instance]] = set()
-        while not behind and (node := readers.next(tried, self._look)) is not None:
-            tried.add(node)
-            try:
-                return run(self._of_reader(node))
-            except ReplicaBehindError:
-                behind = True
-            except PrefiqDbError as error:
-                if not self._leave(node, error, leaves):
-                    raise
-        self._check_may_fall_back(behind)
-        return run(self)
+        is_known = self._see(given, deadline)
+
+        def attempt(*, by_force: bool) -> T:
+            tried: set[Node[Instance]] = set()
+            behind = not is_known
+            while not behind and (node := self._next(tried, deadline, by_force=by_force)) is not None:
+                tried.add(node)
+                try:
+                    return run(self._of_reader(node))
+                except ReplicaBehindError:
+                    behind = True
+                except PrefiqDbError as error:
+                    if not self._leave(node, error, leaves, tried):
+                        raise
+            self._check_may_fall_back(behind)
+            return run(self)
+
+        return self._until_one_serves(attempt, given)
+
+    def _next(self, tried: set[Node[Instance]], deadline: Deadline | None, *, by_force: bool) -> Node[Instance] | None:
+        if tried and deadline is not None and deadline.has_passed:
+            return None  # another one that doesn't answer would cost as much again
+        return self._readers().next(tried, partial(self._look, deadline), by_force=by_force)
+
+    def _until_one_serves(self, attempt: Callable[..., T], given: Overrides) -> T:
+        """Return what *attempt* returns; where only replicas may serve and none can, try again as for the primary."""
+        if self.settings.read_from != "replica":
+            return attempt(by_force=False)
+        forces = itertools.chain((False,), itertools.repeat(True))
+        retrier = self.retrier(given, lambda error: isinstance(error, NoReplicaError))
+        try:
+            return retrier.run(lambda: attempt(by_force=next(forces)))
+        except NoReplicaError:
+            self._readers().fallback_count += 1
+            raise
 
     def _of_reader(self, node: Node[Instance]) -> Self:
         view = self.on(node)
@@ -139,21 +163,31 @@ class ReadingView(TenantView):
         view.view = replace(view.view, retry=NO_RETRY)
         return view
 
-    def _leave(self, node: Node[Instance], error: PrefiqDbError, leaves: Callable[[PrefiqDbError], bool]) -> bool:
+    def _leave(
+        self,
+        node: Node[Instance],
+        error: PrefiqDbError,
+        leaves: Callable[[PrefiqDbError], bool],
+        tried: Collection[Node[Instance]],
+    ) -> bool:
         """Return whether another server may serve what failed on *node* with *error*; note what that says of it."""
-        if isinstance(error, OutcomeUnknownError):  # a function in it may have done something
+        # A function in it may have done something, or wants to.
+        if isinstance(error, OutcomeUnknownError) or error.kind is ErrorKind.READ_ONLY:
             return False
+        if error.kind is ErrorKind.POOL_TIMEOUT and self.settings.read_from == "replica":
+            # Out of the rotation it would fail those for whom a connection becomes free; no primary spares it any.
+            return any(not each.reason for each in self._readers().nodes if each not in tried)
         failed = error.kind in _NODE_FAILED or error.classification.connection_lost
-        if failed:
+        if failed and node.reason != error.kind.value:  # else its pool has noted it just now
             self._readers().out(node, error.kind.value)
         return failed or leaves(error)
 
     def _check_may_fall_back(self, behind: bool) -> None:
         readers = self._readers()
-        readers.fallback_count += 1
         if behind or self.settings.read_from != "replica":
+            readers.fallback_count += 1
             return
-        raise NotReadyError(
+        raise NoReplicaError(
             f"no replica of database {self.name} can serve reads: {readers.states()}. They are asked again by "
             "themselves; with read_from=replica_preferred the primary answers meanwhile",
             database=self.name,
@@ -162,13 +196,8 @@ class ReadingView(TenantView):
             ),
         )
 
-    def _readers(self) -> Readers[Instance]:
-        readers = self.instance.origin.readers
-        assert readers is not None, "asked for without replicas"
-        return readers
-
-    def _look(self, node: Node[Instance]) -> Standing:
-        """Ask *node* how it stands.
+    def _look(self, deadline: Deadline | None, node: Node[Instance]) -> Standing:
+        """Ask *node* how it stands, by *deadline*.
 
         Raises:
             Unfit: it doesn't say.
@@ -176,11 +205,11 @@ class ReadingView(TenantView):
         view = self._of_reader(node)
         dialect: Any = view.road.dialect
         # The session's own limit stays: it is the driver that waits no longer.
-        deadline = Deadline(time.monotonic() + _LOOK_SECONDS, view.settings.statement_timeout_seconds)
+        limit = Deadline(time.monotonic() + _LOOK_SECONDS, view.settings.statement_timeout_seconds).sooner_of(deadline)
 
         def ask(question: str) -> Any:
             call = Call(LOOK, as_executable(question), None, ALL_ROWS)
-            call.deadline = deadline
+            call.deadline = limit
             try:
                 return view.road.one_shot(call)
             except PrefiqDbError as error:
@@ -196,6 +225,9 @@ class ReadingView(TenantView):
             self._readers().may_not_ask(node)
         else:
             standing = dialect.standing_of(rows)
+        if dialect.peer_sql and (rows := ask(dialect.peer_sql)):
+            return dialect.peer_standing(standing, rows[0])  # type: ignore[no-any-return]  # the dialect's own
+        return standing
 
     # --- transactions ------------------------------------------------------------------------------
 
@@ -230,14 +262,18 @@ class ReadingView(TenantView):
             return
         tx.check_new()
         given = self.reads_under
-        self._begin(tx, lambda: self._begin_on_reader(tx, given))
 
-    def _begin_on_reader(self, tx: Any, given: Overrides) -> None:
-        behind = not self._see(given)
-        readers = self._readers()
+        def begin() -> None:
+            deadline = sooner(own_deadline(given.timeout), own_deadline(tx.options.timeout_seconds))
+            behind = not self._see(given, deadline)
+            self._until_one_serves(partial(self._begin_on_reader, tx, deadline, behind), given)
+
+        self._begin(tx, begin)
+
+    def _begin_on_reader(self, tx: Any, deadline: Deadline | None, behind: bool, *, by_force: bool) -> None:
         tried: set[Node[Instance]] = set()
         tx.begins_at_once = True  # so that a node that is dead is found now
-        while not behind and (node := readers.next(tried, self._look)) is not None:
+        while not behind and (node := self._next(tried, deadline, by_force=by_force)) is not None:
             tried.add(node)
             self.move_to(node)
             tx.instance = node.instance
@@ -246,7 +282,7 @@ class ReadingView(TenantView):
             except ReplicaBehindError:
                 behind = True
             except PrefiqDbError as error:
-                if not self._leave(node, error, worth_another_server):
+                if not self._leave(node, error, worth_another_server, tried):
                     raise
             else:
                 return
@@ -274,7 +310,12 @@ class ReadingView(TenantView):
             policy = retry if view.instance.node is None else NO_RETRY
             return super().in_transaction(body, only_reads, policy, may_repeat=may_repeat, by_deadline=by_deadline)
 
-        return self.read(given, run, leaves=lambda error: transaction_repeatable(error, only_reads))
+        return self.read(
+            given,
+            run,
+            leaves=lambda error: transaction_repeatable(error, only_reads),
+            deadline=own_deadline(given.timeout),
+        )
 
     def in_transaction_here(self, body: Callable[[Block], Any], options: TransactionOptions) -> Any:
         """Run *body* in a transaction on this very server, whatever the overrides say of replicas."""
@@ -314,77 +355,6 @@ class ReadingView(TenantView):
             known = "none are configured" if readers is None else ", ".join(each.name for each in readers.nodes)
             raise UsageError(f"engine_for: expected the name of a replica of database {self.name}: {known}")
         return self.on(node)
-
-    # --- read your writes --------------------------------------------------------------------------
-
-    @property
-    def home(self) -> str:
-        """What marks of this database are known by."""
-        return self.instance.origin.target.database
-
-    def _mark_kind(self) -> str:
-        dialect: Any = self.instance.origin.road.dialect
-        return str(getattr(dialect, "mark_kind", ""))
-
-    def _see(self, given: Overrides) -> bool:
-        """Let the scope see what ``after`` asks for, and settle what was written without an answer how far that went.
-
-        The latter asks the primary, in a message of its own. Return whether it is known now; else only the primary has
-        it for certain.
-        """
-        readers = self._readers()
-        seen = seen_by(self.runtime.worker())
-        if given.after is not None:
-            seen.note(readers.key, mark_of(given.after, self._mark_kind(), self.home))
-        if seen.is_unknown(readers.key):
-            doubts = seen.doubts(readers.key)
-            mark = self._ask_mark()
-            if mark is None:
-                return False
-            seen.settle(readers.key, mark, doubts)
-        return True
-
-    def mark(self) -> str:
-        """Return a token for what the scope has written until now, for ``using(after=...)``.
-
-        Raises:
-            UsageError: a transaction that may write is open here.
-        """
-        self.check_usable()
-        scope = self.ambient()
-        if scope is not None and not scope.blocks[0].options.read_only:
-            raise UsageError(
-                "mark: the transaction that is open here isn't committed yet, so no mark can hold what it writes; "
-                "ask when it has ended"
-            )
-        readers = self.instance.origin.readers
-        if readers is None:
-            return unknown_text(self.home)
-        seen = seen_by(self.runtime.worker())
-        mark = seen.mark(readers.key)
-        if mark is None or seen.is_unknown(readers.key):
-            doubts = seen.doubts(readers.key)
-            mark = self._ask_mark()
-            if mark is None:
-                return unknown_text(self.home)
-            seen.settle(readers.key, mark, doubts)
-        return mark.text(self.home)
-
-    def _ask_mark(self) -> Mark | None:
-        view = self.on(None)
-        dialect: Any = view.road.dialect
-        call = Call(MARK, as_executable(dialect.mark_sql), None, ALL_ROWS)
-        rows: list[Any] = view.retrier(view.overrides(), worth_another_server).run(lambda: view.road.one_shot(call))
-        mark: Mark | None = dialect.mark_from(rows[0]) if rows else None
-        return mark
-
-
-def worth_another_server(error: BaseException) -> bool:
-    """Return whether a read that failed with *error* may be asked of another server."""
-    if not isinstance(error, PrefiqDbError):
-        return False
-    found = error.classification
-    return found.retry_statement or found.retry_transaction
 
 
 def all_read(items: Iterable[Call], dialect: Any) -> bool:

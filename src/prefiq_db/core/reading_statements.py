@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from prefiq_db.call import Call, Overrides, Way
-from prefiq_db.core.reading import ReadingView, worth_another_server
+from prefiq_db.core.marked import worth_another_server
+from prefiq_db.core.reading import ReadingView
 from prefiq_db.deadline import own_deadline
 from prefiq_db.errors import PrefiqDbError, StatementRefusedError
 from prefiq_db.execution.shapes import ROW_COUNT
@@ -53,7 +54,7 @@ class ReadingStatements(ReadingView):
             fetched = view._one_shot(call) if is_reader else view._one_shot_with_retries(call)
             return fetched if call.shape.finish is None else call.shape.finish(fetched)
 
-        return self.read(call.given, run, leaves=worth_another_server)
+        return self.read(call.given, run, leaves=worth_another_server, deadline=deadline)
 
     def _one_shot_with_retries(self, call: Call) -> Any:
         try:

@@ -13,6 +13,8 @@ from prefiq_db.execution.statement_facts import facts_sent
 from prefiq_db.execution.tied_statements import SERVER_LOCK
 from prefiq_db.marks import Doubt, Mark, seen_by, seen_here
 
+#: why nobody knows what a reader has to see
+UNSAID: Final = "the primary doesn't say how far it was when something was written before"
 # What they run may commit, and go on in another transaction.
 _PROGRAMS: Final = frozenset({"call", "begin", "do", "execute"})
 

@@ -14,6 +14,7 @@ from prefiq_db.config import NO_RETRY
 from prefiq_db.core.reading import ReadingView, all_read
 from prefiq_db.core.stream_life import StreamLife
 from prefiq_db.core.transactions import transaction_repeatable
+from prefiq_db.deadline import own_deadline
 from prefiq_db.errors import PrefiqDbError
 from prefiq_db.execution.row_batches import BatchReader
 from prefiq_db.hooks.calls import SUCCEEDED, judged
@@ -110,7 +111,12 @@ class StreamCore(StreamLife):
             return rows
 
         rows = (
-            database.read(given, read, leaves=lambda error: transaction_repeatable(error, options))
+            database.read(
+                given,
+                read,
+                leaves=lambda error: transaction_repeatable(error, options),
+                deadline=own_deadline(given.timeout),
+            )
             if database.reads_on_replica(given) and all_read([self._call], database.road.dialect)
             else read(database)
         )

@@ -10,6 +10,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
+from prefiq_db.deadline import Deadline
 from prefiq_db.dialects.session import SessionState
 from prefiq_db.dialects.travelling import TravellingDialect
 from prefiq_db.errors import ErrorClass, ErrorKind, NotReadyError, StatementRefusedError
@@ -206,12 +207,15 @@ class FollowingDialect(TravellingDialect):
         if mark is None or _has(state, mark) or _asks(state, LOOK):
             return send
         driver = self._driver(proxied.dbapi_connection)
+        call = state.statement.call
+        deadline = None if call is None else call.deadline
+        patience = self._patience(None if deadline is None else deadline.left())
         if not (self.begin_travels and gate.may_travel(statement, context)) or self.goes_alone(context, driver):
-            self.wait_for_mark(proxied)
+            self.wait_for_mark(proxied, patience)
             return send
 
         def send_after_check(cursor: Any, statement: str, parameters: Any, context: Any) -> None:
-            burst = self.new_burst([self.check_sql(mark, gate.wait_seconds)])
+            burst = self.new_burst([self.check_sql(mark, _at_once(state, patience))])
             driver.ride(burst)
             started = gate.now()
             try:
@@ -224,39 +228,54 @@ class FollowingDialect(TravellingDialect):
                 return
             finally:
                 driver.ride(None)
-            self.wait_for_mark(proxied, gate.wait_seconds - (gate.now() - started))
+            self.wait_for_mark(proxied, patience - (gate.now() - started))
             send(cursor, statement, parameters, context)
 
         return send_after_check
 
     def do_begin(self, dbapi_connection: Any) -> None:
-        if self.gate is not None and not self.session_of(dbapi_connection).checkout.one_shot:
-            self.wait_for_mark(dbapi_connection)
+        state = self.session_of(dbapi_connection)
+        if self.gate is not None and not state.checkout.one_shot:
+            # As of BEGIN itself: the driver still has the limit of whoever used the connection before.
+            self._bound_control(state, dbapi_connection.dbapi_connection)
+            self.wait_for_mark(dbapi_connection, self._patience(state.transaction.control_timeout))
         super().do_begin(dbapi_connection)
 
-    def wait_for_mark(self, proxied: Any, seconds: float | None = None) -> None:
+    def wait_for_batch(self, proxied: Any, deadline: Deadline | None) -> None:
+        """Wait as :meth:`wait_for_mark` does, in front of a batch that must be done by *deadline*."""
+        if self.gate is not None:
+            self.wait_for_mark(proxied, self._patience(None if deadline is None else deadline.left()))
+
+    def _patience(self, left: float | None) -> float:
+        """Return how long a reader waits who has *left* seconds; ``None``: those of a statement.
+
+        No more than half of it: if it waits in vain, the primary has to answer in the rest.
+        """
+        longest: float = self.gate.wait_seconds
+        return min(longest, (self.limits.statement_timeout_seconds if left is None else left) / 2)
+
+    def wait_for_mark(self, proxied: Any, seconds: float) -> None:
         """Wait until the server behind *proxied* has what the reader here has to see.
 
         Raises:
-            ReplicaBehindError: it did not get it within *seconds*; ``None``: those of the settings.
+            ReplicaBehindError: it did not get it within *seconds*.
         """
         gate, state, raw = self.gate, self.session_of(proxied), proxied.dbapi_connection
         mark = gate.wanted()
         if mark is None or _has(state, mark):
             return
-        left = gate.wait_seconds if seconds is None else seconds
-        ends_at, pause = gate.now() + left, _FIRST_PAUSE_SECONDS
+        ends_at, pause = gate.now() + seconds, _FIRST_PAUSE_SECONDS
         while True:
             left = max(0.0, ends_at - gate.now())
-            is_followed = self._is_followed(proxied, raw, self.followed_sql(mark, left))
+            is_followed = self._is_followed(proxied, raw, self.followed_sql(mark, _at_once(state, left)))
             if is_followed:
                 state.followed = mark
                 return
             left = ends_at - gate.now() if is_followed is False else 0.0
             if left <= 0:
                 raise behind(
-                    f"the replica did not get within {gate.wait_seconds:g} s what was written before, or follows "
-                    "another branch; see replica_wait_seconds"
+                    f"the replica did not get within {seconds:.3g} s what was written before, or follows another "
+                    "branch; see replica_wait_seconds"
                 )
             gate.pause(min(pause, left))
             pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
@@ -278,6 +297,12 @@ def _asks(state: SessionState, verb: str) -> bool:
     """Return whether the statement is our own question *verb*."""
     call = state.statement.call
     return call is not None and call.verb == verb
+
+
+def _at_once(state: SessionState, seconds: float) -> float:
+    """Return how much of *seconds* one question may wait at the server, whose time limit must not end it."""
+    limit = state.session_timeout
+    return max(0.0, seconds if limit is None else min(seconds, limit / 2))
 
 
 def _has(state: SessionState, mark: Mark) -> bool:

@@ -78,6 +78,8 @@ class MariadbTravelling(FollowingDialect):
 
     #: a node of Galera, as it was when the pool connected first; asked only where there are replicas
     is_galera = False
+    #: the server has told a GTID once: one without a binary log never does
+    _has_told = False
 
     def initialize(self, connection: Any) -> None:
         super().initialize(connection)  # type: ignore[misc]  # SQLAlchemy's
@@ -118,11 +120,17 @@ class MariadbTravelling(FollowingDialect):
         return Standing(True, lag, stopped=not runs, is_detached=not is_attached)
 
     def mark_from(self, row: Any) -> Mark | None:
-        mark = mark_of_gtids(row[0] or "")
+        mark = self._told(row[0] or "")
         if len(row) == 1 or not row[1]:
             return mark
         place = Mark("m", {GALERA: (int(row[1], 16), int(row[2]))})
         return place.with_(mark)
+
+    def _told(self, gtids: str) -> Mark | None:
+        mark = mark_of_gtids(gtids)
+        if mark is not None:
+            self._has_told = True
+        return mark
 
     def _forget_told(self, driver: Any) -> None:
         driver.told_gtid = ""
@@ -134,7 +142,7 @@ class MariadbTravelling(FollowingDialect):
     def note_gtid(self, gtid: str) -> None:
         """Note the GTID of what was written; ``""``: it isn't known."""
         if self.marker is not None:
-            self.marker.note(None if self.is_galera else mark_of_gtids(gtid))
+            self.marker.note(None if self.is_galera else self._told(gtid))
 
     def note_told(self, dbapi_connection: Any, *, is_sure: bool) -> None:
         """Note the GTID that the server told at COMMIT; if it told none, *is_sure* says that nothing was written."""
@@ -147,8 +155,8 @@ class MariadbTravelling(FollowingDialect):
     def _note_gtid(self, driver: Any, *, is_sure: bool) -> None:
         told, driver.told_gtid = driver.told_gtid, ""
         # Of a Galera node's place nothing is told, and without a binary log no GTID either.
-        mark, is_sure = (None, False) if self.is_galera else (mark_of_gtids(told), is_sure)
-        if mark is not None or not (is_sure and driver.tells_gtid):
+        mark, is_sure = (None, False) if self.is_galera else (self._told(told), is_sure)
+        if mark is not None or not (is_sure and driver.tells_gtid and self._has_told):
             self.marker.note(mark)
 
     def check_sql(self, mark: Mark, seconds: float) -> str:

@@ -78,6 +78,8 @@ def _gathered(connection: Any, call: Call) -> Pending:
     unfit = facts.control or facts.several or facts.unsendable or facts.carries_rows
     if unfit or facts.commits or facts.hidden or facts.lingers:
         raise CannotTravelError
+    if dialect.gate is not None and dialect.gate.writes(statement, context):
+        raise CannotTravelError
     if not parameters and context.no_parameters:
         parameters = None
     else:

@@ -18,12 +18,12 @@ from sqlalchemy.sql.selectable import CompoundSelect, Select
 from prefiq_db.call import Call
 from prefiq_db.dialects.rules import RULES, Rules
 from prefiq_db.errors import UsageError
-from prefiq_db.execution.proven_reads import DATA_CHANGING, reading
+from prefiq_db.execution.proven_reads import DATA_CHANGING, Reading, reading
 from prefiq_db.execution.quoted_binds import CarefulText, needs_care
 from prefiq_db.execution.sql_tokens import Tokens, scan
 from prefiq_db.execution.statement_splitting import carries_rows, is_routine, statements_in
 from prefiq_db.execution.templates import Template, as_tstring
-from prefiq_db.execution.tied_statements import LOCK_REASON, tie_of
+from prefiq_db.execution.tied_statements import LOCK_REASON, Tie, tie_of
 from prefiq_db.execution.transaction_statements import (
     committing_word,
     controls,
@@ -247,6 +247,8 @@ def _facts_of_part(tokens: Tokens, sql: str, rules: Rules, dialect: str) -> Fact
     temporary = makes_or_drops_temporary(words)
     tie = tie_of(words, tokens, rules, compound=compound, temporary=temporary)
     read = reading(words[0], words, tokens, rules.functions)
+    if _lifts_read_only(tokens.words):
+        read, tie = Reading(), tie or Tie(_LIFTED, lingers=False)
     return Facts(
         verb=_verb(words, tokens.texts),
         reads_only=read.sure,
@@ -278,6 +280,15 @@ def _without_limits(words: list[str]) -> list[str]:
     if words[:2] == ["set", "statement"] and "for" in words[:-1]:
         return words[words.index("for") + 1 :]
     return words
+
+
+def _lifts_read_only(words: list[str]) -> bool:
+    """Return whether MariaDB's SET STATEMENT lets a statement write in a session that may only read."""
+    return words[:2] == ["set", "statement"] and not _READ_ONLY.isdisjoint(words)
+
+
+_READ_ONLY: Final = frozenset({"tx_read_only", "transaction_read_only"})
+_LIFTED: Final = "it would write where its session may only read; use read_only and replica of using()"
 
 
 def _verb(words: list[str], texts: list[str]) -> str:

@@ -86,7 +86,7 @@ class BurstBlock(RootBlock):
             road.border.cross(lambda: road.dialect.bound_burst(connection, seconds, self.deadline))
             if road.dialect.gate is not None:
                 waiting: Any = road.dialect
-                road.border.cross(lambda: waiting.wait_for_mark(connection._dbapi_connection))
+                road.border.cross(lambda: waiting.wait_for_batch(connection._dbapi_connection, self.deadline))
             begin = road.dialect.burst_begin(state.transaction)
         except CannotTravelError:
             pinned.close()
