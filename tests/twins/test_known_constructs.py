@@ -130,6 +130,30 @@ async def test_a_value_that_is_changed_in_the_construct_is_sent(db: Any) -> None
     assert len(taken) >= 4
 
 
+@pytest.mark.parametrize("first", ["has a value", "needs one"])
+async def test_constructs_that_differ_by_needing_a_value_do(db: Any, first: str) -> None:
+    """SQLAlchemy compiles both to one statement: the second one's value would be NULL, or missing."""
+    await _with_things(db)
+    has, needs = (
+        sa.select(thing.c.id).where(thing.c.id == sa.bindparam("number", *value, type_=sa.Integer))
+        for value in ((4,), ())
+    )
+    if first == "has a value":
+        assert await db.fetch_value(has) == 4
+    for _ in range(3):
+        for nothing in (None, {}):
+            with pytest.raises(UsageError, match="no value for the bind 'number'"):
+                await db.fetch_value(needs, nothing)
+        assert await db.fetch_value(needs, {"number": 6}) == 6
+        assert await db.fetch_value(has) == 4
+        assert await db.fetch_value(has, {"number": 5}) == 5
+        async with db.transaction() as tx:
+            assert await tx.fetch_value(has) == 4
+            assert await tx.fetch_value(needs, {"number": 6}) == 6
+            with pytest.raises(UsageError, match="no value for the bind 'number'"):
+                await tx.fetch_value(needs)
+
+
 async def test_a_name_that_a_known_construct_has_no_bind_for_is_refused(db: Any) -> None:
     await _with_things(db)
     known = sa.select(thing.c.id).where(thing.c.id == sa.bindparam("number"))

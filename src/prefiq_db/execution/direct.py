@@ -19,7 +19,7 @@ from prefiq_db.call import NO_OVERRIDES, Call, Overrides
 from prefiq_db.deadline import Deadline
 from prefiq_db.dialects.session import SESSION_KEY, SessionState
 from prefiq_db.engine_class import taken
-from prefiq_db.errors import ReadOnlyError, StatementCancelledError
+from prefiq_db.errors import ReadOnlyError, StatementCancelledError, UsageError
 from prefiq_db.execution.inserted_keys import CURSOR, InsertedKey
 from prefiq_db.execution.one_shot import READING, SENDING, Flight, ShortRoad
 from prefiq_db.execution.pinned import Pinned
@@ -133,9 +133,22 @@ class DirectRoad(ShortRoad):
         known: Prepared | None = call.prepared
         if known is None:
             known = self._prepared(call)
-            if known is None or not known.takes(call.params):
+            if known is None:
+                return None
+            if not known.takes(call.params):
+                if known.unmissed:
+                    self._refuse_missing(known, call.params or {})
                 return None
         return known
+
+    def _refuse_missing(self, known: Prepared, params: Mapping[str, Any]) -> None:
+        """Raise if *params* lack a value that SQLAlchemy would not miss, but take for NULL."""
+        missing = sorted(known.unmissed - params.keys())
+        if missing:
+            raise UsageError(
+                f"database {self.border.database!r}: params: no value for the bind {missing[0]!r} of the statement",
+                database=self.border.database,
+            )
 
     def _prepared(self, call: Call) -> Prepared | None:
         statement: Any = call.statement

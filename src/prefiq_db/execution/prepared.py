@@ -61,38 +61,28 @@ class Prepared:
         format: how its rows were read last time; ``None`` before the first ones.
     """
 
-    __slots__ = (
-        "_binds",
-        "_columns",
-        "_converts",
-        "_kept",
-        "_sequence",
-        "asked",
-        "compiled",
-        "decimals",
-        "format",
-        "inside",
-        "is_plain",
-        "is_write",
-        "key",
-        "keys",
-        "noted",
-        "order",
-        "single",
-        "sql",
-        "stands_alone",
-        "statement",
-        "taken",
-    )
+    # No __slots__: a dictionary is copied in one step, which for_another() does for a construct that is built anew.
 
-    def __init__(self, statement: Any, compiled: Any, own: Mapping[str, Any], dialect: Any, *, weak: bool) -> None:
+    def __init__(
+        self,
+        statement: Any,
+        compiled: Any,
+        own: Mapping[str, Any],
+        dialect: Any,
+        *,
+        weak: bool,
+        plan: Sequence[_Planned] | None = None,
+    ) -> None:
         self.compiled: Callable[[], Any] = weakref.ref(compiled)
         self._kept = None if weak else compiled
         self.sql: str = compiled.string
         converts, label = compiled._bind_processors, dialect.label
         self._binds = _binds_of(compiled, own)
+        self._plan = plan
         self._converts = [(name, converts[name]) for name in own if name in converts]
         self.asked = frozenset(key for _, key, by_itself in self._binds if by_itself is None)
+        #: what SQLAlchemy would not miss: it compiles a bind that needs a value like one that has its own
+        self.unmissed = self.asked.intersection(each.key for each in compiled.bind_names if not each.required)
         self.order: tuple[str, ...] | None = tuple(compiled.positiontup) if compiled.positional else None
         self._sequence = dialect.execute_sequence_format
         is_plain = not self._converts and all(name == key and given is None for name, key, given in self._binds)
@@ -115,17 +105,24 @@ class Prepared:
         self.format: RowFormat | None = None
         self._columns = _columns_of(statement)
 
-    def for_another(self, statement: Any, compiled: Any, own: Mapping[str, Any]) -> Prepared:
-        """Return what is known of *statement*, which SQLAlchemy compiles alike: other values, perhaps other columns."""
+    def for_another(self, statement: Any, extracted: Sequence[Any] | None) -> Prepared | None:
+        """Return what is known of *statement*, which SQLAlchemy compiles alike: other values, perhaps other columns.
+
+        ``None``: it is to be found out anew, because another value is to be given, or is made by a function.
+        """
+        if self._plan is None:
+            return None
+        binds: list[tuple[str, str, Any]] = []
+        for (name, key, place, own), (_, _, first) in zip(self._plan, self._binds, strict=True):
+            bind = own if place is None or extracted is None else extracted[place]
+            if bind.callable is not None or bind.required is not (first is None):
+                return None
+            binds.append((name, key, None if first is None else bind))
         made = Prepared.__new__(Prepared)
-        for name in Prepared.__slots__:
-            setattr(made, name, getattr(self, name))
-        made._binds, made._columns = _binds_of(compiled, own), _columns_of(statement)
-        if (
-            not made._columns
-            or len(made._columns) != len(self._columns)
-            or not all(map(is_, made._columns, self._columns))
-        ):
+        made.__dict__.update(self.__dict__)
+        made._binds = binds
+        made._columns = columns = _columns_of(statement)
+        if not columns or len(columns) != len(self._columns) or not all(map(is_, columns, self._columns)):
             made.format = None  # its rows know columns by other objects
         return made
 
@@ -245,16 +242,19 @@ def prepare(statement: Executable, params: Mapping[str, Any] | None, engine: Any
         if is_interruption(error):
             raise
         return None  # the standard road raises it, where all roads do
-    if collected or not _is_complete(statement, compiled):
-        return None
-    own = _own_values(compiled, extracted)
-    if own is None:
+    if collected:
         return None
     alike = _alike.get(compiled) if weak else None
-    known = (
-        Prepared(made, compiled, own, dialect, weak=weak) if alike is None else alike.for_another(made, compiled, own)
-    )
-    if weak and (alike is None or alike.format is None):
+    known = None if alike is None else alike.for_another(made, extracted)
+    if known is None:
+        if not _is_complete(statement, compiled):
+            return None
+        own = _own_values(compiled, extracted)
+        if own is None:
+            return None
+        plan = _plan_of(compiled, extracted) if weak else None
+        known = Prepared(made, compiled, own, dialect, weak=weak, plan=plan)
+    if weak and (alike is None or (alike.format is None and alike._columns)):
         _alike[compiled] = known
     return known
 
@@ -265,6 +265,22 @@ _alike: Final[weakref.WeakKeyDictionary[Any, Prepared]] = weakref.WeakKeyDiction
 
 def _binds_of(compiled: Any, own: Mapping[str, Any]) -> list[tuple[str, str, Any]]:
     return list(dict.fromkeys((name, bind.key, own[name]) for bind, name in compiled.bind_names.items()))
+
+
+#: the name and the key of a bind, and where its value is: in the statement's own binds, or else in the compiled one
+_Planned = tuple[str, str, int | None, Any]
+
+
+def _plan_of(compiled: Any, extracted: Sequence[Any] | None) -> list[_Planned] | None:
+    """Return where each bind has its value, for statements that compile alike; ``None`` if binds share a name."""
+    names = compiled.bind_names
+    if len(set(names.values())) != len(names):
+        return None
+    places: dict[Any, int] = {}
+    if extracted:
+        own = compiled._cache_key_bind_match[0]
+        places = {bind: place for place, first in enumerate(compiled.cache_key[1]) for bind in own[first]}
+    return [(name, bind.key, places.get(bind), None if bind in places else bind) for bind, name in names.items()]
 
 
 def _columns_of(statement: Any) -> tuple[Any, ...]:
@@ -324,10 +340,11 @@ def _own_values(compiled: Any, extracted: Sequence[Any] | None) -> dict[str, Any
         }
     found: dict[str, Any] = {}
     for bind, name in compiled.bind_names.items():
-        if bind.callable is not None:
+        mine = given.get(bind, bind)
+        if mine.callable is not None or bind.callable is not None:
             return None
-        if bind.required:
+        if mine.required:
             found[name] = None
         else:  # where binds share a name, one that needs a value decides
-            found.setdefault(name, given.get(bind, bind))
+            found.setdefault(name, mine)
     return found
