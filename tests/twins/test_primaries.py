@@ -98,8 +98,10 @@ async def test_write_to_any_is_told_that_both_are_meant(
 
 
 @pytest.mark.postgresql
-async def test_when_the_wrong_one_is_gone_work_goes_on(opened: Callable[..., Any]) -> None:
-    """The refusal holds as long as there are two; no restart is needed."""
+async def test_when_the_wrong_one_is_gone_work_goes_on(
+    opened: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The refusal holds as long as there are two; no restart is needed. A log line names the new host, once."""
     _find(PostgresServer)
     with PostgresPair(synchronous=False) as pair:
         name = pair.create_database()
@@ -122,7 +124,11 @@ async def test_when_the_wrong_one_is_gone_work_goes_on(opened: Callable[..., Any
         with pytest.raises(SplitBrainError):
             await db.fetch_value("select 1")
         old.stop()
-        assert await db.fetch_value(PORT["postgresql"]) == new.port
+        moved = f"connections lead to 127.0.0.1:{new.port} from now on; they led to 127.0.0.1:{old.port}"
+        assert moved not in caplog.messages
+        for _ in range(2):
+            assert await db.fetch_value(PORT["postgresql"]) == new.port
+        assert caplog.messages.count(moved) == 1
 
 
 @pytest.mark.mariadb

@@ -170,7 +170,10 @@ class _Search:
         is_alone = found.role.shares_writes or memory.spreads or memory.trusts(host)
         if connector.seeks_primary and not is_alone:
             host, connection = self._compare(found, others)
-        connector.has_moved = memory.choose(host, self._doubts) or connector.has_moved
+        before = memory.chosen
+        if memory.choose(host, self._doubts):
+            connector.has_moved = True
+            logger.warning("connections lead to %s from now on; they led to %s", host, before)
         return host, connection
 
     def _compare(self, found: _Candidate, others: Sequence[Host]) -> tuple[Host, Any]:
