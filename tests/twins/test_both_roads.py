@@ -759,7 +759,7 @@ def _plant(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
         monkeypatch.setattr(StatementDialect, "_send", _silent(StatementDialect._send))
         monkeypatch.setattr(StatementObserver, "observe", _unheard)
     elif name == "a construct sends the values of another":
-        monkeypatch.setattr(prepared, "_own_values", _of_another(prepared._own_values))
+        monkeypatch.setattr(Prepared, "for_another", lambda known, statement, extracted: known)
     elif name == "values are sent as they are given":
         monkeypatch.setattr(Prepared, "bound", _unconverted)
     elif name == "columns are swapped":
@@ -781,13 +781,6 @@ def _stale(found: Callable[..., RowFormat]) -> Callable[..., RowFormat]:
         return found(self, *arguments) if self.format is None else self.format
 
     return format_of
-
-
-def _of_another(own_values: Callable[..., Any]) -> Callable[..., Any]:
-    def values_of_the_first(compiled: Any, extracted: Any) -> Any:
-        return own_values(compiled, None)
-
-    return values_of_the_first
 
 
 def _unconverted(known: Prepared, params: Any) -> Any:

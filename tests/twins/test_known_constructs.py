@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.util import await_only
 
 from prefiq_db.errors import SchemaError, UnsupportedError, UsageError
 from prefiq_db.events import CallFinished, Listener
@@ -109,8 +110,7 @@ async def test_control_the_columns_of_another_are_found(db: Any, monkeypatch: py
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 async def test_control_the_values_of_another_are_found(db: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    own_values = prepared._own_values
-    monkeypatch.setattr(prepared, "_own_values", lambda compiled, extracted: own_values(compiled, None))
+    monkeypatch.setattr(prepared.Prepared, "for_another", lambda known, statement, extracted: known)
     await _with_things(db)
     assert await _read_by_many(db) != [*IDS] * 20
 
@@ -152,6 +152,42 @@ async def test_constructs_that_differ_by_needing_a_value_do(db: Any, first: str)
             assert await tx.fetch_value(needs, {"number": 6}) == 6
             with pytest.raises(UsageError, match="no value for the bind 'number'"):
                 await tx.fetch_value(needs)
+
+
+class Sealed(sa.types.TypeDecorator[str]):
+    """Asks somebody else in both directions, as a key's keeper; a task waits meanwhile."""
+
+    impl = sa.String(20)
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: sa.Dialect) -> str | None:
+        return None if value is None else self._asked(value[::-1])
+
+    def process_result_value(self, value: str | None, dialect: sa.Dialect) -> str | None:
+        return None if value is None else self._asked(value[::-1])
+
+    def _asked(self, answer: str) -> str:
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return answer
+        return await_only(asyncio.sleep(0, answer))
+
+
+async def test_a_columns_type_may_wait(db: Any) -> None:
+    """In a task too, where a statement takes no greenlet otherwise."""
+    sealed = sa.Table("sealed", sa.MetaData(), sa.Column("id", sa.Integer, primary_key=True), sa.Column("w", Sealed))
+    kept, text = sa.select(sealed.c.w).where(sealed.c.w == sa.bindparam("word")), sa.text("select w from sealed")
+    await db.execute(sa.schema.CreateTable(sealed))
+    for number in range(3):
+        word = f"word {number}"
+        await db.execute(sa.insert(sealed).values(w=word))
+        assert await db.fetch_value(kept, {"word": word}) == word
+        assert await db.fetch_value(sa.select(sealed.c.w).where(sealed.c.w == word)) == word
+        assert len(await db.fetch_all(text.columns(w=Sealed))) == number + 1
+        async with db.transaction() as tx:
+            assert await tx.fetch_value(kept, {"word": word}) == word
+    assert await db.fetch_value("select w from sealed order by id limit 1") == "0 drow"
 
 
 async def test_a_name_that_a_known_construct_has_no_bind_for_is_refused(db: Any) -> None:

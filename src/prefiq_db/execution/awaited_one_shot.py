@@ -62,7 +62,7 @@ async def shoot_awaited(
         return _UNUSUAL
     compiled, taken = prepared.compiled(), prepared.taken  # kept here: SQLAlchemy may drop it at any time
     is_taken = prepared.keys is not None and (not params or taken.issuperset(map(type, params.values())))
-    if compiled is None or not (is_taken or prepared.is_read_alike(params)):
+    if compiled is None or prepared.may_wait or not (is_taken or prepared.is_read_alike(params)):
         return _UNUSUAL
     pool = lane.pool
     record: Any = None

@@ -44,7 +44,9 @@ class AwaitedShot(DirectShot):
             return None
         if dialect.marker is not None or dialect.gate is not None:
             return None  # with replicas, a question travels with a write and a check with a read
-        return road.direct_shot(call, cls)
+        shot = road.direct_shot(call, cls)
+        # A type that has to wait does so in a greenlet.
+        return None if shot is None or shot.prepared.may_wait else shot
 
     async def shoot(self, record: Any = None, since: float = 0.0) -> Any:
         """Return what the shape fetches, or ``UNDONE``: then :meth:`go` does the rest, or raises what went wrong.

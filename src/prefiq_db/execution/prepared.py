@@ -54,6 +54,7 @@ class Prepared:
         inside: what it means for a transaction, where it may take the short way there, too; else ``None``.
         taken: the types whose values the driver takes unchanged.
         order: the names of the binds, where the driver takes them by their places; else ``None``.
+        may_wait: a column's type of somebody else's converts a value, and a task may have to wait there.
         is_write: it is an INSERT, UPDATE or DELETE of Core, whose text depends on the names of its values.
         key: where the key of the row is found that it inserts; ``None``: it inserts none, or has a RETURNING.
         noted: what the observer knows of it; ``None`` before it is first sent on the short way.
@@ -95,6 +96,8 @@ class Prepared:
         asks_list = is_text and any(place.bare for places in places_of(text.text, label).values() for place in places)
         self.is_plain = self.stands_alone and not asks_list and dialect.is_plain(compiled)
         self.decimals: frozenset[tuple[str, str]] | None = getattr(compiled, "decimal_columns", None) or None
+        results = (each.type for each in compiled._result_columns or ())
+        self.may_wait = any(map(_is_foreign, (*(each.type for each in compiled.bind_names), *results)))
         self.is_write = type(statement) in _WRITES
         self.key: InsertedKey | None = key_of(statement, compiled) if type(statement) is Insert else None
         needs_no_care = self.decimals is None and not asks_list and dialect.is_plain(compiled)
@@ -265,6 +268,14 @@ _alike: Final[weakref.WeakKeyDictionary[Any, Prepared]] = weakref.WeakKeyDiction
 
 def _binds_of(compiled: Any, own: Mapping[str, Any]) -> list[tuple[str, str, Any]]:
     return list(dict.fromkeys((name, bind.key, own[name]) for bind, name in compiled.bind_names.items()))
+
+
+def _is_foreign(kind: Any) -> bool:
+    """Return whether a value of this type may be converted by code that is neither SQLAlchemy's nor ours."""
+    if not type(kind).__module__.startswith(("sqlalchemy.", "prefiq_db.")):
+        return True
+    inner = getattr(kind, "item_type", None)
+    return (inner is not None and _is_foreign(inner)) or any(map(_is_foreign, kind._variant_mapping.values()))
 
 
 #: the name and the key of a bind, and where its value is: in the statement's own binds, or else in the compiled one
