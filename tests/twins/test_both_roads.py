@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import enum
+import itertools
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -326,6 +327,8 @@ FITTING: dict[str, list[Mapping[str, Any]]] = {
 }  # fmt: skip
 FITTING["keyed"] += [{"id": 50, "remark": "kept"}, {"id": None, "remark": "kept"}]
 FITTING["named update"] = [each for each in PARAMS if each and "which" in each]
+WRITES_OF_CORE = frozenset(itertools.dropwhile(lambda name: name != "keyed", STATEMENTS))
+VERBS_OF_WRITES = ("execute", "fetch_all", "fetch_one")
 VERBS = ("fetch_all", "fetch_one", "fetch_exactly_one", "fetch_value", "execute")
 OVERRIDES: list[dict[str, Any]] = [{}, {}, {"timeout": 20}, {"tags": {"route": "r"}}, {"idempotent": True}]
 TYPES: list[Any] = [None, None, None, {"id": sa.Integer}, {"price": sa.Numeric(10, 2)}, {"nothing": sa.Integer}]
@@ -641,10 +644,14 @@ def test_both_roads_are_one_to_the_caller(make_db: Make, run: Run, backend: Back
 
 
 def everything(verb: str) -> list[Step]:
-    """Return a script of every statement, each twice with each of some parameters."""
+    """Return a script of every statement, each twice with each of some parameters.
+
+    Of the verbs that read, two are enough for writes of Core; the others read a reply in the same way.
+    """
     return [
         Step(verb, name, params, "nothing", None, {}, 2)
         for name in STATEMENTS
+        if name not in WRITES_OF_CORE or verb in VERBS_OF_WRITES
         for params in FITTING.get(name, [{}])[:4]
     ]
 
@@ -672,9 +679,10 @@ def test_every_statement_is_the_same_on_the_short_way(
     assert kinds.count("str") > 20
     assert kinds.count("Select") > 40
     assert {"CompoundSelect", "TextualSelect", "TextClause"} <= set(kinds)
-    assert kinds.count("Insert") > 40
-    assert kinds.count("Update") > 8
-    assert "Delete" in kinds
+    if verb in VERBS_OF_WRITES:
+        assert kinds.count("Insert") > 30
+        assert kinds.count("Update") > 8
+        assert "Delete" in kinds
 
 
 #: overrides that change nothing about how a statement is sent
