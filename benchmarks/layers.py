@@ -69,9 +69,7 @@ def by_layer(stats: Mapping[Function, Any]) -> tuple[Counter[str], Counter[str]]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("database", nargs="?", choices=DATABASES, default="sqlite")
-    parser.add_argument(
-        "--operation", choices=(w.POINT, w.SELECT, w.INSERT, w.TRANSACTION, w.MANY_ROWS), default=w.POINT
-    )
+    parser.add_argument("--operation", choices=tuple(w.CALLS)[:-2], default=w.POINT)
     parser.add_argument("--calls", type=int, default=3000)
     options = parser.parse_args()
     world, profile = SyncWorld(), cProfile.Profile(time.process_time)  # a wait for the server is no work

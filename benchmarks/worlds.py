@@ -18,7 +18,7 @@ from prefiq_db.testing import WireCounter
 from prefiq_db.testing.machine import LOOPBACK
 
 Opened: TypeAlias = Mapping[str, Operations]
-_COUNTED = (w.POINT, w.SELECT, w.INSERT, w.TRANSACTION, w.MANY_ROWS)
+_COUNTED = (w.POINT, w.SELECT, w.INSERT, w.BUILT, w.TRANSACTION, w.BUILT_TRANSACTION, w.MANY_ROWS)
 _WARM_UP_CALLS = 8  # psycopg prepares a statement at its fifth execution
 
 

@@ -92,6 +92,7 @@ UNABLE: Final[dict[str, str]] = {
         "event_sequences.py::test_control_what_is_not_told_so_is_found": _ITS_TRANSACTION,
         "time_limits.py::test_the_very_same_comes_out*-by_verb]": _COMMIT_TRAVELS,
         "tenants_review.py::test_a_prepared_statement_is_of_one_schema": _NOT_PREPARED,
+        "tenant_schemas.py::test_a_dead_connection_costs_no_call": _POOLERS_LOSS,
         "tenants_review.py::test_what_a_session_changes_on_its_connection_ends_with_it": _STAYS,
         "tenants_review.py::test_a_raw_connection_of_a_tenant_is_not_used_again": _LOOKS_AT_SESSION,
         "wrong_node.py::test_a_read_only_server_empties_the_pool": _LOOKS_AT_SESSION,

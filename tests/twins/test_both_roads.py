@@ -44,6 +44,7 @@ from prefiq_db.insight.statement_observer import StatementObserver
 from prefiq_db.pool.vetting import _VettingPool
 from prefiq_db.tags import NO_TAGS
 from prefiq_db.transaction import root
+from tests import through
 from tests.conftest import Backend
 from tests.twins.short_way import noted_short_way
 
@@ -660,7 +661,9 @@ def everything(verb: str) -> list[Step]:
 def test_every_statement_is_the_same_on_both_roads(make_db: Make, run: Run, backend: Backend, verb: str) -> None:
     with _counted() as shots:
         play_twice(make_db, run, backend, everything(verb), listens=_Events)
-    assert {"TextClause", "Select", "CompoundSelect", "Insert", "Update", "Delete"} <= set(shots), "hardly anything did"
+    # Behind a pooler a single write is a transaction whose COMMIT travels, which the standard road sends.
+    writes = set() if through.IS_ON else {"Insert", "Update", "Delete"}
+    assert {"TextClause", "Select", "CompoundSelect", *writes} <= set(shots), "hardly anything took the direct road"
 
 
 @pytest.mark.parametrize("listens", [None, _StatementEvents])
