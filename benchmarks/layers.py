@@ -22,6 +22,7 @@ from typing import Any
 import prefiq_db
 from benchmarks import workload as w
 from benchmarks.contenders import OURS
+from benchmarks.instructions import OPERATIONS
 from benchmarks.measuring import say
 from benchmarks.places import DATABASES, make_place
 from benchmarks.worlds import SyncWorld
@@ -69,7 +70,7 @@ def by_layer(stats: Mapping[Function, Any]) -> tuple[Counter[str], Counter[str]]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("database", nargs="?", choices=DATABASES, default="sqlite")
-    parser.add_argument("--operation", choices=tuple(w.CALLS)[:-2], default=w.POINT)
+    parser.add_argument("--operation", choices=(*OPERATIONS, w.MANY_ROWS), default=w.POINT)
     parser.add_argument("--calls", type=int, default=3000)
     options = parser.parse_args()
     world, profile = SyncWorld(), cProfile.Profile(time.process_time)  # a wait for the server is no work
