@@ -77,7 +77,7 @@ class Prepared:
         self.compiled: Callable[[], Any] = weakref.ref(compiled)
         self._kept = None if weak else compiled
         self.sql: str = compiled.string
-        converts, label = compiled._bind_processors, dialect.label
+        converts = compiled._bind_processors
         self._binds = _binds_of(compiled, own)
         self._plan = plan
         self._converts = [(name, converts[name]) for name in own if name in converts]
@@ -88,6 +88,16 @@ class Prepared:
         self._sequence = dialect.execute_sequence_format
         is_plain = not self._converts and all(name == key and given is None for name, key, given in self._binds)
         self.keys: frozenset[str] | None = self.asked if is_plain else None
+        self.taken: frozenset[type] = dialect.values.taken
+        self.noted: Any = None
+        self.statement: TextClause | None = None
+        self.format: RowFormat | None = None
+        self._columns = _columns_of(statement)
+        self._judge(statement, compiled, dialect)
+
+    def _judge(self, statement: Any, compiled: Any, dialect: Any) -> None:
+        """Find out which ways are open to the statement."""
+        label = dialect.label
         facts = facts_of_text(self.sql, label)
         self.stands_alone = facts.stands_alone and facts_of(statement, label).stands_alone
         text: Any = statement.element if type(statement) is TextualSelect else statement
@@ -102,11 +112,6 @@ class Prepared:
         self.key: InsertedKey | None = key_of(statement, compiled) if type(statement) is Insert else None
         needs_no_care = self.decimals is None and not asks_list and dialect.is_plain(compiled)
         self.inside: Inside | None = known_inside(facts, self.sql, dialect) if needs_no_care else None
-        self.taken: frozenset[type] = dialect.values.taken
-        self.noted: Any = None
-        self.statement: TextClause | None = None
-        self.format: RowFormat | None = None
-        self._columns = _columns_of(statement)
 
     def for_another(self, statement: Any, extracted: Sequence[Any] | None) -> Prepared | None:
         """Return what is known of *statement*, which SQLAlchemy compiles alike: other values, perhaps other columns.
