@@ -154,6 +154,44 @@ async def test_constructs_that_differ_by_needing_a_value_do(db: Any, first: str)
                 await tx.fetch_value(needs)
 
 
+entry = sa.Table(
+    "entry",
+    thing.metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("tag", sa.String(20)),
+    sa.Column("n", sa.Integer),
+)
+ADD = sa.insert(entry)
+
+
+async def _write(db: Any, number: int) -> tuple[int, str, int]:
+    """Write a row by one statement or two; return it with the key that was told."""
+    tag = f"tag {number}"
+    if number % 3 == 0:
+        told = await db.execute(sa.insert(entry).values(tag=tag, n=number))
+    elif number % 3 == 1:
+        told = await db.execute(ADD, {"tag": tag, "n": number})
+    else:
+        async with db.transaction() as tx:
+            told = await tx.execute(sa.insert(entry).values(tag=tag, n=0))
+            own = entry.c.id == told.inserted_primary_key[0]
+            changed = await tx.execute(sa.update(entry).where(own).values(n=number))
+            assert changed.rowcount == 1
+    return told.inserted_primary_key[0], tag, number
+
+
+async def test_writes_that_are_built_at_the_same_time_send_their_own_values_and_know_their_own_keys(db: Any) -> None:
+    await db.execute(sa.schema.CreateTable(entry))
+    numbers = range(120)
+    if hasattr(db, "_wrapped"):
+        with ThreadPoolExecutor(4) as threads:
+            told = list(threads.map(lambda number: asyncio.run(_write(db, number)), numbers))
+    else:
+        told = list(await asyncio.gather(*(_write(db, number) for number in numbers)))
+    found = [tuple(row) for row in await db.fetch_all(sa.select(entry).order_by(entry.c.id))]
+    assert found == sorted(told)
+
+
 class Sealed(sa.types.TypeDecorator[str]):
     """Asks somebody else in both directions, as a key's keeper; a task waits meanwhile."""
 
