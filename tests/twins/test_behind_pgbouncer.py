@@ -21,7 +21,6 @@ from prefiq_db.testing import PgBouncer
 from prefiq_db.testing.processes import wait_until
 from tests.clusters import find
 from tests.conftest import Backend
-from tests.twins.harness import make_database
 from tests.twins.support import on_engine
 from tests.twins.test_round_trips import SlowCommits
 
@@ -42,17 +41,9 @@ def lender(backend: Backend) -> Iterator[PgBouncer]:
 
 
 @pytest.fixture
-def make(backend: Backend, world: str, lender: PgBouncer, run: Callable[[Any], Any]) -> Iterator[Callable[..., Any]]:
-    made: list[Any] = []
-
-    def make(url: str = "", **fields: Any) -> Any:
-        fields = {"pgbouncer": True, "ssl_mode": "disable", "pool_size": 1, "max_overflow": 0, **fields}
-        made.append(make_database(world, url or lender.url(_name(backend)), **fields))
-        return made[-1]
-
-    yield make
-    for database in made:
-        run(database.close())
+def make(backend: Backend, lender: PgBouncer, opened: Callable[..., Any]) -> Callable[..., Any]:
+    usual = {"pgbouncer": True, "ssl_mode": "disable", "pool_size": 1, "max_overflow": 0}
+    return lambda url="", **fields: opened(url or lender.url(_name(backend)), **{**usual, **fields})
 
 
 def _name(backend: Backend) -> str:

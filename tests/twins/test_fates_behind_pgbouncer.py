@@ -27,7 +27,6 @@ from prefiq_db.testing.proxy import TcpProxy
 from prefiq_db.transaction import Outcome
 from tests.clusters import find
 from tests.conftest import Backend
-from tests.twins.harness import make_database
 
 pytestmark = pytest.mark.parametrize(
     "backend", [pytest.param("postgresql", marks=pytest.mark.postgresql)], indirect=True
@@ -91,17 +90,9 @@ def pooler(backend: Backend, behind: Loser) -> Iterator[PgBouncer]:
 
 
 @pytest.fixture
-def make(backend: Backend, world: str, pooler: PgBouncer, run: Callable[[Any], Any]) -> Iterator[Callable[..., Any]]:
-    made: list[Any] = []
-
-    def make(**fields: Any) -> Any:
-        url = pooler.start().url(_name(backend))
-        made.append(make_database(world, url, **{"pgbouncer": True, "ssl_mode": "disable", "retry": PATIENT, **fields}))
-        return made[-1]
-
-    yield make
-    for database in made:
-        run(database.close())
+def make(backend: Backend, pooler: PgBouncer, opened: Callable[..., Any]) -> Callable[..., Any]:
+    usual = {"pgbouncer": True, "ssl_mode": "disable", "retry": PATIENT}
+    return lambda **fields: opened(pooler.start().url(_name(backend)), **{**usual, **fields})
 
 
 def _name(backend: Backend) -> str:

@@ -36,17 +36,9 @@ def silent(backend: Backend) -> Iterator[PgBouncer]:
 
 
 @pytest.fixture
-def make(backend: Backend, world: str, silent: PgBouncer, run: Callable[[Any], Any]) -> Iterator[Callable[[], Any]]:
-    made: list[Any] = []
-
-    def make() -> Any:
-        url = silent.url(_name(backend))
-        made.append(make_database(world, url, pgbouncer=False, ssl_mode="disable", pool_size=1, max_overflow=0))
-        return made[-1]
-
-    yield make
-    for database in made:
-        run(database.close())
+def make(backend: Backend, silent: PgBouncer, opened: Callable[..., Any]) -> Callable[[], Any]:
+    fields = {"pgbouncer": False, "ssl_mode": "disable", "pool_size": 1, "max_overflow": 0}
+    return lambda: opened(silent.url(_name(backend)), **fields)
 
 
 def _name(backend: Backend) -> str:
