@@ -275,9 +275,11 @@ class Clerks:
     def transfer(self, db: object, order: Transfer) -> int:
         clerk, ends = self._clerk(), self._is_first
         self._is_first = False
-        clerk.stdin.write(f"{order.number} {order.source} {order.target} {order.amount} {ends:d}\n")  # type: ignore[union-attr]
-        clerk.stdin.flush()  # type: ignore[union-attr]
-        token = clerk.stdout.readline().strip()  # type: ignore[union-attr]
+        assert clerk.stdin is not None
+        assert clerk.stdout is not None
+        clerk.stdin.write(f"{order.number} {order.source} {order.target} {order.amount} {ends:d}\n")
+        clerk.stdin.flush()
+        token = clerk.stdout.readline().strip()
         if not token:
             raise NotCommittedError("the clerk died at work")
         if ends:
@@ -289,7 +291,7 @@ class Clerks:
             os.kill(clerk.pid, signal.SIGKILL)
             self.kills += 1
             self._here.clerk = None
-        done = clerk.stdout.readline()  # type: ignore[union-attr]
+        done = clerk.stdout.readline()
         if not done:
             raise OutcomeUnknownError("the clerk died in COMMIT", token=token)
         return order.number
