@@ -183,9 +183,10 @@ class RootBlock(LastStatement, FirstStatement):
     # --- statements ------------------------------------------------------------------------------
 
     def run(self, call: Call, *, explicit: bool) -> Any:
-        if not explicit and self._is_known(call):
-            told, known = told_of((call.id, call.line, call.tags)), call.prepared
-            is_taken = known.takes_unchanged(call.params)
+        known = None if explicit else self._known(call)
+        if known is not None:
+            call.prepared = known  # the direct road needn't find it again
+            told, is_taken = told_of((call.id, call.line, call.tags)), known.takes_unchanged(call.params)
             fetched = self.shoot(
                 known, call.statement, call.params, call.shape, told, is_taken=is_taken, explicit=False
             )
@@ -214,17 +215,15 @@ class RootBlock(LastStatement, FirstStatement):
         finish = call.shape.finish
         return fetched if finish is None else finish(fetched)
 
-    def _is_known(self, call: Call) -> bool:
-        """Return whether *call* is of a statement that may take the short way."""
-        known, params, instance = call.prepared, call.params, self.instance
+    def _known(self, call: Call) -> Prepared | None:
+        """Return what is known of the statement of *call*, if it may take the short way."""
+        params, instance = call.params, self.instance
         if call.given is not NO_OVERRIDES or call.last or not instance.is_usual or instance.runtime.is_async:
-            return False
-        if known is not None:
-            return known.inside is not None and known.is_read_alike(params)
-        if type(call.statement) not in KNOWN_KINDS or call.text is not None or type(params) is list:
-            return False
-        call.prepared = known = instance.road.known_construct(call.statement, params)
-        return known is not None and known.inside is not None and known.is_read_alike(params)
+            return None
+        known: Prepared | None = call.prepared
+        if known is None and type(call.statement) in KNOWN_KINDS and call.text is None and type(params) is not list:
+            known = instance.road.known_construct(call.statement, params)
+        return known if known is not None and known.inside is not None and known.is_read_alike(params) else None
 
     def shoot(
         self,
