@@ -13,7 +13,7 @@ from prefiq_db.errors import PrefiqDbError, UsageError
 from prefiq_db.execution.shapes import ALL_ROWS
 from prefiq_db.execution.statement_facts import as_executable
 from prefiq_db.instance import Instance
-from prefiq_db.marks import Mark, mark_of, seen_by, unknown_text
+from prefiq_db.marks import Mark, Seen, mark_of, seen_by, unknown_text
 from prefiq_db.readers import Node, Readers
 
 
@@ -55,13 +55,7 @@ class MarkedView(TenantView):
         seen = seen_by(self.runtime.worker())
         if given.after is not None:
             seen.note(readers.key, mark_of(given.after, self._mark_kind(), self.home))
-        if seen.is_unknown(readers.key):
-            doubts = seen.doubts(readers.key)
-            mark = self._ask_mark(deadline)
-            if mark is None:
-                return False
-            seen.settle(readers.key, mark, doubts)
-        return True
+        return not seen.is_unknown(readers.key) or self._settled(seen, deadline) is not None
 
     def mark(self) -> str:
         """Return a token for what the scope has written until now, for ``using(after=...)``.
@@ -82,12 +76,17 @@ class MarkedView(TenantView):
         seen = seen_by(self.runtime.worker())
         mark = seen.mark(readers.key)
         if mark is None or seen.is_unknown(readers.key):
-            doubts = seen.doubts(readers.key)
-            mark = self._ask_mark(own_deadline(self.overrides().timeout))
-            if mark is None:
-                return unknown_text(self.home)
-            seen.settle(readers.key, mark, doubts)
-        return mark.text(self.home)
+            mark = self._settled(seen, own_deadline(self.overrides().timeout))
+        return unknown_text(self.home) if mark is None else mark.text(self.home)
+
+    def _settled(self, seen: Seen, deadline: Deadline | None) -> Mark | None:
+        """Return how far the primary is, and let *seen* hold that; ``None``: it doesn't say."""
+        key = self._readers().key
+        doubts = seen.doubts(key)  # before the question: what is written meanwhile stays in doubt
+        mark = self._ask_mark(deadline)
+        if mark is not None:
+            seen.settle(key, mark, doubts)
+        return mark
 
     def _ask_mark(self, deadline: Deadline | None) -> Mark | None:
         view = self.on(None)
